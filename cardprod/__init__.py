@@ -1,0 +1,74 @@
+"""Is my card printed yet? An asyncio client for the card production status of the Wise Platform API.
+
+```python
+import cardprod
+
+async with cardprod.Client("user-token", base_url=cardprod.SANDBOX) as client:
+    status = await client.get_status(123456, "ca0c8154-1e14-4464-a1ce-dcea7dc3de52")
+    final = await client.wait_until_final(123456, "ca0c8154-1e14-4464-a1ce-dcea7dc3de52", timeout=600)
+```
+
+Everything public is here, but for the simulator: `from cardprod.simulator import Simulator`.
+Every exception is a `CardprodError`; the tree is drawn in `cardprod.errors`.
+"""
+
+from __future__ import annotations
+
+from cardprod._version import VERSION as __version__
+from cardprod.auth import TokenSource
+from cardprod.client import PRODUCTION, SANDBOX, Client
+from cardprod.error_codes import ErrorCode, ErrorOrigin
+from cardprod.errors import (
+    ApiError,
+    BadReply,
+    CardNotFound,
+    CardprodError,
+    Forbidden,
+    ProductionFailed,
+    RateLimited,
+    RequestTimeout,
+    ServerError,
+    StrongAuthenticationRequired,
+    TransportError,
+    Unauthorized,
+    UsageError,
+    WaitTimeout,
+)
+from cardprod.models import FINAL_STATUSES, Card, CardLike, ProductionStatus, Status, Transition
+from cardprod.pacing import RateLimit
+from cardprod.schedule import Backoff, Schedule
+from cardprod.wait import Wait
+
+__all__ = [
+    "FINAL_STATUSES",
+    "PRODUCTION",
+    "SANDBOX",
+    "ApiError",
+    "Backoff",
+    "BadReply",
+    "Card",
+    "CardLike",
+    "CardNotFound",
+    "CardprodError",
+    "Client",
+    "ErrorCode",
+    "ErrorOrigin",
+    "Forbidden",
+    "ProductionFailed",
+    "ProductionStatus",
+    "RateLimit",
+    "RateLimited",
+    "RequestTimeout",
+    "Schedule",
+    "ServerError",
+    "Status",
+    "StrongAuthenticationRequired",
+    "TokenSource",
+    "Transition",
+    "TransportError",
+    "Unauthorized",
+    "UsageError",
+    "Wait",
+    "WaitTimeout",
+    "__version__",
+]

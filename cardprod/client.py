@@ -1,0 +1,211 @@
+"""`Client`, the face: it checks what it is given, and puts the other rooms together. No logic of its own."""
+
+from __future__ import annotations
+
+import math
+import os
+import ssl as _ssl
+from typing import TYPE_CHECKING, Final
+
+import aiohttp
+
+from cardprod.errors import UsageError
+from cardprod.models import Card
+from cardprod.pacing import RateLimit
+from cardprod.schedule import Backoff
+from cardprod.transport import Transport
+from cardprod.wait import Wait
+from cardprod.watch import Watch
+from cardprod.wire import Endpoint
+
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Self
+
+    from cardprod.auth import TokenSource
+    from cardprod.models import ProductionStatus
+    from cardprod.schedule import Schedule
+
+__all__ = ["PRODUCTION", "SANDBOX", "Client"]
+
+PRODUCTION: Final = "https://api.wise.com"
+"""Wise's production API."""
+SANDBOX: Final = "https://api.wise-sandbox.com"
+"""Wise's sandbox: the same API with made-up money and cards."""
+
+_DEFAULT_LIMIT: Final = RateLimit()
+_DEFAULT_SCHEDULE: Final = Backoff()
+
+
+class Client:
+    """Asks the Wise Platform API whether cards are printed yet.
+
+    ```python
+    async with Client("user-token", base_url=SANDBOX) as client:
+        status = await client.get_status(123456, "ca0c8154-1e14-4464-a1ce-dcea7dc3de52")
+    ```
+
+    One client is meant to be shared by everything in a process that uses the same token: its looks keep the rate limit
+    together. It belongs to the event loop that first uses it. Making one does no I/O.
+
+    Args:
+        token: A user token (personal tokens are not documented for this call), or an async callable that gives one.
+        base_url: `PRODUCTION`, `SANDBOX`, or another place that speaks Wise's HTTP, such as the simulator.
+        api_version: The first segment of the path, "v3" or a calendar version such as "2026Q3".
+        session: An `aiohttp.ClientSession` to use instead of an own one, with its connector, proxies, trace configs
+            and cookie jar. It is never closed here and none of its defaults is changed.
+        request_timeout: Seconds for one request and its whole answer; time spent queueing does not count.
+        attempts: How often one look may be sent before it fails, the first time included. Tried again are connection
+            trouble, timeouts, 408, 429 and 5xx.
+        rate_limit: The most requests per second and per minute, for all that this client does; None for no limit.
+        max_concurrency: The most requests under way at once.
+        ssl: A TLS context, for a client certificate or a private authority; None for the machine's authorities.
+        allow_plain_http: Accept plain http to hosts other than this machine. For test networks only: whoever is on the
+            way can read the token.
+
+    Raises:
+        UsageError: An argument that cannot be right; which, and what would be.
+    """
+
+    def __init__(  # noqa: PLR0913 - one for each thing a user may set
+        self,
+        token: str | TokenSource,
+        *,
+        base_url: str = PRODUCTION,
+        api_version: str = "v3",
+        session: aiohttp.ClientSession | None = None,
+        request_timeout: float = 10.0,
+        attempts: int = 3,
+        rate_limit: RateLimit | None = _DEFAULT_LIMIT,
+        max_concurrency: int = 100,
+        ssl: _ssl.SSLContext | None = None,
+        allow_plain_http: bool = False,
+    ) -> None:
+        _check_seconds("request_timeout", request_timeout, at_least=0, exclusive=True)
+        _check_count("attempts", attempts)
+        _check_count("max_concurrency", max_concurrency)
+        _check_type("session", session, aiohttp.ClientSession)
+        _check_type("rate_limit", rate_limit, RateLimit)
+        _check_type("ssl", ssl, _ssl.SSLContext)
+        self._endpoint = Endpoint(base_url, api_version, allow_plain_http)
+        self._transport = Transport(
+            self._endpoint,
+            token,
+            session=session,
+            request_timeout=request_timeout,
+            attempts=attempts,
+            rate_limit=rate_limit,
+            max_concurrency=max_concurrency,
+            ssl=ssl,
+        )
+
+    @classmethod
+    def from_env(cls) -> Self:
+        """Make a client from the environment.
+
+        Reads `CARDPROD_TOKEN` (required), `CARDPROD_BASE_URL` (default `PRODUCTION`) and `CARDPROD_API_VERSION`
+        (default "v3").
+
+        Raises:
+            UsageError: `CARDPROD_TOKEN` is not set, or one of them cannot be right.
+        """
+        token = os.environ.get("CARDPROD_TOKEN", "")
+        if not token:
+            raise UsageError("the environment has no CARDPROD_TOKEN: set it to a Wise user token")
+        return cls(
+            token,
+            base_url=os.environ.get("CARDPROD_BASE_URL") or PRODUCTION,
+            api_version=os.environ.get("CARDPROD_API_VERSION") or "v3",
+        )
+
+    async def get_status(self, profile_id: int, card_token: str) -> ProductionStatus:
+        """Look once: what is the card's production status now?
+
+        Args:
+            profile_id: The id of the profile that owns the card.
+            card_token: The card's token.
+
+        Returns:
+            The status as the API gives it, which may lag a little behind the machine.
+
+        Raises:
+            UsageError: An argument that cannot be right, a closed client, or a client of another event loop.
+            TransportError: No answer came, in any attempt.
+            ApiError: The answer is an error; the subclass says which.
+            BadReply: The answer is not of the documented shape.
+        """
+        return await self._transport.look(Card(profile_id, card_token))
+
+    def wait_until_final(
+        self,
+        profile_id: int,
+        card_token: str,
+        *,
+        timeout: float | None = 900.0,
+        schedule: Schedule = _DEFAULT_SCHEDULE,
+        max_failures: int = 5,
+    ) -> Wait:
+        """Wait until the card is PRODUCED, PRODUCTION_ERROR or REQUEST_ERROR.
+
+        Await what this returns for the final status, or iterate it for each transition. A card that ends in an error
+        status does not raise: look at the status, or call its `raise_for_failure()`.
+
+        Args:
+            profile_id: The id of the profile that owns the card.
+            card_token: The card's token.
+            timeout: Seconds to wait, on the event loop's clock; None for as long as it takes. The last sleep is cut to
+                it and one last look is taken there, which may use up to `request_timeout` seconds more.
+            schedule: When to look: a `Backoff`, or anything with its `delay` method.
+            max_failures: How many looks in a row may fail, each after its own attempts, before the wait does. An
+                answer resets the count.
+
+        Returns:
+            The wait, not begun yet.
+
+        Raises:
+            UsageError: An argument that cannot be right. See `Wait` for what waiting raises.
+        """
+        card = Card(profile_id, card_token)
+        if timeout is not None:
+            _check_seconds("timeout", timeout, at_least=0)
+        _check_count("max_failures", max_failures)
+        if not callable(getattr(schedule, "delay", None)):
+            raise UsageError(f"schedule must be a Backoff or have its delay method, unlike {schedule!r}")
+
+        def make_watch(started_at: float) -> Watch:
+            return Watch(card, schedule=schedule, started_at=started_at, timeout=timeout, max_failures=max_failures)
+
+        return Wait(card, self._transport.look, make_watch)
+
+    async def close(self) -> None:
+        """Close the client: looks under way and waits that go on after it end with `UsageError`. Twice does no harm."""
+        await self._transport.close()
+
+    async def __aenter__(self) -> Self:
+        self._transport.check_usable()
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def __repr__(self) -> str:
+        return f"<Client of {self._endpoint.base_url}, {self._endpoint.api_version}>"
+
+
+def _check_seconds(name: str, value: object, *, at_least: float, exclusive: bool = False) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise UsageError(f"{name} must be a finite number of seconds, not {value!r}")
+    if value < at_least or (exclusive and value == at_least):
+        raise UsageError(f"{name} must be {'above' if exclusive else 'at least'} {at_least:g} seconds, not {value!r}")
+
+
+def _check_count(name: str, value: object) -> None:
+    if type(value) is not int or value < 1:
+        raise UsageError(f"{name} must be an int of 1 or more, not {value!r}")
+
+
+def _check_type(name: str, value: object, expected: type) -> None:
+    if value is not None and not isinstance(value, expected):
+        raise UsageError(f"{name} must be a {expected.__name__} or None, not {value!r}")

@@ -1,0 +1,199 @@
+"""The whole exception tree, and nothing else: who raises what is the business of the other rooms.
+
+```
+CardprodError(Exception)            .card
+├── UsageError(ValueError)          a bad argument, before any I/O
+├── TransportError                  no answer: refused, reset, DNS, TLS, cut body
+│   └── RequestTimeout(TimeoutError)
+├── ApiError                        an answer, and it is an error: .http_status .code .detail .trace_id .body .retry_after
+│   ├── Unauthorized                401
+│   ├── Forbidden                   403
+│   │   └── StrongAuthenticationRequired
+│   ├── CardNotFound                404
+│   ├── RateLimited                 429
+│   └── ServerError                 5xx
+├── BadReply                        a 2xx that is not the documented shape, or over 1 MiB: .trace_id .body
+├── WaitTimeout(TimeoutError)       .last .polls .elapsed
+└── ProductionFailed                .status
+```
+
+Every error is one line when printed, names the card it is about where there is one, and survives pickle and copy.
+No error ever holds a bearer token.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from cardprod.models import Card, ProductionStatus
+
+__all__ = [
+    "ApiError",
+    "BadReply",
+    "CardNotFound",
+    "CardprodError",
+    "Forbidden",
+    "ProductionFailed",
+    "RateLimited",
+    "RequestTimeout",
+    "ServerError",
+    "StrongAuthenticationRequired",
+    "TransportError",
+    "Unauthorized",
+    "UsageError",
+    "WaitTimeout",
+]
+
+_E = TypeVar("_E", bound="CardprodError")
+
+
+def _rebuild(cls: type[_E], args: tuple[object, ...], state: dict[str, Any]) -> _E:
+    """Make the error again from its parts, without calling a constructor that wants more than its message."""
+    error = cls.__new__(cls, *args)
+    error.__dict__.update(state)
+    return error
+
+
+class CardprodError(Exception):
+    """The root: `except CardprodError` catches everything this package raises on purpose.
+
+    Attributes:
+        card: The card it is about, or None where no single card is.
+    """
+
+    card: Card | None
+
+    def __init__(self, message: str, *, card: Card | None = None) -> None:
+        super().__init__(message)
+        self.card = card
+
+    def __str__(self) -> str:
+        message = str(self.args[0]) if self.args else ""
+        return message if self.card is None else f"card {self.card}: {message}"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.args, self.__dict__.copy())
+
+
+class UsageError(CardprodError, ValueError):
+    """An argument or a call that cannot be right. Raised before any I/O; mend the calling code."""
+
+
+class TransportError(CardprodError):
+    """No answer came: refused, reset, DNS, TLS, or a body cut short. The cause is attached as `__cause__`.
+
+    What to do: nothing at once, it was already tried again; look at the network between you and Wise.
+    """
+
+
+class RequestTimeout(TransportError, TimeoutError):
+    """The answer, headers and body together, did not arrive in time. The card's state is unknown, not changed."""
+
+
+class ApiError(CardprodError):
+    """An answer came, and it is an error.
+
+    Attributes:
+        http_status: The HTTP status, such as 422.
+        code: The error's own code, as far as the answer names one, such as "invalid_token".
+        detail: What the answer says in words, if anything.
+        trace_id: The answer's `x-trace-id`: quote it to Wise's support.
+        body: The first 2 KiB of the answer's body, as text.
+        retry_after: Seconds until the next request is welcome; None if the answer did not say.
+    """
+
+    def __init__(  # noqa: PLR0913 - one keyword for each thing an answer tells
+        self,
+        message: str,
+        *,
+        http_status: int,
+        code: str | None = None,
+        detail: str | None = None,
+        trace_id: str | None = None,
+        body: str = "",
+        retry_after: float | None = None,
+        card: Card | None = None,
+    ) -> None:
+        super().__init__(message, card=card)
+        self.http_status = http_status
+        self.code = code
+        self.detail = detail
+        self.trace_id = trace_id
+        self.body = body
+        self.retry_after = retry_after
+
+
+class Unauthorized(ApiError):
+    """401: the token is missing, wrong or expired. Get a new user token."""
+
+
+class Forbidden(ApiError):
+    """403: the token is good, but not for this profile or card."""
+
+
+class StrongAuthenticationRequired(Forbidden):
+    """403 with `x-2fa-approval-result: REJECTED`: the user must approve this with strong authentication.
+
+    This client never signs anything by itself.
+    """
+
+
+class CardNotFound(ApiError):
+    """404: no such card under this profile, as far as this token can see."""
+
+
+class RateLimited(ApiError):
+    """429: more requests than Wise allows. `retry_after` says when the next one is welcome."""
+
+
+class ServerError(ApiError):
+    """5xx: trouble at Wise or at a proxy before it. It was already tried again."""
+
+
+class BadReply(CardprodError):
+    """A success that is not the documented shape, or is over 1 MiB.
+
+    Attributes:
+        trace_id: The answer's `x-trace-id`: quote it to Wise's support.
+        body: The first 2 KiB of the answer's body, as text.
+    """
+
+    def __init__(
+        self, message: str, *, trace_id: str | None = None, body: str = "", card: Card | None = None
+    ) -> None:
+        super().__init__(message, card=card)
+        self.trace_id = trace_id
+        self.body = body
+
+
+class WaitTimeout(CardprodError, TimeoutError):
+    """The wait's own time ran out before the card was final. The card may still be printed: wait again.
+
+    If looks were failing at the end, the last failure is attached as `__cause__`.
+
+    Attributes:
+        last: The last status seen, or None if no look was answered.
+        polls: How many looks were answered.
+        elapsed: Seconds since the wait began.
+    """
+
+    def __init__(
+        self, message: str, *, last: ProductionStatus | None, polls: int, elapsed: float, card: Card | None = None
+    ) -> None:
+        super().__init__(message, card=card)
+        self.last = last
+        self.polls = polls
+        self.elapsed = elapsed
+
+
+class ProductionFailed(CardprodError):
+    """The card ended in PRODUCTION_ERROR or REQUEST_ERROR, and the caller asked for that to be an exception.
+
+    Attributes:
+        status: The final status, with the error code and its meaning.
+    """
+
+    def __init__(self, message: str, *, status: ProductionStatus, card: Card | None = None) -> None:
+        super().__init__(message, card=card)
+        self.status = status

@@ -1,0 +1,211 @@
+"""What the rest of the package talks about: a card, its production status, a transition. Values only, no I/O.
+
+How they travel over the wire is `wire`'s business, when to look is `schedule`'s.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime  # noqa: TC003 - cattrs and other readers of type hints want it at run time
+from enum import StrEnum
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+
+import attrs
+
+from cardprod.error_codes import PRODUCTION_ERROR_MEANINGS, REQUEST_ERROR_MEANINGS, ErrorCode, ErrorOrigin
+from cardprod.errors import ProductionFailed, UsageError
+
+if TYPE_CHECKING:
+    from typing import Self
+
+__all__ = ["FINAL_STATUSES", "Card", "CardLike", "ProductionStatus", "Status", "Transition"]
+
+_CARD_TOKEN: Final = re.compile(r"[A-Za-z0-9._~-]{1,128}")
+_MAX_INT64: Final = 2**63 - 1
+_SHOWN: Final = 8
+
+
+def _check_profile_id(_: Card, __: attrs.Attribute[int], value: object) -> None:
+    if type(value) is not int:
+        raise UsageError(f"profile_id must be an int, such as 123456; this is a {type(value).__name__}")
+    if not 0 < value <= _MAX_INT64:
+        raise UsageError("profile_id must be from 1 to 2**63 - 1, as Wise's profile ids are")
+
+
+def _check_card_token(_: Card, __: attrs.Attribute[str], value: object) -> None:
+    if not isinstance(value, str):
+        raise UsageError(f"card_token must be a str; this is a {type(value).__name__}")
+    if not _CARD_TOKEN.fullmatch(value) or value in {".", ".."}:
+        raise UsageError(
+            f"card_token must be 1 to 128 characters of A-Z a-z 0-9 . _ ~ -, and not '.' or '..'; "
+            f"this one has {len(value)} characters and does not qualify"
+        )
+
+
+@attrs.frozen(repr=False)
+class Card:
+    """One card: the profile that owns it and the card's token. Hashable, so it can be a key.
+
+    The token may travel in a URL as it is: nothing that needs escaping is accepted. Printed, the token is shortened;
+    `card.card_token` has it whole.
+
+    Args:
+        profile_id: The id of the profile that owns the card, a positive int64.
+        card_token: The card's token, 1 to 128 characters of `A-Za-z0-9._~-`; a UUID in every sample of Wise's.
+
+    Raises:
+        UsageError: One of them cannot be right.
+    """
+
+    profile_id: int = attrs.field(validator=_check_profile_id)
+    card_token: str = attrs.field(validator=_check_card_token)
+
+    @classmethod
+    def of(cls, card: CardLike) -> Card:
+        """Take a card, or a `(profile_id, card_token)` tuple for one.
+
+        Raises:
+            UsageError: It is neither, or cannot be right.
+        """
+        if isinstance(card, Card):
+            return card
+        # A caller without a type checker may pass anything at all.
+        if isinstance(card, tuple) and len(card) == 2:  # type: ignore[redundant-expr]  # noqa: PLR2004  # pyright: ignore[reportUnnecessaryIsInstance, reportUnnecessaryComparison]
+            return cls(*card)
+        raise UsageError(f"expected a Card or a (profile_id, card_token) tuple, got a {type(card).__name__}")
+
+    def _short_token(self) -> str:
+        return self.card_token if len(self.card_token) <= _SHOWN else f"{self.card_token[:_SHOWN]}…"
+
+    def __repr__(self) -> str:
+        return f"Card({self.profile_id}, {self._short_token()!r})"
+
+    def __str__(self) -> str:
+        return f"{self.profile_id}/{self._short_token()}"
+
+
+CardLike: TypeAlias = Card | tuple[int, str]
+"""What is accepted wherever a card is: a `Card`, or a `(profile_id, card_token)` tuple."""
+
+
+class Status(StrEnum):
+    """The production statuses Wise documents. One it has not documented yet stays the text it came as."""
+
+    READY = "READY"
+    """Card is ready for production."""
+    IN_PROGRESS = "IN_PROGRESS"
+    """Card is in production at the kiosk machine."""
+    PRODUCED = "PRODUCED"
+    """Card is produced and collected."""
+    PRODUCTION_ERROR = "PRODUCTION_ERROR"
+    """Card production failed. It can be sent to the kiosk again once the cause is gone."""
+    REQUEST_ERROR = "REQUEST_ERROR"
+    """Card production request failed."""
+
+
+FINAL_STATUSES: Final = frozenset({Status.PRODUCED, Status.PRODUCTION_ERROR, Status.REQUEST_ERROR})
+"""Where waiting ends. Only PRODUCED is final in Wise's own words; after the two errors a card may be tried again."""
+
+_STATUSES: Final = {str(status): status for status in Status}
+_CODES: Final = {str(code): code for code in ErrorCode}
+_MEANINGS: Final = {
+    Status.REQUEST_ERROR: REQUEST_ERROR_MEANINGS,
+    Status.PRODUCTION_ERROR: PRODUCTION_ERROR_MEANINGS,
+}
+
+
+def _known_status(text: str) -> Status | str:
+    return _STATUSES.get(text, text)
+
+
+def _known_code(text: str | None) -> ErrorCode | str | None:
+    return None if text is None else _CODES.get(text, text)
+
+
+@attrs.frozen
+class ProductionStatus:
+    """What one answer says of a card.
+
+    Args:
+        status: A `Status`, or the raw text of one this package does not know. Unknown ones are not final.
+        kiosk_id: The kiosk's id; None while nobody started production.
+        occurred_at: When it happened, aware and in UTC; None if the answer did not say, or not legibly.
+        error_code: An `ErrorCode`, or the raw text of one this package does not know; None without an error.
+        description: Wise's words on it. Can be set without there being an error.
+    """
+
+    status: Status | str = attrs.field(converter=_known_status)
+    kiosk_id: str | None = None
+    occurred_at: datetime | None = None
+    error_code: ErrorCode | str | None = attrs.field(default=None, converter=_known_code)
+    description: str | None = None
+
+    @property
+    def is_final(self) -> bool:
+        """Whether waiting ends here: PRODUCED, PRODUCTION_ERROR or REQUEST_ERROR."""
+        return self.status in FINAL_STATUSES
+
+    @property
+    def is_produced(self) -> bool:
+        """Whether the card is printed."""
+        return self.status is Status.PRODUCED
+
+    @property
+    def error_origin(self) -> ErrorOrigin | None:
+        """Where the error comes from; None without an error code."""
+        if self.error_code is None:
+            return None
+        return self.error_code.origin if isinstance(self.error_code, ErrorCode) else ErrorOrigin.UNKNOWN
+
+    @property
+    def error_meaning(self) -> str | None:
+        """What Wise documents for this error code under this status; None if it documents nothing."""
+        if not isinstance(self.status, Status) or not isinstance(self.error_code, ErrorCode):
+            return None
+        return _MEANINGS.get(self.status, {}).get(self.error_code)
+
+    def raise_for_failure(self) -> Self:
+        """Return self, or raise if the card ended in an error.
+
+        Raises:
+            ProductionFailed: The status is PRODUCTION_ERROR or REQUEST_ERROR.
+        """
+        if self.is_final and not self.is_produced:
+            raise ProductionFailed(f"not produced: {self}", status=self)
+        return self
+
+    def __str__(self) -> str:
+        text = str(self.status)
+        if self.kiosk_id is not None:
+            text += f" at {self.kiosk_id}"
+        if self.error_code is not None:
+            meaning = self.error_meaning or self.description
+            text += f": {self.error_code}" + (f" ({meaning})" if meaning else "")
+        return text
+
+
+@attrs.frozen
+class Transition:
+    """One change seen during a wait: the first look, a new status, or the same status under a new `occurred_at`.
+
+    Args:
+        previous: What was seen before; None for the first look.
+        current: What is seen now.
+        elapsed: Seconds since the wait began, on the event loop's clock.
+        polls: How many looks were answered so far, this one included.
+        source: Where it was heard: "poll" for a look, "webhook" for a delivered event.
+    """
+
+    previous: ProductionStatus | None
+    current: ProductionStatus
+    elapsed: float
+    polls: int
+    source: Literal["poll", "webhook"] = "poll"
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the wait ends with it."""
+        return self.current.is_final
+
+    def __str__(self) -> str:
+        return str(self.current) if self.previous is None else f"{self.previous.status} -> {self.current}"

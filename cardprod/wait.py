@@ -1,0 +1,177 @@
+"""`Wait`: waiting for one card, awaited or iterated. Sleeps and looks as its `Watch` says, and decides nothing itself."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from cardprod.errors import CardprodError, RequestTimeout, UsageError
+from cardprod.watch import Watch
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from cardprod.models import Card, ProductionStatus, Transition
+
+__all__ = ["Look", "Wait"]
+
+_logger = logging.getLogger("cardprod")
+
+Look: TypeAlias = Callable[["Card"], Coroutine[Any, Any, "ProductionStatus"]]
+"""How a wait looks at its card: once, retries included."""
+
+
+class Wait(Coroutine[Any, Any, "ProductionStatus"], AsyncIterator["Transition"]):
+    """The waiting for one card. Await it for the final status, or iterate it for each transition on the way.
+
+    ```python
+    final = await client.wait_until_final(123456, token)
+
+    async for step in client.wait_until_final(123456, token):
+        print(step)  # READY, then READY -> IN_PROGRESS at WIS00001, …
+    ```
+
+    It is a coroutine to everything that takes one: `asyncio.gather`, `asyncio.create_task`, `TaskGroup.create_task`,
+    `asyncio.wait_for`. Its clock starts when it is first awaited or iterated. Between looks it holds no connection,
+    and at no time a task of its own, so it can be dropped half-way: `break` out of the loop and nothing is left.
+    It is consumed once; `UsageError` the second time.
+
+    Raises (when awaited or iterated):
+        WaitTimeout: The timeout came before a final status.
+        Unauthorized, Forbidden, CardNotFound: At once, because no later look would mend them.
+        TransportError, ApiError, BadReply: `max_failures` looks in a row failed; this is the last failure.
+        UsageError: It was consumed before, or its client is closed or belongs to another event loop.
+    """
+
+    __slots__ = ("__weakref__", "_card", "_coroutine", "_is_consumed", "_is_looking", "_look", "_make_watch", "_watch")
+
+    __name__ = "wait_until_final"
+    __qualname__ = "Client.wait_until_final"
+
+    def __init__(self, card: Card, look: Look, make_watch: Callable[[float], Watch]) -> None:
+        self._card = card
+        self._look = look
+        self._make_watch = make_watch
+        self._watch: Watch | None = None
+        self._coroutine: Coroutine[Any, Any, ProductionStatus] | None = None
+        self._is_consumed = False
+        self._is_looking = False
+
+    @property
+    def last(self) -> ProductionStatus | None:
+        """The last status seen; None before the first answered look."""
+        return None if self._watch is None else self._watch.last
+
+    @property
+    def polls(self) -> int:
+        """How many looks were answered so far."""
+        return 0 if self._watch is None else self._watch.polls
+
+    def __repr__(self) -> str:
+        return f"<Wait for card {self._card}: {self.polls} looks, last {self.last}>"
+
+    # --- A coroutine: to await, or to make a task of ---
+
+    def __await__(self) -> Generator[Any, Any, ProductionStatus]:
+        return self._start().__await__()
+
+    def send(self, value: Any, /) -> Any:  # noqa: ANN401 - the coroutine protocol says so
+        """Go on until the next suspension, as the event loop asks of a coroutine."""
+        return self._started().send(value)
+
+    def throw(
+        self,
+        typ: BaseException | type[BaseException],
+        val: BaseException | object = None,
+        tb: TracebackType | None = None,
+        /,
+    ) -> Any:  # noqa: ANN401 - the coroutine protocol says so
+        """Raise inside, as the event loop does to cancel."""
+        exc = typ if isinstance(typ, BaseException) else val if isinstance(val, BaseException) else typ()
+        return self._started().throw(exc if tb is None else exc.with_traceback(tb))
+
+    def close(self) -> None:
+        """Give the wait up. Nothing needs to be awaited for that."""
+        self._is_consumed = True
+        if self._coroutine is not None:
+            self._coroutine.close()
+
+    # --- An iterator: to see each transition ---
+
+    def __aiter__(self) -> AsyncIterator[Transition]:
+        self._consume()
+        return self
+
+    async def __anext__(self) -> Transition:
+        self._is_consumed = True
+        step = await self._next_step()
+        if step is None:
+            raise StopAsyncIteration
+        return step
+
+    # --- The waiting itself ---
+
+    def _consume(self) -> None:
+        if self._is_consumed:
+            raise UsageError("a wait can be awaited or iterated once; ask the client for another", card=self._card)
+        self._is_consumed = True
+
+    def _start(self) -> Coroutine[Any, Any, ProductionStatus]:
+        self._consume()
+        self._coroutine = self._run()
+        return self._coroutine
+
+    def _started(self) -> Coroutine[Any, Any, ProductionStatus]:
+        return self._start() if self._coroutine is None else self._coroutine
+
+    async def _run(self) -> ProductionStatus:
+        step = await self._next_step()
+        while step is not None and not step.is_final:
+            step = await self._next_step()
+        if step is None:
+            raise UsageError("this wait was given up", card=self._card)
+        return step.current
+
+    async def _next_step(self) -> Transition | None:
+        """Sleep and look until there is a transition to tell; None when there will be no more."""
+        if self._is_looking:
+            raise UsageError("this wait is already being iterated by another task", card=self._card)
+        self._is_looking = True
+        try:
+            if self._watch is None:
+                self._watch = self._make_watch(asyncio.get_running_loop().time())
+            watch = self._watch
+            while not watch.is_over:
+                step = await self._look_when_due(watch)
+                if step is not None:
+                    return step
+        finally:
+            self._is_looking = False
+        if watch.error is not None:
+            error, watch.error = watch.error, None  # told once; iterating on finds the end
+            raise error
+        return None
+
+    async def _look_when_due(self, watch: Watch) -> Transition | None:
+        loop = asyncio.get_running_loop()
+        delay = watch.next_look_at - loop.time()
+        if delay > 0:
+            await asyncio.sleep(delay)
+        try:
+            async with asyncio.timeout_at(watch.cut_off_at) as cut_off:
+                status = await self._look(self._card)
+        except CardprodError as failure:
+            watch.fail(failure, loop.time())
+        except TimeoutError as exc:
+            if not cut_off.expired():
+                raise
+            cut = RequestTimeout("the wait's time ran out during a look", card=self._card)
+            cut.__cause__ = exc
+            watch.fail(cut, loop.time())
+        else:
+            return watch.observe(status, loop.time())
+        if not watch.is_over:
+            _logger.warning("a look failed and the wait goes on (%d in a row)", watch.failures)
+        return None

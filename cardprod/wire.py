@@ -1,0 +1,427 @@
+"""What travels: the request for a card, and what an answer means. Pure functions over plain values.
+
+The only room that knows HTTP status codes and JSON names. It sends nothing and retries nothing; `transport` does.
+
+Sources: the Wise Platform API's pages "Retrieve card production status" and "Errors", and, for what they leave open
+(nothing but 200 and 429 is documented for this call), every error shape the error guide shows.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import logging
+import re
+import time
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from functools import cache
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias, cast
+from urllib.parse import urlsplit
+
+import attrs
+
+from cardprod._version import VERSION
+from cardprod.errors import (
+    ApiError,
+    BadReply,
+    CardNotFound,
+    Forbidden,
+    RateLimited,
+    ServerError,
+    StrongAuthenticationRequired,
+    Unauthorized,
+    UsageError,
+)
+from cardprod.models import ProductionStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from cattrs import BaseValidationError
+
+    from cardprod.models import Card
+
+__all__ = ["MAX_BODY", "Endpoint", "Request", "decipher", "is_transient", "over_long"]
+
+_logger = logging.getLogger("cardprod")
+
+MAX_BODY: Final = 1024 * 1024
+"""Bytes. An answer for one card is a few hundred; what is larger is not read to its end."""
+
+_KEPT_BODY: Final = 2048
+_SHOWN_DETAIL: Final = 300
+_MAX_RETRY_AFTER: Final = 3600.0
+"""Seconds. Wise's windows are a second and a minute; a longer `Retry-After` is a mistake somewhere, not a plan."""
+
+_USER_AGENT: Final = f"cardprod/{VERSION}"
+_API_VERSION: Final = re.compile(r"[A-Za-z0-9_-]+")
+_JSON: TypeAlias = "dict[str, _JSON] | list[_JSON] | str | int | float | bool | None"
+
+
+# --- The request ------------------------------------------------------------------------------------------------------
+
+
+class Request(NamedTuple):
+    """What to send: a GET of this URL with these headers."""
+
+    url: str
+    headers: dict[str, str]
+
+
+@attrs.frozen
+class Endpoint:
+    """Where the production status of cards is asked for.
+
+    Args:
+        base_url: Scheme, host and perhaps a path before the version, such as `https://api.wise.com`.
+        api_version: The path's first segment, such as `v3` or `2026Q3`.
+        allow_plain_http: Accept plain http to hosts other than this machine: a test network.
+
+    Raises:
+        UsageError: A URL that is not https (or http to loopback), that carries credentials, a query or a fragment, or
+            a version that is not one path segment.
+    """
+
+    base_url: str
+    api_version: str = "v3"
+    allow_plain_http: bool = False
+    _prefix: str = attrs.field(init=False, repr=False, eq=False)
+
+    def __attrs_post_init__(self) -> None:
+        _check_base_url(self.base_url, allow_plain_http=self.allow_plain_http)
+        if not isinstance(self.api_version, str) or not _API_VERSION.fullmatch(self.api_version):
+            raise UsageError(
+                f"api_version must be one path segment of A-Z a-z 0-9 _ -, such as 'v3', not {self.api_version!r}"
+            )
+        prefix = f"{self.base_url.rstrip('/')}/{self.api_version}/spend/profiles/"
+        object.__setattr__(self, "_prefix", prefix)  # frozen, and derived once instead of at every look
+
+    def build_request(self, card: Card, *, token: str, correlation_id: str) -> Request:
+        """Build the request for a card's production status.
+
+        Nothing in the URL needs escaping: a `Card` holds an int and characters that stand for themselves in a path
+        (RFC 3986, section 2.3).
+
+        Args:
+            card: Which card.
+            token: The bearer token, already checked.
+            correlation_id: A UUID that Wise echoes back, and that its support can search for; 36 characters at most.
+        """
+        return Request(
+            f"{self._prefix}{card.profile_id}/cards/{card.card_token}/production",
+            {
+                "Authorization": f"Bearer {token}",
+                "Accept": "application/json",
+                "User-Agent": _USER_AGENT,
+                "X-External-Correlation-Id": correlation_id,
+            },
+        )
+
+
+def _check_base_url(base_url: str, *, allow_plain_http: bool) -> None:
+    if not isinstance(base_url, str):
+        raise UsageError(f"base_url must be a str, not a {type(base_url).__name__}")
+    try:
+        url = urlsplit(base_url)
+        host, _ = url.hostname, url.port
+    except ValueError as exc:
+        raise UsageError(f"base_url is not a URL: {exc}") from None
+    if url.username is not None or url.password is not None:
+        raise UsageError("base_url must not carry credentials; pass the token to Client instead")
+    if url.scheme not in {"https", "http"} or not host:
+        raise UsageError(f"base_url must be like 'https://api.wise.com', not {base_url!r}")
+    if url.query or url.fragment or re.search(r"[\s\\?#\x00-\x1f\x7f]", base_url):
+        raise UsageError(f"base_url must have no query, fragment or spaces, unlike {base_url!r}")
+    if url.scheme == "http" and not allow_plain_http and not _is_loopback(host):
+        raise UsageError(
+            f"base_url is plain http to {host}, where anybody on the way could read the token; use https, "
+            "or allow_plain_http=True on a test network"
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+# --- The answer -------------------------------------------------------------------------------------------------------
+
+
+def decipher(http_status: int, headers: Mapping[str, str], body: bytes, now: float | None = None) -> ProductionStatus:
+    """Turn one whole answer into what it says of the card.
+
+    Args:
+        http_status: The HTTP status.
+        headers: The headers, in any case.
+        body: The body, as it came, at most `MAX_BODY` bytes.
+        now: The time in seconds since the epoch, for a `Retry-After` that is a date and comes without a `Date`
+            header; None takes the machine's clock.
+
+    Returns:
+        The production status.
+
+    Raises:
+        ApiError: The answer is an error: the subclass that fits.
+        BadReply: The answer is a success, and not of the documented shape.
+    """
+    if http_status == 200:  # noqa: PLR2004 - the one success Wise documents
+        try:
+            return _structurer()(_load_object(body))
+        except _Malformed as exc:
+            raise _bad_reply(f"a 200 that is not the documented shape: {exc}", headers, body) from exc.__cause__
+    if 200 < http_status < 300:  # noqa: PLR2004
+        raise _bad_reply(f"expected a 200, got a {http_status}", headers, body)
+    raise _api_error(http_status, headers, body, now)
+
+
+def over_long(headers: Mapping[str, str], start: bytes) -> BadReply:
+    """Make the error for an answer whose body goes on past `MAX_BODY`; `start` is what was read of it."""
+    return _bad_reply("the body is over 1 MiB, and was not read to its end", headers, start)
+
+
+def is_transient(error: ApiError) -> bool:
+    """Whether the same request may well succeed a little later: 408, 429 and 5xx."""
+    return isinstance(error, RateLimited | ServerError) or error.http_status == 408  # noqa: PLR2004
+
+
+class _Malformed(Exception):  # noqa: N818 - never leaves this room
+    """A body that is not the documented shape; the message says in what."""
+
+
+def _load_object(body: bytes) -> dict[str, _JSON]:
+    if not body:
+        raise _Malformed("the body is empty")
+    try:
+        value: _JSON = json.loads(body.decode("utf-8-sig"))
+    except UnicodeDecodeError as exc:
+        raise _Malformed(f"not UTF-8: {exc.reason} at byte {exc.start}") from exc
+    except RecursionError as exc:
+        raise _Malformed("JSON nested too deep") from exc
+    except ValueError as exc:  # not JSON, or an integer of thousands of digits
+        raise _Malformed(f"not JSON: {_one_line(str(exc), 100)}") from exc
+    if not isinstance(value, dict):
+        raise _Malformed(f"expected a JSON object, got {_kind(value)}")
+    return value
+
+
+def _text(value: object, _: object) -> str:
+    if type(value) is not str:
+        raise _Malformed(f"expected a string, got {_kind(value)}")
+    if value.isascii():
+        return value
+    # JSON can spell half a surrogate pair, which no terminal, file or database would take.
+    return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _optional_text(value: object, _: object) -> str | None:
+    return None if value is None else _text(value, _)
+
+
+def _status_text(value: object, _: object) -> str:
+    text = _text(value, _)
+    if not text:
+        raise _Malformed("expected a status, got an empty string")
+    return text
+
+
+def _moment(value: object, _: object) -> datetime | None:
+    """Read ISO 8601 with an offset. An illegible time must not cost the status it comes with."""
+    if value is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(cast("str", value))
+        if moment.tzinfo is None:
+            raise ValueError("no offset from UTC")  # noqa: TRY301 - illegible for one more reason
+        return moment.astimezone(UTC)
+    except (TypeError, ValueError, OverflowError):
+        _logger.warning("occurredAt is not a time in ISO 8601 and was left out: %s", _one_line(repr(value), 60))
+        return None
+
+
+@cache
+def _structurer() -> Callable[[dict[str, _JSON]], ProductionStatus]:
+    # cattrs writes the function once, when the first answer comes, so that an import does not pay for it.
+    from cattrs import BaseValidationError, Converter  # noqa: PLC0415
+    from cattrs.gen import make_dict_structure_fn, override  # noqa: PLC0415
+
+    make = make_dict_structure_fn(
+        ProductionStatus,
+        Converter(detailed_validation=True),
+        status=override(struct_hook=_status_text),
+        kiosk_id=override(rename="kioskId", struct_hook=_optional_text),
+        occurred_at=override(rename="occurredAt", struct_hook=_moment),
+        error_code=override(rename="errorCode", struct_hook=_optional_text),
+        description=override(struct_hook=_optional_text),
+    )
+
+    def structure(body: dict[str, _JSON]) -> ProductionStatus:
+        try:
+            return make(body, ProductionStatus)
+        except BaseValidationError as exc:
+            raise _Malformed("; ".join(_faults(exc))) from exc
+
+    return structure
+
+
+_JSON_NAMES: Final = {"kiosk_id": "kioskId", "occurred_at": "occurredAt", "error_code": "errorCode"}
+
+
+def _faults(exc: BaseValidationError) -> list[str]:
+    """Read what cattrs found wrong, field by field."""
+    faults: list[str] = []
+    for fault in exc.exceptions:
+        field = next(note.name for note in fault.__notes__ if hasattr(note, "name"))
+        reason = "missing" if isinstance(fault, KeyError) else str(fault)
+        faults.append(f"{_JSON_NAMES.get(field, field)}: {reason}")
+    return faults
+
+
+_KINDS: Final = {
+    dict: "an object",
+    list: "an array",
+    str: "a string",
+    int: "a number",
+    float: "a number",
+    bool: "a boolean",
+    type(None): "null",
+}
+
+
+def _kind(value: object) -> str:
+    return _KINDS.get(type(value), type(value).__name__)
+
+
+# --- Errors -----------------------------------------------------------------------------------------------------------
+
+_ERRORS: Final[Mapping[int, tuple[type[ApiError], str]]] = {
+    401: (Unauthorized, "the token was not accepted: get a new user token"),
+    403: (Forbidden, "the token may not see this card: check the profile and the token's scope"),
+    404: (CardNotFound, "no such card under this profile: check both ids"),
+    408: (ApiError, "the server gave up waiting for the request"),
+    429: (RateLimited, "more requests than Wise allows"),
+}
+"""HTTP status → the error it becomes, and what it means for whoever reads it."""
+
+_CODE_KEYS: Final = ("code", "error")
+_DETAIL_KEYS: Final = ("detail", "error_description", "message", "title")
+"""Where the shapes of Wise's error guide keep their code and their words, the most telling first."""
+
+
+def _api_error(http_status: int, headers: Mapping[str, str], body: bytes, now: float | None) -> ApiError:
+    lowered = {name.lower(): value for name, value in headers.items()}
+    cls, meaning = _ERRORS.get(http_status, (ApiError, "not an answer this call is documented to give"))
+    if http_status >= 500:  # noqa: PLR2004
+        cls, meaning = ServerError, "trouble at the server, not with the request"
+    elif 300 <= http_status < 400:  # noqa: PLR2004
+        meaning = "a redirect, which is never followed: check base_url"
+    elif cls is Forbidden and lowered.get("x-2fa-approval-result", "").strip().upper() == "REJECTED":
+        cls, meaning = StrongAuthenticationRequired, "the user must approve this with strong authentication"
+    code, detail = _code_and_detail(body, lowered.get("content-type", ""))
+    trace_id = _trace_id(lowered)
+    parts = [f"{http_status} {code}" if code else str(http_status), meaning]
+    if detail:
+        parts.append(detail)
+    retry_after = _retry_after(lowered, now)
+    if retry_after is not None:
+        parts.append(f"welcome again in {retry_after:g} s")
+    if trace_id:
+        parts.append(f"trace id {trace_id}")
+    return cls(
+        "; ".join(parts),
+        http_status=http_status,
+        code=code,
+        detail=detail,
+        trace_id=trace_id,
+        body=_start_of(body),
+        retry_after=retry_after,
+    )
+
+
+def _bad_reply(what: str, headers: Mapping[str, str], body: bytes) -> BadReply:
+    trace_id = _trace_id({name.lower(): value for name, value in headers.items()})
+    message = what if trace_id is None else f"{what}; trace id {trace_id}"
+    return BadReply(message, trace_id=trace_id, body=_start_of(body))
+
+
+def _trace_id(lowered: Mapping[str, str]) -> str | None:
+    return _one_line(lowered.get("x-trace-id", ""), 100) or None
+
+
+def _code_and_detail(body: bytes, content_type: str) -> tuple[str | None, str | None]:
+    """Find the code and the words of an error, in whichever of the shapes it comes."""
+    try:
+        document = _load_object(body)
+    except _Malformed:
+        return None, _plain_detail(body, content_type)
+    listed = document.get("errors")
+    causes = [cause for cause in listed if isinstance(cause, dict)] if isinstance(listed, list) else []
+    code, detail = _first_text(document, _CODE_KEYS), _first_text(document, _DETAIL_KEYS)
+    if causes:
+        code = code or _first_text(causes[0], _CODE_KEYS)
+        reasons = "; ".join(filter(None, (_reason(cause) for cause in causes[:5])))
+        detail = ": ".join(filter(None, (detail, reasons)))
+    return (
+        _one_line(code, 100) if code else None,
+        _one_line(detail, _SHOWN_DETAIL) if detail else None,
+    )
+
+
+def _reason(cause: Mapping[str, _JSON]) -> str:
+    where = _first_text(cause, ("path", "ref"))
+    words = _first_text(cause, _DETAIL_KEYS) or _first_text(cause, _CODE_KEYS) or ""
+    return f"{words} ({where})" if words and where else words
+
+
+def _first_text(document: Mapping[str, _JSON], keys: tuple[str, ...]) -> str | None:
+    for key in keys:
+        value = document.get(key)
+        if isinstance(value, str) and value.strip():
+            return value
+    return None
+
+
+def _plain_detail(body: bytes, content_type: str) -> str | None:
+    if not body.strip():
+        return None
+    if "html" in content_type.lower() or body.lstrip()[:1] == b"<":
+        return "an HTML page, so probably from a proxy on the way"
+    return _one_line(body[:_KEPT_BODY].decode("utf-8", "replace"), _SHOWN_DETAIL) or None
+
+
+def _start_of(body: bytes) -> str:
+    return body[:_KEPT_BODY].decode("utf-8", "replace")
+
+
+def _one_line(text: str, limit: int) -> str:
+    """Make foreign text fit for a log line: no line breaks, no terminal codes, no half characters, not too long."""
+    text = " ".join(text[: limit * 4].split())
+    text = "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
+
+
+def _retry_after(lowered: Mapping[str, str], now: float | None) -> float | None:
+    """Read `Retry-After`: seconds or an HTTP date (RFC 9110, section 10.2.3); never negative."""
+    text = lowered.get("retry-after", "").strip()
+    if not text:
+        return None
+    if re.fullmatch(r"[0-9]+", text):
+        return min(float(text), _MAX_RETRY_AFTER)
+    at = _http_date(text)
+    if at is None:
+        return None
+    # Against the server's own clock where it tells it, so that two clocks that differ do no harm.
+    sent_at = _http_date(lowered.get("date", ""))
+    if sent_at is None:
+        sent_at = time.time() if now is None else now
+    return min(max(at - sent_at, 0.0), _MAX_RETRY_AFTER)
+
+
+def _http_date(text: str) -> float | None:
+    try:
+        moment = parsedate_to_datetime(text)
+        return moment.replace(tzinfo=moment.tzinfo or UTC).timestamp()
+    except (TypeError, ValueError, OverflowError, IndexError):
+        return None
