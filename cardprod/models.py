@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FINAL_STATUSES", "Card", "CardLike", "ProductionStatus", "Status", "Transition"]
 
-_CARD_TOKEN: Final = re.compile(r"[A-Za-z0-9._~-]{1,128}")
+_CARD_TOKEN: Final = re.compile(r"(?!\.{1,2}\Z)[A-Za-z0-9._~-]{1,128}")
 _MAX_INT64: Final = 2**63 - 1
 _SHOWN: Final = 8
 
@@ -35,7 +35,7 @@ def _check_profile_id(_: Card, __: attrs.Attribute[int], value: object) -> None:
 def _check_card_token(_: Card, __: attrs.Attribute[str], value: object) -> None:
     if not isinstance(value, str):
         raise UsageError(f"card_token must be a str; this is a {type(value).__name__}")
-    if not _CARD_TOKEN.fullmatch(value) or value in {".", ".."}:
+    if not _CARD_TOKEN.fullmatch(value):
         raise UsageError(
             f"card_token must be 1 to 128 characters of A-Z a-z 0-9 . _ ~ -, and not '.' or '..'; "
             f"this one has {len(value)} characters and does not qualify"

@@ -13,6 +13,7 @@ import json
 import logging
 import re
 import time
+from codecs import BOM_UTF8
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import cache
@@ -56,6 +57,7 @@ _MAX_RETRY_AFTER: Final = 3600.0
 
 _USER_AGENT: Final = f"cardprod/{VERSION}"
 _API_VERSION: Final = re.compile(r"[A-Za-z0-9_-]+")
+_decode_json: Final = json.JSONDecoder().decode
 _JSON: TypeAlias = "dict[str, _JSON] | list[_JSON] | str | int | float | bool | None"
 
 
@@ -195,7 +197,7 @@ def _load_object(body: bytes) -> dict[str, _JSON]:
     if not body:
         raise _Malformed("the body is empty")
     try:
-        value: _JSON = json.loads(body.decode("utf-8-sig"))
+        value: _JSON = _decode_json(body.removeprefix(BOM_UTF8).decode())
     except UnicodeDecodeError as exc:
         raise _Malformed(f"not UTF-8: {exc.reason} at byte {exc.start}") from exc
     except RecursionError as exc:
@@ -207,7 +209,7 @@ def _load_object(body: bytes) -> dict[str, _JSON]:
     return value
 
 
-def _text(value: object, _: object) -> str:
+def _text(value: object) -> str:
     if type(value) is not str:
         raise _Malformed(f"expected a string, got {_kind(value)}")
     if value.isascii():
@@ -217,11 +219,11 @@ def _text(value: object, _: object) -> str:
 
 
 def _optional_text(value: object, _: object) -> str | None:
-    return None if value is None else _text(value, _)
+    return None if value is None else _text(value)
 
 
 def _status_text(value: object, _: object) -> str:
-    text = _text(value, _)
+    text = _text(value)
     if not text:
         raise _Malformed("expected a status, got an empty string")
     return text
@@ -273,7 +275,7 @@ def _faults(exc: BaseValidationError) -> list[str]:
     """Read what cattrs found wrong, field by field."""
     faults: list[str] = []
     for fault in exc.exceptions:
-        field = next(note.name for note in fault.__notes__ if hasattr(note, "name"))
+        field = next((note.name for note in getattr(fault, "__notes__", ()) if hasattr(note, "name")), "?")
         reason = "missing" if isinstance(fault, KeyError) else str(fault)
         faults.append(f"{_JSON_NAMES.get(field, field)}: {reason}")
     return faults

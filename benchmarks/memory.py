@@ -1,0 +1,65 @@
+"""`memory`: so many waits at once, each a task of its own as in `asyncio.gather`: peak memory per wait.
+
+Two numbers, because they answer two questions: what the waits allocate in Python (tracemalloc, in one process), and
+what the operating system sees (peak resident set, in another), each above what the process had before the waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import resource
+import tracemalloc
+from typing import TYPE_CHECKING
+
+import cardprod
+from benchmarks import server
+from benchmarks.table import markdown
+
+if TYPE_CHECKING:
+    import argparse
+
+_SCHEDULE = cardprod.Backoff(first=1.0, factor=1.6, ceiling=4.0)
+
+
+async def _wait(port: int, count: int, looks: int) -> None:
+    base_url = f"http://127.0.0.1:{port}"
+    async with cardprod.Client("t", base_url=base_url, rate_limit=None) as client:
+        waits = (
+            client.wait_until_final(1, f"card-{number}", schedule=_SCHEDULE, timeout=None) for number in range(count)
+        )
+        for final in await asyncio.gather(*waits):
+            assert final.is_produced  # noqa: S101 - a number is only worth something if the waits did their work
+        for number in range(looks):  # and the client still works
+            await client.get_status(1, f"again-{number}")
+
+
+def _traced(port: int, count: int, looks: int) -> int:
+    asyncio.run(_wait(port, 100, looks))
+    tracemalloc.start()
+    before, _ = tracemalloc.get_traced_memory()
+    asyncio.run(_wait(port, count, looks))
+    return tracemalloc.get_traced_memory()[1] - before
+
+
+def _resident(port: int, count: int, looks: int) -> int:
+    asyncio.run(_wait(port, 100, looks))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    asyncio.run(_wait(port, count, looks))
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Say what can be set."""
+    parser.add_argument("--waits", type=int, default=10_000, help="waits at once (default 10,000)")
+    parser.add_argument("--looks", type=int, default=4, help="looks until a card is produced (default 4)")
+
+
+def run(arguments: argparse.Namespace) -> str:
+    """Measure, and give the table."""
+    rows: list[list[str]] = []
+    for name, measure in (("allocated in Python", _traced), ("resident", _resident)):
+        with server.running(arguments.looks) as port, multiprocessing.get_context("spawn").Pool(1) as pool:
+            peak = pool.apply(measure, (port, arguments.waits, arguments.looks))
+        rows.append([name, f"{peak / 1e6:.1f}", f"{peak / arguments.waits:,.0f}"])
+    return markdown([f"{arguments.waits:,} waits", "peak MB", "bytes per wait"], rows)

@@ -1,0 +1,87 @@
+"""A loopback server in a process of its own, fast enough not to be what is measured: it parses next to nothing.
+
+It answers every GET with a card's production status, READY at first and PRODUCED from the `looks`-th time a path is
+asked for. No HTTP library, no JSON: the answers are written out once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from multiprocessing.connection import Connection
+
+
+def _answer(status: str, kiosk: str) -> bytes:
+    body = (
+        f'{{"status":"{status}","kioskId":{kiosk},"occurredAt":"2024-01-01T12:24:56.124Z",'
+        '"errorCode":null,"description":"Card ready for production"}'
+    ).encode()
+    head = (
+        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+        f"x-trace-id: 8b1c3a5e7d9f0b2d\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    return head.encode() + body
+
+
+_READY = _answer("READY", "null")
+_PRODUCED = _answer("PRODUCED", '"WIS00001"')
+
+
+class _Kiosk(asyncio.Protocol):
+    def __init__(self, looks: int, counts: dict[bytes, int]) -> None:
+        self._looks = looks
+        self._counts = counts
+        self._pending = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - a TCP server's transports are
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        *requests, self._pending = (self._pending + data).split(b"\r\n\r\n")
+        for request in requests:
+            self._transport.write(self._next_answer(request))
+
+    def _next_answer(self, request: bytes) -> bytes:
+        if self._looks <= 1:
+            return _PRODUCED
+        path = request.split(b" ", 2)[1]
+        count = self._counts[path] = self._counts.get(path, 0) + 1
+        return _PRODUCED if count % self._looks == 0 else _READY
+
+
+def _serve(port: Connection, looks: int) -> None:
+    async def serve() -> None:
+        counts: dict[bytes, int] = {}
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(lambda: _Kiosk(looks, counts), "127.0.0.1", 0, backlog=4096)
+        port.send(server.sockets[0].getsockname()[1])
+        await server.serve_forever()
+
+    asyncio.run(serve())
+
+
+@contextmanager
+def running(looks: int = 1) -> Iterator[int]:
+    """Run the server until the block is left.
+
+    Args:
+        looks: Which answer for a path is PRODUCED; the ones before are READY.
+
+    Yields:
+        Its port on 127.0.0.1.
+    """
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_serve, args=(theirs, looks), daemon=True)
+    process.start()
+    try:
+        yield ours.recv()
+    finally:
+        process.terminate()
+        process.join()
