@@ -1,0 +1,23 @@
+"""A kiosk simulator that speaks Wise's HTTP on loopback, for demos and for the tests of your own app.
+
+```python
+from cardprod import Client
+from cardprod.simulator import Simulator
+
+async with Simulator() as kiosk:
+    card = kiosk.add((123456, "my-card"), "prints")
+    async with Client(kiosk.token, base_url=kiosk.base_url) as client:
+        final = await client.wait_until_final(card.profile_id, card.card_token)
+```
+
+It writes its JSON by hand and shares no code with the client's wire format, so that neither can hide the other's
+mistakes. It simulates what Wise documents; it has never been compared with the real API.
+"""
+
+from __future__ import annotations
+
+from cardprod.simulator.faults import Fault
+from cardprod.simulator.plans import PLANS, Plan, Stage
+from cardprod.simulator.server import LoggedRequest, Simulator
+
+__all__ = ["PLANS", "Fault", "LoggedRequest", "Plan", "Simulator", "Stage"]

@@ -1,0 +1,87 @@
+"""What becomes of a card at the simulated kiosk, and when: plans as data. No HTTP and no clock."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+import attrs
+
+from cardprod.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["PLANS", "Plan", "Stage", "as_stages"]
+
+
+def _check_seconds(_: Stage, __: attrs.Attribute[float], seconds: float) -> None:
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds >= 0:
+        raise UsageError(f"a stage lasts 0 seconds or more, not {seconds!r}")
+
+
+@attrs.frozen
+class Stage:
+    """One status of a card, and how long it lasts.
+
+    Args:
+        status: The status, as it goes over the wire; one that Wise does not document is fine.
+        seconds: How long it lasts; infinite, and so the end of the plan, unless told.
+        error_code: The error code to go with it.
+        description: Words to go with it.
+        is_new_request: Whether the card was sent to the kiosk again, which gives it a new `occurredAt`.
+    """
+
+    status: str
+    seconds: float = attrs.field(default=math.inf, validator=_check_seconds)
+    error_code: str | None = None
+    description: str | None = None
+    is_new_request: bool = False
+
+
+Plan: TypeAlias = str | Iterable[Stage | tuple[str, float]]
+"""A named plan (a key of `PLANS`), or stages in their order: `Stage`, or `(status, seconds)`. The last one stays."""
+
+_READY: Final = Stage("READY", 2, description="Card ready for production")
+_PRINTING: Final = Stage("IN_PROGRESS", 3)
+
+PLANS: Final[Mapping[str, tuple[Stage, ...]]] = {
+    "prints": (_READY, _PRINTING, Stage("PRODUCED")),
+    "jams": (
+        _READY,
+        _PRINTING,
+        Stage("PRODUCTION_ERROR", error_code="PRD_FEEDER_JAM", description="Production error: feeder card jam"),
+    ),
+    "rejected": (
+        _READY,
+        Stage("REQUEST_ERROR", error_code="KIOSK_ID_NOT_FOUND", description="The kiosk ID does not exist"),
+    ),
+    "retried": (
+        _READY,
+        Stage("IN_PROGRESS", 2),
+        Stage("PRODUCTION_ERROR", 3, error_code="PRT_RIBBON_ENDED", description="Printer error: ribbon has ended"),
+        Stage("IN_PROGRESS", 2, is_new_request=True),
+        Stage("PRODUCED"),
+    ),
+    "never": (Stage("READY", description="Card ready for production"),),
+}
+"""The named plans, in seconds that suit a demo: it prints; the feeder jams; the request is refused; the ribbon ends and
+the card is sent again; nobody ever comes to the kiosk."""
+
+
+def as_stages(plan: Plan) -> tuple[Stage, ...]:
+    """Read a plan.
+
+    Raises:
+        UsageError: No plan has this name, or it has no stages.
+    """
+    if isinstance(plan, str):
+        try:
+            return PLANS[plan]
+        except KeyError:
+            raise UsageError(f"no plan is named {plan!r}; there are {', '.join(PLANS)}") from None
+    stages = tuple(stage if isinstance(stage, Stage) else Stage(*stage) for stage in plan)
+    if not stages:
+        raise UsageError("a plan needs one stage at least")
+    return stages

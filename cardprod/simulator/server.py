@@ -1,0 +1,308 @@
+"""`Simulator`: the kiosk's HTTP side, on aiohttp.web. It writes literal JSON and never imports the client's wire room."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import deque
+from datetime import UTC, datetime, timedelta
+from itertools import accumulate
+from random import Random
+from typing import TYPE_CHECKING, Final
+
+import attrs
+from aiohttp import web
+
+from cardprod.errors import UsageError
+from cardprod.models import Card
+from cardprod.simulator.faults import Fault
+from cardprod.simulator.plans import as_stages
+
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Self
+
+    from cardprod.models import CardLike
+    from cardprod.simulator.plans import Plan, Stage
+
+__all__ = ["LoggedRequest", "Simulator"]
+
+_ROUTE: Final = "/{version}/spend/profiles/{profile_id}/cards/{card_token}/production"
+_KIOSK: Final = "WIS00001"
+
+
+@attrs.frozen
+class LoggedRequest:
+    """One request the simulator was asked, without its token.
+
+    Args:
+        at: Seconds since the simulator started.
+        path: What was asked for.
+        correlation_id: The request's `X-External-Correlation-Id`.
+        card: Whose status was asked for; None if the path names no card it knows.
+        fault: What went wrong with the answer, on demand.
+        http_status: The answer's HTTP status; None if there was no answer.
+        status: The production status that was served whole; None if none was.
+        occurred_at: The `occurredAt` that was served with it.
+    """
+
+    at: float
+    path: str
+    correlation_id: str | None
+    card: Card | None
+    fault: Fault | None
+    http_status: int | None
+    status: str | None = None
+    occurred_at: str | None = None
+
+
+class _SimulatedCard:
+    """A card on its way through its plan."""
+
+    def __init__(self, stages: tuple[Stage, ...], started_at: float) -> None:
+        self._stages = stages
+        self._starts = list(accumulate((stage.seconds for stage in stages[:-1]), initial=started_at))
+
+    def stage_at(self, now: float) -> tuple[Stage, float]:
+        """Say which stage it is in, and when its production request was made."""
+        index = max(index for index, start in enumerate(self._starts) if index == 0 or start <= now)
+        requests = (start for start, stage in zip(self._starts[: index + 1], self._stages, strict=False)
+                    if stage.is_new_request)
+        return self._stages[index], max(requests, default=self._starts[0])
+
+
+class Simulator:
+    """A kiosk on loopback, for as long as the `async with` block.
+
+    ```python
+    async with Simulator() as kiosk:
+        kiosk.add((123456, "card-1"), "jams")
+        kiosk.add((123456, "card-2"), [("READY", 5), ("IN_PROGRESS", 60), Stage("PRODUCED")])
+        kiosk.fail_next(Fault.too_many_requests(retry_after=5))
+        app.config["WISE_URL"], app.config["WISE_TOKEN"] = kiosk.base_url, kiosk.token
+    ```
+
+    A plan's clock starts when its card is added, and runs on the event loop's time, so virtual time works.
+
+    Args:
+        port: The port on 127.0.0.1; 0 takes one that is free.
+        token: The bearer token to accept; any other gets a 401. None accepts every token.
+        plan_for_unknown: What to do with a card that was not added: a plan to start it on, or None for a 404.
+    """
+
+    def __init__(self, *, port: int = 0, token: str | None = "simulated-token", plan_for_unknown: Plan | None = None) -> None:  # noqa: S107, E501
+        self._port = port
+        self._token = token
+        self._plan_for_unknown = None if plan_for_unknown is None else as_stages(plan_for_unknown)
+        self._cards: dict[Card, _SimulatedCard] = {}
+        self._faults: deque[Fault] = deque()
+        self._card_faults: dict[Card, deque[Fault]] = {}
+        self._storm: tuple[float, Random] = (0.0, Random())  # noqa: S311 - simulated bad luck
+        self._runner: web.AppRunner | None = None
+        self._epoch = datetime.now(UTC)
+        self._started_at = 0.0
+        self.requests: list[LoggedRequest] = []
+        """Every request so far, in the order they were answered. No token is in it."""
+
+    @property
+    def base_url(self) -> str:
+        """Where it listens, for a client's `base_url`.
+
+        Raises:
+            UsageError: It is not running.
+        """
+        if self._runner is None:
+            raise UsageError("the simulator is not running; use it in an `async with` block")
+        return f"http://127.0.0.1:{self._port}"
+
+    @property
+    def token(self) -> str:
+        """The bearer token it accepts, for a client's `token`."""
+        return "any-token" if self._token is None else self._token  # noqa: S105 - simulated
+
+    def add(self, card: CardLike, plan: Plan = "prints") -> Card:
+        """Put a card on a plan, from now on. A card that is there already starts again.
+
+        Args:
+            card: The card, or a `(profile_id, card_token)` tuple.
+            plan: A named plan, or stages.
+
+        Returns:
+            The card.
+
+        Raises:
+            UsageError: The card or the plan cannot be right, or the simulator is not running.
+        """
+        if self._runner is None:
+            raise UsageError("the simulator is not running; add cards inside its `async with` block")
+        card = Card.of(card)
+        self._cards[card] = _SimulatedCard(as_stages(plan), asyncio.get_running_loop().time())
+        return card
+
+    def fail_next(self, fault: Fault, *, times: int = 1, card: CardLike | None = None) -> None:
+        """Let the next answers go wrong.
+
+        Args:
+            fault: What is to go wrong.
+            times: With how many answers.
+            card: Only with answers for this card; None for any.
+        """
+        queue = self._faults if card is None else self._card_faults.setdefault(Card.of(card), deque())
+        queue.extend([fault] * times)
+
+    def storm(self, share: float, seed: int) -> None:
+        """Let a share of all answers go wrong, each in any of the ways there are.
+
+        Args:
+            share: How many, from 0 (none: the storm is over) to 1 (all).
+            seed: Where the bad luck comes from, so that it can be had again.
+        """
+        self._storm = (share, Random(seed))  # noqa: S311 - simulated bad luck
+
+    async def __aenter__(self) -> Self:
+        app = web.Application()
+        app.router.add_get(_ROUTE, self._answer)
+        app.router.add_route("*", "/{anything:.*}", self._answer_elsewhere)
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", self._port, backlog=1024).start()
+        self._runner = runner
+        self._port = runner.addresses[0][1]
+        self._started_at = asyncio.get_running_loop().time()
+        self._epoch = datetime.now(UTC)
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._runner is not None:
+            runner, self._runner = self._runner, None
+            await runner.cleanup()
+
+    async def _answer_elsewhere(self, request: web.Request) -> web.StreamResponse:
+        self._log(request, None, None, 404)
+        return _response(request, 404, _problem(404, "resource_not_found", "There is nothing at this path", request.path))
+
+    async def _answer(self, request: web.Request) -> web.StreamResponse:
+        card = self._card_of(request)
+        fault = self._next_fault(card)
+        if fault is not None and fault.kind != "stall":
+            return await self._go_wrong(request, card, fault)
+        if fault is not None:
+            await asyncio.sleep(fault.seconds)
+        refusal = self._refusal(request)
+        if refusal is not None:
+            self._log(request, card, fault, 401)
+            return _response(request, 401, refusal)
+        simulated = None if card is None else self._cards.get(card)
+        if simulated is None:
+            self._log(request, card, fault, 404)
+            problem = _problem(404, "resource_not_found", "Card not found", request.path)
+            return _response(request, 404, problem)
+        stage, requested_at = simulated.stage_at(asyncio.get_running_loop().time())
+        occurred_at = self._timestamp(requested_at)
+        self._log(request, card, fault, 200, stage.status, occurred_at)
+        return _response(request, 200, _status_body(stage, occurred_at))
+
+    async def _go_wrong(self, request: web.Request, card: Card | None, fault: Fault) -> web.StreamResponse:
+        if fault.kind == "answer":
+            self._log(request, card, fault, fault.http_status)
+            response = _response(request, fault.http_status, fault.body, fault.content_type)
+            if fault.retry_after is not None:
+                response.headers["Retry-After"] = str(fault.retry_after)
+            return response
+        self._log(request, card, fault, None)
+        if fault.kind == "cut_body":
+            half = web.StreamResponse(headers={"Content-Type": "application/json", "Content-Length": "200"})
+            await half.prepare(request)
+            await half.write(b'{"status":"PRODUCED","kioskId":"WI')
+            _break(request)
+            return half
+        if request.transport is not None and fault.kind == "garbage":
+            request.transport.write(b"\x00\xff not HTTP at all \r\n\r\n")
+            request.transport.close()
+        else:
+            _break(request)
+        return web.Response()
+
+    def _card_of(self, request: web.Request) -> Card | None:
+        try:
+            card = Card(int(request.match_info["profile_id"]), request.match_info["card_token"])
+        except ValueError:
+            return None
+        if card not in self._cards and self._plan_for_unknown is not None:
+            self.add(card, self._plan_for_unknown)
+        return card
+
+    def _next_fault(self, card: Card | None) -> Fault | None:
+        if card is not None and self._card_faults.get(card):
+            return self._card_faults[card].popleft()
+        if self._faults:
+            return self._faults.popleft()
+        share, random = self._storm
+        return Fault.any_of_them(random) if random.random() < share else None
+
+    def _refusal(self, request: web.Request) -> str | None:
+        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+        if scheme != "Bearer" or not token:
+            return '{"error":"missing_token","error_description":"No bearer token was sent"}'
+        if self._token is not None and token != self._token:
+            return '{"error":"invalid_token","error_description":"The access token is invalid or expired"}'
+        return None
+
+    def _timestamp(self, loop_time: float) -> str:
+        moment = self._epoch + timedelta(seconds=loop_time - self._started_at)
+        return f"{moment:%Y-%m-%dT%H:%M:%S}.{moment.microsecond // 1000:03d}Z"
+
+    def _log(  # noqa: PLR0913 - one for each column of the log
+        self,
+        request: web.Request,
+        card: Card | None,
+        fault: Fault | None,
+        http_status: int | None,
+        status: str | None = None,
+        occurred_at: str | None = None,
+    ) -> None:
+        self.requests.append(
+            LoggedRequest(
+                at=asyncio.get_running_loop().time() - self._started_at,
+                path=request.path,
+                correlation_id=request.headers.get("X-External-Correlation-Id"),
+                card=card,
+                fault=fault,
+                http_status=http_status,
+                status=status,
+                occurred_at=occurred_at,
+            )
+        )
+
+
+def _break(request: web.Request) -> None:
+    if isinstance(request.transport, asyncio.Transport):
+        request.transport.abort()
+
+
+def _response(request: web.Request, http_status: int, body: str, content_type: str = "application/json") -> web.Response:
+    headers = {"x-trace-id": f"{Random().getrandbits(64):016x}"}  # noqa: S311 - an id, not a secret
+    correlation_id = request.headers.get("X-External-Correlation-Id")
+    if correlation_id is not None:
+        headers["X-External-Correlation-Id"] = correlation_id
+    return web.Response(status=http_status, text=body, content_type=content_type, headers=headers)
+
+
+def _status_body(stage: Stage, occurred_at: str) -> str:
+    kiosk = "null" if stage.status == "READY" else f'"{_KIOSK}"'
+    body = f'{{"status":{json.dumps(stage.status)},"kioskId":{kiosk},"occurredAt":"{occurred_at}"'
+    # As in Wise's samples: the last two are left out altogether where there is nothing to say.
+    if stage.error_code is not None:
+        body += f',"errorCode":{json.dumps(stage.error_code)}'
+    if stage.description is not None:
+        body += f',"description":{json.dumps(stage.description)}'
+    return body + "}"
+
+
+def _problem(http_status: int, code: str, detail: str, instance: str) -> str:
+    return (
+        f'{{"type":"https://api.wise.com/problems/{code}","title":"Not Found","status":{http_status},'
+        f'"code":"{code}","detail":"{detail}","instance":{json.dumps(instance)}}}'
+    )
