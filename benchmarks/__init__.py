@@ -1,1 +1,1 @@
-"""Speed and memory, shown as ratios in one run: `python -m benchmarks --help`. Nothing here is imported by the package."""
+"""Speed and memory, shown as ratios in one run: `python -m benchmarks --help`. The package imports nothing of it."""

@@ -10,7 +10,7 @@ import asyncio
 import json
 import statistics
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -33,7 +33,7 @@ Peer: TypeAlias = Callable[[int, int], AbstractAsyncContextManager[Look]]
 
 
 @asynccontextmanager
-async def cardprod_client(port: int, in_flight: int) -> AsyncIterator[Look]:
+async def cardprod_client(port: int, in_flight: int) -> AsyncGenerator[Look, None]:
     """This package. Its rate limit is off, because no other peer has one."""
     base_url = f"http://127.0.0.1:{port}"
     async with cardprod.Client("t", base_url=base_url, rate_limit=None, max_concurrency=in_flight) as client:
@@ -41,7 +41,7 @@ async def cardprod_client(port: int, in_flight: int) -> AsyncIterator[Look]:
 
 
 @asynccontextmanager
-async def aiohttp_by_hand(port: int, _: int) -> AsyncIterator[Look]:
+async def aiohttp_by_hand(port: int, _: int) -> AsyncGenerator[Look, None]:
     """What a person would write with aiohttp and the session's default settings."""
     url = f"http://127.0.0.1:{port}{_PATH}"
     async with aiohttp.ClientSession(headers={"Authorization": "Bearer t"}) as session:
@@ -55,10 +55,11 @@ async def aiohttp_by_hand(port: int, _: int) -> AsyncIterator[Look]:
 
 
 @asynccontextmanager
-async def wise_sdk(port: int, in_flight: int) -> AsyncIterator[Look]:
+async def wise_sdk(port: int, in_flight: int) -> AsyncGenerator[Look, None]:
     """The other asyncio client for this call. It insists on https, so its transport goes to http underneath."""
     import httpx  # noqa: PLC0415
-    from wise_sdk import AsyncWiseClient, WiseEnvironment  # noqa: PLC0415
+    from wise_sdk import AsyncWiseClient  # noqa: PLC0415
+    from wise_sdk.generated.environment import WiseClientEnvironment  # noqa: PLC0415
 
     class ToLoopback(httpx.AsyncHTTPTransport):
         async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
@@ -66,7 +67,7 @@ async def wise_sdk(port: int, in_flight: int) -> AsyncIterator[Look]:
             return await super().handle_async_request(request)
 
     limits = httpx.Limits(max_connections=max(in_flight, 100), max_keepalive_connections=max(in_flight, 20))
-    environment = WiseEnvironment(api="https://127.0.0.1/v3", cards="https://127.0.0.1")
+    environment = WiseClientEnvironment(api="https://127.0.0.1/v3", cards="https://127.0.0.1")
     async with httpx.AsyncClient(transport=ToLoopback(limits=limits), timeout=60) as http:
         client = AsyncWiseClient(access_token="t", environment=environment, httpx_client=http)  # noqa: S106
         yield lambda: client.cards.kiosk.get_production(profile_id=_PROFILE, card_token=_TOKEN)
@@ -100,7 +101,7 @@ class _RawGet(asyncio.Protocol):
 
 
 @asynccontextmanager
-async def raw_protocol(port: int, in_flight: int) -> AsyncIterator[Look]:
+async def raw_protocol(port: int, in_flight: int) -> AsyncGenerator[Look, None]:
     """The floor: an `asyncio.Protocol` that checks nothing, and `json.loads`."""
     request = f"GET {_PATH} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nAuthorization: Bearer t\r\n\r\n".encode()
     loop = asyncio.get_running_loop()
@@ -179,6 +180,4 @@ def run(arguments: argparse.Namespace) -> str:
         cpu = statistics.median(result.cpu for result in each)
         spread = f"{rates[0]:,.0f} to {rates[-1]:,.0f}"
         rows.append([name, f"{rate:,.0f}", spread, f"{cpu:.0f}", f"{ours / rate:.2f}"])
-    return markdown(
-        ["peer", "looks/s (median)", "spread", "CPU µs per look", "cardprod is … times as fast"], rows
-    )
+    return markdown(["peer", "looks/s (median)", "spread", "CPU µs per look", "cardprod is … times as fast"], rows)

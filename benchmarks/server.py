@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
     from multiprocessing.connection import Connection
 
 
@@ -67,7 +67,7 @@ def _serve(port: Connection, looks: int) -> None:
 
 
 @contextmanager
-def running(looks: int = 1) -> Iterator[int]:
+def running(looks: int = 1) -> Generator[int, None, None]:
     """Run the server until the block is left.
 
     Args:

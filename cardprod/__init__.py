@@ -14,7 +14,7 @@ Every exception is a `CardprodError`; the tree is drawn in `cardprod.errors`.
 
 from __future__ import annotations
 
-from cardprod._version import VERSION as __version__
+from cardprod._version import VERSION
 from cardprod.auth import TokenSource
 from cardprod.client import PRODUCTION, SANDBOX, Client
 from cardprod.error_codes import ErrorCode, ErrorOrigin
@@ -38,6 +38,8 @@ from cardprod.models import FINAL_STATUSES, Card, CardLike, ProductionStatus, St
 from cardprod.pacing import RateLimit
 from cardprod.schedule import Backoff, Schedule
 from cardprod.wait import Wait
+
+__version__ = VERSION
 
 __all__ = [
     "FINAL_STATUSES",

@@ -116,11 +116,15 @@ REQUEST_ERROR_MEANINGS: Mapping[ErrorCode, str] = MappingProxyType(
         ErrorCode.INVALID_FIELD_VALUE: "Some field values are unexpected",
         ErrorCode.INVALID_PIN_FORMAT: "The PIN does not follow ISO0 or ISO2 standard",
         ErrorCode.EMPTY_OR_NULL_FIELD_VALUE: "Some required fields are empty or null",
-        ErrorCode.EMPTY_OR_NULL_OR_WRONG_SIZE_FIELD_VALUE: "Some required fields are empty, null, or have incorrect lengths",
+        ErrorCode.EMPTY_OR_NULL_OR_WRONG_SIZE_FIELD_VALUE: (
+            "Some required fields are empty, null, or have incorrect lengths"
+        ),
         ErrorCode.CHARSET_NOT_SUPPORTED: "The character set for some fields is not supported",
         ErrorCode.INVALID_FIELD_FORMAT: "Some field formats are invalid",
         ErrorCode.INVALID_FIELD_ENCODING: "The encoding for some fields is not expected",
-        ErrorCode.CDATA_ENCODING_OR_FORMATING_ERROR: "The encoding or formatting for XML text field values is incorrect",
+        ErrorCode.CDATA_ENCODING_OR_FORMATING_ERROR: (
+            "The encoding or formatting for XML text field values is incorrect"
+        ),
         ErrorCode.PIN_LENGTH_ERROR: "The PIN length is incorrect",
         ErrorCode.PIN_VERIFICATION_FAILED: "The PIN cannot be verified because the server is unreachable",
         ErrorCode.DATA_PREPARATION_FAILED: "The server failed to parse the request",
@@ -129,7 +133,9 @@ REQUEST_ERROR_MEANINGS: Mapping[ErrorCode, str] = MappingProxyType(
         ErrorCode.IMAGE_SERVER_ERROR: "The image server is unreachable or failed to process the data",
         ErrorCode.PAN_ALREADY_EXISTS: "The PAN already exists",
         ErrorCode.PRINTER_OR_SATELLITE_NOT_READY: "The printer or satellite is not ready to start the production",
-        ErrorCode.REQUEST_CREATED_BUT_NOT_STARTED: "The request has been created, but production is pending until the printer or satellite is ready",
+        ErrorCode.REQUEST_CREATED_BUT_NOT_STARTED: (
+            "The request has been created, but production is pending until the printer or satellite is ready"
+        ),
         ErrorCode.UNABLE_TO_ACCEPT_REQUEST: "The system is currently busy and cannot accept new requests at this time",
     }
 )
@@ -187,7 +193,7 @@ _ORIGIN_PREFIXES = {
     "INV": ErrorOrigin.INVENTORY,
 }
 
-_ORIGINS = {
+_ORIGINS: dict[ErrorCode, ErrorOrigin] = {
     **dict.fromkeys(REQUEST_ERROR_MEANINGS, ErrorOrigin.REQUEST),
     **{
         code: _ORIGIN_PREFIXES[code.partition("_")[0]]

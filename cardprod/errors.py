@@ -5,7 +5,7 @@ CardprodError(Exception)            .card
 ├── UsageError(ValueError)          a bad argument, before any I/O
 ├── TransportError                  no answer: refused, reset, DNS, TLS, cut body
 │   └── RequestTimeout(TimeoutError)
-├── ApiError                        an answer, and it is an error: .http_status .code .detail .trace_id .body .retry_after
+├── ApiError                        an error answer: .http_status .code .detail .trace_id .body .retry_after
 │   ├── Unauthorized                401
 │   ├── Forbidden                   403
 │   │   └── StrongAuthenticationRequired
@@ -159,9 +159,7 @@ class BadReply(CardprodError):
         body: The first 2 KiB of the answer's body, as text.
     """
 
-    def __init__(
-        self, message: str, *, trace_id: str | None = None, body: str = "", card: Card | None = None
-    ) -> None:
+    def __init__(self, message: str, *, trace_id: str | None = None, body: str = "", card: Card | None = None) -> None:
         super().__init__(message, card=card)
         self.trace_id = trace_id
         self.body = body

@@ -70,7 +70,7 @@ class Card:
         if isinstance(card, Card):
             return card
         # A caller without a type checker may pass anything at all.
-        if isinstance(card, tuple) and len(card) == 2:  # type: ignore[redundant-expr]  # noqa: PLR2004  # pyright: ignore[reportUnnecessaryIsInstance, reportUnnecessaryComparison]
+        if isinstance(card, tuple) and len(card) == 2:  # type: ignore[redundant-expr]  # noqa: PLR2004
             return cls(*card)
         raise UsageError(f"expected a Card or a (profile_id, card_token) tuple, got a {type(card).__name__}")
 

@@ -18,7 +18,8 @@ from cardprod.pacing import Pacer
 from cardprod.wire import MAX_BODY, decipher, is_transient, over_long
 
 if TYPE_CHECKING:
-    import ssl
+    import ssl as _ssl
+    from collections.abc import Mapping
 
     from tenacity import RetryCallState
 
@@ -84,7 +85,7 @@ class Transport:
         attempts: int,
         rate_limit: RateLimit | None,
         max_concurrency: int,
-        ssl: ssl.SSLContext | None,
+        ssl: _ssl.SSLContext | None,
     ) -> None:
         self._endpoint = endpoint
         self._token = token if callable(token) else check_token(token)
@@ -94,7 +95,7 @@ class Transport:
         self._cutoff = _Cutoff(request_timeout)
         self._attempts = attempts
         self._turnstile = _Turnstile(Pacer(rate_limit), max_concurrency)
-        self._ssl: ssl.SSLContext | bool = True if ssl is None else ssl
+        self._ssl: _ssl.SSLContext | bool = True if ssl is None else ssl
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
 
@@ -175,8 +176,8 @@ class Transport:
                 ssl=self._ssl,
                 timeout=_NO_TIMEOUT,
             )
+            http_status, headers, content = answer.status, answer.headers, answer.content
             try:
-                http_status, headers, content = answer.status, answer.headers, answer.content
                 body = await content.readany()
                 while not content.at_eof() and len(body) <= MAX_BODY:
                     body += await content.readany()
@@ -196,7 +197,11 @@ class Transport:
         finally:
             self._cutoff.stop(task)
             self._turnstile.leave()
-        if len(body) > MAX_BODY and http_status < 300:  # noqa: PLR2004
+        return self._decipher(http_status, headers, body)
+
+    def _decipher(self, http_status: int, headers: Mapping[str, str], body: bytes) -> ProductionStatus:
+        """Decipher the answer; a 429 closes the gate for all, as soon as it is known."""
+        if len(body) > MAX_BODY and http_status < 300:  # noqa: PLR2004 - an error says enough in its first MiB
             raise over_long(headers, body)
         try:
             return decipher(http_status, headers, body)
@@ -251,12 +256,14 @@ def _seconds_to_retry(state: RetryCallState) -> float:
 
 def _transport_error(exc: BaseException) -> TransportError:
     _, cls, words = next(row for row in _FAILURES if isinstance(exc, row[0]))
-    return cls(f"{words} ({type(exc).__name__})")
+    # The exception's own text may hold the whole URL, and so the whole card token: only the system's words are quoted.
+    reason: str | None = getattr(exc, "strerror", None)
+    return cls(f"{words} ({reason or type(exc).__name__})")
 
 
 def _correlation_id() -> str:
     """Make a UUID of version 4. It need be unique, not secret, so it costs no call to the operating system."""
-    digits = f"{random.getrandbits(128):032x}"  # noqa: S311
+    digits = f"{random.getrandbits(128):032x}"
     return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-a{digits[17:20]}-{digits[20:]}"
 
 

@@ -1,4 +1,4 @@
-"""`Wait`: waiting for one card, awaited or iterated. Sleeps and looks as its `Watch` says, and decides nothing itself."""
+"""`Wait`: waiting for one card, awaited or iterated. It sleeps and looks as its `Watch` says, and decides nothing."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Generator
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from cardprod.errors import CardprodError, RequestTimeout, UsageError
-from cardprod.watch import Watch
 
 if TYPE_CHECKING:
     from types import TracebackType
+    from typing import Self
 
     from cardprod.models import Card, ProductionStatus, Transition
+    from cardprod.watch import Watch
 
 __all__ = ["Look", "Wait"]
 
@@ -100,7 +101,7 @@ class Wait(Coroutine[Any, Any, "ProductionStatus"], AsyncIterator["Transition"])
 
     # --- An iterator: to see each transition ---
 
-    def __aiter__(self) -> AsyncIterator[Transition]:
+    def __aiter__(self) -> Self:
         self._consume()
         return self
 
@@ -159,8 +160,9 @@ class Wait(Coroutine[Any, Any, "ProductionStatus"], AsyncIterator["Transition"])
         delay = watch.next_look_at - loop.time()
         if delay > 0:
             await asyncio.sleep(delay)
+        cut_off = asyncio.timeout_at(watch.cut_off_at)
         try:
-            async with asyncio.timeout_at(watch.cut_off_at) as cut_off:
+            async with cut_off:
                 status = await self._look(self._card)
         except CardprodError as failure:
             watch.fail(failure, loop.time())

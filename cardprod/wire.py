@@ -71,6 +71,11 @@ class Request(NamedTuple):
     headers: dict[str, str]
 
 
+def _check_text(_: Endpoint, attribute: attrs.Attribute[str], value: object) -> None:
+    if not isinstance(value, str):
+        raise UsageError(f"{attribute.name} must be a str, not a {type(value).__name__}")
+
+
 @attrs.frozen
 class Endpoint:
     """Where the production status of cards is asked for.
@@ -85,14 +90,14 @@ class Endpoint:
             a version that is not one path segment.
     """
 
-    base_url: str
-    api_version: str = "v3"
+    base_url: str = attrs.field(validator=_check_text)
+    api_version: str = attrs.field(default="v3", validator=_check_text)
     allow_plain_http: bool = False
     _prefix: str = attrs.field(init=False, repr=False, eq=False)
 
     def __attrs_post_init__(self) -> None:
         _check_base_url(self.base_url, allow_plain_http=self.allow_plain_http)
-        if not isinstance(self.api_version, str) or not _API_VERSION.fullmatch(self.api_version):
+        if not _API_VERSION.fullmatch(self.api_version):
             raise UsageError(
                 f"api_version must be one path segment of A-Z a-z 0-9 _ -, such as 'v3', not {self.api_version!r}"
             )
@@ -122,8 +127,6 @@ class Endpoint:
 
 
 def _check_base_url(base_url: str, *, allow_plain_http: bool) -> None:
-    if not isinstance(base_url, str):
-        raise UsageError(f"base_url must be a str, not a {type(base_url).__name__}")
     try:
         url = urlsplit(base_url)
         host, _ = url.hostname, url.port
@@ -189,7 +192,7 @@ def is_transient(error: ApiError) -> bool:
     return isinstance(error, RateLimited | ServerError) or error.http_status == 408  # noqa: PLR2004
 
 
-class _Malformed(Exception):  # noqa: N818 - never leaves this room
+class _Malformed(Exception):
     """A body that is not the documented shape; the message says in what."""
 
 
@@ -281,7 +284,7 @@ def _faults(exc: BaseValidationError) -> list[str]:
     return faults
 
 
-_KINDS: Final = {
+_KINDS: Final[Mapping[type, str]] = {
     dict: "an object",
     list: "an array",
     str: "a string",
@@ -293,7 +296,7 @@ _KINDS: Final = {
 
 
 def _kind(value: object) -> str:
-    return _KINDS.get(type(value), type(value).__name__)
+    return _KINDS[type(value)]
 
 
 # --- Errors -----------------------------------------------------------------------------------------------------------

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 import attrs
@@ -11,13 +10,13 @@ import attrs
 from cardprod.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 __all__ = ["PLANS", "Plan", "Stage", "as_stages"]
 
 
 def _check_seconds(_: Stage, __: attrs.Attribute[float], seconds: float) -> None:
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds >= 0:
+    if not seconds >= 0:  # and not NaN
         raise UsageError(f"a stage lasts 0 seconds or more, not {seconds!r}")
 
 
@@ -40,7 +39,7 @@ class Stage:
     is_new_request: bool = False
 
 
-Plan: TypeAlias = str | Iterable[Stage | tuple[str, float]]
+Plan: TypeAlias = "str | Iterable[Stage | tuple[str, float]]"
 """A named plan (a key of `PLANS`), or stages in their order: `Stage`, or `(status, seconds)`. The last one stays."""
 
 _READY: Final = Stage("READY", 2, description="Card ready for production")

@@ -1,4 +1,4 @@
-"""`Simulator`: the kiosk's HTTP side, on aiohttp.web. It writes literal JSON and never imports the client's wire room."""
+"""`Simulator`: the kiosk's HTTP side, on aiohttp.web. It writes literal JSON and never imports the wire room."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from cardprod.simulator.faults import Fault
 from cardprod.simulator.plans import as_stages
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
     from typing import Self
 
@@ -66,8 +67,9 @@ class _SimulatedCard:
     def stage_at(self, now: float) -> tuple[Stage, float]:
         """Say which stage it is in, and when its production request was made."""
         index = max(index for index, start in enumerate(self._starts) if index == 0 or start <= now)
-        requests = (start for start, stage in zip(self._starts[: index + 1], self._stages, strict=False)
-                    if stage.is_new_request)
+        requests = (
+            start for start, stage in zip(self._starts[: index + 1], self._stages, strict=False) if stage.is_new_request
+        )
         return self._stages[index], max(requests, default=self._starts[0])
 
 
@@ -79,7 +81,7 @@ class Simulator:
         kiosk.add((123456, "card-1"), "jams")
         kiosk.add((123456, "card-2"), [("READY", 5), ("IN_PROGRESS", 60), Stage("PRODUCED")])
         kiosk.fail_next(Fault.too_many_requests(retry_after=5))
-        app.config["WISE_URL"], app.config["WISE_TOKEN"] = kiosk.base_url, kiosk.token
+        client = Client(kiosk.token, base_url=kiosk.base_url)
     ```
 
     A plan's clock starts when its card is added, and runs on the event loop's time, so virtual time works.
@@ -88,11 +90,20 @@ class Simulator:
         port: The port on 127.0.0.1; 0 takes one that is free.
         token: The bearer token to accept; any other gets a 401. None accepts every token.
         plan_for_unknown: What to do with a card that was not added: a plan to start it on, or None for a 404.
+        on_request: Is told of each request as it is answered.
     """
 
-    def __init__(self, *, port: int = 0, token: str | None = "simulated-token", plan_for_unknown: Plan | None = None) -> None:  # noqa: S107, E501
+    def __init__(
+        self,
+        *,
+        port: int = 0,
+        token: str | None = "simulated-token",  # noqa: S107 - not a secret
+        plan_for_unknown: Plan | None = None,
+        on_request: Callable[[LoggedRequest], None] | None = None,
+    ) -> None:
         self._port = port
         self._token = token
+        self._on_request = on_request
         self._plan_for_unknown = None if plan_for_unknown is None else as_stages(plan_for_unknown)
         self._cards: dict[Card, _SimulatedCard] = {}
         self._faults: deque[Fault] = deque()
@@ -118,7 +129,7 @@ class Simulator:
     @property
     def token(self) -> str:
         """The bearer token it accepts, for a client's `token`."""
-        return "any-token" if self._token is None else self._token  # noqa: S105 - simulated
+        return "any-token" if self._token is None else self._token
 
     def add(self, card: CardLike, plan: Plan = "prints") -> Card:
         """Put a card on a plan, from now on. A card that is there already starts again.
@@ -181,7 +192,9 @@ class Simulator:
 
     async def _answer_elsewhere(self, request: web.Request) -> web.StreamResponse:
         self._log(request, None, None, 404)
-        return _response(request, 404, _problem(404, "resource_not_found", "There is nothing at this path", request.path))
+        return _response(
+            request, 404, _problem(404, "resource_not_found", "There is nothing at this path", request.path)
+        )
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         card = self._card_of(request)
@@ -201,7 +214,7 @@ class Simulator:
             return _response(request, 404, problem)
         stage, requested_at = simulated.stage_at(asyncio.get_running_loop().time())
         occurred_at = self._timestamp(requested_at)
-        self._log(request, card, fault, 200, stage.status, occurred_at)
+        self._log(request, card, fault, 200, status=stage.status, occurred_at=occurred_at)
         return _response(request, 200, _status_body(stage, occurred_at))
 
     async def _go_wrong(self, request: web.Request, card: Card | None, fault: Fault) -> web.StreamResponse:
@@ -260,21 +273,23 @@ class Simulator:
         card: Card | None,
         fault: Fault | None,
         http_status: int | None,
+        *,
         status: str | None = None,
         occurred_at: str | None = None,
     ) -> None:
-        self.requests.append(
-            LoggedRequest(
-                at=asyncio.get_running_loop().time() - self._started_at,
-                path=request.path,
-                correlation_id=request.headers.get("X-External-Correlation-Id"),
-                card=card,
-                fault=fault,
-                http_status=http_status,
-                status=status,
-                occurred_at=occurred_at,
-            )
+        logged = LoggedRequest(
+            at=asyncio.get_running_loop().time() - self._started_at,
+            path=request.path,
+            correlation_id=request.headers.get("X-External-Correlation-Id"),
+            card=card,
+            fault=fault,
+            http_status=http_status,
+            status=status,
+            occurred_at=occurred_at,
         )
+        self.requests.append(logged)
+        if self._on_request is not None:
+            self._on_request(logged)
 
 
 def _break(request: web.Request) -> None:
@@ -282,7 +297,9 @@ def _break(request: web.Request) -> None:
         request.transport.abort()
 
 
-def _response(request: web.Request, http_status: int, body: str, content_type: str = "application/json") -> web.Response:
+def _response(
+    request: web.Request, http_status: int, body: str, content_type: str = "application/json"
+) -> web.Response:
     headers = {"x-trace-id": f"{Random().getrandbits(64):016x}"}  # noqa: S311 - an id, not a secret
     correlation_id = request.headers.get("X-External-Correlation-Id")
     if correlation_id is not None:
