@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import ssl as _ssl
 from typing import TYPE_CHECKING, Final
@@ -12,7 +11,7 @@ import aiohttp
 from cardprod.errors import UsageError
 from cardprod.models import Card
 from cardprod.pacing import RateLimit
-from cardprod.schedule import Backoff
+from cardprod.schedule import Backoff, is_finite_number
 from cardprod.transport import Transport
 from cardprod.wait import Wait
 from cardprod.watch import Watch
@@ -84,9 +83,12 @@ class Client:
         _check_seconds("request_timeout", request_timeout, at_least=0, exclusive=True)
         _check_count("attempts", attempts)
         _check_count("max_concurrency", max_concurrency)
+        if type(allow_plain_http) is not bool:
+            raise UsageError(f"allow_plain_http must be True or False, not {allow_plain_http!r}")
         _check_type("session", session, aiohttp.ClientSession)
         _check_type("rate_limit", rate_limit, RateLimit)
         _check_type("ssl", ssl, _ssl.SSLContext)
+        self._request_timeout = request_timeout
         self._endpoint = Endpoint(base_url, api_version, allow_plain_http)
         self._transport = Transport(
             self._endpoint,
@@ -154,7 +156,7 @@ class Client:
             profile_id: The id of the profile that owns the card.
             card_token: The card's token.
             timeout: Seconds to wait, on the event loop's clock; None for as long as it takes. The last sleep is cut to
-                it and one last look is taken there, which may use up to `request_timeout` seconds more.
+                it and one last look is taken there, which may take `request_timeout` seconds more, retries included.
             schedule: When to look: a `Backoff`, or anything with its `delay` method.
             max_failures: How many looks in a row may fail, each after its own attempts, before the wait does. An
                 answer resets the count.
@@ -169,11 +171,18 @@ class Client:
         if timeout is not None:
             _check_seconds("timeout", timeout, at_least=0)
         _check_count("max_failures", max_failures)
-        if not callable(getattr(schedule, "delay", None)):
+        if isinstance(schedule, type) or not callable(getattr(schedule, "delay", None)):
             raise UsageError(f"schedule must be a Backoff or have its delay method, unlike {schedule!r}")
 
         def make_watch(started_at: float) -> Watch:
-            return Watch(card, schedule=schedule, started_at=started_at, timeout=timeout, max_failures=max_failures)
+            return Watch(
+                card,
+                schedule=schedule,
+                started_at=started_at,
+                timeout=timeout,
+                max_failures=max_failures,
+                last_look_seconds=self._request_timeout,
+            )
 
         return Wait(card, self._transport.look, make_watch)
 
@@ -194,8 +203,8 @@ class Client:
         return f"<Client of {self._endpoint.base_url}, {self._endpoint.api_version}>"
 
 
-def _check_seconds(name: str, value: object, *, at_least: float, exclusive: bool = False) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+def _check_seconds(name: str, value: float, *, at_least: float, exclusive: bool = False) -> None:
+    if not is_finite_number(value):
         raise UsageError(f"{name} must be a finite number of seconds, not {value!r}")
     if value < at_least or (exclusive and value == at_least):
         raise UsageError(f"{name} must be {'above' if exclusive else 'at least'} {at_least:g} seconds, not {value!r}")

@@ -25,21 +25,26 @@ _MAX_INT64: Final = 2**63 - 1
 _SHOWN: Final = 8
 
 
-def _check_profile_id(_: Card, __: attrs.Attribute[int], value: object) -> None:
-    if type(value) is not int:
-        raise UsageError(f"profile_id must be an int, such as 123456; this is a {type(value).__name__}")
-    if not 0 < value <= _MAX_INT64:
-        raise UsageError("profile_id must be from 1 to 2**63 - 1, as Wise's profile ids are")
+def _may_be_id(profile_id: object) -> bool:
+    return type(profile_id) is int and 0 < profile_id <= _MAX_INT64
 
 
-def _check_card_token(_: Card, __: attrs.Attribute[str], value: object) -> None:
-    if not isinstance(value, str):
-        raise UsageError(f"card_token must be a str; this is a {type(value).__name__}")
-    if not _CARD_TOKEN.fullmatch(value):
-        raise UsageError(
-            f"card_token must be 1 to 128 characters of A-Z a-z 0-9 . _ ~ -, and not '.' or '..'; "
-            f"this one has {len(value)} characters and does not qualify"
-        )
+def _may_be_token(card_token: object) -> bool:
+    return isinstance(card_token, str) and _CARD_TOKEN.fullmatch(card_token) is not None
+
+
+def _refuse(profile_id: object, card_token: object) -> UsageError:
+    """Say which of the two cannot be right, and what would be."""
+    if type(profile_id) is not int:
+        return UsageError(f"profile_id must be an int, such as 123456; this is a {type(profile_id).__name__}")
+    if not 0 < profile_id <= _MAX_INT64:
+        return UsageError("profile_id must be from 1 to 2**63 - 1, as Wise's profile ids are")
+    if not isinstance(card_token, str):
+        return UsageError(f"card_token must be a str; this is a {type(card_token).__name__}")
+    return UsageError(
+        f"card_token must be 1 to 128 characters of A-Z a-z 0-9 . _ ~ -, and not '.' or '..'; "
+        f"this one has {len(card_token)} characters and does not qualify"
+    )
 
 
 @attrs.frozen(repr=False)
@@ -57,8 +62,12 @@ class Card:
         UsageError: One of them cannot be right.
     """
 
-    profile_id: int = attrs.field(validator=_check_profile_id)
-    card_token: str = attrs.field(validator=_check_card_token)
+    profile_id: int
+    card_token: str
+
+    def __attrs_post_init__(self) -> None:
+        if not _may_be_id(self.profile_id) or not _may_be_token(self.card_token):
+            raise _refuse(self.profile_id, self.card_token)
 
     @classmethod
     def of(cls, card: CardLike) -> Card:

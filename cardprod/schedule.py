@@ -13,7 +13,17 @@ import attrs
 
 from cardprod.errors import UsageError
 
-__all__ = ["Backoff", "Schedule"]
+__all__ = ["Backoff", "Schedule", "is_finite_number"]
+
+
+def is_finite_number(value: object) -> bool:
+    """Say whether a value can be reckoned with as seconds: an int or float, and no bool, NaN or infinity."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an int beyond every float
+        return False
 
 
 class Schedule(Protocol):
@@ -60,7 +70,7 @@ class Backoff:
 
     def __attrs_post_init__(self) -> None:
         for name, value in attrs.asdict(self).items():
-            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            if not is_finite_number(value):
                 raise UsageError(f"Backoff: {name} must be a finite number, not {value!r}")
         if self.first <= 0:
             raise UsageError(f"Backoff: first must be above 0 seconds, not {self.first}")

@@ -11,7 +11,6 @@ from cardprod.errors import CardprodError, RequestTimeout, UsageError
 
 if TYPE_CHECKING:
     from types import TracebackType
-    from typing import Self
 
     from cardprod.models import Card, ProductionStatus, Transition
     from cardprod.watch import Watch
@@ -46,7 +45,17 @@ class Wait(Coroutine[Any, Any, "ProductionStatus"], AsyncIterator["Transition"])
         UsageError: It was consumed before, or its client is closed or belongs to another event loop.
     """
 
-    __slots__ = ("__weakref__", "_card", "_coroutine", "_is_consumed", "_is_looking", "_look", "_make_watch", "_watch")
+    __slots__ = (
+        "__weakref__",
+        "_card",
+        "_coroutine",
+        "_is_begun",
+        "_is_consumed",
+        "_is_looking",
+        "_look",
+        "_make_watch",
+        "_watch",
+    )
 
     __name__ = "wait_until_final"
     __qualname__ = "Client.wait_until_final"
@@ -57,7 +66,8 @@ class Wait(Coroutine[Any, Any, "ProductionStatus"], AsyncIterator["Transition"])
         self._make_watch = make_watch
         self._watch: Watch | None = None
         self._coroutine: Coroutine[Any, Any, ProductionStatus] | None = None
-        self._is_consumed = False
+        self._is_consumed = False  # by `await`, `async for` or `close`
+        self._is_begun = False  # by `anext`
         self._is_looking = False
 
     @property
@@ -101,12 +111,12 @@ class Wait(Coroutine[Any, Any, "ProductionStatus"], AsyncIterator["Transition"])
 
     # --- An iterator: to see each transition ---
 
-    def __aiter__(self) -> Self:
+    def __aiter__(self) -> AsyncIterator[Transition]:  # noqa: PYI034 - what iterates on may be asked again, a wait not
         self._consume()
-        return self
+        return _Steps(self)
 
     async def __anext__(self) -> Transition:
-        self._is_consumed = True
+        self._is_begun = True
         step = await self._next_step()
         if step is None:
             raise StopAsyncIteration
@@ -120,6 +130,7 @@ class Wait(Coroutine[Any, Any, "ProductionStatus"], AsyncIterator["Transition"])
         self._is_consumed = True
 
     def _start(self) -> Coroutine[Any, Any, ProductionStatus]:
+        self._is_consumed = self._is_consumed or self._is_begun  # steps that were taken cannot be awaited any more
         self._consume()
         self._coroutine = self._run()
         return self._coroutine
@@ -177,3 +188,15 @@ class Wait(Coroutine[Any, Any, "ProductionStatus"], AsyncIterator["Transition"])
         if not watch.is_over:
             _logger.warning("a look failed and the wait goes on (%d in a row)", watch.failures)
         return None
+
+
+class _Steps(AsyncIterator["Transition"]):
+    """What `aiter` makes of a wait: an iterator as any other, which gives itself when asked for one."""
+
+    __slots__ = ("_wait",)
+
+    def __init__(self, wait: Wait) -> None:
+        self._wait = wait
+
+    async def __anext__(self) -> Transition:
+        return await anext(self._wait)

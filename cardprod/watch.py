@@ -40,6 +40,7 @@ class Watch:
         started_at: The time of the beginning; the first look is due at once. Any clock in seconds.
         timeout: Seconds from `started_at` to the deadline; None for no deadline.
         max_failures: How many looks in a row may fail before the wait does.
+        last_look_seconds: How long the last look, which begins at the deadline, may take; None for as long as it takes.
         chance: Where randomness comes from: a function that gives a number from 0 up to 1.
     """
 
@@ -47,6 +48,7 @@ class Watch:
         "_card",
         "_chance",
         "_deadline_at",
+        "_last_look_seconds",
         "_max_failures",
         "_occurred_at",
         "_schedule",
@@ -68,6 +70,7 @@ class Watch:
         started_at: float,
         timeout: float | None,
         max_failures: int,
+        last_look_seconds: float | None = None,
         chance: Callable[[], float] = random,
     ) -> None:
         self._card = card
@@ -75,6 +78,7 @@ class Watch:
         self._started_at = started_at
         self._deadline_at = math.inf if timeout is None else started_at + timeout
         self._max_failures = max_failures
+        self._last_look_seconds = math.inf if last_look_seconds is None else last_look_seconds
         self._chance = chance
         self._unchanged = 0
         self._occurred_at: datetime | None = None
@@ -93,14 +97,12 @@ class Watch:
 
     @property
     def cut_off_at(self) -> float | None:
-        """When the look that is due now must be given up; None if its own timeout is enough.
+        """When the look that is due now must be given up, its retries and its queueing included; None for never.
 
-        A look that begins before the deadline ends there. The last look, which begins at the deadline, has only its
-        own timeout.
+        A look that begins before the deadline ends there; the last look, which begins there, a little later.
         """
-        if self._is_last_look or math.isinf(self._deadline_at):
-            return None
-        return self._deadline_at
+        at = self._deadline_at + (self._last_look_seconds if self._is_last_look else 0.0)
+        return None if math.isinf(at) else at
 
     @property
     def _is_last_look(self) -> bool:

@@ -17,7 +17,7 @@ from codecs import BOM_UTF8
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import cache
-from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias, cast
+from typing import TYPE_CHECKING, Final, TypeAlias, cast
 from urllib.parse import urlsplit
 
 import attrs
@@ -56,19 +56,18 @@ _MAX_RETRY_AFTER: Final = 3600.0
 """Seconds. Wise's windows are a second and a minute; a longer `Retry-After` is a mistake somewhere, not a plan."""
 
 _USER_AGENT: Final = f"cardprod/{VERSION}"
+_ISO_8601: Final = re.compile(r"[0-9-]{10}T[0-9:]{8}(\.[0-9]{1,9})?(Z|[+-][0-9:]{5})")
 _API_VERSION: Final = re.compile(r"[A-Za-z0-9_-]+")
-_decode_json: Final = json.JSONDecoder().decode
+_JSON_SPACE: Final = " \t\n\r"
 _JSON: TypeAlias = "dict[str, _JSON] | list[_JSON] | str | int | float | bool | None"
+_decode_json: Final[Callable[[str], tuple[object, int]]] = json.JSONDecoder().raw_decode
 
 
 # --- The request ------------------------------------------------------------------------------------------------------
 
 
-class Request(NamedTuple):
-    """What to send: a GET of this URL with these headers."""
-
-    url: str
-    headers: dict[str, str]
+Request: TypeAlias = tuple[str, dict[str, str]]
+"""What to send: a GET of this URL with these headers."""
 
 
 def _check_text(_: Endpoint, attribute: attrs.Attribute[str], value: object) -> None:
@@ -115,7 +114,7 @@ class Endpoint:
             token: The bearer token, already checked.
             correlation_id: A UUID that Wise echoes back, and that its support can search for; 36 characters at most.
         """
-        return Request(
+        return (
             f"{self._prefix}{card.profile_id}/cards/{card.card_token}/production",
             {
                 "Authorization": f"Bearer {token}",
@@ -127,17 +126,19 @@ class Endpoint:
 
 
 def _check_base_url(base_url: str, *, allow_plain_http: bool) -> None:
+    if re.search(r"[\s\\?#\x00-\x1f\x7f]", base_url):
+        raise UsageError(f"base_url must have no query, fragment or spaces, unlike {base_url!r}")
     try:
         url = urlsplit(base_url)
         host, _ = url.hostname, url.port
+        if host is not None:
+            host.encode("idna")  # what resolving it will do, and refuse with a bare UnicodeError
     except ValueError as exc:
         raise UsageError(f"base_url is not a URL: {exc}") from None
     if url.username is not None or url.password is not None:
         raise UsageError("base_url must not carry credentials; pass the token to Client instead")
     if url.scheme not in {"https", "http"} or not host:
         raise UsageError(f"base_url must be like 'https://api.wise.com', not {base_url!r}")
-    if url.query or url.fragment or re.search(r"[\s\\?#\x00-\x1f\x7f]", base_url):
-        raise UsageError(f"base_url must have no query, fragment or spaces, unlike {base_url!r}")
     if url.scheme == "http" and not allow_plain_http and not _is_loopback(host):
         raise UsageError(
             f"base_url is plain http to {host}, where anybody on the way could read the token; use https, "
@@ -200,7 +201,10 @@ def _load_object(body: bytes) -> dict[str, _JSON]:
     if not body:
         raise _Malformed("the body is empty")
     try:
-        value: _JSON = _decode_json(body.removeprefix(BOM_UTF8).decode())
+        text = body.removeprefix(BOM_UTF8).decode().strip(_JSON_SPACE)
+        value, end = _decode_json(text)
+        if end != len(text):
+            raise ValueError(f"something follows the JSON at character {end}")  # noqa: TRY301 - as json itself would
     except UnicodeDecodeError as exc:
         raise _Malformed(f"not UTF-8: {exc.reason} at byte {exc.start}") from exc
     except RecursionError as exc:
@@ -209,24 +213,24 @@ def _load_object(body: bytes) -> dict[str, _JSON]:
         raise _Malformed(f"not JSON: {_one_line(str(exc), 100)}") from exc
     if not isinstance(value, dict):
         raise _Malformed(f"expected a JSON object, got {_kind(value)}")
-    return value
+    return cast("dict[str, _JSON]", value)
 
 
 def _text(value: object) -> str:
     if type(value) is not str:
         raise _Malformed(f"expected a string, got {_kind(value)}")
-    if value.isascii():
-        return value
     # JSON can spell half a surrogate pair, which no terminal, file or database would take.
     return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _optional_text(value: object, _: object) -> str | None:
-    return None if value is None else _text(value)
+    if value is None or (type(value) is str and value.isascii()):
+        return value
+    return _text(value)
 
 
 def _status_text(value: object, _: object) -> str:
-    text = _text(value)
+    text = value if type(value) is str and value.isascii() else _text(value)
     if not text:
         raise _Malformed("expected a status, got an empty string")
     return text
@@ -237,13 +241,14 @@ def _moment(value: object, _: object) -> datetime | None:
     if value is None:
         return None
     try:
-        moment = datetime.fromisoformat(cast("str", value))
-        if moment.tzinfo is None:
-            raise ValueError("no offset from UTC")  # noqa: TRY301 - illegible for one more reason
-        return moment.astimezone(UTC)
-    except (TypeError, ValueError, OverflowError):
-        _logger.warning("occurredAt is not a time in ISO 8601 and was left out: %s", _one_line(repr(value), 60))
-        return None
+        # `fromisoformat` alone would take a date without a time, a time without an offset, and, on Python 3.11, the
+        # malformed second of a sample of Wise's, 12:24:560.
+        if isinstance(value, str) and _ISO_8601.fullmatch(value):
+            return datetime.fromisoformat(value).astimezone(UTC)
+    except (ValueError, OverflowError):
+        pass
+    _logger.warning("occurredAt is not a time in ISO 8601 and was left out: %s", _one_line(repr(value), 60))
+    return None
 
 
 @cache
@@ -252,19 +257,29 @@ def _structurer() -> Callable[[dict[str, _JSON]], ProductionStatus]:
     from cattrs import BaseValidationError, Converter  # noqa: PLC0415
     from cattrs.gen import make_dict_structure_fn, override  # noqa: PLC0415
 
-    make = make_dict_structure_fn(
-        ProductionStatus,
-        Converter(detailed_validation=True),
-        status=override(struct_hook=_status_text),
-        kiosk_id=override(rename="kioskId", struct_hook=_optional_text),
-        occurred_at=override(rename="occurredAt", struct_hook=_moment),
-        error_code=override(rename="errorCode", struct_hook=_optional_text),
-        description=override(struct_hook=_optional_text),
-    )
+    def make(*, detailed: bool) -> Callable[[dict[str, _JSON], type[ProductionStatus]], ProductionStatus]:
+        return make_dict_structure_fn(
+            ProductionStatus,
+            Converter(detailed_validation=detailed),
+            status=override(struct_hook=_status_text),
+            kiosk_id=override(rename="kioskId", struct_hook=_optional_text),
+            occurred_at=override(rename="occurredAt", struct_hook=_moment),
+            error_code=override(rename="errorCode", struct_hook=_optional_text),
+            description=override(struct_hook=_optional_text),
+        )
+
+    quick, detailed = (
+        make(detailed=False),
+        make(detailed=True),
+    )  # the one is faster; the other says which field is wrong
 
     def structure(body: dict[str, _JSON]) -> ProductionStatus:
         try:
-            return make(body, ProductionStatus)
+            return quick(body, ProductionStatus)
+        except (KeyError, _Malformed):
+            pass
+        try:
+            return detailed(body, ProductionStatus)
         except BaseValidationError as exc:
             raise _Malformed("; ".join(_faults(exc))) from exc
 

@@ -15,8 +15,13 @@ if TYPE_CHECKING:
 __all__ = ["PLANS", "Plan", "Stage", "as_stages"]
 
 
-def _check_seconds(_: Stage, __: attrs.Attribute[float], seconds: float) -> None:
-    if not seconds >= 0:  # and not NaN
+def _check_status(_: Stage, __: attrs.Attribute[str], status: object) -> None:
+    if not isinstance(status, str):
+        raise UsageError(f"a stage's status is a str, not {status!r}")
+
+
+def _check_seconds(_: Stage, __: attrs.Attribute[float], seconds: object) -> None:
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds >= 0:
         raise UsageError(f"a stage lasts 0 seconds or more, not {seconds!r}")
 
 
@@ -32,7 +37,7 @@ class Stage:
         is_new_request: Whether the card was sent to the kiosk again, which gives it a new `occurredAt`.
     """
 
-    status: str
+    status: str = attrs.field(validator=_check_status)
     seconds: float = attrs.field(default=math.inf, validator=_check_seconds)
     error_code: str | None = None
     description: str | None = None
@@ -80,7 +85,10 @@ def as_stages(plan: Plan) -> tuple[Stage, ...]:
             return PLANS[plan]
         except KeyError:
             raise UsageError(f"no plan is named {plan!r}; there are {', '.join(PLANS)}") from None
-    stages = tuple(stage if isinstance(stage, Stage) else Stage(*stage) for stage in plan)
+    try:
+        stages = tuple(stage if isinstance(stage, Stage) else Stage(*stage) for stage in plan)
+    except TypeError as exc:
+        raise UsageError(f"a plan is a name or stages: Stage(...) or (status, seconds), not {plan!r}") from exc
     if not stages:
         raise UsageError("a plan needs one stage at least")
     return stages

@@ -40,7 +40,7 @@ class LoggedRequest:
         at: Seconds since the simulator started.
         path: What was asked for.
         correlation_id: The request's `X-External-Correlation-Id`.
-        card: Whose status was asked for; None if the path names no card it knows.
+        card: Whose status was asked for, known to the simulator or not; None if the path names no card.
         fault: What went wrong with the answer, on demand.
         http_status: The answer's HTTP status; None if there was no answer.
         status: The production status that was served whole; None if none was.
