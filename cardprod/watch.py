@@ -177,6 +177,10 @@ class Watch:
             self._end(self._timed_out(now, failure))
         else:
             delay = self._schedule.delay(self._unchanged, self._chance())
+            if not 0 < delay < math.inf:
+                raise UsageError(
+                    f"a schedule's delay must be above 0 seconds and finite, not {delay!r}", card=self._card
+                )
             self.next_look_at = min(now + delay, max(now, self._deadline_at))
 
     def _timed_out(self, now: float, failure: CardprodError | None) -> WaitTimeout:

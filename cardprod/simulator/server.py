@@ -110,6 +110,7 @@ class Simulator:
         self._card_faults: dict[Card, deque[Fault]] = {}
         self._storm: tuple[float, Random] = (0.0, Random())  # noqa: S311 - simulated bad luck
         self._runner: web.AppRunner | None = None
+        self._closing: asyncio.Future[None] | None = None
         self._epoch = datetime.now(UTC)
         self._started_at = 0.0
         self.requests: list[LoggedRequest] = []
@@ -178,6 +179,7 @@ class Simulator:
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", self._port, backlog=1024).start()
         self._runner = runner
+        self._closing = asyncio.get_running_loop().create_future()
         self._port = runner.addresses[0][1]
         self._started_at = asyncio.get_running_loop().time()
         self._epoch = datetime.now(UTC)
@@ -188,6 +190,8 @@ class Simulator:
     ) -> None:
         if self._runner is not None:
             runner, self._runner = self._runner, None
+            if self._closing is not None:
+                self._closing.set_result(None)
             await runner.cleanup()
 
     async def _answer_elsewhere(self, request: web.Request) -> web.StreamResponse:
@@ -202,7 +206,10 @@ class Simulator:
         if fault is not None and fault.kind != "stall":
             return await self._go_wrong(request, card, fault)
         if fault is not None:
-            await asyncio.sleep(fault.seconds)
+            await self._stall(fault.seconds)
+            if self._runner is None:
+                _break(request)
+                return web.Response()
         refusal = self._refusal(request)
         if refusal is not None:
             self._log(request, card, fault, 401)
@@ -216,6 +223,11 @@ class Simulator:
         occurred_at = self._timestamp(requested_at)
         self._log(request, card, fault, 200, status=stage.status, occurred_at=occurred_at)
         return _response(request, 200, _status_body(stage, occurred_at))
+
+    async def _stall(self, seconds: float) -> None:
+        """Sleep, but not on after the simulator is closed."""
+        if self._closing is not None:
+            await asyncio.wait([self._closing], timeout=seconds)
 
     async def _go_wrong(self, request: web.Request, card: Card | None, fault: Fault) -> web.StreamResponse:
         if fault.kind == "answer":

@@ -1,0 +1,248 @@
+"""The rate limit, and that no window of either length ever holds more than it allows."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from typing import Any
+
+import attrs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cardprod.errors import UsageError
+from cardprod.pacing import Pacer, RateLimit
+
+NAMES = ["per_second", "per_minute"]
+
+
+def depart(pacer: Pacer, asked_at: float) -> float:
+    """Leave as the turnstile lets requests leave: at once, or when the pacer says."""
+    now = max(asked_at, pacer.ready_at())
+    pacer.depart(now)
+    return now
+
+
+def most_in_a_window(departures: list[float], length: float) -> int:
+    """Count the most departures in any closed window of this length; the fullest one begins with a departure."""
+    return max((bisect_right(departures, at + length) - first for first, at in enumerate(departures)), default=0)
+
+
+# --- RateLimit ---
+
+
+def test_default_is_what_wise_allows() -> None:
+    """Without a word said, the limit is Wise's default."""
+    assert RateLimit() == RateLimit(per_second=100, per_minute=1000)
+
+
+@pytest.mark.parametrize("value", [0, -1, 1.5, 100.0, True, "100", None, float("inf")], ids=repr)
+@pytest.mark.parametrize("name", NAMES)
+def test_refuses_other_numbers(name: str, value: Any) -> None:
+    """What is not an int of 1 or more is refused, and the message names the argument."""
+    with pytest.raises(UsageError, match=f"^RateLimit: {name} must be an int of 1 or more"):
+        RateLimit(**{name: value})
+
+
+def test_is_frozen() -> None:
+    """A rate limit cannot be loosened behind its clients' backs."""
+    with pytest.raises(attrs.exceptions.FrozenInstanceError):
+        setattr(RateLimit(), "per_second", 10**6)  # noqa: B010 - assigned, a type checker would refuse it first
+
+
+@pytest.mark.parametrize(
+    ("workers", "share"),
+    [
+        (1, RateLimit(per_second=100, per_minute=1000)),
+        (3, RateLimit(per_second=33, per_minute=333)),
+        (4, RateLimit(per_second=25, per_minute=250)),
+        (100, RateLimit(per_second=1, per_minute=10)),
+    ],
+)
+def test_share(workers: int, share: RateLimit) -> None:
+    """Each worker gets its part, rounded down."""
+    assert RateLimit().share(workers) == share
+
+
+@pytest.mark.parametrize("workers", [0, -1, 1.0, True, "4", None], ids=repr)
+def test_share_refuses_other_numbers(workers: Any) -> None:
+    """A number of workers that is not an int of 1 or more is refused by name."""
+    with pytest.raises(UsageError, match="workers must be an int of 1 or more"):
+        RateLimit().share(workers)
+
+
+@pytest.mark.parametrize("limit", [RateLimit(per_second=3), RateLimit(per_minute=3)], ids=str)
+def test_share_refuses_more_workers_than_requests(limit: RateLimit) -> None:
+    """Four workers cannot share three requests."""
+    with pytest.raises(UsageError, match="cannot be shared by 4 workers"):
+        limit.share(4)
+
+
+@given(limit=st.builds(RateLimit, per_second=st.integers(1, 500), per_minute=st.integers(1, 5000)), data=st.data())
+def test_shares_never_exceed_the_whole(limit: RateLimit, data: st.DataObject) -> None:
+    """All workers' parts together are at most the whole."""
+    workers = data.draw(st.integers(1, min(limit.per_second, limit.per_minute)))
+    share = limit.share(workers)
+    assert share.per_second * workers <= limit.per_second
+    assert share.per_minute * workers <= limit.per_minute
+
+
+# --- Pacer ---
+
+
+@pytest.mark.parametrize("limit", [None, RateLimit()], ids=["none", "default"])
+def test_first_request_leaves_at_once(limit: RateLimit | None) -> None:
+    """Before anything was sent there is nothing to wait for, whatever the clock says."""
+    assert Pacer(limit).ready_at() == float("-inf")
+
+
+def test_the_second_is_full() -> None:
+    """As many leave at once as a second may hold; the next one just after the first of them is a second old."""
+    pacer = Pacer(RateLimit(per_second=3, per_minute=100))
+    assert [depart(pacer, 50.0) for _ in range(3)] == [50.0, 50.0, 50.0]
+    assert 51.0 < depart(pacer, 50.0) <= 51.01
+
+
+def test_the_minute_is_full() -> None:
+    """When the minute is full, the next one leaves just after the first of them is a minute old."""
+    pacer = Pacer(RateLimit(per_second=2, per_minute=4))
+    departures = [depart(pacer, 0.0) for _ in range(5)]
+    assert 60.0 < departures[-1] <= 60.01
+
+
+def test_default_pace() -> None:
+    """By default a thousand leave within ten seconds and a bit, and the next one a minute after the first."""
+    pacer = Pacer(RateLimit())
+    departures = [depart(pacer, 0.0) for _ in range(1001)]
+    assert 9.0 < departures[999] <= 9.1
+    assert 60.0 < departures[1000] <= 60.01
+
+
+def test_no_limit() -> None:
+    """Without a limit everything leaves at once."""
+    pacer = Pacer(None)
+    assert {depart(pacer, 7.0) for _ in range(10_000)} == {7.0}
+
+
+def test_taken_back() -> None:
+    """A departure that was taken back leaves its place to another."""
+    pacer = Pacer(RateLimit(per_second=2, per_minute=2))
+    pacer.depart(5.0)
+    pacer.depart(5.5)
+    assert pacer.ready_at() > 5.5
+    pacer.take_back(5.5)
+    assert pacer.ready_at() <= 5.5
+    assert depart(pacer, 5.75) == 5.75
+    assert pacer.ready_at() > 60.0
+
+
+def test_taken_back_once() -> None:
+    """Of two that left at the same moment, taking one back leaves the other counted."""
+    pacer = Pacer(RateLimit(per_second=2, per_minute=100))
+    pacer.depart(5.0)
+    pacer.depart(5.0)
+    pacer.take_back(5.0)
+    assert depart(pacer, 5.0) == 5.0
+    assert pacer.ready_at() > 6.0
+
+
+def test_taking_back_what_never_left() -> None:
+    """Taking back what is not counted changes nothing."""
+    pacer = Pacer(RateLimit(per_second=1, per_minute=100))
+    pacer.depart(5.0)
+    ready_at = pacer.ready_at()
+    pacer.take_back(4.0)
+    assert pacer.ready_at() == ready_at
+
+
+@pytest.mark.parametrize("limit", [None, RateLimit()], ids=["none", "default"])
+def test_gate(limit: RateLimit | None) -> None:
+    """A closed gate holds everything back until it opens, with a limit or without."""
+    pacer = Pacer(limit)
+    pacer.close_until(30.0)
+    assert [depart(pacer, at) for at in (10.0, 10.0, 40.0)] == [30.0, 30.0, 40.0]
+
+
+@given(closings=st.lists(st.floats(0, 1e6), min_size=1))
+def test_gate_never_opens_sooner(closings: list[float]) -> None:
+    """Whatever is said after it, a gate opens at the latest time that was ever said."""
+    pacer = Pacer(None)
+    for opens_at in closings:
+        before = pacer.ready_at()
+        pacer.close_until(opens_at)
+        assert pacer.ready_at() >= before
+    assert pacer.ready_at() == max(closings)
+
+
+def test_gate_does_not_loosen_the_limit() -> None:
+    """A gate that opens before the window has room changes nothing about the window."""
+    pacer = Pacer(RateLimit(per_second=1, per_minute=100))
+    pacer.depart(5.0)
+    ready_at = pacer.ready_at()
+    pacer.close_until(5.5)
+    assert pacer.ready_at() == ready_at
+
+
+GAPS = st.one_of(
+    st.just(0.0), st.just(0.0), st.floats(0, 0.3), st.floats(0, 3), st.sampled_from([1.0, 20.0, 59.0, 60.0])
+)
+LIMITS = st.builds(RateLimit, per_second=st.integers(1, 6), per_minute=st.integers(1, 25))
+
+
+@given(
+    limit=LIMITS,
+    started_at=st.one_of(st.just(0.0), st.floats(0, 1e6)),
+    gaps=st.lists(GAPS, max_size=80),
+    closings=st.dictionaries(st.integers(0, 79), st.floats(0, 90), max_size=3),
+)
+def test_no_window_is_too_full(
+    limit: RateLimit, started_at: float, gaps: list[float], closings: dict[int, float]
+) -> None:
+    """However requests arrive, no second and no minute, wherever it starts, holds more than the limit."""
+    pacer = Pacer(limit)
+    asked_at, now = started_at, started_at
+    departures: list[float] = []
+    for number, gap in enumerate(gaps):
+        asked_at += gap
+        if number in closings:
+            pacer.close_until(now + closings[number])
+        now = depart(pacer, max(asked_at, now))
+        departures.append(now)
+    assert departures == sorted(departures)
+    assert most_in_a_window(departures, 1.0) <= limit.per_second
+    assert most_in_a_window(departures, 60.0) <= limit.per_minute
+
+
+@given(limit=LIMITS, requests=st.lists(st.tuples(GAPS, st.booleans()), max_size=80))
+def test_taking_back_never_lets_too_many_out(limit: RateLimit, requests: list[tuple[float, bool]]) -> None:
+    """Requests that had leave to go and did not are not counted, and those that did go still keep the limit."""
+    pacer = Pacer(limit)
+    asked_at, now = 0.0, 0.0
+    departures: list[float] = []
+    for gap, is_taken_back in requests:
+        asked_at += gap
+        now = depart(pacer, max(asked_at, now))
+        if is_taken_back:
+            pacer.take_back(now)
+        else:
+            departures.append(now)
+    assert most_in_a_window(departures, 1.0) <= limit.per_second
+    assert most_in_a_window(departures, 60.0) <= limit.per_minute
+
+
+@given(limit=LIMITS, gaps=st.lists(GAPS, min_size=1, max_size=80))
+def test_nobody_waits_without_need(limit: RateLimit, gaps: list[float]) -> None:
+    """A request that waits would, a moment sooner, have crowded a window a hundredth of a second longer."""
+    pacer = Pacer(limit)
+    asked_at, now = 0.0, 0.0
+    departures: list[float] = []
+    for gap in gaps:
+        asked_at += gap
+        arrived = max(asked_at, now)
+        now = depart(pacer, arrived)
+        if now > arrived:
+            sooner = [*departures, max(arrived, now - 0.001)]
+            assert (
+                most_in_a_window(sooner, 1.01) > limit.per_second or most_in_a_window(sooner, 60.01) > limit.per_minute
+            )
+        departures.append(now)

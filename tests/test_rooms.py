@@ -1,0 +1,222 @@
+"""The rooms of the design: who may import whom, what is public, and what an import costs."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+import cardprod
+
+PACKAGE: Final = Path(cardprod.__file__).parent
+FILES: Final = sorted(PACKAGE.rglob("*.py"))
+
+ROOMS: Final = [
+    "_version",
+    "errors",
+    "error_codes",
+    "models",
+    "wire",
+    "schedule",
+    "watch",
+    "pacing",
+    "auth",
+    "transport",
+    "wait",
+    "bulk",
+    "client",
+    "webhooks",
+    "durable",
+    "simulator",
+    "cli",
+]
+"""Bottom first, as in the design; the version is below them all."""
+
+PURE: Final = {"_version", "errors", "error_codes", "models", "wire", "schedule", "watch", "pacing"}
+IMPURE: Final = {"asyncio", "aiohttp", "tenacity", "time.sleep", "socket", "ssl", "threading", "concurrent"}
+
+PUBLIC: Final = [
+    "FINAL_STATUSES",
+    "PRODUCTION",
+    "SANDBOX",
+    "ApiError",
+    "Backoff",
+    "BadReply",
+    "Card",
+    "CardLike",
+    "CardNotFound",
+    "CardprodError",
+    "Client",
+    "ErrorCode",
+    "ErrorOrigin",
+    "Forbidden",
+    "ProductionFailed",
+    "ProductionStatus",
+    "RateLimit",
+    "RateLimited",
+    "RequestTimeout",
+    "Schedule",
+    "ServerError",
+    "Status",
+    "StrongAuthenticationRequired",
+    "TokenSource",
+    "Transition",
+    "TransportError",
+    "Unauthorized",
+    "UsageError",
+    "Wait",
+    "WaitTimeout",
+    "__version__",
+]
+
+
+def module_of(file: Path) -> str:
+    parts = ["cardprod", *file.relative_to(PACKAGE).with_suffix("").parts]
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def room_of(module: str) -> str:
+    """Name the room a module of this package is in; the package itself is "cardprod"."""
+    return module.split(".")[1] if "." in module else module
+
+
+class _Imports(ast.NodeVisitor):
+    """Everything a module imports when it runs, in functions too; what stands under `if TYPE_CHECKING` does not run."""
+
+    def __init__(self) -> None:
+        self.modules: set[str] = set()
+
+    def visit_If(self, node: ast.If) -> None:
+        """Skip what only a type checker reads."""
+        if ast.unparse(node.test) in {"TYPE_CHECKING", "typing.TYPE_CHECKING"}:
+            for other in node.orelse:
+                self.visit(other)
+        else:
+            self.generic_visit(node)
+
+    def visit_Import(self, node: ast.Import) -> None:
+        """Take `import a, b.c`."""
+        self.modules.update(alias.name for alias in node.names)
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
+        """Take `from a import b`, where b may be a module itself."""
+        assert node.level == 0, "a relative import hides where it points"
+        assert node.module is not None
+        self.modules.add(node.module)
+        self.modules.update(f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def imports_of(source: str) -> set[str]:
+    visitor = _Imports()
+    visitor.visit(ast.parse(source))
+    return visitor.modules
+
+
+def files_of(rooms: set[str]) -> list[Path]:
+    return [file for file in FILES if room_of(module_of(file)) in rooms]
+
+
+def is_within(module: str, package: str) -> bool:
+    return module == package or module.startswith(f"{package}.")
+
+
+def test_reading_imports() -> None:
+    """The reader of imports sees those in functions and in else, and not those for type checkers."""
+    source = """
+import a.b
+if TYPE_CHECKING:
+    import unseen
+else:
+    import c
+def f():
+    from d import e
+"""
+    assert imports_of(source) == {"a.b", "c", "d", "d.e"}
+
+
+def test_every_room_is_in_the_design() -> None:
+    """No module stands outside the rooms that the design lists."""
+    assert {room_of(module_of(file)) for file in FILES} <= {*ROOMS, "cardprod", "__main__"}
+
+
+@pytest.mark.parametrize("file", files_of(PURE), ids=module_of)
+def test_pure_rooms_are_pure(file: Path) -> None:
+    """A pure room imports nothing that waits, sends or sleeps, not even inside a function."""
+    imported = imports_of(file.read_text("utf-8"))
+    assert not {module for module in imported for impure in IMPURE if is_within(module, impure)}
+
+
+def test_all_pure_rooms_are_read() -> None:
+    """None of the pure rooms is missed because it was renamed."""
+    assert {room_of(module_of(file)) for file in files_of(PURE)} == PURE
+
+
+@pytest.mark.parametrize("file", files_of(set(ROOMS)), ids=module_of)
+def test_imports_point_upward(file: Path) -> None:
+    """A room imports itself and rooms that stand before it in the design's list, never one after it."""
+    room = room_of(module_of(file))
+    allowed = {*ROOMS[: ROOMS.index(room) + 1]}
+    imported = {module for module in imports_of(file.read_text("utf-8")) if is_within(module, "cardprod")}
+    rooms = {room_of(module) for module in imported if module != "cardprod"}
+    assert rooms <= allowed
+    assert not any(module == f"cardprod.{name}" for module in imported for name in PUBLIC), (
+        "import from the room itself"
+    )
+
+
+@pytest.mark.parametrize("file", files_of({"simulator"}), ids=module_of)
+def test_simulator_shares_no_wire(file: Path) -> None:
+    """The simulator shares no code with the client's wire, so that neither hides the other's mistakes."""
+    rooms = {room_of(module) for module in imports_of(file.read_text("utf-8")) if is_within(module, "cardprod")}
+    assert not rooms & {"wire", "transport", "client", "watch", "wait"}
+
+
+@pytest.mark.parametrize("file", FILES, ids=module_of)
+def test_every_module_says_what_it_is(file: Path) -> None:
+    """Every module opens with a docstring whose first line is a sentence."""
+    docstring = ast.get_docstring(ast.parse(file.read_text("utf-8")))
+    assert docstring
+    assert re.search(r"[.?:]$", docstring.splitlines()[0].rstrip("`"))
+
+
+def _kind_and_name(name: str) -> tuple[int, str]:
+    """Order as ruff's RUF022 does: CONSTANTS, then Classes, then functions, each by name."""
+    if name.isupper() and len(name) > 1:
+        return 0, name
+    return (1 if name[:1].isupper() else 2), name
+
+
+@pytest.mark.parametrize("module", [module_of(file) for file in FILES if file.name != "__main__.py"])
+def test_all_is_sorted_and_true(module: str) -> None:
+    """Every module says in `__all__` what it offers, in order and without repeating itself, and has it."""
+    loaded = importlib.import_module(module)
+    names: list[str] = loaded.__all__
+    assert names == sorted(set(names), key=_kind_and_name)
+    assert [name for name in names if not hasattr(loaded, name)] == []
+
+
+def test_public_names() -> None:
+    """What `cardprod` offers changes only together with this list."""
+    assert cardprod.__all__ == PUBLIC
+
+
+def test_version_is_said_the_same_twice() -> None:
+    """The version in the code is the version of the distribution."""
+    project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text("utf-8"))["project"]
+    assert cardprod.__version__ == project["version"]
+
+
+def test_import_is_light() -> None:
+    """Importing the package does not load what only a first answer or a first failure needs."""
+    code = "import sys, cardprod; print(*sorted({name.split('.')[0] for name in sys.modules}))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(run.stdout.split())
+    assert "cardprod" in loaded
+    assert not loaded & {"tenacity", "cattrs", "cattr", "rich", "argparse"}
