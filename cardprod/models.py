@@ -18,11 +18,24 @@ from cardprod.errors import ProductionFailed, UsageError
 if TYPE_CHECKING:
     from typing import Self
 
-__all__ = ["FINAL_STATUSES", "Card", "CardLike", "ProductionStatus", "Status", "Transition"]
+__all__ = ["FINAL_STATUSES", "Card", "CardLike", "ProductionStatus", "Status", "Transition", "one_line"]
 
 _CARD_TOKEN: Final = re.compile(r"(?!\.{1,2}\Z)[A-Za-z0-9._~-]{1,128}")
 _MAX_INT64: Final = 2**63 - 1
 _SHOWN: Final = 8
+_SHOWN_STATUS: Final = 300
+
+
+def one_line(text: str, limit: int) -> str:
+    """Make foreign text fit for a message: no line breaks, no terminal codes, no half characters, not too long.
+
+    Args:
+        text: Somebody else's words.
+        limit: How many characters to keep at most.
+    """
+    text = " ".join(text[: limit * 4].split())
+    text = "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
 def _may_be_id(profile_id: object) -> bool:
@@ -190,7 +203,7 @@ class ProductionStatus:
         if self.error_code is not None:
             meaning = self.error_meaning or self.description
             text += f": {self.error_code}" + (f" ({meaning})" if meaning else "")
-        return text
+        return one_line(text, _SHOWN_STATUS)
 
 
 @attrs.frozen
@@ -217,4 +230,6 @@ class Transition:
         return self.current.is_final
 
     def __str__(self) -> str:
-        return str(self.current) if self.previous is None else f"{self.previous.status} -> {self.current}"
+        if self.previous is None:
+            return str(self.current)
+        return f"{one_line(self.previous.status, _SHOWN_STATUS)} -> {self.current}"

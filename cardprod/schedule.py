@@ -92,7 +92,7 @@ class Backoff:
             Seconds, positive and at most `ceiling`.
         """
         try:
-            base = min(self.first * self.factor**unchanged, self.ceiling)
+            base = min(self.first * float(self.factor) ** unchanged, self.ceiling)
         except OverflowError:  # a thousand looks later the power is beyond a float, and long past the ceiling
             base = self.ceiling
         return base * (1 - self.jitter * chance)

@@ -16,7 +16,7 @@ from random import random
 from typing import TYPE_CHECKING
 
 from cardprod.errors import CardNotFound, CardprodError, Forbidden, Unauthorized, UsageError, WaitTimeout
-from cardprod.models import Transition
+from cardprod.models import Transition, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -175,17 +175,17 @@ class Watch:
     def _look_again(self, now: float, failure: CardprodError | None) -> None:
         if self._is_last_look:
             self._end(self._timed_out(now, failure))
-        else:
-            delay = self._schedule.delay(self._unchanged, self._chance())
-            if not 0 < delay < math.inf:
-                raise UsageError(
-                    f"a schedule's delay must be above 0 seconds and finite, not {delay!r}", card=self._card
-                )
+            return
+        delay = self._schedule.delay(self._unchanged, self._chance())
+        if 0 < delay < math.inf:
             self.next_look_at = min(now + delay, max(now, self._deadline_at))
+        else:
+            complaint = f"a schedule's delay must be above 0 seconds and finite, not {delay!r}"
+            self._end(UsageError(complaint, card=self._card))
 
     def _timed_out(self, now: float, failure: CardprodError | None) -> WaitTimeout:
         elapsed = now - self._started_at
-        seen = "nothing was seen" if self.last is None else f"last seen {self.last.status}"
+        seen = "nothing was seen" if self.last is None else f"last seen {one_line(self.last.status, 100)}"
         error = WaitTimeout(
             f"not final after {elapsed:.0f} s and {self.polls} answered looks: {seen}; "
             "the card may still be produced, so wait again",

@@ -34,7 +34,7 @@ from cardprod.errors import (
     Unauthorized,
     UsageError,
 )
-from cardprod.models import ProductionStatus
+from cardprod.models import ProductionStatus, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -56,7 +56,7 @@ _MAX_RETRY_AFTER: Final = 3600.0
 """Seconds. Wise's windows are a second and a minute; a longer `Retry-After` is a mistake somewhere, not a plan."""
 
 _USER_AGENT: Final = f"cardprod/{VERSION}"
-_ISO_8601: Final = re.compile(r"[0-9-]{10}T[0-9:]{8}(\.[0-9]{1,9})?(Z|[+-][0-9:]{5})")
+_ISO_8601: Final = re.compile(r"[0-9-]{10}T[0-9:]{8}(\.[0-9]{1,9})?(Z|[+-][0-9]{2}:?[0-9]{2})")
 _API_VERSION: Final = re.compile(r"[A-Za-z0-9_-]+")
 _JSON_SPACE: Final = " \t\n\r"
 _JSON: TypeAlias = "dict[str, _JSON] | list[_JSON] | str | int | float | bool | None"
@@ -126,19 +126,20 @@ class Endpoint:
 
 
 def _check_base_url(base_url: str, *, allow_plain_http: bool) -> None:
-    if re.search(r"[\s\\?#\x00-\x1f\x7f]", base_url):
-        raise UsageError(f"base_url must have no query, fragment or spaces, unlike {base_url!r}")
+    # The URL itself is in no message: whoever put credentials into it would find them in a log.
     try:
         url = urlsplit(base_url)
         host, _ = url.hostname, url.port
         if host is not None:
             host.encode("idna")  # what resolving it will do, and refuse with a bare UnicodeError
-    except ValueError as exc:
-        raise UsageError(f"base_url is not a URL: {exc}") from None
+    except ValueError:
+        raise UsageError("base_url is not a URL: its host or port cannot be; 'https://api.wise.com' can") from None
     if url.username is not None or url.password is not None:
         raise UsageError("base_url must not carry credentials; pass the token to Client instead")
+    if re.search(r"[\s\\?#\x00-\x1f\x7f]", base_url):
+        raise UsageError("base_url must have no query, fragment or spaces")
     if url.scheme not in {"https", "http"} or not host:
-        raise UsageError(f"base_url must be like 'https://api.wise.com', not {base_url!r}")
+        raise UsageError("base_url must be like 'https://api.wise.com': https, and a host")
     if url.scheme == "http" and not allow_plain_http and not _is_loopback(host):
         raise UsageError(
             f"base_url is plain http to {host}, where anybody on the way could read the token; use https, "
@@ -210,7 +211,7 @@ def _load_object(body: bytes) -> dict[str, _JSON]:
     except RecursionError as exc:
         raise _Malformed("JSON nested too deep") from exc
     except ValueError as exc:  # not JSON, or an integer of thousands of digits
-        raise _Malformed(f"not JSON: {_one_line(str(exc), 100)}") from exc
+        raise _Malformed(f"not JSON: {one_line(str(exc), 100)}") from exc
     if not isinstance(value, dict):
         raise _Malformed(f"expected a JSON object, got {_kind(value)}")
     return cast("dict[str, _JSON]", value)
@@ -241,13 +242,13 @@ def _moment(value: object, _: object) -> datetime | None:
     if value is None:
         return None
     try:
-        # `fromisoformat` alone would take a date without a time, a time without an offset, and, on Python 3.11, the
+        # `fromisoformat` alone would take a date without a time, a time without an offset, and the
         # malformed second of a sample of Wise's, 12:24:560.
         if isinstance(value, str) and _ISO_8601.fullmatch(value):
             return datetime.fromisoformat(value).astimezone(UTC)
     except (ValueError, OverflowError):
         pass
-    _logger.warning("occurredAt is not a time in ISO 8601 and was left out: %s", _one_line(repr(value), 60))
+    _logger.warning("occurredAt is not a time in ISO 8601 and was left out: %s", one_line(repr(value), 60))
     return None
 
 
@@ -257,21 +258,22 @@ def _structurer() -> Callable[[dict[str, _JSON]], ProductionStatus]:
     from cattrs import BaseValidationError, Converter  # noqa: PLC0415
     from cattrs.gen import make_dict_structure_fn, override  # noqa: PLC0415
 
-    def make(*, detailed: bool) -> Callable[[dict[str, _JSON], type[ProductionStatus]], ProductionStatus]:
+    def make(
+        *, detailed: bool, moment: Callable[[object, object], datetime | None]
+    ) -> Callable[[dict[str, _JSON], type[ProductionStatus]], ProductionStatus]:
         return make_dict_structure_fn(
             ProductionStatus,
             Converter(detailed_validation=detailed),
             status=override(struct_hook=_status_text),
             kiosk_id=override(rename="kioskId", struct_hook=_optional_text),
-            occurred_at=override(rename="occurredAt", struct_hook=_moment),
+            occurred_at=override(rename="occurredAt", struct_hook=moment),
             error_code=override(rename="errorCode", struct_hook=_optional_text),
             description=override(struct_hook=_optional_text),
         )
 
-    quick, detailed = (
-        make(detailed=False),
-        make(detailed=True),
-    )  # the one is faster; the other says which field is wrong
+    # The one is faster; the other is asked after it, and says which field is wrong. It complains of no time again.
+    quick = make(detailed=False, moment=_moment)
+    detailed = make(detailed=True, moment=lambda _, __: None)
 
     def structure(body: dict[str, _JSON]) -> ProductionStatus:
         try:
@@ -367,7 +369,7 @@ def _bad_reply(what: str, headers: Mapping[str, str], body: bytes) -> BadReply:
 
 
 def _trace_id(lowered: Mapping[str, str]) -> str | None:
-    return _one_line(lowered.get("x-trace-id", ""), 100) or None
+    return one_line(lowered.get("x-trace-id", ""), 100) or None
 
 
 def _code_and_detail(body: bytes, content_type: str) -> tuple[str | None, str | None]:
@@ -384,8 +386,8 @@ def _code_and_detail(body: bytes, content_type: str) -> tuple[str | None, str | 
         reasons = "; ".join(filter(None, (_reason(cause) for cause in causes[:5])))
         detail = ": ".join(filter(None, (detail, reasons)))
     return (
-        _one_line(code, 100) if code else None,
-        _one_line(detail, _SHOWN_DETAIL) if detail else None,
+        one_line(code, 100) if code else None,
+        one_line(detail, _SHOWN_DETAIL) if detail else None,
     )
 
 
@@ -408,18 +410,11 @@ def _plain_detail(body: bytes, content_type: str) -> str | None:
         return None
     if "html" in content_type.lower() or body.lstrip()[:1] == b"<":
         return "an HTML page, so probably from a proxy on the way"
-    return _one_line(body[:_KEPT_BODY].decode("utf-8", "replace"), _SHOWN_DETAIL) or None
+    return one_line(body[:_KEPT_BODY].decode("utf-8", "replace"), _SHOWN_DETAIL) or None
 
 
 def _start_of(body: bytes) -> str:
     return body[:_KEPT_BODY].decode("utf-8", "replace")
-
-
-def _one_line(text: str, limit: int) -> str:
-    """Make foreign text fit for a log line: no line breaks, no terminal codes, no half characters, not too long."""
-    text = " ".join(text[: limit * 4].split())
-    text = "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
-    return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
 def _retry_after(lowered: Mapping[str, str], now: float | None) -> float | None:

@@ -543,3 +543,28 @@ def test_any_story(
             break
         assert now <= watch.next_look_at <= max(now, deadline)
         assert watch.cut_off_at in {None, deadline}
+
+
+# --- The last look's own time, and schedules that cannot be ---
+
+
+def test_last_look_has_its_own_time() -> None:
+    """The last look, which begins at the deadline, is given up so many seconds after it, and no sooner."""
+    watch = Watch(CARD, schedule=EVERY_10, started_at=100.0, timeout=15.0, max_failures=5, last_look_seconds=7.0)
+    assert watch.cut_off_at == 115.0
+    watch.observe(seen("READY"), 101.0)
+    watch.observe(seen("READY"), 111.0)
+    assert (watch.next_look_at, watch.cut_off_at) == (115.0, 122.0)
+
+
+@pytest.mark.parametrize("delay", [0.0, -1.0, math.nan, math.inf])
+def test_impossible_delay_ends_the_wait(delay: float) -> None:
+    """A schedule that gives no positive, finite delay ends the wait with a UsageError; what was seen is still told."""
+
+    class Impossible:
+        def delay(self, unchanged: int, chance: float) -> float:
+            return delay
+
+    watch = a_watch(schedule=Impossible())
+    assert watch.observe(seen("READY"), 101.0) is not None
+    assert isinstance(final_error(watch), UsageError)

@@ -127,6 +127,10 @@ def test_accepts_base_url(base_url: str) -> None:
         ("http://localhost.example", "plain http to localhost.example"),
         ("http://127.0.0.1.example", "plain http to 127.0.0.1.example"),
         ("https://user:secret@api.wise.com", "must not carry credentials"),
+        ("https://user:secret@api.wise.com/?a=b", "must not carry credentials"),
+        ("https://api.wise.com?access_token=secret", "no query, fragment or spaces"),
+        ("https://user:sec/secret@api.wise.com", "not a URL"),
+        ("user:secret@api.wise.com", "must be like"),
         ("https://user@api.wise.com", "must not carry credentials"),
         ("https://@api.wise.com", "must not carry credentials"),
         ("ftp://user:secret@api.wise.com", "must not carry credentials"),
@@ -137,7 +141,7 @@ def test_accepts_base_url(base_url: str) -> None:
         ("https://api.wise.com/a b", "no query, fragment or spaces"),
         (" https://api.wise.com", "no query, fragment or spaces"),
         ("https://api.wise.com\n", "no query, fragment or spaces"),
-        ("https://api.wise.com\r\nX-Injected: 1", "no query, fragment or spaces"),
+        ("https://api.wise.com\r\nX-Injected: 1", "not a URL"),
         ("https://api.wise.com\\@evil.example", "credentials|spaces"),
         ("https://api.wise.com/\x00", "no query, fragment or spaces"),
         ("ftp://api.wise.com", "must be like"),
@@ -279,6 +283,7 @@ def test_moments(spelled: str, moment: datetime) -> None:
 @pytest.mark.parametrize(
     "spelled",
     [
+        '"2024-01-01T12:24:560Z"',
         '"2024-01-01T12:24:5600Z"',
         '"2024-01-01T12:24:56"',
         '"2024-01-01"',
