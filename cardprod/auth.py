@@ -23,7 +23,8 @@ _TOKEN: Final = re.compile(r"[\x21-\x7e]+")
 class TokenSource(Protocol):
     """Gives the token for the next request. An async function without arguments is one.
 
-    It is awaited before every request, so it should answer from memory and fetch only when it must.
+    It is awaited before every request, so it should answer from memory and fetch only when it must; it has as long as a
+    request may take. What it raises passes through as it is, and ends a wait.
     """
 
     def __call__(self) -> Awaitable[str]:

@@ -32,6 +32,7 @@ import asyncio
 import json
 import os
 import sys
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, Final, Protocol, TextIO
 
 import attrs
@@ -111,6 +112,13 @@ def _exit_code_for(status: ProductionStatus) -> int:
     return _FAILED if status.is_final else _NOT_FINAL
 
 
+def _port(text: str) -> int:
+    port = int(text)
+    if not 0 <= port <= 65535:  # noqa: PLR2004 - what TCP has
+        raise argparse.ArgumentTypeError("a port is from 0 to 65535")
+    return port
+
+
 def parser() -> argparse.ArgumentParser:
     """Make the parser of the command line."""
     top = argparse.ArgumentParser(
@@ -133,7 +141,7 @@ def parser() -> argparse.ArgumentParser:
     wait.set_defaults(run=_wait)
 
     simulate = commands.add_parser("simulate", help="run the kiosk simulator until Ctrl-C")
-    simulate.add_argument("--port", type=int, default=8080, help="port on 127.0.0.1, 0 for any (default 8080)")
+    simulate.add_argument("--port", type=_port, default=8080, help="port on 127.0.0.1, 0 for any (default 8080)")
     simulate.add_argument("--plan", default="prints", help="what becomes of a card: prints, jams, rejected, retried or "
                           "never (default prints)")  # fmt: skip
     simulate.set_defaults(run=_simulate)
@@ -171,14 +179,15 @@ async def _wait(arguments: argparse.Namespace, report: Report) -> int:
 async def _simulate(arguments: argparse.Namespace, report: Report) -> int:
     from cardprod.simulator import Simulator  # noqa: PLC0415 - a web server is nothing to load for a look
 
+    kiosk = Simulator(port=arguments.port, token=None, plan_for_unknown=arguments.plan, on_request=report.request)
     try:
-        async with Simulator(
-            port=arguments.port, token=None, plan_for_unknown=arguments.plan, on_request=report.request
-        ) as kiosk:
-            report.listening(kiosk.base_url, arguments.plan)
-            await asyncio.Event().wait()
+        await kiosk.__aenter__()
     except OSError as exc:
         raise UsageError(f"cannot listen on port {arguments.port}: {exc.strerror}") from exc
+    async with AsyncExitStack() as stack:
+        stack.push_async_exit(kiosk)
+        report.listening(kiosk.base_url, arguments.plan)
+        await asyncio.Event().wait()
     return _PRODUCED
 
 

@@ -52,7 +52,9 @@ class Client:
         base_url: `PRODUCTION`, `SANDBOX`, or another place that speaks Wise's HTTP, such as the simulator.
         api_version: The first segment of the path, "v3" or a calendar version such as "2026Q3".
         session: An `aiohttp.ClientSession` to use instead of an own one, with its connector, proxies, trace configs
-            and cookie jar. It is never closed here and none of its defaults is changed.
+            and cookie jar. It is never closed here and none of its defaults is changed; so aiohttp goes on
+            sending a request once more by itself when a connection that was kept alive breaks, beyond `attempts` and
+            `rate_limit`.
         request_timeout: Seconds for one request and its whole answer; time spent queueing does not count.
         attempts: How often one look may be sent before it fails, the first time included. Tried again are connection
             trouble, timeouts, 408, 429 and 5xx.
@@ -122,6 +124,9 @@ class Client:
 
     async def get_status(self, profile_id: int, card_token: str) -> ProductionStatus:
         """Look once: what is the card's production status now?
+
+        It queues for the rate limit, and, after a 429 to any look of this client, for the `Retry-After` of that, an
+        hour at most. Use `asyncio.timeout` to wait for less.
 
         Args:
             profile_id: The id of the profile that owns the card.

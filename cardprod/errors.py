@@ -78,13 +78,16 @@ class CardprodError(Exception):
 
 
 class UsageError(CardprodError, ValueError):
-    """An argument or a call that cannot be right. Raised before any I/O; mend the calling code."""
+    """An argument or a call that cannot be right; mend the calling code.
+
+    A bad argument is told before any I/O. A client that is closed, or lent a session that is, tells it when it is used.
+    """
 
 
 class TransportError(CardprodError):
     """No answer came: refused, reset, DNS, TLS, or a body cut short. The cause is attached as `__cause__`.
 
-    What to do: nothing at once, it was already tried again; look at the network between you and Wise.
+    What to do: nothing at once, it was tried as often as `attempts` says; look at the network between you and Wise.
     """
 
 
@@ -149,7 +152,7 @@ class RateLimited(ApiError):
 
 
 class ServerError(ApiError):
-    """5xx: trouble at Wise or at a proxy before it. It was already tried again."""
+    """5xx: trouble at Wise or at a proxy before it. It was tried as often as `attempts` says."""
 
 
 class BadReply(CardprodError):

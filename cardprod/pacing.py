@@ -2,7 +2,8 @@
 
 Wise allows 100 requests a second and 1,000 a minute per client, by default (docs.wise.com, "Rate limits"), and
 answers 429 with `Retry-After` beyond that. The pacer remembers when the last requests left, as many as each limit
-allows, so that no window of either length, wherever it starts, holds more. Queueing is done by `transport`.
+allows, so that no window of either length, wherever it starts, holds more. Queueing is done by `transport`, which
+counts a request when it lets it go: one that must open a connection first reaches the wire a little later.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from inspect import isawaitable
 from typing import TYPE_CHECKING, Any, Final
 
 import aiohttp
+from multidict import CIMultiDict, CIMultiDictProxy
 
 from cardprod.auth import check_token
 from cardprod.errors import ApiError, CardprodError, RateLimited, RequestTimeout, TransportError, UsageError
@@ -57,6 +58,11 @@ _FAILURES: Final[tuple[tuple[type[BaseException], type[TransportError], str], ..
 
 
 _SENDS_AGAIN: Final = "_retry_connection"
+
+_SECRET: Final = 12
+"""Characters. No real token is shorter, and a shorter one may be a word that the error says for another reason."""
+
+_NO_HEADERS: Final = CIMultiDictProxy[str](CIMultiDict())
 
 _MAX_NODE: Final = 2**48 - 1
 
@@ -133,7 +139,10 @@ class Transport:
             if self._attempts == 1 or not _may_pass(error):
                 raise
             failure = error
-        return await self._retry(card, failure)
+        try:
+            return await self._retry(card, failure)
+        finally:
+            del failure  # its traceback holds this frame: part them, so that nothing waits for the garbage collector
 
     async def close(self) -> None:
         """Refuse new looks, end those under way, and close the session if it is our own. Twice does no harm."""
@@ -184,11 +193,13 @@ class Transport:
             self.check_usable()
         token = self._token
         if not isinstance(token, str):
-            token = await _token_from(token)
-            self.check_usable()  # it may have been closed meanwhile
+            token = await self._token_from(token, loop)
         now = loop.time()
         if not self._turnstile.pass_at_once(now):
             await self._turnstile.queue(loop)
+            if self._closed:  # between its turn and this line
+                self._turnstile.leave()
+                raise UsageError(_CLOSED)
             now = loop.time()
         task = self._cutoff.start(loop, now)
         try:
@@ -203,12 +214,29 @@ class Transport:
         except asyncio.CancelledError as exc:
             if not self._cutoff.came(task):
                 raise
-            if self._closed:
-                raise UsageError(_CLOSED) from exc
-            raise RequestTimeout(f"no whole answer within {self._request_timeout:g} s") from exc
+            raise self._cut_off("no whole answer") from exc
         finally:
             self._cutoff.stop(task)
             self._turnstile.leave()
+
+    async def _token_from(self, source: TokenSource, loop: asyncio.AbstractEventLoop) -> str:
+        """Ask the source for a token, for as long as a request may take."""
+        task = self._cutoff.start(loop, loop.time())
+        try:
+            giving: object = source()
+            if not isawaitable(giving):
+                raise UsageError("the token source must be an async callable: what it gives is awaited")
+            return check_token(await giving)
+        except asyncio.CancelledError as exc:
+            if not self._cutoff.came(task):
+                raise
+            raise self._cut_off("no token from its source") from exc
+        finally:
+            self._cutoff.stop(task)
+
+    def _cut_off(self, what: str) -> CardprodError:
+        """Make the error for what was cut off: by closing, or by its time."""
+        return UsageError(_CLOSED) if self._closed else RequestTimeout(f"{what} within {self._request_timeout:g} s")
 
     async def _send(self, card: Card, token: str) -> tuple[int, Mapping[str, str], bytes]:
         session = self._session or self._open_session()
@@ -241,6 +269,8 @@ class Transport:
                 answer.close()
         if len(body) > MAX_BODY and answer.status < 300:  # noqa: PLR2004 - an error says enough in its first MiB
             raise over_long(answer.headers, body)
+        if answer.status != 200 and len(token) >= _SECRET:  # noqa: PLR2004 - it may repeat the token it complains of
+            body = body.replace(token.encode(), b"[token]")
         return answer.status, answer.headers, body
 
     async def _retry(self, card: Card, failure: CardprodError) -> ProductionStatus:
@@ -269,20 +299,13 @@ class Transport:
             error.card = card
             raise
         finally:
-            # The failure's traceback holds this frame, and this frame the failure: part them.
-            del failure, retrying
+            first = None
+            del failure, retrying  # as in `look`
 
     async def _sleep(self, seconds: float) -> None:
         """Sleep, but not on after the client is closed: the attempt that follows finds that out."""
         if self._closing is not None:
             await asyncio.wait([self._closing], timeout=seconds)
-
-
-async def _token_from(source: TokenSource) -> str:
-    giving: object = source()
-    if not isawaitable(giving):
-        raise UsageError("the token source must be an async callable: what it gives is awaited")
-    return check_token(await giving)
 
 
 async def _send_once(request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
@@ -309,6 +332,11 @@ def _seconds_to_retry(state: RetryCallState) -> float:
 
 def _transport_error(exc: BaseException) -> TransportError:
     name = type(exc).__name__
+    if isinstance(exc, aiohttp.ClientResponseError):
+        # It carries the request's headers, and so the token, to wherever an error's cause is shown.
+        request = exc.request_info
+        exc.request_info = aiohttp.RequestInfo(request.url, request.method, _NO_HEADERS, request.real_url)
+        exc.args = (exc.request_info, exc.history)
     _, cls, words = next(row for row in _FAILURES if isinstance(exc, row[0]))
     # The exception's own text may hold the whole URL, and so the whole card token: only the system's words are quoted.
     reason: str | None = getattr(exc, "strerror", None)
@@ -388,6 +416,7 @@ class _Turnstile:
         self._places = places
         self._queue: deque[asyncio.Future[float]] = deque()
         self._timer: asyncio.TimerHandle | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def pass_at_once(self, now: float) -> bool:
         """Pass if there is nothing to wait for."""
@@ -399,14 +428,17 @@ class _Turnstile:
 
     async def queue(self, loop: asyncio.AbstractEventLoop) -> None:
         """Wait for one's turn, and pass. Cancelled, one's turn goes to the next."""
+        self._loop = loop
         turn: asyncio.Future[float] = loop.create_future()
         self._queue.append(turn)
         if self._timer is None:
             self._let_out()
         try:
             await turn
-        except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled() and turn.exception() is None:  # the turn had just come
+        except BaseException:  # cancelled, or its coroutine closed
+            if not turn.done():
+                turn.cancel()
+            elif not turn.cancelled() and turn.exception() is None:  # the turn had just come
                 self._pacer.take_back(turn.result())
                 self._places += 1
             self._let_out()
@@ -432,7 +464,9 @@ class _Turnstile:
 
     def _let_out(self) -> None:
         self._set_timer(None)
-        now = asyncio.get_running_loop().time()
+        if self._loop is None or self._loop.is_closed():
+            return
+        now = self._loop.time()
         while self._queue and self._places:
             if self._queue[0].done():  # cancelled while it queued
                 self._queue.popleft()
@@ -447,4 +481,4 @@ class _Turnstile:
     def _set_timer(self, at: float | None) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = None if at is None else asyncio.get_running_loop().call_at(at, self._let_out)
+        self._timer = None if at is None or self._loop is None else self._loop.call_at(at, self._let_out)

@@ -50,6 +50,7 @@ class Wait(Coroutine[Any, Any, "ProductionStatus"], AsyncIterator["Transition"])
         "_card",
         "_coroutine",
         "_is_begun",
+        "_is_closed",
         "_is_consumed",
         "_is_looking",
         "_look",
@@ -68,6 +69,7 @@ class Wait(Coroutine[Any, Any, "ProductionStatus"], AsyncIterator["Transition"])
         self._coroutine: Coroutine[Any, Any, ProductionStatus] | None = None
         self._is_consumed = False  # by `await`, `async for` or `close`
         self._is_begun = False  # by `anext`
+        self._is_closed = False
         self._is_looking = False
 
     @property
@@ -104,8 +106,8 @@ class Wait(Coroutine[Any, Any, "ProductionStatus"], AsyncIterator["Transition"])
         return self._started().throw(exc if tb is None else exc.with_traceback(tb))
 
     def close(self) -> None:
-        """Give the wait up. Nothing needs to be awaited for that."""
-        self._is_consumed = True
+        """Give the wait up, without an await: no look begins any more, and an iteration of it ends."""
+        self._is_consumed = self._is_closed = True
         if self._coroutine is not None:
             self._coroutine.close()
 
@@ -155,15 +157,18 @@ class Wait(Coroutine[Any, Any, "ProductionStatus"], AsyncIterator["Transition"])
             if self._watch is None:
                 self._watch = self._make_watch(asyncio.get_running_loop().time())
             watch = self._watch
-            while not watch.is_over:
+            while not watch.is_over and not self._is_closed:
                 step = await self._look_when_due(watch)
                 if step is not None:
                     return step
         finally:
             self._is_looking = False
-        if watch.error is not None:
+        if watch.error is not None and not self._is_closed:
             error, watch.error = watch.error, None  # told once; iterating on finds the end
-            raise error
+            try:
+                raise error
+            finally:
+                del error  # its traceback holds this frame: part them
         return None
 
     async def _look_when_due(self, watch: Watch) -> Transition | None:
@@ -171,6 +176,7 @@ class Wait(Coroutine[Any, Any, "ProductionStatus"], AsyncIterator["Transition"])
         delay = watch.next_look_at - loop.time()
         if delay > 0:
             await asyncio.sleep(delay)
+        watch.begin_look(loop.time())
         cut_off = asyncio.timeout_at(watch.cut_off_at)
         try:
             async with cut_off:
@@ -183,6 +189,7 @@ class Wait(Coroutine[Any, Any, "ProductionStatus"], AsyncIterator["Transition"])
             cut = RequestTimeout("the wait's time ran out during a look", card=self._card)
             cut.__cause__ = exc
             watch.fail(cut, loop.time())
+            del cut  # as above
         else:
             return watch.observe(status, loop.time())
         if not watch.is_over:

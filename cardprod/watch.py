@@ -6,7 +6,7 @@ Two rules:
    `is_over` says that the wait has ended; `error` says whether it ended badly.
 2. A sleep never goes past the deadline. The look that falls due there is the last: whatever comes of it, the wait ends.
 
-Sleeping, sending and cancelling are done by `wait` and `bulk`, which drive this.
+Sleeping, sending and cancelling are done by `wait`, which drives this.
 """
 
 from __future__ import annotations
@@ -101,8 +101,16 @@ class Watch:
 
         A look that begins before the deadline ends there; the last look, which begins there, a little later.
         """
-        at = self._deadline_at + (self._last_look_seconds if self._is_last_look else 0.0)
+        at = self.next_look_at + self._last_look_seconds if self._is_last_look else self._deadline_at
         return None if math.isinf(at) else at
+
+    def begin_look(self, now: float) -> None:
+        """Take note that the look that is due begins now: late, if whoever drives this was busy, and so perhaps last.
+
+        Args:
+            now: The time.
+        """
+        self.next_look_at = max(self.next_look_at, now)
 
     @property
     def _is_last_look(self) -> bool:

@@ -232,7 +232,7 @@ def _optional_text(value: object, _: object) -> str | None:
 
 def _status_text(value: object, _: object) -> str:
     text = value if type(value) is str and value.isascii() else _text(value)
-    if not text:
+    if not text.strip():
         raise _Malformed("expected a status, got an empty string")
     return text
 
@@ -335,7 +335,7 @@ _DETAIL_KEYS: Final = ("detail", "error_description", "message", "title")
 def _api_error(http_status: int, headers: Mapping[str, str], body: bytes, now: float | None) -> ApiError:
     lowered = {name.lower(): value for name, value in headers.items()}
     cls, meaning = _ERRORS.get(http_status, (ApiError, "not an answer this call is documented to give"))
-    if http_status >= 500:  # noqa: PLR2004
+    if 500 <= http_status < 600:  # noqa: PLR2004
         cls, meaning = ServerError, "trouble at the server, not with the request"
     elif 300 <= http_status < 400:  # noqa: PLR2004
         meaning = "a redirect, which is never followed: check base_url"

@@ -92,9 +92,10 @@ async def test_web_app_recipe() -> None:
 async def test_worker_recipe() -> None:
     """The README's worker waits for a card until it is final."""
     namespace: dict[str, Any] = {"cardprod": cardprod}
-    exec(_recipe("check_card"), namespace)  # noqa: S102 - our own recipe
     async with _wise_is_a_kiosk():
-        assert (await namespace["check_card"](123456, "my-card")).is_produced
+        exec(_recipe("check_card"), namespace)  # noqa: S102 - our own recipe
+        async with namespace["CLIENT"]:
+            assert (await namespace["check_card"](123456, "my-card")).is_produced
 
 
 def test_pytest_recipe(tmp_path: Path) -> None:

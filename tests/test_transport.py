@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import gzip
 import logging
 import socket
@@ -1085,3 +1086,96 @@ async def test_closed_client_leaves_nothing(kiosk: Simulator) -> None:
     transport: Any = client._transport  # pyright: ignore[reportPrivateUsage] # no user can see a timer
     assert transport._cutoff._timer is None
     assert transport._turnstile._timer is None
+
+
+# --- What a review found ---
+
+
+async def test_closed_coroutine_in_the_queue_keeps_no_place(kiosk: Simulator) -> None:
+    """A look whose coroutine is closed while it queues takes no place from those behind it."""
+    kiosk.add(CARD, "never")
+    kiosk.fail_next(Fault.stall(5))
+    async with Client(kiosk.token, base_url=kiosk.base_url, max_concurrency=1) as client:
+        first = asyncio.create_task(look(client))
+        await asyncio.sleep(1)
+        queued = client.wait_until_final(CARD.profile_id, CARD.card_token)
+        queued.send(None)  # as a task would, up to its place in the queue
+        queued.close()
+        await first
+        assert (await asyncio.wait_for(look(client), 60)).status == "READY"
+        assert_idle(client)
+
+
+@pytest.mark.parametrize("is_borrowed", [True, False])
+async def test_turn_that_came_with_closing_is_not_taken(kiosk: Simulator, *, is_borrowed: bool) -> None:
+    """A look whose turn comes in the very moment of closing ends with `UsageError`, unsent."""
+    kiosk.add(CARD, "never")
+    async with aiohttp.ClientSession() as session:
+        lent = session if is_borrowed else None
+        client = Client(kiosk.token, base_url=kiosk.base_url, max_concurrency=1, session=lent)
+
+        async def look_and_close() -> None:
+            await look(client)
+            await client.close()
+
+        closing = asyncio.create_task(look_and_close())
+        await asyncio.sleep(0)
+        queued = asyncio.create_task(look(client))
+        _, outcome = await asyncio.gather(closing, queued, return_exceptions=True)
+        assert isinstance(outcome, UsageError)
+        assert len(kiosk.requests) == 1
+
+
+async def test_token_source_has_as_long_as_a_request(kiosk: Simulator) -> None:
+    """A token source that hangs ends the look after the request's time, each attempt."""
+
+    async def source() -> str:
+        await asyncio.sleep(3600)
+        return "never"
+
+    async with Client(source, base_url=kiosk.base_url, request_timeout=7, attempts=1) as client:
+        began = now()
+        with pytest.raises(cardprod.RequestTimeout, match="no token"):
+            await look(client)
+        assert now() - began == pytest.approx(7, abs=0.1)
+
+
+@pytest.mark.parametrize("fault", [Fault.garbage(), Fault.cut_body(), Fault.reset()])
+async def test_cause_holds_no_token(kiosk: Simulator, fault: Fault) -> None:
+    """The cause of a failed look shows nothing of the bearer token, however deep one looks."""
+    kiosk.fail_next(fault)
+    async with Client(SECRET, base_url=kiosk.base_url, attempts=1) as client:
+        with pytest.raises(cardprod.TransportError) as caught:
+            await look(client)
+    cause: BaseException | None = caught.value
+    while cause is not None:
+        assert SECRET not in f"{cause!r} {cause} {vars(cause)}"
+        cause = cause.__cause__ or cause.__context__
+
+
+async def test_echoed_token_is_not_shown() -> None:
+    """A server that repeats the token it complains of does not get it into the error."""
+
+    async def answer(writer: asyncio.StreamWriter) -> None:
+        writer.write(http_answer(401, f'{{"error":"invalid_token","error_description":"Invalid: {SECRET}"}}'))
+
+    async with RawServer(answer) as server, Client(SECRET, base_url=server.base_url) as client:
+        with pytest.raises(cardprod.Unauthorized) as caught:
+            await look(client)
+    assert caught.value.code == "invalid_token"
+    assert SECRET not in f"{caught.value!r} {caught.value} {vars(caught.value)}"
+
+
+async def test_failed_look_leaves_no_garbage(kiosk: Simulator, client: Client) -> None:
+    """A look that fails at once is gone with its error: nothing of it waits for the garbage collector."""
+    with pytest.raises(cardprod.CardNotFound):
+        await look(client)  # the first one builds what stays
+    gc.collect()
+    gc.disable()
+    try:
+        with pytest.raises(cardprod.CardNotFound):
+            await look(client)
+        await asyncio.sleep(0)
+        assert not [left for left in gc.get_objects() if isinstance(left, cardprod.CardNotFound)]
+    finally:
+        gc.enable()

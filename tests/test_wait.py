@@ -608,3 +608,24 @@ async def test_closed_client_ends_its_waits_during_a_look() -> None:
         with pytest.raises(UsageError, match="closed"):
             await task
         assert now() - began < 0.1
+
+
+async def test_slow_consumer_gets_the_last_look(kiosk: Simulator, client: Client) -> None:
+    """A consumer that is busy past the deadline still gets the last look, and with it the final status."""
+    kiosk.add(CARD, [("READY", 15), ("PRODUCED", 0)])
+    seen: list[str] = []
+    async for step in wait(client, timeout=20):
+        seen.append(str(step.current.status))
+        await asyncio.sleep(100)
+    assert seen == ["READY", "PRODUCED"]
+
+
+async def test_closed_wait_stops_an_iteration(kiosk: Simulator, client: Client) -> None:
+    """A wait that is closed while it is iterated gives no more steps and looks no more."""
+    kiosk.add(CARD, "prints")
+    waiting = wait(client)
+    steps = aiter(waiting)
+    await anext(steps)
+    waiting.close()
+    assert [step async for step in steps] == []
+    assert len(kiosk.requests) == 1

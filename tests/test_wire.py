@@ -798,3 +798,17 @@ def test_hostile_answers(http_status: int, headers: dict[str, str], body: bytes)
         if isinstance(outcome, ApiError):
             assert not 200 <= http_status < 300
             assert outcome.retry_after is None or 0 <= outcome.retry_after <= 3600
+
+
+def test_beyond_the_registered_statuses() -> None:
+    """An HTTP status past 599 is no server trouble, and so not worth a retry."""
+    with pytest.raises(ApiError) as caught:
+        decipher(999, {}, b"")
+    assert type(caught.value) is ApiError
+    assert not is_transient(caught.value)
+
+
+def test_blank_status() -> None:
+    """A status of white space is no status."""
+    with pytest.raises(BadReply, match="status"):
+        decipher(200, {}, b'{"status":" "}')

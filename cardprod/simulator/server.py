@@ -177,7 +177,11 @@ class Simulator:
         app.router.add_route("*", "/{anything:.*}", self._answer_elsewhere)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", self._port, backlog=1024).start()
+        try:
+            await web.TCPSite(runner, "127.0.0.1", self._port, backlog=1024).start()
+        except OSError:
+            await runner.cleanup()
+            raise
         self._runner = runner
         self._closing = asyncio.get_running_loop().create_future()
         self._port = runner.addresses[0][1]
