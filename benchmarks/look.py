@@ -1,6 +1,7 @@
 """`look`: one status call at so many in flight, beside what else a person could use, through the same server.
 
-Rounds alternate A B C A B C, so that a noisy machine cancels out; what is reported is the median round of each.
+Rounds alternate A B C A B C, so that a noisy machine cancels out; what is reported is the median round of each. Each
+round has a warm-up that does not count: wise-sdk needs some three seconds until its connections are open.
 CPU is this process's own (user and system); the server is in another.
 """
 
@@ -137,7 +138,6 @@ class Round:
 async def _measure(look: Look, in_flight: int, seconds: float) -> Round:
     """Keep so many looks in flight for so long."""
     done = 0
-    await asyncio.gather(*(look() for _ in range(in_flight)))  # connections are open before the clock starts
     end = time.perf_counter() + seconds
 
     async def one_after_the_other() -> None:
@@ -152,11 +152,12 @@ async def _measure(look: Look, in_flight: int, seconds: float) -> Round:
     return Round(rate=done / took, cpu=used / done * 1e6)
 
 
-async def _play(port: int, in_flight: int, rounds: int, seconds: float) -> dict[str, list[Round]]:
+async def _play(port: int, in_flight: int, *, rounds: int, warm_up: float, seconds: float) -> dict[str, list[Round]]:
     results: dict[str, list[Round]] = {name: [] for name in PEERS}
     for _ in range(rounds):
         for name, peer in PEERS.items():
             async with peer(port, in_flight) as look:
+                await _measure(look, in_flight, warm_up)
                 results[name].append(await _measure(look, in_flight, seconds))
     return results
 
@@ -165,13 +166,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Say what can be set."""
     parser.add_argument("--in-flight", type=int, default=100, help="looks under way at once (default 100)")
     parser.add_argument("--rounds", type=int, default=7, help="rounds of each peer (default 7)")
+    parser.add_argument(
+        "--warm-up", type=float, default=3.0, help="seconds before each round that do not count (default 3)"
+    )
     parser.add_argument("--seconds", type=float, default=1.5, help="length of a round (default 1.5)")
 
 
 def run(arguments: argparse.Namespace) -> str:
     """Measure, and give the table."""
     with server.running() as port:
-        results = asyncio.run(_play(port, arguments.in_flight, arguments.rounds, arguments.seconds))
+        results = asyncio.run(
+            _play(
+                port,
+                arguments.in_flight,
+                rounds=arguments.rounds,
+                warm_up=arguments.warm_up,
+                seconds=arguments.seconds,
+            )
+        )
     rows: list[list[str]] = []
     for name, each in results.items():
         rates = sorted(result.rate for result in each)
