@@ -69,7 +69,7 @@ _MAX_NODE: Final = 2**48 - 1
 _CLOSED: Final = "this client is closed; make a new one, or look before leaving its `async with`"
 
 _NO_TIMEOUT: Final = aiohttp.ClientTimeout()
-"""Not aiohttp's: `_Cutoff` holds the whole exchange to its time, for a tenth of what a timer for each would cost."""
+"""Not aiohttp's: `_Cutoff` holds the whole exchange to its time, for much less than a timer for each would cost."""
 
 
 class Transport:
