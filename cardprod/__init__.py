@@ -15,7 +15,7 @@ Every exception is a `CardprodError`; the tree is drawn in `cardprod.errors`.
 from __future__ import annotations
 
 from cardprod._version import VERSION
-from cardprod.auth import TokenSource
+from cardprod.auth import OAuthToken, TokenPair, TokenSource
 from cardprod.client import PRODUCTION, SANDBOX, Client
 from cardprod.error_codes import ErrorCode, ErrorOrigin
 from cardprod.errors import (
@@ -29,6 +29,7 @@ from cardprod.errors import (
     RequestTimeout,
     ServerError,
     StrongAuthenticationRequired,
+    TokenRefreshFailed,
     TransportError,
     Unauthorized,
     UsageError,
@@ -56,6 +57,7 @@ __all__ = [
     "ErrorCode",
     "ErrorOrigin",
     "Forbidden",
+    "OAuthToken",
     "ProductionFailed",
     "ProductionStatus",
     "RateLimit",
@@ -65,6 +67,8 @@ __all__ = [
     "ServerError",
     "Status",
     "StrongAuthenticationRequired",
+    "TokenPair",
+    "TokenRefreshFailed",
     "TokenSource",
     "Transition",
     "TransportError",

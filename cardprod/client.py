@@ -15,7 +15,7 @@ from cardprod.schedule import Backoff, is_finite_number
 from cardprod.transport import Transport
 from cardprod.wait import Wait
 from cardprod.watch import Watch
-from cardprod.wire import Endpoint
+from cardprod.wire import PRODUCTION, SANDBOX, Endpoint
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -24,13 +24,9 @@ if TYPE_CHECKING:
     from cardprod.auth import TokenSource
     from cardprod.models import ProductionStatus
     from cardprod.schedule import Schedule
+    from cardprod.telemetry import Observer
 
 __all__ = ["PRODUCTION", "SANDBOX", "Client"]
-
-PRODUCTION: Final = "https://api.wise.com"
-"""Wise's production API."""
-SANDBOX: Final = "https://api.wise-sandbox.com"
-"""Wise's sandbox: the same API with made-up money and cards."""
 
 _DEFAULT_LIMIT: Final = RateLimit()
 _DEFAULT_SCHEDULE: Final = Backoff()
@@ -48,7 +44,8 @@ class Client:
     together. It belongs to the event loop that first uses it. Making one does no I/O.
 
     Args:
-        token: A user token (personal tokens are not documented for this call), or an async callable that gives one.
+        token: A user token (personal tokens are not documented for this call), an `OAuthToken`, which refreshes itself,
+            or another async callable that gives one.
         base_url: `PRODUCTION`, `SANDBOX`, or another place that speaks Wise's HTTP, such as the simulator.
         api_version: The first segment of the path, "v3" or a calendar version such as "2026Q3".
         session: An `aiohttp.ClientSession` to use instead of an own one, with its connector, proxies, trace configs
@@ -60,7 +57,8 @@ class Client:
             trouble, timeouts, 408, 429 and 5xx.
         rate_limit: The most requests per second and per minute, for all that this client does; None for no limit.
         max_concurrency: The most requests under way at once.
-        ssl: A TLS context, for a client certificate or a private authority; None for the machine's authorities.
+        ssl: A TLS context, for a client certificate or a private authority; None for the machine's authorities. One
+            that does not verify the server is refused.
         allow_plain_http: Accept plain http to hosts other than this machine. For test networks only: whoever is on the
             way can read the token.
 
@@ -189,10 +187,22 @@ class Client:
                 last_look_seconds=self._request_timeout,
             )
 
-        return Wait(card, self._transport.look, make_watch)
+        return Wait(card, self._transport.look, make_watch, self.observer)
+
+    @property
+    def observer(self) -> Observer | None:
+        """Who is told of requests, looks and waits as they happen; `cardprod.otel.instrument` sets it."""
+        return self._transport.observer
+
+    @observer.setter
+    def observer(self, observer: Observer | None) -> None:
+        self._transport.observer = observer
 
     async def close(self) -> None:
-        """Close the client: looks under way and waits that go on after it end with `UsageError`. Twice does no harm."""
+        """Close the client: looks under way and waits that go on after it end with `UsageError`. Twice does no harm.
+
+        If its `OAuthToken` is being refreshed, that is waited for, so that the new pair is stored.
+        """
         await self._transport.close()
 
     async def __aenter__(self) -> Self:

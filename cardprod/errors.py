@@ -6,7 +6,8 @@ CardprodError(Exception)            .card
 ├── TransportError                  no answer: refused, reset, DNS, TLS, cut body
 │   └── RequestTimeout(TimeoutError)
 ├── ApiError                        an error answer: .http_status .code .detail .trace_id .body .retry_after
-│   ├── Unauthorized                401
+│   ├── Unauthorized                401, after one refresh where the token can be refreshed
+│   │   └── TokenRefreshFailed      the token endpoint refused
 │   ├── Forbidden                   403
 │   │   └── StrongAuthenticationRequired
 │   ├── CardNotFound                404
@@ -39,6 +40,7 @@ __all__ = [
     "RequestTimeout",
     "ServerError",
     "StrongAuthenticationRequired",
+    "TokenRefreshFailed",
     "TransportError",
     "Unauthorized",
     "UsageError",
@@ -130,6 +132,13 @@ class ApiError(CardprodError):
 
 class Unauthorized(ApiError):
     """401: the token is missing, wrong or expired. Get a new user token."""
+
+
+class TokenRefreshFailed(Unauthorized):
+    """The token endpoint refused to refresh the token.
+
+    `code` "invalid_grant": the user must authorise again. "invalid_client": check the client's id and secret.
+    """
 
 
 class Forbidden(ApiError):

@@ -1,75 +1,44 @@
-"""One look over the network: pace, send, read, decipher, try again. The only room that knows aiohttp.
+"""One look over the network: pace, send, decipher, try again.
 
-What an answer means is `wire`'s business, when the next look is due is `watch`'s.
+How one request goes over aiohttp is `exchange`'s business, what an answer means `wire`'s, when the next look is due
+`watch`'s.
 """
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-import random
+import logging
 import uuid
 from collections import deque
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Any, Final
 
-import aiohttp
-from multidict import CIMultiDict, CIMultiDictProxy
-
-from cardprod.auth import check_token
-from cardprod.errors import ApiError, CardprodError, RateLimited, RequestTimeout, TransportError, UsageError
+from cardprod.auth import OAuthToken, check_token
+from cardprod.errors import CardprodError, RateLimited, RequestTimeout, Unauthorized, UsageError
+from cardprod.exchange import check_verifies, may_pass, open_session, seconds_to_retry, send
 from cardprod.pacing import Pacer
-from cardprod.wire import MAX_BODY, decipher, is_transient, over_long
+from cardprod.telemetry import LOGGER, log_look, log_retry
+from cardprod.wire import decipher
 
 if TYPE_CHECKING:
     import ssl as _ssl
-    from collections.abc import Mapping
+    from collections.abc import Coroutine
 
+    import aiohttp
     from tenacity import RetryCallState
 
     from cardprod.auth import TokenSource
     from cardprod.models import Card, ProductionStatus
     from cardprod.pacing import RateLimit
+    from cardprod.telemetry import Observer
     from cardprod.wire import Endpoint
 
 __all__ = ["Transport"]
 
-_RETRY_FIRST: Final = 0.5
-_RETRY_CEILING: Final = 8.0
-"""Seconds: the first retry waits up to the one, later ones up to twice as long each time, at most the other."""
-
-_PATIENCE: Final = 60.0
-"""Seconds. A look that is told to come back later than this gives up at once and says so, rather than sleep on."""
-
-_FAILURES: Final[tuple[tuple[type[BaseException], type[TransportError], str], ...]] = (
-    (TimeoutError, RequestTimeout, "the connection timed out"),
-    (aiohttp.ClientConnectorDNSError, TransportError, "the host's name was not found"),
-    (aiohttp.ClientConnectorCertificateError, TransportError, "the server's TLS certificate was not trusted"),
-    (aiohttp.ClientSSLError, TransportError, "no TLS connection could be made"),
-    (aiohttp.ClientConnectorError, TransportError, "no connection could be made"),
-    (aiohttp.ServerDisconnectedError, TransportError, "the server closed the connection without a whole answer"),
-    (aiohttp.ClientPayloadError, TransportError, "the answer's body was cut short or garbled"),
-    (aiohttp.ClientResponseError, TransportError, "the answer is not HTTP"),
-    (aiohttp.ClientOSError, TransportError, "the connection broke"),
-    (aiohttp.ClientError, TransportError, "the request failed"),
-    (OSError, TransportError, "the connection broke"),
-)
-"""Every failure of aiohttp, TLS and the operating system → the error it becomes; the first that fits counts."""
-
-
-_SENDS_AGAIN: Final = "_retry_connection"
-
-_SECRET: Final = 12
-"""Characters. No real token is shorter, and a shorter one may be a word that the error says for another reason."""
-
-_NO_HEADERS: Final = CIMultiDictProxy[str](CIMultiDict())
-
 _MAX_NODE: Final = 2**48 - 1
 
 _CLOSED: Final = "this client is closed; make a new one, or look before leaving its `async with`"
-
-_NO_TIMEOUT: Final = aiohttp.ClientTimeout()
-"""Not aiohttp's: `_Cutoff` holds the whole exchange to its time, for much less than a timer for each would cost."""
 
 
 class Transport:
@@ -100,8 +69,10 @@ class Transport:
         max_concurrency: int,
         ssl: _ssl.SSLContext | None,
     ) -> None:
+        check_verifies(ssl, session)
         self._endpoint = endpoint
-        self._token = token if callable(token) else check_token(token)
+        self._source = token if callable(token) else None
+        self._token = "" if callable(token) else check_token(token)
         self._borrowed = session
         self._session: aiohttp.ClientSession | None = session
         self._request_timeout = request_timeout
@@ -116,8 +87,10 @@ class Transport:
         first_id = uuid.uuid4()
         self._correlation_prefix = str(first_id)[:24]
         self._correlation_counter = itertools.count(first_id.node)
+        self.observer: Observer | None = None
+        """Who is told of requests, looks and waits."""
 
-    async def look(self, card: Card) -> ProductionStatus:
+    def look(self, card: Card) -> Coroutine[Any, Any, ProductionStatus]:
         """Ask once for a card's status, trying again after trouble that may pass.
 
         Args:
@@ -132,11 +105,34 @@ class Transport:
             ApiError: An error came.
             BadReply: What came is not the documented shape.
         """
+        if self.observer is None and not LOGGER.isEnabledFor(logging.DEBUG):
+            return self._look(card)
+        return self._look_observed(card)
+
+    async def _look_observed(self, card: Card) -> ProductionStatus:
+        loop = asyncio.get_running_loop()
+        began_at = loop.time()
+        outcome: ProductionStatus | CardprodError | None = None
+        try:
+            outcome = await self._look(card)
+        except CardprodError as error:
+            outcome = error
+            raise
+        else:
+            return outcome
+        finally:
+            if outcome is not None:  # else cancelled
+                log_look(card, loop.time() - began_at, outcome)
+                if self.observer is not None:
+                    self.observer.looked(card, loop.time() - began_at, outcome)
+            del outcome  # if it is an error, its traceback holds this frame: part them
+
+    async def _look(self, card: Card) -> ProductionStatus:
         try:
             return await self._exchange(card)
         except CardprodError as error:
             error.card = card
-            if self._attempts == 1 or not _may_pass(error):
+            if self._attempts == 1 or not may_pass(error):
                 raise
             failure = error
         try:
@@ -153,6 +149,8 @@ class Transport:
         self._cutoff.close()
         if self._session is not None and self._borrowed is None:
             await self._session.close()
+        if isinstance(self._source, OAuthToken):
+            await self._source.close()
 
     def check_usable(self) -> None:
         """Make sure that a look could begin in the running loop.
@@ -169,48 +167,69 @@ class Transport:
             self._loop = loop
             self._closing = loop.create_future()
 
-    def _open_session(self) -> aiohttp.ClientSession:
-        # Places and pace are kept here: aiohttp's timeout would count the queueing for its connections too.
-        connector = aiohttp.TCPConnector(limit=0)
-        session = aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
-        # aiohttp sends a GET again by itself if a connection that was kept alive breaks, which neither the pacer nor
-        # `attempts` would know of. Its own test client turns that off with this attribute; should it be gone one day,
-        # a middleware does the same for 4 µs more.
-        if hasattr(session, _SENDS_AGAIN):
-            setattr(session, _SENDS_AGAIN, False)
-        else:
-            session.detach()
-            session = aiohttp.ClientSession(
-                connector=connector, cookie_jar=aiohttp.DummyCookieJar(), middlewares=(_send_once,)
-            )
-        self._session = session
-        return session
-
     async def _exchange(self, card: Card) -> ProductionStatus:
-        """Send one request and read its whole answer, both within one timeout that starts when it may leave."""
+        """Send one request when its turn comes, and once more if its token was refused and another has come."""
         loop = asyncio.get_running_loop()
         if self._closed or self._loop is not loop:
             self.check_usable()
-        token = self._token
-        if not isinstance(token, str):
-            token = await self._token_from(token, loop)
-        now = loop.time()
-        if not self._turnstile.pass_at_once(now):
-            await self._turnstile.queue(loop)
-            if self._closed:  # between its turn and this line
-                self._turnstile.leave()
-                raise UsageError(_CLOSED)
+        source = self._source
+        if source is None:
             now = loop.time()
-        task = self._cutoff.start(loop, now)
+            if not self._turnstile.pass_at_once(now):
+                await self._turnstile.queue(loop)
+                now = loop.time()
+            return await self._send(card, self._token, loop, now)
+        token = await self._pass_with_token(source, await self._token_from(source, loop), loop)
         try:
-            return decipher(*await self._send(card, token))
+            return await self._send(card, token, loop, loop.time())
+        except Unauthorized as error:
+            refusal = error
+        try:
+            invalidate = getattr(source, "invalidate", None)
+            if callable(invalidate):
+                invalidate(token)
+            other = await self._token_from(source, loop)
+            if other == token:
+                raise refusal
+            token = await self._pass_with_token(source, other, loop)
+            return await self._send(card, token, loop, loop.time())
+        finally:
+            del refusal  # its traceback holds this frame: part them
+
+    async def _pass_with_token(self, source: TokenSource, token: str, loop: asyncio.AbstractEventLoop) -> str:
+        """Wait for one's turn with a token in hand; one that had to queue asks again, for it may have changed since."""
+        if self._turnstile.pass_at_once(loop.time()):
+            return token
+        await self._turnstile.queue(loop)
+        try:
+            return await self._token_from(source, loop)
+        except BaseException:
+            self._turnstile.leave()
+            raise
+
+    async def _send(self, card: Card, token: str, loop: asyncio.AbstractEventLoop, now: float) -> ProductionStatus:
+        """Send one request and read its whole answer, both within one timeout that starts now. Its place is taken."""
+        if self._closed:  # between its turn and this line
+            self._turnstile.leave()
+            raise UsageError(_CLOSED)
+        session = self._session
+        if session is None:
+            session = self._session = open_session()
+        correlation_id = f"{self._correlation_prefix}{next(self._correlation_counter) & _MAX_NODE:012x}"
+        request = self._endpoint.build_request(card, token=token, correlation_id=correlation_id)
+        observer = self.observer
+        task = self._cutoff.start(loop, now)
+        if observer is not None:
+            observer.request_began()
+        try:
+            return decipher(*await send(session, "GET", request, ssl=self._ssl, secrets=(token,)))
         except RateLimited as error:
             # Before the place is given to the next, so that the gate is closed to that one already.
             if error.retry_after is not None:
                 self._turnstile.close_until(loop.time() + error.retry_after)
+            if observer is not None:
+                observer.rate_limited()
             raise
-        except (aiohttp.ClientError, OSError) as exc:
-            raise _transport_error(exc) from exc
         except asyncio.CancelledError as exc:
             if not self._cutoff.came(task):
                 raise
@@ -218,6 +237,8 @@ class Transport:
         finally:
             self._cutoff.stop(task)
             self._turnstile.leave()
+            if observer is not None:
+                observer.request_ended()
 
     async def _token_from(self, source: TokenSource, loop: asyncio.AbstractEventLoop) -> str:
         """Ask the source for a token, for as long as a request may take."""
@@ -236,42 +257,11 @@ class Transport:
 
     def _cut_off(self, what: str) -> CardprodError:
         """Make the error for what was cut off: by closing, or by its time."""
-        return UsageError(_CLOSED) if self._closed else RequestTimeout(f"{what} within {self._request_timeout:g} s")
-
-    async def _send(self, card: Card, token: str) -> tuple[int, Mapping[str, str], bytes]:
-        session = self._session or self._open_session()
-        correlation_id = f"{self._correlation_prefix}{next(self._correlation_counter) & _MAX_NODE:012x}"
-        url, headers = self._endpoint.build_request(card, token=token, correlation_id=correlation_id)
-        try:
-            answer = await session.get(
-                url,
-                headers=headers,
-                allow_redirects=False,
-                raise_for_status=False,
-                ssl=self._ssl,
-                timeout=_NO_TIMEOUT,
-            )
-        except (RuntimeError, ValueError) as exc:
-            if self._borrowed is None or isinstance(exc, aiohttp.ClientError):
-                raise
-            if session.closed:
-                raise UsageError(
-                    "the session lent to this client is closed; keep it open as long as the client"
-                ) from exc
-            raise UsageError(f"the session lent to this client cannot be used: {exc}") from exc
-        content = answer.content
-        try:
-            body = content.read_nowait() if content.is_eof() else await content.readany()
-            while not content.at_eof() and len(body) <= MAX_BODY:
-                body += await content.readany()
-        finally:
-            if not content.at_eof():  # at its end, the connection has gone back to the pool by itself
-                answer.close()
-        if len(body) > MAX_BODY and answer.status < 300:  # noqa: PLR2004 - an error says enough in its first MiB
-            raise over_long(answer.headers, body)
-        if answer.status != 200 and len(token) >= _SECRET:  # noqa: PLR2004 - it may repeat the token it complains of
-            body = body.replace(token.encode(), b"[token]")
-        return answer.status, answer.headers, body
+        return (
+            UsageError(_CLOSED)
+            if self._closed
+            else RequestTimeout(f"{what} within {self._request_timeout:g} s: try again")
+        )
 
     async def _retry(self, card: Card, failure: CardprodError) -> ProductionStatus:
         """Go on after a failed first attempt. Only here is tenacity met, with a fresh object for each failing look."""
@@ -286,11 +276,18 @@ class Transport:
                 raise failed
             return await self._exchange(card)
 
+        def before_sleep(state: RetryCallState) -> None:
+            error = state.outcome.exception() if state.outcome is not None else None
+            log_retry(card, state.attempt_number, error, state.upcoming_sleep)
+            if self.observer is not None:
+                self.observer.retried(error)
+
         retrying = AsyncRetrying(
             sleep=self._sleep,
             stop=stop_after_attempt(self._attempts),
-            wait=_seconds_to_retry,
-            retry=retry_if_exception(_may_pass),
+            wait=seconds_to_retry,
+            retry=retry_if_exception(may_pass),
+            before_sleep=before_sleep,
             reraise=True,
         )
         try:
@@ -306,41 +303,6 @@ class Transport:
         """Sleep, but not on after the client is closed: the attempt that follows finds that out."""
         if self._closing is not None:
             await asyncio.wait([self._closing], timeout=seconds)
-
-
-async def _send_once(request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
-    """Keep aiohttp from sending a GET again by itself: it does so after these two errors, and not after ours."""
-    try:
-        return await send(request)
-    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as exc:
-        raise _transport_error(exc) from exc
-
-
-def _may_pass(error: BaseException) -> bool:
-    """Whether the same look may well succeed a little later, and soon enough to try again within this one."""
-    if isinstance(error, ApiError):
-        return is_transient(error) and (error.retry_after or 0.0) <= _PATIENCE
-    return isinstance(error, TransportError)
-
-
-def _seconds_to_retry(state: RetryCallState) -> float:
-    """Exponential backoff with full jitter, or `Retry-After` if that is longer."""
-    backoff = random.uniform(0, min(_RETRY_FIRST * 2 ** (state.attempt_number - 1), _RETRY_CEILING))  # noqa: S311
-    error = state.outcome.exception() if state.outcome is not None else None
-    return max(backoff, (error.retry_after or 0.0) if isinstance(error, ApiError) else 0.0)
-
-
-def _transport_error(exc: BaseException) -> TransportError:
-    name = type(exc).__name__
-    if isinstance(exc, aiohttp.ClientResponseError):
-        # It carries the request's headers, and so the token, to wherever an error's cause is shown.
-        request = exc.request_info
-        exc.request_info = aiohttp.RequestInfo(request.url, request.method, _NO_HEADERS, request.real_url)
-        exc.args = (exc.request_info, exc.history)
-    _, cls, words = next(row for row in _FAILURES if isinstance(exc, row[0]))
-    # The exception's own text may hold the whole URL, and so the whole card token: only the system's words are quoted.
-    reason: str | None = getattr(exc, "strerror", None)
-    return cls(f"{words} ({reason or name})")
 
 
 class _Cutoff:

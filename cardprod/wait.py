@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from cardprod.errors import CardprodError, RequestTimeout, UsageError
+from cardprod.telemetry import log_failed_look, log_transition
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from cardprod.models import Card, ProductionStatus, Transition
+    from cardprod.telemetry import Observer, WaitObserver
     from cardprod.watch import Watch
 
 __all__ = ["Look", "Wait"]
-
-_logger = logging.getLogger("cardprod")
 
 Look: TypeAlias = Callable[["Card"], Coroutine[Any, Any, "ProductionStatus"]]
 """How a wait looks at its card: once, retries included."""
@@ -55,14 +54,20 @@ class Wait(Coroutine[Any, Any, "ProductionStatus"], AsyncIterator["Transition"])
         "_is_looking",
         "_look",
         "_make_watch",
+        "_observer",
+        "_told",
         "_watch",
     )
 
     __name__ = "wait_until_final"
     __qualname__ = "Client.wait_until_final"
 
-    def __init__(self, card: Card, look: Look, make_watch: Callable[[float], Watch]) -> None:
+    def __init__(
+        self, card: Card, look: Look, make_watch: Callable[[float], Watch], observer: Observer | None = None
+    ) -> None:
         self._card = card
+        self._observer = observer
+        self._told: WaitObserver | None = None
         self._look = look
         self._make_watch = make_watch
         self._watch: Watch | None = None
@@ -156,20 +161,32 @@ class Wait(Coroutine[Any, Any, "ProductionStatus"], AsyncIterator["Transition"])
         try:
             if self._watch is None:
                 self._watch = self._make_watch(asyncio.get_running_loop().time())
+                if self._observer is not None:
+                    self._told = self._observer.wait_began(self._card)
             watch = self._watch
             while not watch.is_over and not self._is_closed:
                 step = await self._look_when_due(watch)
                 if step is not None:
+                    self._tell(step)
                     return step
         finally:
             self._is_looking = False
         if watch.error is not None and not self._is_closed:
             error, watch.error = watch.error, None  # told once; iterating on finds the end
+            if self._told is not None:
+                self._told.ended(error)
             try:
                 raise error
             finally:
                 del error  # its traceback holds this frame: part them
         return None
+
+    def _tell(self, step: Transition) -> None:
+        log_transition(self._card, step)
+        if self._told is not None:
+            self._told.saw(step)
+            if step.is_final:
+                self._told.ended(None)
 
     async def _look_when_due(self, watch: Watch) -> Transition | None:
         loop = asyncio.get_running_loop()
@@ -180,9 +197,17 @@ class Wait(Coroutine[Any, Any, "ProductionStatus"], AsyncIterator["Transition"])
         cut_off = asyncio.timeout_at(watch.cut_off_at)
         try:
             async with cut_off:
-                status = await self._look(self._card)
+                if self._told is None:
+                    status = await self._look(self._card)
+                else:
+                    with self._told.looking():
+                        status = await self._look(self._card)
         except CardprodError as failure:
             watch.fail(failure, loop.time())
+            if not watch.is_over:
+                log_failed_look(self._card, failure, watch.failures)
+                if self._told is not None:
+                    self._told.failed_look(failure)
         except TimeoutError as exc:
             if not cut_off.expired():
                 raise
@@ -192,8 +217,6 @@ class Wait(Coroutine[Any, Any, "ProductionStatus"], AsyncIterator["Transition"])
             del cut  # as above
         else:
             return watch.observe(status, loop.time())
-        if not watch.is_over:
-            _logger.warning("a look failed and the wait goes on (%d in a row)", watch.failures)
         return None
 
 

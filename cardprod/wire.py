@@ -1,13 +1,15 @@
-"""What travels: the request for a card, and what an answer means. Pure functions over plain values.
+"""What travels: the requests for a card and for a token, and what an answer means. Pure functions over plain values.
 
 The only room that knows HTTP status codes and JSON names. It sends nothing and retries nothing; `transport` does.
 
-Sources: the Wise Platform API's pages "Retrieve card production status" and "Errors", and, for what they leave open
-(nothing but 200 and 429 is documented for this call), every error shape the error guide shows.
+Sources: the Wise Platform API's pages "Retrieve card production status", "Errors" and the one on refreshing user
+tokens, and, for what they leave open (nothing but 200 and 429 is documented for a card), every error shape of the
+error guide.
 """
 
 from __future__ import annotations
 
+import base64
 import ipaddress
 import json
 import logging
@@ -18,7 +20,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import cache
 from typing import TYPE_CHECKING, Final, TypeAlias, cast
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 import attrs
 
@@ -31,6 +33,7 @@ from cardprod.errors import (
     RateLimited,
     ServerError,
     StrongAuthenticationRequired,
+    TokenRefreshFailed,
     Unauthorized,
     UsageError,
 )
@@ -43,9 +46,27 @@ if TYPE_CHECKING:
 
     from cardprod.models import Card
 
-__all__ = ["MAX_BODY", "Endpoint", "Request", "decipher", "is_transient", "over_long"]
+__all__ = [
+    "MAX_BODY",
+    "PRODUCTION",
+    "SANDBOX",
+    "Endpoint",
+    "Request",
+    "TokenEndpoint",
+    "TokenGrant",
+    "decipher",
+    "decipher_grant",
+    "is_token",
+    "is_transient",
+    "over_long",
+]
 
 _logger = logging.getLogger("cardprod")
+
+PRODUCTION: Final = "https://api.wise.com"
+"""Wise's production API."""
+SANDBOX: Final = "https://api.wise-sandbox.com"
+"""Wise's sandbox: the same API with made-up money and cards."""
 
 MAX_BODY: Final = 1024 * 1024
 """Bytes. An answer for one card is a few hundred; what is larger is not read to its end."""
@@ -55,9 +76,15 @@ _SHOWN_DETAIL: Final = 300
 _MAX_RETRY_AFTER: Final = 3600.0
 """Seconds. Wise's windows are a second and a minute; a longer `Retry-After` is a mistake somewhere, not a plan."""
 
+_CENTURY: Final = 100 * 365 * 86_400
+
 _USER_AGENT: Final = f"cardprod/{VERSION}"
 _ISO_8601: Final = re.compile(r"[0-9-]{10}T[0-9:]{8}(\.[0-9]{1,9})?(Z|[+-][0-9]{2}:?[0-9]{2})")
 _API_VERSION: Final = re.compile(r"[A-Za-z0-9_-]+")
+_LEGACY_VERSION: Final = re.compile(r"v[0-9]+")
+# RFC 6750, section 2.1, gives the characters of a bearer token; what goes beyond them but is printable ASCII is let
+# through, because the issuer's word counts for more than ours.
+_TOKEN: Final = re.compile(r"[\x21-\x7e]+")
 _JSON_SPACE: Final = " \t\n\r"
 _JSON: TypeAlias = "dict[str, _JSON] | list[_JSON] | str | int | float | bool | None"
 _decode_json: Final[Callable[[str], tuple[object, int]]] = json.JSONDecoder().raw_decode
@@ -67,10 +94,10 @@ _decode_json: Final[Callable[[str], tuple[object, int]]] = json.JSONDecoder().ra
 
 
 Request: TypeAlias = tuple[str, dict[str, str]]
-"""What to send: a GET of this URL with these headers."""
+"""What to send: the URL and the headers."""
 
 
-def _check_text(_: Endpoint, attribute: attrs.Attribute[str], value: object) -> None:
+def _check_text(_: Endpoint | TokenEndpoint, attribute: attrs.Attribute[str], value: object) -> None:
     if not isinstance(value, str):
         raise UsageError(f"{attribute.name} must be a str, not a {type(value).__name__}")
 
@@ -96,10 +123,7 @@ class Endpoint:
 
     def __attrs_post_init__(self) -> None:
         _check_base_url(self.base_url, allow_plain_http=self.allow_plain_http)
-        if not _API_VERSION.fullmatch(self.api_version):
-            raise UsageError(
-                f"api_version must be one path segment of A-Z a-z 0-9 _ -, such as 'v3', not {self.api_version!r}"
-            )
+        _check_api_version(self.api_version)
         prefix = f"{self.base_url.rstrip('/')}/{self.api_version}/spend/profiles/"
         object.__setattr__(self, "_prefix", prefix)  # frozen, and derived once instead of at every look
 
@@ -123,6 +147,52 @@ class Endpoint:
                 "X-External-Correlation-Id": correlation_id,
             },
         )
+
+
+@attrs.frozen
+class TokenEndpoint:
+    """Where a refresh token is turned into an access token: `/oauth/token`, under a calendar version if there is one.
+
+    Args:
+        base_url: As for `Endpoint`.
+        api_version: As for `Endpoint`.
+        allow_plain_http: As for `Endpoint`.
+
+    Raises:
+        UsageError: As for `Endpoint`.
+    """
+
+    base_url: str = attrs.field(validator=_check_text)
+    api_version: str = attrs.field(default="v3", validator=_check_text)
+    allow_plain_http: bool = False
+
+    def __attrs_post_init__(self) -> None:
+        _check_base_url(self.base_url, allow_plain_http=self.allow_plain_http)
+        _check_api_version(self.api_version)
+
+    def build_request(self, *, client_id: str, client_secret: str, refresh_token: str) -> tuple[Request, bytes]:
+        """Build the request that refreshes a token (RFC 6749, section 6), and its body: a POST."""
+        # "v3" and its like never stood before /oauth/token; "2026Q3" and its like do.
+        version = "" if _LEGACY_VERSION.fullmatch(self.api_version) else f"/{self.api_version}"
+        basic = base64.b64encode(f"{client_id}:{client_secret}".encode()).decode()
+        headers = {
+            "Authorization": f"Basic {basic}",
+            "Accept": "application/json",
+            "Content-Type": "application/x-www-form-urlencoded",
+            "User-Agent": _USER_AGENT,
+        }
+        form = urlencode({"grant_type": "refresh_token", "refresh_token": refresh_token})
+        return (f"{self.base_url.rstrip('/')}{version}/oauth/token", headers), form.encode()
+
+
+def is_token(text: str) -> bool:
+    """Whether a text may stand in a header as a token: printable ASCII, and no white space."""
+    return _TOKEN.fullmatch(text) is not None
+
+
+def _check_api_version(api_version: str) -> None:
+    if not _API_VERSION.fullmatch(api_version):
+        raise UsageError(f"api_version must be one path segment of A-Z a-z 0-9 _ -, such as 'v3', not {api_version!r}")
 
 
 def _check_base_url(base_url: str, *, allow_plain_http: bool) -> None:
@@ -182,6 +252,64 @@ def decipher(http_status: int, headers: Mapping[str, str], body: bytes, now: flo
     if 200 < http_status < 300:  # noqa: PLR2004
         raise _bad_reply(f"expected a 200, got a {http_status}", headers, body)
     raise _api_error(http_status, headers, body, now)
+
+
+@attrs.frozen
+class TokenGrant:
+    """What the token endpoint gives; neither token is shown.
+
+    Args:
+        access_token: The new bearer token. The one before it is no longer good.
+        refresh_token: The new refresh token; None if the old one stays.
+        expires_in: Seconds that the access token is good for; None if the answer does not say.
+    """
+
+    access_token: str = attrs.field(repr=False)
+    refresh_token: str | None = attrs.field(repr=False)
+    expires_in: float | None
+
+
+def decipher_grant(http_status: int, headers: Mapping[str, str], body: bytes, now: float | None = None) -> TokenGrant:
+    """Turn one whole answer of the token endpoint into the tokens it gives.
+
+    All but the access token may be missing or wrong without making the answer useless: the tokens before it are
+    gone, so what can be used of it must be.
+
+    Args:
+        http_status: The HTTP status.
+        headers: The headers, in any case.
+        body: The body, as it came, at most `MAX_BODY` bytes.
+        now: As for `decipher`.
+
+    Returns:
+        The grant.
+
+    Raises:
+        TokenRefreshFailed: The endpoint refused.
+        ApiError: Another error came: the subclass that fits.
+        BadReply: The answer holds no access token. It does not carry the body, where tokens may be.
+    """
+    if not 200 <= http_status < 300:  # noqa: PLR2004
+        raise _api_error(http_status, headers, body, now, _mean_of_a_refresh)
+    try:
+        document = _load_object(body)
+        token = document.get("access_token")
+        if not isinstance(token, str) or not is_token(token):
+            raise _Malformed("access_token: expected printable ASCII without white space")  # noqa: TRY301
+    except _Malformed as exc:
+        raise _bad_reply(f"a {http_status} without a token: {exc}", headers, b"") from None
+    refresh_token, expires_in = document.get("refresh_token"), document.get("expires_in")
+    return TokenGrant(
+        access_token=token,
+        refresh_token=refresh_token if isinstance(refresh_token, str) and is_token(refresh_token) else None,
+        expires_in=_seconds(expires_in),
+    )
+
+
+def _seconds(value: _JSON) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < _CENTURY:
+        return None
+    return float(value)
 
 
 def over_long(headers: Mapping[str, str], start: bytes) -> BadReply:
@@ -322,26 +450,58 @@ _ERRORS: Final[Mapping[int, tuple[type[ApiError], str]]] = {
     401: (Unauthorized, "the token was not accepted: get a new user token"),
     403: (Forbidden, "the token may not see this card: check the profile and the token's scope"),
     404: (CardNotFound, "no such card under this profile: check both ids"),
-    408: (ApiError, "the server gave up waiting for the request"),
-    429: (RateLimited, "more requests than Wise allows"),
+    408: (ApiError, "the server gave up waiting for the request: try again"),
+    429: (RateLimited, "more requests than Wise allows: ask less often"),
 }
 """HTTP status → the error it becomes, and what it means for whoever reads it."""
+
+_REFUSALS: Final[Mapping[str, str]] = {
+    "invalid_grant": "the refresh token is no longer good: the user must authorise again",
+    "invalid_client": "the client is not known: check client_id and client_secret",
+    "unauthorized_client": "the client may not refresh tokens: ask Wise for that",
+}
+"""The code of a refusal of the token endpoint (RFC 6749, section 5.2) → what it means and what to do."""
 
 _CODE_KEYS: Final = ("code", "error")
 _DETAIL_KEYS: Final = ("detail", "error_description", "message", "title")
 """Where the shapes of Wise's error guide keep their code and their words, the most telling first."""
 
 
-def _api_error(http_status: int, headers: Mapping[str, str], body: bytes, now: float | None) -> ApiError:
-    lowered = {name.lower(): value for name, value in headers.items()}
-    cls, meaning = _ERRORS.get(http_status, (ApiError, "not an answer this call is documented to give"))
+_Meaning: TypeAlias = "tuple[type[ApiError], str]"
+"""The error an answer becomes, and what it means for whoever reads it."""
+
+
+def _mean_of_a_look(http_status: int, lowered: Mapping[str, str], _: str | None) -> _Meaning:
+    if http_status == 403 and lowered.get("x-2fa-approval-result", "").strip().upper() == "REJECTED":  # noqa: PLR2004
+        return StrongAuthenticationRequired, "the user must approve this with strong authentication"
+    return _ERRORS.get(http_status) or _mean_by_class(http_status)
+
+
+def _mean_by_class(http_status: int) -> _Meaning:
     if 500 <= http_status < 600:  # noqa: PLR2004
-        cls, meaning = ServerError, "trouble at the server, not with the request"
-    elif 300 <= http_status < 400:  # noqa: PLR2004
-        meaning = "a redirect, which is never followed: check base_url"
-    elif cls is Forbidden and lowered.get("x-2fa-approval-result", "").strip().upper() == "REJECTED":
-        cls, meaning = StrongAuthenticationRequired, "the user must approve this with strong authentication"
+        return ServerError, "trouble at the server, not with the request: try later"
+    if 300 <= http_status < 400:  # noqa: PLR2004
+        return ApiError, "a redirect, which is never followed: check base_url"
+    return ApiError, "not an answer this call is documented to give: check base_url and api_version"
+
+
+def _mean_of_a_refresh(http_status: int, _: Mapping[str, str], code: str | None) -> _Meaning:
+    if http_status in {408, 429} or not 400 <= http_status < 500:  # noqa: PLR2004
+        return _ERRORS.get(http_status) or _mean_by_class(http_status)
+    meaning = _REFUSALS.get(code or "", "the token endpoint refused: check base_url, client_id and client_secret")
+    return TokenRefreshFailed, meaning
+
+
+def _api_error(
+    http_status: int,
+    headers: Mapping[str, str],
+    body: bytes,
+    now: float | None,
+    mean: Callable[[int, Mapping[str, str], str | None], _Meaning] = _mean_of_a_look,
+) -> ApiError:
+    lowered = {name.lower(): value for name, value in headers.items()}
     code, detail = _code_and_detail(body, lowered.get("content-type", ""))
+    cls, meaning = mean(http_status, lowered, code)
     trace_id = _trace_id(lowered)
     parts = [f"{http_status} {code}" if code else str(http_status), meaning]
     if detail:

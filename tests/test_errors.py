@@ -21,6 +21,7 @@ from cardprod.errors import (
     RequestTimeout,
     ServerError,
     StrongAuthenticationRequired,
+    TokenRefreshFailed,
     TransportError,
     Unauthorized,
     UsageError,
@@ -40,6 +41,7 @@ FAILED = ProductionStatus("PRODUCTION_ERROR", kiosk_id="WIS00001", error_code="P
 API_ERRORS: list[type[ApiError]] = [
     ApiError,
     Unauthorized,
+    TokenRefreshFailed,
     Forbidden,
     StrongAuthenticationRequired,
     CardNotFound,

@@ -27,6 +27,8 @@ ROOMS: Final = [
     "schedule",
     "watch",
     "pacing",
+    "telemetry",
+    "exchange",
     "auth",
     "transport",
     "wait",
@@ -34,12 +36,13 @@ ROOMS: Final = [
     "client",
     "webhooks",
     "durable",
+    "otel",
     "simulator",
     "cli",
 ]
 """Bottom first, as in the design; the version is below them all."""
 
-PURE: Final = {"_version", "errors", "error_codes", "models", "wire", "schedule", "watch", "pacing"}
+PURE: Final = {"_version", "errors", "error_codes", "models", "wire", "schedule", "watch", "pacing", "telemetry"}
 IMPURE: Final = {"asyncio", "aiohttp", "tenacity", "time.sleep", "socket", "ssl", "threading", "concurrent"}
 
 PUBLIC: Final = [
@@ -57,6 +60,7 @@ PUBLIC: Final = [
     "ErrorCode",
     "ErrorOrigin",
     "Forbidden",
+    "OAuthToken",
     "ProductionFailed",
     "ProductionStatus",
     "RateLimit",
@@ -66,6 +70,8 @@ PUBLIC: Final = [
     "ServerError",
     "Status",
     "StrongAuthenticationRequired",
+    "TokenPair",
+    "TokenRefreshFailed",
     "TokenSource",
     "Transition",
     "TransportError",
@@ -219,4 +225,4 @@ def test_import_is_light() -> None:
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = set(run.stdout.split())
     assert "cardprod" in loaded
-    assert not loaded & {"tenacity", "cattrs", "cattr", "rich", "argparse"}
+    assert not loaded & {"tenacity", "cattrs", "cattr", "rich", "argparse", "opentelemetry"}

@@ -134,7 +134,8 @@ async def test_unknown_is_a_problem_document(kiosk: Simulator, http: aiohttp.Cli
     problem = json.loads(body)
     assert set(problem) == {"type", "title", "status", "code", "detail", "instance"}
     assert (problem["status"], problem["code"], problem["instance"]) == (404, "resource_not_found", path)
-    assert [(request.http_status, request.path) for request in kiosk.requests] == [(404, path)]
+    logged = path.replace(CARD.card_token, "ca0c8154…")
+    assert [(request.http_status, request.path) for request in kiosk.requests] == [(404, logged)]
 
 
 async def test_unknown_card_starts_on_a_plan_if_told(http: aiohttp.ClientSession) -> None:
@@ -250,18 +251,20 @@ async def test_storm_of_none_and_of_all(http: aiohttp.ClientSession, share: floa
 
 
 async def test_log_has_what_was_served_and_no_token(kiosk: Simulator, http: aiohttp.ClientSession) -> None:
-    """The log has when, what for and what came, and no bearer token."""
+    """The log has when, what for and what came, no bearer token, and the card's token shortened when it is shown."""
     kiosk.add(CARD, "never")
     await ask(http, kiosk)
     await asyncio.sleep(5)
     await ask(http, kiosk, authorization="Bearer wrong-token")
     first, second = kiosk.requests
     assert isinstance(first, LoggedRequest)
-    assert (first.path, first.card, first.http_status, first.status) == (PATH, CARD, 200, "READY")
+    assert first.path == PATH.replace(CARD.card_token, "ca0c8154…")
+    assert (first.card, first.http_status, first.status) == (CARD, 200, "READY")
     assert first.occurred_at is not None
     assert (second.http_status, second.status, second.occurred_at) == (401, None, None)
     assert second.at - first.at == pytest.approx(5, abs=0.01)
     assert kiosk.token not in repr(kiosk.requests)
+    assert CARD.card_token not in repr(kiosk.requests)
     assert "wrong-token" not in repr(kiosk.requests)
 
 

@@ -1187,7 +1187,7 @@ async def test_failed_look_leaves_no_garbage(kiosk: Simulator, client: Client) -
 
 async def test_sent_once_without_the_attribute_too(kiosk: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
     """Should aiohttp's attribute be gone one day, a look whose connection breaks is sent no more than told."""
-    monkeypatch.setattr("cardprod.transport._SENDS_AGAIN", "_gone_one_day")
+    monkeypatch.setattr("cardprod.exchange._SENDS_AGAIN", "_gone_one_day")
     kiosk.add(CARD, "never")
     async with Client(kiosk.token, base_url=kiosk.base_url, attempts=1) as client:
         await look(client)  # a connection is kept alive

@@ -17,6 +17,7 @@ from cardprod.errors import UsageError
 from cardprod.models import Card
 from cardprod.simulator.faults import Fault
 from cardprod.simulator.plans import as_stages
+from cardprod.simulator.tokens import TokenDesk
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,6 +31,7 @@ __all__ = ["LoggedRequest", "Simulator"]
 
 _ROUTE: Final = "/{version}/spend/profiles/{profile_id}/cards/{card_token}/production"
 _KIOSK: Final = "WIS00001"
+_TOKEN_ROUTES: Final = ("/oauth/token", "/{version}/oauth/token")
 
 
 @attrs.frozen
@@ -38,7 +40,7 @@ class LoggedRequest:
 
     Args:
         at: Seconds since the simulator started.
-        path: What was asked for.
+        path: What was asked for, with the card's token shortened.
         correlation_id: The request's `X-External-Correlation-Id`.
         card: Whose status was asked for, known to the simulator or not; None if the path names no card.
         fault: What went wrong with the answer, on demand.
@@ -88,7 +90,9 @@ class Simulator:
 
     Args:
         port: The port on 127.0.0.1; 0 takes one that is free.
-        token: The bearer token to accept; any other gets a 401. None accepts every token.
+        token: The bearer token to accept, until it is refreshed at `/oauth/token` as `OAuthToken` does; any other gets
+            a 401. None accepts every token, and lets everybody refresh.
+        token_seconds: How long the access token of a refresh is good.
         plan_for_unknown: What to do with a card that was not added: a plan to start it on, or None for a 404.
         on_request: Is told of each request as it is answered.
     """
@@ -98,11 +102,23 @@ class Simulator:
         *,
         port: int = 0,
         token: str | None = "simulated-token",  # noqa: S107 - not a secret
+        token_seconds: float = 43_199.0,
         plan_for_unknown: Plan | None = None,
         on_request: Callable[[LoggedRequest], None] | None = None,
     ) -> None:
         self._port = port
-        self._token = token
+        self.client_id = "simulated-client"
+        """The client that may refresh the token, for an `OAuthToken`."""
+        self.client_secret = "simulated-client-secret"  # noqa: S105 - not a secret
+        """Its secret."""
+        self._tokens = TokenDesk(
+            token=token,
+            client_id=self.client_id,
+            client_secret=self.client_secret,
+            refresh_token="simulated-refresh-token",  # noqa: S106 - not a secret
+            seconds=token_seconds,
+        )
+        self._refresh_faults: deque[Fault] = deque()
         self._on_request = on_request
         self._plan_for_unknown = None if plan_for_unknown is None else as_stages(plan_for_unknown)
         self._cards: dict[Card, _SimulatedCard] = {}
@@ -129,8 +145,30 @@ class Simulator:
 
     @property
     def token(self) -> str:
-        """The bearer token it accepts, for a client's `token`."""
-        return "any-token" if self._token is None else self._token
+        """The bearer token it accepts now, for a client's `token`."""
+        return "any-token" if self._tokens.token is None else self._tokens.token
+
+    @property
+    def refresh_token(self) -> str:
+        """The refresh token it takes now, for an `OAuthToken`; a refresh changes it."""
+        return self._tokens.refresh_token
+
+    def expire_token(self) -> None:
+        """Let the access token be no longer good: each look gets a 401 until it is refreshed."""
+        self._tokens.expire()
+
+    def revoke_tokens(self) -> None:
+        """Let neither token be good any more: a refresh gets `invalid_grant`."""
+        self._tokens.revoke()
+
+    def fail_next_refresh(self, fault: Fault, *, times: int = 1) -> None:
+        """Let the next answers of `/oauth/token` go wrong.
+
+        Args:
+            fault: What is to go wrong.
+            times: With how many answers.
+        """
+        self._refresh_faults.extend([fault] * times)
 
     def add(self, card: CardLike, plan: Plan = "prints") -> Card:
         """Put a card on a plan, from now on. A card that is there already starts again.
@@ -174,6 +212,8 @@ class Simulator:
     async def __aenter__(self) -> Self:
         app = web.Application()
         app.router.add_get(_ROUTE, self._answer)
+        for route in _TOKEN_ROUTES:
+            app.router.add_post(route, self._answer_refresh)
         app.router.add_route("*", "/{anything:.*}", self._answer_elsewhere)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await runner.setup()
@@ -203,6 +243,21 @@ class Simulator:
         return _response(
             request, 404, _problem(404, "resource_not_found", "There is nothing at this path", request.path)
         )
+
+    async def _answer_refresh(self, request: web.Request) -> web.StreamResponse:
+        fault = self._refresh_faults.popleft() if self._refresh_faults else None
+        if fault is not None and fault.kind != "stall":
+            return await self._go_wrong(request, None, fault)
+        if fault is not None:
+            await self._stall(fault.seconds)
+            if self._runner is None:
+                _break(request)
+                return web.Response()
+        http_status, body = self._tokens.refresh(
+            request.headers.get("Authorization", ""), await request.text(), asyncio.get_running_loop().time()
+        )
+        self._log(request, None, fault, http_status)
+        return _response(request, http_status, body)
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         card = self._card_of(request)
@@ -275,7 +330,7 @@ class Simulator:
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
         if scheme != "Bearer" or not token:
             return '{"error":"missing_token","error_description":"No bearer token was sent"}'
-        if self._token is not None and token != self._token:
+        if not self._tokens.accepts(token, asyncio.get_running_loop().time()):
             return '{"error":"invalid_token","error_description":"The access token is invalid or expired"}'
         return None
 
@@ -295,7 +350,7 @@ class Simulator:
     ) -> None:
         logged = LoggedRequest(
             at=asyncio.get_running_loop().time() - self._started_at,
-            path=request.path,
+            path=request.path if card is None else request.path.replace(card.card_token, str(card).partition("/")[2]),
             correlation_id=request.headers.get("X-External-Correlation-Id"),
             card=card,
             fault=fault,
