@@ -21,7 +21,7 @@ import attrs
 from cardprod import ApiError, BadReply, RateLimited, RequestTimeout, ServerError, TransportError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Generator, Mapping
     from multiprocessing.connection import Connection
     from typing import Self
 
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 HONEST: Final = "honest"
 BURST: Final = 2**16
+LATER: Final = 0.1
+"""Seconds, in which the client has read what was sent and put the connection back into its pool."""
 BOMB_BLOCK: Final = 2**24
 BOMB_BLOCKS: Final = 256  # four gibibytes
 
@@ -131,21 +133,21 @@ async def redirects(exchange: Exchange) -> None:
 async def says_the_rest_later(exchange: Exchange) -> None:
     """Announce less than there is, and send what is over when the connection is back in the client's pool."""
     await exchange.send(reply(exchange.body[:9]))
-    await asyncio.sleep(exchange.server.pause)
+    await asyncio.sleep(LATER)
     await exchange.send(exchange.body[9:])
 
 
 async def answers_nobody_later(exchange: Exchange) -> None:
     """Answer honestly, and once more when the connection is back in the client's pool."""
     await exchange.send(reply(exchange.body))
-    await asyncio.sleep(exchange.server.pause)
+    await asyncio.sleep(LATER)
     await exchange.send(stranger())
 
 
 async def answers_nobody_endlessly(exchange: Exchange) -> None:
     """Answer honestly, and then on and on when the connection is back in the client's pool."""
     await exchange.send(reply(exchange.body))
-    await asyncio.sleep(exchange.server.pause)
+    await asyncio.sleep(LATER)
     await goes_on(b"", stranger() * (BURST // len(stranger())))(exchange)
 
 
@@ -347,7 +349,7 @@ class FarServer:
 
 
 @contextlib.contextmanager
-def in_another_process(make: Callable[[], HostileServer]) -> Iterator[FarServer]:
+def in_another_process(make: Callable[[], HostileServer]) -> Generator[FarServer]:
     """Let the server that `make` makes run in a process of its own; its log is there when it has ended."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
