@@ -361,6 +361,8 @@ def in_another_process(make: Callable[[], HostileServer]) -> Generator[FarServer
         ours.send("end")
         far.log = ours.recv()
     finally:
-        process.join(10)
         process.kill()
+        process.join()
+        process.close()
         ours.close()
+        theirs.close()
