@@ -51,7 +51,8 @@ class Client:
         session: An `aiohttp.ClientSession` to use instead of an own one, with its connector, proxies, trace configs
             and cookie jar. It is never closed here and none of its defaults is changed; so aiohttp goes on
             sending a request once more by itself when a connection that was kept alive breaks, beyond `attempts` and
-            `rate_limit`.
+            `rate_limit`, and does not mind an answer that came before its request. One that does not verify the
+            server is refused.
         request_timeout: Seconds for one request and its whole answer; time spent queueing does not count.
         attempts: How often one look may be sent before it fails, the first time included. Tried again are connection
             trouble, timeouts, 408, 429 and 5xx.

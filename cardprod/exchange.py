@@ -5,9 +5,11 @@ No pace, no places, no time limit and no second try live here; only the word on 
 
 from __future__ import annotations
 
+import asyncio
 import random
 import ssl as _ssl
-from typing import TYPE_CHECKING, Final, Literal
+from functools import cache, partial
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import aiohttp
 from multidict import CIMultiDict, CIMultiDictProxy
@@ -32,6 +34,12 @@ _PATIENCE: Final = 60.0
 """Seconds. A request that is told to come back later than this is given up at once, rather than slept on."""
 
 _SENDS_AGAIN: Final = "_retry_connection"
+
+_PROTOCOL: Final = "ResponseHandler"
+_PROTOCOL_FACTORY: Final = "_factory"
+
+_UNASKED: Final = 1000
+"""Answers. A server has one to give at a time; one that pours more over a connection is not listened to any more."""
 
 _SECRET: Final = 12
 """Characters. No real token is shorter, and a shorter one may be a word that the error says for another reason."""
@@ -93,7 +101,10 @@ _ALERTS: Final[Mapping[str, str]] = {
 def open_session() -> aiohttp.ClientSession:
     """Open a session of our own: no cookies, and no places, which are kept where the pace is."""
     # aiohttp's timeout would count the queueing for its connections too.
-    connector = aiohttp.TCPConnector(limit=0)
+    connector = _Connector(limit=0)
+    handler = getattr(aiohttp.client_proto, _PROTOCOL, None)
+    if handler is not None and hasattr(connector, _PROTOCOL_FACTORY):  # else a flood of answers is all kept, as ever
+        setattr(connector, _PROTOCOL_FACTORY, partial(_guarded(handler), loop=asyncio.get_running_loop()))
     session = aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
     # aiohttp sends a GET again by itself if a connection that was kept alive breaks, which neither the pacer nor
     # `attempts` would know of. Its own test client turns that off with this attribute; should it be gone one day,
@@ -153,7 +164,7 @@ async def send(  # noqa: PLR0913 - what a request is made of
             while not content.at_eof() and len(received) <= MAX_BODY:
                 received += await content.readany()
         finally:
-            if not content.at_eof():  # at its end, the connection has gone back to the pool by itself
+            if not answer.closed:  # at its end, the connection has gone back to the pool by itself
                 answer.close()
     except (aiohttp.ClientError, OSError) as exc:
         raise _transport_error(exc) from exc
@@ -202,6 +213,35 @@ def seconds_to_retry(state: RetryCallState) -> float:
     backoff = random.uniform(0, min(_RETRY_FIRST * 2 ** (state.attempt_number - 1), _RETRY_CEILING))  # noqa: S311
     error = state.outcome.exception() if state.outcome is not None else None
     return max(backoff, (error.retry_after or 0.0) if isinstance(error, ApiError) else 0.0)
+
+
+class _Connector(aiohttp.TCPConnector):
+    """Never sends a request on a kept connection on which an answer stands already: it would be taken for its own.
+
+    aiohttp looks only whether such a connection is still open. Should it no longer ask this method one day, that is
+    how it would be again.
+    """
+
+    async def _get(self, key: Any, traces: Any) -> Any:  # noqa: ANN401 - aiohttp's own business
+        while True:
+            connection = await super()._get(key, traces)
+            protocol = getattr(connection, "protocol", None)
+            if connection is None or not getattr(protocol, "should_close", False):
+                return connection
+            connection.close()
+
+
+@cache
+def _guarded(handler: Any) -> Any:  # noqa: ANN401 - a class of aiohttp's that has no public name
+    """Make aiohttp's protocol close a connection that is flooded with answers nobody asked for; it keeps them all."""
+    received = handler.data_received
+
+    def data_received(self: Any, data: bytes) -> None:  # noqa: ANN401
+        received(self, data)
+        if len(self) > _UNASKED:
+            self.close()
+
+    return type(handler.__name__, (handler,), {"data_received": data_received})
 
 
 async def _send_once(request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:

@@ -15,11 +15,11 @@ from inspect import isawaitable
 from typing import TYPE_CHECKING, Any, Final
 
 from cardprod.auth import OAuthToken, check_token
-from cardprod.errors import CardprodError, RateLimited, RequestTimeout, Unauthorized, UsageError
+from cardprod.errors import CardprodError, RateLimited, RequestTimeout, TransportError, Unauthorized, UsageError
 from cardprod.exchange import check_verifies, may_pass, open_session, seconds_to_retry, send
 from cardprod.pacing import Pacer
 from cardprod.telemetry import LOGGER, log_look, log_retry
-from cardprod.wire import decipher
+from cardprod.wire import decipher, is_answer_to
 
 if TYPE_CHECKING:
     import ssl as _ssl
@@ -212,17 +212,12 @@ class Transport:
         if self._closed:  # between its turn and this line
             self._turnstile.leave()
             raise UsageError(_CLOSED)
-        session = self._session
-        if session is None:
-            session = self._session = open_session()
-        correlation_id = f"{self._correlation_prefix}{next(self._correlation_counter) & _MAX_NODE:012x}"
-        request = self._endpoint.build_request(card, token=token, correlation_id=correlation_id)
         observer = self.observer
         task = self._cutoff.start(loop, now)
         if observer is not None:
             observer.request_began()
         try:
-            return decipher(*await send(session, "GET", request, ssl=self._ssl, secrets=(token,)))
+            return await self._ask(card, token)
         except RateLimited as error:
             # Before the place is given to the next, so that the gate is closed to that one already.
             if error.retry_after is not None:
@@ -239,6 +234,17 @@ class Transport:
             self._turnstile.leave()
             if observer is not None:
                 observer.request_ended()
+
+    async def _ask(self, card: Card, token: str) -> ProductionStatus:
+        session = self._session
+        if session is None:
+            session = self._session = open_session()
+        correlation_id = f"{self._correlation_prefix}{next(self._correlation_counter) & _MAX_NODE:012x}"
+        request = self._endpoint.build_request(card, token=token, correlation_id=correlation_id)
+        http_status, headers, body = await send(session, "GET", request, ssl=self._ssl, secrets=(token,))
+        if not is_answer_to(headers, correlation_id):
+            raise TransportError("the answer is to another request: try again (the correlation id is not ours)")
+        return decipher(http_status, headers, body)
 
     async def _token_from(self, source: TokenSource, loop: asyncio.AbstractEventLoop) -> str:
         """Ask the source for a token, for as long as a request may take."""

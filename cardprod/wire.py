@@ -56,6 +56,7 @@ __all__ = [
     "TokenGrant",
     "decipher",
     "decipher_grant",
+    "is_answer_to",
     "is_token",
     "is_transient",
     "over_long",
@@ -78,6 +79,7 @@ _MAX_RETRY_AFTER: Final = 3600.0
 
 _CENTURY: Final = 100 * 365 * 86_400
 
+_CORRELATION_ID: Final = "X-External-Correlation-Id"
 _USER_AGENT: Final = f"cardprod/{VERSION}"
 _ISO_8601: Final = re.compile(r"[0-9-]{10}T[0-9:]{8}(\.[0-9]{1,9})?(Z|[+-][0-9]{2}:?[0-9]{2})")
 _API_VERSION: Final = re.compile(r"[A-Za-z0-9_-]+")
@@ -144,7 +146,7 @@ class Endpoint:
                 "Authorization": f"Bearer {token}",
                 "Accept": "application/json",
                 "User-Agent": _USER_AGENT,
-                "X-External-Correlation-Id": correlation_id,
+                _CORRELATION_ID: correlation_id,
             },
         )
 
@@ -183,6 +185,16 @@ class TokenEndpoint:
         }
         form = urlencode({"grant_type": "refresh_token", "refresh_token": refresh_token})
         return (f"{self.base_url.rstrip('/')}{version}/oauth/token", headers), form.encode()
+
+
+def is_answer_to(headers: Mapping[str, str], correlation_id: str) -> bool:
+    """Whether an answer can be to the request with this id: Wise echoes it, others may not.
+
+    Args:
+        headers: The headers, as a mapping that does not mind their case.
+        correlation_id: What the request said.
+    """
+    return headers.get(_CORRELATION_ID, correlation_id) == correlation_id
 
 
 def is_token(text: str) -> bool:
