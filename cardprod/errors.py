@@ -73,7 +73,11 @@ class CardprodError(Exception):
 
     def __str__(self) -> str:
         message = str(self.args[0]) if self.args else ""
-        return message if self.card is None else f"card {self.card}: {message}"
+        if self.card is None:
+            return message
+        # A server may name the card in its words, and an error is printed in logs, where its token is never whole.
+        shortened = str(self.card).partition("/")[2]
+        return f"card {self.card}: {message.replace(self.card.card_token, shortened)}"
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (type(self), self.args, self.__dict__.copy())

@@ -9,6 +9,7 @@ It decides nothing and imports no telemetry; `otel` turns what an observer is to
 | INFO | a transition | `card previous_status status kiosk_id error_code elapsed polls source` |
 | WARNING | a look failed and the wait goes on | `card error failures` |
 | WARNING | the token could not be refreshed, and the old one is still good | `error` |
+| WARNING | an answer's `occurredAt` was illegible and left out | |
 
 `card` is shortened as everywhere; `error` is an error's class. Seconds are floats. No record holds a bearer token.
 """
@@ -17,6 +18,8 @@ from __future__ import annotations
 
 import logging
 from typing import TYPE_CHECKING, Final, Protocol
+
+from cardprod.models import one_line
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -33,6 +36,8 @@ __all__ = [
     "log_retry",
     "log_transition",
 ]
+
+_SHOWN_STATUS: Final = 100
 
 LOGGER: Final = logging.getLogger("cardprod")
 
@@ -85,13 +90,19 @@ class WaitObserver(Protocol):
         ...
 
 
+def _shortened(text: str, card: Card) -> str:
+    """Shorten the card's token in somebody else's words, where it may stand whole."""
+    return text.replace(card.card_token, str(card).partition("/")[2])
+
+
 def log_look(card: Card, seconds: float, outcome: ProductionStatus | CardprodError) -> None:
     """Log one whole look."""
-    status = getattr(outcome, "status", None)
-    failed = isinstance(outcome, Exception)
-    error = type(outcome).__name__ if failed else None
-    extra = {"card": str(card), "seconds": seconds, "status": None if failed else status, "error": error}
-    LOGGER.debug("look at card %s: %s in %.3f s", card, error if failed else status, seconds, extra=extra)
+    if LOGGER.isEnabledFor(logging.DEBUG):
+        error = type(outcome).__name__ if isinstance(outcome, Exception) else None
+        status = None if isinstance(outcome, Exception) else _shortened(str(outcome.status), card)
+        shown = error if status is None else one_line(status, _SHOWN_STATUS)
+        extra = {"card": str(card), "seconds": seconds, "status": status, "error": error}
+        LOGGER.debug("look at card %s: %s in %.3f s", card, shown, seconds, extra=extra)
 
 
 def log_retry(card: Card, attempt: int, error: BaseException | None, retry_in: float) -> None:
@@ -107,15 +118,15 @@ def log_transition(card: Card, step: Transition) -> None:
         current, previous = step.current, step.previous
         extra = {
             "card": str(card),
-            "previous_status": None if previous is None else str(previous.status),
-            "status": str(current.status),
-            "kiosk_id": current.kiosk_id,
-            "error_code": None if current.error_code is None else str(current.error_code),
+            "previous_status": None if previous is None else _shortened(str(previous.status), card),
+            "status": _shortened(str(current.status), card),
+            "kiosk_id": None if current.kiosk_id is None else _shortened(current.kiosk_id, card),
+            "error_code": None if current.error_code is None else _shortened(str(current.error_code), card),
             "elapsed": step.elapsed,
             "polls": step.polls,
             "source": step.source,
         }
-        LOGGER.info("card %s: %s after %.1f s", card, step, step.elapsed, extra=extra)
+        LOGGER.info("card %s: %s after %.1f s", card, _shortened(str(step), card), step.elapsed, extra=extra)
 
 
 def log_failed_look(card: Card, error: CardprodError, failures: int) -> None:

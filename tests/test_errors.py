@@ -5,10 +5,11 @@ from __future__ import annotations
 import copy
 import pickle
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+import cardprod
 from cardprod import errors
 from cardprod.errors import (
     ApiError,
@@ -28,8 +29,10 @@ from cardprod.errors import (
     WaitTimeout,
 )
 from cardprod.models import Card, ProductionStatus, Transition
+from tests.conftest import RawServer, http_answer
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable
 
 _Branch = tuple[str, frozenset[str]]
@@ -177,3 +180,72 @@ def test_foreign_words_are_one_line() -> None:
     step = Transition(previous=ProductionStatus("ON\nTHE\x1bMOON"), current=foreign, elapsed=1.0, polls=2)
     for text in (str(caught.value), str(foreign), str(step)):
         assert text.isprintable()
+
+
+# --- Each class, reached by a real call ---
+
+_TRACE = {"x_trace_id": "t-123"}
+_REACHED: list[tuple[type[CardprodError], str, bytes, str]] = [
+    (UsageError, "closed", b"", "make a new one"),
+    (TransportError, "look", b"not HTTP at all\r\n\r\n", "check base_url"),
+    (RequestTimeout, "look", b"", "try again"),
+    (ApiError, "look", http_answer(422, "{}", **_TRACE), "422; .*check base_url"),
+    (Unauthorized, "look", http_answer(401, "{}", **_TRACE), "401; .*get a new user token"),
+    (TokenRefreshFailed, "refresh", http_answer(401, "{}", **_TRACE), "401; .*check .*client_secret"),
+    (Forbidden, "look", http_answer(403, "{}", **_TRACE), "403; .*check the profile"),
+    (
+        StrongAuthenticationRequired,
+        "look",
+        http_answer(403, "{}", x_2fa_approval_result="REJECTED", **_TRACE),
+        "403; .*must approve",
+    ),
+    (CardNotFound, "look", http_answer(404, "{}", **_TRACE), "404; .*check both ids"),
+    (RateLimited, "look", http_answer(429, "{}", **_TRACE), "429; .*ask less often"),
+    (ServerError, "look", http_answer(503, "{}", **_TRACE), "503; .*try later"),
+    (BadReply, "look", http_answer(200, "[]", **_TRACE), "a 200 that is not the documented shape: .*array"),
+    (WaitTimeout, "wait", http_answer(), "last seen READY; .*wait again"),
+    (ProductionFailed, "wait", http_answer(200, '{"status":"PRODUCTION_ERROR"}'), "not produced: PRODUCTION_ERROR"),
+]
+
+
+def test_every_class_is_reached() -> None:
+    """No class but the root is missed by the table of those that a real call reaches."""
+    assert {cls.__name__ for cls, *_ in _REACHED} | {"CardprodError"} == set(errors.__all__)
+
+
+async def _ask(client: cardprod.Client, how: str) -> None:
+    if how == "wait":
+        final = await client.wait_until_final(CARD.profile_id, CARD.card_token, timeout=5)
+        final.raise_for_failure()
+    else:
+        await client.get_status(CARD.profile_id, CARD.card_token)
+
+
+@pytest.mark.parametrize(("cls", "how", "reply", "words"), _REACHED, ids=[cls.__name__ for cls, *_ in _REACHED])
+async def test_reached_error_is_whole(cls: type[CardprodError], how: str, reply: bytes, words: str) -> None:
+    """A real call's error is one line with what came, what to do and the trace id, and survives pickle and copy."""
+
+    async def answer(writer: asyncio.StreamWriter) -> None:
+        writer.write(reply)
+
+    async with RawServer(answer) as server:
+        token: Any = "token"
+        if how == "refresh":
+            token = cardprod.OAuthToken("client-id", "client-secret", "refresh-token", base_url=server.base_url)
+        async with cardprod.Client(token, base_url=server.base_url, attempts=1) as client:
+            if how == "closed":
+                await client.close()
+            with pytest.raises(cls) as caught:
+                await _ask(client, how)
+    error = caught.value
+    assert type(error) is cls
+    assert str(error).isprintable()
+    assert re.search(words, str(error))
+    assert (getattr(error, "trace_id", None) is not None) == (b"x-trace-id" in reply) == ("t-123" in str(error))
+    if cls is not ProductionFailed:  # a status does not know its card
+        assert error.card == CARD
+        assert str(error).startswith(f"card {CARD}: ")
+    for again in (_pickled(error), copy.copy(error), copy.deepcopy(error)):
+        assert (type(again), str(again), vars(again)) == (cls, str(error), vars(error))
+    if type(error) in {TransportError, RequestTimeout}:
+        assert error.__cause__ is not None
