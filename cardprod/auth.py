@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import aiohttp
 import attrs
 
-from cardprod.errors import ApiError, CardprodError, RequestTimeout, TokenRefreshFailed, UsageError
+from cardprod.errors import ApiError, CardprodError, RequestTimeout, TokenRefreshFailed, TransportError, UsageError
 from cardprod.exchange import check_verifies, may_pass, open_session, seconds_to_retry, send
 from cardprod.schedule import is_finite_number
 from cardprod.telemetry import LOGGER
@@ -36,6 +36,10 @@ _ATTEMPTS: Final = 3
 _REST_FIRST: Final = 1.0
 _REST_CEILING: Final = 60.0
 """Seconds that the token endpoint is left in peace after a refresh failed, doubled each time up to the other."""
+
+_GRACE: Final = 2.0
+"""Seconds that a refresh holds up its callers as long as the old token is good. A refresh ends that token, so it is
+worth waiting for; an endpoint that does not answer is not."""
 
 _FOR_GOOD: Final = frozenset({"invalid_grant", "invalid_client", "unauthorized_client"})
 """Refusals that no later refresh would mend."""
@@ -116,8 +120,9 @@ class OAuthToken:
     However many requests need it, one refresh is under way at a time: Wise ends the old access token with it. Requests
     that come back 401 with the old token are sent once more with the new one; a 401 to the current token makes one
     refresh and one repetition. A refresh that fails for now, well before the old token expires, harms nobody: the old
-    token is used on and the endpoint is left in peace for 1 to 60 seconds. A refusal for good, such as `invalid_grant`,
-    is told to every later call without asking again. A caller that is cancelled does not cancel the refresh.
+    token is used on, after 2 seconds if there is no answer, and the endpoint is left in peace for 1 to 60 seconds. A
+    refusal for good, such as `invalid_grant`, is told to every later call without asking again. A caller that is
+    cancelled does not cancel the refresh.
 
     Share one among all clients of a process that act for the same user, in one event loop. Among several processes let
     one refresh, and give the others an async callable that reads what `on_refresh` stored.
@@ -192,6 +197,7 @@ class OAuthToken:
         self._is_refused = False  # the current access token got a 401
         self._unstored: TokenPair | None = None  # came, and `on_refresh` has not taken it yet
         self._refreshing: asyncio.Task[Exception | None] | None = None
+        self._began_at = 0.0
         self._failure: CardprodError | None = None
         self._rests_until = 0.0
         self._failures = 0
@@ -234,10 +240,13 @@ class OAuthToken:
             self._is_refused = True
 
     async def close(self) -> None:
-        """Wait for a refresh that is under way, so that the pair it brings is stored. Closing a client does it too."""
+        """Wait for a refresh that is under way, so that the pair it brings is stored. Closing a client does it too.
+
+        It waits as long as the requests of one refresh may take, and not on for an `on_refresh` that hangs.
+        """
         task = self._refreshing
         if task is not None and task.get_loop() is asyncio.get_running_loop():
-            await asyncio.wait([task])
+            await asyncio.wait([task], timeout=_ATTEMPTS * self._request_timeout)
 
     def __repr__(self) -> str:
         return f"<OAuthToken of {self._client_id} at {self._endpoint.base_url}, expires at {self._expires_at}>"
@@ -247,7 +256,8 @@ class OAuthToken:
 
     def _is_good(self, now: float) -> bool:
         """Whether the current token can be used on although a refresh was due."""
-        return self._access_token is not None and not self._is_refused and now < self._good_until
+        is_usable = self._access_token is not None and self._unstored is None
+        return is_usable and not self._is_refused and now < self._good_until
 
     def _time(self, loop: asyncio.AbstractEventLoop) -> None:
         """Work out when to refresh, on the loop's clock, from when the token expires."""
@@ -262,20 +272,38 @@ class OAuthToken:
         """Join the refresh under way, or begin one; whatever becomes of it, it goes on without its callers."""
         failure: Exception | None = self._failure
         if failure is None or loop.time() >= self._rests_until:
-            task = self._refreshing
-            if task is None:
-                task = self._refreshing = loop.create_task(self._refresh(loop))
-                task.add_done_callback(self._end_refresh)
-            elif task.get_loop() is not loop:
-                raise UsageError("this token is being refreshed in another event loop; make one in each loop")
-            failure = await asyncio.shield(task)
+            failure = await self._outcome_of(self._begin_refresh(loop), loop)
         token = self._access_token
-        if token is not None and (failure is None or (self._unstored is None and self._is_good(loop.time()))):
+        if token is not None and self._unstored is None and (failure is None or self._is_good(loop.time())):
             return token
         try:
             raise _one_more(failure)
         finally:
             del failure  # its traceback holds this frame: part them
+
+    def _begin_refresh(self, loop: asyncio.AbstractEventLoop) -> asyncio.Task[Exception | None]:
+        task = self._refreshing
+        if task is None:
+            self._began_at = loop.time()
+            task = self._refreshing = loop.create_task(self._refresh(loop))
+            task.add_done_callback(self._end_refresh)
+        elif task.get_loop() is not loop:
+            raise UsageError("this token is being refreshed in another event loop; make one in each loop")
+        return task
+
+    async def _outcome_of(
+        self, task: asyncio.Task[Exception | None], loop: asyncio.AbstractEventLoop
+    ) -> Exception | None:
+        """Wait for a refresh without holding on to it: whoever is cancelled here leaves it to the others."""
+        if self._is_good(loop.time()):
+            await asyncio.wait([task], timeout=max(self._began_at + _GRACE - loop.time(), 0))
+            if not task.done() and self._is_good(loop.time()):
+                return RequestTimeout("refreshing the token: no answer yet")
+        if not task.done():
+            await asyncio.wait([task])
+        if task.cancelled():
+            return TransportError("refreshing the token: it was cancelled, as by the end of its event loop")
+        return task.result()
 
     def _end_refresh(self, _: object) -> None:
         self._refreshing = None
