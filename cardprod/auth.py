@@ -18,7 +18,7 @@ import aiohttp
 import attrs
 
 from cardprod.errors import ApiError, CardprodError, RequestTimeout, TokenRefreshFailed, TransportError, UsageError
-from cardprod.exchange import check_verifies, may_pass, open_session, seconds_to_retry, send
+from cardprod.exchange import check_verifies, decipher_without, may_pass, open_session, seconds_to_retry, send
 from cardprod.schedule import is_finite_number
 from cardprod.telemetry import LOGGER
 from cardprod.wire import PRODUCTION, TokenEndpoint, decipher_grant, is_token
@@ -172,7 +172,9 @@ class OAuthToken:
             _check_token("access_token", access_token)
         _check_expiry(expires_at, access_token)
         if on_refresh is not None and not callable(on_refresh):
-            raise UsageError(f"on_refresh must be an async callable that takes a TokenPair, not {on_refresh!r}")
+            raise UsageError(
+                f"on_refresh must be an async callable that takes a TokenPair, not a {type(on_refresh).__name__}"
+            )
         if not is_finite_number(refresh_before) or refresh_before < 0:
             raise UsageError(f"refresh_before must be 0 or more seconds, not {refresh_before!r}")
         if not is_finite_number(request_timeout) or request_timeout <= 0:
@@ -249,7 +251,7 @@ class OAuthToken:
             await asyncio.wait([task], timeout=_ATTEMPTS * self._request_timeout)
 
     def __repr__(self) -> str:
-        return f"<OAuthToken of {self._client_id} at {self._endpoint.base_url}, expires at {self._expires_at}>"
+        return f"<OAuthToken at {self._endpoint.base_url}, expires at {self._expires_at}>"
 
     def _is_due(self, now: float) -> bool:
         return self._is_refused or self._refresh_at is None or now >= self._refresh_at
@@ -375,7 +377,7 @@ class OAuthToken:
         session = self._session or open_session()
         try:
             async with asyncio.timeout(self._request_timeout):
-                return decipher_grant(*await send(session, "POST", request, ssl=self._ssl, secrets=secrets, body=body))
+                answer = await send(session, "POST", request, ssl=self._ssl, body=body)
         except CardprodError:
             raise
         except TimeoutError as exc:
@@ -383,6 +385,7 @@ class OAuthToken:
         finally:
             if self._session is None:
                 await session.close()
+        return decipher_without(secrets, decipher_grant, *answer)
 
 
 def _one_more(failure: Exception | None) -> Exception:
@@ -403,13 +406,13 @@ def _check_text(name: str, value: object, allowed: re.Pattern[str], words: str) 
 
 def _check_type(name: str, value: object, expected: type) -> None:
     if value is not None and not isinstance(value, expected):
-        raise UsageError(f"{name} must be a {expected.__name__} or None, not {value!r}")
+        raise UsageError(f"{name} must be a {expected.__name__} or None, not a {type(value).__name__}")
 
 
 def _check_expiry(expires_at: object, access_token: str | None) -> None:
     if expires_at is None:
         return
     if not isinstance(expires_at, datetime) or expires_at.tzinfo is None:
-        raise UsageError(f"expires_at must be a datetime with a time zone, not {expires_at!r}")
+        raise UsageError(f"expires_at must be a datetime with a time zone, not a {type(expires_at).__name__} without")
     if access_token is None:
         raise UsageError("expires_at says when the access_token expires: pass that too, or neither")

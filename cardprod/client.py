@@ -233,4 +233,4 @@ def _check_count(name: str, value: object) -> None:
 
 def _check_type(name: str, value: object, expected: type) -> None:
     if value is not None and not isinstance(value, expected):
-        raise UsageError(f"{name} must be a {expected.__name__} or None, not {value!r}")
+        raise UsageError(f"{name} must be a {expected.__name__} or None, not a {type(value).__name__}")

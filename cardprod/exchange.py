@@ -6,25 +6,30 @@ No pace, no places, no time limit and no second try live here; only the word on 
 from __future__ import annotations
 
 import asyncio
+import html
+import json
 import random
 import ssl as _ssl
 from functools import cache, partial
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
+from urllib.parse import quote, quote_plus
 
 import aiohttp
 from multidict import CIMultiDict, CIMultiDictProxy
 
-from cardprod.errors import ApiError, RequestTimeout, TransportError, UsageError
-from cardprod.wire import MAX_BODY, is_transient, over_long
+from cardprod.errors import ApiError, BadReply, RequestTimeout, TransportError, UsageError
+from cardprod.wire import MAX_BODY, is_transient
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from tenacity import RetryCallState
 
     from cardprod.wire import Request
 
-__all__ = ["check_verifies", "may_pass", "open_session", "seconds_to_retry", "send"]
+__all__ = ["check_verifies", "decipher_without", "may_pass", "open_session", "seconds_to_retry", "send"]
+
+_Said = TypeVar("_Said")
 
 _RETRY_FIRST: Final = 0.5
 _RETRY_CEILING: Final = 8.0
@@ -119,13 +124,12 @@ def open_session() -> aiohttp.ClientSession:
     return session
 
 
-async def send(  # noqa: PLR0913 - what a request is made of
+async def send(
     session: aiohttp.ClientSession,
     method: Literal["GET", "POST"],
     request: Request,
     *,
     ssl: _ssl.SSLContext | bool,
-    secrets: Iterable[str],
     body: bytes | None = None,
 ) -> tuple[int, Mapping[str, str], bytes]:
     """Send one request and read its whole answer.
@@ -135,15 +139,13 @@ async def send(  # noqa: PLR0913 - what a request is made of
         method: The method.
         request: The URL and the headers.
         ssl: The TLS context; True for the session's own.
-        secrets: What the body of an error must not repeat.
         body: What to send along.
 
     Returns:
-        The HTTP status, the headers and the body.
+        The HTTP status, the headers and the body; of one that is over `MAX_BODY`, a start that is as well.
 
     Raises:
         TransportError: No whole answer came.
-        BadReply: A success whose body is over `MAX_BODY`; the rest was not read.
         UsageError: The session is closed or cannot be used.
     """
     url, headers = request
@@ -172,13 +174,34 @@ async def send(  # noqa: PLR0913 - what a request is made of
         if session.closed:
             raise UsageError("the session lent to this client is closed; keep it open as long as the client") from exc
         raise UsageError(f"the session lent to this client cannot be used: {exc}") from exc
-    if len(received) > MAX_BODY and answer.status < 300:  # noqa: PLR2004 - an error says enough in its first MiB
-        raise over_long(answer.headers, received)
-    if answer.status != 200:  # noqa: PLR2004 - it may repeat the secret it complains of
-        for secret in secrets:
-            if len(secret) >= _SECRET:
-                received = received.replace(secret.encode(), b"[secret]")
     return answer.status, answer.headers, received
+
+
+def decipher_without(
+    secrets: Iterable[str],
+    decipher: Callable[[int, Mapping[str, str], bytes], _Said],
+    http_status: int,
+    headers: Mapping[str, str],
+    body: bytes,
+) -> _Said:
+    """Decipher an answer; an error of it repeats no secret, however the answer spells what it complains of.
+
+    Raises:
+        ApiError, BadReply: As `decipher` does.
+    """
+    try:
+        return decipher(http_status, headers, body)
+    except (ApiError, BadReply):
+        pass
+    shown: dict[str, bytes] = {name: value.encode("utf-8", "surrogateescape") for name, value in headers.items()}
+    for secret in filter(lambda secret: len(secret) >= _SECRET, secrets):
+        as_json = json.dumps(secret)[1:-1]
+        spellings = {secret, quote(secret, safe=""), quote_plus(secret), html.escape(secret), as_json}
+        spellings.add(as_json.replace("/", "\\/"))  # as some write JSON
+        for spelling in sorted(spellings, key=len, reverse=True):
+            body = body.replace(spelling.encode(), b"[secret]")
+            shown = {name: value.replace(spelling.encode(), b"[secret]") for name, value in shown.items()}
+    return decipher(http_status, {name: value.decode("utf-8", "replace") for name, value in shown.items()}, body)
 
 
 def check_verifies(context: _ssl.SSLContext | None, session: aiohttp.ClientSession | None) -> None:

@@ -142,7 +142,7 @@ class _WaitObserver:
     def failed_look(self, error: CardprodError) -> None:
         self._span.add_event("look failed", {"error.type": type(error).__name__, "error.message": str(error)})
 
-    def ended(self, error: CardprodError | None) -> None:
+    def ended(self, error: Exception | None) -> None:
         if error is not None:
             self._span.set_attribute("error.type", type(error).__name__)
             self._span.set_status(trace.StatusCode.ERROR, str(error))

@@ -85,7 +85,7 @@ class WaitObserver(Protocol):
         """Take note of a look that failed while the wait goes on."""
         ...
 
-    def ended(self, error: CardprodError | None) -> None:
+    def ended(self, error: Exception | None) -> None:
         """Take note of the end: a final status, or this error."""
         ...
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from cardprod.auth import OAuthToken, check_token
 from cardprod.errors import CardprodError, RateLimited, RequestTimeout, TransportError, Unauthorized, UsageError
-from cardprod.exchange import check_verifies, may_pass, open_session, seconds_to_retry, send
+from cardprod.exchange import check_verifies, decipher_without, may_pass, open_session, seconds_to_retry, send
 from cardprod.pacing import Pacer
 from cardprod.telemetry import LOGGER, log_look, log_retry
 from cardprod.wire import decipher, is_answer_to
@@ -241,10 +241,10 @@ class Transport:
             session = self._session = open_session()
         correlation_id = f"{self._correlation_prefix}{next(self._correlation_counter) & _MAX_NODE:012x}"
         request = self._endpoint.build_request(card, token=token, correlation_id=correlation_id)
-        http_status, headers, body = await send(session, "GET", request, ssl=self._ssl, secrets=(token,))
+        http_status, headers, body = await send(session, "GET", request, ssl=self._ssl)
         if not is_answer_to(headers, correlation_id):
             raise TransportError("the answer is to another request: try again (the correlation id is not ours)")
-        return decipher(http_status, headers, body)
+        return decipher_without((token,), decipher, http_status, headers, body)
 
     async def _token_from(self, source: TokenSource, loop: asyncio.AbstractEventLoop) -> str:
         """Ask the source for a token, for as long as a request may take."""

@@ -169,12 +169,14 @@ class Wait(Coroutine[Any, Any, "ProductionStatus"], AsyncIterator["Transition"])
                 if step is not None:
                     self._tell(step)
                     return step
+        except Exception as exc:
+            self._tell_end(exc)  # a token source's own, or a mistake in a schedule
+            raise
         finally:
             self._is_looking = False
         if watch.error is not None and not self._is_closed:
             error, watch.error = watch.error, None  # told once; iterating on finds the end
-            if self._told is not None:
-                self._told.ended(error)
+            self._tell_end(error)
             try:
                 raise error
             finally:
@@ -186,7 +188,12 @@ class Wait(Coroutine[Any, Any, "ProductionStatus"], AsyncIterator["Transition"])
         if self._told is not None:
             self._told.saw(step)
             if step.is_final:
-                self._told.ended(None)
+                self._tell_end(None)
+
+    def _tell_end(self, error: Exception | None) -> None:
+        told, self._told = self._told, None
+        if told is not None:
+            told.ended(error)
 
     async def _look_when_due(self, watch: Watch) -> Transition | None:
         loop = asyncio.get_running_loop()

@@ -59,7 +59,6 @@ __all__ = [
     "is_answer_to",
     "is_token",
     "is_transient",
-    "over_long",
 ]
 
 _logger = logging.getLogger("cardprod")
@@ -82,7 +81,7 @@ _CENTURY: Final = 100 * 365 * 86_400
 _CORRELATION_ID: Final = "X-External-Correlation-Id"
 _USER_AGENT: Final = f"cardprod/{VERSION}"
 _ISO_8601: Final = re.compile(r"[0-9-]{10}T[0-9:]{8}(\.[0-9]{1,9})?(Z|[+-][0-9]{2}:?[0-9]{2})")
-_API_VERSION: Final = re.compile(r"[A-Za-z0-9_-]+")
+_API_VERSION: Final = re.compile(r"[A-Za-z0-9_-]{1,32}")
 _LEGACY_VERSION: Final = re.compile(r"v[0-9]+")
 # RFC 6750, section 2.1, gives the characters of a bearer token; what goes beyond them but is printable ASCII is let
 # through, because the issuer's word counts for more than ours.
@@ -204,7 +203,8 @@ def is_token(text: str) -> bool:
 
 def _check_api_version(api_version: str) -> None:
     if not _API_VERSION.fullmatch(api_version):
-        raise UsageError(f"api_version must be one path segment of A-Z a-z 0-9 _ -, such as 'v3', not {api_version!r}")
+        # Not shown: it may be a token in the wrong place.
+        raise UsageError("api_version must be one path segment of A-Z a-z 0-9 _ -, 32 at most, such as 'v3'")
 
 
 def _check_base_url(base_url: str, *, allow_plain_http: bool) -> None:
@@ -245,7 +245,7 @@ def decipher(http_status: int, headers: Mapping[str, str], body: bytes, now: flo
     Args:
         http_status: The HTTP status.
         headers: The headers, in any case.
-        body: The body, as it came, at most `MAX_BODY` bytes.
+        body: The body, as it came; if it is over `MAX_BODY` bytes, a start of it that is as well.
         now: The time in seconds since the epoch, for a `Retry-After` that is a date and comes without a `Date`
             header; None takes the machine's clock.
 
@@ -257,11 +257,13 @@ def decipher(http_status: int, headers: Mapping[str, str], body: bytes, now: flo
         BadReply: The answer is a success, and not of the documented shape.
     """
     if http_status == 200:  # noqa: PLR2004 - the one success Wise documents
+        _check_length(headers, body)
         try:
             return _structurer()(_load_object(body))
         except _Malformed as exc:
             raise _bad_reply(f"a 200 that is not the documented shape: {exc}", headers, body) from exc.__cause__
     if 200 < http_status < 300:  # noqa: PLR2004
+        _check_length(headers, body)
         raise _bad_reply(f"expected a 200, got a {http_status}", headers, body)
     raise _api_error(http_status, headers, body, now)
 
@@ -290,7 +292,7 @@ def decipher_grant(http_status: int, headers: Mapping[str, str], body: bytes, no
     Args:
         http_status: The HTTP status.
         headers: The headers, in any case.
-        body: The body, as it came, at most `MAX_BODY` bytes.
+        body: The body, as for `decipher`.
         now: As for `decipher`.
 
     Returns:
@@ -303,6 +305,7 @@ def decipher_grant(http_status: int, headers: Mapping[str, str], body: bytes, no
     """
     if not 200 <= http_status < 300:  # noqa: PLR2004
         raise _api_error(http_status, headers, body, now, _mean_of_a_refresh)
+    _check_length(headers, body)
     try:
         document = _load_object(body)
         token = document.get("access_token")
@@ -324,9 +327,10 @@ def _seconds(value: _JSON) -> float | None:
     return float(value)
 
 
-def over_long(headers: Mapping[str, str], start: bytes) -> BadReply:
-    """Make the error for an answer whose body goes on past `MAX_BODY`; `start` is what was read of it."""
-    return _bad_reply("the body is over 1 MiB, and was not read to its end", headers, start)
+def _check_length(headers: Mapping[str, str], body: bytes) -> None:
+    # An error says enough in its first MiB; a success must be whole.
+    if len(body) > MAX_BODY:
+        raise _bad_reply("the body is over 1 MiB, and was not read to its end", headers, body)
 
 
 def is_transient(error: ApiError) -> bool:

@@ -72,12 +72,12 @@ class Store:
 @pytest.mark.parametrize("begin", ["no token", "expired", "refused"])
 async def test_thousand_looks_make_one_refresh(kiosk: Simulator, begin: str) -> None:
     """A thousand looks that meet no token, an expired or a refused one cause one refresh, and all succeed."""
-    settings: dict[str, Any] = {
+    settings: dict[str, dict[str, Any]] = {
         "no token": {"access_token": None},
         "expired": {"expires_at": soon(-60)},
         "refused": {},
-    }[begin]
-    token = oauth(kiosk, **settings)
+    }
+    token = oauth(kiosk, **settings[begin])
     kiosk.expire_token()
     async with client_of(kiosk, token) as client:
         statuses = await asyncio.gather(*(look(client) for _ in range(1000)))
@@ -104,7 +104,7 @@ async def test_looks_in_flight_are_repeated_with_the_new_token(kiosk: Simulator)
     assert (refreshes(kiosk), looks(kiosk)) == (1, 50 + 1 + 50)
 
 
-@pytest.mark.parametrize("many", [1, 500])
+@pytest.mark.parametrize("many", [1, 100])
 async def test_refused_twice_is_unauthorized(many: int) -> None:
     """A 401 to the current token makes one refresh and one repetition, and then `Unauthorized`."""
     served: list[str] = []
@@ -493,5 +493,5 @@ def test_expiry_without_a_token_is_refused() -> None:
 def test_shows_no_secret() -> None:
     """A token and a pair are printed without what is secret in them."""
     token = OAuthToken("my-id", "canary-secret", "canary-refresh", access_token="canary-access")
-    assert repr(token) == "<OAuthToken of my-id at https://api.wise.com, expires at None>"
+    assert repr(token) == "<OAuthToken at https://api.wise.com, expires at None>"
     assert repr(TokenPair("canary-access", "canary-refresh")) == "TokenPair(expires_at=None)"

@@ -87,7 +87,7 @@ class _Observer:
     def failed_look(self, error: cardprod.CardprodError) -> None:
         self.told.append("failed look")
 
-    def ended(self, error: cardprod.CardprodError | None) -> None:
+    def ended(self, error: Exception | None) -> None:
         self.told.append("wait ended" if error is None else type(error).__name__)
 
     def assert_balanced(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import logging
 import string
@@ -9,6 +10,7 @@ from datetime import UTC, datetime, timedelta, timezone
 from email.utils import format_datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import parse_qs
 
 import pytest
 from hypothesis import given
@@ -25,11 +27,12 @@ from cardprod.errors import (
     RateLimited,
     ServerError,
     StrongAuthenticationRequired,
+    TokenRefreshFailed,
     Unauthorized,
     UsageError,
 )
 from cardprod.models import Card, ProductionStatus, Status
-from cardprod.wire import MAX_BODY, Endpoint, decipher, is_transient, over_long
+from cardprod.wire import MAX_BODY, Endpoint, TokenEndpoint, decipher, decipher_grant, is_transient
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -419,11 +422,57 @@ def test_bad_reply_keeps_what_support_needs() -> None:
     assert str(error).isprintable()
 
 
-def test_over_long() -> None:
-    """An answer over 1 MiB is a `BadReply` with the trace id and the start of the body."""
-    error = over_long({"x-trace-id": "t-1"}, b"x" * (MAX_BODY + 1))
-    assert (type(error), error.trace_id, error.body) == (BadReply, "t-1", "x" * 2048)
-    assert "over 1 MiB" in str(error)
+@pytest.mark.parametrize("http_status", [200, 206])
+def test_over_long(http_status: int) -> None:
+    """A success over 1 MiB is a `BadReply` with the trace id and the start of the body."""
+    with pytest.raises(BadReply, match="over 1 MiB") as caught:
+        decipher(http_status, {"x-trace-id": "t-1"}, b"x" * (MAX_BODY + 1))
+    assert (caught.value.trace_id, caught.value.body) == ("t-1", "x" * 2048)
+
+
+# --- A refresh ---
+
+
+_grants = st.fixed_dictionaries(
+    {},
+    optional={
+        "access_token": st.text() | st.integers() | st.none() | st.just("access"),
+        "refresh_token": st.text() | st.integers() | st.none() | st.just("refresh"),
+        "expires_in": st.floats() | st.integers() | st.text() | st.none() | st.booleans(),
+        "error": st.text() | st.sampled_from(["invalid_grant", "invalid_client"]),
+    },
+)
+
+
+@given(st.integers(100, 599), st.binary() | _grants.map(lambda grant: json.dumps(grant).encode()))
+def test_hostile_refresh_is_a_grant_or_an_error_of_ours(http_status: int, body: bytes) -> None:
+    """Whatever the token endpoint answers is a grant that can be used, or one of our errors, without its success."""
+    try:
+        grant = decipher_grant(http_status, {"x-trace-id": "t-1"}, body, now=0)
+    except (ApiError, BadReply) as error:
+        is_refusal = 400 <= http_status < 500 and http_status not in {408, 429}
+        is_within = (error.body == "" and 200 <= http_status < 300) if isinstance(error, BadReply) else True
+        if not is_within or isinstance(error, TokenRefreshFailed) != is_refusal:
+            pytest.fail(f"{http_status} became {error!r}")
+    else:
+        assert grant.access_token.isascii()
+        assert grant.access_token.isprintable()
+        assert grant.refresh_token is None or grant.refresh_token.isprintable()
+        assert grant.expires_in is None or grant.expires_in > 0
+
+
+@pytest.mark.parametrize(
+    ("api_version", "url"),
+    [("v3", "https://w.example/oauth/token"), ("2026Q3", "https://w.example/2026Q3/oauth/token")],
+)
+def test_refresh_request(api_version: str, url: str) -> None:
+    """A refresh goes where this version of the API has it, as a form, with the client's credentials as HTTP Basic."""
+    endpoint = TokenEndpoint("https://w.example/", api_version)
+    (asked, headers), form = endpoint.build_request(client_id="id", client_secret="s:&=+ ~", refresh_token="r&=+/%")
+    assert asked == url
+    assert base64.b64decode(headers["Authorization"].removeprefix("Basic ")) == b"id:s:&=+ ~"
+    assert headers["Content-Type"] == "application/x-www-form-urlencoded"
+    assert parse_qs(form.decode()) == {"grant_type": ["refresh_token"], "refresh_token": ["r&=+/%"]}
 
 
 # --- An error ---
