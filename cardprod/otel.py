@@ -16,7 +16,7 @@ Only `opentelemetry-api` is used; where they go is for the application's SDK to 
 | `cardprod.time_to_final` | histogram, s | `cardprod.status` |
 
 A wait's span is the current one while it looks, so that spans of an aiohttp instrumentation become its children. It
-ends with the wait, or, if that is dropped half-way, when Python frees it.
+ends with the wait, or, if its iteration is dropped half-way, when Python frees it.
 """
 
 from __future__ import annotations

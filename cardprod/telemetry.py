@@ -86,7 +86,7 @@ class WaitObserver(Protocol):
         ...
 
     def ended(self, error: Exception | None) -> None:
-        """Take note of the end: a final status, or this error."""
+        """Take note of the end: a final status, this error, or, with neither, that the wait was cancelled."""
         ...
 
 

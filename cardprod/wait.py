@@ -146,9 +146,12 @@ class Wait(Coroutine[Any, Any, "ProductionStatus"], AsyncIterator["Transition"])
         return self._start() if self._coroutine is None else self._coroutine
 
     async def _run(self) -> ProductionStatus:
-        step = await self._next_step()
-        while step is not None and not step.is_final:
+        try:
             step = await self._next_step()
+            while step is not None and not step.is_final:
+                step = await self._next_step()
+        finally:
+            self._tell_end(None)  # cancelled, if it was not told of an end before
         if step is None:
             raise UsageError("this wait was given up", card=self._card)
         return step.current
