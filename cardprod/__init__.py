@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from cardprod._version import VERSION
 from cardprod.auth import OAuthToken, TokenPair, TokenSource
+from cardprod.bulk import Progress, Statuses, Waits
 from cardprod.client import PRODUCTION, SANDBOX, Client
 from cardprod.error_codes import ErrorCode, ErrorOrigin
 from cardprod.errors import (
@@ -37,7 +38,7 @@ from cardprod.errors import (
 )
 from cardprod.models import FINAL_STATUSES, Card, CardLike, ProductionStatus, Status, Transition
 from cardprod.pacing import RateLimit
-from cardprod.schedule import Backoff, Schedule
+from cardprod.schedule import AdaptiveSchedule, Backoff, Schedule
 from cardprod.wait import Wait
 
 __version__ = VERSION
@@ -46,6 +47,7 @@ __all__ = [
     "FINAL_STATUSES",
     "PRODUCTION",
     "SANDBOX",
+    "AdaptiveSchedule",
     "ApiError",
     "Backoff",
     "BadReply",
@@ -60,12 +62,14 @@ __all__ = [
     "OAuthToken",
     "ProductionFailed",
     "ProductionStatus",
+    "Progress",
     "RateLimit",
     "RateLimited",
     "RequestTimeout",
     "Schedule",
     "ServerError",
     "Status",
+    "Statuses",
     "StrongAuthenticationRequired",
     "TokenPair",
     "TokenRefreshFailed",
@@ -76,5 +80,6 @@ __all__ = [
     "UsageError",
     "Wait",
     "WaitTimeout",
+    "Waits",
     "__version__",
 ]

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import os
 import ssl as _ssl
 from typing import TYPE_CHECKING, Final
 
 import aiohttp
 
+from cardprod.bulk import Statuses, Waits
 from cardprod.errors import UsageError
 from cardprod.models import Card
 from cardprod.pacing import RateLimit
-from cardprod.schedule import Backoff, is_finite_number
+from cardprod.schedule import AdaptiveSchedule, Backoff, is_finite_number
+from cardprod.sharing import SharedLooks
 from cardprod.transport import Transport
 from cardprod.wait import Wait
-from cardprod.watch import Watch
+from cardprod.watch import Terms
 from cardprod.wire import PRODUCTION, SANDBOX, Endpoint
 
 if TYPE_CHECKING:
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from cardprod.auth import TokenSource
+    from cardprod.bulk import Cards
     from cardprod.models import ProductionStatus
     from cardprod.schedule import Schedule
     from cardprod.telemetry import Observer
@@ -90,6 +94,11 @@ class Client:
         _check_type("rate_limit", rate_limit, RateLimit)
         _check_type("ssl", ssl, _ssl.SSLContext)
         self._request_timeout = request_timeout
+        self._looks_per_second = math.inf
+        if rate_limit is not None:
+            self._looks_per_second = min(rate_limit.per_second, rate_limit.per_minute / 60)
+        self._shared = SharedLooks()
+        self._schedule: AdaptiveSchedule | None = None
         self._endpoint = Endpoint(base_url, api_version, allow_plain_http)
         self._transport = Transport(
             self._endpoint,
@@ -172,23 +181,78 @@ class Client:
             UsageError: An argument that cannot be right. See `Wait` for what waiting raises.
         """
         card = Card(profile_id, card_token)
+        terms = self._terms(schedule, timeout, max_failures)
+        return Wait(card, self._transport.look, terms, self._shared, self.observer)
+
+    def get_statuses(self, cards: Cards) -> Statuses:
+        """Look once at each of many cards.
+
+        Await what this returns for a dict, or use it as `async with … as pairs` and iterate those as they come.
+
+        Args:
+            cards: `Card`s or `(profile_id, card_token)` tuples, from any iterable or async iterable. They are taken as
+                they can be looked up; one that comes twice is looked up once.
+
+        Returns:
+            The statuses, not begun yet: for each card a `ProductionStatus`, or the `CardprodError` that its look
+            ended with.
+
+        Raises:
+            UsageError: `cards` cannot be iterated. See `Statuses` for what iterating raises.
+        """
+        return Statuses(cards, self._transport, self._shared)
+
+    def wait_until_all_final(
+        self,
+        cards: Cards | None,
+        *,
+        timeout: float | None = None,
+        batch_timeout: float | None = None,
+        schedule: Schedule | None = None,
+        max_failures: int = 5,
+    ) -> Waits:
+        """Wait until each of many cards is PRODUCED, PRODUCTION_ERROR or REQUEST_ERROR.
+
+        Await what this returns for a dict of how each ended, or use it as `async with … as steps` and iterate the
+        transitions of all cards as they are seen.
+
+        Args:
+            cards: `Card`s or `(profile_id, card_token)` tuples, from any iterable or async iterable. One that comes
+                twice is waited for once. None for none yet: they come by `add`, until `no_more`.
+            timeout: Seconds to wait for each card, from when it is taken; None for as long as it takes. If its last
+                look, at the deadline, has not had its turn within `request_timeout`, its wait ends without.
+            batch_timeout: Seconds to wait for all of them, from when the block is entered; None for as long as it
+                takes. Cards not taken from their source by then are left there.
+            schedule: When to look: an `AdaptiveSchedule`, a `Backoff`, or anything with its `delay` method; None for an
+                `AdaptiveSchedule` of the client's own, which learns from all its batches that say None.
+            max_failures: How many looks in a row may fail, each after its own attempts, before a card's wait does. An
+                answer resets the count.
+
+        Returns:
+            The waits, not begun yet.
+
+        Raises:
+            UsageError: An argument that cannot be right. See `Waits` for what iterating raises.
+        """
+        if schedule is None:
+            schedule = self._schedule = self._schedule or AdaptiveSchedule()
+        if batch_timeout is not None:
+            _check_seconds("batch_timeout", batch_timeout, at_least=0)
+        return Waits(cards, self._transport, self._shared, self._terms(schedule, timeout, max_failures), batch_timeout)
+
+    def _terms(self, schedule: Schedule, timeout: float | None, max_failures: int) -> Terms:
         if timeout is not None:
             _check_seconds("timeout", timeout, at_least=0)
         _check_count("max_failures", max_failures)
         if isinstance(schedule, type) or not callable(getattr(schedule, "delay", None)):
             raise UsageError(f"schedule must be a Backoff or have its delay method, unlike {schedule!r}")
-
-        def make_watch(started_at: float) -> Watch:
-            return Watch(
-                card,
-                schedule=schedule,
-                started_at=started_at,
-                timeout=timeout,
-                max_failures=max_failures,
-                last_look_seconds=self._request_timeout,
-            )
-
-        return Wait(card, self._transport.look, make_watch, self.observer)
+        return Terms(
+            schedule=schedule,
+            timeout=timeout,
+            max_failures=max_failures,
+            last_look_seconds=self._request_timeout,
+            looks_per_second=self._looks_per_second,
+        )
 
     @property
     def observer(self) -> Observer | None:
@@ -204,6 +268,7 @@ class Client:
 
         If its `OAuthToken` is being refreshed, that is waited for, so that the new pair is stored.
         """
+        self._shared.close(UsageError("this client was closed while cards were waited for"))
         await self._transport.close()
 
     async def __aenter__(self) -> Self:

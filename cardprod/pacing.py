@@ -20,6 +20,9 @@ __all__ = ["Pacer", "RateLimit"]
 _GUARD: Final = 0.001
 """Seconds added to each window, so that rounding, and requests that catch up on the way, do not crowd it."""
 
+_SAMPLES: Final = 16
+"""How many of the moments at which a window becomes freer are looked at."""
+
 
 @attrs.frozen
 class RateLimit:
@@ -92,6 +95,31 @@ class Pacer:
             if len(departures) == departures.maxlen:
                 at = max(at, departures[0] + length)
         return at
+
+    def spread(self, now: float) -> float:
+        """Say how far apart requests that can wait should leave, so that none after them has to wait long.
+
+        A window that is used up at once lets nobody out until the whole rush is a window ago, a minute at Wise; and a
+        minute later the rush comes again. So once half of a window is used, what is left of it is to last until more
+        comes free, and so on: the longest gap that any of the coming moments asks for.
+
+        Args:
+            now: The time.
+
+        Returns:
+            Seconds; 0 while half of every window is free.
+        """
+        gap = 0.0
+        for length, departures in self._windows:
+            while departures and departures[0] + length <= now:
+                departures.popleft()
+            most = departures.maxlen or 0
+            if len(departures) * 2 <= most:
+                continue
+            free = most - len(departures)
+            for index in range(0, len(departures), len(departures) // _SAMPLES + 1):
+                gap = max(gap, (departures[index] + length - now) / (free + index + 1))
+        return gap
 
     def depart(self, now: float) -> None:
         """Count a request that leaves now. `now` never runs backwards."""

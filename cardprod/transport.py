@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import math
 import uuid
 from collections import deque
 from inspect import isawaitable
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from cardprod.telemetry import Observer
     from cardprod.wire import Endpoint
 
-__all__ = ["Transport"]
+__all__ = ["Flow", "Transport"]
 
 _MAX_NODE: Final = 2**48 - 1
 
@@ -109,12 +110,47 @@ class Transport:
             return self._look(card)
         return self._look_observed(card)
 
-    async def _look_observed(self, card: Card) -> ProductionStatus:
+    async def take_turn(self, flow: Flow) -> float:
+        """Wait for a turn to look, before it is decided at which card.
+
+        What follows must be `look_in_turn` or `leave_turn`.
+
+        Args:
+            flow: Whose turn.
+
+        Returns:
+            The time it came.
+
+        Raises:
+            UsageError: The transport is closed, or belongs to another event loop.
+        """
+        loop = asyncio.get_running_loop()
+        if self._closed or self._loop is not loop:
+            self.check_usable()
+        now = loop.time()
+        return now if self._turnstile.pass_at_once(now, flow) else await self._turnstile.queue(loop, flow)
+
+    def leave_turn(self, came_at: float) -> None:
+        """Give back a turn that is not used."""
+        self._turnstile.take_back(came_at)
+
+    def look_in_turn(self, card: Card, flow: Flow) -> Coroutine[Any, Any, ProductionStatus]:
+        """Ask once for a card's status, as `look` does, in a turn that was taken.
+
+        Args:
+            card: Which card.
+            flow: Whose turn it is; further attempts take turns with the others of it.
+        """
+        if self.observer is None and not LOGGER.isEnabledFor(logging.DEBUG):
+            return self._look(card, flow, has_turn=True)
+        return self._look_observed(card, flow, has_turn=True)
+
+    async def _look_observed(self, card: Card, flow: Flow | None = None, *, has_turn: bool = False) -> ProductionStatus:
         loop = asyncio.get_running_loop()
         began_at = loop.time()
         outcome: ProductionStatus | CardprodError | None = None
         try:
-            outcome = await self._look(card)
+            outcome = await self._look(card, flow, has_turn=has_turn)
         except CardprodError as error:
             outcome = error
             raise
@@ -127,16 +163,16 @@ class Transport:
                     self.observer.looked(card, loop.time() - began_at, outcome)
             del outcome  # if it is an error, its traceback holds this frame: part them
 
-    async def _look(self, card: Card) -> ProductionStatus:
+    async def _look(self, card: Card, flow: Flow | None = None, *, has_turn: bool = False) -> ProductionStatus:
         try:
-            return await self._exchange(card)
+            return await self._exchange(card, flow, has_turn=has_turn)
         except CardprodError as error:
             error.card = card
             if self._attempts == 1 or not may_pass(error):
                 raise
             failure = error
         try:
-            return await self._retry(card, failure)
+            return await self._retry(card, failure, flow)
         finally:
             del failure  # its traceback holds this frame: part them, so that nothing waits for the garbage collector
 
@@ -167,19 +203,22 @@ class Transport:
             self._loop = loop
             self._closing = loop.create_future()
 
-    async def _exchange(self, card: Card) -> ProductionStatus:
+    async def _exchange(self, card: Card, flow: Flow | None, *, has_turn: bool = False) -> ProductionStatus:
         """Send one request when its turn comes, and once more if its token was refused and another has come."""
         loop = asyncio.get_running_loop()
-        if self._closed or self._loop is not loop:
+        if (self._closed or self._loop is not loop) and not has_turn:
             self.check_usable()
         source = self._source
         if source is None:
             now = loop.time()
-            if not self._turnstile.pass_at_once(now):
-                await self._turnstile.queue(loop)
+            if not has_turn and not self._turnstile.pass_at_once(now, flow):
+                await self._turnstile.queue(loop, flow)
                 now = loop.time()
             return await self._send(card, self._token, loop, now)
-        token = await self._pass_with_token(source, await self._token_from(source, loop), loop)
+        if has_turn:
+            token = await self._token_in_turn(source, loop)
+        else:
+            token = await self._pass_with_token(source, await self._token_from(source, loop), loop, flow)
         try:
             return await self._send(card, token, loop, loop.time())
         except Unauthorized as error:
@@ -191,16 +230,22 @@ class Transport:
             other = await self._token_from(source, loop)
             if other == token:
                 raise refusal
-            token = await self._pass_with_token(source, other, loop)
+            token = await self._pass_with_token(source, other, loop, flow)
             return await self._send(card, token, loop, loop.time())
         finally:
             del refusal  # its traceback holds this frame: part them
 
-    async def _pass_with_token(self, source: TokenSource, token: str, loop: asyncio.AbstractEventLoop) -> str:
+    async def _pass_with_token(
+        self, source: TokenSource, token: str, loop: asyncio.AbstractEventLoop, flow: Flow | None
+    ) -> str:
         """Wait for one's turn with a token in hand; one that had to queue asks again, for it may have changed since."""
-        if self._turnstile.pass_at_once(loop.time()):
+        if self._turnstile.pass_at_once(loop.time(), flow):
             return token
-        await self._turnstile.queue(loop)
+        await self._turnstile.queue(loop, flow)
+        return await self._token_in_turn(source, loop)
+
+    async def _token_in_turn(self, source: TokenSource, loop: asyncio.AbstractEventLoop) -> str:
+        """Ask the source for a token with a turn taken, which is given up if none comes."""
         try:
             return await self._token_from(source, loop)
         except BaseException:
@@ -269,7 +314,7 @@ class Transport:
             else RequestTimeout(f"{what} within {self._request_timeout:g} s: try again")
         )
 
-    async def _retry(self, card: Card, failure: CardprodError) -> ProductionStatus:
+    async def _retry(self, card: Card, failure: CardprodError, flow: Flow | None) -> ProductionStatus:
         """Go on after a failed first attempt. Only here is tenacity met, with a fresh object for each failing look."""
         from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt  # noqa: PLC0415
 
@@ -280,7 +325,7 @@ class Transport:
             if first is not None:
                 failed, first = first, None
                 raise failed
-            return await self._exchange(card)
+            return await self._exchange(card, flow)
 
         def before_sleep(state: RetryCallState) -> None:
             error = state.outcome.exception() if state.outcome is not None else None
@@ -373,8 +418,24 @@ class _Cutoff:
         task.cancel()
 
 
+class Flow:
+    """The looks of one batch. They take turns with those of other batches, and with looks somebody awaits alone."""
+
+    __slots__ = ("queue", "requests")
+
+    def __init__(self) -> None:
+        self.queue: deque[asyncio.Future[float]] = deque()
+        """Who waits for a turn."""
+        self.requests = 0
+        """How many turns it had."""
+
+
 class _Turnstile:
-    """Lets requests out first come first served, as there are places and the pacer allows.
+    """Lets requests out as there are places and the pacer allows.
+
+    Every other turn is for looks somebody awaits alone, first come first served, if there are any; the others go
+    round the flows. Those of flows can wait, and are spread out as the pacer says, so that they never use up at once
+    what a look that somebody awaits would need.
 
     Holds no task, and one timer at the most. Whoever passed must leave.
     """
@@ -383,40 +444,63 @@ class _Turnstile:
         self._pacer = pacer
         self._places = places
         self._queue: deque[asyncio.Future[float]] = deque()
+        self._flows: deque[Flow] = deque()  # those in which somebody waits, the next one first
+        self._is_flows_turn = False
+        self._flow_left_at = float("-inf")
         self._timer: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    def pass_at_once(self, now: float) -> bool:
+    def pass_at_once(self, now: float, flow: Flow | None) -> bool:
         """Pass if there is nothing to wait for."""
-        if self._queue or not self._places or self._pacer.ready_at() > now:
+        if not self._places or self._queue or self._flows:
             return False
-        self._pacer.depart(now)
-        self._places -= 1
+        if flow is None:
+            if self._pacer.ready_at() > now:
+                return False
+            self._pacer.depart(now)
+            self._places -= 1
+            return True
+        if self._flows_ready_at(now) > now:
+            return False
+        self._let_one_of(flow, now)
         return True
 
-    async def queue(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Wait for one's turn, and pass. Cancelled, one's turn goes to the next."""
+    async def queue(self, loop: asyncio.AbstractEventLoop, flow: Flow | None) -> float:
+        """Wait for one's turn, and pass. Cancelled, one's turn goes to the next.
+
+        Returns:
+            When it came.
+        """
         self._loop = loop
         turn: asyncio.Future[float] = loop.create_future()
-        self._queue.append(turn)
-        if self._timer is None:
+        if flow is None:
+            self._queue.append(turn)
+        else:
+            if not flow.queue:
+                self._flows.append(flow)
+            flow.queue.append(turn)
+        if self._timer is None or self._places:
             self._let_out()
         try:
-            await turn
+            return await turn
         except BaseException:  # cancelled, or its coroutine closed
             if not turn.done():
                 turn.cancel()
             elif not turn.cancelled() and turn.exception() is None:  # the turn had just come
-                self._pacer.take_back(turn.result())
-                self._places += 1
+                self.take_back(turn.result())
             self._let_out()
             raise
 
     def leave(self) -> None:
         """Give the place to the next."""
         self._places += 1
-        if self._queue and self._timer is None:
+        if self._timer is None and (self._queue or self._flows):
             self._let_out()
+
+    def take_back(self, came_at: float) -> None:
+        """Let a turn that came and is not used be another's."""
+        self._pacer.take_back(came_at)
+        self.leave()
 
     def close_until(self, opens_at: float) -> None:
         """Let nobody out before then."""
@@ -425,26 +509,59 @@ class _Turnstile:
     def close(self) -> None:
         """Send everybody away."""
         self._set_timer(None)
-        for turn in self._queue:
-            if not turn.done():
-                turn.set_exception(UsageError(_CLOSED))
-        self._queue.clear()
+        for queue in (self._queue, *(flow.queue for flow in self._flows)):
+            for turn in queue:
+                if not turn.done():
+                    turn.set_exception(UsageError(_CLOSED))
+            queue.clear()
+        self._flows.clear()
 
     def _let_out(self) -> None:
         self._set_timer(None)
         if self._loop is None or self._loop.is_closed():
             return
         now = self._loop.time()
-        while self._queue and self._places:
-            if self._queue[0].done():  # cancelled while it queued
-                self._queue.popleft()
-            elif (ready_at := self._pacer.ready_at()) > now:
-                self._set_timer(ready_at)
+        while self._places:
+            self._forget_cancelled()
+            alone_at = self._pacer.ready_at() if self._queue else math.inf
+            flows_at = self._flows_ready_at(now) if self._flows else math.inf
+            if min(alone_at, flows_at) > now:
+                if self._queue or self._flows:
+                    self._set_timer(min(alone_at, flows_at))
                 return
+            if flows_at <= now and (self._is_flows_turn or alone_at > now):
+                self._is_flows_turn = False
+                flow = self._flows.popleft()
+                turn = flow.queue.popleft()
+                if flow.queue:
+                    self._flows.append(flow)
+                self._let_one_of(flow, now)
             else:
+                self._is_flows_turn = True
+                turn = self._queue.popleft()
                 self._pacer.depart(now)
                 self._places -= 1
-                self._queue.popleft().set_result(now)
+            turn.set_result(now)
+
+    def _let_one_of(self, flow: Flow, now: float) -> None:
+        self._pacer.depart(now)
+        self._places -= 1
+        self._flow_left_at = now
+        flow.requests += 1
+
+    def _flows_ready_at(self, now: float) -> float:
+        return max(self._pacer.ready_at(), self._flow_left_at + self._pacer.spread(now))
+
+    def _forget_cancelled(self) -> None:
+        while self._queue and self._queue[0].done():
+            self._queue.popleft()
+        while self._flows:
+            queue = self._flows[0].queue
+            while queue and queue[0].done():
+                queue.popleft()
+            if queue:
+                return
+            self._flows.popleft()
 
     def _set_timer(self, at: float | None) -> None:
         if self._timer is not None:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from cardprod.errors import CardprodError, RequestTimeout, UsageError
+from cardprod.sharing import Alarm
 from cardprod.telemetry import log_failed_look, log_transition
+from cardprod.watch import Watch
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from cardprod.models import Card, ProductionStatus, Transition
+    from cardprod.sharing import Outcome, SharedLooks, Source
     from cardprod.telemetry import Observer, WaitObserver
-    from cardprod.watch import Watch
+    from cardprod.watch import Terms
 
 __all__ = ["Look", "Wait"]
 
@@ -53,8 +57,9 @@ class Wait(Coroutine[Any, Any, "ProductionStatus"], AsyncIterator["Transition"])
         "_is_consumed",
         "_is_looking",
         "_look",
-        "_make_watch",
         "_observer",
+        "_shared",
+        "_terms",
         "_told",
         "_watch",
     )
@@ -63,13 +68,14 @@ class Wait(Coroutine[Any, Any, "ProductionStatus"], AsyncIterator["Transition"])
     __qualname__ = "Client.wait_until_final"
 
     def __init__(
-        self, card: Card, look: Look, make_watch: Callable[[float], Watch], observer: Observer | None = None
+        self, card: Card, look: Look, terms: Terms, shared: SharedLooks, observer: Observer | None = None
     ) -> None:
         self._card = card
         self._observer = observer
         self._told: WaitObserver | None = None
         self._look = look
-        self._make_watch = make_watch
+        self._terms = terms
+        self._shared = shared
         self._watch: Watch | None = None
         self._coroutine: Coroutine[Any, Any, ProductionStatus] | None = None
         self._is_consumed = False  # by `await`, `async for` or `close`
@@ -163,15 +169,20 @@ class Wait(Coroutine[Any, Any, "ProductionStatus"], AsyncIterator["Transition"])
         self._is_looking = True
         try:
             if self._watch is None:
-                self._watch = self._make_watch(asyncio.get_running_loop().time())
+                self._watch = Watch(self._card, self._terms, asyncio.get_running_loop().time())
                 if self._observer is not None:
                     self._told = self._observer.wait_began(self._card)
             watch = self._watch
-            while not watch.is_over and not self._is_closed:
-                step = await self._look_when_due(watch)
-                if step is not None:
-                    self._tell(step)
-                    return step
+            ear = _Ear(watch)
+            self._shared.join(self._card, ear)
+            try:
+                while not watch.is_over and not self._is_closed:
+                    step = await self._look_when_due(watch, ear)
+                    if step is not None:
+                        self._tell(step)
+                        return step
+            finally:
+                self._shared.leave(self._card, ear)
         except Exception as exc:
             self._tell_end(exc)  # a token source's own, or a mistake in a schedule
             raise
@@ -198,36 +209,94 @@ class Wait(Coroutine[Any, Any, "ProductionStatus"], AsyncIterator["Transition"])
         if told is not None:
             told.ended(error)
 
-    async def _look_when_due(self, watch: Watch) -> Transition | None:
+    async def _look_when_due(self, watch: Watch, ear: _Ear) -> Transition | None:
+        """Sleep until the next look is due, look, and observe what is seen; or what somebody else saw before that."""
         loop = asyncio.get_running_loop()
-        delay = watch.next_look_at - loop.time()
-        if delay > 0:
-            await asyncio.sleep(delay)
-        watch.begin_look(loop.time())
+        heard = ear.heard()
+        while heard is None:
+            if watch.next_look_at > loop.time():
+                await ear.alarm.sleep_until(watch.next_look_at)
+                heard = ear.heard()
+                continue
+            watch.begin_look(loop.time())
+            if self._shared.is_looked_at(self._card):
+                heard = await self._follow(watch, ear)
+            else:
+                heard = await self._lead(watch, ear), "poll"
+        outcome, source = heard
+        del heard
+        if not isinstance(outcome, CardprodError):
+            return watch.observe(outcome, loop.time(), source)
+        watch.fail(outcome, loop.time())
+        if not watch.is_over:
+            log_failed_look(self._card, outcome, watch.failures)
+            if self._told is not None:
+                self._told.failed_look(outcome)
+        del outcome  # its traceback holds a frame that holds this one: part them
+        return None
+
+    async def _lead(self, watch: Watch, ear: _Ear) -> Outcome:
+        """Look, and tell whoever else waits for the card."""
+        seen: Outcome | None = None
+        self._shared.begin(self._card, asyncio.get_running_loop().time())
         cut_off = asyncio.timeout_at(watch.cut_off_at)
         try:
             async with cut_off:
                 if self._told is None:
-                    status = await self._look(self._card)
+                    seen = await self._look(self._card)
                 else:
                     with self._told.looking():
-                        status = await self._look(self._card)
+                        seen = await self._look(self._card)
         except CardprodError as failure:
-            watch.fail(failure, loop.time())
-            if not watch.is_over:
-                log_failed_look(self._card, failure, watch.failures)
-                if self._told is not None:
-                    self._told.failed_look(failure)
+            seen = failure
+            return failure
         except TimeoutError as exc:
             if not cut_off.expired():
                 raise
-            cut = RequestTimeout("the wait's time ran out during a look", card=self._card)
-            cut.__cause__ = exc
-            watch.fail(cut, loop.time())
-            del cut  # as above
+            return self._cut_off(exc)
         else:
-            return watch.observe(status, loop.time())
-        return None
+            return seen
+        finally:
+            self._shared.end(self._card, seen, ear)
+            del seen  # if it is an error, its traceback holds this frame: part them
+
+    async def _follow(self, watch: Watch, ear: _Ear) -> tuple[Outcome, Source] | None:
+        """Wait for the look that somebody else has under way. None if it told nothing that counts here."""
+        cut_off_at = watch.cut_off_at
+        await ear.alarm.sleep_until(cut_off_at)
+        heard = ear.heard()
+        if heard is None and cut_off_at is not None and asyncio.get_running_loop().time() >= cut_off_at:
+            return self._cut_off(None), "poll"
+        return heard
+
+    def _cut_off(self, cause: BaseException | None) -> RequestTimeout:
+        cut = RequestTimeout("the wait's time ran out during a look", card=self._card)
+        cut.__cause__ = cause
+        return cut
+
+
+class _Ear:
+    """By what a wait hears of its card while it sleeps."""
+
+    def __init__(self, watch: Watch) -> None:
+        self.started_at = watch.started_at
+        self.alarm = Alarm()
+        self._watch = watch
+        self._heard: deque[tuple[Outcome, Source]] = deque()
+
+    def heard(self) -> tuple[Outcome, Source] | None:
+        return self._heard.popleft() if self._heard else None
+
+    def hear(self, outcome: Outcome, source: Source) -> None:
+        self._heard.append((outcome, source))
+        self.alarm.ring()
+
+    def wake(self) -> None:
+        self.alarm.ring()
+
+    def hurry(self) -> None:
+        self._watch.fall_due(asyncio.get_running_loop().time())
+        self.alarm.ring()
 
 
 class _Steps(AsyncIterator["Transition"]):

@@ -13,10 +13,13 @@ from __future__ import annotations
 
 import math
 from random import random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
+
+import attrs
 
 from cardprod.errors import CardNotFound, CardprodError, Forbidden, Unauthorized, UsageError, WaitTimeout
 from cardprod.models import Transition, one_line
+from cardprod.schedule import AdaptiveSchedule
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,10 +28,32 @@ if TYPE_CHECKING:
     from cardprod.models import Card, ProductionStatus
     from cardprod.schedule import Schedule
 
-__all__ = ["Watch"]
+__all__ = ["Terms", "Watch"]
 
 _END_AT_ONCE = (UsageError, Unauthorized, Forbidden, CardNotFound)
 """What no later look would mend."""
+
+
+@attrs.frozen(kw_only=True)
+class Terms:
+    """What holds for a wait from its beginning, and for all waits of a batch.
+
+    Args:
+        schedule: When to look again after a look.
+        timeout: Seconds from the beginning to the deadline; None for no deadline.
+        max_failures: How many looks in a row may fail before the wait does.
+        last_look_seconds: How long the last look, which begins at the deadline, may take; infinite for as long as it
+            takes.
+        looks_per_second: What an `AdaptiveSchedule` may use, for all the cards on it.
+        chance: Where randomness comes from: a function that gives a number from 0 up to 1.
+    """
+
+    schedule: Schedule
+    timeout: float | None
+    max_failures: int
+    last_look_seconds: float = math.inf
+    looks_per_second: float = math.inf
+    chance: Callable[[], float] = random
 
 
 class Watch:
@@ -36,50 +61,41 @@ class Watch:
 
     Args:
         card: The card, for errors to name.
-        schedule: When to look again after a look.
+        terms: What holds for the wait.
         started_at: The time of the beginning; the first look is due at once. Any clock in seconds.
-        timeout: Seconds from `started_at` to the deadline; None for no deadline.
-        max_failures: How many looks in a row may fail before the wait does.
-        last_look_seconds: How long the last look, which begins at the deadline, may take; None for as long as it takes.
-        chance: Where randomness comes from: a function that gives a number from 0 up to 1.
+        deadline_at: The time of the end, if it is another than `terms.timeout` makes it.
     """
 
+    # A million of these wait in one process, so what can be shared is in `Terms`, and nothing is kept twice.
     __slots__ = (
-        "_card",
-        "_chance",
+        "_began_at",
         "_deadline_at",
-        "_last_look_seconds",
-        "_max_failures",
+        "_is_first",
+        "_looked_at",
         "_occurred_at",
-        "_schedule",
-        "_started_at",
+        "_terms",
         "_unchanged",
+        "card",
         "error",
         "failures",
         "is_over",
         "last",
         "next_look_at",
         "polls",
+        "started_at",
     )
 
-    def __init__(  # noqa: PLR0913 - a wait has that many parts
-        self,
-        card: Card,
-        *,
-        schedule: Schedule,
-        started_at: float,
-        timeout: float | None,
-        max_failures: int,
-        last_look_seconds: float | None = None,
-        chance: Callable[[], float] = random,
-    ) -> None:
-        self._card = card
-        self._schedule = schedule
-        self._started_at = started_at
-        self._deadline_at = math.inf if timeout is None else started_at + timeout
-        self._max_failures = max_failures
-        self._last_look_seconds = math.inf if last_look_seconds is None else last_look_seconds
-        self._chance = chance
+    def __init__(self, card: Card, terms: Terms, started_at: float, deadline_at: float | None = None) -> None:
+        self.card = card
+        """The card that is waited for."""
+        self.started_at = started_at
+        """When the wait began."""
+        self._terms = terms
+        if deadline_at is None:
+            deadline_at = math.inf if terms.timeout is None else started_at + terms.timeout
+        self._deadline_at = deadline_at
+        self._began_at = self._looked_at = started_at  # the status it was last seen in; the look that saw it
+        self._is_first = True  # whether that is the status the wait began with
         self._unchanged = 0
         self._occurred_at: datetime | None = None
         self.last: ProductionStatus | None = None
@@ -101,7 +117,7 @@ class Watch:
 
         A look that begins before the deadline ends there; the last look, which begins there, a little later.
         """
-        at = self.next_look_at + self._last_look_seconds if self._is_last_look else self._deadline_at
+        at = self.next_look_at + self._terms.last_look_seconds if self._is_last_look else self._deadline_at
         return None if math.isinf(at) else at
 
     def begin_look(self, now: float) -> None:
@@ -113,15 +129,31 @@ class Watch:
         self.next_look_at = max(self.next_look_at, now)
 
     @property
+    def expires_at(self) -> float:
+        """When even a last look that began late must have ended; infinite for never."""
+        return self._deadline_at + self._terms.last_look_seconds
+
+    def fall_due(self, now: float) -> None:
+        """Let the next look be due now: there is reason to think that something has changed.
+
+        Args:
+            now: The time.
+        """
+        self.next_look_at = now
+
+    @property
     def _is_last_look(self) -> bool:
         return self.next_look_at >= self._deadline_at
 
-    def observe(self, status: ProductionStatus, now: float) -> Transition | None:
-        """Take an answered look.
+    def observe(
+        self, status: ProductionStatus, now: float, source: Literal["poll", "webhook"] = "poll"
+    ) -> Transition | None:
+        """Take what was heard of the card.
 
         Args:
-            status: What the answer says.
+            status: What the answer or the event says.
             now: The time it was heard.
+            source: Whether it is the answer to a look or an event.
 
         Returns:
             The transition it makes, or None if it shows nothing new.
@@ -130,8 +162,9 @@ class Watch:
             UsageError: The wait is already over.
         """
         self._check_under_way()
-        self.polls += 1
-        self.failures = 0
+        if source == "poll":
+            self.polls += 1
+            self.failures = 0
         previous, self.last = self.last, status
         if previous is None or status.status != previous.status:
             is_new = True
@@ -140,13 +173,17 @@ class Watch:
             is_new = self._is_new_request(status)
             self._occurred_at = status.occurred_at or self._occurred_at
         self._unchanged = 0 if is_new else self._unchanged + 1
+        if previous is not None:
+            self._learn(previous, now, ended=is_new)
+        self._looked_at = now
         if status.is_final:
             self.is_over = True
         else:
             self._look_again(now, None)
         if not is_new:
             return None
-        return Transition(previous=previous, current=status, elapsed=now - self._started_at, polls=self.polls)
+        elapsed = now - self.started_at
+        return Transition(previous=previous, current=status, elapsed=elapsed, polls=self.polls, source=source)
 
     def fail(self, failure: CardprodError, now: float) -> None:
         """Take a look that failed, after its own retries.
@@ -168,10 +205,40 @@ class Watch:
             self._end(failure)
         elif self._is_last_look or now >= self._deadline_at:
             self._end(self._timed_out(now, failure))
-        elif self.failures >= self._max_failures:
+        elif self.failures >= self._terms.max_failures:
             self._end(failure)
         else:
             self._look_again(now, failure)
+
+    def give_up(self, now: float) -> None:
+        """End the wait, past its deadline, without a last look: its turn did not come in time.
+
+        Args:
+            now: The time.
+
+        Raises:
+            UsageError: The wait is already over.
+        """
+        self._check_under_way()
+        self._end(self._timed_out(now, None))
+
+    def _learn(self, previous: ProductionStatus, now: float, *, ended: bool) -> None:
+        """Let a schedule that learns know how long the card stayed, and say when its new status began."""
+        schedule = self._terms.schedule
+        if isinstance(schedule, AdaptiveSchedule) and self.last is not None:
+            schedule.learn(
+                previous.status,
+                self._looked_at - self._began_at,
+                now - self._began_at,
+                now,
+                is_first=self._is_first,
+                ended=ended,
+                is_final=ended and self.last.is_final,
+                looks_per_second=self._terms.looks_per_second,
+            )
+        if ended:
+            self._is_first = False
+            self._began_at = (self._looked_at + now) / 2  # nobody knows better
 
     def _is_new_request(self, status: ProductionStatus) -> bool:
         """Whether the same status stands under another time: the card was sent to the kiosk again.
@@ -184,15 +251,23 @@ class Watch:
         if self._is_last_look:
             self._end(self._timed_out(now, failure))
             return
-        delay = self._schedule.delay(self._unchanged, self._chance())
+        delay = self._delay(now, failure)
         if 0 < delay < math.inf:
             self.next_look_at = min(now + delay, max(now, self._deadline_at))
         else:
             complaint = f"a schedule's delay must be above 0 seconds and finite, not {delay!r}"
-            self._end(UsageError(complaint, card=self._card))
+            self._end(UsageError(complaint, card=self.card))
+
+    def _delay(self, now: float, failure: CardprodError | None) -> float:
+        schedule, chance = self._terms.schedule, self._terms.chance()
+        if not isinstance(schedule, AdaptiveSchedule) or self.last is None:
+            return schedule.delay(self._unchanged, chance)
+        age = now - self._began_at
+        delay = schedule.delay_at(self.last.status, age, now, chance, is_first=self._is_first)
+        return delay if failure is None else max(delay, schedule.delay(self.failures - 1, chance))
 
     def _timed_out(self, now: float, failure: CardprodError | None) -> WaitTimeout:
-        elapsed = now - self._started_at
+        elapsed = now - self.started_at
         seen = "nothing was seen" if self.last is None else f"last seen {one_line(self.last.status, 100)}"
         error = WaitTimeout(
             f"not final after {elapsed:.0f} s and {self.polls} answered looks: {seen}; "
@@ -200,7 +275,7 @@ class Watch:
             last=self.last,
             polls=self.polls,
             elapsed=elapsed,
-            card=self._card,
+            card=self.card,
         )
         error.__cause__ = failure
         return error
@@ -211,4 +286,4 @@ class Watch:
 
     def _check_under_way(self) -> None:
         if self.is_over:
-            raise UsageError("this wait is over", card=self._card)
+            raise UsageError("this wait is over", card=self.card)

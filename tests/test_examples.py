@@ -64,7 +64,9 @@ async def test_example(example: Example, monkeypatch: pytest.MonkeyPatch) -> Non
         cardprod.Client("user-token", base_url=kiosk.base_url) as client,
     ):
         public = {name: getattr(module, name) for module in (cardprod, simulator) for name in module.__all__}
+        cards = [CARD, (123456, "card-2"), (123456, "card-3")]
         namespace = public | {"cardprod": cardprod, "client": client, "kiosk": kiosk, "token": "card-1", "card": CARD}
+        namespace["cards"] = cards
         for name, value in namespace.items():
             example.namespace.setdefault(name, value)
         example.namespace.update(client=client, SANDBOX=kiosk.base_url, asyncio=asyncio, __name__="example")

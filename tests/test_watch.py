@@ -27,7 +27,7 @@ from cardprod.errors import (
 )
 from cardprod.models import Card, ProductionStatus, Status, Transition
 from cardprod.schedule import Backoff
-from cardprod.watch import Watch
+from cardprod.watch import Terms, Watch
 
 if TYPE_CHECKING:
     from cardprod.schedule import Schedule
@@ -49,14 +49,8 @@ def a_watch(
     max_failures: int = 5,
     chance: float = 0.0,
 ) -> Watch:
-    return Watch(
-        CARD,
-        schedule=schedule,
-        started_at=started_at,
-        timeout=timeout,
-        max_failures=max_failures,
-        chance=lambda: chance,
-    )
+    terms = Terms(schedule=schedule, timeout=timeout, max_failures=max_failures, chance=lambda: chance)
+    return Watch(CARD, terms, started_at)
 
 
 def seen(status: str, occurred_at: datetime | None = None) -> ProductionStatus:
@@ -550,7 +544,7 @@ def test_any_story(
 
 def test_last_look_has_its_own_time() -> None:
     """The last look, which begins at the deadline, is given up so many seconds after it, and no sooner."""
-    watch = Watch(CARD, schedule=EVERY_10, started_at=100.0, timeout=15.0, max_failures=5, last_look_seconds=7.0)
+    watch = Watch(CARD, Terms(schedule=EVERY_10, timeout=15.0, max_failures=5, last_look_seconds=7.0), 100.0)
     assert watch.cut_off_at == 115.0
     watch.observe(seen("READY"), 101.0)
     watch.observe(seen("READY"), 111.0)

@@ -1,0 +1,191 @@
+"""Who waits for which card in one client, so that a look at a card is everybody's who waits for it.
+
+There is at most one look at a card under way. Whoever waits for the card and was waiting when it began hears what it
+finds; whoever came later needs another, because what it finds may be older than their wait. Nothing here looks or
+decides when to: `wait` and `bulk` do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
+
+from cardprod.errors import CardprodError
+
+if TYPE_CHECKING:
+    from cardprod.models import Card, ProductionStatus
+
+__all__ = ["Alarm", "Batch", "Listener", "Outcome", "SharedLooks", "Source"]
+
+Outcome: TypeAlias = "ProductionStatus | CardprodError"
+"""What comes of a look."""
+
+Source: TypeAlias = Literal["poll", "webhook"]
+"""Where it was heard."""
+
+
+class Listener(Protocol):
+    """Waits for a card, and hears of it."""
+
+    started_at: float
+    """When its wait began."""
+
+    def hear(self, outcome: Outcome, source: Source) -> None:
+        """Take what somebody else's look, or an event, says of the card."""
+        ...
+
+    def wake(self) -> None:
+        """Take note that a look at the card which was under way is over, and told nothing that counts here."""
+        ...
+
+    def hurry(self) -> None:
+        """Take note that a look at the card is worth while now."""
+        ...
+
+
+class Batch(Protocol):
+    """Looks at many cards."""
+
+    def break_off(self, error: BaseException) -> None:
+        """End, with this error."""
+        ...
+
+
+class SharedLooks:
+    """The cards that are waited for in one client, by whom, and which of them is being looked at."""
+
+    def __init__(self) -> None:
+        # Mostly one waits for a card, so only where several do are they in a dict of their own, in their order.
+        self._listeners: dict[Card, Listener | dict[Listener, None]] = {}
+        self._began_at: dict[Card, float] = {}
+
+        self.batches: set[Batch] = set()
+        """The batches under way."""
+
+    def __len__(self) -> int:
+        return len(self._listeners)
+
+    def close(self, error: CardprodError) -> None:
+        """Break off every batch."""
+        for batch in tuple(self.batches):
+            batch.break_off(error)
+
+    def join(self, card: Card, listener: Listener) -> None:
+        """Let somebody hear of a card."""
+        there = self._listeners.setdefault(card, listener)
+        if isinstance(there, dict):
+            there[listener] = None
+        elif there is not listener:
+            self._listeners[card] = {there: None, listener: None}
+
+    def leave(self, card: Card, listener: Listener) -> None:
+        """Let somebody hear of a card no more."""
+        there = self._listeners.get(card)
+        if there is listener:
+            del self._listeners[card]
+        elif isinstance(there, dict):
+            there.pop(listener, None)
+            if not there:
+                del self._listeners[card]
+
+    def of(self, card: Card) -> tuple[Listener, ...]:
+        """Say who hears of a card."""
+        there = self._listeners.get(card)
+        return () if there is None else tuple(there) if isinstance(there, dict) else (there,)
+
+    def is_looked_at(self, card: Card) -> bool:
+        """Whether a look at the card is under way."""
+        return card in self._began_at
+
+    def begin(self, card: Card, now: float) -> None:
+        """Take note that a look begins. It must be ended, whatever comes of it."""
+        self._began_at[card] = now
+
+    def end(self, card: Card, outcome: Outcome | None, looker: Listener) -> None:
+        """Take note that a look ended, and tell everybody but the one who looked.
+
+        Args:
+            card: The card.
+            outcome: What came of it; None if it was given up.
+            looker: Whose look it was.
+        """
+        began_at = self._began_at.pop(card)
+        there = self._listeners.get(card)
+        if there is None or there is looker:
+            return
+        for listener in self.of(card):
+            if listener is looker:
+                continue
+            if outcome is None or listener.started_at > began_at:
+                listener.wake()
+            else:
+                listener.hear(_own(outcome), "poll")
+
+    def tell(self, card: Card, status: ProductionStatus) -> int:
+        """Tell everybody who waits for a card what an event says of it.
+
+        Returns:
+            How many they are.
+        """
+        listeners = self.of(card)
+        for listener in listeners:
+            listener.hear(status, "webhook")
+        return len(listeners)
+
+    def hurry(self, card: Card) -> int:
+        """Let everybody who waits for a card look at it now.
+
+        Returns:
+            How many they are.
+        """
+        listeners = self.of(card)
+        for listener in listeners:
+            listener.hurry()
+        return len(listeners)
+
+
+def _own(outcome: Outcome) -> Outcome:
+    """Give each who will raise it an error of its own: a traceback belongs to one task."""
+    if not isinstance(outcome, CardprodError):
+        return outcome
+    error = copy.copy(outcome)
+    error.__cause__ = outcome.__cause__
+    return error
+
+
+class Alarm:
+    """What one task sleeps by until a time comes or somebody rings."""
+
+    __slots__ = ("_is_rung", "_sleeping")
+
+    def __init__(self) -> None:
+        self._is_rung = False
+        self._sleeping: asyncio.Future[None] | None = None
+
+    def ring(self) -> None:
+        """Wake whoever sleeps, or let the next sleep end at once."""
+        self._is_rung = True
+        if self._sleeping is not None and not self._sleeping.done():
+            self._sleeping.set_result(None)
+
+    async def sleep_until(self, at: float | None) -> None:
+        """Sleep until a time on the loop's clock, or, if it is None, until somebody rings."""
+        if self._is_rung:
+            self._is_rung = False
+            return
+        loop = asyncio.get_running_loop()
+        self._sleeping = loop.create_future()
+        timer = None if at is None else loop.call_at(at, _end, self._sleeping)
+        try:
+            await self._sleeping
+        finally:
+            self._sleeping = None
+            self._is_rung = False
+            if timer is not None:
+                timer.cancel()
+
+
+def _end(sleeping: asyncio.Future[None]) -> None:
+    if not sleeping.done():
+        sleeping.set_result(None)
