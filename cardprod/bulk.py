@@ -51,6 +51,9 @@ _UNREAD: Final = 256
 
 _STALE: Final = 1024
 
+_TICK: Final = 0.001
+"""Seconds by which a timer may come before its time on the loop's clock."""
+
 
 @attrs.frozen(kw_only=True)
 class Progress:
@@ -202,15 +205,15 @@ class _Batch(Awaitable[dict[Card, "ProductionStatus | CardprodError"]], Generic[
                 task.cancel()
             self._may_read.ring()
 
-    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+    def _run(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Run something until it is done or the block is left; what it raises ends the batch."""
         task = asyncio.get_running_loop().create_task(self._guard(work))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _guard(self, work: Coroutine[Any, Any, None]) -> None:
+    async def _guard(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         try:
-            await work
+            await work()
         except Exception as exc:  # noqa: BLE001 - whatever a user's source raises is told to whoever iterates
             self.break_off(exc)
 
@@ -331,18 +334,17 @@ class Statuses(_Batch[ProductionStatus]):
         return told
 
     def _begin(self) -> None:
-        self._run(self._drive())
+        self._run(self._drive)
 
     async def _drive(self) -> None:
         taken: set[Card] = set()
-        if self._source is not None:
-            async for card in _each(self._source):
-                if card not in taken:
-                    taken.add(card)
-                    self._total += 1
-                    self._pending += 1
-                    await self._turn()
-                    self._start(self._look(card), card)
+        async for card in _each(self._source or ()):
+            if card not in taken:
+                taken.add(card)
+                self._total += 1
+                self._pending += 1
+                await self._turn()
+                self._start(self._look(card), card)
         self._is_source_done = True
         self._may_read.ring()
 
@@ -476,15 +478,15 @@ class Waits(_Batch[Transition]):
         if self._batch_timeout is not None:
             self._batch_ends_at = loop.time() + self._batch_timeout
         if self._source is not None:
-            self._run(self._feed(self._source))
-        self._run(self._drive())
+            self._run(self._feed)
+        self._run(self._drive)
 
-    async def _feed(self, source: Cards) -> None:
+    async def _feed(self) -> None:
         loop = asyncio.get_running_loop()
         cut_off = asyncio.timeout_at(None if math.isinf(self._batch_ends_at) else self._batch_ends_at)
         try:
             async with cut_off:
-                async for card in _each(source):
+                async for card in _each(self._source or ()):
                     if card not in self._ended:
                         self._register(card, loop.time())
         except TimeoutError:
@@ -521,14 +523,14 @@ class Waits(_Batch[Transition]):
         slice_began = perf_counter()
         while True:
             due_at = self._due_at(loop.time())
-            if due_at > loop.time():
+            if due_at > loop.time() + _TICK:
                 self._sleeps_until = due_at
                 await self._may_work.sleep_until(None if math.isinf(due_at) else due_at)
                 self._sleeps_until = -math.inf
                 slice_began = perf_counter()
                 continue
             came_at = await self._turn()
-            slot = self._take_due(loop.time())
+            slot = self._take_due(loop.time() + _TICK)
             if slot is None:
                 self._transport.leave_turn(came_at)
             else:
@@ -716,7 +718,7 @@ class Waits(_Batch[Transition]):
         while self._by_deadline and not self._is_left:
             slot = self._by_deadline[0]
             if not slot.is_over:
-                if slot.expires_at > loop.time():
+                if slot.expires_at > loop.time() + _TICK:
                     self._expiry = loop.call_at(slot.expires_at, self._give_up_expired)
                     return
                 if len(self._results) >= self._most_looks:

@@ -169,16 +169,21 @@ class Alarm:
         if self._sleeping is not None and not self._sleeping.done():
             self._sleeping.set_result(None)
 
-    async def sleep_until(self, at: float | None) -> None:
-        """Sleep until a time on the loop's clock, or, if it is None, until somebody rings."""
+    async def sleep_until(self, at: float | None) -> bool:
+        """Sleep until a time on the loop's clock, or, if it is None, until somebody rings.
+
+        Returns:
+            Whether somebody rang. If not, the time has come, even if the clock, which is coarser, does not show it yet.
+        """
         if self._is_rung:
             self._is_rung = False
-            return
+            return True
         loop = asyncio.get_running_loop()
         self._sleeping = loop.create_future()
         timer = None if at is None else loop.call_at(at, _end, self._sleeping)
         try:
             await self._sleeping
+            return self._is_rung
         finally:
             self._sleeping = None
             self._is_rung = False

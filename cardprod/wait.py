@@ -214,8 +214,7 @@ class Wait(Coroutine[Any, Any, "ProductionStatus"], AsyncIterator["Transition"])
         loop = asyncio.get_running_loop()
         heard = ear.heard()
         while heard is None:
-            if watch.next_look_at > loop.time():
-                await ear.alarm.sleep_until(watch.next_look_at)
+            if watch.next_look_at > loop.time() and await ear.alarm.sleep_until(watch.next_look_at):
                 heard = ear.heard()
                 continue
             watch.begin_look(loop.time())
@@ -263,11 +262,9 @@ class Wait(Coroutine[Any, Any, "ProductionStatus"], AsyncIterator["Transition"])
     async def _follow(self, watch: Watch, ear: _Ear) -> tuple[Outcome, Source] | None:
         """Wait for the look that somebody else has under way. None if it told nothing that counts here."""
         cut_off_at = watch.cut_off_at
-        await ear.alarm.sleep_until(cut_off_at)
-        heard = ear.heard()
-        if heard is None and cut_off_at is not None and asyncio.get_running_loop().time() >= cut_off_at:
-            return self._cut_off(None), "poll"
-        return heard
+        if await ear.alarm.sleep_until(cut_off_at):
+            return ear.heard()
+        return self._cut_off(None), "poll"
 
     def _cut_off(self, cause: BaseException | None) -> RequestTimeout:
         cut = RequestTimeout("the wait's time ran out during a look", card=self._card)
