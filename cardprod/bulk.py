@@ -25,7 +25,7 @@ from cardprod.transport import Flow
 from cardprod.watch import Watch
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Callable, Coroutine
     from types import TracebackType
     from typing import Self
 
@@ -41,6 +41,7 @@ Cards: TypeAlias = "Iterable[CardLike] | AsyncIterable[CardLike]"
 """Where cards come from: anything that can be iterated, by `for` or `async for`."""
 
 _Told = TypeVar("_Told")
+_Pair = TypeVar("_Pair")
 
 _SLICE: Final = 0.004
 """Seconds of work, after which the event loop gets its turn."""
@@ -80,10 +81,7 @@ class _Batch(Awaitable[dict[Card, "ProductionStatus | CardprodError"]], Generic[
     """What looking at many cards once and waiting for them have in common: a source, results, and who takes them."""
 
     def __init__(self, cards: Cards | None, transport: Transport, shared: SharedLooks) -> None:
-        if cards is not None and not isinstance(cards, Iterable | AsyncIterable):
-            raise UsageError(f"cards must be iterable, by for or async for, unlike {type(cards).__name__}")
-        if isinstance(cards, str | bytes):
-            raise UsageError("cards must be Cards or (profile_id, card_token) tuples, not a text")
+        _check_source(cards)
         self._source = cards
         self._transport = transport
         self._shared = shared
@@ -163,7 +161,7 @@ class _Batch(Awaitable[dict[Card, "ProductionStatus | CardprodError"]], Generic[
     def __aiter__(self) -> AsyncIterator[tuple[Card, _Told | CardprodError]]:
         if not self._is_entered:
             raise UsageError("use it as `async with x as pairs: async for card, what in pairs`, or await it")
-        return _Pairs(self)
+        return _Pairs(self._next_pair)
 
     async def _next_pair(self) -> tuple[Card, _Told | CardprodError]:
         if self._is_reading:
@@ -263,16 +261,23 @@ class _Batch(Awaitable[dict[Card, "ProductionStatus | CardprodError"]], Generic[
             self._failed += 1
 
 
-class _Pairs(AsyncIterator[tuple[Card, Any]]):
+class _Pairs(AsyncIterator[_Pair]):
     """What `aiter` makes of a batch."""
 
-    __slots__ = ("_batch",)
+    __slots__ = ("_next",)
 
-    def __init__(self, batch: _Batch[Any]) -> None:
-        self._batch = batch
+    def __init__(self, next_: Callable[[], Coroutine[Any, Any, _Pair]]) -> None:
+        self._next = next_
 
-    async def __anext__(self) -> tuple[Card, Any]:
-        return await self._batch._next_pair()  # noqa: SLF001 - of this room
+    async def __anext__(self) -> _Pair:
+        return await self._next()
+
+
+def _check_source(cards: object) -> None:
+    if isinstance(cards, str | bytes):
+        raise UsageError("cards must be Cards or (profile_id, card_token) tuples, not a text")
+    if cards is not None and not isinstance(cards, Iterable | AsyncIterable):
+        raise UsageError(f"cards must be iterable, by for or async for; this is a {type(cards).__name__}")
 
 
 async def _each(source: Cards) -> AsyncIterator[Card]:

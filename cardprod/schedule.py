@@ -352,8 +352,7 @@ class AdaptiveSchedule:
             _check(name, value)
         if longest < shortest:
             raise UsageError(f"AdaptiveSchedule: longest must be at least shortest ({shortest}), not {longest}")
-        if not isinstance(fallback, Backoff):
-            raise UsageError(f"AdaptiveSchedule: fallback must be a Backoff, not a {type(fallback).__name__}")
+        _check_type("fallback", fallback, Backoff)
         self._fallback = fallback
         self._progress_weight = progress_weight
         self._shortest = shortest
@@ -371,8 +370,7 @@ class AdaptiveSchedule:
         self._measured_at = 0.0
         self._curves: dict[tuple[str, bool], _Curve] = {}
         for status, seconds in ({} if typical is None else dict(typical)).items():
-            if not isinstance(status, str):
-                raise UsageError(f"AdaptiveSchedule: typical's keys are statuses, not {status!r}")
+            _check_type("each key of typical", status, str)
             _check("typical", seconds)
             for is_first in (False, True):
                 self._curve(status, is_first=is_first).seed(seconds)
@@ -535,3 +533,8 @@ def _check(name: str, value: float) -> None:
     is_right, what_is = _BOUNDS[name]
     if not is_right(value):
         raise UsageError(f"AdaptiveSchedule: {name} must be {what_is}, not {value!r}")
+
+
+def _check_type(name: str, value: object, expected: type) -> None:
+    if not isinstance(value, expected):
+        raise UsageError(f"AdaptiveSchedule: {name} must be a {expected.__name__}, not a {type(value).__name__}")
