@@ -6,9 +6,9 @@ import argparse
 import platform
 from importlib.metadata import version
 
-from benchmarks import import_time, look, memory
+from benchmarks import import_time, look, memory, schedule
 
-_PROGRAMS = {"look": look, "import": import_time, "memory": memory}
+_PROGRAMS = {"look": look, "import": import_time, "memory": memory, "schedule": schedule}
 
 
 def _facts() -> str:
