@@ -100,6 +100,21 @@ async def test_worker_recipe() -> None:
             assert (await namespace["check_card"](123456, "my-card")).is_produced
 
 
+async def test_lifetime_recipe(capsys: pytest.CaptureFixture[str]) -> None:
+    """The README's open batch follows cards that come while it runs, and ends when no more will."""
+    namespace: dict[str, Any] = {"cardprod": cardprod, "asyncio": asyncio}
+    exec(_recipe("follow_all"), namespace)  # noqa: S102 - our own recipe
+
+    async def new_cards() -> AsyncGenerator[tuple[int, str]]:
+        for number in range(3):
+            yield (123456, f"card-{number}")
+            await asyncio.sleep(60)
+
+    async with _wise_is_a_kiosk(), cardprod.Client("user-token", base_url=cardprod.SANDBOX) as client:
+        await namespace["follow_all"](client, new_cards())
+    assert capsys.readouterr().out.count("PRODUCED") == 3
+
+
 def test_pytest_recipe(tmp_path: Path) -> None:
     """The README's test of somebody's own app passes under pytest with pytest-asyncio, outside this project."""
     (tmp_path / "test_recipe.py").write_text("import cardprod\n" + _recipe("pytest_asyncio"))
