@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from cardprod.schedule import Schedule
 
 _FIXED: Final = (5.0, 15.0, 30.0, 60.0)
-_LOOK_COSTS: Final = (0.01, 0.05, 0.1, 0.2, 0.5, 0.8, 1.5)
+_LOOK_COSTS: Final = (0.002, 0.02, 0.1, 0.2, 0.5, 0.8, 1.5)
 _SAMPLES: Final = 20_000
 
 WORKLOADS: Final = {
@@ -354,8 +354,10 @@ def _draw(comparisons: Sequence[Comparison], path: Path) -> None:
 
     figure: Any
     panels: Any
-    figure, panels = plt.subplots(1, len(comparisons), figsize=(6.0 * len(comparisons), 4.2), squeeze=False)
-    for comparison, axes in zip(comparisons, panels[0], strict=True):
+    columns = min(3, len(comparisons))
+    rows = math.ceil(len(comparisons) / columns)
+    figure, panels = plt.subplots(rows, columns, figsize=(5.0 * columns, 3.8 * rows), squeeze=False)
+    for comparison, axes in zip(comparisons, panels.flat, strict=False):
         lines = (("every", "o--", "fixed interval"), ("Adaptive", "s-", "AdaptiveSchedule, by look_cost"))
         for start, style, label in lines:
             line = sorted((one.looks, one.mean) for one in comparison.outcomes if one.name.startswith(start))
@@ -369,7 +371,7 @@ def _draw(comparisons: Sequence[Comparison], path: Path) -> None:
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
     figure.tight_layout()
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=80)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -332,7 +332,7 @@ class AdaptiveSchedule:
         self,
         *,
         typical: Mapping[str, float] | None = None,
-        look_cost: float = 0.01,
+        look_cost: float = 0.002,
         progress_weight: float = 0.02,
         shortest: float = 1.0,
         longest: float = 120.0,
