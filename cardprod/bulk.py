@@ -240,7 +240,7 @@ class _Batch(Awaitable[dict[Card, "ProductionStatus | CardprodError"]], Generic[
             self._transport.leave_turn(asyncio.get_running_loop().time())
             self._never_looked(subject)
         if was_held:
-            self._may_work.ring()
+            self._room_came()
         if not task.cancelled() and (error := task.exception()) is not None:
             self.break_off(error)
 
@@ -593,11 +593,12 @@ class Waits(_Batch[Transition]):
             outcome = await self._ask(slot)
         finally:
             self._shared.end(slot.card, outcome, slot)
-            self._busy.discard(slot)
-            if not slot.is_over and not self._is_left:
-                if outcome is not None and slot.state == _LOOKING:
-                    self._observe(slot, outcome, "poll")
-                self._go_on(slot)
+            if not self._is_left:  # else it is found there, and let go
+                self._busy.discard(slot)
+                if not slot.is_over:
+                    if outcome is not None and slot.state == _LOOKING:
+                        self._observe(slot, outcome, "poll")
+                    self._go_on(slot)
             del outcome  # if it is an error, its traceback holds this frame: part them
 
     async def _ask(self, slot: _Slot) -> Outcome:
@@ -624,7 +625,6 @@ class Waits(_Batch[Transition]):
 
     def _never_looked(self, subject: _Slot) -> None:
         self._shared.end(subject.card, None, subject)
-        self._busy.discard(subject)
 
     def _observe(self, slot: _Slot, outcome: Outcome, source: Source) -> bool:
         """Let a card's watch know what was seen, and tell what is new. Say whether its wait is over."""
