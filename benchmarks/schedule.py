@@ -367,9 +367,9 @@ def _draw(comparisons: Sequence[Comparison], path: Path) -> None:
                 if one.name == name:
                     axes.plot([one.looks], [one.mean], style, markersize=9, label=name)
         axes.set(title=WORKLOADS[comparison.workload.name], xlabel="looks per card", ylabel="end seen late, mean s")
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.1 * max(one.mean for one in comparison.outcomes))
         axes.grid(alpha=0.3)
-        axes.legend(fontsize=8)
+    panels.flat[len(comparisons) - 1].legend(fontsize=8, loc="upper right")
     figure.tight_layout()
     figure.savefig(path, dpi=80)
 
