@@ -6,9 +6,9 @@ import argparse
 import platform
 from importlib.metadata import version
 
-from benchmarks import import_time, look, memory, schedule
+from benchmarks import bulk, import_time, look, memory, schedule, storm
 
-_PROGRAMS = {"look": look, "import": import_time, "memory": memory, "schedule": schedule}
+_PROGRAMS = {"look": look, "import": import_time, "memory": memory, "schedule": schedule, "storm": storm, "bulk": bulk}
 
 
 def _facts() -> str:

@@ -128,6 +128,7 @@ class Simulator:
         self._runner: web.AppRunner | None = None
         self._closing: asyncio.Future[None] | None = None
         self._epoch = datetime.now(UTC)
+        self._has_started = False
         self._started_at = 0.0
         self.requests: list[LoggedRequest] = []
         """Every request so far, in the order they were answered. No token is in it."""
@@ -225,8 +226,10 @@ class Simulator:
         self._runner = runner
         self._closing = asyncio.get_running_loop().create_future()
         self._port = runner.addresses[0][1]
-        self._started_at = asyncio.get_running_loop().time()
-        self._epoch = datetime.now(UTC)
+        if not self._has_started:  # else its times go on
+            self._has_started = True
+            self._started_at = asyncio.get_running_loop().time()
+            self._epoch = datetime.now(UTC)
         return self
 
     async def __aexit__(
@@ -237,6 +240,16 @@ class Simulator:
             if self._closing is not None:
                 self._closing.set_result(None)
             await runner.cleanup()
+
+    async def restart(self, *, after: float = 0.0) -> None:
+        """Stop, be gone for a while, and start again on the same port, with the cards as far as they are by then.
+
+        Args:
+            after: Seconds to be gone.
+        """
+        await self.__aexit__(None, None, None)
+        await asyncio.sleep(after)
+        await self.__aenter__()
 
     async def _answer_elsewhere(self, request: web.Request) -> web.StreamResponse:
         self._log(request, None, None, 404)

@@ -1,0 +1,181 @@
+"""CPU for a look among very many cards: through `wait_until_all_final`, beside plain `get_status` in a bounded gather.
+
+All through the same server in another process, without a rate limit, by turns, in CPU time of this process.
+
+- *one look each*: every card is PRODUCED at the first look; what is registered, told and counted out is in the figure.
+- *four looks each*: READY three times, 10 ms apart, so that each card goes through the heap and the schedule.
+- *waiting*: so many cards were looked at once and wait an hour in the heap, while 100 others in the same batch are
+  looked at every 10 ms; the CPU for those looks, beside the same with few waiting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from statistics import median
+from time import process_time
+from typing import TYPE_CHECKING
+
+import attrs
+
+from benchmarks import server
+from benchmarks.table import markdown
+from cardprod import AdaptiveSchedule, Backoff, Client
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Awaitable, Callable, Iterator
+
+    from cardprod import Schedule, Waits
+
+_AT_ONCE = 100
+_BACKOFF = Backoff(first=0.01, factor=1, ceiling=0.01, jitter=0)
+
+
+def _adaptive() -> Schedule:
+    return AdaptiveSchedule(shortest=0.01, longest=0.02)
+
+
+def _cards(count: int) -> Iterator[tuple[int, str]]:
+    return ((123456, f"{number:08x}-1e14-4464-a1ce-dcea7dc3de52") for number in range(count))
+
+
+def _client(port: int) -> Client:
+    return Client("some-user-token", base_url=f"http://127.0.0.1:{port}", rate_limit=None, max_concurrency=_AT_ONCE)
+
+
+async def _warm_up(client: Client) -> None:
+    for number in range(_AT_ONCE):
+        await client.get_status(1, f"warm-{number}")
+
+
+async def _by_gather(port: int, looks: int) -> float:
+    places = asyncio.Semaphore(_AT_ONCE)
+    async with _client(port) as client:
+        await _warm_up(client)
+
+        async def look(profile_id: int, card_token: str) -> None:
+            async with places:
+                await client.get_status(profile_id, card_token)
+
+        began_at = process_time()
+        await asyncio.gather(*(look(*card) for card in _cards(looks)))
+        return (process_time() - began_at) / looks
+
+
+async def _by_statuses(port: int, looks: int) -> float:
+    async with _client(port) as client:
+        await _warm_up(client)
+        began_at = process_time()
+        statuses = await client.get_statuses(_cards(looks))
+        assert len(statuses) == looks  # noqa: S101
+        return (process_time() - began_at) / looks
+
+
+async def _by_waits(port: int, looks: int, looks_each: int, schedule: Schedule) -> float:
+    async with _client(port) as client:
+        await _warm_up(client)
+        began_at = process_time()
+        waits = client.wait_until_all_final(_cards(looks // looks_each), schedule=schedule)
+        await waits
+        return (process_time() - began_at) / waits.progress.requests
+
+
+@attrs.define
+class _MostlyAsleep:
+    """Lets the first cards be looked at every 10 ms, and all others in an hour."""
+
+    often: int
+    asked: int = 0
+
+    def delay(self, unchanged: int, chance: float) -> float:
+        """Say how long to sleep: a schedule that can tell one card from another only by when it first asks."""
+        del chance
+        self.asked += unchanged == 0
+        return 0.01 if unchanged > 0 or self.asked <= self.often else 3600.0
+
+
+async def _with_waiting(port: int, waiting: int, looks: int) -> float:
+    """Measure looks at 100 cards while others wait in the heap."""
+    async with _client(port) as client:
+        schedule = _MostlyAsleep(often=_AT_ONCE)
+        async with client.wait_until_all_final(_cards(waiting + _AT_ONCE), schedule=schedule) as steps:
+            reading = asyncio.create_task(_read(steps))
+            while schedule.asked < waiting + _AT_ONCE:
+                await asyncio.sleep(0.05)
+            gc.collect()
+            gc.freeze()  # as one would with a million of anything; what is measured is ours, not the collector's
+            await asyncio.sleep(0.2)
+            began_at, before = process_time(), steps.progress.requests
+            while steps.progress.requests < before + looks:
+                await asyncio.sleep(0.05)
+            figure = (process_time() - began_at) / (steps.progress.requests - before)
+            gc.unfreeze()
+            reading.cancel()
+        return figure
+
+
+async def _read(steps: Waits) -> None:
+    async for _ in steps:
+        pass
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Say what can be set."""
+    parser.add_argument("--looks", type=int, default=10_000, help="looks in each measurement (default 10,000)")
+    parser.add_argument("--rounds", type=int, default=5, help="how often each is measured (default 5)")
+    parser.add_argument("--waiting", type=int, default=1_000_000, help="cards that wait meanwhile (default 1,000,000)")
+    parser.add_argument("--waiting-rounds", type=int, default=1, help="how often that is measured (default once)")
+
+
+def _measured(looks_each: int, ways: dict[str, Callable[[int], Awaitable[float]]], rounds: int) -> dict[str, float]:
+    figures: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(rounds):
+        for name, way in ways.items():
+            with server.running(looks_each) as port:
+                figures[name].append(asyncio.run(_awaited(way, port)))
+    return {name: median(values) for name, values in figures.items()}
+
+
+async def _awaited(way: Callable[[int], Awaitable[float]], port: int) -> float:
+    return await way(port)
+
+
+def _table(title: str, figures: dict[str, float]) -> str:
+    first = next(iter(figures.values()))
+    rows = [[name, f"{value * 1e6:.1f}", f"{value / first:.2f}"] for name, value in figures.items()]
+    return markdown([title, "CPU µs per look", "times the first"], rows)
+
+
+def run(arguments: argparse.Namespace) -> str:
+    """Measure, and give the tables."""
+    looks, rounds = arguments.looks, arguments.rounds
+    one = _measured(
+        1,
+        {
+            "get_status, bounded gather": lambda port: _by_gather(port, looks),
+            "get_statuses": lambda port: _by_statuses(port, looks),
+            "wait_until_all_final, AdaptiveSchedule": lambda port: _by_waits(port, looks, 1, _adaptive()),
+            "wait_until_all_final, Backoff": lambda port: _by_waits(port, looks, 1, _BACKOFF),
+        },
+        rounds,
+    )
+    four = _measured(
+        4,
+        {
+            "get_status, bounded gather": lambda port: _by_gather(port, looks),
+            "wait_until_all_final, AdaptiveSchedule": lambda port: _by_waits(port, looks, 4, _adaptive()),
+            "wait_until_all_final, Backoff": lambda port: _by_waits(port, looks, 4, _BACKOFF),
+        },
+        rounds,
+    )
+    waiting = _measured(
+        10**9,
+        {
+            f"{count:,} waiting": lambda port, count=count: _with_waiting(port, count, looks)
+            for count in (1000, arguments.waiting)
+        },
+        arguments.waiting_rounds,
+    )
+    tables = (_table("one look each", one), _table("four looks each", four), _table("waiting", waiting))
+    return "\n\n".join(tables)
