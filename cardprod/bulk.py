@@ -11,6 +11,7 @@ import math
 from abc import abstractmethod
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Generator, Iterable
+from contextlib import nullcontext
 from heapq import heapify, heappop, heappush
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeAlias, TypeVar
@@ -589,39 +590,36 @@ class Waits(_Batch[Transition]):
     async def _look(self, slot: _Slot) -> None:
         self._look_runs()
         outcome: Outcome | None = None
+        cut_off_at = slot.cut_off_at
         try:
-            outcome = await self._ask(slot)
+            if cut_off_at is None and not self._told:
+                outcome = await self._transport.look_in_turn(slot.card, self._flow)
+            else:
+                outcome = await self._look_until(cut_off_at, slot)
+        except CardprodError as failure:
+            outcome = failure
         finally:
             self._shared.end(slot.card, outcome, slot)
-            if not self._is_left:  # else it is found there, and let go
-                self._busy.discard(slot)
+            if not self._is_left:
                 if not slot.is_over:
                     if outcome is not None and slot.state == _LOOKING:
                         self._observe(slot, outcome, "poll")
                     self._go_on(slot)
+                self._busy.discard(slot)  # else it is found there when the batch is left, and let go
             del outcome  # if it is an error, its traceback holds this frame: part them
 
-    async def _ask(self, slot: _Slot) -> Outcome:
-        """Look at a card, for as long as its deadline allows."""
-        told = self._told.get(slot.card) if self._told else None
-        cut_off = asyncio.timeout_at(slot.cut_off_at)
+    async def _look_until(self, cut_off_at: float | None, slot: _Slot) -> ProductionStatus:
+        """Look at a card, for as long as its deadline allows, under its observer's eyes."""
+        told = self._told.get(slot.card)
+        cut_off = asyncio.timeout_at(cut_off_at)
         try:
-            if told is not None:
-                async with cut_off:
-                    with told.looking():
-                        return await self._transport.look_in_turn(slot.card, self._flow)
-            if slot.cut_off_at is None:
-                return await self._transport.look_in_turn(slot.card, self._flow)
             async with cut_off:
-                return await self._transport.look_in_turn(slot.card, self._flow)
-        except CardprodError as failure:
-            return failure
+                with nullcontext() if told is None else told.looking():
+                    return await self._transport.look_in_turn(slot.card, self._flow)
         except TimeoutError as exc:
             if not cut_off.expired():
                 raise
-            cut = RequestTimeout("the wait's time ran out during a look", card=slot.card)
-            cut.__cause__ = exc
-            return cut
+            raise RequestTimeout("the wait's time ran out during a look", card=slot.card) from exc
 
     def _never_looked(self, subject: _Slot) -> None:
         self._shared.end(subject.card, None, subject)
@@ -679,7 +677,11 @@ class Waits(_Batch[Transition]):
         if source == "poll" and len(self._results) >= self._most_looks:
             self.woken(slot)  # nobody reads: it will be seen later
             return
-        is_over = self._observe(slot, outcome, source)
+        try:
+            is_over = self._observe(slot, outcome, source)
+        except Exception as exc:  # noqa: BLE001 - a schedule's own, and whoever tells of the card has no part in it
+            self.break_off(exc)
+            return
         if slot.state in {_LOOKING, _OUTRUN}:
             slot.state = _OUTRUN
             if is_over:
