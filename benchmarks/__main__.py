@@ -6,9 +6,17 @@ import argparse
 import platform
 from importlib.metadata import version
 
-from benchmarks import bulk, import_time, look, memory, schedule, storm
+from benchmarks import bulk, import_time, look, memory, schedule, storm, waiting
 
-_PROGRAMS = {"look": look, "import": import_time, "memory": memory, "schedule": schedule, "storm": storm, "bulk": bulk}
+_PROGRAMS = {
+    "look": look,
+    "import": import_time,
+    "memory": memory,
+    "schedule": schedule,
+    "storm": storm,
+    "bulk": bulk,
+    "waiting": waiting,
+}
 
 
 def _facts() -> str:

@@ -36,7 +36,8 @@ def _adaptive() -> Schedule:
     return AdaptiveSchedule(shortest=0.01, longest=0.02)
 
 
-def _cards(count: int) -> Iterator[tuple[int, str]]:
+def cards_of(count: int) -> Iterator[tuple[int, str]]:
+    """Make up cards with tokens as long as Wise's."""
     return ((123456, f"{number:08x}-1e14-4464-a1ce-dcea7dc3de52") for number in range(count))
 
 
@@ -59,7 +60,7 @@ async def _by_gather(port: int, looks: int) -> float:
                 await client.get_status(profile_id, card_token)
 
         began_at = process_time()
-        await asyncio.gather(*(look(*card) for card in _cards(looks)))
+        await asyncio.gather(*(look(*card) for card in cards_of(looks)))
         return (process_time() - began_at) / looks
 
 
@@ -67,7 +68,7 @@ async def _by_statuses(port: int, looks: int) -> float:
     async with _client(port) as client:
         await _warm_up(client)
         began_at = process_time()
-        statuses = await client.get_statuses(_cards(looks))
+        statuses = await client.get_statuses(cards_of(looks))
         assert len(statuses) == looks  # noqa: S101
         return (process_time() - began_at) / looks
 
@@ -76,7 +77,7 @@ async def _by_waits(port: int, looks: int, looks_each: int, schedule: Schedule) 
     async with _client(port) as client:
         await _warm_up(client)
         began_at = process_time()
-        waits = client.wait_until_all_final(_cards(looks // looks_each), schedule=schedule)
+        waits = client.wait_until_all_final(cards_of(looks // looks_each), schedule=schedule)
         await waits
         return (process_time() - began_at) / waits.progress.requests
 
@@ -99,7 +100,7 @@ async def _with_waiting(port: int, waiting: int, looks: int) -> float:
     """Measure looks at 100 cards while others wait in the heap."""
     async with _client(port) as client:
         schedule = _MostlyAsleep(often=_AT_ONCE)
-        async with client.wait_until_all_final(_cards(waiting + _AT_ONCE), schedule=schedule) as steps:
+        async with client.wait_until_all_final(cards_of(waiting + _AT_ONCE), schedule=schedule) as steps:
             reading = asyncio.create_task(_read(steps))
             while schedule.asked < waiting + _AT_ONCE:  # noqa: ASYNC110 - it is looked at from outside
                 await asyncio.sleep(0.05)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Final, Literal, Protocol, TypeAlias
 
 from cardprod.errors import CardprodError
 
@@ -23,6 +23,9 @@ Outcome: TypeAlias = "ProductionStatus | CardprodError"
 
 Source: TypeAlias = Literal["poll", "webhook"]
 """Where it was heard."""
+
+
+_SHARDS: Final = 256
 
 
 class Listener(Protocol):
@@ -56,15 +59,19 @@ class SharedLooks:
     """The cards that are waited for in one client, by whom, and which of them is being looked at."""
 
     def __init__(self) -> None:
-        # Mostly one waits for a card, so only where several do are they in a dict of their own, in their order.
-        self._listeners: dict[Card, Listener | dict[Listener, None]] = {}
+        # In many small dicts, because one that grows is copied at once: with a million cards that would hold the event
+        # loop for 20 ms. Mostly one waits for a card, so only where several do are they in a dict of their own.
+        self._shards: tuple[dict[Card, Listener | dict[Listener, None]], ...] = tuple({} for _ in range(_SHARDS))
         self._began_at: dict[Card, float] = {}
 
         self.batches: set[Batch] = set()
         """The batches under way."""
 
     def __len__(self) -> int:
-        return len(self._listeners)
+        return sum(map(len, self._shards))
+
+    def _shard(self, card: Card) -> dict[Card, Listener | dict[Listener, None]]:
+        return self._shards[hash(card.card_token) % _SHARDS]
 
     def close(self, error: CardprodError) -> None:
         """Break off every batch."""
@@ -73,25 +80,27 @@ class SharedLooks:
 
     def join(self, card: Card, listener: Listener) -> None:
         """Let somebody hear of a card."""
-        there = self._listeners.setdefault(card, listener)
+        shard = self._shard(card)
+        there = shard.setdefault(card, listener)
         if isinstance(there, dict):
             there[listener] = None
         elif there is not listener:
-            self._listeners[card] = {there: None, listener: None}
+            shard[card] = {there: None, listener: None}
 
     def leave(self, card: Card, listener: Listener) -> None:
         """Let somebody hear of a card no more."""
-        there = self._listeners.get(card)
+        shard = self._shard(card)
+        there = shard.get(card)
         if there is listener:
-            del self._listeners[card]
+            del shard[card]
         elif isinstance(there, dict):
             there.pop(listener, None)
             if not there:
-                del self._listeners[card]
+                del shard[card]
 
     def of(self, card: Card) -> tuple[Listener, ...]:
         """Say who hears of a card."""
-        there = self._listeners.get(card)
+        there = self._shard(card).get(card)
         return () if there is None else tuple(there) if isinstance(there, dict) else (there,)
 
     def is_looked_at(self, card: Card) -> bool:
@@ -111,7 +120,7 @@ class SharedLooks:
             looker: Whose look it was.
         """
         began_at = self._began_at.pop(card)
-        there = self._listeners.get(card)
+        there = self._shard(card).get(card)
         if there is None or there is looker:
             return
         for listener in self.of(card):
