@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from cardprod.transport import Transport
     from cardprod.watch import Terms
 
-__all__ = ["Cards", "Progress", "Statuses", "Waits"]
+__all__ = ["Cards", "Progress", "Statuses", "Waits", "check_source"]
 
 Cards: TypeAlias = "Iterable[CardLike] | AsyncIterable[CardLike]"
 """Where cards come from: anything that can be iterated, by `for` or `async for`."""
@@ -82,7 +82,6 @@ class _Batch(Awaitable[dict[Card, "ProductionStatus | CardprodError"]], Generic[
     """What looking at many cards once and waiting for them have in common: a source, results, and who takes them."""
 
     def __init__(self, cards: Cards | None, transport: Transport, shared: SharedLooks) -> None:
-        _check_source(cards)
         self._source = cards
         self._transport = transport
         self._shared = shared
@@ -274,10 +273,15 @@ class _Pairs(AsyncIterator[_Pair]):
         return await self._next()
 
 
-def _check_source(cards: object) -> None:
+def check_source(cards: object) -> None:
+    """Make sure, before anything begins, that cards may come from this.
+
+    Raises:
+        UsageError: They may not.
+    """
     if isinstance(cards, str | bytes):
         raise UsageError("cards must be Cards or (profile_id, card_token) tuples, not a text")
-    if cards is not None and not isinstance(cards, Iterable | AsyncIterable):
+    if not isinstance(cards, Iterable | AsyncIterable):
         raise UsageError(f"cards must be iterable, by for or async for; this is a {type(cards).__name__}")
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import aiohttp
 
-from cardprod.bulk import Statuses, Waits
+from cardprod.bulk import Statuses, Waits, check_source
 from cardprod.errors import UsageError
 from cardprod.models import Card
 from cardprod.pacing import RateLimit
@@ -200,6 +200,7 @@ class Client:
         Raises:
             UsageError: `cards` cannot be iterated. See `Statuses` for what iterating raises.
         """
+        check_source(cards)
         return Statuses(cards, self._transport, self._shared)
 
     def wait_until_all_final(
@@ -234,6 +235,8 @@ class Client:
         Raises:
             UsageError: An argument that cannot be right. See `Waits` for what iterating raises.
         """
+        if cards is not None:
+            check_source(cards)
         if schedule is None:
             schedule = self._schedule = self._schedule or AdaptiveSchedule()
         if batch_timeout is not None:

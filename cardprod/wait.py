@@ -52,6 +52,7 @@ class Wait(Coroutine[Any, Any, "ProductionStatus"], AsyncIterator["Transition"])
         "__weakref__",
         "_card",
         "_coroutine",
+        "_ear",
         "_is_begun",
         "_is_closed",
         "_is_consumed",
@@ -77,6 +78,7 @@ class Wait(Coroutine[Any, Any, "ProductionStatus"], AsyncIterator["Transition"])
         self._terms = terms
         self._shared = shared
         self._watch: Watch | None = None
+        self._ear: _Ear | None = None
         self._coroutine: Coroutine[Any, Any, ProductionStatus] | None = None
         self._is_consumed = False  # by `await`, `async for` or `close`
         self._is_begun = False  # by `anext`
@@ -173,7 +175,7 @@ class Wait(Coroutine[Any, Any, "ProductionStatus"], AsyncIterator["Transition"])
                 if self._observer is not None:
                     self._told = self._observer.wait_began(self._card)
             watch = self._watch
-            ear = _Ear(watch)
+            ear = self._ear = self._ear or _Ear(watch)  # what it has heard and not told yet is told next
             self._shared.join(self._card, ear)
             try:
                 while not watch.is_over and not self._is_closed:

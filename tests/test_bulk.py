@@ -476,18 +476,18 @@ async def test_leaving_early(kiosk: Simulator, client: Client, how: str, after: 
     await asyncio.sleep(1)
 
 
-async def test_leaving_many(client: Client) -> None:
+@pytest.mark.parametrize("again", [False, True])
+async def test_leaving_many(kiosk: Simulator, again: bool) -> None:
     """20,000 waiting cards are let go with the block, also if leaving it is cancelled too."""
-    for again in (False, True):
+    async with Client(kiosk.token, base_url=kiosk.base_url, rate_limit=FOREVER) as client:
 
         async def wait() -> None:
-            async with client.wait_until_all_final(cards_of(20_000)) as steps:
-                while steps.progress.total < 20_000:  # noqa: ASYNC110 - seen from outside
-                    await asyncio.sleep(0)
+            async with client.wait_until_all_final(cards_of(20_000)):
+                await asyncio.sleep(1000)
 
         task = asyncio.create_task(wait())
-        while not len(client._shared) == 20_000:  # noqa: ASYNC110  # pyright: ignore[reportPrivateUsage]
-            await asyncio.sleep(0)
+        await asyncio.sleep(30)
+        assert len(client._shared) > 19_000  # pyright: ignore[reportPrivateUsage]
         task.cancel()
         if again:
             await asyncio.sleep(0)
