@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from typing import Any
 
@@ -246,3 +247,51 @@ def test_nobody_waits_without_need(limit: RateLimit, gaps: list[float]) -> None:
                 most_in_a_window(sooner, 1.01) > limit.per_second or most_in_a_window(sooner, 60.01) > limit.per_minute
             )
         departures.append(now)
+
+
+# --- Requests that can wait are spread out ---
+
+
+def test_spread_lets_a_rush_out() -> None:
+    """While half of every window is free, requests that can wait need not."""
+    pacer = Pacer(RateLimit(per_second=100, per_minute=1000))
+    assert pacer.spread(0.0) == 0
+    for _ in range(50):
+        pacer.depart(0.0)
+    assert pacer.spread(0.0) == 0
+    pacer.depart(0.0)
+    assert pacer.spread(0.0) > 0
+    assert Pacer(None).spread(0.0) == 0
+
+
+@given(st.integers(1, 50), st.integers(1, 200), st.lists(st.floats(0, 30), max_size=60))
+def test_spread_keeps_the_limit_and_uses_it(per_second: int, per_minute: int, alone: list[float]) -> None:
+    """Spread out, requests use what the limit allows in the long run, and never more."""
+    pacer = Pacer(RateLimit(per_second, per_minute))
+    departures: list[float] = []
+    now, last = 0.0, -math.inf
+    waiting_alone = sorted(alone, reverse=True)
+    while now < 600:
+        at = max(now, pacer.ready_at(), last + pacer.spread(now))
+        if waiting_alone and max(waiting_alone[-1], pacer.ready_at()) <= at:
+            now = max(now, waiting_alone.pop(), pacer.ready_at())
+        else:
+            now = last = at
+        pacer.depart(now)
+        departures.append(now)
+    assert most_in_a_window(departures, 1.0) <= per_second
+    assert most_in_a_window(departures, 60.0) <= per_minute
+    allowed = min(per_second, per_minute / 60)
+    assert sum(300 <= at < 600 for at in departures) >= 0.9 * 300 * allowed - 2
+
+
+def test_spread_leaves_no_long_silence() -> None:
+    """Even right after the first rush of a crowd, some request may leave every few tenths of a second."""
+    pacer = Pacer(RateLimit())
+    now, last, longest = 0.0, -math.inf, 0.0
+    while now < 300:
+        at = max(now, pacer.ready_at(), last + pacer.spread(now))
+        longest = max(longest, at - now)
+        now = last = at
+        pacer.depart(now)
+    assert longest < 0.5

@@ -1,9 +1,12 @@
-"""When to look next: `Backoff`."""
+"""When to look next: `Backoff`, and `AdaptiveSchedule`, which learns it."""
 
 from __future__ import annotations
 
+import heapq
+import json
 import math
-from typing import Any
+from random import Random
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import pytest
@@ -11,7 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cardprod.errors import UsageError
-from cardprod.schedule import Backoff, Schedule
+from cardprod.models import Status
+from cardprod.schedule import AdaptiveSchedule, Backoff, Schedule
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 NAN, INF = float("nan"), float("inf")
 NAMES = ["first", "factor", "ceiling", "jitter"]
@@ -129,3 +136,226 @@ def test_chance_stays_within_the_jitter(backoff: Backoff, unchanged: int, chance
     low, high = (backoff.delay(unchanged, chance) for chance in chances)
     longest = backoff.delay(unchanged, 0.0)
     assert longest * (1 - backoff.jitter) <= high <= low <= longest
+
+
+# --- The schedule that learns ---
+
+READY, PRINTING = str(Status.READY), str(Status.IN_PROGRESS)
+AGES = st.floats(0, 1e7)
+
+
+def learn(schedule: AdaptiveSchedule, before: float, age: float, now: float, *, ended: bool, rate: float = 10) -> None:
+    schedule.learn(PRINTING, before, age, now, is_first=False, ended=ended, is_final=ended, looks_per_second=rate)
+
+
+def watch_cards(schedule: AdaptiveSchedule, dwell: Callable[[Random], float], cards: int, every: float) -> None:
+    """Look at so many cards, one after another, at a fixed interval, each until it has left its status."""
+    chance, now = Random(1), 0.0
+    for _ in range(cards):
+        leaves_at, age = dwell(chance), 0.0
+        while age < leaves_at:
+            now += every
+            learn(schedule, age, age + every, now, ended=age + every >= leaves_at)
+            age += every
+
+
+def looks_by_age(schedule: AdaptiveSchedule, ages: list[float]) -> list[float]:
+    return [schedule.delay_at(PRINTING, age, 1e9, 0.5, is_first=False) for age in ages]
+
+
+@given(AGES, AGES, CHANCES, st.floats(1e-3, 1e6), st.booleans())
+def test_adaptive_delay_is_sane(age: float, more: float, chance: float, rate: float, ended: bool) -> None:
+    """Whatever was seen, a delay is within its bounds, or as long as the fleet's mean one."""
+    schedule = AdaptiveSchedule(shortest=2, longest=50)
+    for number in range(5):
+        learn(schedule, age, age + more, 10.0 * number, ended=ended, rate=rate)
+        delay = schedule.delay_at(PRINTING, age + more, 10.0 * number, chance, is_first=False)
+        assert 2 <= delay <= max(50, more) * 1.000001
+
+
+def test_nothing_learned_is_fallback() -> None:
+    """With nothing learned each delay is the fallback's within a factor of two."""
+    fallback = Backoff(jitter=0)
+    schedule = AdaptiveSchedule(fallback=fallback)
+    age = 0.0
+    for unchanged in range(12):
+        delay = schedule.delay_at(READY, age, 0.0, 0.5, is_first=True)
+        assert 0.5 <= delay / min(1 + 0.6 * age, 30) <= 2  # which is how the fallback's delays grow with age
+        assert schedule.delay(unchanged, 0.3) == fallback.delay(unchanged, 0.3)
+        age += delay
+
+
+@pytest.mark.parametrize("every", [0.5, 10, 30])
+def test_looks_are_densest_where_changes_are(every: float) -> None:
+    """Having learned from looks at any interval that printing takes four minutes, it looks most often around then."""
+    schedule = AdaptiveSchedule(memory=1000)
+    watch_cards(schedule, lambda chance: 240 * math.exp(chance.gauss(0, 0.2)), 400, every)
+    early, about_then = looks_by_age(schedule, [20, 240])
+    assert early > 4 * about_then
+
+
+@pytest.mark.parametrize("every", [1, 20, 60])
+def test_hazard_is_learned_honestly(every: float) -> None:
+    """Of a memoryless status the learned hazard is the true one at every age, however coarse the looks."""
+    schedule = AdaptiveSchedule(memory=1e9)
+    watch_cards(schedule, lambda chance: chance.expovariate(1 / 200), 4000, every)
+    curve = schedule._curves[PRINTING, False]  # pyright: ignore[reportPrivateUsage]
+    ended, at_risk = sum(curve.events), sum(curve.at_risk)
+    assert ended == pytest.approx(4000, rel=1e-3)
+    assert ended / at_risk == pytest.approx(1 / 200, rel=0.1)
+    assert at_risk <= 4000 * (200 + every) * 1.1
+
+
+@given(AGES, st.floats(0, 1e6))
+def test_an_end_is_one_event(age: float, more: float) -> None:
+    """A change somewhere between two looks counts as one event, at risk for at most the time between them."""
+    schedule = AdaptiveSchedule()
+    learn(schedule, age, age + more, 1.0, ended=True)
+    curve = schedule._curves[PRINTING, False]  # pyright: ignore[reportPrivateUsage]
+    assert sum(curve.events) == pytest.approx(1)
+    assert -1e-6 <= sum(curve.at_risk) <= more * 1.000001 + 1e-6
+
+
+def test_changes_are_followed() -> None:
+    """When the kiosk slows down, a few times `memory` cards later its old pace is all but forgotten."""
+    schedule = AdaptiveSchedule(memory=50)
+    watch_cards(schedule, lambda chance: chance.uniform(90, 110), 300, 5)
+    before = looks_by_age(schedule, [100, 300])
+    watch_cards(schedule, lambda chance: chance.uniform(290, 310), 200, 5)
+    after = looks_by_age(schedule, [100, 300])
+    assert before[0] < before[1]
+    assert after[0] > 2 * after[1]
+
+
+def test_a_quiet_night_forgets_nothing() -> None:
+    """What was learned is as good in the morning, if no card came."""
+    schedule = AdaptiveSchedule()
+    watch_cards(schedule, lambda chance: chance.uniform(90, 110), 100, 5)
+    evening = schedule.delay_at(PRINTING, 80, 1e6, 0.5, is_first=False)
+    assert schedule.delay_at(PRINTING, 80, 1e6 + 50_000, 0.5, is_first=False) == pytest.approx(evening)
+
+
+@pytest.mark.parametrize("rate", [5.0, 10.0, 20.0])
+def test_budget_is_used(rate: float) -> None:
+    """A fleet with more to look at than it may uses its budget, within a tenth."""
+    schedule = AdaptiveSchedule(shortest=0.01)
+    chance = Random(1)
+    heap = [(0.0, number, 0.0, 0.0, chance.expovariate(1 / 200)) for number in range(300)]
+    looks = 0
+    while heap[0][0] < 3000:
+        now, number, began_at, looked_at, ends_at = heapq.heappop(heap)
+        has_ended = now >= ends_at
+        learn(schedule, looked_at - began_at, now - began_at, now, ended=has_ended, rate=rate)
+        looks += now > 1000
+        if has_ended:  # the next card takes its place
+            began_at, ends_at = now, now + chance.expovariate(1 / 200)
+        delay = schedule.delay_at(PRINTING, now - began_at, now, chance.random(), is_first=False)
+        heapq.heappush(heap, (now + delay, number, began_at, now, ends_at))
+    assert looks / 2000 == pytest.approx(rate, rel=0.1)
+
+
+def test_a_look_must_be_worth_it() -> None:
+    """However large the budget, looks are no closer than their cost allows."""
+    quick, dear = AdaptiveSchedule(look_cost=0.01), AdaptiveSchedule(look_cost=4)
+    for schedule in (quick, dear):
+        watch_cards(schedule, lambda chance: chance.expovariate(1 / 100), 300, 5)
+        for number in range(10):
+            learn(schedule, 1, 2, 1e6 + number, ended=False, rate=1e9)
+    cheap, few = (schedule.delay_at(PRINTING, 50, 1e6 + 20, 0.5, is_first=False) for schedule in (quick, dear))
+    assert few == pytest.approx(20 * cheap, rel=0.2)
+    assert cheap == pytest.approx(math.sqrt(2 * 0.01 * 100), rel=0.4)
+
+
+def test_typical_durations_are_a_beginning() -> None:
+    """A schedule told what is typical looks most often about then, before it has seen a card."""
+    schedule = AdaptiveSchedule(typical={Status.IN_PROGRESS: 240})
+    early, about_then = looks_by_age(schedule, [20, 260])
+    assert early > 1.5 * about_then
+
+
+def test_saved_and_restored() -> None:
+    """What was learned survives as JSON: the restored schedule gives the same delays."""
+    schedule = AdaptiveSchedule(look_cost=0.5, fallback=Backoff(first=2))
+    watch_cards(schedule, lambda chance: chance.uniform(100, 300), 50, 7)
+    restored, fresh = AdaptiveSchedule.from_json(schedule.to_json()), AdaptiveSchedule(look_cost=0.5)
+    schedule._spacing = fresh._spacing  # pyright: ignore[reportPrivateUsage] - measured, and so not saved
+    schedule._looks = 0  # pyright: ignore[reportPrivateUsage]
+    ages = [0.0, 50.0, 150.0, 250.0, 1000.0]
+    assert looks_by_age(restored, ages) == pytest.approx(looks_by_age(schedule, ages), rel=0.02)
+    assert restored.delay(3, 0.5) == schedule.delay(3, 0.5)
+    assert "IN_PROGRESS" in repr(restored)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.integers() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+)
+
+
+@given(st.sampled_from([*json.loads(AdaptiveSchedule(typical={"READY": 1}).to_json())]), JSON)
+def test_hostile_save(name: str, value: Any) -> None:
+    """A save in which anything was changed is restored, or refused with a UsageError, and nothing else."""
+    saved = json.loads(AdaptiveSchedule(typical={"READY": 1}).to_json()) | {name: value}
+    try:
+        schedule = AdaptiveSchedule.from_json(json.dumps(saved))
+    except UsageError:
+        return
+    assert 0 < schedule.delay_at(READY, 1, 1, 0.5, is_first=True) < math.inf
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", "null", "{", "[" * 100_000, '{"version": 2, "curves": []}', '{"version": 1}']
+)
+def test_no_save(text: str) -> None:
+    """What was never saved by a schedule is refused."""
+    with pytest.raises(UsageError):
+        AdaptiveSchedule.from_json(text)
+
+
+@pytest.mark.parametrize("curve", [{}, [], {"status": "READY"}, {"status": "READY", "is_first": True, "events": [1]}])
+def test_no_curve(curve: Any) -> None:
+    """A save with a broken curve is refused."""
+    saved = json.loads(AdaptiveSchedule().to_json()) | {"curves": [curve]}
+    with pytest.raises(UsageError):
+        AdaptiveSchedule.from_json(json.dumps(saved))
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"look_cost": 0}, "look_cost"),
+        ({"progress_weight": 0}, "progress_weight"),
+        ({"progress_weight": 1.1}, "progress_weight"),
+        ({"shortest": -1}, "shortest"),
+        ({"shortest": 10, "longest": 5}, "longest"),
+        ({"longest": INF}, "longest"),
+        ({"memory": 1}, "memory"),
+        ({"jitter": 1}, "jitter"),
+        ({"jitter": True}, "jitter"),
+        ({"fallback": 5}, "fallback"),
+        ({"typical": {"READY": 0}}, "typical"),
+        ({"typical": {5: 5}}, "typical"),
+        ({"look_cost": "cheap"}, "look_cost"),
+    ],
+)
+def test_settings_that_cannot_be_right(settings: dict[str, Any], words: str) -> None:
+    """A setting that cannot be right is refused by name."""
+    with pytest.raises(UsageError, match=words):
+        AdaptiveSchedule(**settings)
+
+
+def test_made_up_statuses() -> None:
+    """A server that makes up a status in every answer does not fill the memory."""
+    schedule = AdaptiveSchedule()
+    for number in range(10_000):
+        assert schedule.delay_at(f"STATUS-{number}", 1, number, 0.5, is_first=False) > 0
+    assert len(schedule._curves) <= 66  # pyright: ignore[reportPrivateUsage]
+
+
+def test_another_clock() -> None:
+    """A schedule that is used in another loop, whose clock is behind, goes on."""
+    schedule = AdaptiveSchedule()
+    learn(schedule, 0, 5, 1e9, ended=False)
+    for number in range(10):
+        learn(schedule, 0, 5, 10.0 + number, ended=True)
+    assert 0 < schedule.delay_at(PRINTING, 3, 20.0, 0.5, is_first=False) < 121

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from benchmarks.storm import Storm, weather
 from cardprod import Card, Client
 from cardprod.simulator import Simulator, Stage
 from tests.conftest import assert_idle, assert_nothing_left
@@ -75,3 +76,10 @@ async def test_thousand_waits_weather_a_storm(seed: int) -> None:
         assert min(late) >= seconds
     await asyncio.sleep(1)  # the kiosk's stalled connections take a while to go
     await assert_nothing_left()
+
+
+async def test_batch_weathers_a_storm_and_a_restart() -> None:
+    """With faults and a server gone for a while, a batch tells each card what was served to it, once, to its true end."""
+    report = await weather(Storm(cards=100, faults=0.1, restarts=1, seed=3))
+    assert report.is_right, report
+    assert report.faults > 50
