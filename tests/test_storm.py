@@ -79,7 +79,7 @@ async def test_thousand_waits_weather_a_storm(seed: int) -> None:
 
 
 async def test_batch_weathers_a_storm_and_a_restart() -> None:
-    """With faults and a server gone for a while, a batch tells each card what was served to it, once, to its true end."""
+    """With faults and a server gone for a while, a batch tells each card once what was served, to its true end."""
     report = await weather(Storm(cards=100, faults=0.1, restarts=1, seed=3))
     assert report.is_right, report
     assert report.faults > 50
