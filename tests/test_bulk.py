@@ -175,9 +175,9 @@ async def test_statuses_are_lazy(kiosk: Simulator, client: Client) -> None:
     assert_none_waited_for(client)
 
 
-async def test_waits_take_all(client: Client) -> None:
+async def test_waits_take_all(kiosk: Simulator, client: Client) -> None:
     """Cards to wait for are all taken at once, however few can be looked at."""
-    async with client.wait_until_all_final(cards_of(5000)) as steps:
+    async with client.wait_until_all_final([kiosk.add(card, "never") for card in cards_of(5000)]) as steps:
         while steps.progress.total < 5000:  # noqa: ASYNC110 - seen from outside
             await asyncio.sleep(0)
         assert steps.progress.pending == 5000
