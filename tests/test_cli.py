@@ -236,7 +236,13 @@ def test_token_is_never_an_argument() -> None:
 def test_ctrl_c(command: str) -> None:
     """Ctrl-C ends the command with 130 and without a word of complaint."""
     argv = [sys.executable, "-m", "cardprod", command, *(["--port", "0"] if command == "simulate" else [])]
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    # A shell starts what it runs in the background deaf to Ctrl-C, and its children inherit that.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    with process:
         assert process.stdout is not None
         process.stdout.readline()  # it is under way
         process.send_signal(signal.SIGINT)
