@@ -6,7 +6,7 @@ import argparse
 import platform
 from importlib.metadata import version
 
-from benchmarks import bulk, import_time, look, memory, schedule, storm, waiting
+from benchmarks import bulk, import_time, look, memory, schedule, storm, waiting, webhooks
 
 _PROGRAMS = {
     "look": look,
@@ -16,6 +16,7 @@ _PROGRAMS = {
     "storm": storm,
     "bulk": bulk,
     "waiting": waiting,
+    "webhooks": webhooks,
 }
 
 

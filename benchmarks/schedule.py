@@ -23,6 +23,7 @@ import looptime
 
 from benchmarks.table import markdown
 from cardprod.bulk import Waits
+from cardprod.deliveries import Deliveries
 from cardprod.errors import RateLimited
 from cardprod.models import Card, ProductionStatus, Status
 from cardprod.pacing import RateLimit
@@ -203,7 +204,7 @@ async def _by_waits(kiosk: _Kiosk, schedule: Schedule, workload: Workload) -> No
         looks_per_second=min(workload.limit.per_second, workload.limit.per_minute / 60),
         chance=Random(workload.seed).random,
     )
-    async with Waits(kiosk.arriving(), kiosk, SharedLooks(), terms, None) as steps:
+    async with Waits(kiosk.arriving(), kiosk, SharedLooks(Deliveries(0)), terms, None) as steps:
         async for _ in steps:
             pass
 

@@ -21,7 +21,9 @@ from cardprod.client import PRODUCTION, SANDBOX, Client
 from cardprod.error_codes import ErrorCode, ErrorOrigin
 from cardprod.errors import (
     ApiError,
+    BadEvent,
     BadReply,
+    BadSignature,
     CardNotFound,
     CardprodError,
     Forbidden,
@@ -36,7 +38,7 @@ from cardprod.errors import (
     UsageError,
     WaitTimeout,
 )
-from cardprod.models import FINAL_STATUSES, Card, CardLike, ProductionStatus, Status, Transition
+from cardprod.models import FINAL_STATUSES, Card, CardLike, ProductionEvent, ProductionStatus, Status, Transition
 from cardprod.pacing import RateLimit
 from cardprod.schedule import AdaptiveSchedule, Backoff, Schedule
 from cardprod.wait import Wait
@@ -50,7 +52,9 @@ __all__ = [
     "AdaptiveSchedule",
     "ApiError",
     "Backoff",
+    "BadEvent",
     "BadReply",
+    "BadSignature",
     "Card",
     "CardLike",
     "CardNotFound",
@@ -60,6 +64,7 @@ __all__ = [
     "ErrorOrigin",
     "Forbidden",
     "OAuthToken",
+    "ProductionEvent",
     "ProductionFailed",
     "ProductionStatus",
     "Progress",

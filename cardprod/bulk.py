@@ -27,11 +27,12 @@ from cardprod.watch import Watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
+    from datetime import datetime
     from types import TracebackType
     from typing import Self
 
-    from cardprod.models import CardLike
-    from cardprod.sharing import Outcome, SharedLooks, Source
+    from cardprod.models import CardLike, ProductionEvent
+    from cardprod.sharing import Outcome, SharedLooks
     from cardprod.telemetry import WaitObserver
     from cardprod.transport import Transport
     from cardprod.watch import Terms
@@ -372,9 +373,8 @@ class Statuses(_Batch[ProductionStatus]):
 
 # --- Waiting for each ---
 
-_FRESH, _WAITING, _LOOKING, _OUTRUN, _FOLLOWING = range(5)
-"""What becomes of a card: never looked at; in the heap; looked at; heard of by an event since that look began, so that
-what it finds may be older; looked at by another batch or wait."""
+_FRESH, _WAITING, _LOOKING, _FOLLOWING = range(4)
+"""What becomes of a card: never looked at; in the heap; looked at; looked at by another batch or wait."""
 
 
 class _Slot(Watch):
@@ -392,14 +392,15 @@ class _Slot(Watch):
         """Two that are due at the same time are equal to the heap."""
         return False
 
-    def hear(self, outcome: Outcome, source: Source) -> None:
-        self.batch.heard(self, outcome, source)
+    # `Watch` has a `hear` of its own, for events.
+    def hear_outcome(self, outcome: Outcome) -> None:
+        self.batch.heard(self, outcome)
+
+    def hear_event(self, event: ProductionEvent, wall_now: datetime) -> bool:
+        return self.batch.heard_event(self, event, wall_now)
 
     def wake(self) -> None:
         self.batch.woken(self)
-
-    def hurry(self) -> None:
-        self.batch.hurried(self)
 
 
 class Waits(_Batch[Transition]):
@@ -539,15 +540,26 @@ class Waits(_Batch[Transition]):
                 self._sleeps_until = -math.inf
                 slice_began = perf_counter()
                 continue
-            came_at = await self._turn()
-            slot = self._take_due(loop.time() + _TICK)
-            if slot is None:
-                self._transport.leave_turn(came_at)
-            else:
-                self._look_at(slot)
+            if not self._put_off(loop.time()):
+                came_at = await self._turn()
+                slot = self._take_due(loop.time() + _TICK)
+                if slot is None:
+                    self._transport.leave_turn(came_at)
+                else:
+                    self._look_at(slot)
             if perf_counter() - slice_began > _SLICE:
                 await asyncio.sleep(0)
                 slice_began = perf_counter()
+
+    def _put_off(self, now: float) -> bool:
+        """Put the look that is due first off, if events tell of the cards as it is. Say whether it was."""
+        gap = self._shared.deliveries.gap(now)
+        entry = self._first() if gap > 0 else None
+        if entry is None or entry[0] > now + _TICK or not entry[1].put_off(now, gap):
+            return False
+        heappop(self._heap)
+        self._go_on(entry[1])
+        return True
 
     def _due_at(self, now: float) -> float:
         """Say when the next card is due."""
@@ -606,8 +618,8 @@ class Waits(_Batch[Transition]):
             self._shared.end(slot.card, outcome, slot)
             if not self._is_left:
                 if not slot.is_over:
-                    if outcome is not None and slot.state == _LOOKING:
-                        self._observe(slot, outcome, "poll")
+                    if outcome is not None:
+                        self._observe(slot, outcome)
                     self._go_on(slot)
                 self._busy.discard(slot)  # else it is found there when the batch is left, and let go
             del outcome  # if it is an error, its traceback holds this frame: part them
@@ -628,24 +640,29 @@ class Waits(_Batch[Transition]):
     def _never_looked(self, subject: _Slot) -> None:
         self._shared.end(subject.card, None, subject)
 
-    def _observe(self, slot: _Slot, outcome: Outcome, source: Source) -> bool:
-        """Let a card's watch know what was seen, and tell what is new. Say whether its wait is over."""
+    def _observe(self, slot: _Slot, outcome: Outcome) -> None:
+        """Let a card's watch know what a look showed, and tell what is new."""
         now = asyncio.get_running_loop().time()
-        told = self._told.get(slot.card) if self._told else None
         if isinstance(outcome, CardprodError):
             slot.fail(outcome, now)
             if not slot.is_over:
                 log_failed_look(slot.card, outcome, slot.failures)
+                told = self._told.get(slot.card) if self._told else None
                 if told is not None:
                     told.failed_look(outcome)
-            return slot.is_over
-        step = slot.observe(outcome, now, source)
+            return
+        step = slot.observe(outcome, now)
         if step is not None:
-            log_transition(slot.card, step)
-            if told is not None:
-                told.saw(step)
-            self._tell(slot.card, step)
-        return slot.is_over
+            if step.previous is not None:
+                self._shared.deliveries.found(slot.card, outcome, now)
+            self._saw(slot, step)
+
+    def _saw(self, slot: _Slot, step: Transition) -> None:
+        log_transition(slot.card, step)
+        told = self._told.get(slot.card) if self._told else None
+        if told is not None:
+            told.saw(step)
+        self._tell(slot.card, step)
 
     def _go_on(self, slot: _Slot) -> None:
         """Let a card wait for its next look; or count it out, if its wait is over."""
@@ -674,23 +691,41 @@ class Waits(_Batch[Transition]):
 
     # --- Cards are heard of otherwise ---
 
-    def heard(self, slot: _Slot, outcome: Outcome, source: Source) -> None:
-        """Take what another's look, or an event, says of a card."""
+    def heard(self, slot: _Slot, outcome: Outcome) -> None:
+        """Take what another's look says of a card."""
         if slot.is_over or self._is_left:
             return
-        if source == "poll" and len(self._results) >= self._most_looks:
+        if len(self._results) >= self._most_looks:
             self.woken(slot)  # nobody reads: it will be seen later
             return
         try:
-            is_over = self._observe(slot, outcome, source)
+            self._observe(slot, outcome)
         except Exception as exc:  # noqa: BLE001 - a schedule's own, and whoever tells of the card has no part in it
             self.break_off(exc)
             return
-        if slot.state in {_LOOKING, _OUTRUN}:
-            slot.state = _OUTRUN
-            if is_over:
+        self._plan_again(slot)
+
+    def heard_event(self, slot: _Slot, event: ProductionEvent, wall_now: datetime) -> bool:
+        """Take what an event says of a card, even if nobody reads: it comes once. Say whether it was news."""
+        if slot.is_over or self._is_left:
+            return False
+        try:
+            step = slot.hear(event, asyncio.get_running_loop().time(), wall_now)
+        except Exception as exc:  # noqa: BLE001 - as above
+            self.break_off(exc)
+            return False
+        if step is None:
+            return False
+        self._saw(slot, step)
+        self._plan_again(slot)
+        return True
+
+    def _plan_again(self, slot: _Slot) -> None:
+        """Let a card that was heard of wait for its next look, instead of where it was."""
+        if slot.state == _LOOKING:
+            if slot.is_over:
                 self._finish(slot)
-            return
+            return  # else it goes on when its look has ended
         if slot.state == _WAITING:
             self._leave_stale()
         self._busy.discard(slot)
@@ -701,13 +736,6 @@ class Waits(_Batch[Transition]):
         if slot.state == _FOLLOWING and not slot.is_over and not self._is_left:
             self._busy.discard(slot)
             slot.begin_look(asyncio.get_running_loop().time())
-            self._go_on(slot)
-
-    def hurried(self, slot: _Slot) -> None:
-        """Look at a card that waits as soon as there is a turn."""
-        if slot.state == _WAITING and not slot.is_over and not self._is_left:
-            self._leave_stale()
-            slot.fall_due(asyncio.get_running_loop().time())
             self._go_on(slot)
 
     def _leave_stale(self) -> None:
@@ -735,7 +763,7 @@ class Waits(_Batch[Transition]):
                 if len(self._results) >= self._most_looks:
                     self._is_expiry_held = True
                     return
-                if slot.state not in {_LOOKING, _OUTRUN}:  # a look under way ends by itself
+                if slot.state != _LOOKING:  # a look under way ends by itself
                     if slot.state == _WAITING:
                         self._leave_stale()
                     self._busy.discard(slot)

@@ -19,7 +19,7 @@ With `--json`, one JSON object per line on standard output, told apart by `type`
 | `transition` | as `status`, with `previous` (a status or null), `elapsed` (seconds), `polls` |
 | `error` | `card` or null, `error` (the class), `message` |
 | `summary` | `demo` only: `cards produced failed unfinished requests seconds` |
-| `listening` | `simulate` only: `base_url` |
+| `listening` | `simulate` only: `base_url plan`, with `--webhooks-to` also `public_key_url` |
 | `request` | `simulate` only: `at path http_status status fault` |
 
 `card` is `{"profile_id": int, "card_token": str}`. Fields may be added; none will change its meaning.
@@ -144,6 +144,7 @@ def parser() -> argparse.ArgumentParser:
     simulate.add_argument("--port", type=_port, default=8080, help="port on 127.0.0.1, 0 for any (default 8080)")
     simulate.add_argument("--plan", default="prints", help="what becomes of a card: prints, jams, rejected, retried or "
                           "never (default prints)")  # fmt: skip
+    simulate.add_argument("--webhooks-to", metavar="URL", help="send a signed webhook there for each change of a card")
     simulate.set_defaults(run=_simulate)
 
     for command in (status, wait):
@@ -186,7 +187,11 @@ async def _simulate(arguments: argparse.Namespace, report: Report) -> int:
         raise UsageError(f"cannot listen on port {arguments.port}: {exc.strerror}") from exc
     async with AsyncExitStack() as stack:
         stack.push_async_exit(kiosk)
-        report.listening(kiosk.base_url, arguments.plan)
+        if arguments.webhooks_to is not None:
+            kiosk.subscribe(arguments.webhooks_to)
+        report.listening(
+            kiosk.base_url, arguments.plan, None if arguments.webhooks_to is None else kiosk.public_key_url
+        )
         await asyncio.Event().wait()
     return _PRODUCED
 
@@ -280,8 +285,8 @@ class Report(Protocol):
         """Tell what became of the demo's cards: the last status of each, None if it is not final."""
         ...
 
-    def listening(self, base_url: str, plan: str) -> None:
-        """Tell where the simulator is."""
+    def listening(self, base_url: str, plan: str, public_key_url: str | None) -> None:
+        """Tell where the simulator is, and, if it sends webhooks, where the key to verify them with is."""
         ...
 
     def request(self, request: LoggedRequest) -> None:
@@ -321,8 +326,9 @@ class _JsonLines:
         counts = _counts(finals)
         self._write("summary", cards=len(finals), **counts, requests=requests, seconds=round(seconds, 1))
 
-    def listening(self, base_url: str, plan: str) -> None:
-        self._write("listening", base_url=base_url, plan=plan)
+    def listening(self, base_url: str, plan: str, public_key_url: str | None) -> None:
+        more = {} if public_key_url is None else {"public_key_url": public_key_url}
+        self._write("listening", base_url=base_url, plan=plan, **more)
 
     def request(self, request: LoggedRequest) -> None:
         fault = None if request.fault is None else request.fault.kind
@@ -364,12 +370,13 @@ class _Text:
             f"{counts['unfinished']} not final when its time ran out; {requests} requests in {seconds:.1f} s"
         )
 
-    def listening(self, base_url: str, plan: str) -> None:
+    def listening(self, base_url: str, plan: str, public_key_url: str | None) -> None:
+        webhooks = "" if public_key_url is None else f"Its webhooks are verified with the key at {public_key_url}\n"
         self._write(
             f"Kiosk simulator at {base_url}: a card begins the plan {plan!r} when it is first asked for.\n"
             f"In another terminal:\n"
             f"  CARDPROD_BASE_URL={base_url} CARDPROD_TOKEN=any cardprod wait 123456 my-card\n"
-            "Ctrl-C stops it."
+            f"{webhooks}Ctrl-C stops it."
         )
 
     def request(self, request: LoggedRequest) -> None:

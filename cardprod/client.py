@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Final
 import aiohttp
 
 from cardprod.bulk import Statuses, Waits, check_source
+from cardprod.deliveries import Deliveries
 from cardprod.errors import UsageError
-from cardprod.models import Card
+from cardprod.models import Card, ProductionEvent
 from cardprod.pacing import RateLimit
 from cardprod.schedule import AdaptiveSchedule, Backoff, is_finite_number
 from cardprod.sharing import SharedLooks
@@ -66,6 +67,8 @@ class Client:
             that does not verify the server is refused.
         allow_plain_http: Accept plain http to hosts other than this machine. For test networks only: whoever is on the
             way can read the token.
+        safety_net: Seconds between looks at a card while events given to `notify` tell every change; 0 to look as
+            often as without events. `cardprod.deliveries` has what "while" means.
 
     Raises:
         UsageError: An argument that cannot be right; which, and what would be.
@@ -84,6 +87,7 @@ class Client:
         max_concurrency: int = 100,
         ssl: _ssl.SSLContext | None = None,
         allow_plain_http: bool = False,
+        safety_net: float = 300.0,
     ) -> None:
         _check_seconds("request_timeout", request_timeout, at_least=0, exclusive=True)
         _check_count("attempts", attempts)
@@ -97,7 +101,7 @@ class Client:
         self._looks_per_second = math.inf
         if rate_limit is not None:
             self._looks_per_second = min(rate_limit.per_second, rate_limit.per_minute / 60)
-        self._shared = SharedLooks()
+        self._shared = SharedLooks(Deliveries(safety_net))
         self._schedule: AdaptiveSchedule | None = None
         self._endpoint = Endpoint(base_url, api_version, allow_plain_http)
         self._transport = Transport(
@@ -242,6 +246,28 @@ class Client:
         if batch_timeout is not None:
             _check_seconds("batch_timeout", batch_timeout, at_least=0)
         return Waits(cards, self._transport, self._shared, self._terms(schedule, timeout, max_failures), batch_timeout)
+
+    def notify(self, event: ProductionEvent) -> int:
+        """Tell the waits for a card, single and in batches, what a webhook says of it. Call it in the client's loop.
+
+        Whichever comes first wins, event or look. An event that comes twice, late or out of order changes nothing, nor
+        does one for a card that nobody waits for. While events tell every change, looks thin out to one per
+        `safety_net`; when they stop, the looks come back by themselves.
+
+        Args:
+            event: What `cardprod.webhooks.Verifier.parse` made of a delivery, here or in another process.
+
+        Returns:
+            How many waits it concerns.
+
+        Raises:
+            UsageError: It is no `ProductionEvent`; or the client is closed or belongs to another event loop.
+        """
+        # A caller without a type checker may pass the bare JSON.
+        if not isinstance(event, ProductionEvent):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise UsageError(f"event must be what Verifier.parse gives, not a {type(event).__name__}")
+        self._transport.check_usable()
+        return self._shared.tell(event)
 
     def _terms(self, schedule: Schedule, timeout: float | None, max_failures: int) -> Terms:
         if timeout is not None:

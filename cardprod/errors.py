@@ -15,7 +15,9 @@ CardprodError(Exception)            .card
 │   └── ServerError                 5xx
 ├── BadReply                        a 2xx that is not the documented shape, or over 1 MiB: .trace_id .body
 ├── WaitTimeout(TimeoutError)       .last .polls .elapsed
-└── ProductionFailed                .status
+├── ProductionFailed                .status
+├── BadSignature                    a webhook that Wise did not sign
+└── BadEvent                        signed, and not a production event: .delivery_id
 ```
 
 Every error is one line when printed, names the card it is about where there is one, and survives pickle and copy.
@@ -31,7 +33,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ApiError",
+    "BadEvent",
     "BadReply",
+    "BadSignature",
     "CardNotFound",
     "CardprodError",
     "Forbidden",
@@ -212,3 +216,24 @@ class ProductionFailed(CardprodError):
     def __init__(self, message: str, *, status: ProductionStatus, card: Card | None = None) -> None:
         super().__init__(message, card=card)
         self.status = status
+
+
+class BadSignature(CardprodError):
+    """A delivery that none of the keys has signed, or that cannot have been: answer it with 400.
+
+    It says the same whatever was wrong, because whoever made it up would learn from the rest.
+    """
+
+
+class BadEvent(CardprodError):
+    """A delivery that is signed, and is not a card's production event.
+
+    What to do: answer 200, or Wise sends it again for two weeks; and look which subscriptions lead to this address.
+
+    Attributes:
+        delivery_id: The delivery's `X-Delivery-Id`, if it had one.
+    """
+
+    def __init__(self, message: str, *, delivery_id: str | None = None, card: Card | None = None) -> None:
+        super().__init__(message, card=card)
+        self.delivery_id = delivery_id

@@ -1,12 +1,13 @@
-"""What the rest of the package talks about: a card, its production status, a transition. Values only, no I/O.
+"""What the rest of the package talks about: a card, its production status, a transition, an event. Values only, no I/O.
 
 How they travel over the wire is `wire`'s business, when to look is `schedule`'s.
 """
 
 from __future__ import annotations
 
+import json
 import re
-from datetime import datetime  # noqa: TC003 - cattrs and other readers of type hints want it at run time
+from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
@@ -18,7 +19,16 @@ from cardprod.errors import ProductionFailed, UsageError
 if TYPE_CHECKING:
     from typing import Self
 
-__all__ = ["FINAL_STATUSES", "Card", "CardLike", "ProductionStatus", "Status", "Transition", "one_line"]
+__all__ = [
+    "FINAL_STATUSES",
+    "Card",
+    "CardLike",
+    "ProductionEvent",
+    "ProductionStatus",
+    "Status",
+    "Transition",
+    "one_line",
+]
 
 _CARD_TOKEN: Final = re.compile(r"(?!\.{1,2}\Z)[A-Za-z0-9._~-]{1,128}")
 _MAX_INT64: Final = 2**63 - 1
@@ -233,3 +243,62 @@ class Transition:
         if self.previous is None:
             return str(self.current)
         return f"{one_line(self.previous.status, _SHOWN_STATUS)} -> {self.current}"
+
+
+_EVENT_VERSION: Final = 1
+
+
+@attrs.frozen(kw_only=True)
+class ProductionEvent:
+    """What a webhook tells: a card's production status has changed. `cardprod.webhooks` makes it of a delivery.
+
+    Args:
+        card: The card; None if the event names none.
+        status: What it is now.
+        sent_at: When Wise sent it, aware and in UTC; None if it does not say, or not legibly.
+        delivery_id: The delivery's `X-Delivery-Id`.
+        subscription_id: The subscription it comes by.
+        schema_version: The version of its shape, such as "4.0.0".
+        is_test: Whether it only tests the address: it tells of no card, and `status` says nothing.
+    """
+
+    card: Card | None
+    status: ProductionStatus
+    sent_at: datetime | None = None
+    delivery_id: str | None = None
+    subscription_id: str | None = None
+    schema_version: str | None = None
+    is_test: bool = False
+
+    def to_json(self) -> str:
+        """Write it as one line of JSON, to hand it to another process. The card's token is in it, no other secret."""
+        return json.dumps({"version": _EVENT_VERSION, **attrs.asdict(self)}, default=datetime.isoformat)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Read what `to_json` wrote. Take it from nobody but yourself: it is not signed.
+
+        Args:
+            text: What `to_json` gave.
+
+        Raises:
+            UsageError: It is not that.
+        """
+        try:
+            saved = json.loads(text)
+            version, card, status = saved.pop("version"), saved.pop("card"), saved.pop("status")
+            sent_at = saved.pop("sent_at")
+            if version == _EVENT_VERSION:
+                return cls(
+                    card=None if card is None else Card(**card),
+                    status=ProductionStatus(**status | {"occurred_at": _moment(status["occurred_at"])}),
+                    sent_at=_moment(sent_at),
+                    **saved,
+                )
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as exc:
+            raise UsageError("this is not what ProductionEvent.to_json gave") from exc
+        raise UsageError(f"this event was written in version {version!r}; only {_EVENT_VERSION} is known")
+
+
+def _moment(text: str | None) -> datetime | None:
+    return None if text is None else datetime.fromisoformat(text)

@@ -1,4 +1,4 @@
-"""Who waits for which card in one client, so that a look at a card is everybody's who waits for it.
+"""Who waits for which card in one client, so that a look at a card, or an event, is everybody's who waits for it.
 
 There is at most one look at a card under way. Whoever waits for the card and was waiting when it began hears what it
 finds; whoever came later needs another, because what it finds may be older than their wait. Nothing here looks or
@@ -9,21 +9,19 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from typing import TYPE_CHECKING, Final, Literal, Protocol, TypeAlias
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
 from cardprod.errors import CardprodError
 
 if TYPE_CHECKING:
-    from cardprod.models import Card, ProductionStatus
+    from cardprod.deliveries import Deliveries
+    from cardprod.models import Card, ProductionEvent, ProductionStatus
 
-__all__ = ["Alarm", "Batch", "Listener", "Outcome", "SharedLooks", "Source"]
+__all__ = ["Alarm", "Batch", "Listener", "Outcome", "SharedLooks"]
 
 Outcome: TypeAlias = "ProductionStatus | CardprodError"
 """What comes of a look."""
-
-Source: TypeAlias = Literal["poll", "webhook"]
-"""Where it was heard."""
-
 
 _SHARDS: Final = 256
 
@@ -34,16 +32,16 @@ class Listener(Protocol):
     started_at: float
     """When its wait began."""
 
-    def hear(self, outcome: Outcome, source: Source) -> None:
-        """Take what somebody else's look, or an event, says of the card."""
+    def hear_outcome(self, outcome: Outcome) -> None:
+        """Take what somebody else's look says of the card."""
+        ...
+
+    def hear_event(self, event: ProductionEvent, wall_now: datetime) -> bool:
+        """Take what an event says of the card. Say whether that was news."""
         ...
 
     def wake(self) -> None:
         """Take note that a look at the card which was under way is over, and told nothing that counts here."""
-        ...
-
-    def hurry(self) -> None:
-        """Take note that a look at the card is worth while now."""
         ...
 
 
@@ -56,9 +54,16 @@ class Batch(Protocol):
 
 
 class SharedLooks:
-    """The cards that are waited for in one client, by whom, and which of them is being looked at."""
+    """The cards that are waited for in one client, by whom, and which of them is being looked at.
 
-    def __init__(self) -> None:
+    Args:
+        deliveries: What is known of how reliably events come.
+    """
+
+    def __init__(self, deliveries: Deliveries) -> None:
+        self.deliveries = deliveries
+        """What is known of how reliably events come."""
+
         # In many small dicts, because one that grows is copied at once: with a million cards that would hold the event
         # loop for 20 ms. Mostly one waits for a card, so only where several do are they in a dict of their own.
         self._shards: tuple[dict[Card, Listener | dict[Listener, None]], ...] = tuple({} for _ in range(_SHARDS))
@@ -129,28 +134,21 @@ class SharedLooks:
             if outcome is None or listener.started_at > began_at:
                 listener.wake()
             else:
-                listener.hear(_own(outcome), "poll")
+                listener.hear_outcome(_own(outcome))
 
-    def tell(self, card: Card, status: ProductionStatus) -> int:
+    def tell(self, event: ProductionEvent) -> int:
         """Tell everybody who waits for a card what an event says of it.
 
         Returns:
             How many they are.
         """
-        listeners = self.of(card)
-        for listener in listeners:
-            listener.hear(status, "webhook")
-        return len(listeners)
-
-    def hurry(self, card: Card) -> int:
-        """Let everybody who waits for a card look at it now.
-
-        Returns:
-            How many they are.
-        """
-        listeners = self.of(card)
-        for listener in listeners:
-            listener.hurry()
+        if event.card is None or event.is_test:
+            return 0
+        listeners = self.of(event.card)
+        wall_now = datetime.now(UTC)
+        news = [listener.hear_event(event, wall_now) for listener in listeners]
+        now = asyncio.get_running_loop().time()
+        self.deliveries.arrived(event.card, event.status, now, is_news=any(news))
         return len(listeners)
 
 

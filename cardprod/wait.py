@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from cardprod.errors import CardprodError, RequestTimeout, UsageError
@@ -13,10 +14,11 @@ from cardprod.telemetry import log_failed_look, log_transition
 from cardprod.watch import Watch
 
 if TYPE_CHECKING:
+    from datetime import datetime
     from types import TracebackType
 
-    from cardprod.models import Card, ProductionStatus, Transition
-    from cardprod.sharing import Outcome, SharedLooks, Source
+    from cardprod.models import Card, ProductionEvent, ProductionStatus, Transition
+    from cardprod.sharing import Outcome, SharedLooks
     from cardprod.telemetry import Observer, WaitObserver
     from cardprod.watch import Terms
 
@@ -61,8 +63,6 @@ class Wait(Coroutine[Any, Any, "ProductionStatus"], AsyncIterator["Transition"])
         "_observer",
         "_shared",
         "_terms",
-        "_told",
-        "_watch",
     )
 
     __name__ = "wait_until_final"
@@ -73,11 +73,9 @@ class Wait(Coroutine[Any, Any, "ProductionStatus"], AsyncIterator["Transition"])
     ) -> None:
         self._card = card
         self._observer = observer
-        self._told: WaitObserver | None = None
         self._look = look
         self._terms = terms
         self._shared = shared
-        self._watch: Watch | None = None
         self._ear: _Ear | None = None
         self._coroutine: Coroutine[Any, Any, ProductionStatus] | None = None
         self._is_consumed = False  # by `await`, `async for` or `close`
@@ -88,15 +86,20 @@ class Wait(Coroutine[Any, Any, "ProductionStatus"], AsyncIterator["Transition"])
     @property
     def last(self) -> ProductionStatus | None:
         """The last status seen; None before the first answered look."""
-        return None if self._watch is None else self._watch.last
+        return None if self._ear is None else self._ear.watch.last
 
     @property
     def polls(self) -> int:
         """How many looks were answered so far."""
-        return 0 if self._watch is None else self._watch.polls
+        return 0 if self._ear is None else self._ear.watch.polls
 
     def __repr__(self) -> str:
         return f"<Wait for card {self._card}: {self.polls} looks, last {self.last}>"
+
+    def __del__(self) -> None:
+        # Between two steps it is still told of events; whoever drops it there, by `break`, says nothing.
+        if self._ear is not None:
+            self._shared.leave(self._card, self._ear)
 
     # --- A coroutine: to await, or to make a task of ---
 
@@ -123,6 +126,8 @@ class Wait(Coroutine[Any, Any, "ProductionStatus"], AsyncIterator["Transition"])
         self._is_consumed = self._is_closed = True
         if self._coroutine is not None:
             self._coroutine.close()
+        if self._ear is not None:
+            self._shared.leave(self._card, self._ear)
 
     # --- An iterator: to see each transition ---
 
@@ -154,12 +159,9 @@ class Wait(Coroutine[Any, Any, "ProductionStatus"], AsyncIterator["Transition"])
         return self._start() if self._coroutine is None else self._coroutine
 
     async def _run(self) -> ProductionStatus:
-        try:
+        step = await self._next_step()
+        while step is not None and not step.is_final:
             step = await self._next_step()
-            while step is not None and not step.is_final:
-                step = await self._next_step()
-        finally:
-            self._tell_end(None)  # cancelled, if it was not told of an end before
         if step is None:
             raise UsageError("this wait was given up", card=self._card)
         return step.current
@@ -169,104 +171,82 @@ class Wait(Coroutine[Any, Any, "ProductionStatus"], AsyncIterator["Transition"])
         if self._is_looking:
             raise UsageError("this wait is already being iterated by another task", card=self._card)
         self._is_looking = True
-        try:
-            if self._watch is None:
-                self._watch = Watch(self._card, self._terms, asyncio.get_running_loop().time())
-                if self._observer is not None:
-                    self._told = self._observer.wait_began(self._card)
-            watch = self._watch
-            ear = self._ear = self._ear or _Ear(watch)  # what it has heard and not told yet is told next
+        ear = self._ear = self._ear or self._listen()
+        if not ear.watch.is_over:
             self._shared.join(self._card, ear)
-            try:
-                while not watch.is_over and not self._is_closed:
-                    step = await self._look_when_due(watch, ear)
-                    if step is not None:
-                        self._tell(step)
-                        return step
-            finally:
-                self._shared.leave(self._card, ear)
-        except Exception as exc:
-            self._tell_end(exc)  # a token source's own, or a mistake in a schedule
+        try:
+            while not (ear.steps or ear.watch.is_over or self._is_closed):
+                await self._look_when_due(ear)
+                ear.check()
+        except BaseException as exc:
+            # Whoever was cancelled may ask for the next step, which joins again; mostly nobody does.
+            self._shared.leave(self._card, ear)
+            if isinstance(exc, Exception) or self._coroutine is not None:
+                ear.end(exc if isinstance(exc, Exception) else None)
             raise
         finally:
             self._is_looking = False
-        if watch.error is not None and not self._is_closed:
-            error, watch.error = watch.error, None  # told once; iterating on finds the end
-            self._tell_end(error)
-            try:
-                raise error
-            finally:
-                del error  # its traceback holds this frame: part them
-        return None
+        return self._take_step(ear)
 
-    def _tell(self, step: Transition) -> None:
-        log_transition(self._card, step)
-        if self._told is not None:
-            self._told.saw(step)
-            if step.is_final:
-                self._tell_end(None)
+    def _listen(self) -> _Ear:
+        """Begin: from now on the wait's time runs, and it hears of its card."""
+        watch = Watch(self._card, self._terms, asyncio.get_running_loop().time())
+        return _Ear(watch, self._shared, None if self._observer is None else self._observer.wait_began(self._card))
 
-    def _tell_end(self, error: Exception | None) -> None:
-        told, self._told = self._told, None
-        if told is not None:
-            told.ended(error)
+    def _take_step(self, ear: _Ear) -> Transition | None:
+        """Take what is to be told next: a transition, the error that ended the wait, or nothing any more."""
+        watch = ear.watch
+        if watch.is_over:
+            self._shared.leave(self._card, ear)
+        if self._is_closed:
+            return None
+        if ear.steps:
+            return ear.steps.popleft()
+        if watch.error is None:
+            return None
+        error, watch.error = watch.error, None  # told once; iterating on finds the end
+        ear.end(error)
+        try:
+            raise error
+        finally:
+            del error  # its traceback holds this frame: part them
 
-    async def _look_when_due(self, watch: Watch, ear: _Ear) -> Transition | None:
-        """Sleep until the next look is due, look, and observe what is seen; or what somebody else saw before that."""
-        loop = asyncio.get_running_loop()
-        heard = ear.heard()
-        while heard is None:
-            if watch.next_look_at > loop.time() and await ear.alarm.sleep_until(watch.next_look_at):
-                heard = ear.heard()
-                continue
-            watch.begin_look(loop.time())
-            if self._shared.is_looked_at(self._card):
-                heard = await self._follow(watch, ear)
-            else:
-                heard = await self._lead(watch, ear), "poll"
-        outcome, source = heard
-        del heard
-        if not isinstance(outcome, CardprodError):
-            return watch.observe(outcome, loop.time(), source)
-        watch.fail(outcome, loop.time())
-        if not watch.is_over:
-            log_failed_look(self._card, outcome, watch.failures)
-            if self._told is not None:
-                self._told.failed_look(outcome)
-        del outcome  # its traceback holds a frame that holds this one: part them
-        return None
+    async def _look_when_due(self, ear: _Ear) -> None:
+        """Sleep until the next look is due, and look; or hear of the card before that."""
+        loop, watch = asyncio.get_running_loop(), ear.watch
+        if watch.next_look_at > loop.time() and await ear.alarm.sleep_until(watch.next_look_at):
+            return
+        now = loop.time()
+        if watch.put_off(now, self._shared.deliveries.gap(now)):
+            return
+        watch.begin_look(now)
+        if not self._shared.is_looked_at(self._card):
+            await self._lead(ear)
+        elif not await ear.alarm.sleep_until(watch.cut_off_at):
+            # Somebody else's look is under way, and told nothing in time.
+            ear.take(self._cut_off(None))
 
-    async def _lead(self, watch: Watch, ear: _Ear) -> Outcome:
+    async def _lead(self, ear: _Ear) -> None:
         """Look, and tell whoever else waits for the card."""
         seen: Outcome | None = None
         self._shared.begin(self._card, asyncio.get_running_loop().time())
-        cut_off = asyncio.timeout_at(watch.cut_off_at)
+        cut_off = asyncio.timeout_at(ear.watch.cut_off_at)
         try:
             async with cut_off:
-                if self._told is None:
+                with ear.interrupting(cut_off), nullcontext() if ear.told is None else ear.told.looking():
                     seen = await self._look(self._card)
-                else:
-                    with self._told.looking():
-                        seen = await self._look(self._card)
         except CardprodError as failure:
             seen = failure
-            return failure
         except TimeoutError as exc:
             if not cut_off.expired():
                 raise
-            return self._cut_off(exc)
-        else:
-            return seen
+            if not ear.steps:  # else it was cut off by an event, which told them
+                ear.take(self._cut_off(exc))
         finally:
             self._shared.end(self._card, seen, ear)
-            del seen  # if it is an error, its traceback holds this frame: part them
-
-    async def _follow(self, watch: Watch, ear: _Ear) -> tuple[Outcome, Source] | None:
-        """Wait for the look that somebody else has under way. None if it told nothing that counts here."""
-        cut_off_at = watch.cut_off_at
-        if await ear.alarm.sleep_until(cut_off_at):
-            return ear.heard()
-        return self._cut_off(None), "poll"
+        if seen is not None:
+            ear.take(seen)
+        del seen  # if it is an error, its traceback holds this frame: part them
 
     def _cut_off(self, cause: BaseException | None) -> RequestTimeout:
         cut = RequestTimeout("the wait's time ran out during a look", card=self._card)
@@ -275,27 +255,99 @@ class Wait(Coroutine[Any, Any, "ProductionStatus"], AsyncIterator["Transition"])
 
 
 class _Ear:
-    """By what a wait hears of its card while it sleeps."""
+    """What a wait knows of its card. It hears of it from its first step on, whether a step is asked for or not.
 
-    def __init__(self, watch: Watch) -> None:
+    The wait holds it and it does not hold the wait, so that a wait that is dropped goes.
+    """
+
+    def __init__(self, watch: Watch, shared: SharedLooks, told: WaitObserver | None) -> None:
         self.started_at = watch.started_at
+        self.watch = watch
         self.alarm = Alarm()
-        self._watch = watch
-        self._heard: deque[tuple[Outcome, Source]] = deque()
+        self.steps: deque[Transition] = deque()
+        """What was seen and not told yet."""
+        self.told = told
+        """The observer that is told of this wait, until its end."""
+        self._shared = shared
+        self._broken_by: Exception | None = None
+        self._cut_off: asyncio.Timeout | None = None
 
-    def heard(self) -> tuple[Outcome, Source] | None:
-        return self._heard.popleft() if self._heard else None
-
-    def hear(self, outcome: Outcome, source: Source) -> None:
-        self._heard.append((outcome, source))
+    def hear_outcome(self, outcome: Outcome) -> None:
+        """Take what somebody else's look showed."""
+        try:
+            self.take(outcome)
+        except Exception as exc:  # noqa: BLE001 - a schedule's own, and whoever looked has no part in it
+            self._broken_by = exc
         self.alarm.ring()
+
+    def hear_event(self, event: ProductionEvent, wall_now: datetime) -> bool:
+        """Take what an event says. It is worth more than a look that is under way."""
+        if self.watch.is_over:
+            return False
+        try:
+            step = self.watch.hear(event, asyncio.get_running_loop().time(), wall_now)
+        except Exception as exc:  # noqa: BLE001 - as above
+            self._broken_by = exc
+            step = None
+        if step is not None:
+            self._saw(step)
+        if step is not None or self._broken_by is not None:
+            self.alarm.ring()
+            if self._cut_off is not None and not self._cut_off.expired():
+                self._cut_off.reschedule(asyncio.get_running_loop().time())
+        return step is not None
 
     def wake(self) -> None:
+        """Look oneself, now that another's look has told nothing."""
         self.alarm.ring()
 
-    def hurry(self) -> None:
-        self._watch.fall_due(asyncio.get_running_loop().time())
-        self.alarm.ring()
+    def check(self) -> None:
+        """Raise what a schedule raised while another's look, or an event, was heard."""
+        error, self._broken_by = self._broken_by, None
+        if error is not None:
+            raise error
+
+    @contextmanager
+    def interrupting(self, cut_off: asyncio.Timeout) -> Generator[None]:
+        """Let an event cut a look off."""
+        self._cut_off = cut_off
+        try:
+            yield
+        finally:
+            self._cut_off = None
+
+    def take(self, outcome: Outcome) -> None:
+        """Take what a look showed."""
+        watch = self.watch
+        if watch.is_over:
+            return
+        now = asyncio.get_running_loop().time()
+        if not isinstance(outcome, CardprodError):
+            step = watch.observe(outcome, now)
+            if step is not None:
+                if step.previous is not None:
+                    self._shared.deliveries.found(watch.card, step.current, now)
+                self._saw(step)
+            return
+        watch.fail(outcome, now)
+        if not watch.is_over:
+            log_failed_look(watch.card, outcome, watch.failures)
+            if self.told is not None:
+                self.told.failed_look(outcome)
+
+    def end(self, error: Exception | None) -> None:
+        """Let the observer know of the end, if it does not yet."""
+        told, self.told = self.told, None
+        if told is not None:
+            told.ended(error)
+
+    def _saw(self, step: Transition) -> None:
+        self.steps.append(step)
+        log_transition(self.watch.card, step)
+        if self.told is not None:
+            self.told.saw(step)
+            if step.is_final:
+                self.end(None)
 
 
 class _Steps(AsyncIterator["Transition"]):

@@ -1,10 +1,13 @@
 """One card's wait as a state machine, without a clock: time is a number that the caller passes in.
 
-Two rules:
+Three rules:
 
 1. Every answer is observed, and every failed look is failed. `next_look_at` then says when to look again, until
    `is_over` says that the wait has ended; `error` says whether it ended badly.
-2. A sleep never goes past the deadline. The look that falls due there is the last: whatever comes of it, the wait ends.
+2. Looks are believed in their order. An event counts only if it is newer than what is known, by `occurred_at`, then by
+   the order in which statuses follow each other, then by when it was sent; and from then until a look has confirmed it,
+   a look that shows something older is the API lagging behind, and changes nothing. So a wait never goes back.
+3. A sleep never goes past the deadline. The look that falls due there is the last: whatever comes of it, the wait ends.
 
 Sleeping, sending and cancelling are done by `wait`, which drives this.
 """
@@ -12,26 +15,37 @@ Sleeping, sending and cancelling are done by `wait`, which drives this.
 from __future__ import annotations
 
 import math
+from datetime import timedelta
 from random import random
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import attrs
 
 from cardprod.errors import CardNotFound, CardprodError, Forbidden, Unauthorized, UsageError, WaitTimeout
-from cardprod.models import Transition, one_line
+from cardprod.models import Status, Transition, one_line
 from cardprod.schedule import AdaptiveSchedule
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
 
-    from cardprod.models import Card, ProductionStatus
+    from cardprod.models import Card, ProductionEvent, ProductionStatus
     from cardprod.schedule import Schedule
 
 __all__ = ["Terms", "Watch"]
 
 _END_AT_ONCE = (UsageError, Unauthorized, Forbidden, CardNotFound)
 """What no later look would mend."""
+
+_LAG: Final = 60.0
+"""Seconds for which looks may lag behind an event. If they still show an older end after that, it counts: better told
+late than never."""
+
+_SKEW: Final = 1.0
+"""Seconds by which two machines' clocks may differ."""
+
+_PRECISION: Final = timedelta(seconds=1)
+"""What schema version 2.0.0 writes times in: where one of two is in whole seconds, they are the same if closer."""
 
 
 @attrs.frozen(kw_only=True)
@@ -74,6 +88,7 @@ class Watch:
         "_looked_at",
         "_occurred_at",
         "_terms",
+        "_told",
         "_unchanged",
         "card",
         "error",
@@ -98,6 +113,7 @@ class Watch:
         self._is_first = True  # whether that is the status the wait began with
         self._unchanged = 0
         self._occurred_at: datetime | None = None
+        self._told: tuple[float, datetime | None] | None = None  # when an event did that no look confirmed; its sent_at
         self.last: ProductionStatus | None = None
         """The last status seen."""
         self.polls = 0
@@ -133,27 +149,34 @@ class Watch:
         """When even a last look that began late must have ended; infinite for never."""
         return self._deadline_at + self._terms.last_look_seconds
 
-    def fall_due(self, now: float) -> None:
-        """Let the next look be due now: there is reason to think that something has changed.
+    def put_off(self, now: float, gap: float) -> bool:
+        """Put the look that is due off, if the card was heard of a short while ago.
+
+        The first look, one after a failure and the last one are never put off.
 
         Args:
             now: The time.
+            gap: Seconds for which it need not be looked at after it was heard of.
+
+        Returns:
+            Whether it was put off. `next_look_at` is later then; or the wait is over, if the schedule is wrong.
         """
-        self.next_look_at = now
+        if self.last is None or self.failures or self._is_last_look or now - self._looked_at >= gap:
+            return False
+        self._unchanged += 1
+        self._look_again(now, None)
+        return True
 
     @property
     def _is_last_look(self) -> bool:
         return self.next_look_at >= self._deadline_at
 
-    def observe(
-        self, status: ProductionStatus, now: float, source: Literal["poll", "webhook"] = "poll"
-    ) -> Transition | None:
-        """Take what was heard of the card.
+    def observe(self, status: ProductionStatus, now: float) -> Transition | None:
+        """Take the answer to a look.
 
         Args:
-            status: What the answer or the event says.
-            now: The time it was heard.
-            source: Whether it is the answer to a look or an event.
+            status: What it says.
+            now: The time it came.
 
         Returns:
             The transition it makes, or None if it shows nothing new.
@@ -162,9 +185,55 @@ class Watch:
             UsageError: The wait is already over.
         """
         self._check_under_way()
-        if source == "poll":
-            self.polls += 1
-            self.failures = 0
+        self.polls += 1
+        self.failures = 0
+        if self.last is not None and self._told is not None and self._lags(status, self.last, now, self._told[0]):
+            status = self.last
+            return self._take(status, now, "poll")
+        step = self._take(status, now, "poll")
+        self._told = None
+        return step
+
+    def hear(self, event: ProductionEvent, now: float, wall_now: datetime) -> Transition | None:
+        """Take an event.
+
+        Before anything is known of the card, only an event that was sent since the wait began is believed: an old one
+        may be of a production before this one, and the first look will tell.
+
+        Args:
+            event: An event of this card.
+            now: The time it came.
+            wall_now: The same on the clock that the event's times are by.
+
+        Returns:
+            The transition it makes, or None if it is no news.
+
+        Raises:
+            UsageError: The wait is already over.
+        """
+        self._check_under_way()
+        if not self._is_news(event, now, wall_now):
+            return None
+        self._told = self._told or (now, None)  # so that times are compared as an event's
+        step = self._take(event.status, now, "webhook")
+        self._told = now, event.sent_at
+        return step
+
+    def _is_news(self, event: ProductionEvent, now: float, wall_now: datetime) -> bool:
+        sent_at = event.sent_at
+        if self.last is None:
+            return sent_at is not None and (wall_now - sent_at).total_seconds() <= now - self.started_at + _SKEW
+        order = _order(event.status, self.last, self._occurred_at)
+        if order == 0 and event.status.status != self.last.status and self._told is not None:
+            told_at = self._told[1]
+            return None not in (sent_at, told_at) and sent_at > told_at  # type: ignore[operator]
+        return order > 0
+
+    def _lags(self, status: ProductionStatus, last: ProductionStatus, now: float, told_at: float) -> bool:
+        """Whether a look shows what was before the event that told the last status."""
+        return _order(status, last, self._occurred_at) < 0 and not (status.is_final and now - told_at > _LAG)
+
+    def _take(self, status: ProductionStatus, now: float, source: Literal["poll", "webhook"]) -> Transition | None:
         previous, self.last = self.last, status
         if previous is None or status.status != previous.status:
             is_new = True
@@ -174,7 +243,9 @@ class Watch:
             self._occurred_at = status.occurred_at or self._occurred_at
         self._unchanged = 0 if is_new else self._unchanged + 1
         if previous is not None:
-            self._learn(previous, now, ended=is_new)
+            self._learn(previous, now, ended=is_new, is_exact=source == "webhook")
+        elif source == "webhook":
+            self._began_at, self._is_first = now, False  # seen as it began
         self._looked_at = now
         if status.is_final:
             self.is_over = True
@@ -222,13 +293,23 @@ class Watch:
         self._check_under_way()
         self._end(self._timed_out(now, None))
 
-    def _learn(self, previous: ProductionStatus, now: float, *, ended: bool) -> None:
+    def _learn(self, previous: ProductionStatus, now: float, *, ended: bool, is_exact: bool) -> None:
         """Let a schedule that learns know how long the card stayed, and say when its new status began."""
+        before = self._looked_at
+        if ended and is_exact:  # it stayed until now
+            self._learn_stay(previous, before, now, ended=False)
+            before = now
+        self._learn_stay(previous, before, now, ended=ended)
+        if ended:
+            self._is_first = False
+            self._began_at = (before + now) / 2  # nobody knows better
+
+    def _learn_stay(self, previous: ProductionStatus, before: float, now: float, *, ended: bool) -> None:
         schedule = self._terms.schedule
         if isinstance(schedule, AdaptiveSchedule) and self.last is not None:
             schedule.learn(
                 previous.status,
-                self._looked_at - self._began_at,
+                before - self._began_at,
                 now - self._began_at,
                 now,
                 is_first=self._is_first,
@@ -236,15 +317,14 @@ class Watch:
                 is_final=ended and self.last.is_final,
                 looks_per_second=self._terms.looks_per_second,
             )
-        if ended:
-            self._is_first = False
-            self._began_at = (self._looked_at + now) / 2  # nobody knows better
 
     def _is_new_request(self, status: ProductionStatus) -> bool:
         """Whether the same status stands under another time: the card was sent to the kiosk again.
 
         A missing or illegible time tells nothing, so the last one known under this status is what counts.
         """
+        if self._told is not None:
+            return _order_of_times(status.occurred_at, self._occurred_at) != 0
         return None not in (status.occurred_at, self._occurred_at) and status.occurred_at != self._occurred_at
 
     def _look_again(self, now: float, failure: CardprodError | None) -> None:
@@ -287,3 +367,22 @@ class Watch:
     def _check_under_way(self) -> None:
         if self.is_over:
             raise UsageError("this wait is over", card=self.card)
+
+
+def _order(new: ProductionStatus, known: ProductionStatus, known_at: datetime | None) -> int:
+    """Say whether one is newer than the other (1), older (-1), or nobody can tell (0)."""
+    rank, known_rank = _rank(new), _rank(known)
+    return _order_of_times(new.occurred_at, known_at) or (rank > known_rank) - (rank < known_rank)
+
+
+def _order_of_times(new: datetime | None, known: datetime | None) -> int:
+    if new is None or known is None:
+        return 0
+    if (new.microsecond == 0 or known.microsecond == 0) and abs(new - known) < _PRECISION:
+        return 0
+    return (new > known) - (new < known)
+
+
+def _rank(status: ProductionStatus) -> int:
+    """Say how far along a status is: READY, anything on the way, the end."""
+    return 2 if status.is_final else int(status.status != Status.READY)

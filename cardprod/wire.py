@@ -1,10 +1,10 @@
-"""What travels: the requests for a card and for a token, and what an answer means. Pure functions over plain values.
+"""What travels: the requests for a card and for a token, what an answer and an event mean. Pure functions over values.
 
 The only room that knows HTTP status codes and JSON names. It sends nothing and retries nothing; `transport` does.
 
 Sources: the Wise Platform API's pages "Retrieve card production status", "Errors" and the one on refreshing user
-tokens, and, for what they leave open (nothing but 200 and 429 is documented for a card), every error shape of the
-error guide.
+tokens, on the webhook `cards#card-production-status-change`, and, for what they leave open (nothing but 200 and 429 is
+documented for a card), every error shape of the error guide.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from codecs import BOM_UTF8
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import cache
-from typing import TYPE_CHECKING, Final, TypeAlias, cast
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias, cast
 from urllib.parse import urlencode, urlsplit
 
 import attrs
@@ -27,6 +27,7 @@ import attrs
 from cardprod._version import VERSION
 from cardprod.errors import (
     ApiError,
+    BadEvent,
     BadReply,
     CardNotFound,
     Forbidden,
@@ -37,14 +38,12 @@ from cardprod.errors import (
     Unauthorized,
     UsageError,
 )
-from cardprod.models import ProductionStatus, one_line
+from cardprod.models import Card, ProductionEvent, ProductionStatus, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from cattrs import BaseValidationError
-
-    from cardprod.models import Card
 
 __all__ = [
     "MAX_BODY",
@@ -55,6 +54,7 @@ __all__ = [
     "TokenEndpoint",
     "TokenGrant",
     "decipher",
+    "decipher_event",
     "decipher_grant",
     "is_answer_to",
     "is_token",
@@ -259,7 +259,7 @@ def decipher(http_status: int, headers: Mapping[str, str], body: bytes, now: flo
     if http_status == 200:  # noqa: PLR2004 - the one success Wise documents
         _check_length(headers, body)
         try:
-            return _structurer()(_load_object(body))
+            return _structurer("answer")(_load_object(body))
         except _Malformed as exc:
             raise _bad_reply(f"a 200 that is not the documented shape: {exc}", headers, body) from exc.__cause__
     if 200 < http_status < 300:  # noqa: PLR2004
@@ -327,6 +327,73 @@ def _seconds(value: _JSON) -> float | None:
     return float(value)
 
 
+_EVENT_TYPE: Final = "cards#card-production-status-change"
+
+
+def decipher_event(body: bytes, *, delivery_id: str | None = None, is_test: bool = False) -> ProductionEvent:
+    """Turn the body of a delivery, whose signature was verified, into what it tells.
+
+    A test may hold whatever Wise likes; what it says of a card is read where it can be.
+
+    Args:
+        body: The body, as it came.
+        delivery_id: The delivery's own id.
+        is_test: Whether it says that it is a test.
+
+    Returns:
+        The event, from any schema version that has the shape of 2.0.0 or 4.0.0.
+
+    Raises:
+        BadEvent: It is no production event, or not of the documented shape.
+    """
+    try:
+        return _event(_load_object(body), delivery_id, is_test=is_test)
+    except _Malformed as exc:
+        if is_test:
+            return ProductionEvent(card=None, status=ProductionStatus("TEST"), delivery_id=delivery_id, is_test=True)
+        raise BadEvent(f"not a production event: {exc}", delivery_id=delivery_id) from exc.__cause__
+
+
+def _event(document: dict[str, _JSON], delivery_id: str | None, *, is_test: bool) -> ProductionEvent:
+    if document.get("event_type") != _EVENT_TYPE:
+        got = one_line(repr(document.get("event_type")), 100)
+        raise _Malformed(f"event_type: expected '{_EVENT_TYPE}', got {got}")
+    data = _member(document, "data")
+    return ProductionEvent(
+        card=_card_of(_member(data, "resource")),
+        status=_structurer("event")(data),
+        sent_at=_moment(document.get("sent_at"), None),
+        delivery_id=delivery_id,
+        subscription_id=_word(document.get("subscription_id")),
+        schema_version=_word(document.get("schema_version")),
+        is_test=is_test,
+    )
+
+
+def _member(document: dict[str, _JSON], name: str) -> dict[str, _JSON]:
+    value = document.get(name)
+    if not isinstance(value, dict):
+        raise _Malformed(f"{name}: expected an object, got {_kind(value)}")
+    return value
+
+
+def _card_of(resource: dict[str, _JSON]) -> Card | None:
+    """Read which card an event is about. Its profile is a number, or, in one of Wise's samples, a text."""
+    profile_id, card_token = resource.get("profile_id"), resource.get("card_token")
+    if card_token is None:
+        return None
+    if isinstance(profile_id, str) and re.fullmatch(r"[0-9]{1,19}", profile_id):
+        profile_id = int(profile_id)
+    try:
+        return Card(cast("int", profile_id), cast("str", card_token))
+    except UsageError as exc:
+        raise _Malformed(f"resource: {exc}") from None
+
+
+def _word(value: _JSON) -> str | None:
+    return one_line(value, 100) if isinstance(value, str) else None
+
+
 def _check_length(headers: Mapping[str, str], body: bytes) -> None:
     # An error says enough in its first MiB; a success must be whole.
     if len(body) > MAX_BODY:
@@ -392,15 +459,24 @@ def _moment(value: object, _: object) -> datetime | None:
             return datetime.fromisoformat(value).astimezone(UTC)
     except (ValueError, OverflowError):
         pass
-    _logger.warning("occurredAt is not a time in ISO 8601 and was left out: %s", one_line(repr(value), 60))
+    _logger.warning("a time is not in ISO 8601 and was left out: %s", one_line(repr(value), 60))
     return None
 
 
+_NAMES: Final[Mapping[str, Mapping[str, str]]] = {
+    "answer": {"kiosk_id": "kioskId", "occurred_at": "occurredAt", "error_code": "errorCode"},
+    "event": {"kiosk_id": "kiosk_id", "occurred_at": "occurred_at", "error_code": "error_code"},
+}
+"""How an answer and an event spell what both have."""
+
+
 @cache
-def _structurer() -> Callable[[dict[str, _JSON]], ProductionStatus]:
+def _structurer(kind: Literal["answer", "event"]) -> Callable[[dict[str, _JSON]], ProductionStatus]:
     # cattrs writes the function once, when the first answer comes, so that an import does not pay for it.
     from cattrs import BaseValidationError, Converter  # noqa: PLC0415
     from cattrs.gen import make_dict_structure_fn, override  # noqa: PLC0415
+
+    names = _NAMES[kind]
 
     def make(
         *, detailed: bool, moment: Callable[[object, object], datetime | None]
@@ -409,9 +485,9 @@ def _structurer() -> Callable[[dict[str, _JSON]], ProductionStatus]:
             ProductionStatus,
             Converter(detailed_validation=detailed),
             status=override(struct_hook=_status_text),
-            kiosk_id=override(rename="kioskId", struct_hook=_optional_text),
-            occurred_at=override(rename="occurredAt", struct_hook=moment),
-            error_code=override(rename="errorCode", struct_hook=_optional_text),
+            kiosk_id=override(rename=names["kiosk_id"], struct_hook=_optional_text),
+            occurred_at=override(rename=names["occurred_at"], struct_hook=moment),
+            error_code=override(rename=names["error_code"], struct_hook=_optional_text),
             description=override(struct_hook=_optional_text),
         )
 
@@ -427,21 +503,18 @@ def _structurer() -> Callable[[dict[str, _JSON]], ProductionStatus]:
         try:
             return detailed(body, ProductionStatus)
         except BaseValidationError as exc:
-            raise _Malformed("; ".join(_faults(exc))) from exc
+            raise _Malformed("; ".join(_faults(exc, names))) from exc
 
     return structure
 
 
-_JSON_NAMES: Final = {"kiosk_id": "kioskId", "occurred_at": "occurredAt", "error_code": "errorCode"}
-
-
-def _faults(exc: BaseValidationError) -> list[str]:
+def _faults(exc: BaseValidationError, names: Mapping[str, str]) -> list[str]:
     """Read what cattrs found wrong, field by field."""
     faults: list[str] = []
     for fault in exc.exceptions:
         field = next((note.name for note in getattr(fault, "__notes__", ()) if hasattr(note, "name")), "?")
         reason = "missing" if isinstance(fault, KeyError) else str(fault)
-        faults.append(f"{_JSON_NAMES.get(field, field)}: {reason}")
+        faults.append(f"{names.get(field, field)}: {reason}")
     return faults
 
 

@@ -7,6 +7,12 @@ import contextlib
 import gc
 import inspect
 import os
+import shutil
+import signal
+import subprocess
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 from unittest import mock
 
@@ -48,6 +54,14 @@ async def client(kiosk: Simulator) -> AsyncIterator[cardprod.Client]:
         yield client
 
 
+def event_of(
+    card: cardprod.Card, status: str, *, occurred_at: datetime | None = None, sent_at: datetime | None = None
+) -> cardprod.ProductionEvent:
+    """Make what a delivery tells of a card, sent just now unless told."""
+    told = cardprod.ProductionStatus(status, kiosk_id="WIS00001", occurred_at=occurred_at)
+    return cardprod.ProductionEvent(card=card, status=told, sent_at=sent_at or datetime.now(UTC))
+
+
 async def assert_nothing_left(*, but: int = 0) -> None:
     """Check that no task is left in the running loop but the caller's, and `but` more that the test knows of."""
     for _ in range(10):  # closed connections take a few turns of the loop to go
@@ -66,6 +80,50 @@ def assert_idle(client: cardprod.Client) -> None:
     assert [turn for turn in transport._turnstile._queue if not turn.done()] == []
     if transport._session is not None and transport._session.connector is not None:
         assert not transport._session.connector._acquired
+
+
+# --- PostgreSQL ---
+
+
+def _postgres_programs() -> Path | None:
+    """Find where initdb and postgres are; Debian does not put them on the path."""
+    on_path = shutil.which("initdb")
+    places = [Path(on_path).parent] if on_path else sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+    return places[-1] if places and (places[-1] / "postgres").exists() else None
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """A PostgreSQL server of the tests' own, by its connection string; skips where PostgreSQL is not installed."""
+    programs = _postgres_programs()
+    if programs is None:
+        if "CARDPROD_NEED_POSTGRES" in os.environ:
+            pytest.fail("PostgreSQL is not installed, and CARDPROD_NEED_POSTGRES says that it must be")
+        pytest.skip("PostgreSQL is not installed: no initdb on the path or under /usr/lib/postgresql")
+    user = "nobody" if os.getuid() == 0 else None  # PostgreSQL refuses to run as root
+    with tempfile.TemporaryDirectory(prefix="pg") as directory:
+        if user is not None:
+            shutil.chown(directory, user)
+        data = f"{directory}/data"
+        initdb = [programs / "initdb", "-D", data, "-U", "tester", "-A", "trust", "--no-sync", "-E", "UTF8"]
+        subprocess.run(initdb, user=user, check=True, capture_output=True, cwd=directory)
+        settings_of_it = ["-c", "listen_addresses=", "-c", "fsync=off", "-c", f"unix_socket_directories={directory}"]
+        with subprocess.Popen(
+            [programs / "postgres", "-D", data, *settings_of_it],
+            user=user,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=directory,
+        ) as server:
+            assert server.stderr is not None
+            try:
+                for line in server.stderr:
+                    if "ready to accept connections" in line:
+                        break
+                yield f"host={directory} user=tester dbname=postgres"
+            finally:
+                server.send_signal(signal.SIGINT)  # "fast": it does not wait for clients
+                server.communicate(timeout=60)
 
 
 # --- A server that answers with whatever bytes a test wants ---

@@ -28,7 +28,7 @@ from cardprod import (
     WaitTimeout,
 )
 from cardprod.simulator import Fault, Simulator
-from tests.conftest import CARD, RawServer, assert_idle, assert_nothing_left, http_answer
+from tests.conftest import CARD, RawServer, assert_idle, assert_nothing_left, event_of, http_answer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -529,12 +529,12 @@ async def test_events_from_outside(kiosk: Simulator, client: Client) -> None:
         while len(shared.of(CARD)) != 2:  # noqa: ASYNC110 - seen from outside
             await asyncio.sleep(0)
         await asyncio.sleep(after)
-        assert shared.tell(CARD, done) == 2
+        assert client.notify(event_of(CARD, "PRODUCED")) == 2
         assert await batch == {CARD: done}
         assert (await alone)[-1].source == "webhook"
         assert (await alone)[-1].current == done
         await asyncio.sleep(1)
-        assert shared.tell(CARD, done) == 0
+        assert client.notify(event_of(CARD, "PRODUCED")) == 0
         assert_none_waited_for(client)
 
 
@@ -551,7 +551,7 @@ async def test_look_under_way_does_not_undo_an_event() -> None:
             pairs = aiter(steps)
             reading = asyncio.ensure_future(anext(pairs))
             await asyncio.sleep(1)
-            client._shared.tell(CARD, ProductionStatus(Status.IN_PROGRESS))  # pyright: ignore[reportPrivateUsage]
+            client.notify(event_of(CARD, "IN_PROGRESS"))
             _, step = await reading
             assert isinstance(step, Transition)
             assert step.current.status == "IN_PROGRESS"
@@ -561,22 +561,6 @@ async def test_look_under_way_does_not_undo_an_event() -> None:
             assert not reading.done()
             reading.cancel()
         assert_none_waited_for(client)
-
-
-async def test_hurry(kiosk: Simulator, client: Client) -> None:
-    """A card can be looked at sooner than its schedule says, if there is reason to."""
-    kiosk.add(CARD, [("READY", 10), ("PRODUCED", 0)])
-    hourly = Backoff(first=3600, factor=1, ceiling=3600)
-    batch = asyncio.ensure_future(client.wait_until_all_final([CARD], schedule=hourly))
-    alone = asyncio.create_task(steps_of(client, CARD, schedule=hourly, timeout=None))
-    await asyncio.sleep(20)
-    assert len(kiosk.requests) == 1
-    began_at = asyncio.get_running_loop().time()
-    assert client._shared.hurry(CARD) == 2  # pyright: ignore[reportPrivateUsage]
-    await batch
-    await alone
-    assert asyncio.get_running_loop().time() - began_at < 1
-    assert len(kiosk.requests) == 2
 
 
 async def test_heap_stays_small(kiosk: Simulator, client: Client) -> None:

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import json
+import os
+import socket
 import subprocess
 import sys
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import aiohttp
+import psycopg
 import pytest
+import uvicorn
 from aiohttp.test_utils import TestClient, TestServer
 from sybil import Sybil
 from sybil.document import PythonDocStringDocument
@@ -18,8 +24,9 @@ from sybil.parsers.markdown import CodeBlockParser
 
 import cardprod
 from cardprod import simulator
-from cardprod.simulator import Simulator
-from tests.conftest import CARD
+from cardprod.simulator import Simulator, Stage, Subscription
+from cardprod.webhooks import Verifier
+from tests.conftest import CARD, event_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Coroutine
@@ -113,6 +120,129 @@ async def test_lifetime_recipe(capsys: pytest.CaptureFixture[str]) -> None:
     async with _wise_is_a_kiosk(), cardprod.Client("user-token", base_url=cardprod.SANDBOX) as client:
         await namespace["follow_all"](client, new_cards())
     assert capsys.readouterr().out.count("PRODUCED") == 3
+
+
+@asynccontextmanager
+async def _served(app: Any) -> AsyncGenerator[str, None]:
+    """Serve an ASGI app as its users do, by uvicorn."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        config = uvicorn.Config(app, log_level="warning", lifespan="on", ws="none", http="h11")
+        server = uvicorn.Server(config)
+        serving = asyncio.create_task(server.serve(sockets=[listening]))
+        while not server.started:  # noqa: ASYNC110 - it has nothing to wait for
+            await asyncio.sleep(0.01)
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        server.should_exit = True
+        await serving
+
+
+_PRINTED = [Stage("READY", 60), Stage("IN_PROGRESS", 60), Stage("PRODUCED")]
+_ROUGH = {"latency": (0.0, 5.0), "duplicates": 0.5, "replays": 0.5}
+
+
+async def test_fastapi_recipe() -> None:
+    """The README's FastAPI app streams a card's transitions to a browser as the kiosk's webhooks tell them."""
+    namespace: dict[str, Any] = {"cardprod": cardprod, "__name__": "recipe"}
+    exec(_recipe("FastAPI"), namespace)  # noqa: S102 - our own recipe
+    async with (
+        _wise_is_a_kiosk() as kiosk,
+        _served(namespace["api"]) as url,
+        aiohttp.ClientSession(url) as browser,
+    ):
+        async with browser.post("/wise", data=b"{}", headers={"X-Signature-SHA256": "AAAA"}) as answer:
+            assert answer.status == 400
+        namespace["VERIFIER"] = Verifier(kiosk.public_key)
+        for seed in range(4):
+            kiosk.subscribe(Subscription(url=f"{url}/wise", seed=seed, **_ROUGH))  # type: ignore[arg-type]
+        assert await kiosk.send_tests() == [200] * 4
+        kiosk.add((123456, "my-card"), _PRINTED)
+        async with browser.get("/cards/my-card/steps") as stream:
+            assert stream.content_type == "text/event-stream"
+            told = [json.loads(line[6:]) async for line in stream.content if line.startswith(b"data: ")]
+        assert [(step["status"], step["final"]) for step in told] == [
+            ("READY", False),
+            ("IN_PROGRESS", False),
+            ("PRODUCED", True),
+        ]
+        await asyncio.sleep(600)  # what is replayed comes now
+        kiosk.add((123456, "my-card"), "never")
+        async with browser.get("/cards/my-card/steps") as stream:
+            assert json.loads((await stream.content.readline())[6:])["status"] == "READY"
+        await asyncio.sleep(5)  # the browser has gone, and uvicorn finds out
+        assert namespace["api"].state.client.notify(event_of(cardprod.Card(123456, "my-card"), "PRODUCED")) == 0
+        assert {delivery.http_status for delivery in kiosk.deliveries} == {200}
+
+
+async def test_aiohttp_webhook_recipe() -> None:
+    """The README's endpoint for aiohttp.web takes the kiosk's webhooks, and refuses what it has not signed."""
+    namespace: dict[str, Any] = {"cardprod": cardprod, "__name__": "recipe"}
+    exec(_recipe("async def one_client"), namespace)  # noqa: S102 - our own recipe
+    exec(_recipe("import logging"), namespace)  # noqa: S102
+    exec(_recipe("await request.read()"), namespace)  # noqa: S102
+    async with _wise_is_a_kiosk() as kiosk, TestServer(namespace["app"]) as server:
+        namespace["VERIFIER"] = Verifier(kiosk.public_key)
+        url = server.make_url("/wise")
+        async with aiohttp.ClientSession() as stranger, stranger.post(url, data=b"{}") as answer:
+            assert answer.status == 400
+        kiosk.subscribe(Subscription(url=str(url), **_ROUGH))  # type: ignore[arg-type]
+        assert await kiosk.send_tests() == [200]
+        kiosk.add(CARD, _PRINTED)
+        client = namespace["app"][namespace["CLIENT"]]
+        hourly = cardprod.Backoff(first=3600, factor=1, ceiling=3600)
+        wait = client.wait_until_final(CARD.profile_id, CARD.card_token, schedule=hourly, timeout=None)
+        told = [(step.current.status, step.source) async for step in wait]
+        assert told == [("READY", "poll"), ("IN_PROGRESS", "webhook"), ("PRODUCED", "webhook")]
+
+
+_WAITING_PROCESS = """
+import asyncio, os
+import cardprod
+{recipe}
+DSN = os.environ["DSN"]
+
+async def main():
+    hourly = cardprod.Backoff(first=3600, factor=1, ceiling=3600)
+    async with cardprod.Client("any", base_url=os.environ["KIOSK"]) as client:
+        listening = asyncio.create_task(listen(client))
+        async for step in client.wait_until_final({card}, schedule=hourly, timeout=None):
+            print(step.current.status, step.source, flush=True)
+        listening.cancel()
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.looptime(enabled=False)  # another process waits, in real time
+async def test_several_processes_recipe(postgres: str) -> None:
+    """By the README's ten lines an event that one process got ends a wait in another."""
+    recipe = _recipe("pg_notify")
+    namespace: dict[str, Any] = {"cardprod": cardprod}
+    exec(recipe, namespace)  # noqa: S102 - our own recipe
+    namespace["DSN"] = postgres
+    program = _WAITING_PROCESS.format(recipe=recipe, card=f"{CARD.profile_id}, {CARD.card_token!r}")
+    async with asyncio.timeout(60), Simulator(token=None, plan_for_unknown="never") as kiosk:
+        waiting = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-c",
+            program,
+            stdout=asyncio.subprocess.PIPE,
+            env={**os.environ, "DSN": postgres, "KIOSK": kiosk.base_url},
+        )
+        try:
+            assert waiting.stdout is not None
+            assert await waiting.stdout.readline() == b"READY poll\n"
+            async with await psycopg.AsyncConnection.connect(postgres, autocommit=True) as database:
+                listeners = "SELECT count(*) FROM pg_stat_activity WHERE query = 'LISTEN cardprod' AND state = 'idle'"
+                while await (await database.execute(listeners)).fetchone() != (1,):
+                    pass
+            for status in ("IN_PROGRESS", "PRODUCED"):
+                await namespace["publish"](event_of(CARD, status))
+                assert await waiting.stdout.readline() == f"{status} webhook\n".encode()
+            assert await waiting.wait() == 0
+        finally:
+            if waiting.returncode is None:
+                waiting.kill()
+                await waiting.wait()
 
 
 def test_pytest_recipe(tmp_path: Path) -> None:

@@ -19,5 +19,6 @@ from __future__ import annotations
 from cardprod.simulator.faults import Fault
 from cardprod.simulator.plans import PLANS, Plan, Stage
 from cardprod.simulator.server import LoggedRequest, Simulator
+from cardprod.simulator.webhooks import LoggedDelivery, Subscription
 
-__all__ = ["PLANS", "Fault", "LoggedRequest", "Plan", "Simulator", "Stage"]
+__all__ = ["PLANS", "Fault", "LoggedDelivery", "LoggedRequest", "Plan", "Simulator", "Stage", "Subscription"]

@@ -1,11 +1,16 @@
-"""`Simulator`: the kiosk's HTTP side, on aiohttp.web. It writes literal JSON and never imports the wire room."""
+"""`Simulator`: the kiosk's HTTP side, on aiohttp.web. It writes literal JSON and never imports the wire room.
+
+What is sent by webhook, and how, is `webhooks`' business.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import math
 from collections import deque
 from datetime import UTC, datetime, timedelta
+from http import HTTPStatus
 from itertools import accumulate
 from random import Random
 from typing import TYPE_CHECKING, Final
@@ -16,8 +21,9 @@ from aiohttp import web
 from cardprod.errors import UsageError
 from cardprod.models import Card
 from cardprod.simulator.faults import Fault
-from cardprod.simulator.plans import as_stages
+from cardprod.simulator.plans import Stage, as_stages
 from cardprod.simulator.tokens import TokenDesk
+from cardprod.simulator.webhooks import PostOffice, Subscription, public_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,11 +31,14 @@ if TYPE_CHECKING:
     from typing import Self
 
     from cardprod.models import CardLike
-    from cardprod.simulator.plans import Plan, Stage
+    from cardprod.simulator.plans import Plan
+    from cardprod.simulator.webhooks import LoggedDelivery
 
 __all__ = ["LoggedRequest", "Simulator"]
 
 _ROUTE: Final = "/{version}/spend/profiles/{profile_id}/cards/{card_token}/production"
+_SIMULATION_ROUTE: Final = "/v1/simulation/spend/profiles/{profile_id}/cards/{card_token}/production"
+_KEY_PATH: Final = "/webhooks/public-key.pem"
 _KIOSK: Final = "WIS00001"
 _TOKEN_ROUTES: Final = ("/oauth/token", "/{version}/oauth/token")
 
@@ -68,7 +77,21 @@ class _SimulatedCard:
 
     def stage_at(self, now: float) -> tuple[Stage, float]:
         """Say which stage it is in, and when its production request was made."""
-        index = max(index for index, start in enumerate(self._starts) if index == 0 or start <= now)
+        return self._stage(max(index for index, start in enumerate(self._starts) if index == 0 or start <= now))
+
+    def changes_after(self, now: float) -> list[tuple[float, Stage, float]]:
+        """List what is still to become of it: when, which stage, and when its production request will be made."""
+        return [
+            (start, *self._stage(index)) for index, start in enumerate(self._starts) if start > now and start < math.inf
+        ]
+
+    def change(self, stage: Stage, now: float) -> None:
+        """Let it be in another stage from now on, for good."""
+        passed = sum(start <= now for start in self._starts)
+        self._stages = (*self._stages[:passed], stage)
+        self._starts = [*self._starts[:passed], now]
+
+    def _stage(self, index: int) -> tuple[Stage, float]:
         requests = (
             start for start, stage in zip(self._starts[: index + 1], self._stages, strict=False) if stage.is_new_request
         )
@@ -130,6 +153,8 @@ class Simulator:
         self._epoch = datetime.now(UTC)
         self._has_started = False
         self._started_at = 0.0
+        self._post: PostOffice | None = None
+        self._followers: dict[Card, asyncio.Task[None]] = {}
         self.requests: list[LoggedRequest] = []
         """Every request so far, in the order they were answered. No token is in it."""
 
@@ -153,6 +178,46 @@ class Simulator:
     def refresh_token(self) -> str:
         """The refresh token it takes now, for an `OAuthToken`; a refresh changes it."""
         return self._tokens.refresh_token
+
+    def subscribe(self, subscription: Subscription | str) -> None:
+        """Send a signed webhook for each change of a card from now on; again, as Wise does, until it is answered 200.
+
+        Needs the extra `webhooks`.
+
+        Args:
+            subscription: Where to, and what goes wrong on the way; or only where to.
+
+        Raises:
+            UsageError: The simulator is not running.
+        """
+        if self._post is None:
+            raise UsageError("the simulator is not running; subscribe inside its `async with` block")
+        self._post.subscribe(Subscription(url=subscription) if isinstance(subscription, str) else subscription)
+        for card in self._cards:
+            self._follow(card)
+
+    @property
+    def public_key(self) -> str:
+        """The key that its webhooks are verified with, as PEM, for a `Verifier`."""
+        return public_key()
+
+    @property
+    def public_key_url(self) -> str:
+        """Where the key can be fetched."""
+        return self.base_url + _KEY_PATH
+
+    @property
+    def deliveries(self) -> list[LoggedDelivery]:
+        """Every try to deliver a webhook so far."""
+        return [] if self._post is None else self._post.deliveries
+
+    async def send_tests(self) -> list[int | None]:
+        """Send a test notification to every subscription.
+
+        Returns:
+            What each answered: an HTTP status, or None for no answer.
+        """
+        return [] if self._post is None else await self._post.send_tests()
 
     def expire_token(self) -> None:
         """Let the access token be no longer good: each look gets a 401 until it is refreshed."""
@@ -188,6 +253,8 @@ class Simulator:
             raise UsageError("the simulator is not running; add cards inside its `async with` block")
         card = Card.of(card)
         self._cards[card] = _SimulatedCard(as_stages(plan), asyncio.get_running_loop().time())
+        if self._post:
+            self._follow(card)
         return card
 
     def fail_next(self, fault: Fault, *, times: int = 1, card: CardLike | None = None) -> None:
@@ -213,6 +280,8 @@ class Simulator:
     async def __aenter__(self) -> Self:
         app = web.Application()
         app.router.add_get(_ROUTE, self._answer)
+        app.router.add_post(_SIMULATION_ROUTE, self._answer_simulation)
+        app.router.add_get(_KEY_PATH, self._answer_key)
         for route in _TOKEN_ROUTES:
             app.router.add_post(route, self._answer_refresh)
         app.router.add_route("*", "/{anything:.*}", self._answer_elsewhere)
@@ -230,11 +299,21 @@ class Simulator:
             self._has_started = True
             self._started_at = asyncio.get_running_loop().time()
             self._epoch = datetime.now(UTC)
+            self._post = PostOffice(self._started_at, self._timestamp)
         return self
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        for follower in self._followers.values():
+            follower.cancel()
+        if self._followers:
+            await asyncio.wait(self._followers.values())
+        if self._post is not None:
+            await self._post.close()
+        await self._stop()
+
+    async def _stop(self) -> None:
         if self._runner is not None:
             runner, self._runner = self._runner, None
             if self._closing is not None:
@@ -247,7 +326,7 @@ class Simulator:
         Args:
             after: Seconds to be gone.
         """
-        await self.__aexit__(None, None, None)
+        await self._stop()
         await asyncio.sleep(after)
         await self.__aenter__()
 
@@ -271,6 +350,55 @@ class Simulator:
         )
         self._log(request, None, fault, http_status)
         return _response(request, http_status, body)
+
+    def _follow(self, card: Card) -> None:
+        """Announce what becomes of a card, from now on."""
+        follower = self._followers.pop(card, None)
+        if follower is not None:
+            follower.cancel()
+        self._followers[card] = asyncio.get_running_loop().create_task(self._announce_changes(card))
+
+    async def _announce_changes(self, card: Card) -> None:
+        loop = asyncio.get_running_loop()
+        for at, stage, requested_at in self._cards[card].changes_after(loop.time()):
+            await asyncio.sleep(max(at - loop.time(), 0.0))
+            self._announce(card, stage, requested_at)
+
+    def _announce(self, card: Card, stage: Stage, requested_at: float) -> None:
+        if self._post:
+            self._post.announce(card, stage, requested_at, _kiosk_of(stage))
+
+    async def _answer_key(self, request: web.Request) -> web.StreamResponse:
+        self._log(request, None, None, 200)
+        return _response(request, 200, public_key(), "application/x-pem-file")
+
+    async def _answer_simulation(self, request: web.Request) -> web.StreamResponse:
+        """Do what the sandbox's simulation call does: end a card's production, well or badly."""
+        card = self._card_of(request)
+        http_status, body = self._simulate(request, card, await request.text())
+        self._log(request, card, None, http_status)
+        return _response(request, http_status, body)
+
+    def _simulate(self, request: web.Request, card: Card | None, text: str) -> tuple[int, str]:
+        refusal = self._refusal(request)
+        if refusal is not None:
+            return 401, refusal
+        simulated = None if card is None else self._cards.get(card)
+        if card is None or simulated is None:
+            return 404, _problem(404, "resource_not_found", "Card not found", request.path)
+        stage = _simulated_stage(text)
+        if stage is None:
+            detail = "status must be PRODUCED or PRODUCTION_ERROR, with errorCode for the latter only"
+            return 422, _problem(422, "unprocessable_entity", detail, request.path)
+        now = asyncio.get_running_loop().time()
+        if simulated.stage_at(now)[0].status != "IN_PROGRESS":
+            return 422, _problem(422, "unprocessable_entity", "The card is not in production", request.path)
+        simulated.change(stage, now)
+        stage, requested_at = simulated.stage_at(now)
+        if self._post:
+            self._follow(card)
+            self._announce(card, stage, requested_at)
+        return 200, _status_body(stage, self._timestamp(requested_at))
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         card = self._card_of(request)
@@ -391,8 +519,26 @@ def _response(
     return web.Response(status=http_status, text=body, content_type=content_type, headers=headers)
 
 
+def _kiosk_of(stage: Stage) -> str | None:
+    return None if stage.status == "READY" else _KIOSK
+
+
+def _simulated_stage(text: str) -> Stage | None:
+    """Read what the simulation call asks for; None if it cannot be."""
+    try:
+        asked = json.loads(text)
+        status, error_code = asked["status"], asked.get("errorCode")
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None
+    if status == "PRODUCED" and error_code is None:
+        return Stage("PRODUCED")
+    if status == "PRODUCTION_ERROR" and (error_code is None or isinstance(error_code, str)):
+        return Stage("PRODUCTION_ERROR", error_code=error_code)
+    return None
+
+
 def _status_body(stage: Stage, occurred_at: str) -> str:
-    kiosk = "null" if stage.status == "READY" else f'"{_KIOSK}"'
+    kiosk = json.dumps(_kiosk_of(stage))
     body = f'{{"status":{json.dumps(stage.status)},"kioskId":{kiosk},"occurredAt":"{occurred_at}"'
     # As in Wise's samples: the last two are left out altogether where there is nothing to say.
     if stage.error_code is not None:
@@ -404,6 +550,6 @@ def _status_body(stage: Stage, occurred_at: str) -> str:
 
 def _problem(http_status: int, code: str, detail: str, instance: str) -> str:
     return (
-        f'{{"type":"https://api.wise.com/problems/{code}","title":"Not Found","status":{http_status},'
+        f'{{"type":"https://api.wise.com/problems/{code}","title":"{HTTPStatus(http_status).phrase}","status":{http_status},'
         f'"code":"{code}","detail":"{detail}","instance":{json.dumps(instance)}}}'
     )

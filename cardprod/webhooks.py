@@ -1,0 +1,202 @@
+"""Wise's webhook for card production: who signed a delivery, and what it tells. Pure: bytes in, an event out.
+
+```python
+from cardprod.webhooks import Verifier
+
+verifier = Verifier.for_sandbox()
+event = verifier.parse(body, headers)  # the raw bytes, before anything has read them
+client.notify(event)
+```
+
+A signature covers the body and no time, so whoever has seen a delivery can send it again: `Client.notify` takes care of
+that, by never letting an old event undo what is newer. What a body means is `wire`'s business, receiving it your web
+framework's.
+
+Needs the extra `webhooks`: `pip install 'cardprod[webhooks]'`.
+
+Source: the pages "Webhooks" and "Card production status change event" of the Wise Platform API.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final
+
+from cardprod.errors import BadSignature, UsageError
+from cardprod.models import ProductionEvent
+from cardprod.wire import MAX_BODY, decipher_event
+
+try:
+    from cryptography.exceptions import InvalidSignature
+    from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
+    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey
+    from cryptography.hazmat.primitives.hashes import SHA256
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
+except ImportError as exc:  # pragma: no cover - tests have the extra; one runs a Python that hides it
+    raise ImportError("cardprod.webhooks needs the extra 'webhooks': pip install 'cardprod[webhooks]'") from exc
+
+if TYPE_CHECKING:
+    from typing import Self
+
+__all__ = ["SIGNATURE_HEADER", "ProductionEvent", "Verifier", "sign"]
+
+SIGNATURE_HEADER: Final = "X-Signature-SHA256"
+"""The header that a delivery's signature is in."""
+
+_DELIVERY_ID: Final = "x-delivery-id"
+_TEST: Final = "x-test-notification"
+_NOT_SIGNED: Final = "this delivery is not signed by a known key"
+_LONGEST_SIGNATURE: Final = 4096
+_FEWEST_BITS: Final = 2048
+
+# Published by Wise for verifying its webhooks; the same for every customer.
+_PRODUCTION_KEY: Final = """\
+-----BEGIN PUBLIC KEY-----
+MIIBIjANBgkqhkiG9w0BAQEFAAOCAQ8AMIIBCgKCAQEAvO8vXV+JksBzZAY6GhSO
+XdoTCfhXaaiZ+qAbtaDBiu2AGkGVpmEygFmWP4Li9m5+Ni85BhVvZOodM9epgW3F
+bA5Q1SexvAF1PPjX4JpMstak/QhAgl1qMSqEevL8cmUeTgcMuVWCJmlge9h7B1CS
+D4rtlimGZozG39rUBDg6Qt2K+P4wBfLblL0k4C4YUdLnpGYEDIth+i8XsRpFlogx
+CAFyH9+knYsDbR43UJ9shtc42Ybd40Afihj8KnYKXzchyQ42aC8aZ/h5hyZ28yVy
+Oj3Vos0VdBIs/gAyJ/4yyQFCXYte64I7ssrlbGRaco4nKF3HmaNhxwyKyJafz19e
+HwIDAQAB
+-----END PUBLIC KEY-----
+"""
+_SANDBOX_KEY: Final = """\
+-----BEGIN PUBLIC KEY-----
+MIIBIjANBgkqhkiG9w0BAQEFAAOCAQ8AMIIBCgKCAQEAwpb91cEYuyJNQepZAVfP
+ZIlPZfNUefH+n6w9SW3fykqKu938cR7WadQv87oF2VuT+fDt7kqeRziTmPSUhqPU
+ys/V2Q1rlfJuXbE+Gga37t7zwd0egQ+KyOEHQOpcTwKmtZ81ieGHynAQzsn1We3j
+wt760MsCPJ7GMT141ByQM+yW1Bx+4SG3IGjXWyqOWrcXsxAvIXkpUD/jK/L958Cg
+nZEgz0BSEh0QxYLITnW1lLokSx/dTianWPFEhMC9BgijempgNXHNfcVirg1lPSyg
+z7KqoKUN0oHqWLr2U1A+7kqrl6O2nx3CKs1bj1hToT1+p4kcMoHXA7kA+VBLUpEs
+VwIDAQAB
+-----END PUBLIC KEY-----
+"""
+
+
+class Verifier:
+    """Takes deliveries that one of its keys has signed, and no others.
+
+    Args:
+        public_keys: RSA public keys as PEM, or as `cryptography` loads them; several while one follows another.
+
+    Raises:
+        UsageError: There is no key, or something that is no RSA public key of 2,048 bits or more.
+    """
+
+    def __init__(self, *public_keys: str | bytes | RSAPublicKey) -> None:
+        if not public_keys:
+            raise UsageError("Verifier needs a public key: Verifier.for_production() and for_sandbox() bring Wise's")
+        self._keys = tuple(_public_key(key) for key in public_keys)
+
+    @classmethod
+    def for_production(cls) -> Self:
+        """Make one that takes what Wise's production signs."""
+        return cls(_PRODUCTION_KEY)
+
+    @classmethod
+    def for_sandbox(cls) -> Self:
+        """Make one that takes what Wise's sandbox signs."""
+        return cls(_SANDBOX_KEY)
+
+    def parse(self, body: bytes, headers: Mapping[str, str]) -> ProductionEvent:
+        """Verify a delivery, and read what it tells.
+
+        Args:
+            body: The raw body, before anything has parsed it: the signature is over these very bytes.
+            headers: The request's headers, in any case; your framework's own mapping, so that a header that came twice
+                is seen twice.
+
+        Returns:
+            The event. Its `card` is None if it names none; a test's `is_test` is true.
+
+        Raises:
+            BadSignature: None of the keys has signed it, in whatever way; or it is over 1 MiB. Answer 400.
+            BadEvent: It is signed, and no production event. Answer 200: it will not become one.
+            UsageError: `body` is not bytes, or `headers` is no mapping.
+        """
+        # A caller without a type checker may pass text, which was decoded, or what a framework parsed.
+        if not isinstance(body, bytes):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise UsageError(f"body must be the raw bytes of the request, not a {type(body).__name__}")
+        if not isinstance(headers, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise UsageError(f"headers must be a mapping, not a {type(headers).__name__}")
+        if len(body) > MAX_BODY or not self._is_signed(body, _all_of(headers, SIGNATURE_HEADER.lower())):
+            raise BadSignature(_NOT_SIGNED)
+        delivery_ids = _all_of(headers, _DELIVERY_ID)
+        return decipher_event(
+            body,
+            delivery_id=delivery_ids[0][:100] if delivery_ids else None,
+            is_test=any(value.strip().lower() == "true" for value in _all_of(headers, _TEST)),
+        )
+
+    def _is_signed(self, body: bytes, signatures: list[str]) -> bool:
+        if len(signatures) != 1 or len(signatures[0]) > _LONGEST_SIGNATURE:
+            return False
+        try:
+            signature = base64.b64decode(signatures[0].strip(" \t"), validate=True)
+        except ValueError:  # not Base64, or not ASCII
+            return False
+        return any(_has_signed(key, signature, body) for key in self._keys)
+
+    def __repr__(self) -> str:
+        return f"<Verifier with {len(self._keys)} keys>"
+
+
+def sign(body: bytes, private_key: str | bytes | RSAPrivateKey) -> str:
+    """Sign a body as Wise does, for the tests of your own endpoint.
+
+    Args:
+        body: The raw body.
+        private_key: An RSA private key of your own, as PEM without a password or as `cryptography` loads it.
+
+    Returns:
+        The value of `SIGNATURE_HEADER`.
+
+    Raises:
+        UsageError: It is no RSA private key.
+    """
+    key = private_key if isinstance(private_key, RSAPrivateKey) else _load_private_key(private_key)
+    return base64.b64encode(key.sign(body, PKCS1v15(), SHA256())).decode()
+
+
+def _all_of(headers: Mapping[str, str], name: str) -> list[str]:
+    """Find every value of a header: a framework's mapping gives one that came twice as two items."""
+    return [value for key, value in headers.items() if key.lower() == name]
+
+
+def _has_signed(key: RSAPublicKey, signature: bytes, body: bytes) -> bool:
+    try:
+        key.verify(signature, body, PKCS1v15(), SHA256())
+    except InvalidSignature:
+        return False
+    return True
+
+
+def _public_key(key: str | bytes | RSAPublicKey) -> RSAPublicKey:
+    if isinstance(key, str | bytes):
+        try:
+            loaded = load_pem_public_key(_bytes(key))
+        except ValueError:  # the key itself is in no message: it may be a private one by mistake
+            raise UsageError("a public key must be PEM: -----BEGIN PUBLIC KEY----- …") from None
+    else:
+        loaded = key
+    if not isinstance(loaded, RSAPublicKey):
+        raise UsageError(f"a public key must be RSA's, as Wise's are, not a {type(loaded).__name__}")
+    if loaded.key_size < _FEWEST_BITS:
+        raise UsageError(f"a public key must have {_FEWEST_BITS} bits or more, not {loaded.key_size}")
+    return loaded
+
+
+def _load_private_key(pem: str | bytes) -> RSAPrivateKey:
+    try:
+        key = load_pem_private_key(_bytes(pem), password=None)
+    except (ValueError, TypeError, AttributeError):
+        raise UsageError("private_key must be PEM without a password, or an RSAPrivateKey") from None
+    if not isinstance(key, RSAPrivateKey):
+        raise UsageError(f"private_key must be RSA's, not a {type(key).__name__}")
+    return key
+
+
+def _bytes(pem: str | bytes) -> bytes:
+    return pem.encode() if isinstance(pem, str) else pem
