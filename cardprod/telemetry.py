@@ -9,7 +9,7 @@ It decides nothing and imports no telemetry; `otel` turns what an observer is to
 | INFO | a transition | `card previous_status status kiosk_id error_code elapsed polls source` |
 | WARNING | a look failed and the wait goes on | `card error failures` |
 | WARNING | the token could not be refreshed, and the old one is still good | `error` |
-| WARNING | an answer's `occurredAt` was illegible and left out | |
+| WARNING | a time in an answer or an event was illegible and left out | |
 
 `card` is shortened as everywhere; `error` is an error's class. Seconds are floats. No record holds a bearer token.
 """

@@ -4,8 +4,10 @@
 from cardprod.webhooks import Verifier
 
 verifier = Verifier.for_sandbox()
-event = verifier.parse(body, headers)  # the raw bytes, before anything has read them
-client.notify(event)
+
+
+def receive(body, headers):  # the raw bytes of a request, before anything has read them
+    client.notify(verifier.parse(body, headers))
 ```
 
 A signature covers the body and no time, so whoever has seen a delivery can send it again: `Client.notify` takes care of

@@ -105,11 +105,11 @@ def postgres() -> Iterator[str]:
         if user is not None:
             shutil.chown(directory, user)
         data = f"{directory}/data"
-        initdb = [programs / "initdb", "-D", data, "-U", "tester", "-A", "trust", "--no-sync", "-E", "UTF8"]
+        initdb = [f"{programs}/initdb", "-D", data, "-U", "tester", "-A", "trust", "--no-sync", "-E", "UTF8"]
         subprocess.run(initdb, user=user, check=True, capture_output=True, cwd=directory)
         settings_of_it = ["-c", "listen_addresses=", "-c", "fsync=off", "-c", f"unix_socket_directories={directory}"]
         with subprocess.Popen(
-            [programs / "postgres", "-D", data, *settings_of_it],
+            [f"{programs}/postgres", "-D", data, *settings_of_it],
             user=user,
             stderr=subprocess.PIPE,
             text=True,

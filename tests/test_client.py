@@ -269,7 +269,8 @@ async def test_borrowed_session_lasts_through_clients(kiosk: Simulator) -> None:
                 " session: aiohttp.ClientSession | None = None, request_timeout: float = 10.0, attempts: int = 3,"
                 " rate_limit: RateLimit | None = RateLimit(per_second=100, per_minute=1000),"
                 " max_concurrency: int = 100,"
-                " ssl: _ssl.SSLContext | None = None, allow_plain_http: bool = False) -> None"
+                " ssl: _ssl.SSLContext | None = None, allow_plain_http: bool = False,"
+                " safety_net: float = 300.0) -> None"
             ),
         ),
         (Client.from_env, "() -> Self"),

@@ -92,7 +92,7 @@ def _recipe(words: str) -> str:
 async def test_web_app_recipe() -> None:
     """The README's web app answers a browser with the card's status."""
     namespace: dict[str, Any] = {"cardprod": cardprod, "__name__": "recipe"}
-    exec(_recipe("one_client"), namespace)  # noqa: S102 - our own recipe
+    exec(_recipe("async def one_client"), namespace)  # noqa: S102 - our own recipe
     async with _wise_is_a_kiosk(), TestClient(TestServer(namespace["app"])) as browser:
         response = await browser.get("/cards/my-card")
         assert await response.json() == {"status": "READY", "why": None}
@@ -143,7 +143,7 @@ _ROUGH = {"latency": (0.0, 5.0), "duplicates": 0.5, "replays": 0.5}
 async def test_fastapi_recipe() -> None:
     """The README's FastAPI app streams a card's transitions to a browser as the kiosk's webhooks tell them."""
     namespace: dict[str, Any] = {"cardprod": cardprod, "__name__": "recipe"}
-    exec(_recipe("FastAPI"), namespace)  # noqa: S102 - our own recipe
+    exec(_recipe("StreamingResponse(lines"), namespace)  # noqa: S102 - our own recipe
     async with (
         _wise_is_a_kiosk() as kiosk,
         _served(namespace["api"]) as url,
@@ -212,7 +212,7 @@ asyncio.run(main())
 """
 
 
-@pytest.mark.looptime(enabled=False)  # another process waits, in real time
+@pytest.mark.looptime(False)  # another process waits, in real time
 async def test_several_processes_recipe(postgres: str) -> None:
     """By the README's ten lines an event that one process got ends a wait in another."""
     recipe = _recipe("pg_notify")

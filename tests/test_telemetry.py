@@ -28,7 +28,7 @@ _MESSAGES = {
     "a transition": r"card \S+: .+ after [0-9.]+ s",
     "a look failed and the wait goes on": r"a look failed and the wait goes on \(\d+ in a row\): card .+",
     "the token could not be refreshed, and the old one is still good": r"the token is not refreshed yet, .+",
-    "an answer's `occurredAt` was illegible and left out": r"occurredAt is not a time in ISO 8601 and was left out: .+",
+    "a time in an answer or an event was illegible and left out": r"a time is not in ISO 8601.+",
 }
 """Row of the table → how its records read."""
 
