@@ -172,8 +172,7 @@ class Wait(Coroutine[Any, Any, "ProductionStatus"], AsyncIterator["Transition"])
             raise UsageError("this wait is already being iterated by another task", card=self._card)
         self._is_looking = True
         ear = self._ear = self._ear or self._listen()
-        if not ear.watch.is_over:
-            self._shared.join(self._card, ear)
+        self._shared.join(self._card, ear)
         try:
             while not (ear.steps or ear.watch.is_over or self._is_closed):
                 await self._look_when_due(ear)

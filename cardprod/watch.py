@@ -214,7 +214,6 @@ class Watch:
         self._check_under_way()
         if not self._is_news(event, now, wall_now):
             return None
-        self._told = self._told or (now, None)  # so that times are compared as an event's
         step = self._take(event.status, now, "webhook")
         self._told = now, event.sent_at
         return step

@@ -114,6 +114,8 @@ def test_lagging_look_changes_nothing() -> None:
     assert watch.polls == 3
     assert watch.observe(seen("IN_PROGRESS", 1.1), 8) is None
     assert watch.hear(told("IN_PROGRESS", 1.1, 5), 9, at(9)) is None
+    assert watch.observe(seen("READY", 1.1), 9) is not None  # looks among themselves are believed in their order
+    assert watch.observe(seen("IN_PROGRESS", 1.1), 9.5) is not None
     step = watch.observe(seen("PRODUCED", 1.1), 10)
     assert step is not None
     assert step.previous == seen("IN_PROGRESS", 1.1)
