@@ -711,12 +711,12 @@ class Waits(_Batch[Transition]):
             return False
         try:
             step = slot.hear(event, asyncio.get_running_loop().time(), wall_now)
-        except Exception as exc:  # noqa: BLE001 - as above
+            if step is None:
+                return False
+            self._saw(slot, step)
+        except Exception as exc:  # noqa: BLE001 - as above, or an observer's own
             self.break_off(exc)
             return False
-        if step is None:
-            return False
-        self._saw(slot, step)
         self._plan_again(slot)
         return True
 

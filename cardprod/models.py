@@ -260,6 +260,9 @@ class ProductionEvent:
         subscription_id: The subscription it comes by.
         schema_version: The version of its shape, such as "4.0.0".
         is_test: Whether it only tests the address: it tells of no card, and `status` says nothing.
+
+    Raises:
+        UsageError: One of them cannot be right: `card` or `status` of another type, or a time that is not aware.
     """
 
     card: Card | None
@@ -269,6 +272,16 @@ class ProductionEvent:
     subscription_id: str | None = None
     schema_version: str | None = None
     is_test: bool = False
+
+    def __attrs_post_init__(self) -> None:
+        # What Wise's deliveries make is right; this is for events that others make, in tests or of JSON.
+        if not isinstance(self.card, Card | None):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise UsageError(f"an event's card must be a Card or None, not a {type(self.card).__name__}")
+        if not isinstance(self.status, ProductionStatus):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise UsageError(f"an event's status must be a ProductionStatus, not a {type(self.status).__name__}")
+        for name, moment in (("sent_at", self.sent_at), ("occurred_at", self.status.occurred_at)):
+            if moment is not None and getattr(moment, "tzinfo", None) is None:
+                raise UsageError(f"an event's {name} must be an aware datetime or None, not {moment!r}")
 
     def to_json(self) -> str:
         """Write it as one line of JSON, to hand it to another process. The card's token is in it, no other secret."""

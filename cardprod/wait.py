@@ -283,13 +283,13 @@ class _Ear:
         """Take what an event says. It is worth more than a look that is under way."""
         if self.watch.is_over:
             return False
+        step = None
         try:
             step = self.watch.hear(event, asyncio.get_running_loop().time(), wall_now)
-        except Exception as exc:  # noqa: BLE001 - as above
+            if step is not None:
+                self._saw(step)
+        except Exception as exc:  # noqa: BLE001 - as above, or an observer's own
             self._broken_by = exc
-            step = None
-        if step is not None:
-            self._saw(step)
         if step is not None or self._broken_by is not None:
             self.alarm.ring()
             if self._cut_off is not None and not self._cut_off.expired():

@@ -372,6 +372,23 @@ def test_bad_json_of_an_event(text: str) -> None:
         ProductionEvent.from_json(text)
 
 
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"card": (1, "a")}, "card"),
+        ({"status": "PRODUCED"}, "status"),
+        ({"sent_at": datetime(2026, 1, 1)}, "sent_at"),  # noqa: DTZ001 - it is what must be refused
+        ({"sent_at": "2026-01-01T00:00:00Z"}, "sent_at"),
+        ({"status": ProductionStatus("READY", occurred_at=datetime(2026, 1, 1))}, "occurred_at"),  # noqa: DTZ001
+    ],
+)
+def test_event_that_cannot_be(change: dict[str, Any], what: str) -> None:
+    """An event that somebody makes wrongly is refused when it is made, not when somebody waits for its card."""
+    fields: dict[str, Any] = {"card": CARD, "status": ProductionStatus("READY")} | change
+    with pytest.raises(UsageError, match=f"an event's {what} must be"):
+        ProductionEvent(**fields)
+
+
 # --- What a client does with it ---
 
 
@@ -568,6 +585,42 @@ async def test_schedule_that_raises_at_an_event(kiosk: Simulator, client: Client
             await broken
     assert client.notify(event_of(CARD, "PRODUCED")) == 1
     assert list((await good).values()) == [event_of(CARD, "PRODUCED").status]
+
+
+class _Grumpy:
+    """An observer that cannot bear webhooks."""
+
+    def request_began(self) -> None: ...
+    def request_ended(self, *_: object) -> None: ...
+    def retried(self, *_: object) -> None: ...
+    def looked(self, *_: object) -> None: ...
+    def failed_look(self, *_: object) -> None: ...
+    def ended(self, *_: object) -> None: ...
+
+    def wait_began(self, _: Card) -> _Grumpy:
+        return self
+
+    def looking(self) -> contextlib.AbstractContextManager[object]:
+        return contextlib.nullcontext()
+
+    def saw(self, step: Transition) -> None:
+        if step.source == "webhook":
+            raise LookupError("an observer's own mistake")
+
+
+async def test_observer_that_raises_at_an_event(kiosk: Simulator, client: Client) -> None:
+    """What an observer raises when an event comes is told to whoever waits, and not to whoever brought the event."""
+    kiosk.add(CARD, "never")
+    grumpy: Any = _Grumpy()
+    client.observer = grumpy
+    alone = asyncio.create_task(asyncio.wait_for(client.wait_until_final(CARD.profile_id, CARD.card_token), None))
+    batch = asyncio.ensure_future(client.wait_until_all_final([CARD]))
+    await asyncio.sleep(5)
+    assert client.notify(event_of(CARD, "PRODUCED")) == 2
+    for broken in (alone, batch):
+        with pytest.raises(LookupError, match="an observer's own mistake"):
+            await broken
+    assert len(shared_by(client)) == 0
 
 
 # --- Looks thin out, and come back ---
