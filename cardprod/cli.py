@@ -20,7 +20,7 @@ With `--json`, one JSON object per line on standard output, told apart by `type`
 | `error` | `card` or null, `error` (the class), `message` |
 | `summary` | `demo` only: `cards produced failed unfinished requests seconds` |
 | `listening` | `simulate` only: `base_url plan`, with `--webhooks-to` also `public_key_url` |
-| `request` | `simulate` only: `at path http_status status fault` |
+| `request` | `simulate` only: `at method path http_status status fault` |
 
 `card` is `{"profile_id": int, "card_token": str}`. Fields may be added; none will change its meaning.
 """
@@ -188,7 +188,10 @@ async def _simulate(arguments: argparse.Namespace, report: Report) -> int:
     async with AsyncExitStack() as stack:
         stack.push_async_exit(kiosk)
         if arguments.webhooks_to is not None:
-            kiosk.subscribe(arguments.webhooks_to)
+            try:
+                kiosk.subscribe(arguments.webhooks_to)
+            except ImportError as exc:
+                raise UsageError(str(exc)) from exc
         report.listening(
             kiosk.base_url, arguments.plan, None if arguments.webhooks_to is None else kiosk.public_key_url
         )
@@ -335,6 +338,7 @@ class _JsonLines:
         self._write(
             "request",
             at=round(request.at, 3),
+            method=request.method,
             path=request.path,
             http_status=request.http_status,
             status=request.status,
@@ -381,7 +385,7 @@ class _Text:
 
     def request(self, request: LoggedRequest) -> None:
         answer = "no answer" if request.http_status is None else f"{request.http_status} {request.status or ''}"
-        self._write(f"{request.at:6.1f} s  GET {request.path}  {answer}")
+        self._write(f"{request.at:6.1f} s  {request.method} {request.path}  {answer}")
 
     def note(self, text: str) -> None:
         self._write(text)

@@ -261,3 +261,25 @@ def test_reader_gone() -> None:
         process.stdout.close()
         complaint = process.stderr.read()
     assert complaint == ""
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_simulated_webhooks(*, as_json: bool) -> None:
+    """`simulate --webhooks-to` tells where the key is that its webhooks are verified with."""
+    argv = [sys.executable, "-m", "cardprod", "simulate", "--port", "0", "--webhooks-to", "http://127.0.0.1:9/wise"]
+    with subprocess.Popen([*argv, *(["--json"] if as_json else [])], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        lines = [process.stdout.readline() for _ in range(1 if as_json else 4)]
+        process.kill()
+    if as_json:
+        told = json.loads(lines[0])
+        assert told["public_key_url"] == told["base_url"] + "/webhooks/public-key.pem"
+    else:
+        assert "/webhooks/public-key.pem" in lines[3]
+
+
+def test_simulated_webhooks_to_nowhere() -> None:
+    """An address that is no URL is a usage error."""
+    finished = _command("simulate", "--port", "0", "--webhooks-to", "nowhere")
+    assert finished.returncode == 2
+    assert "url must be http or https" in finished.stderr

@@ -868,12 +868,14 @@ async def test_simulation_call(kiosk: Simulator, client: Client, endpoint: str, 
 
 
 @pytest.mark.parametrize(
-    ("what", "value"), [("schema_version", "3.0.0"), ("latency", (5, 1)), ("losses", 2), ("duplicates", -1)]
+    ("what", "value"),
+    [("url", "localhost"), ("schema_version", "3.0.0"), ("latency", (5, 1)), ("losses", 2), ("duplicates", -1)],
 )
 def test_bad_subscription(what: str, value: Any) -> None:
     """What cannot be right about a subscription is told by name."""
+    fields: dict[str, Any] = {"url": "http://127.0.0.1", what: value}
     with pytest.raises(UsageError, match=what):
-        Subscription(url="http://127.0.0.1", **{what: value})
+        Subscription(**fields)
 
 
 async def test_subscribing_outside() -> None:

@@ -49,6 +49,7 @@ class LoggedRequest:
 
     Args:
         at: Seconds since the simulator started.
+        method: The HTTP method.
         path: What was asked for, with the card's token shortened.
         correlation_id: The request's `X-External-Correlation-Id`.
         card: Whose status was asked for, known to the simulator or not; None if the path names no card.
@@ -59,6 +60,7 @@ class LoggedRequest:
     """
 
     at: float
+    method: str
     path: str
     correlation_id: str | None
     card: Card | None
@@ -491,6 +493,7 @@ class Simulator:
     ) -> None:
         logged = LoggedRequest(
             at=asyncio.get_running_loop().time() - self._started_at,
+            method=request.method,
             path=request.path if card is None else request.path.replace(card.card_token, str(card).partition("/")[2]),
             correlation_id=request.headers.get("X-External-Correlation-Id"),
             card=card,

@@ -72,6 +72,8 @@ class Subscription:
     seed: int = 0
 
     def __attrs_post_init__(self) -> None:
+        if not self.url.startswith(("http://", "https://")):
+            raise UsageError(f"a subscription's url must be http or https, not {self.url!r}")
         if self.schema_version not in {"2.0.0", "4.0.0"}:
             raise UsageError(f"schema_version must be '2.0.0' or '4.0.0', not {self.schema_version!r}")
         if not 0 <= self.latency[0] <= self.latency[1]:
