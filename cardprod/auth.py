@@ -349,7 +349,7 @@ class OAuthToken:
         self._rests_until = float("inf") if is_for_good else now + rest
         if self._is_good(now):
             extra = {"error": type(failure).__name__}
-            LOGGER.warning("the token is not refreshed yet, and the old one used on: %s", failure, extra=extra)
+            LOGGER.warning("the token is not refreshed yet, and the old one used on: %s", str(failure), extra=extra)
 
     async def _ask(self) -> TokenGrant:
         """Send the refresh, again if that may help."""

@@ -132,4 +132,5 @@ def log_transition(card: Card, step: Transition) -> None:
 def log_failed_look(card: Card, error: CardprodError, failures: int) -> None:
     """Log that a look failed and the wait goes on."""
     extra = {"card": str(card), "error": type(error).__name__, "failures": failures}
-    LOGGER.warning("a look failed and the wait goes on (%d in a row): %s", failures, error, extra=extra)
+    # As text: whoever keeps the record would keep the error's traceback by it, and all that its frames hold.
+    LOGGER.warning("a look failed and the wait goes on (%d in a row): %s", failures, str(error), extra=extra)

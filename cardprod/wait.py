@@ -41,7 +41,7 @@ class Wait(Coroutine[Any, Any, "ProductionStatus"], AsyncIterator["Transition"])
     It is a coroutine to everything that takes one: `asyncio.gather`, `asyncio.create_task`, `TaskGroup.create_task`,
     `asyncio.wait_for`. Its clock starts when it is first awaited or iterated. Between looks it holds no connection,
     and at no time a task of its own, so it can be dropped half-way: `break` out of the loop and nothing is left.
-    It is consumed once; `UsageError` the second time.
+    Events that come while you are busy with a step are told next. It is consumed once; `UsageError` the second time.
 
     Raises (when awaited or iterated):
         WaitTimeout: The timeout came before a final status.
