@@ -8,7 +8,8 @@ async with cardprod.Client("user-token", base_url=cardprod.SANDBOX) as client:
     final = await client.wait_until_final(123456, "ca0c8154-1e14-4464-a1ce-dcea7dc3de52", timeout=600)
 ```
 
-Everything public is here, but for the simulator: `from cardprod.simulator import Simulator`.
+Everything public is here, but for what needs an extra or is not needed in production: `cardprod.webhooks`,
+`cardprod.otel`, `cardprod.simulator`.
 Every exception is a `CardprodError`; the tree is drawn in `cardprod.errors`.
 """
 
