@@ -12,6 +12,7 @@ from abc import abstractmethod
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Generator, Iterable
 from contextlib import nullcontext
+from datetime import UTC, datetime
 from heapq import heapify, heappop, heappush
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeAlias, TypeVar
@@ -27,7 +28,6 @@ from cardprod.watch import Watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
-    from datetime import datetime
     from types import TracebackType
     from typing import Self
 
@@ -653,9 +653,13 @@ class Waits(_Batch[Transition]):
             return
         step = slot.observe(outcome, now)
         if step is not None:
+            self._saw(slot, step)
             if step.previous is not None:
                 self._shared.deliveries.found(slot.card, outcome, now)
-            self._saw(slot, step)
+            elif not slot.is_over and (event := self._shared.recent_event(slot.card)) is not None:
+                later = slot.hear(event, now, datetime.now(UTC))
+                if later is not None:
+                    self._saw(slot, later)
 
     def _saw(self, slot: _Slot, step: Transition) -> None:
         log_transition(slot.card, step)

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
 from cardprod.errors import CardprodError
+from cardprod.watch import LAG
 
 if TYPE_CHECKING:
     from cardprod.deliveries import Deliveries
@@ -24,6 +25,7 @@ Outcome: TypeAlias = "ProductionStatus | CardprodError"
 """What comes of a look."""
 
 _SHARDS: Final = 256
+_MOST_RECENT: Final = 4096
 
 
 class Listener(Protocol):
@@ -61,6 +63,7 @@ class SharedLooks:
     """
 
     def __init__(self, deliveries: Deliveries) -> None:
+        self._recent: dict[Card, tuple[float, ProductionEvent]] = {}
         self.deliveries = deliveries
         """What is known of how reliably events come."""
 
@@ -148,8 +151,27 @@ class SharedLooks:
         wall_now = datetime.now(UTC)
         news = [listener.hear_event(event, wall_now) for listener in listeners]
         now = asyncio.get_running_loop().time()
+        self._remember(event.card, event, now)
         self.deliveries.arrived(event.card, event.status, now, is_news=any(news))
         return len(listeners)
+
+    def recent_event(self, card: Card) -> ProductionEvent | None:
+        """Give what an event told of a card a short while ago, for whoever has just seen it for the first time.
+
+        It may have come before the wait began, and a look that lags behind it would not show it yet.
+        """
+        told_at, event = self._recent.get(card, (0.0, None))
+        return event if told_at + LAG > asyncio.get_running_loop().time() else None
+
+    def _remember(self, card: Card, event: ProductionEvent, now: float) -> None:
+        if event.status.occurred_at is None or event.sent_at is None:
+            return  # it could be of any production
+        _, before = self._recent.pop(card, (0.0, None))
+        if before is not None and before.sent_at is not None and before.sent_at > event.sent_at:
+            event = before
+        self._recent[card] = now, event
+        if len(self._recent) > _MOST_RECENT:
+            del self._recent[next(iter(self._recent))]
 
 
 def _own(outcome: Outcome) -> Outcome:

@@ -6,6 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator
 from contextlib import contextmanager, nullcontext
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from cardprod.errors import CardprodError, RequestTimeout, UsageError
@@ -14,7 +15,6 @@ from cardprod.telemetry import log_failed_look, log_transition
 from cardprod.watch import Watch
 
 if TYPE_CHECKING:
-    from datetime import datetime
     from types import TracebackType
 
     from cardprod.models import Card, ProductionEvent, ProductionStatus, Transition
@@ -324,9 +324,11 @@ class _Ear:
         if not isinstance(outcome, CardprodError):
             step = watch.observe(outcome, now)
             if step is not None:
+                self._saw(step)
                 if step.previous is not None:
                     self._shared.deliveries.found(watch.card, step.current, now)
-                self._saw(step)
+                elif (event := self._shared.recent_event(watch.card)) is not None:
+                    self.hear_event(event, datetime.now(UTC))
             return
         watch.fail(outcome, now)
         if not watch.is_over:

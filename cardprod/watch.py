@@ -32,12 +32,12 @@ if TYPE_CHECKING:
     from cardprod.models import Card, ProductionEvent, ProductionStatus
     from cardprod.schedule import Schedule
 
-__all__ = ["Terms", "Watch"]
+__all__ = ["LAG", "Terms", "Watch"]
 
 _END_AT_ONCE = (UsageError, Unauthorized, Forbidden, CardNotFound)
 """What no later look would mend."""
 
-_LAG: Final = 60.0
+LAG: Final = 60.0
 """Seconds for which looks may lag behind an event. If they still show an older end after that, it counts: better told
 late than never."""
 
@@ -216,6 +216,7 @@ class Watch:
             return None
         step = self._take(event.status, now, "webhook")
         self._told = now, event.sent_at
+        self.failures = 0  # it is heard of, if not by looks
         return step
 
     def _is_news(self, event: ProductionEvent, now: float, wall_now: datetime) -> bool:
@@ -225,12 +226,12 @@ class Watch:
         order = _order(event.status, self.last, self._occurred_at)
         if order == 0 and event.status.status != self.last.status and self._told is not None:
             told_at = self._told[1]
-            return None not in (sent_at, told_at) and sent_at > told_at  # type: ignore[operator]
+            return sent_at is not None and told_at is not None and sent_at > told_at
         return order > 0
 
     def _lags(self, status: ProductionStatus, last: ProductionStatus, now: float, told_at: float) -> bool:
         """Whether a look shows what was before the event that told the last status."""
-        return _order(status, last, self._occurred_at) < 0 and not (status.is_final and now - told_at > _LAG)
+        return _order(status, last, self._occurred_at) < 0 and not (status.is_final and now - told_at > LAG)
 
     def _take(self, status: ProductionStatus, now: float, source: Literal["poll", "webhook"]) -> Transition | None:
         previous, self.last = self.last, status

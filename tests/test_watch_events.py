@@ -315,3 +315,15 @@ def test_event_alone_ends_it() -> None:
     assert step is not None
     assert watch.is_over
     assert watch.error is None
+
+
+def test_event_is_worth_an_answer() -> None:
+    """An event that is news resets the count of failures: the card is heard of, if not by looks."""
+    watch = begun()
+    watch.observe(seen("READY", 1.1), 0)
+    for now in range(1, 5):
+        watch.fail(ServerError("trouble", http_status=500), now)
+    watch.hear(told("IN_PROGRESS", 1.1, 5), 5, at(5))
+    assert watch.failures == 0
+    watch.fail(ServerError("trouble", http_status=500), 6)
+    assert not watch.is_over

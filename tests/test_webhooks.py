@@ -43,6 +43,7 @@ from cardprod import (
     RateLimit,
     Transition,
     UsageError,
+    WaitTimeout,
 )
 from cardprod.simulator import Simulator, Stage, Subscription
 from cardprod.webhooks import SIGNATURE_HEADER, Verifier, sign
@@ -523,6 +524,50 @@ async def test_cancelled_wait_hears_no_more(kiosk: Simulator, client: Client) ->
     await asyncio.wait([waiting])
     assert client.notify(event_of(CARD, "PRODUCED")) == 0
     assert wait.last is not None
+
+
+@pytest.mark.parametrize("is_batch", [False, True])
+@pytest.mark.parametrize(("seconds", "is_told"), [(0, True), (59, True), (61, False)])
+async def test_event_just_before_the_wait(seconds: float, *, is_told: bool, is_batch: bool) -> None:
+    """An event that came up to a minute before a wait began ends it, if the first look lags behind it."""
+
+    async def lag(writer: asyncio.StreamWriter) -> None:
+        body = '{"status":"IN_PROGRESS","kioskId":"WIS00001","occurredAt":"2026-01-01T12:00:00.125Z"}'
+        writer.write(http_answer(body=body))
+
+    occurred_at = datetime(2026, 1, 1, 12, 0, 0, 125_000, UTC)
+    async with RawServer(lag) as server, Client("token", base_url=server.base_url) as client:
+        old = event_of(CARD, "READY", occurred_at=occurred_at, sent_at=occurred_at)
+        for event in (event_of(CARD, "PRODUCED", occurred_at=occurred_at), old):
+            assert client.notify(event) == 0
+        await asyncio.sleep(seconds - 0.001)
+        if is_batch:
+            outcome = await client.wait_until_all_final([CARD], schedule=HOURLY, timeout=10)
+            assert isinstance(outcome[CARD], ProductionStatus) is is_told
+        else:
+            wait = client.wait_until_final(CARD.profile_id, CARD.card_token, schedule=HOURLY, timeout=10)
+            told: list[tuple[str, str]] = []
+            with contextlib.suppress(WaitTimeout):
+                told += [(step.current.status, step.source) async for step in wait]
+            assert told == ([("IN_PROGRESS", "poll"), ("PRODUCED", "webhook")] if is_told else [])
+        assert len(shared_by(client)) == 0
+
+
+async def test_event_of_the_production_before(kiosk: Simulator, client: Client) -> None:
+    """An event that came just before a wait began, of a production before the one that goes on, does not touch it."""
+    kiosk.add(CARD, [Stage("IN_PROGRESS", 5), Stage("PRODUCED")])
+    before = datetime(2026, 1, 1, tzinfo=UTC)
+    assert client.notify(event_of(CARD, "PRODUCTION_ERROR", occurred_at=before)) == 0
+    assert (await client.wait_until_final(CARD.profile_id, CARD.card_token)).is_produced
+
+
+async def test_recent_events_are_bounded(client: Client) -> None:
+    """However many events come for cards that nobody waits for, a bounded number is remembered."""
+    for number in range(5000):
+        client.notify(event_of(Card(1, f"card-{number}"), "PRODUCED", occurred_at=datetime(2026, 1, 1, tzinfo=UTC)))
+    assert len(shared_by(client)._recent) == 4096
+    assert shared_by(client).recent_event(Card(1, "card-4999")) is not None
+    assert shared_by(client).recent_event(Card(1, "card-0")) is None
 
 
 async def test_nobody_waits(client: Client) -> None:
