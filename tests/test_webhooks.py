@@ -632,6 +632,25 @@ async def test_schedule_that_raises_at_an_event(kiosk: Simulator, client: Client
     assert list((await good).values()) == [event_of(CARD, "PRODUCED").status]
 
 
+async def test_schedule_that_raises_at_anothers_look(kiosk: Simulator, client: Client) -> None:
+    """What a schedule raises when somebody else's look is heard of is told to whoever has that schedule, alone."""
+    kiosk.add(CARD, [Stage("READY", 10), Stage("PRODUCED")])
+    began_at = asyncio.get_running_loop().time()
+    wrong = _Wrong()
+    wait = client.wait_until_final(CARD.profile_id, CARD.card_token, schedule=wrong, timeout=None)
+    alone = asyncio.create_task(asyncio.wait_for(wait, None))
+    batch = asyncio.ensure_future(client.wait_until_all_final([CARD], schedule=wrong))
+    good = asyncio.create_task(asyncio.wait_for(client.wait_until_final(CARD.profile_id, CARD.card_token), None))
+    await asyncio.sleep(1.5)
+    wrong.is_wrong = True
+    for broken in (alone, batch):
+        with pytest.raises(LookupError, match="a schedule's own mistake"):
+            await broken
+    assert asyncio.get_running_loop().time() - began_at < 9
+    assert (await good).is_produced
+    assert len(shared_by(client)) == 0
+
+
 class _Grumpy:
     """An observer that cannot bear webhooks."""
 
