@@ -176,7 +176,7 @@ class Client:
                 it and one last look is taken there, which may take `request_timeout` seconds more, retries included.
             schedule: When to look: a `Backoff`, or anything with its `delay` method.
             max_failures: How many looks in a row may fail, each after its own attempts, before the wait does. An
-                answer resets the count.
+                answer, or an event that is news, resets the count.
 
         Returns:
             The wait, not begun yet.
@@ -231,7 +231,7 @@ class Client:
             schedule: When to look: an `AdaptiveSchedule`, a `Backoff`, or anything with its `delay` method; None for an
                 `AdaptiveSchedule` of the client's own, which learns from all its batches that say None.
             max_failures: How many looks in a row may fail, each after its own attempts, before a card's wait does. An
-                answer resets the count.
+                answer, or an event that is news, resets the count.
 
         Returns:
             The waits, not begun yet.

@@ -166,9 +166,9 @@ class SharedLooks:
     def _remember(self, card: Card, event: ProductionEvent, now: float) -> None:
         if event.status.occurred_at is None or event.sent_at is None:
             return  # it could be of any production
-        _, before = self._recent.pop(card, (0.0, None))
-        if before is not None and before.sent_at is not None and before.sent_at > event.sent_at:
-            event = before
+        told_at, before = self._recent.pop(card, (0.0, None))
+        if before is not None and before.sent_at is not None and before.sent_at >= event.sent_at:
+            now, event = told_at, before  # what comes again is no more recent for it
         self._recent[card] = now, event
         if len(self._recent) > _MOST_RECENT:
             del self._recent[next(iter(self._recent))]

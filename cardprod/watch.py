@@ -119,7 +119,7 @@ class Watch:
         self.polls = 0
         """Answered looks so far."""
         self.failures = 0
-        """Looks that failed since the last answer."""
+        """Looks that failed since the last answer, or event that was news."""
         self.next_look_at = started_at
         """When the next look is due; meaningless once the wait is over."""
         self.is_over = False

@@ -553,6 +553,17 @@ async def test_event_just_before_the_wait(seconds: float, *, is_told: bool, is_b
         assert len(shared_by(client)) == 0
 
 
+async def test_replay_is_not_recent(client: Client) -> None:
+    """An event that comes again is remembered from when it came first."""
+    event = event_of(CARD, "PRODUCED", occurred_at=datetime(2026, 1, 1, tzinfo=UTC))
+    client.notify(event)
+    await asyncio.sleep(50)
+    client.notify(event)
+    assert shared_by(client).recent_event(CARD) == event
+    await asyncio.sleep(20)
+    assert shared_by(client).recent_event(CARD) is None
+
+
 async def test_event_of_the_production_before(kiosk: Simulator, client: Client) -> None:
     """An event that came just before a wait began, of a production before the one that goes on, does not touch it."""
     kiosk.add(CARD, [Stage("IN_PROGRESS", 5), Stage("PRODUCED")])
