@@ -204,7 +204,7 @@ async def _by_waits(kiosk: _Kiosk, schedule: Schedule, workload: Workload) -> No
         looks_per_second=min(workload.limit.per_second, workload.limit.per_minute / 60),
         chance=Random(workload.seed).random,
     )
-    async with Waits(kiosk.arriving(), kiosk, SharedLooks(Deliveries(0)), terms, None) as steps:
+    async with Waits(kiosk.arriving(), kiosk, SharedLooks(Deliveries(0)), terms) as steps:
         async for _ in steps:
             pass
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 from cardprod._version import VERSION
 from cardprod.auth import OAuthToken, TokenPair, TokenSource
 from cardprod.bulk import Progress, Statuses, Waits
+from cardprod.checkpoint import Checkpoint
 from cardprod.client import PRODUCTION, SANDBOX, Client
 from cardprod.error_codes import ErrorCode, ErrorOrigin
 from cardprod.errors import (
@@ -42,6 +43,7 @@ from cardprod.errors import (
 from cardprod.models import FINAL_STATUSES, Card, CardLike, ProductionEvent, ProductionStatus, Status, Transition
 from cardprod.pacing import RateLimit
 from cardprod.schedule import AdaptiveSchedule, Backoff, Schedule
+from cardprod.sweep import Sweep
 from cardprod.wait import Wait
 
 __version__ = VERSION
@@ -60,6 +62,7 @@ __all__ = [
     "CardLike",
     "CardNotFound",
     "CardprodError",
+    "Checkpoint",
     "Client",
     "ErrorCode",
     "ErrorOrigin",
@@ -77,6 +80,7 @@ __all__ = [
     "Status",
     "Statuses",
     "StrongAuthenticationRequired",
+    "Sweep",
     "TokenPair",
     "TokenRefreshFailed",
     "TokenSource",

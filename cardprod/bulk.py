@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import math
+import uuid
 from abc import abstractmethod
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Generator, Iterable
 from contextlib import nullcontext
-from datetime import UTC, datetime
 from heapq import heapify, heappop, heappush
+from itertools import chain
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeAlias, TypeVar
 
 import attrs
 
-from cardprod.errors import CardprodError, RequestTimeout, UsageError
+from cardprod.checkpoint import Checkpoint, wall_clock
+from cardprod.errors import CardprodError, RequestTimeout, UsageError, WaitTimeout
 from cardprod.models import Card, ProductionStatus, Transition
 from cardprod.sharing import Alarm
 from cardprod.telemetry import log_failed_look, log_transition
@@ -27,10 +29,12 @@ from cardprod.transport import Flow
 from cardprod.watch import Watch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Iterator
+    from datetime import datetime
     from types import TracebackType
     from typing import Self
 
+    from cardprod.checkpoint import PendingCard
     from cardprod.models import CardLike, ProductionEvent
     from cardprod.sharing import Outcome, SharedLooks
     from cardprod.telemetry import WaitObserver
@@ -179,6 +183,7 @@ class _Batch(Awaitable[dict[Card, "ProductionStatus | CardprodError"]], Generic[
         finally:
             self._is_reading = False
         pair = self._results.popleft()
+        self._was_told(*pair)
         if len(self._results) + len(self._looks) == self._most_looks - 1:
             self._room_came()
         return pair
@@ -247,6 +252,9 @@ class _Batch(Awaitable[dict[Card, "ProductionStatus | CardprodError"]], Generic[
 
     def _never_looked(self, subject: Any) -> None:  # noqa: ANN401 - what `_start` was given
         """Clear up after a look that was cancelled before it ran."""
+
+    def _was_told(self, card: Card, told: _Told | CardprodError) -> None:
+        """Take note that whoever reads has this result now."""
 
     def _tell(self, card: Card, told: _Told | CardprodError) -> None:
         self._results.append((card, told))
@@ -426,16 +434,22 @@ class Waits(_Batch[Transition]):
             to another event loop.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what it is made of, and two ways to begin
         self,
         cards: Cards | None,
         transport: Transport,
         shared: SharedLooks,
         terms: Terms,
-        batch_timeout: float | None,
+        *,
+        batch_timeout: float | None = None,
+        resumed: Checkpoint | None = None,
     ) -> None:
         super().__init__(cards, transport, shared)
         self._terms = terms
+        self._checkpoint_id = None if resumed is None else resumed.id
+        self._sweep = 0 if resumed is None else resumed.sweep
+        # What is gone on with, and not yet; the last first, which is the one with the furthest deadline.
+        self._resuming = [] if resumed is None else sorted(resumed.pending, key=_deadline, reverse=True)
         self._batch_timeout = batch_timeout
         self._batch_ends_at = math.inf
         self._fresh: deque[_Slot] = deque()
@@ -448,6 +462,7 @@ class Waits(_Batch[Transition]):
         self._is_expiry_held = False
         self._sleeps_until = -math.inf
         self._ended: set[Card] = set()  # kept while the source may repeat them
+        self._end_untold: dict[Card, _Slot] = {}  # over, and nobody was told yet
         self._told: dict[Card, WaitObserver] = {}
 
     @staticmethod
@@ -455,6 +470,47 @@ class Waits(_Batch[Transition]):
         if isinstance(told, CardprodError):
             return told
         return told.current if told.is_final else None
+
+    def checkpoint(self) -> Checkpoint:
+        """Save the waits as they are, to go on with elsewhere by `Client.resume` or `Client.sweep`.
+
+        What you were told of will not be told again; what was seen and not told yet will be told first. Cards that are
+        still in their source are not in it. It is made at once, so of a million cards it holds the event loop for some
+        seconds. A schedule that is no `Backoff` is not in it: give it again to whoever goes on.
+
+        Raises:
+            UsageError: The block is not entered yet, or left already: take it inside.
+        """
+        if not self._is_entered or self._is_left:
+            raise UsageError("take a checkpoint inside the `async with` block, before it is left or has ended")
+        now, wall_now = asyncio.get_running_loop().time(), wall_clock()
+        untold: dict[Card, list[Transition]] = {}
+        for card, told in self._results:
+            if isinstance(told, Transition):
+                untold.setdefault(card, []).append(told)
+        if self._checkpoint_id is None:
+            self._checkpoint_id = str(uuid.uuid4())
+        saved = {slot.card: slot.save(now, wall_now, untold.get(slot.card, ())) for slot in self._slots()}
+        for one in self._resuming:
+            saved.setdefault(one.card, one)
+        return Checkpoint(
+            id=self._checkpoint_id,
+            sweep=self._sweep,
+            max_failures=self._terms.max_failures,
+            schedule=self._terms.saved_schedule,
+            pending=tuple(saved.values()),
+        )
+
+    def _slots(self) -> Iterator[_Slot]:
+        """Give every card that is waited for, or whose end nobody was told of."""
+        yield from self._end_untold.values()
+        for slot in chain(self._fresh, self._busy, (entry[1] for entry in self._heap if _counts(entry))):
+            if not slot.is_over:
+                yield slot
+
+    def _was_told(self, card: Card, told: Transition | CardprodError) -> None:
+        if self._end_untold and (isinstance(told, CardprodError) or told.is_final):
+            self._end_untold.pop(card, None)
 
     # --- Cards come ---
 
@@ -494,6 +550,7 @@ class Waits(_Batch[Transition]):
 
     async def _feed(self) -> None:
         loop = asyncio.get_running_loop()
+        await self._resume()
         cut_off = asyncio.timeout_at(None if math.isinf(self._batch_ends_at) else self._batch_ends_at)
         try:
             async with cut_off:
@@ -507,22 +564,58 @@ class Waits(_Batch[Transition]):
         self._ended.clear()
         self._may_read.ring()
 
+    async def _resume(self) -> None:
+        """Go on with the cards of a checkpoint, those with the nearest deadline first, as `_by_deadline` wants them."""
+        loop = asyncio.get_running_loop()
+        slice_began = perf_counter()
+        while self._resuming:
+            self._go_on_with(self._resuming.pop(), loop.time(), wall_clock())
+            if perf_counter() - slice_began > _SLICE:
+                await asyncio.sleep(0)
+                slice_began = perf_counter()
+
+    def _go_on_with(self, saved: PendingCard, now: float, wall_now: datetime) -> None:
+        """Tell what nobody was told of yet, and wait for the card as before."""
+        for step in saved.untold:
+            self._tell(saved.card, step)
+        if self._is_waited_for(saved.card):
+            return  # it was added meanwhile
+        slot = _Slot(saved.card, self._terms, now, math.inf, self)
+        slot.restore(saved, now, wall_now)
+        self._total += 1
+        self._pending += 1
+        if slot.last is not None and slot.is_over:
+            self._end_untold[slot.card] = slot
+            self._count_end(slot.last)
+            self._may_read.ring()
+        else:
+            self._wait_for(slot, now)
+
     def _register(self, card: Card, now: float) -> None:
-        if any(isinstance(there, _Slot) and there.batch is self for there in self._shared.of(card)):
+        if self._is_waited_for(card):
             return
         timeout = self._terms.timeout
         ends_at = self._batch_ends_at if timeout is None else min(now + timeout, self._batch_ends_at)
-        slot = _Slot(card, self._terms, now, ends_at, self)
-        self._shared.join(card, slot)
         self._total += 1
         self._pending += 1
-        self._fresh.append(slot)
-        if ends_at != math.inf:
+        self._wait_for(_Slot(card, self._terms, now, ends_at, self), now)
+
+    def _is_waited_for(self, card: Card) -> bool:
+        return any(isinstance(there, _Slot) and there.batch is self for there in self._shared.of(card))
+
+    def _wait_for(self, slot: _Slot, now: float) -> None:
+        self._shared.join(slot.card, slot)
+        if slot.last is None:
+            self._fresh.append(slot)
+        else:
+            slot.state = _WAITING
+            heappush(self._heap, (slot.next_look_at, slot))
+        if slot.expires_at != math.inf:
             self._by_deadline.append(slot)
             if self._expiry is None:
                 self._give_up_expired()
         if self._transport.observer is not None:
-            self._told[card] = self._transport.observer.wait_began(card)
+            self._told[slot.card] = self._transport.observer.wait_began(slot.card)
         if now < self._sleeps_until:
             self._may_work.ring()
 
@@ -657,7 +750,7 @@ class Waits(_Batch[Transition]):
             if step.previous is not None:
                 self._shared.deliveries.found(slot.card, outcome, now)
             elif not slot.is_over and (event := self._shared.recent_event(slot.card)) is not None:
-                later = slot.hear(event, now, datetime.now(UTC))
+                later = slot.hear(event, now, wall_clock())
                 if later is not None:
                     self._saw(slot, later)
 
@@ -681,17 +774,27 @@ class Waits(_Batch[Transition]):
     def _finish(self, slot: _Slot) -> None:
         card, error = slot.card, slot.error
         self._shared.leave(card, slot)
+        self._end_untold[card] = slot
         if self._source is not None and not self._is_source_done:
             self._ended.add(card)
         told = self._told.pop(card, None) if self._told else None
         if told is not None:
             told.ended(error)
         if error is not None:
+            if isinstance(error, WaitTimeout):
+                error.checkpoint = self._checkpoint_of(slot)
             self._count_end(error)
             self._tell(card, error)
         elif slot.last is not None:
             self._count_end(slot.last)
             self._may_read.ring()
+
+    def _checkpoint_of(self, slot: _Slot) -> Checkpoint:
+        saved = slot.save(asyncio.get_running_loop().time(), wall_clock())
+        terms = self._terms
+        return Checkpoint(
+            id=str(uuid.uuid4()), schedule=terms.saved_schedule, max_failures=terms.max_failures, pending=(saved,)
+        )
 
     # --- Cards are heard of otherwise ---
 
@@ -809,3 +912,8 @@ class Waits(_Batch[Transition]):
 def _counts(entry: tuple[float, _Slot]) -> bool:
     at, slot = entry
     return slot.state == _WAITING and slot.next_look_at == at and not slot.is_over
+
+
+def _deadline(saved: PendingCard) -> tuple[bool, float]:
+    deadline_at = saved.deadline_at
+    return (True, 0.0) if deadline_at is None else (False, deadline_at.timestamp())

@@ -5,23 +5,28 @@ from __future__ import annotations
 import math
 import os
 import ssl as _ssl
+from random import random
 from typing import TYPE_CHECKING, Final
 
 import aiohttp
+import attrs
 
 from cardprod.bulk import Statuses, Waits, check_source
+from cardprod.checkpoint import Checkpoint
 from cardprod.deliveries import Deliveries
 from cardprod.errors import UsageError
 from cardprod.models import Card, ProductionEvent
 from cardprod.pacing import RateLimit
 from cardprod.schedule import AdaptiveSchedule, Backoff, is_finite_number
 from cardprod.sharing import SharedLooks
+from cardprod.sweep import sweep
 from cardprod.transport import Transport
 from cardprod.wait import Wait
 from cardprod.watch import Terms
 from cardprod.wire import PRODUCTION, SANDBOX, Endpoint
 
 if TYPE_CHECKING:
+    import asyncio
     from types import TracebackType
     from typing import Self
 
@@ -29,6 +34,7 @@ if TYPE_CHECKING:
     from cardprod.bulk import Cards
     from cardprod.models import ProductionStatus
     from cardprod.schedule import Schedule
+    from cardprod.sweep import Sweep
     from cardprod.telemetry import Observer
 
 __all__ = ["PRODUCTION", "SANDBOX", "Client"]
@@ -98,9 +104,7 @@ class Client:
         _check_type("rate_limit", rate_limit, RateLimit)
         _check_type("ssl", ssl, _ssl.SSLContext)
         self._request_timeout = request_timeout
-        self._looks_per_second = math.inf
-        if rate_limit is not None:
-            self._looks_per_second = min(rate_limit.per_second, rate_limit.per_minute / 60)
+        self._rate_limit = rate_limit
         self._shared = SharedLooks(Deliveries(safety_net))
         self._schedule: AdaptiveSchedule | None = None
         self._endpoint = Endpoint(base_url, api_version, allow_plain_http)
@@ -242,10 +246,57 @@ class Client:
         if cards is not None:
             check_source(cards)
         if schedule is None:
-            schedule = self._schedule = self._schedule or AdaptiveSchedule()
+            schedule = self._own_schedule()
         if batch_timeout is not None:
             _check_seconds("batch_timeout", batch_timeout, at_least=0)
-        return Waits(cards, self._transport, self._shared, self._terms(schedule, timeout, max_failures), batch_timeout)
+        terms = self._terms(schedule, timeout, max_failures)
+        return Waits(cards, self._transport, self._shared, terms, batch_timeout=batch_timeout)
+
+    def resume(self, checkpoint: Checkpoint, *, schedule: Schedule | None = None) -> Waits:
+        """Go on with the waits of a checkpoint, in this process, until each of its cards is final.
+
+        Nothing that was told before is told again, transitions that were seen and not told come first, and every
+        deadline stays where it was.
+
+        Args:
+            checkpoint: What `Wait.checkpoint`, `Waits.checkpoint`, `Checkpoint.for_cards` or a sweep gave.
+            schedule: When to look; None for the checkpoint's own `Backoff`, or, where it has none, for the
+                `AdaptiveSchedule` of this client's own.
+
+        Returns:
+            The waits, not begun yet.
+
+        Raises:
+            UsageError: An argument that cannot be right. See `Waits` for what iterating raises.
+        """
+        terms = self._terms_of(checkpoint, schedule)
+        return Waits((), self._transport, self._shared, terms, resumed=checkpoint)
+
+    async def sweep(
+        self, checkpoint: Checkpoint, *, schedule: Schedule | None = None, stop: asyncio.Event | None = None
+    ) -> Sweep:
+        """Look once at every card of a checkpoint that is due, for a job engine that does the waiting.
+
+        It never sleeps: it ends when every look that was due has its answer or has failed, after its own attempts. The
+        rate limit is kept, so that many looks take as long as that asks for. After a 429 with a `Retry-After` the cards
+        that are left stay due, and `next_poll_at` is when requests are welcome again.
+
+        Args:
+            checkpoint: The waits.
+            schedule: When to look; None for the checkpoint's own `Backoff`, or, where it has none, for the
+                `AdaptiveSchedule` of this client's own.
+            stop: An event that somebody sets who cannot wait for all of it: looks under way are finished and no other
+                begins; what is left stays due.
+
+        Returns:
+            What was seen, the next checkpoint, and when to come back.
+
+        Raises:
+            UsageError: An argument, the client or its token source cannot be right. The checkpoint is still good.
+        """
+        chance = random()  # noqa: S311 - one for all, so that cards that are due together stay together
+        terms = self._terms_of(checkpoint, schedule)
+        return await sweep(checkpoint, self._transport, attrs.evolve(terms, chance=lambda: chance), stop)
 
     def notify(self, event: ProductionEvent) -> int:
         """Tell the waits for a card, single and in batches, what a webhook says of it. Call it in the client's loop.
@@ -269,19 +320,64 @@ class Client:
         self._transport.check_usable()
         return self._shared.tell(event)
 
+    def _terms_of(self, checkpoint: Checkpoint, schedule: Schedule | None) -> Terms:
+        # A caller without a type checker may pass the bare JSON.
+        if not isinstance(checkpoint, Checkpoint):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise UsageError(f"checkpoint must be a Checkpoint, not a {type(checkpoint).__name__}: use its from_json")
+        if schedule is None:
+            schedule = checkpoint.schedule or self._own_schedule()
+        return self._terms(schedule, None, checkpoint.max_failures)
+
+    def _own_schedule(self) -> AdaptiveSchedule:
+        self._schedule = self._schedule or AdaptiveSchedule()
+        return self._schedule
+
     def _terms(self, schedule: Schedule, timeout: float | None, max_failures: int) -> Terms:
         if timeout is not None:
             _check_seconds("timeout", timeout, at_least=0)
         _check_count("max_failures", max_failures)
         if isinstance(schedule, type) or not callable(getattr(schedule, "delay", None)):
             raise UsageError(f"schedule must be a Backoff or have its delay method, unlike {schedule!r}")
+        limit = self._rate_limit
         return Terms(
             schedule=schedule,
             timeout=timeout,
             max_failures=max_failures,
             last_look_seconds=self._request_timeout,
-            looks_per_second=self._looks_per_second,
+            looks_per_second=math.inf if limit is None else min(limit.per_second, limit.per_minute / 60),
         )
+
+    @property
+    def rate_limit(self) -> RateLimit | None:
+        """The most requests per second and per minute. It may be changed while looks are under way.
+
+        Raises (when set):
+            UsageError: It is neither a `RateLimit` nor None.
+        """
+        return self._rate_limit
+
+    @rate_limit.setter
+    def rate_limit(self, rate_limit: RateLimit | None) -> None:
+        _check_type("rate_limit", rate_limit, RateLimit)
+        self._rate_limit = rate_limit
+        self._transport.change_limit(rate_limit)
+
+    @property
+    def paused_for(self) -> float:
+        """Seconds for which this client sends nothing, because it was told 429, or `pause` was called; 0 mostly."""
+        return self._transport.gate_closed_for
+
+    def pause(self, seconds: float) -> None:
+        """Send nothing for a while, as after a 429: for one that another process with the same token was told.
+
+        Args:
+            seconds: For how long from now. A pause that is longer already is not cut short.
+
+        Raises:
+            UsageError: `seconds` cannot be right.
+        """
+        _check_seconds("seconds", seconds, at_least=0)
+        self._transport.close_gate(seconds)
 
     @property
     def observer(self) -> Observer | None:

@@ -14,7 +14,7 @@ CardprodError(Exception)            .card
 │   ├── RateLimited                 429
 │   └── ServerError                 5xx
 ├── BadReply                        a 2xx that is not the documented shape, or over 1 MiB: .trace_id .body
-├── WaitTimeout(TimeoutError)       .last .polls .elapsed
+├── WaitTimeout(TimeoutError)       .last .polls .elapsed .checkpoint
 ├── ProductionFailed                .status
 ├── BadSignature                    a webhook that Wise did not sign
 └── BadEvent                        signed, and not a production event: .delivery_id
@@ -29,6 +29,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
+    from cardprod.checkpoint import Checkpoint
     from cardprod.models import Card, ProductionStatus
 
 __all__ = [
@@ -195,15 +196,25 @@ class WaitTimeout(CardprodError, TimeoutError):
         last: The last status seen, or None if no look was answered.
         polls: How many looks were answered.
         elapsed: Seconds since the wait began.
+        checkpoint: The wait as it was: `client.resume(error.checkpoint.extended(600))` goes on with it, and tells
+            nothing twice.
     """
 
-    def __init__(
-        self, message: str, *, last: ProductionStatus | None, polls: int, elapsed: float, card: Card | None = None
+    def __init__(  # noqa: PLR0913 - one keyword for each thing that was seen
+        self,
+        message: str,
+        *,
+        last: ProductionStatus | None,
+        polls: int,
+        elapsed: float,
+        checkpoint: Checkpoint | None = None,
+        card: Card | None = None,
     ) -> None:
         super().__init__(message, card=card)
         self.last = last
         self.polls = polls
         self.elapsed = elapsed
+        self.checkpoint = checkpoint
 
 
 class ProductionFailed(CardprodError):

@@ -81,12 +81,20 @@ class Pacer:
     def __init__(self, limit: RateLimit | None) -> None:
         # For each window: its length, and when the last requests left, as many as it may hold.
         self._windows: list[tuple[float, deque[float]]] = []
+        self.change(limit)
+        self._gate_opens_at = float("-inf")
+
+    def change(self, limit: RateLimit | None) -> None:
+        """Hold another limit from now on. What has left already counts under it as well."""
+        departures: deque[float] = deque()
+        for _, departed in self._windows:
+            departures = max(departures, departed, key=len)
+        self._windows = []
         if limit is not None:
             self._windows = [
-                (1.0 + _GUARD, deque(maxlen=limit.per_second)),
-                (60.0 + _GUARD, deque(maxlen=limit.per_minute)),
+                (1.0 + _GUARD, deque(departures, maxlen=limit.per_second)),
+                (60.0 + _GUARD, deque(departures, maxlen=limit.per_minute)),
             ]
-        self._gate_opens_at = float("-inf")
 
     def ready_at(self) -> float:
         """Say when the next request may leave; a time that has passed means now."""
@@ -134,6 +142,11 @@ class Pacer:
         for _, departures in self._windows:
             if departed_at in departures:
                 departures.remove(departed_at)
+
+    @property
+    def gate_opens_at(self) -> float:
+        """When the gate opens, or opened last."""
+        return self._gate_opens_at
 
     def close_until(self, opens_at: float) -> None:
         """Close the gate after a 429: nothing leaves before `opens_at`. It never opens sooner than already said."""

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
+from cardprod.checkpoint import wall_clock
 from cardprod.errors import CardprodError
 from cardprod.watch import LAG
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from cardprod.deliveries import Deliveries
     from cardprod.models import Card, ProductionEvent, ProductionStatus
 
@@ -148,7 +150,7 @@ class SharedLooks:
         if event.card is None or event.is_test:
             return 0
         listeners = self.of(event.card)
-        wall_now = datetime.now(UTC)
+        wall_now = wall_clock()
         news = [listener.hear_event(event, wall_now) for listener in listeners]
         now = asyncio.get_running_loop().time()
         self._remember(event.card, event, now)

@@ -24,7 +24,7 @@ from cardprod.wire import decipher, is_answer_to
 
 if TYPE_CHECKING:
     import ssl as _ssl
-    from collections.abc import Coroutine
+    from collections.abc import Callable, Coroutine, Iterable
 
     import aiohttp
     from tenacity import RetryCallState
@@ -35,11 +35,15 @@ if TYPE_CHECKING:
     from cardprod.telemetry import Observer
     from cardprod.wire import Endpoint
 
-__all__ = ["Flow", "Transport"]
+__all__ = ["Flow", "Held", "Transport"]
 
 _MAX_NODE: Final = 2**48 - 1
 
 _CLOSED: Final = "this client is closed; make a new one, or look before leaving its `async with`"
+
+
+class Held(Exception):
+    """There is no turn before a time that an impatient flow does not wait for. Never leaves this package."""
 
 
 class Transport:
@@ -123,12 +127,26 @@ class Transport:
 
         Raises:
             UsageError: The transport is closed, or belongs to another event loop.
+            Held: The gate is closed, and the flow does not wait for it.
         """
         loop = asyncio.get_running_loop()
         if self._closed or self._loop is not loop:
             self.check_usable()
         now = loop.time()
         return now if self._turnstile.pass_at_once(now, flow) else await self._turnstile.queue(loop, flow)
+
+    def close_gate(self, seconds: float) -> None:
+        """Let no request out for so long."""
+        self._turnstile.close_until(asyncio.get_running_loop().time() + seconds)
+
+    @property
+    def gate_closed_for(self) -> float:
+        """Seconds for which no request may leave, because of a 429; 0 mostly."""
+        return max(0.0, self._turnstile.pacer.gate_opens_at - asyncio.get_running_loop().time())
+
+    def change_limit(self, rate_limit: RateLimit | None) -> None:
+        """Hold another rate limit from now on."""
+        self._turnstile.change_limit(rate_limit)
 
     def leave_turn(self, came_at: float) -> None:
         """Give back a turn that is not used."""
@@ -168,7 +186,7 @@ class Transport:
             return await self._exchange(card, flow, has_turn=has_turn)
         except CardprodError as error:
             error.card = card
-            if self._attempts == 1 or not may_pass(error):
+            if self._attempts == 1 or not may_pass(error) or (flow is not None and not flow.waits_for(error)):
                 raise
             failure = error
         try:
@@ -337,7 +355,7 @@ class Transport:
             sleep=self._sleep,
             stop=stop_after_attempt(self._attempts),
             wait=seconds_to_retry,
-            retry=retry_if_exception(may_pass),
+            retry=retry_if_exception(lambda error: may_pass(error) and (flow is None or flow.waits_for(error))),
             before_sleep=before_sleep,
             reraise=True,
         )
@@ -419,15 +437,24 @@ class _Cutoff:
 
 
 class Flow:
-    """The looks of one batch. They take turns with those of other batches, and with looks somebody awaits alone."""
+    """The looks of one batch. They take turns with those of other batches, and with looks somebody awaits alone.
 
-    __slots__ = ("queue", "requests")
+    Args:
+        is_patient: Whether they wait when they are told to come back later: for a closed gate, or a `Retry-After`.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("is_patient", "queue", "requests")
+
+    def __init__(self, *, is_patient: bool = True) -> None:
+        self.is_patient = is_patient
         self.queue: deque[asyncio.Future[float]] = deque()
         """Who waits for a turn."""
         self.requests = 0
         """How many turns it had."""
+
+    def waits_for(self, error: BaseException) -> bool:
+        """Whether it waits as long as an error says before it tries again."""
+        return self.is_patient or not getattr(error, "retry_after", None)
 
 
 class _Turnstile:
@@ -441,7 +468,8 @@ class _Turnstile:
     """
 
     def __init__(self, pacer: Pacer, places: int) -> None:
-        self._pacer = pacer
+        self.pacer = pacer
+        """What it asks when the next may leave."""
         self._places = places
         self._queue: deque[asyncio.Future[float]] = deque()
         self._flows: deque[Flow] = deque()  # those in which somebody waits, the next one first
@@ -455,9 +483,9 @@ class _Turnstile:
         if not self._places or self._queue or self._flows:
             return False
         if flow is None:
-            if self._pacer.ready_at() > now:
+            if self.pacer.ready_at() > now:
                 return False
-            self._pacer.depart(now)
+            self.pacer.depart(now)
             self._places -= 1
             return True
         if self._flows_ready_at(now) > now:
@@ -470,8 +498,13 @@ class _Turnstile:
 
         Returns:
             When it came.
+
+        Raises:
+            Held: The gate is closed, or was meanwhile, and the flow does not wait for it.
         """
         self._loop = loop
+        if flow is not None and not flow.is_patient and self.pacer.gate_opens_at > loop.time():
+            raise Held
         turn: asyncio.Future[float] = loop.create_future()
         if flow is None:
             self._queue.append(turn)
@@ -499,20 +532,26 @@ class _Turnstile:
 
     def take_back(self, came_at: float) -> None:
         """Let a turn that came and is not used be another's."""
-        self._pacer.take_back(came_at)
+        self.pacer.take_back(came_at)
         self.leave()
 
     def close_until(self, opens_at: float) -> None:
-        """Let nobody out before then."""
-        self._pacer.close_until(opens_at)
+        """Let nobody out before then, and send those away who do not wait for it."""
+        self.pacer.close_until(opens_at)
+        for flow in self._flows:
+            if not flow.is_patient:
+                _send_away(flow.queue, Held)
+
+    def change_limit(self, rate_limit: RateLimit | None) -> None:
+        """Hold another rate limit from now on."""
+        self.pacer.change(rate_limit)
+        self._let_out()
 
     def close(self) -> None:
         """Send everybody away."""
         self._set_timer(None)
         for queue in (self._queue, *(flow.queue for flow in self._flows)):
-            for turn in queue:
-                if not turn.done():
-                    turn.set_exception(UsageError(_CLOSED))
+            _send_away(queue, lambda: UsageError(_CLOSED))
             queue.clear()
         self._flows.clear()
 
@@ -523,7 +562,7 @@ class _Turnstile:
         now = self._loop.time()
         while self._places:
             self._forget_cancelled()
-            alone_at = self._pacer.ready_at() if self._queue else math.inf
+            alone_at = self.pacer.ready_at() if self._queue else math.inf
             flows_at = self._flows_ready_at(now) if self._flows else math.inf
             if min(alone_at, flows_at) > now:
                 if self._queue or self._flows:
@@ -539,18 +578,18 @@ class _Turnstile:
             else:
                 self._is_flows_turn = True
                 turn = self._queue.popleft()
-                self._pacer.depart(now)
+                self.pacer.depart(now)
                 self._places -= 1
             turn.set_result(now)
 
     def _let_one_of(self, flow: Flow, now: float) -> None:
-        self._pacer.depart(now)
+        self.pacer.depart(now)
         self._places -= 1
         self._flow_left_at = now
         flow.requests += 1
 
     def _flows_ready_at(self, now: float) -> float:
-        return max(self._pacer.ready_at(), self._flow_left_at + self._pacer.spread(now))
+        return max(self.pacer.ready_at(), self._flow_left_at + self.pacer.spread(now))
 
     def _forget_cancelled(self) -> None:
         while self._queue and self._queue[0].done():
@@ -567,3 +606,9 @@ class _Turnstile:
         if self._timer is not None:
             self._timer.cancel()
         self._timer = None if at is None or self._loop is None else self._loop.call_at(at, self._let_out)
+
+
+def _send_away(turns: Iterable[asyncio.Future[float]], why: Callable[[], Exception]) -> None:
+    for turn in turns:
+        if not turn.done():
+            turn.set_exception(why())

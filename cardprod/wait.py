@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator
 from contextlib import contextmanager, nullcontext
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from cardprod.errors import CardprodError, RequestTimeout, UsageError
+from cardprod.checkpoint import Checkpoint, wall_clock
+from cardprod.errors import CardprodError, RequestTimeout, UsageError, WaitTimeout
 from cardprod.sharing import Alarm
 from cardprod.telemetry import log_failed_look, log_transition
 from cardprod.watch import Watch
 
 if TYPE_CHECKING:
+    from datetime import datetime
     from types import TracebackType
 
+    from cardprod.checkpoint import PendingCard
     from cardprod.models import Card, ProductionEvent, ProductionStatus, Transition
     from cardprod.sharing import Outcome, SharedLooks
     from cardprod.telemetry import Observer, WaitObserver
@@ -53,6 +56,7 @@ class Wait(Coroutine[Any, Any, "ProductionStatus"], AsyncIterator["Transition"])
     __slots__ = (
         "__weakref__",
         "_card",
+        "_checkpoint_id",
         "_coroutine",
         "_ear",
         "_is_begun",
@@ -77,6 +81,7 @@ class Wait(Coroutine[Any, Any, "ProductionStatus"], AsyncIterator["Transition"])
         self._terms = terms
         self._shared = shared
         self._ear: _Ear | None = None
+        self._checkpoint_id: str | None = None
         self._coroutine: Coroutine[Any, Any, ProductionStatus] | None = None
         self._is_consumed = False  # by `await`, `async for` or `close`
         self._is_begun = False  # by `anext`
@@ -92,6 +97,29 @@ class Wait(Coroutine[Any, Any, "ProductionStatus"], AsyncIterator["Transition"])
     def polls(self) -> int:
         """How many looks were answered so far."""
         return 0 if self._ear is None else self._ear.watch.polls
+
+    def checkpoint(self) -> Checkpoint:
+        """Save the wait as it is, to go on with elsewhere by `Client.resume` or `Client.sweep`.
+
+        What you were told of will not be told again; what was seen and not told yet will be told first. Before the wait
+        has begun its time begins now; once its end was told, nothing is left to wait for.
+
+        Raises:
+            UsageError: It has begun, and this is not its event loop.
+        """
+        if self._checkpoint_id is None:
+            self._checkpoint_id = str(uuid.uuid4())
+        pending: tuple[PendingCard, ...]
+        if self._ear is None:
+            pending = Checkpoint.for_cards([self._card], timeout=self._terms.timeout).pending
+        else:
+            pending = self._ear.save()
+        return Checkpoint(
+            id=self._checkpoint_id,
+            schedule=self._terms.saved_schedule,
+            max_failures=self._terms.max_failures,
+            pending=pending,
+        )
 
     def __repr__(self) -> str:
         return f"<Wait for card {self._card}: {self.polls} looks, last {self.last}>"
@@ -203,6 +231,8 @@ class Wait(Coroutine[Any, Any, "ProductionStatus"], AsyncIterator["Transition"])
             return ear.steps.popleft()
         if watch.error is None:
             return None
+        if isinstance(watch.error, WaitTimeout):
+            watch.error.checkpoint = self.checkpoint()
         error, watch.error = watch.error, None  # told once; iterating on finds the end
         ear.end(error)
         try:
@@ -328,13 +358,24 @@ class _Ear:
                 if step.previous is not None:
                     self._shared.deliveries.found(watch.card, step.current, now)
                 elif (event := self._shared.recent_event(watch.card)) is not None:
-                    self.hear_event(event, datetime.now(UTC))
+                    self.hear_event(event, wall_clock())
             return
         watch.fail(outcome, now)
         if not watch.is_over:
             log_failed_look(watch.card, outcome, watch.failures)
             if self.told is not None:
                 self.told.failed_look(outcome)
+
+    def save(self) -> tuple[PendingCard, ...]:
+        """Save what is still to be waited for, or to be told."""
+        if self.watch.is_over and self.watch.error is None and not self.steps:
+            return ()
+        try:
+            now = asyncio.get_running_loop().time()
+        except RuntimeError as exc:
+            message = "a wait that has begun is saved in its event loop, whose clock it goes by"
+            raise UsageError(message, card=self.watch.card) from exc
+        return (self.watch.save(now, wall_clock(), self.steps),)
 
     def end(self, error: Exception | None) -> None:
         """Let the observer know of the end, if it does not yet."""

@@ -9,7 +9,8 @@ Three rules:
    a look that shows something older is the API lagging behind, and changes nothing. So a wait never goes back.
 3. A sleep never goes past the deadline. The look that falls due there is the last: whatever comes of it, the wait ends.
 
-Sleeping, sending and cancelling are done by `wait`, which drives this.
+Sleeping, sending and cancelling are done by `wait`, which drives this. What is known can be saved as a value and
+restored by another clock; how that travels is `checkpoint`'s business.
 """
 
 from __future__ import annotations
@@ -21,12 +22,13 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import attrs
 
+from cardprod.checkpoint import PendingCard, moment_after
 from cardprod.errors import CardNotFound, CardprodError, Forbidden, Unauthorized, UsageError, WaitTimeout
 from cardprod.models import Status, Transition, one_line
-from cardprod.schedule import AdaptiveSchedule
+from cardprod.schedule import AdaptiveSchedule, Backoff
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from datetime import datetime
 
     from cardprod.models import Card, ProductionEvent, ProductionStatus
@@ -68,6 +70,11 @@ class Terms:
     last_look_seconds: float = math.inf
     looks_per_second: float = math.inf
     chance: Callable[[], float] = random
+
+    @property
+    def saved_schedule(self) -> Backoff | None:
+        """What a checkpoint says of the schedule: others than a `Backoff` do not travel."""
+        return self.schedule if isinstance(self.schedule, Backoff) else None
 
 
 class Watch:
@@ -292,6 +299,66 @@ class Watch:
         """
         self._check_under_way()
         self._end(self._timed_out(now, None))
+
+    def save(self, now: float, wall_now: datetime, untold: Sequence[Transition] = ()) -> PendingCard:
+        """Say all that is known, for another watch to go on with.
+
+        A wait that ended badly is saved as if its end were still to be seen: the next look is due at once.
+
+        Args:
+            now: The time.
+            wall_now: The same on the wall's clock.
+            untold: Transitions that whoever waits was not told of.
+        """
+
+        def moment(at: float) -> datetime:
+            return moment_after(wall_now, at - now)
+
+        told_at, told_sent_at = (None, None) if self._told is None else self._told
+        return PendingCard(
+            card=self.card,
+            started_at=moment(self.started_at),
+            deadline_at=None if math.isinf(self._deadline_at) else moment(self._deadline_at),
+            next_look_at=moment(now if self.is_over else self.next_look_at),
+            polls=self.polls,
+            failures=self.failures if self.error is None else min(self.failures, self._terms.max_failures - 1),
+            unchanged=self._unchanged,
+            last=self.last,
+            occurred_at=self._occurred_at,
+            began_at=moment(self._began_at),
+            looked_at=moment(self._looked_at),
+            is_first=self._is_first,
+            told_at=None if told_at is None else moment(told_at),
+            told_sent_at=told_sent_at,
+            untold=tuple(untold),
+        )
+
+    def restore(self, saved: PendingCard, now: float, wall_now: datetime) -> None:
+        """Go on with what another watch of the same card saved.
+
+        Args:
+            saved: What it saved.
+            now: The time.
+            wall_now: The same on the wall's clock.
+        """
+
+        def at(moment: datetime) -> float:
+            return now + (moment - wall_now).total_seconds()
+
+        self.started_at = at(saved.started_at)
+        self._deadline_at = math.inf if saved.deadline_at is None else at(saved.deadline_at)
+        self.next_look_at = at(saved.next_look_at)
+        self.polls = saved.polls
+        self.failures = saved.failures
+        self._unchanged = saved.unchanged
+        self.last = saved.last
+        self._occurred_at = saved.occurred_at
+        # Two machines' clocks may differ, and no schedule is to hear of a card seen in the future.
+        self._looked_at = min(at(saved.looked_at), now)
+        self._began_at = min(at(saved.began_at), self._looked_at)
+        self._is_first = saved.is_first
+        self._told = None if saved.told_at is None else (at(saved.told_at), saved.told_sent_at)
+        self.is_over = saved.last is not None and saved.last.is_final
 
     def _learn(self, previous: ProductionStatus, now: float, *, ended: bool, is_exact: bool) -> None:
         """Let a schedule that learns know how long the card stayed, and say when its new status began."""

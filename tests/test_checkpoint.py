@@ -1,0 +1,324 @@
+"""Checkpoints: what is known of waits, as JSON, in every version there ever was."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+from random import Random
+from typing import TYPE_CHECKING, Any, Final
+
+import attrs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cardprod import Card, Checkpoint, ErrorCode, ProductionEvent, ProductionStatus, Status, Transition, UsageError
+from cardprod.checkpoint import PendingCard, moment_after
+from cardprod.errors import CardprodError, ServerError, WaitTimeout
+from cardprod.schedule import AdaptiveSchedule, Backoff
+from cardprod.watch import Terms, Watch
+
+if TYPE_CHECKING:
+    from cardprod import CardLike
+
+DATA: Final = Path(__file__).parent / "data"
+NOON: Final = datetime(2026, 11, 24, 12, tzinfo=UTC)
+CARD: Final = Card(123456, "ca0c8154-1e14-4464-a1ce-dcea7dc3de52")
+SAMPLE: Final = (DATA / "checkpoint-1.json").read_text()
+
+
+def test_sample_of_version_1() -> None:
+    """A checkpoint that the first version wrote is read as it was meant, for ever."""
+    checkpoint = Checkpoint.from_json(SAMPLE)
+    assert (checkpoint.id, checkpoint.sweep) == ("5f0c3c5e-6a3e-4b53-9a3b-0d2d0a6a6f10", 7)
+    assert checkpoint.schedule == Backoff()
+    first, second, third = checkpoint.pending
+    assert first.card == CARD
+    assert first.last == ProductionStatus(
+        "IN_PROGRESS", kiosk_id="WIS00001", occurred_at=datetime(2026, 11, 24, 9, 5, 2, 123456, UTC)
+    )
+    assert first.deadline_at == datetime(2026, 11, 24, 10, tzinfo=UTC)
+    assert (first.polls, first.failures, first.unchanged, first.is_first) == (14, 1, 3, False)
+    assert first.told_sent_at == datetime(2026, 11, 24, 9, 5, 3, tzinfo=UTC)
+    (step,) = second.untold
+    assert step.is_final
+    assert step.previous is not None
+    assert (step.previous.status, step.current.status, step.elapsed) == (Status.READY, Status.PRODUCTION_ERROR, 312.0)
+    at = datetime(2026, 11, 24, 9, 5, 11, tzinfo=UTC)
+    card = Card(2**63 - 1, "never-looked-at")
+    assert third == PendingCard(card=card, started_at=at, next_look_at=at, began_at=at, looked_at=at)
+
+
+def test_written_as_read() -> None:
+    """What a checkpoint was read from is what it is written as, byte for byte: the format has not changed."""
+    assert Checkpoint.from_json(SAMPLE).to_json() == SAMPLE.strip()
+
+
+def test_every_version_has_a_sample() -> None:
+    """The version that is written now is among the samples, so that a new one cannot forget to add its own."""
+    written = json.loads(Checkpoint.for_cards([CARD]).to_json())
+    assert written["version"] in {json.loads(file.read_text())["version"] for file in DATA.glob("checkpoint-*.json")}
+    assert written.keys() == json.loads(SAMPLE).keys()
+    assert written["cards"][0].keys() == json.loads(SAMPLE)["cards"][0].keys()
+
+
+def test_no_secret() -> None:
+    """A checkpoint's repr shows no card token, and its JSON none but those of its cards."""
+    checkpoint = Checkpoint.for_cards([CARD])
+    assert CARD.card_token not in repr(checkpoint)
+    assert "Bearer" not in checkpoint.to_json()
+
+
+def test_for_cards() -> None:
+    """Waits that begin now are due at once, each card once, in their order."""
+    cards: list[CardLike] = [(1, "b"), Card(1, "a"), (1, "b")]
+    checkpoint = Checkpoint.for_cards(cards, timeout=60, now=NOON)
+    assert [one.card for one in checkpoint.pending] == [Card(1, "b"), Card(1, "a")]
+    assert {one.next_look_at for one in checkpoint.pending} == {NOON}
+    assert {one.deadline_at for one in checkpoint.pending} == {NOON + timedelta(seconds=60)}
+    assert not checkpoint.is_done
+    assert Checkpoint.for_cards([]).is_done
+
+
+def test_for_cards_of_another_zone() -> None:
+    """A time of another zone is the same time in UTC."""
+    there = NOON.astimezone(timezone(timedelta(hours=9)))
+    (one,) = Checkpoint.for_cards([CARD], now=there).pending
+    assert one.started_at.isoformat() == NOON.isoformat()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"cards": "abc"}, "cards must be Cards"),
+        ({"cards": 5}, "cards must be Cards"),
+        ({"cards": [5]}, "expected a Card"),
+        ({"timeout": -1}, "timeout must be"),
+        ({"timeout": float("nan")}, "timeout must be"),
+        ({"schedule": AdaptiveSchedule()}, "schedule must be a Backoff or None"),
+        ({"max_failures": 0}, "max_failures must be"),
+        ({"max_failures": True}, "max_failures must be"),
+        ({"now": datetime(2026, 1, 1)}, "now must be an aware"),  # noqa: DTZ001 - what is wrong with it
+    ],
+)
+def test_for_cards_that_cannot_be(arguments: dict[str, Any], words: str) -> None:
+    """What a checkpoint cannot be made of is named."""
+    with pytest.raises(UsageError, match=words):
+        Checkpoint.for_cards(arguments.pop("cards", [CARD]), **arguments)
+
+
+def test_extended() -> None:
+    """More time is from now on, the next look is at once, and failures before it do not count."""
+    checkpoint = Checkpoint.from_json(SAMPLE).extended(600, now=NOON)
+    for one in checkpoint.pending:
+        assert (one.deadline_at, one.next_look_at, one.failures) == (NOON + timedelta(seconds=600), NOON, 0)
+    with pytest.raises(UsageError, match="seconds must be"):
+        checkpoint.extended(-1)
+
+
+def test_end_of_time() -> None:
+    """A deadline that no calendar has is the end of time, not an error."""
+    assert moment_after(NOON, 1e300) == moment_after(NOON, 1e15) == datetime.max.replace(tzinfo=UTC)
+    checkpoint = Checkpoint.for_cards([CARD], timeout=1e300)
+    assert Checkpoint.from_json(checkpoint.to_json()) == checkpoint
+
+
+def _changed(**fields: object) -> str:
+    saved = json.loads(SAMPLE)
+    for name, value in fields.items():
+        target = saved if name in saved else saved["cards"][0]
+        if value is None and name in target:
+            del target[name]
+        else:
+            target[name] = value
+    return json.dumps(saved)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "not JSON"),
+        ("[" * 100_000, "not JSON|nested"),
+        ("[]", "the checkpoint is not an object"),
+        ("{}", "in the checkpoint, version is missing"),
+        (_changed(version=2), "written in version 2; known are those up to 1"),
+        (_changed(version="1"), "version is not what it should be"),
+        (_changed(id=5), "id is not"),
+        (_changed(sweep=-1), "sweep is not"),
+        (_changed(max_failures=0), "max_failures must be"),
+        (_changed(schedule={"first": 0}), "schedule is not"),
+        (_changed(schedule=[1]), "schedule is not"),
+        (_changed(cards={}), "cards is not"),
+        (_changed(cards=[5]), "card number 1 of the checkpoint is not an object"),
+        (_changed(polls=True), "card number 1 of the checkpoint, polls is not"),
+        (_changed(polls=None), "polls is missing"),
+        (_changed(card_token=".."), "profile_id is not what it should be"),
+        (_changed(profile_id=0), "profile_id is not"),
+        (_changed(started_at="2026-11-24T09:00:00"), "started_at is not"),
+        (_changed(started_at=5), "started_at is not"),
+        (_changed(deadline_at="soon"), "deadline_at is not"),
+        (_changed(looked_at="0001-01-01T00:00:00+14:00"), "looked_at is not"),
+        (_changed(last={"status": 5}), "last is not"),
+        (_changed(last=[]), "last is not"),
+        (_changed(is_first=1), "is_first is not"),
+        (_changed(untold=[{"current": {"status": "READY"}, "elapsed": "1"}]), "elapsed is not"),
+        (_changed(untold=[{"elapsed": 1.0, "polls": 1, "source": "poll"}]), "current is missing"),
+        (_changed(untold=5), "untold is not"),
+    ],
+)
+def test_foreign_json(text: str, words: str) -> None:
+    """What no checkpoint is made of is refused with what is wrong, and no card token is shown."""
+    with pytest.raises(UsageError, match=words) as caught:
+        Checkpoint.from_json(text)
+    assert CARD.card_token not in str(caught.value)
+
+
+def test_same_card_twice() -> None:
+    """A checkpoint that holds a card twice is refused: which of the two would be true?"""
+    saved = json.loads(SAMPLE)
+    saved["cards"].append(saved["cards"][0])
+    with pytest.raises(UsageError, match="each card once"):
+        Checkpoint.from_json(json.dumps(saved))
+
+
+JSON: Final = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@given(
+    field=st.sampled_from([*json.loads(SAMPLE), *(("cards", name) for name in json.loads(SAMPLE)["cards"][0])]),
+    value=JSON,
+)
+def test_hostile_fields(field: Any, value: object) -> None:
+    """Whatever a field holds, a checkpoint is read or refused by a `UsageError`, and what is read can be written."""
+    saved = json.loads(SAMPLE)
+    if isinstance(field, tuple):
+        saved["cards"][0][field[1]] = value
+    else:
+        saved[field] = value
+    try:
+        checkpoint = Checkpoint.from_json(json.dumps(saved))
+    except UsageError:
+        return
+    assert Checkpoint.from_json(checkpoint.to_json()) == checkpoint
+
+
+# --- A watch that is saved and restored ---
+
+STATUSES: Final = st.builds(
+    ProductionStatus,
+    st.sampled_from(["READY", "IN_PROGRESS", "SHIPPED_TO_MARS", "PRODUCED", "PRODUCTION_ERROR"]),
+    occurred_at=st.none() | st.sampled_from([NOON + timedelta(seconds=n) for n in (0, 0.5, 60, 61)]),
+)
+MOVES: Final = st.lists(
+    st.tuples(
+        st.sampled_from(["look", "look", "look", "fail", "event"]),
+        STATUSES,
+        st.floats(min_value=0.01, max_value=100),
+        st.booleans(),
+    ),
+    max_size=30,
+)
+
+
+def _moved(watch: Watch, what: str, status: ProductionStatus, now: float) -> Transition | CardprodError | None:
+    if watch.is_over:
+        return None
+    if what == "fail":
+        watch.fail(ServerError("503", http_status=503), now)
+        return watch.error
+    if what == "event":
+        wall_now = moment_after(NOON, now)
+        event = ProductionEvent(card=CARD, status=status, sent_at=wall_now)
+        return watch.hear(event, now, wall_now)
+    watch.begin_look(now)
+    return watch.observe(status, now)
+
+
+def _terms(seed: int, schedule: Any, max_failures: int = 3) -> Terms:
+    return Terms(schedule=schedule, timeout=500.0, max_failures=max_failures, chance=Random(seed).random)
+
+
+# An `AdaptiveSchedule` belongs to one process, and so to one clock.
+@pytest.mark.parametrize(("is_adaptive", "shift"), [(False, 0.0), (False, -1e6), (False, 12345.678), (True, 0.0)])
+@given(moves=MOVES, seed=st.integers(0, 3))
+def test_saved_and_restored_is_the_same(
+    moves: list[tuple[str, ProductionStatus, float, bool]], seed: int, shift: float, is_adaptive: bool
+) -> None:
+    """A watch that is saved as JSON and restored by another clock, at any moment, tells what an unbroken one tells."""
+    schedules: list[Any] = [AdaptiveSchedule() if is_adaptive else Backoff() for _ in range(2)]
+    unbroken = Watch(CARD, _terms(seed, schedules[0]), 0.0)
+    terms = _terms(seed, schedules[1])
+    broken, offset, now = Watch(CARD, terms, 0.0), 0.0, 0.0
+    for what, status, seconds, is_saved in moves:
+        now += seconds
+        if is_saved and not broken.is_over:
+            wall_now = moment_after(NOON, now)
+            saved = broken.save(now + offset, wall_now)
+            text = Checkpoint(id="x", pending=(saved,)).to_json()
+            offset += shift
+            (read,) = Checkpoint.from_json(text).pending
+            broken = Watch(CARD, terms, 0.0)
+            broken.restore(read, now + offset, wall_now)
+        expected, told = _moved(unbroken, what, status, now), _moved(broken, what, status, now + offset)
+        if isinstance(expected, Transition):
+            assert isinstance(told, Transition)
+            assert told.elapsed == pytest.approx(expected.elapsed, abs=1e-3)
+            assert attrs.evolve(told, elapsed=0.0) == attrs.evolve(expected, elapsed=0.0)
+        else:
+            assert type(told) is type(expected)
+        assert (broken.is_over, broken.polls, broken.failures) == (unbroken.is_over, unbroken.polls, unbroken.failures)
+        if not unbroken.is_over:
+            assert broken.next_look_at - offset == pytest.approx(unbroken.next_look_at, abs=1e-3)
+
+
+def test_bad_end_is_still_to_be_seen() -> None:
+    """A wait that ended badly, and of which nobody was told, is saved so that the next look ends it again."""
+    watch = Watch(CARD, _terms(0, Backoff(), max_failures=2), 0.0)
+    for now in (1.0, 2.0):
+        watch.fail(ServerError("503", http_status=503), now)
+    assert isinstance(watch.error, ServerError)
+    saved = watch.save(2.0, NOON)
+    again = Watch(CARD, _terms(0, Backoff(), max_failures=2), 0.0)
+    again.restore(saved, 100.0, NOON)
+    assert (again.is_over, again.next_look_at) == (False, 100.0)
+    again.fail(ServerError("503", http_status=503), 100.0)
+    assert isinstance(again.error, ServerError)
+
+
+def test_clock_that_is_behind() -> None:
+    """A machine whose clock is a little behind goes on as if the last look was just now, and its schedule bears it."""
+    watch = Watch(CARD, _terms(0, AdaptiveSchedule()), 0.0)
+    watch.observe(ProductionStatus("READY"), 1.0)
+    saved = watch.save(1.0, NOON)
+    behind = Watch(CARD, _terms(0, AdaptiveSchedule()), 0.0)
+    behind.restore(saved, 50.0, NOON - timedelta(seconds=5))
+    step = behind.observe(ProductionStatus("PRODUCED"), 50.0)
+    assert step is not None
+    assert step.is_final
+
+
+def test_timeout_has_a_message_of_its_own() -> None:
+    """A watch that was restored past its deadline looks once more and then times out."""
+    watch = Watch(CARD, _terms(0, Backoff()), 0.0)
+    watch.observe(ProductionStatus("READY"), 1.0)
+    restored = Watch(CARD, _terms(0, Backoff()), 0.0)
+    restored.restore(watch.save(1.0, NOON), 0.0, NOON + timedelta(seconds=1000))
+    restored.begin_look(0.0)
+    assert restored.observe(ProductionStatus("READY"), 0.2) is None
+    assert isinstance(restored.error, WaitTimeout)
+    assert restored.error.elapsed == pytest.approx(1001.2)
+
+
+def test_known_codes_come_back_as_such() -> None:
+    """An error code that is known is an `ErrorCode` again after the journey."""
+    status = ProductionStatus("PRODUCTION_ERROR", error_code=next(iter(ErrorCode)))
+    step = Transition(previous=None, current=status, elapsed=1.0, polls=1)
+    pending = attrs.evolve(Checkpoint.for_cards([CARD]).pending[0], last=status, untold=(step,))
+    (read,) = Checkpoint.from_json(Checkpoint(id="x", pending=(pending,)).to_json()).pending
+    assert read == pending
+    assert isinstance(read.untold[0].current.error_code, ErrorCode)
