@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from cardprod.transport import Transport
     from cardprod.watch import Terms
 
-__all__ = ["Cards", "Progress", "Statuses", "Waits", "check_source"]
+__all__ = ["Cards", "Progress", "Statuses", "Waits", "check_source", "each"]
 
 Cards: TypeAlias = "Iterable[CardLike] | AsyncIterable[CardLike]"
 """Where cards come from: anything that can be iterated, by `for` or `async for`."""
@@ -294,7 +294,7 @@ def check_source(cards: object) -> None:
         raise UsageError(f"cards must be iterable, by for or async for; this is a {type(cards).__name__}")
 
 
-async def _each(source: Cards) -> AsyncIterator[Card]:
+async def each(source: Cards) -> AsyncIterator[Card]:
     """Give the cards of any source, and the event loop its turn in between.
 
     Raises:
@@ -357,7 +357,7 @@ class Statuses(_Batch[ProductionStatus]):
 
     async def _drive(self) -> None:
         taken: set[Card] = set()
-        async for card in _each(self._source or ()):
+        async for card in each(self._source or ()):
             if card not in taken:
                 taken.add(card)
                 self._total += 1
@@ -554,7 +554,7 @@ class Waits(_Batch[Transition]):
         cut_off = asyncio.timeout_at(None if math.isinf(self._batch_ends_at) else self._batch_ends_at)
         try:
             async with cut_off:
-                async for card in _each(self._source or ()):
+                async for card in each(self._source or ()):
                     if card not in self._ended:
                         self._register(card, loop.time())
         except TimeoutError:

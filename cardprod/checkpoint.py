@@ -49,7 +49,16 @@ if TYPE_CHECKING:
 
     from cardprod.models import CardLike
 
-__all__ = ["Checkpoint", "PendingCard", "moment_after", "wall_clock"]
+__all__ = [
+    "Checkpoint",
+    "PendingCard",
+    "moment_after",
+    "read_status",
+    "read_transition",
+    "wall_clock",
+    "written_status",
+    "written_transition",
+]
 
 _T = TypeVar("_T")
 
@@ -290,28 +299,30 @@ def _written(one: PendingCard) -> dict[str, object]:
         "polls": one.polls,
         "failures": one.failures,
         "unchanged": one.unchanged,
-        "last": _written_status(one.last),
+        "last": written_status(one.last),
         "occurred_at": _text(one.occurred_at),
         "began_at": _text(one.began_at),
         "looked_at": _text(one.looked_at),
         "is_first": one.is_first,
         "told_at": _text(one.told_at),
         "told_sent_at": _text(one.told_sent_at),
-        "untold": [_written_step(step) for step in one.untold],
+        "untold": [written_transition(step) for step in one.untold],
     }
 
 
-def _written_step(step: Transition) -> dict[str, object]:
+def written_transition(step: Transition) -> dict[str, object]:
+    """Make plain JSON of a transition."""
     return {
-        "previous": _written_status(step.previous),
-        "current": _written_status(step.current),
+        "previous": written_status(step.previous),
+        "current": written_status(step.current),
         "elapsed": round(step.elapsed, 6),
         "polls": step.polls,
         "source": step.source,
     }
 
 
-def _written_status(status: ProductionStatus | None) -> dict[str, object] | None:
+def written_status(status: ProductionStatus | None) -> dict[str, object] | None:
+    """Make plain JSON of a status."""
     if status is None:
         return None
     return {
@@ -378,28 +389,39 @@ def _read(fields: _Fields) -> PendingCard:
         polls=fields.get("polls", _is_count),
         failures=fields.get("failures", _is_count),
         unchanged=fields.get("unchanged", _is_count),
-        last=fields.made("last", _read_status),
+        last=fields.made("last", read_status),
         occurred_at=fields.made("occurred_at", _moment),
         began_at=fields.needed("began_at", _moment),
         looked_at=fields.needed("looked_at", _moment),
         is_first=fields.get("is_first", _is_bool),
         told_at=fields.made("told_at", _moment),
         told_sent_at=fields.made("told_sent_at", _moment),
-        untold=tuple(_read_step(_Fields(step, f"untold, card {card},")) for step in fields.get("untold", _is_list)),
+        untold=tuple(read_transition(step, f"untold, card {card},") for step in fields.get("untold", _is_list)),
     )
 
 
-def _read_step(fields: _Fields) -> Transition:
+def read_transition(saved: object, where: str = "a transition") -> Transition:
+    """Make a transition of the JSON that `written_transition` gave.
+
+    Raises:
+        UsageError: It is not that.
+    """
+    fields = _Fields(saved, where)
     return Transition(
-        previous=fields.made("previous", _read_status),
-        current=fields.needed("current", _read_status),
+        previous=fields.made("previous", read_status),
+        current=fields.needed("current", read_status),
         elapsed=fields.get("elapsed", is_finite_number),
         polls=fields.get("polls", _is_count),
         source=fields.get("source", lambda value: value in {"poll", "webhook"}),
     )
 
 
-def _read_status(saved: object) -> ProductionStatus:
+def read_status(saved: object) -> ProductionStatus:
+    """Make a status of the JSON that `written_status` gave.
+
+    Raises:
+        UsageError: It is not that.
+    """
     fields = _Fields(saved, "a status")
     return ProductionStatus(
         fields.get("status", _is_text),

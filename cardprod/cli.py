@@ -4,7 +4,7 @@ Exit codes:
 
 | code | meaning |
 | --- | --- |
-| 0 | produced (`demo` and `simulate`: it ran) |
+| 0 | produced (`status` and `wait`; the others: it was done) |
 | 1 | the card ended in PRODUCTION_ERROR or REQUEST_ERROR |
 | 2 | usage: an argument or the environment cannot be right |
 | 3 | not final yet: the wait timed out, or, for `status`, the card is still under way |
@@ -18,26 +18,34 @@ With `--json`, one JSON object per line on standard output, told apart by `type`
 | `status` | `card status is_final kiosk_id occurred_at error_code error_origin error_meaning description` |
 | `transition` | as `status`, with `previous` (a status or null), `elapsed` (seconds), `polls` |
 | `error` | `card` or null, `error` (the class), `message` |
+| `submitted` | `submit` only: `batch_id cards` |
+| `batch` | `batch` only: the fields of `cardprod.durable.BatchStatus` |
 | `summary` | `demo` only: `cards produced failed unfinished requests seconds` |
 | `listening` | `simulate` only: `base_url plan`, with `--webhooks-to` also `public_key_url` |
 | `request` | `simulate` only: `at method path http_status status fault` |
 
-`card` is `{"profile_id": int, "card_token": str}`. Fields may be added; none will change its meaning.
+What `worker` tells are lines `transition` and `error` that also have `key` and `batch_id`: a line may come again, with
+the same key. `card` is `{"profile_id": int, "card_token": str}`. Fields may be added; none will change its meaning.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import importlib
 import json
 import os
+import signal
 import sys
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
+from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol, TextIO
 
 import attrs
 
 from cardprod._version import VERSION
+from cardprod.card_files import BadRow, read_cards
 from cardprod.client import PRODUCTION, Client
 from cardprod.errors import CardprodError, UsageError, WaitTimeout
 from cardprod.models import Card, ProductionStatus, Status
@@ -46,6 +54,8 @@ from cardprod.schedule import Backoff
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from cardprod.durable import BatchStatus, Durable, Step
+    from cardprod.durable.worker import Sink
     from cardprod.models import Transition
     from cardprod.simulator import LoggedRequest, Simulator
 
@@ -53,11 +63,15 @@ __all__ = ["Report", "main", "parser", "report_to", "run"]
 
 _PRODUCED, _FAILED, _USAGE, _NOT_FINAL, _NO_ANSWER, _INTERRUPTED = 0, 1, 2, 3, 4, 130
 
+_SHOWN_ROWS: Final = 10
+
 _EPILOG: Final = f"""\
 environment:
   CARDPROD_TOKEN        the user token; never an argument, where others could read it
+  CARDPROD_TOKEN_NAME   for `worker`: the token that `submit --token name` asks for
   CARDPROD_BASE_URL     where to ask (default {PRODUCTION})
   CARDPROD_API_VERSION  the path's version (default v3)
+  CARDPROD_DATABASE_URL for `submit`, `worker` and `batch`: PostgreSQL (default: one of this user's own)
 
 exit codes:
   0 produced   1 ended in an error status   2 usage   3 not final yet or timed out   4 API or network
@@ -66,6 +80,8 @@ examples:
   cardprod demo
   cardprod status 123456 ca0c8154-1e14-4464-a1ce-dcea7dc3de52
   cardprod wait 123456 ca0c8154-1e14-4464-a1ce-dcea7dc3de52 --timeout 600 --json
+  cardprod submit cards.csv --timeout 3600
+  cardprod worker --on-steps my_app.cards:on_steps
 """
 
 
@@ -150,7 +166,28 @@ def parser() -> argparse.ArgumentParser:
     for command in (status, wait):
         command.add_argument("profile", type=int, metavar="PROFILE", help="the id of the profile that owns the card")
         command.add_argument("card", metavar="CARD", help="the card's token")
-    for command in (demo, status, wait, simulate):
+    submit = commands.add_parser("submit", help="hand cards over, to be waited for by workers")
+    submit.add_argument("file", metavar="FILE", help="CSV or JSON lines, profile_id and card_token; - for stdin")
+    submit.add_argument("--timeout", type=float, metavar="SECONDS", help="give a card up after (default: never)")
+    submit.add_argument("--token", default="default", metavar="NAME", help="the name of the token to look with")
+    submit.set_defaults(run=_submit)
+
+    worker = commands.add_parser("worker", help="work on what was submitted, until SIGTERM or Ctrl-C")
+    worker.add_argument("--on-steps", metavar="MODULE:FUNCTION", help="an async function that is given the steps; "
+                        "without one they are printed")  # fmt: skip
+    worker.add_argument("--concurrency", type=int, default=4, metavar="N", help="jobs worked at once (default 4)")
+    worker.set_defaults(run=_worker)
+
+    batch = commands.add_parser("batch", help="see how far a batch is")
+    batch.add_argument("batch", metavar="BATCH", help="what `submit` printed")
+    batch.add_argument("--results", action="store_true", help="tell how each card ended, as far as it has")
+    batch.add_argument("--cancel", action="store_true", help="stop waiting for its cards")
+    batch.set_defaults(run=_batch)
+
+    for command in (submit, worker, batch):
+        command.add_argument("--database", metavar="URL", help="PostgreSQL; better in CARDPROD_DATABASE_URL, where "
+                             "nobody else can read its password")  # fmt: skip
+    for command in (demo, status, wait, simulate, submit, worker, batch):
         command.add_argument("--json", action="store_true", help="JSON lines instead of text")
     return top
 
@@ -266,6 +303,115 @@ async def _play(  # noqa: PLR0913 - all that is on stage
     return last.status if last is not None else None
 
 
+# --- Durable waits ---
+
+
+def _durable(database: str | None) -> Durable:
+    """Find the database, and start one of this user's own if none is named."""
+    try:
+        from cardprod.durable import Durable  # noqa: PLC0415 - the extra
+
+        database = database or os.environ.get("CARDPROD_DATABASE_URL")
+        if not database:
+            from cardprod.durable import embedded  # noqa: PLC0415 - as above
+
+            database = embedded.start()
+    except ImportError as exc:
+        raise UsageError(f"this needs the extra durable: pip install 'cardprod[durable]' ({exc})") from exc
+    return Durable(database)
+
+
+def _cards_of(name: str) -> list[Card]:
+    """Read a list of cards; all of it, or none."""
+    try:
+        # Kept open by nobody: the lines are read at once.
+        text = sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as exc:
+        raise UsageError(f"{name} cannot be read: {getattr(exc, 'strerror', None) or 'it is not UTF-8'}") from exc
+    cards: list[Card] = []
+    bad: list[BadRow] = []
+    for row in read_cards(text.splitlines()):
+        if isinstance(row, Card):
+            cards.append(row)
+        else:
+            bad.append(row)
+    if bad:
+        more = f", and {len(bad) - _SHOWN_ROWS} more" if len(bad) > _SHOWN_ROWS else ""
+        raise UsageError(f"{name}: " + "; ".join(map(str, bad[:_SHOWN_ROWS])) + more + "; nothing was submitted")
+    return cards
+
+
+async def _submit(arguments: argparse.Namespace, report: Report) -> int:
+    cards = await asyncio.to_thread(_cards_of, arguments.file)
+    async with await asyncio.to_thread(_durable, arguments.database) as durable:
+        batch_id = await durable.submit(cards, timeout=arguments.timeout, token=arguments.token)
+    report.submitted(batch_id, len(dict.fromkeys(cards)))
+    return _PRODUCED
+
+
+async def _batch(arguments: argparse.Namespace, report: Report) -> int:
+    async with await asyncio.to_thread(_durable, arguments.database) as durable:
+        if arguments.cancel:
+            await durable.cancel(arguments.batch)
+        report.batch(await durable.status(arguments.batch))
+        if arguments.results:
+            async for card, outcome in durable.results(arguments.batch):
+                if isinstance(outcome, ProductionStatus):
+                    report.status(card, outcome)
+                else:
+                    report.error(outcome)
+    return _PRODUCED
+
+
+async def _worker(arguments: argparse.Namespace, report: Report) -> int:
+    on_steps = _imported(arguments.on_steps) if arguments.on_steps else _printer(report)
+    clients = _clients_from_env()
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        with suppress(NotImplementedError):  # Windows
+            loop.add_signal_handler(number, stop.set)
+    async with AsyncExitStack() as stack:
+        for client in clients.values():
+            await stack.enter_async_context(client)
+        durable = await stack.enter_async_context(await asyncio.to_thread(_durable, arguments.database))
+        report.note(f"Working for {', '.join(clients)}; Ctrl-C or SIGTERM finishes what is under way and stops.")
+        await durable.work(clients, on_steps, concurrency=arguments.concurrency, stop=stop)
+    return _PRODUCED
+
+
+def _clients_from_env() -> dict[str, Client]:
+    """Make a client for each token of the environment."""
+    clients: dict[str, Client] = {}
+    for variable, token in os.environ.items():
+        if variable.startswith("CARDPROD_TOKEN_") and token:
+            clients[variable.removeprefix("CARDPROD_TOKEN_").lower()] = Client.from_env(variable)
+    if os.environ.get("CARDPROD_TOKEN") or not clients:
+        clients["default"] = Client.from_env()
+    return clients
+
+
+def _imported(name: str) -> Sink:
+    """Find a user's function by its name, from where the command runs."""
+    module, _, function = name.partition(":")
+    if not module or not function:
+        raise UsageError(f"--on-steps must be MODULE:FUNCTION, such as my_app.cards:on_steps, not {name!r}")
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        found: Sink = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as exc:
+        raise UsageError(f"--on-steps: {exc}") from exc
+    return found
+
+
+def _printer(report: Report) -> Sink:
+    async def on_steps(steps: Sequence[Step], /) -> None:
+        for step in steps:
+            report.step(step)
+
+    return on_steps
+
+
 # --- Reports ----------------------------------------------------------------------------------------------------------
 
 
@@ -296,6 +442,18 @@ class Report(Protocol):
         """Tell what the simulator was asked."""
         ...
 
+    def submitted(self, batch_id: str, cards: int) -> None:
+        """Tell that cards were handed over."""
+        ...
+
+    def batch(self, status: BatchStatus) -> None:
+        """Tell how far a batch is."""
+        ...
+
+    def step(self, step: Step) -> None:
+        """Tell what a worker saw."""
+        ...
+
     def note(self, text: str) -> None:
         """Tell people something."""
         ...
@@ -312,6 +470,9 @@ class _JsonLines:
 
     def transition(self, card: Card, step: Transition, seconds: float) -> None:
         del seconds  # a program reads `elapsed`, which is the wait's own
+        self._write_transition(card, step)
+
+    def _write_transition(self, card: Card, step: Transition, **more: str) -> None:
         self._write(
             "transition",
             card=attrs.asdict(card),
@@ -319,11 +480,32 @@ class _JsonLines:
             **_fields(step.current),
             elapsed=round(step.elapsed, 3),
             polls=step.polls,
+            **more,
         )
 
     def error(self, error: CardprodError) -> None:
+        self._write_error(error)
+
+    def _write_error(self, error: CardprodError, **more: str) -> None:
         card = None if error.card is None else attrs.asdict(error.card)
-        self._write("error", card=card, error=type(error).__name__, message=str(error))
+        self._write("error", card=card, error=type(error).__name__, message=str(error), **more)
+
+    def submitted(self, batch_id: str, cards: int) -> None:
+        self._write("submitted", batch_id=batch_id, cards=cards)
+
+    def batch(self, status: BatchStatus) -> None:
+        fields = attrs.asdict(status)
+        self._write(
+            "batch",
+            **{name: value.isoformat() if isinstance(value, datetime) else value for name, value in fields.items()},
+        )
+
+    def step(self, step: Step) -> None:
+        more = {"key": step.key, "batch_id": step.batch_id}
+        if isinstance(step.what, CardprodError):
+            self._write_error(step.what, **more)
+        else:
+            self._write_transition(step.card, step.what, **more)
 
     def summary(self, finals: Sequence[Status | str | None], requests: int, seconds: float) -> None:
         counts = _counts(finals)
@@ -386,6 +568,21 @@ class _Text:
     def request(self, request: LoggedRequest) -> None:
         answer = "no answer" if request.http_status is None else f"{request.http_status} {request.status or ''}"
         self._write(f"{request.at:6.1f} s  {request.method} {request.path}  {answer}")
+
+    def submitted(self, batch_id: str, cards: int) -> None:
+        print(f"{cards} cards submitted; ask for them with `cardprod batch {batch_id}`", file=sys.stderr, flush=True)
+        self._write(batch_id)
+
+    def batch(self, status: BatchStatus) -> None:
+        ends = f"{status.produced} produced, {status.failed} ended in an error, {status.errors} gave up"
+        state = "cancelled" if status.cancelled_at else "over" if status.finished_at else f"{status.pending} to go"
+        self._write(f"{status.total} cards: {ends}; {state}; {status.looks} looks")
+
+    def step(self, step: Step) -> None:
+        if isinstance(step.what, CardprodError):
+            self._write(str(step.what))
+        else:
+            self._write(f"{step.what.elapsed:6.1f} s  {step.card}  {step.what}", step.what.current.status)
 
     def note(self, text: str) -> None:
         self._write(text)

@@ -120,18 +120,21 @@ class Client:
         )
 
     @classmethod
-    def from_env(cls) -> Self:
+    def from_env(cls, token_variable: str = "CARDPROD_TOKEN") -> Self:  # noqa: S107 - the name of a variable
         """Make a client from the environment.
 
         Reads `CARDPROD_TOKEN` (required), `CARDPROD_BASE_URL` (default `PRODUCTION`) and `CARDPROD_API_VERSION`
         (default "v3").
 
+        Args:
+            token_variable: The variable to read the token from, if it is another.
+
         Raises:
-            UsageError: `CARDPROD_TOKEN` is not set, or one of them cannot be right.
+            UsageError: The token is not set, or one of them cannot be right.
         """
-        token = os.environ.get("CARDPROD_TOKEN", "")
+        token = os.environ.get(token_variable, "")
         if not token:
-            raise UsageError("the environment has no CARDPROD_TOKEN: set it to a Wise user token")
+            raise UsageError(f"the environment has no {token_variable}: set it to a Wise user token")
         return cls(
             token,
             base_url=os.environ.get("CARDPROD_BASE_URL") or PRODUCTION,

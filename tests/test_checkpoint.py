@@ -225,14 +225,15 @@ MOVES: Final = st.lists(
 )
 
 
-def _moved(watch: Watch, what: str, status: ProductionStatus, now: float) -> Transition | CardprodError | None:
+def _moved(
+    watch: Watch, what: str, status: ProductionStatus, now: float, wall_now: datetime
+) -> Transition | CardprodError | None:
     if watch.is_over:
         return None
     if what == "fail":
         watch.fail(ServerError("503", http_status=503), now)
         return watch.error
     if what == "event":
-        wall_now = moment_after(NOON, now)
         event = ProductionEvent(card=CARD, status=status, sent_at=wall_now)
         return watch.hear(event, now, wall_now)
     watch.begin_look(now)
@@ -256,15 +257,16 @@ def test_saved_and_restored_is_the_same(
     broken, offset, now = Watch(CARD, terms, 0.0), 0.0, 0.0
     for what, status, seconds, is_saved in moves:
         now += seconds
+        wall_now = moment_after(NOON, now)
         if is_saved and not broken.is_over:
-            wall_now = moment_after(NOON, now)
             saved = broken.save(now + offset, wall_now)
             text = Checkpoint(id="x", pending=(saved,)).to_json()
             offset += shift
             (read,) = Checkpoint.from_json(text).pending
             broken = Watch(CARD, terms, 0.0)
             broken.restore(read, now + offset, wall_now)
-        expected, told = _moved(unbroken, what, status, now), _moved(broken, what, status, now + offset)
+        expected = _moved(unbroken, what, status, now, wall_now)
+        told = _moved(broken, what, status, now + offset, wall_now)
         if isinstance(expected, Transition):
             assert isinstance(told, Transition)
             assert told.elapsed == pytest.approx(expected.elapsed, abs=1e-3)

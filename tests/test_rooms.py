@@ -42,6 +42,7 @@ ROOMS: Final = [
     "durable",
     "otel",
     "simulator",
+    "card_files",
     "cli",
 ]
 """Bottom first, as in the design; the version is below them all."""
@@ -59,6 +60,7 @@ PURE: Final = {
     "pacing",
     "telemetry",
     "webhooks",
+    "card_files",
 }
 IMPURE: Final = {"asyncio", "aiohttp", "tenacity", "time.sleep", "socket", "ssl", "threading", "concurrent"}
 

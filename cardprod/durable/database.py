@@ -1,0 +1,125 @@
+"""`Database`: the pool of connections, and procrastinate's app on it. What is written there is `store`'s business."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING, Any, Final
+
+from cardprod.errors import UsageError
+
+try:
+    import procrastinate
+    import psycopg
+    import psycopg_pool
+    from procrastinate.exceptions import AlreadyEnqueued, AppNotOpen, ConnectorException
+except ImportError as exc:  # pragma: no cover - the tests have the extra
+    raise ImportError("cardprod.durable needs the extra durable: pip install 'cardprod[durable]'") from exc
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+    from datetime import datetime
+
+    from psycopg import AsyncConnection
+    from psycopg_pool import AsyncConnectionPool
+
+__all__ = ["SWEEP", "TROUBLE", "Database", "queue_of"]
+
+SWEEP: Final = "cardprod.sweep"
+"""The task that goes on with a part."""
+
+TROUBLE: Final = (psycopg.OperationalError, psycopg.InterfaceError, psycopg_pool.PoolTimeout, ConnectorException)
+"""What is raised while the database is away."""
+
+
+def queue_of(token_name: str) -> str:
+    """Say which queue the parts of a token wait in: a worker takes only those it has a client for."""
+    return f"cardprod-{token_name}"
+
+
+class Database:
+    """One PostgreSQL database.
+
+    Args:
+        database: A connection string of libpq's.
+        most_connections: The most connections.
+    """
+
+    def __init__(self, database: str, most_connections: int) -> None:
+        # Unprepared, because behind PgBouncer the next statement may reach another session. procrastinate has pooled
+        # connections checked before they are used, so that one that the database has closed is replaced.
+        self.connector = procrastinate.PsycopgConnector(
+            conninfo=database,
+            kwargs={"prepare_threshold": None},
+            min_size=1,
+            max_size=most_connections,
+            timeout=10.0,
+        )
+        self._app = procrastinate.App(connector=self.connector)
+        self._is_open = False
+
+    async def open(self) -> None:
+        """Connect.
+
+        Raises:
+            UsageError: The database cannot be reached.
+        """
+        try:
+            await self.connector.open_async()
+        except BaseException as exc:
+            # procrastinate forgets to close what it could not open.
+            with suppress(AppNotOpen):
+                await self.connector.pool.close()
+            if isinstance(exc, TROUBLE):
+                # Not libpq's own words: they may hold the connection string, and so a password.
+                raise UsageError(f"the database cannot be reached ({type(exc).__name__}): check the address") from exc
+            raise
+        self._is_open = True
+
+    async def close(self) -> None:
+        """Disconnect. Twice does no harm."""
+        self._is_open = False
+        await self.connector.close_async()
+
+    def check_open(self) -> None:
+        """Make sure that it is open.
+
+        Raises:
+            UsageError: It is not.
+        """
+        if not self._is_open:
+            raise UsageError("use it inside its `async with` block")
+
+    def new_app(self) -> procrastinate.App:
+        """Make an app of procrastinate's, for a worker to have its own tasks on."""
+        return procrastinate.App(connector=self.connector)
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncGenerator[AsyncConnection]:
+        """Lend a connection: one transaction, committed at the end of the block."""
+        self.check_open()
+        pool: AsyncConnectionPool[Any] = self.connector.pool
+        async with pool.connection() as connection:
+            yield connection
+
+    async def defer(
+        self, connection: AsyncConnection, part_id: int, token_name: str, at: datetime | None = None, attempts: int = 0
+    ) -> None:
+        """Let some worker go on with a part, from a time on, or at once. Where that is planned already, let it be.
+
+        Args:
+            connection: The transaction it is to be part of.
+            part_id: The part.
+            token_name: The name of its token.
+            at: Not before then.
+            attempts: How often it went wrong since it last went well.
+        """
+        deferrer = self._app.configure_task(
+            SWEEP,
+            queue=queue_of(token_name),
+            queueing_lock=f"cardprod:{part_id}",
+            schedule_at=at,
+            connection=connection,
+        )
+        with suppress(AlreadyEnqueued):
+            async with connection.transaction():
+                await deferrer.defer_async(part_id=part_id, attempts=attempts)
