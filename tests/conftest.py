@@ -7,12 +7,8 @@ import contextlib
 import gc
 import inspect
 import os
-import shutil
-import signal
-import subprocess
 import tempfile
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 from unittest import mock
 
@@ -23,6 +19,7 @@ from hypothesis import settings
 
 import cardprod
 from cardprod.simulator import Simulator
+from tests.postgres import Postgres, postgres_programs
 
 if TYPE_CHECKING:
     import ssl
@@ -85,45 +82,27 @@ def assert_idle(client: cardprod.Client) -> None:
 # --- PostgreSQL ---
 
 
-def _postgres_programs() -> Path | None:
-    """Find where initdb and postgres are; Debian does not put them on the path."""
-    on_path = shutil.which("initdb")
-    places = [Path(on_path).parent] if on_path else sorted(Path("/usr/lib/postgresql").glob("*/bin"))
-    return places[-1] if places and (places[-1] / "postgres").exists() else None
-
-
 @pytest.fixture(scope="session")
-def postgres() -> Iterator[str]:
-    """A PostgreSQL server of the tests' own, by its connection string; skips where PostgreSQL is not installed."""
-    programs = _postgres_programs()
+def postgres_server() -> Iterator[Postgres]:
+    """A PostgreSQL server of the tests' own; skips where PostgreSQL is not installed."""
+    programs = postgres_programs()
     if programs is None:
         if "CARDPROD_NEED_POSTGRES" in os.environ:
             pytest.fail("PostgreSQL is not installed, and CARDPROD_NEED_POSTGRES says that it must be")
         pytest.skip("PostgreSQL is not installed: no initdb on the path or under /usr/lib/postgresql")
-    user = "nobody" if os.getuid() == 0 else None  # PostgreSQL refuses to run as root
     with tempfile.TemporaryDirectory(prefix="pg") as directory:
-        if user is not None:
-            shutil.chown(directory, user)
-        data = f"{directory}/data"
-        initdb = [f"{programs}/initdb", "-D", data, "-U", "tester", "-A", "trust", "--no-sync", "-E", "UTF8"]
-        subprocess.run(initdb, user=user, check=True, capture_output=True, cwd=directory)
-        settings_of_it = ["-c", "listen_addresses=", "-c", "fsync=off", "-c", f"unix_socket_directories={directory}"]
-        with subprocess.Popen(
-            [f"{programs}/postgres", "-D", data, *settings_of_it],
-            user=user,
-            stderr=subprocess.PIPE,
-            text=True,
-            cwd=directory,
-        ) as server:
-            assert server.stderr is not None
-            try:
-                for line in server.stderr:
-                    if "ready to accept connections" in line:
-                        break
-                yield f"host={directory} user=tester dbname=postgres"
-            finally:
-                server.send_signal(signal.SIGINT)  # "fast": it does not wait for clients
-                server.communicate(timeout=60)
+        server = Postgres(directory, programs)
+        server.start()
+        try:
+            yield server
+        finally:
+            server.stop()
+
+
+@pytest.fixture
+def postgres(postgres_server: Postgres) -> str:
+    """A new database on that server, by its connection string."""
+    return postgres_server.new_database()
 
 
 # --- A server that answers with whatever bytes a test wants ---

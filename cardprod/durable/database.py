@@ -6,12 +6,14 @@ from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from cardprod.errors import UsageError
+from cardprod.models import one_line
 
 try:
     import procrastinate
     import psycopg
     import psycopg_pool
-    from procrastinate.exceptions import AlreadyEnqueued, AppNotOpen, ConnectorException
+    from procrastinate.exceptions import AlreadyEnqueued, ConnectorException
+    from psycopg.conninfo import conninfo_to_dict
 except ImportError as exc:  # pragma: no cover - the tests have the extra
     raise ImportError("cardprod.durable needs the extra durable: pip install 'cardprod[durable]'") from exc
 
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from psycopg_pool import AsyncConnectionPool
 
 __all__ = ["SWEEP", "TROUBLE", "Database", "queue_of"]
+
+_SHOWN: Final = 300
 
 SWEEP: Final = "cardprod.sweep"
 """The task that goes on with a part."""
@@ -45,6 +49,7 @@ class Database:
     """
 
     def __init__(self, database: str, most_connections: int) -> None:
+        self._address = database
         # Unprepared, because behind PgBouncer the next statement may reach another session. procrastinate has pooled
         # connections checked before they are used, so that one that the database has closed is replaced.
         self.connector = procrastinate.PsycopgConnector(
@@ -63,16 +68,22 @@ class Database:
         Raises:
             UsageError: The database cannot be reached.
         """
+        # The pool would try for half a minute and say nothing of why.
+        password: object = None
         try:
-            await self.connector.open_async()
-        except BaseException as exc:
-            # procrastinate forgets to close what it could not open.
-            with suppress(AppNotOpen):
-                await self.connector.pool.close()
-            if isinstance(exc, TROUBLE):
-                # Not libpq's own words: they may hold the connection string, and so a password.
-                raise UsageError(f"the database cannot be reached ({type(exc).__name__}): check the address") from exc
-            raise
+            password = conninfo_to_dict(self._address).get("password")
+            connection = await psycopg.AsyncConnection.connect(self._address)
+            await connection.close()
+        except psycopg.ProgrammingError as exc:
+            raise UsageError(
+                "database is no connection string of libpq's, such as postgresql://user@host/name"
+            ) from exc
+        except psycopg.OperationalError as exc:
+            words = one_line(str(exc), _SHOWN)
+            if password:
+                words = words.replace(str(password), "[secret]")
+            raise UsageError(f"the database cannot be reached ({words}): check the address") from None
+        await self.connector.open_async()
         self._is_open = True
 
     async def close(self) -> None:

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Step", "outcomes_of", "read_outcome", "read_steps", "written_outcome", "written_steps"]
 
-_SHOWN: Final = ("http_status", "code", "detail", "trace_id", "body", "retry_after", "polls", "elapsed")
+_OF_API: Final = ("http_status", "code", "detail", "trace_id", "body", "retry_after")
+_OF_REPLY: Final = ("trace_id", "body")
+_OF_WAIT: Final = ("polls", "elapsed")
 """What errors carry beside their message that is plain JSON."""
 
 
@@ -100,22 +102,23 @@ def read_outcome(card: Card, saved: dict[str, Any]) -> ProductionStatus | Cardpr
     return read_status(saved["status"]) if saved["error"] is None else _read_error(card, saved["error"])
 
 
+def _fields_of(cls: type[CardprodError]) -> tuple[str, ...]:
+    table = ((errors.ApiError, _OF_API), (errors.BadReply, _OF_REPLY), (errors.WaitTimeout, _OF_WAIT))
+    return next((fields for parent, fields in table if issubclass(cls, parent)), ())
+
+
 def _written_error(error: CardprodError) -> dict[str, object]:
-    fields = {name: value for name in _SHOWN if (value := getattr(error, name, None)) is not None}
-    last: ProductionStatus | None = getattr(error, "last", None)
-    message = str(error.args[0]) if error.args else ""
-    return {"class": type(error).__name__, "message": message, "last": written_status(last), "fields": fields}
+    fields = {name: getattr(error, name) for name in _fields_of(type(error))}
+    if isinstance(error, errors.WaitTimeout):
+        fields["last"] = written_status(error.last)
+    return {"class": type(error).__name__, "message": str(error.args[0]) if error.args else "", "fields": fields}
 
 
 def _read_error(card: Card, saved: dict[str, Any]) -> CardprodError:
     """Make an error as it was, but for its cause and its checkpoint."""
     cls: type[CardprodError] = getattr(errors, saved["class"])
-    error = cls.__new__(cls, saved["message"])
-    error.args = (saved["message"],)
-    fields: dict[str, Any] = dict.fromkeys(_SHOWN) if issubclass(cls, errors.ApiError) else {}
+    fields: dict[str, Any] = saved["fields"]
     if issubclass(cls, errors.WaitTimeout):
-        fields |= {"last": None if saved["last"] is None else read_status(saved["last"]), "checkpoint": None}
-    if issubclass(cls, errors.BadReply):
-        fields |= {"trace_id": None, "body": ""}
-    error.__dict__.update({"card": card, **fields, **saved["fields"]})
-    return error
+        last: dict[str, Any] | None = fields["last"]
+        fields = {**fields, "last": None if last is None else read_status(last)}
+    return cls(saved["message"], card=card, **fields)
