@@ -6,7 +6,7 @@ import argparse
 import platform
 from importlib.metadata import version
 
-from benchmarks import bulk, import_time, look, memory, schedule, storm, waiting, webhooks
+from benchmarks import bulk, durable, import_time, look, memory, schedule, storm, waiting, webhooks
 
 _PROGRAMS = {
     "look": look,
@@ -17,6 +17,7 @@ _PROGRAMS = {
     "bulk": bulk,
     "waiting": waiting,
     "webhooks": webhooks,
+    "durable": durable,
 }
 
 

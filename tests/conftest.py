@@ -8,7 +8,7 @@ import gc
 import inspect
 import os
 import tempfile
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 from unittest import mock
 
@@ -23,7 +23,7 @@ from tests.postgres import Postgres, postgres_programs
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
     from typing import Self
 
 CARD = cardprod.Card(123456, "ca0c8154-1e14-4464-a1ce-dcea7dc3de52")
@@ -57,6 +57,19 @@ def event_of(
     """Make what a delivery tells of a card, sent just now unless told."""
     told = cardprod.ProductionStatus(status, kiosk_id="WIS00001", occurred_at=occurred_at)
     return cardprod.ProductionEvent(card=card, status=told, sent_at=sent_at or datetime.now(UTC))
+
+
+@contextlib.contextmanager
+def wall_clock_of_the_loop() -> Generator[None]:
+    """Let the wall's clock, as checkpoints have it, go by the event loop's virtual time, which begins at noon."""
+
+    def now() -> datetime:
+        return datetime(2026, 11, 24, 12, tzinfo=UTC) + timedelta(seconds=asyncio.get_running_loop().time())
+
+    with pytest.MonkeyPatch.context() as patch:
+        for room in ("checkpoint", "sharing", "wait", "bulk", "sweep"):
+            patch.setattr(f"cardprod.{room}.wall_clock", now)
+        yield
 
 
 async def assert_nothing_left(*, but: int = 0) -> None:

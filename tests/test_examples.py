@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import contextlib
+import importlib
 import json
 import os
 import socket
 import subprocess
 import sys
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -23,15 +27,21 @@ from sybil.document import PythonDocStringDocument
 from sybil.parsers.markdown import CodeBlockParser
 
 import cardprod
-from cardprod import simulator
+from cardprod import checkpoint, simulator
+from cardprod.durable import Durable
+from cardprod.durable.database import Database
 from cardprod.simulator import Simulator, Stage, Subscription
 from cardprod.webhooks import Verifier
 from tests.conftest import CARD, event_of
+from tests.conftest import wall_clock_of_the_loop as _wall_clock_of_the_loop
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Coroutine
+    from datetime import datetime
 
     from sybil import Example
+
+    from tests.postgres import Postgres
 
 _ROOT = Path(__file__).parent.parent
 _PAGES = [_ROOT / "README.md", *sorted((_ROOT / "cardprod").rglob("*.py"))]
@@ -49,22 +59,42 @@ async def _wise_is_a_kiosk() -> AsyncGenerator[Simulator, None]:
             yield kiosk
 
 
-def _examples() -> list[Any]:
+def _other_database(database: str, _: str, most_connections: int) -> Database:
+    return Database(database, most_connections)
+
+
+async def _ignore(_: object) -> None:
+    """Be told of steps."""
+
+
+def _examples(*, durable: bool) -> list[Any]:
     parser = CodeBlockParser(language="python", evaluator=lambda _: None)
     sybil = Sybil(parsers=[parser], document_types={".py": PythonDocStringDocument})
     return [
         pytest.param(example, id=f"{page.relative_to(_ROOT)}:{example.line}")
         for page in _PAGES
         for example in sybil.parse(page).examples()
+        if ("async with Durable" in str(example.parsed)) is durable
     ]
 
 
-@pytest.mark.parametrize("example", _examples())
+@pytest.mark.looptime(False)  # PostgreSQL goes by real time
+@pytest.mark.parametrize("example", _examples(durable=True))
+async def test_durable_example(example: Example, postgres: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An example of durable waits runs as it stands, but for the address of its database, until it is told to stop."""
+    monkeypatch.setattr("cardprod.durable.engine.Database", partial(_other_database, postgres))
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(2):  # a worker works until it is cancelled
+            await test_example(example, monkeypatch)
+
+
+@pytest.mark.parametrize("example", _examples(durable=False))
 async def test_example(example: Example, monkeypatch: pytest.MonkeyPatch) -> None:
     """An example in README or a docstring runs as it stands; with `await` outside a function, as the body of one."""
     source = "\n" * (example.line + example.parsed.line_offset) + str(example.parsed)
     code = compile(source, example.path, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
     mains: list[Coroutine[Any, Any, object]] = []
+    monkeypatch.setitem(sys.modules, "example", ModuleType("example"))
     monkeypatch.setattr(asyncio, "run", mains.append)  # there is a loop already, in virtual time
     async with (
         _wise_is_a_kiosk() as kiosk,
@@ -73,7 +103,7 @@ async def test_example(example: Example, monkeypatch: pytest.MonkeyPatch) -> Non
         public = {name: getattr(module, name) for module in (cardprod, simulator) for name in module.__all__}
         cards = [CARD, (123456, "card-2"), (123456, "card-3")]
         namespace = public | {"cardprod": cardprod, "client": client, "kiosk": kiosk, "token": "card-1", "card": CARD}
-        namespace["cards"] = cards
+        namespace |= {"cards": cards, "Durable": Durable, "on_steps": _ignore}
         for name, value in namespace.items():
             example.namespace.setdefault(name, value)
         example.namespace.update(client=client, SANDBOX=kiosk.base_url, asyncio=asyncio, __name__="example")
@@ -252,3 +282,154 @@ def test_pytest_recipe(tmp_path: Path) -> None:
     finished = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert finished.returncode == 0, finished.stdout
     assert "1 passed" in finished.stdout
+
+
+# --- Waits that outlive a process ---
+
+_SOON = [Stage("READY", 3), Stage("IN_PROGRESS", 3), Stage("PRODUCED")]
+_QUICK = cardprod.Backoff(first=0.5, factor=1, ceiling=0.5)
+
+
+def _saved(kiosk: Simulator) -> str:
+    return cardprod.Checkpoint.for_cards([kiosk.add(CARD, _SOON)], schedule=_QUICK).to_json()
+
+
+def _told(out: str) -> list[str]:
+    return [line.rpartition("->")[2].split()[-1] if "->" in line else line.split()[-1] for line in _short(out)]
+
+
+def _short(out: str) -> list[str]:
+    return [line.removesuffix(" at WIS00001") for line in out.splitlines() if line.startswith("123456/")]
+
+
+_STATUSES = ["READY", "IN_PROGRESS", "PRODUCED"]
+
+
+async def _printed(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """Wait until a worker has told the end, and give the statuses it told."""
+    out = ""
+    async with asyncio.timeout(30):
+        while "PRODUCED" not in out:
+            await asyncio.sleep(0.1)
+            out += capsys.readouterr().out
+    return _told(out)
+
+
+@pytest.mark.looptime(False)
+async def test_durable_recipe(postgres: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The README's web app hands cards over, and its worker tells their steps."""
+    namespace: dict[str, Any] = {"cardprod": cardprod}
+    async with _wise_is_a_kiosk() as kiosk:
+        exec(_recipe("cards_sent_to_kiosks"), namespace)  # noqa: S102 - our own recipe
+        namespace["DATABASE"] = postgres
+        await namespace["cards_sent_to_kiosks"]([kiosk.add(CARD, _SOON)])
+        working = asyncio.create_task(namespace["work"]())
+        out = ""
+        async with asyncio.timeout(30):
+            while "PRODUCED" not in out:
+                await asyncio.sleep(0.1)
+                out += capsys.readouterr().out
+        working.cancel()
+        await asyncio.wait([working])
+    assert [line.removesuffix(" at WIS00001").split()[-1] for line in out.splitlines()] == _STATUSES
+
+
+async def test_arq_recipe(capsys: pytest.CaptureFixture[str]) -> None:
+    """The README's job for arq enqueues itself until the card is final; a list stands in for arq's Redis."""
+    namespace: dict[str, Any] = {"cardprod": cardprod}
+    exec(_recipe("enqueue_job"), namespace)  # noqa: S102 - our own recipe
+    jobs: list[tuple[Any, ...]] = []
+
+    class Pool:
+        async def enqueue_job(self, name: str, saved: str, *, _defer_until: datetime) -> None:
+            jobs.append((name, saved, _defer_until))
+
+    with _wall_clock_of_the_loop():
+        async with _wise_is_a_kiosk() as kiosk, cardprod.Client("x", base_url=kiosk.base_url) as client:
+            await namespace["sweep_cards"]({"client": client, "redis": Pool()}, _saved(kiosk))
+            while jobs:
+                name, saved, at = jobs.pop()
+                await asyncio.sleep((at - checkpoint.wall_clock()).total_seconds())
+                await namespace[name]({"client": client, "redis": Pool()}, saved)
+    assert _told(capsys.readouterr().out) == _STATUSES
+
+
+@pytest.mark.looptime(False)
+async def test_saq_recipe(postgres_server: Postgres, capsys: pytest.CaptureFixture[str]) -> None:
+    """The README's job for SAQ enqueues itself until the card is final, in a real worker on PostgreSQL."""
+    namespace: dict[str, Any] = {"cardprod": cardprod}
+    exec(_recipe("sweep_in_saq"), namespace)  # noqa: S102 - our own recipe
+    saq: Any = importlib.import_module("saq")
+    name = postgres_server.new_database().rpartition("=")[2]
+    queue = saq.Queue.from_url(f"postgresql://tester@/{name}?host={postgres_server.directory}")
+    await queue.connect()
+    async with _wise_is_a_kiosk() as kiosk, cardprod.Client("x", base_url=kiosk.base_url) as client:
+
+        async def startup(ctx: Any) -> None:
+            ctx["client"] = client
+
+        worker = saq.Worker(queue, functions=[namespace["sweep_in_saq"]], startup=startup, concurrency=1)
+        working = asyncio.create_task(worker.start())
+        await queue.enqueue("sweep_in_saq", saved=_saved(kiosk))
+        assert await _printed(capsys) == _STATUSES
+        await worker.stop()
+        working.cancel()
+        await asyncio.wait([working])
+    await queue.disconnect()
+
+
+async def test_taskiq_recipe(capsys: pytest.CaptureFixture[str]) -> None:
+    """The README's task for taskiq schedules itself until the card is final, with taskiq's broker in memory."""
+    namespace: dict[str, Any] = {"cardprod": cardprod, "__name__": __name__}
+    schedules: list[Any] = []
+
+    class Source:
+        async def add_schedule(self, schedule: Any) -> None:
+            schedules.append(schedule)
+
+    with _wall_clock_of_the_loop():
+        async with _wise_is_a_kiosk() as kiosk:
+            exec(_recipe("sweep_in_taskiq"), namespace)  # noqa: S102 - our own recipe
+            broker, task = namespace["broker"], namespace["sweep_in_taskiq"]
+            broker.state.schedules = Source()
+            async with broker.state.client:
+                await (await task.kiq(_saved(kiosk))).wait_result()
+                while schedules:
+                    schedule = schedules.pop()
+                    await asyncio.sleep((schedule.time - checkpoint.wall_clock()).total_seconds())
+                    await (await task.kiq(*schedule.args)).wait_result()
+            await broker.shutdown()
+    assert _told(capsys.readouterr().out) == _STATUSES
+
+
+@pytest.mark.looptime(False)
+@pytest.mark.filterwarnings("ignore")  # Celery's own
+async def test_celery_recipe(capsys: pytest.CaptureFixture[str]) -> None:
+    """The README's task for Celery retries itself until the card is final, in a real worker with a broker in memory."""
+    namespace: dict[str, Any] = {"cardprod": cardprod, "SHARE": None}
+    testing: Any = importlib.import_module("celery.contrib.testing.worker")
+    async with _wise_is_a_kiosk() as kiosk:
+        exec(_recipe("sweep_in_celery"), namespace)  # noqa: S102 - our own recipe
+        context = testing.start_worker(namespace["celery"], perform_ping_check=False, loglevel="ERROR")
+        await asyncio.to_thread(context.__enter__)
+        try:
+            namespace["sweep_in_celery"].delay(_saved(kiosk))
+            assert await _printed(capsys) == _STATUSES
+        finally:
+            await asyncio.to_thread(context.__exit__, None, None, None)
+
+
+async def test_temporal_recipe(capsys: pytest.CaptureFixture[str]) -> None:
+    """The README's activity for Temporal sweeps in Temporal's test environment; its workflow would need a server."""
+    namespace: dict[str, Any] = {"cardprod": cardprod, "__name__": __name__}
+    exec(_recipe("temporalio"), namespace)  # noqa: S102 - our own recipe
+    testing: Any = importlib.import_module("temporalio.testing")
+    with _wall_clock_of_the_loop():
+        async with _wise_is_a_kiosk() as kiosk, cardprod.Client("x", base_url=kiosk.base_url) as namespace["CLIENT"]:
+            saved, at = _saved(kiosk), checkpoint.wall_clock().timestamp()
+            while at:
+                saved, at = await testing.ActivityEnvironment().run(namespace["sweep_once"], saved)
+                if at:
+                    await asyncio.sleep(at - checkpoint.wall_clock().timestamp())
+    assert _told(capsys.readouterr().out) == _STATUSES
+    assert cardprod.Checkpoint.from_json(saved).is_done

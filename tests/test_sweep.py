@@ -25,9 +25,11 @@ from cardprod import (
     WaitTimeout,
 )
 from cardprod.simulator import Fault, Simulator, Stage
-from tests.conftest import assert_idle, assert_nothing_left, event_of
+from tests.conftest import assert_idle, assert_nothing_left, event_of, wall_clock_of_the_loop
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
     from cardprod import CardprodError, Sweep
     from cardprod.checkpoint import PendingCard
 
@@ -36,14 +38,10 @@ EVERY_10: Final = Backoff(first=10, factor=1, ceiling=10, jitter=0)
 
 
 @pytest.fixture(autouse=True)
-def wall(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the wall's clock go by the event loop's virtual time, which begins at noon."""
-
-    def now() -> datetime:
-        return EPOCH + timedelta(seconds=asyncio.get_running_loop().time())
-
-    for room in ("checkpoint", "sharing", "wait", "bulk", "sweep"):
-        monkeypatch.setattr(f"cardprod.{room}.wall_clock", now)
+def wall() -> Generator[None]:
+    """Let the wall's clock go by the event loop's virtual time."""
+    with wall_clock_of_the_loop():
+        yield
 
 
 def wall_now() -> datetime:

@@ -1,0 +1,314 @@
+"""Durable waits: nothing lost when a worker is killed and the database restarted; what the engine costs; how it scales.
+
+PostgreSQL is a real server of the machine's, workers are real processes. `crash` kills one of two workers with SIGKILL
+in the middle of its sweeps and crashes the database once; `cost` compares CPU per look with sweeps that nobody stores,
+in turns; `scaling` counts looks with 1, 2 and 4 workers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import resource
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import asynccontextmanager, contextmanager, suppress
+from pathlib import Path
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+
+from benchmarks import server
+from benchmarks.table import markdown
+from cardprod import Backoff, Card, Checkpoint, Client
+from cardprod.durable import Durable
+from cardprod.errors import UsageError
+from cardprod.simulator import Simulator
+from tests.postgres import Postgres, postgres_programs
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import AsyncGenerator, Generator
+
+_HEARTBEAT = 5.0
+_PART = 100
+
+
+@contextmanager
+def _postgres() -> Generator[Postgres]:
+    programs = postgres_programs()
+    if programs is None:
+        raise SystemExit("PostgreSQL is not installed: no initdb on the path or under /usr/lib/postgresql")
+    with tempfile.TemporaryDirectory(prefix="pg") as directory:
+        postgres = Postgres(directory, programs)
+        postgres.start()
+        try:
+            yield postgres
+        finally:
+            postgres.stop()
+
+
+def _start_worker(database: str, file: Path, base_url: str, token: str) -> subprocess.Popen[bytes]:
+    root = Path(__file__).parent.parent
+    environment = {**os.environ, "CARDPROD_TOKEN": token, "CARDPROD_BASE_URL": base_url, "PYTHONPATH": str(root)}
+    program = [sys.executable, str(root / "tests" / "durable_worker.py"), database, str(file), str(_HEARTBEAT), "0"]
+    return subprocess.Popen(program, env=environment)
+
+
+def _parts_under_way(database: str) -> dict[int, int]:
+    """Give the parts that are being swept, and their versions."""
+    with psycopg.connect(database) as connection:
+        rows = connection.execute(
+            "SELECT part.id, version FROM cardprod_parts part JOIN procrastinate_jobs job "
+            "ON job.queueing_lock = 'cardprod:' || part.id WHERE job.status = 'doing'"
+        )
+        return dict(rows.fetchall())
+
+
+async def _resumed_after(database: str, versions: dict[int, int], since: float) -> list[float]:
+    """Say how long after a moment each part was written next; those of the worker that lives come first."""
+    left, seconds = dict(versions), list[float]()
+    while left:
+        await asyncio.sleep(0.2)
+        with suppress(psycopg.OperationalError), psycopg.connect(database) as connection:
+            for part_id, version in connection.execute("SELECT id, version FROM cardprod_parts").fetchall():
+                if part_id in left and version != left[part_id]:
+                    del left[part_id]
+                    seconds.append(time.time() - since)
+    return seconds
+
+
+def _number(database: str, statement: str) -> float:
+    with psycopg.connect(database) as connection:
+        row = connection.execute(statement.encode()).fetchone()
+    return float(row[0]) if row is not None else 0.0
+
+
+# --- Nothing lost ---
+
+
+async def _crash(cards: int, seed: int, *, restarts: bool) -> str:
+    chance = Random(seed)
+    with _postgres() as postgres, tempfile.TemporaryDirectory() as folder:
+        database = postgres.new_database()
+        files = [Path(folder) / name for name in ("doomed", "other")]
+        async with Simulator() as kiosk, Durable(database, heartbeat=_HEARTBEAT) as durable:
+            produced_at: dict[str, float] = {}
+            submitted: list[Card] = []
+            for number in range(cards):
+                ready, printing = chance.uniform(5, 20), chance.uniform(20, 50)
+                plan = [("READY", ready), ("IN_PROGRESS", printing), ("PRODUCED", 0.0)]
+                card = kiosk.add((123456, f"card-{number}"), plan)
+                submitted.append(card)
+                produced_at[card.card_token] = time.time() + ready + printing
+            batch_id = await durable.submit(submitted, schedule=Backoff(ceiling=10), batch_size=_PART)
+            workers = [_start_worker(database, file, kiosk.base_url, kiosk.token) for file in files]
+            await asyncio.sleep(40)
+            requests = len(kiosk.requests)
+            while len(kiosk.requests) < requests + 150:  # noqa: ASYNC110 - it is in the middle of its sweeps now
+                await asyncio.sleep(0.01)
+            workers[0].send_signal(signal.SIGKILL)
+            killed_at = time.time()
+            workers[0].wait()
+            versions = _parts_under_way(database)
+            resumed = asyncio.create_task(_resumed_after(database, versions, killed_at))
+            if restarts:
+                await asyncio.sleep(15)
+                await asyncio.to_thread(postgres.stop, signal.SIGQUIT)
+                await asyncio.sleep(2)
+                await asyncio.to_thread(postgres.start)
+            while True:
+                with suppress(psycopg.OperationalError, UsageError):
+                    status = await durable.status(batch_id)
+                    if status.finished_at is not None:
+                        break
+                await asyncio.sleep(0.5)
+            workers[1].send_signal(signal.SIGTERM)
+            await asyncio.to_thread(workers[1].wait)
+            lines: list[dict[str, Any]] = []
+            for file in files:
+                lines.extend(json.loads(line) for line in file.read_text().splitlines())
+            parts = await resumed
+    return _judged(lines, produced_at, killed_at, after=parts, requests=len(kiosk.requests), restarts=restarts)
+
+
+def _judged(  # noqa: PLR0913 - all that was seen
+    lines: list[dict[str, Any]],
+    produced_at: dict[str, float],
+    killed_at: float,
+    *,
+    after: list[float],
+    requests: int,
+    restarts: bool,
+) -> str:
+    first: dict[str, dict[str, Any]] = {}
+    wrong = 0
+    for line in sorted(lines, key=lambda line: line["at"]):
+        known = first.setdefault(line["key"], line)
+        wrong += (known["card"], known["what"]) != (line["card"], line["what"])
+    finals = [line for line in first.values() if line["final"]]
+    late = [line["at"] - produced_at[line["card"]] for line in finals]
+    before = [line["at"] - produced_at[line["card"]] for line in finals if line["at"] < killed_at]
+    rows = [
+        ["cards", f"{len(produced_at)}"],
+        ["final steps delivered, by key", f"{len(finals)}"],
+        ["cards without one (asked 0)", f"{len(produced_at.keys() - {line['card'] for line in finals})}"],
+        ["cards with two of different keys (asked 0)", f"{len(finals) - len({line['card'] for line in finals})}"],
+        ["transitions by key, three for each card", f"{len(first)}"],
+        ["lines that came again, with the same key", f"{len(lines) - len(first)}"],
+        ["of them with other contents (asked 0)", f"{wrong}"],
+        ["parts that were being swept when it was killed", f"{len(after)}"],
+        [f"gone on with after the kill: last (asked {3 * _HEARTBEAT + 10:.0f} s)", f"{max(after):.1f} s"],
+        ["end told late: median, before the kill", f"{statistics.median(before):.1f} s" if before else "-"],
+        ["end told late: median, of all", f"{statistics.median(late):.1f} s"],
+        ["end told late: most", f"{max(late):.1f} s"],
+        ["requests", f"{requests}"],
+    ]
+    title = "One of two workers killed" + (", the database crashed once" if restarts else "")
+    return f"{title}\n\n{markdown(['', ''], rows)}"
+
+
+# --- What the engine costs ---
+
+
+@asynccontextmanager
+async def _durably(database: str, client: Client, batches: int) -> AsyncGenerator[Durable]:
+    async with Durable(database) as durable:
+        cards = [(123456, f"card-{number}") for number in range(batches * _PART)]
+        await durable.submit(cards, schedule=Backoff(first=0.5, factor=1, ceiling=0.5), batch_size=_PART)
+        stop = asyncio.Event()
+        task = asyncio.create_task(durable.work(client, stop=stop))
+        try:
+            yield durable
+        finally:
+            stop.set()
+            await task
+
+
+async def _with_engine(database: str, port: int, batches: int, seconds: float) -> tuple[float, float, str]:
+    """Give CPU seconds per look, looks per second, and what was left lying about."""
+    statement = "SELECT sum(looks) FROM cardprod_parts"
+    async with Client("x", base_url=f"http://127.0.0.1:{port}", rate_limit=None) as client:
+        async with _durably(database, client, batches):
+            await asyncio.sleep(seconds / 3)
+            looks, cpu, began_at = _number(database, statement), time.process_time(), time.perf_counter()
+            await asyncio.sleep(seconds)
+            looks, cpu = _number(database, statement) - looks, time.process_time() - cpu
+            rate = looks / (time.perf_counter() - began_at)
+            rows = _number(database, "SELECT count(*) FROM procrastinate_jobs") / batches
+            events = _number(database, "SELECT count(*) FROM procrastinate_events") / batches
+        return cpu / looks, rate, f"{rows:.1f} jobs and {events:.1f} events per part"
+
+
+async def _without_engine(port: int, batches: int, seconds: float) -> tuple[float, float]:
+    """The same sweeps, of checkpoints that stay in memory."""
+    looks = 0
+    async with Client("x", base_url=f"http://127.0.0.1:{port}", rate_limit=None) as client:
+
+        async def sweep_on(number: int) -> None:
+            nonlocal looks
+            cards = [(123456, f"card-{number * _PART + one}") for one in range(_PART)]
+            checkpoint = Checkpoint.for_cards(cards, schedule=Backoff(first=0.5, factor=1, ceiling=0.5))
+            while True:
+                sweep = await client.sweep(checkpoint)
+                looks += sweep.looks
+                checkpoint = sweep.checkpoint
+                if sweep.next_poll_at is not None:
+                    await asyncio.sleep(max(0.0, sweep.next_poll_at.timestamp() - time.time()))
+
+        tasks = [asyncio.create_task(sweep_on(number)) for number in range(batches)]
+        await asyncio.sleep(seconds / 3)
+        before, cpu, began_at = looks, time.process_time(), time.perf_counter()
+        await asyncio.sleep(seconds)
+        done, cpu = looks - before, time.process_time() - cpu
+        rate = done / (time.perf_counter() - began_at)
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+    return cpu / done, rate
+
+
+async def _cost(batches: int, seconds: float, rounds: int) -> str:
+    rows: list[list[str]] = []
+    extra: list[float] = []
+    with _postgres() as postgres, server.running(10**9) as port:
+        for number in range(1, rounds + 1):
+            bare, bare_rate = await _without_engine(port, batches, seconds)
+            durable, rate, left = await _with_engine(postgres.new_database(), port, batches, seconds)
+            extra.append(durable - bare)
+            resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+            rows.append(
+                [
+                    f"{number}",
+                    f"{bare * 1e3:.3f} ms",
+                    f"{durable * 1e3:.3f} ms",
+                    f"{(durable - bare) * 1e3:.3f} ms",
+                    f"{bare_rate:,.0f} / {rate:,.0f}",
+                    f"{resident:.0f} MiB",
+                    left,
+                ]
+            )
+    head = ["round", "CPU per look, swept", "and stored", "the engine's part", "looks/s", "most memory", "rows"]
+    return (
+        f"What the engine costs, at parts of {_PART}: {statistics.median(extra) * 1e3:.3f} ms per look "
+        f"(asked 0.2 ms)\n\n{markdown(head, rows)}"
+    )
+
+
+# --- Many workers ---
+
+
+async def _scaling(counts: list[int], batches: int, seconds: float) -> str:
+    rows: list[list[str]] = []
+    with _postgres() as postgres, server.running(10**9) as port, tempfile.TemporaryDirectory() as folder:
+        base = 0.0
+        for count in counts:
+            database = postgres.new_database()
+            async with Durable(database) as durable:
+                cards = [(123456, f"card-{number}") for number in range(batches * _PART)]
+                # Always due: as fast as they can.
+                await durable.submit(cards, schedule=Backoff(first=0.01, factor=1, ceiling=0.01), batch_size=_PART)
+            file = Path(folder) / f"{count}"
+            workers = [_start_worker(database, file, f"http://127.0.0.1:{port}", "x") for _ in range(count)]
+            await asyncio.sleep(8)  # each waits for the others to take note of it
+            statement = "SELECT sum(looks) FROM cardprod_parts"
+            looks, began_at = _number(database, statement), time.perf_counter()
+            await asyncio.sleep(seconds)
+            rate = (_number(database, statement) - looks) / (time.perf_counter() - began_at)
+            for worker in workers:
+                worker.send_signal(signal.SIGTERM)
+            for worker in workers:
+                await asyncio.to_thread(worker.wait)
+            base = base or rate
+            rows.append([f"{count}", f"{rate:,.0f}", f"{rate / base:.2f}"])
+    cores = os.cpu_count()
+    return f"Workers, on {cores} cores\n\n{markdown(['workers', 'looks/s', 'to one'], rows)}"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Say what can be chosen."""
+    parser.add_argument("what", choices=["crash", "cost", "scaling", "all"], nargs="?", default="all")
+    parser.add_argument("--cards", type=int, default=5000, help="cards of `crash` (default 5000)")
+    parser.add_argument("--seed", type=int, default=1, help="of the plans of `crash`")
+    parser.add_argument("--no-restart", action="store_true", help="leave the database alone in `crash`")
+    parser.add_argument("--batches", type=int, default=10, help="parts of 100 cards of the others (default 10)")
+    parser.add_argument("--seconds", type=float, default=15.0, help="how long the others measure (default 15)")
+    parser.add_argument("--rounds", type=int, default=3, help="of `cost` (default 3)")
+
+
+def run(arguments: argparse.Namespace) -> str:
+    """Run it, and give the tables."""
+    tables: list[str] = []
+    if arguments.what in {"crash", "all"}:
+        tables.append(asyncio.run(_crash(arguments.cards, arguments.seed, restarts=not arguments.no_restart)))
+    if arguments.what in {"cost", "all"}:
+        tables.append(asyncio.run(_cost(arguments.batches, arguments.seconds, arguments.rounds)))
+    if arguments.what in {"scaling", "all"}:
+        tables.append(asyncio.run(_scaling([1, 2, 4], 4 * arguments.batches, arguments.seconds)))
+    return "\n\n".join(tables)
