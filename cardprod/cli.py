@@ -383,9 +383,12 @@ async def _worker(arguments: argparse.Namespace, report: Report) -> int:
 def _clients_from_env() -> dict[str, Client]:
     """Make a client for each token of the environment."""
     clients: dict[str, Client] = {}
+    base_url = os.environ.get("CARDPROD_BASE_URL") or PRODUCTION
+    api_version = os.environ.get("CARDPROD_API_VERSION") or "v3"
     for variable, token in os.environ.items():
         if variable.startswith("CARDPROD_TOKEN_") and token:
-            clients[variable.removeprefix("CARDPROD_TOKEN_").lower()] = Client.from_env(variable)
+            name = variable.removeprefix("CARDPROD_TOKEN_").lower()
+            clients[name] = Client(token, base_url=base_url, api_version=api_version)
     if os.environ.get("CARDPROD_TOKEN") or not clients:
         clients["default"] = Client.from_env()
     return clients

@@ -120,21 +120,18 @@ class Client:
         )
 
     @classmethod
-    def from_env(cls, token_variable: str = "CARDPROD_TOKEN") -> Self:  # noqa: S107 - the name of a variable
+    def from_env(cls) -> Self:
         """Make a client from the environment.
 
         Reads `CARDPROD_TOKEN` (required), `CARDPROD_BASE_URL` (default `PRODUCTION`) and `CARDPROD_API_VERSION`
         (default "v3").
 
-        Args:
-            token_variable: The variable to read the token from, if it is another.
-
         Raises:
-            UsageError: The token is not set, or one of them cannot be right.
+            UsageError: `CARDPROD_TOKEN` is not set, or one of them cannot be right.
         """
-        token = os.environ.get(token_variable, "")
+        token = os.environ.get("CARDPROD_TOKEN", "")
         if not token:
-            raise UsageError(f"the environment has no {token_variable}: set it to a Wise user token")
+            raise UsageError("the environment has no CARDPROD_TOKEN: set it to a Wise user token")
         return cls(
             token,
             base_url=os.environ.get("CARDPROD_BASE_URL") or PRODUCTION,

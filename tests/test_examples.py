@@ -63,6 +63,10 @@ def _other_database(database: str, _: str, most_connections: int) -> Database:
     return Database(database, most_connections)
 
 
+def _leave_it(**_: object) -> None:
+    """Keep Celery from setting up logging: with this receiver it leaves that to us, and the other tests need theirs."""
+
+
 async def _ignore(_: object) -> None:
     """Be told of steps."""
 
@@ -410,6 +414,8 @@ async def test_celery_recipe(capsys: pytest.CaptureFixture[str]) -> None:
     testing: Any = importlib.import_module("celery.contrib.testing.worker")
     async with _wise_is_a_kiosk() as kiosk:
         exec(_recipe("sweep_in_celery"), namespace)  # noqa: S102 - our own recipe
+        setup_logging = importlib.import_module("celery.signals").setup_logging
+        setup_logging.connect(_leave_it)
         context = testing.start_worker(namespace["celery"], perform_ping_check=False, loglevel="ERROR")
         await asyncio.to_thread(context.__enter__)
         try:
@@ -417,6 +423,7 @@ async def test_celery_recipe(capsys: pytest.CaptureFixture[str]) -> None:
             assert await _printed(capsys) == _STATUSES
         finally:
             await asyncio.to_thread(context.__exit__, None, None, None)
+            setup_logging.disconnect(_leave_it)
 
 
 async def test_temporal_recipe(capsys: pytest.CaptureFixture[str]) -> None:
