@@ -480,6 +480,36 @@ async def test_lost_job(kiosk: Simulator, client: Client, postgres: str, durable
         await over(durable, batch_id)
 
 
+async def test_long_sweeps_are_written(kiosk: Simulator, durable: Durable, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sweep that the rate limit holds up is written from time to time: what it saw is told, the rest stays due."""
+    monkeypatch.setattr(worker, "_SHIFT", 1.0)
+    cards = cards_of(kiosk, 30, "never")
+    told: list[Step] = []
+
+    async def on_steps(steps: Sequence[Step]) -> None:
+        told.extend(steps)
+
+    async with Client(kiosk.token, base_url=kiosk.base_url, rate_limit=RateLimit(5, 300)) as client:
+        batch_id = await durable.submit(cards, schedule=Backoff(first=600, ceiling=600))
+        async with working(durable, client, on_steps):
+            await until(lambda: len(told) >= 10)
+            assert len(told) < 30
+            await until(lambda: len(told) == 30)
+    assert {step.card for step in told} == set(cards)
+    assert (await durable.status(batch_id)).looks == len(kiosk.requests) == 30
+
+
+async def test_tables_that_are_gone(kiosk: Simulator, client: Client, postgres: str, durable: Durable) -> None:
+    """A database that is there and lacks what it should have ends the work with what is wrong with it."""
+    await durable.submit(cards_of(kiosk, 1, "never"), schedule=QUICK)
+    with psycopg.connect(postgres) as connection:
+        connection.execute("ALTER TABLE cardprod_gates RENAME TO elsewhere")
+    with pytest.raises(psycopg.errors.UndefinedTable):
+        await durable.work(client)
+    assert client.rate_limit == RateLimit()
+    assert len(kiosk.requests) == 0
+
+
 async def test_written_by_another(postgres: str, durable: Durable) -> None:
     """A worker whose part was written by another meanwhile changes nothing any more."""
     await durable.submit([(1, "a")])

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from psycopg import AsyncConnection
     from psycopg_pool import AsyncConnectionPool
 
-__all__ = ["SWEEP", "TROUBLE", "Database", "queue_of"]
+__all__ = ["SWEEP", "TROUBLE", "Database", "is_away", "queue_of"]
 
 _SHOWN: Final = 300
 
@@ -32,7 +32,14 @@ SWEEP: Final = "cardprod.sweep"
 """The task that goes on with a part."""
 
 TROUBLE: Final = (psycopg.OperationalError, psycopg.InterfaceError, psycopg_pool.PoolTimeout, ConnectorException)
-"""What is raised while the database is away."""
+"""What is raised while the database is away, and sometimes else: see `is_away`."""
+
+
+def is_away(error: BaseException) -> bool:
+    """Whether an error means that the database is away, and trying again later makes sense."""
+    if type(error) is ConnectorException:  # procrastinate's name for anything of psycopg's
+        return isinstance(error.__cause__, TROUBLE)
+    return isinstance(error, TROUBLE) and not isinstance(error, ConnectorException)
 
 
 def queue_of(token_name: str) -> str:

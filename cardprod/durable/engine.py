@@ -53,7 +53,7 @@ class Durable:
 
     Entering it makes the tables, or brings them up to date; several may at once. It belongs to the event loop it is
     entered in. It works through PgBouncer in transaction mode, and survives connections that break and a database that
-    restarts.
+    restarts: workers wait for it, and the other calls raise psycopg's `OperationalError`, with nothing half done.
 
     Args:
         database: Where PostgreSQL is: "postgresql://user@host/name", or another connection string of libpq's.

@@ -352,14 +352,7 @@ async def batch_status(connection: AsyncConnection, batch_id: str) -> BatchStatu
 
 async def cancel(connection: AsyncConnection, batch_id: str) -> bool:
     """End a batch: whoever is at one of its parts will not be able to write it. Say whether it was still going."""
-    row = await _maybe(
-        connection,
-        "UPDATE cardprod_batches SET cancelled_at = now(), finished_at = now() "
-        "WHERE id = %s AND finished_at IS NULL RETURNING id",
-        (batch_id,),
-    )
-    if row is None:
-        return False
+    # The parts first, as whoever finishes one does: in the other order each could wait for the other.
     await connection.execute(
         """
         WITH ended AS (
@@ -371,7 +364,13 @@ async def cancel(connection: AsyncConnection, batch_id: str) -> bool:
         """,
         (batch_id,),
     )
-    return True
+    row = await _maybe(
+        connection,
+        "UPDATE cardprod_batches SET cancelled_at = now(), finished_at = now() "
+        "WHERE id = %s AND finished_at IS NULL RETURNING id",
+        (batch_id,),
+    )
+    return row is not None
 
 
 # --- Workers ---

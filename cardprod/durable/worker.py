@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from contextlib import contextmanager
 from datetime import timedelta
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
@@ -22,7 +23,7 @@ from procrastinate.jobs import Status as JobStatus
 
 from cardprod.checkpoint import Checkpoint, wall_clock
 from cardprod.durable import store
-from cardprod.durable.database import SWEEP, TROUBLE, queue_of
+from cardprod.durable.database import SWEEP, TROUBLE, is_away, queue_of
 from cardprod.durable.steps import outcomes_of, read_steps, written_outcome, written_steps
 from cardprod.durable.store import Counts
 from cardprod.errors import UsageError
@@ -30,7 +31,7 @@ from cardprod.models import ProductionStatus
 from cardprod.telemetry import LOGGER
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping, Sequence
 
     from procrastinate import App
     from psycopg import AsyncConnection
@@ -59,6 +60,9 @@ _TICK: Final = 2.0
 _REMEMBERED: Final = 75.0
 """Seconds for which a worker that is not seen any more keeps its share of the rate limit: what it sent counts at the
 other side for a minute."""
+
+_SHIFT: Final = 60.0
+"""Seconds after which a sweep that the rate limit holds up is written, with the cards it came to; others stay due."""
 
 _LONGEST: Final = 900.0
 """Seconds. A job that has been under way for longer is lost, though its worker lives: the database went away just when
@@ -110,33 +114,43 @@ class Worker:
         self._id = str(uuid.uuid4())
         self._stop = asyncio.Event()
         self._limits: dict[str, RateLimit | None] = {}
+        self._sweeps: set[asyncio.Event] = set()  # under way: set, each ends as soon as it can
 
     async def run(self, stop: asyncio.Event | None) -> None:
         """Work until told to stop, or cancelled."""
         self._stop = stop or asyncio.Event()
         self._limits = {name: client.rate_limit for name, client in self._clients.items()}
-        loop = asyncio.get_running_loop()
-        await self._join()
-        ticking = loop.create_task(self._keep_ticking())
+        tasks: list[asyncio.Task[Any]] = []
+        try:
+            await self._join()
+            tasks = [asyncio.create_task(work) for work in self._all_work()]
+            # None of them ends by itself but by an error that nobody can do anything about.
+            await asyncio.wait([*tasks, told := asyncio.create_task(self._stop.wait())], return_when="FIRST_COMPLETED")
+            told.cancel()
+        finally:
+            self._stop.set()
+            for sweep in self._sweeps:
+                sweep.set()
+            for task in tasks:
+                task.cancel()
+            if tasks:
+                await asyncio.wait(tasks)
+            for name, client in self._clients.items():
+                client.rate_limit = self._limits[name]
+        for task in tasks:
+            if not task.cancelled() and (error := task.exception()) is not None and not is_away(error):
+                raise error
+
+    def _all_work(self) -> list[Coroutine[Any, Any, None]]:
         sweeping, rescuing = self._database.new_app(), self._database.new_app()
         sweeping.task(name=SWEEP)(self._go_on_with)
         rescue = rescuing.task(name=_RESCUE, queue=_RESCUE_QUEUE, queueing_lock=_RESCUE)(self._rescue)
         rescuing.periodic(cron=f"* * * * * */{_RESCUE_EVERY}")(rescue)
-        working = [
-            loop.create_task(self._work(sweeping, [queue_of(name) for name in self._clients], self._concurrency)),
-            loop.create_task(self._work(rescuing, [_RESCUE_QUEUE], 1)),
+        return [
+            self._keep_ticking(),
+            self._work(sweeping, [queue_of(name) for name in self._clients], self._concurrency),
+            self._work(rescuing, [_RESCUE_QUEUE], 1),
         ]
-        try:
-            await self._stop.wait()
-        finally:
-            self._stop.set()
-            for task in working:
-                task.cancel()
-            await asyncio.wait(working)
-            ticking.cancel()
-            await asyncio.wait([ticking])
-            for name, client in self._clients.items():
-                client.rate_limit = self._limits[name]
 
     async def _work(self, app: App, queues: list[str], concurrency: int) -> None:
         """Let procrastinate work; again after the database was away, for it stops then."""
@@ -153,7 +167,8 @@ class Worker:
                     stalled_worker_timeout=self._heartbeat * _LIVES,
                 )
             except TROUBLE as exc:
-                LOGGER.warning("the database went away (%s); trying again", type(exc).__name__)
+                # Not only while it is away: one that was given up for dead and was not finds that it is unknown.
+                LOGGER.warning("the database did not answer as it should (%s); trying again", type(exc).__name__)
             await asyncio.sleep(1)
 
     # --- One of several ---
@@ -215,7 +230,8 @@ class Worker:
         client = self._clients[part.token_name]
         if part.closed_for > client.paused_for:
             client.pause(part.closed_for)
-        sweep = await client.sweep(Checkpoint.from_json(part.checkpoint), stop=self._stop)
+        with self._stopping() as stop:
+            sweep = await client.sweep(Checkpoint.from_json(part.checkpoint), stop=stop)
         untold = written_steps(sweep.steps) if sweep.steps and self._on_steps is not None else None
         is_written = await self._patiently(
             lambda connection: self._write(connection, part, sweep, untold, client.paused_for)
@@ -223,6 +239,20 @@ class Worker:
         if is_written and untold is not None:
             written = attrs.evolve(part, version=part.version + 1)
             await self._tell(written, sweep.checkpoint, untold)
+
+    @contextmanager
+    def _stopping(self) -> Generator[asyncio.Event]:
+        """Give what stops a sweep: being told to stop, or having gone on for so long that it should be kept."""
+        stop = asyncio.Event()
+        self._sweeps.add(stop)
+        timer = asyncio.get_running_loop().call_later(_SHIFT, stop.set)
+        if self._stop.is_set():
+            stop.set()
+        try:
+            yield stop
+        finally:
+            timer.cancel()
+            self._sweeps.discard(stop)
 
     async def _write(
         self,
@@ -288,6 +318,8 @@ class Worker:
                 async with self._database.connection() as connection:
                     return await work(connection)
             except TROUBLE as exc:
+                if not is_away(exc):
+                    raise
                 if self._stop.is_set():
                     patience_ends_at = patience_ends_at or loop.time() + _GRACE
                     if loop.time() > patience_ends_at:
