@@ -9,7 +9,7 @@ async with cardprod.Client("user-token", base_url=cardprod.SANDBOX) as client:
 ```
 
 Everything public is here, but for what needs an extra or is not needed in production: `cardprod.webhooks`,
-`cardprod.otel`, `cardprod.simulator`.
+`cardprod.durable`, `cardprod.otel`, `cardprod.simulator`.
 Every exception is a `CardprodError`; the tree is drawn in `cardprod.errors`.
 """
 

@@ -533,6 +533,7 @@ async def test_written_by_another(postgres: str, durable: Durable) -> None:
     [
         ({"cards": 5}, "cards must be iterable"),
         ({"token": "a token with spaces"}, "never the token itself"),
+        ({"token": "01234567-89ab-cdef-0123-456789abcdef"}, "never the token itself"),
         ({"batch_size": 0}, "batch_size must be"),
         ({"batch_size": 1001}, "batch_size must be"),
         ({"timeout": -1}, "timeout must be"),

@@ -36,7 +36,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Durable"]
 
-_TOKEN_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_TOKEN_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,32}")
+"""Too short for a token: Wise's are UUIDs or longer, and one given by mistake must not get into the database."""
+
 _READ_AT_ONCE: Final = 500
 _MOST_PER_PART: Final = 1000
 _DEFAULT_SCHEDULE: Final = Backoff()
@@ -131,7 +133,7 @@ class Durable:
         """
         check_source(cards)
         if not _is_token_name(token):
-            raise UsageError("token must be a token's name, of A-Z a-z 0-9 _ -, never the token itself")
+            raise UsageError("token must be a token's name, up to 32 of A-Z a-z 0-9 _ -, never the token itself")
         if type(batch_size) is not int or not 1 <= batch_size <= _MOST_PER_PART:
             raise UsageError(f"batch_size must be an int from 1 to {_MOST_PER_PART}, not {batch_size!r}")
         empty = Checkpoint.for_cards((), timeout=timeout, schedule=schedule, max_failures=max_failures)
