@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -427,16 +428,19 @@ async def test_tables_of_others(postgres: str) -> None:
     assert rows(postgres, "SELECT to_regclass('cardprod_batches') IS NULL") == [(True,)]
 
 
-async def test_no_database() -> None:
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("postgresql://me:hunter2@127.0.0.1:1/nothing?connect_timeout=1", r"cannot be reached .*refused"),
+        ("postgresql://me:hunter2@[nowhere", "no connection string of libpq's"),
+    ],
+)
+async def test_no_database(address: str, words: str) -> None:
     """A database that cannot be reached is an error that does not show its address, where a password may be."""
-    with pytest.raises(UsageError, match=r"cannot be reached .*refused") as caught:
-        async with Durable("postgresql://me:hunter2@127.0.0.1:1/nothing?connect_timeout=1"):
+    with pytest.raises(UsageError, match=words) as caught:
+        async with Durable(address):
             pass
-    assert "hunter2" not in str(caught.value)
-    with pytest.raises(UsageError, match="no connection string of libpq's") as caught:
-        async with Durable("postgresql://me:hunter2@[nowhere"):
-            pass
-    assert "hunter2" not in str(caught.value)
+    assert "hunter2" not in "".join(traceback.format_exception(caught.value))
 
 
 async def test_through_pgbouncer(kiosk: Simulator, client: Client, postgres_server: Postgres) -> None:

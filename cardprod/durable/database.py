@@ -81,10 +81,10 @@ class Database:
             password = conninfo_to_dict(self._address).get("password")
             connection = await psycopg.AsyncConnection.connect(self._address)
             await connection.close()
-        except psycopg.ProgrammingError as exc:
-            raise UsageError(
-                "database is no connection string of libpq's, such as postgresql://user@host/name"
-            ) from exc
+        except psycopg.ProgrammingError:
+            # Its words quote the string, and so perhaps the password.
+            message = "database is no connection string of libpq's, such as postgresql://user@host/name"
+            raise UsageError(message) from None
         except psycopg.OperationalError as exc:
             words = one_line(str(exc), _SHOWN)
             if password:
