@@ -77,7 +77,7 @@ async def working(durable: Durable, clients: Any, on_steps: Any = None, **option
         await task
 
 
-async def over(durable: Durable, batch_id: str, within: float = 30.0) -> BatchStatus:
+async def over(durable: Durable, batch_id: str, within: float = 60.0) -> BatchStatus:
     """Wait until a batch is over."""
     async with asyncio.timeout(within):
         while (status := await durable.status(batch_id)).finished_at is None:  # noqa: ASYNC110 - another process ends it
@@ -85,7 +85,7 @@ async def over(durable: Durable, batch_id: str, within: float = 30.0) -> BatchSt
     return status
 
 
-async def until(is_so: Callable[[], object], within: float = 30.0) -> None:
+async def until(is_so: Callable[[], object], within: float = 60.0) -> None:
     """Wait until something is so that other processes make so."""
     async with asyncio.timeout(within):
         while not is_so():  # noqa: ASYNC110 - as above
@@ -94,6 +94,18 @@ async def until(is_so: Callable[[], object], within: float = 30.0) -> None:
 
 def cards_of(kiosk: Simulator, count: int, plan: Any) -> list[Card]:
     return [kiosk.add((123456, f"card-{number}"), plan) for number in range(count)]
+
+
+def assert_told(steps: Sequence[Step], card: Card) -> None:
+    """Check that a card was told of in an unbroken chain, from its first status to its last, each step once.
+
+    A status that came and went between two looks is nobody's: how fast this machine is decides nothing here.
+    """
+    transitions = [step.what for step in steps if step.card == card and isinstance(step.what, Transition)]
+    assert [step.previous for step in transitions] == [None, *(step.current for step in transitions[:-1])]
+    statuses = [str(step.current.status) for step in transitions]
+    assert statuses == [status for status in ("READY", "IN_PROGRESS", "PRODUCED") if status in statuses]
+    assert statuses[-1] == "PRODUCED"
 
 
 def statuses_of(steps: Sequence[Step], card: Card) -> list[str]:
@@ -129,7 +141,7 @@ async def test_submitted_and_worked(kiosk: Simulator, client: Client, postgres: 
     assert (status.pending, status.produced, status.failed, status.errors) == (0, 25, 0, 1)
     assert (status.token_name, status.cancelled_at, status.looks) == ("default", None, len(kiosk.requests))
     for card in cards:
-        assert statuses_of(told, card) == ["READY", "IN_PROGRESS", "PRODUCED"]
+        assert_told(told, card)
     assert statuses_of(told, missing) == ["CardNotFound"]
     assert len({step.key for step in told}) == len(told)
     assert {step.batch_id for step in told} == {batch_id}
@@ -191,8 +203,7 @@ async def test_sink_that_fails(kiosk: Simulator, client: Client, durable: Durabl
     assert calls[0] == calls[1]
     assert [step.key for step in calls[0]] == [step.key for step in calls[1]]
     taken = [step for call in calls[1::2] for step in call]
-    assert statuses_of(taken, card)[0] == "READY"
-    assert statuses_of(taken, card)[-1] == "PRODUCED"
+    assert_told(taken, card)
     assert len({step.key for step in taken}) == len(taken)
 
 
@@ -210,8 +221,7 @@ async def test_sink_that_is_not_async(kiosk: Simulator, client: Client, durable:
 
     async with working(durable, client, on_steps):
         await over(durable, batch_id)
-    assert statuses_of(told, card)[0] == "READY"
-    assert statuses_of(told, card)[-1] == "PRODUCED"
+    assert_told(told, card)
 
 
 async def test_cancelled(kiosk: Simulator, client: Client, postgres: str, durable: Durable) -> None:
@@ -227,10 +237,10 @@ async def test_cancelled(kiosk: Simulator, client: Client, postgres: str, durabl
         await until(lambda: len(told) == 21)
         assert await durable.cancel(batch_id)
         assert not await durable.cancel(batch_id)
-        await asyncio.sleep(0.3)  # looks that were under way
-        looks, steps = len(kiosk.requests), len(told)
-        await asyncio.sleep(1)
-        assert (len(kiosk.requests), len(told)) == (looks, steps)
+        looks = len(kiosk.requests)
+        await asyncio.sleep(2)
+        assert len(kiosk.requests) - looks <= 20  # the sweeps that were under way
+        assert len(told) == 21
     status = await durable.status(batch_id)
     assert status.cancelled_at is not None
     assert (status.pending, status.errors) == (20, 1)
@@ -289,8 +299,8 @@ async def test_limit_is_divided(
             await asyncio.sleep(0.5)
             assert first.rate_limit == whole
             async with working(other, second):
-                await asyncio.sleep(0.8)
-                assert first.rate_limit == second.rate_limit == RateLimit(per_second=5, per_minute=300)
+                half = RateLimit(per_second=5, per_minute=300)
+                await until(lambda: first.rate_limit == second.rate_limit == half)
             assert second.rate_limit == whole
         assert first.rate_limit == whole
 
@@ -320,13 +330,13 @@ async def test_429_is_everybodys(
 
 async def test_told_to_stop(kiosk: Simulator, postgres: str, durable: Durable) -> None:
     """A worker that is told to stop finishes the looks under way and gives the rest back for others to take at once."""
-    cards = cards_of(kiosk, 30, "never")
+    cards = cards_of(kiosk, 100, "never")
     async with Client(kiosk.token, base_url=kiosk.base_url, rate_limit=RateLimit(5, 300)) as client:
         batch_id = await durable.submit(cards, schedule=QUICK)
         async with working(durable, client):
             await until(lambda: len(kiosk.requests) >= 8)
         status = await durable.status(batch_id)
-        assert 8 <= status.looks == len(kiosk.requests) < 30
+        assert 8 <= status.looks == len(kiosk.requests) < 100
     ((state, is_due),) = rows(postgres, "SELECT status::text, scheduled_at <= now() FROM procrastinate_jobs "
                               "WHERE task_name = 'cardprod.sweep'")  # fmt: skip
     assert (state, is_due) == ("todo", True)
@@ -391,7 +401,7 @@ async def test_database_restarted(
                 await asyncio.sleep(0.2)
     by_key = {step.key: step for step in told}
     for card in cards:
-        assert statuses_of(list(by_key.values()), card) == ["READY", "IN_PROGRESS", "PRODUCED"]
+        assert_told(list(by_key.values()), card)
 
 
 async def test_migrated_at_once_by_many(postgres: str) -> None:
