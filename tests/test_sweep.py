@@ -405,17 +405,13 @@ async def test_untold_error_is_seen_again(kiosk: Simulator, client: Client) -> N
     assert isinstance((await client.resume(checkpoint))[card], CardNotFound)
 
 
-async def test_checkpoint_of_a_wait_elsewhere(client: Client) -> None:
+async def test_checkpoint_of_a_wait_elsewhere(kiosk: Simulator, client: Client) -> None:
     """A wait that has begun is saved in its event loop, and it is said so elsewhere."""
-    wait = client.wait_until_final(1, "a")
-    with pytest.raises(CardNotFound):
-        await wait
-    other = client.wait_until_final(1, "b", schedule=EVERY_10)
-    task = asyncio.create_task(other)
-    await asyncio.sleep(0)
+    (card,) = cards_of(kiosk, 1, "never")
+    wait = client.wait_until_final(card.profile_id, card.card_token, schedule=EVERY_10)
+    await anext(wait)
     with pytest.raises(UsageError, match="event loop"):
-        await asyncio.to_thread(other.checkpoint)
-    task.cancel()
+        await asyncio.to_thread(wait.checkpoint)
 
 
 async def test_waits_are_resumed(kiosk: Simulator, client: Client) -> None:
