@@ -8,8 +8,8 @@ async with Durable("postgresql://…") as durable:
     await durable.work({"default": client}, on_steps)     # there, in as many processes as you like
 ```
 
-A durable wait is a row that no worker owns. Needs the extra `durable`, and PostgreSQL 13 or newer; jobs are
-procrastinate's. `steps` has what a sink is given, `store` the tables and every statement, `worker` the work.
+A durable wait is a row that no worker owns. Needs the extra `durable`, and PostgreSQL (tested: 15, 18);
+jobs are procrastinate's. `steps` has what a sink is given, `store` the tables and every statement, `worker` the work.
 """
 
 from __future__ import annotations
