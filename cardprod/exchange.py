@@ -106,9 +106,9 @@ _ALERTS: Final[Mapping[str, str]] = {
 def open_session() -> aiohttp.ClientSession:
     """Open a session of our own: no cookies, and no places, which are kept where the pace is."""
     # aiohttp's timeout would count the queueing for its connections too.
-    connector = _Connector(limit=0)
+    connector = aiohttp.TCPConnector(limit=0)
     handler = getattr(aiohttp.client_proto, _PROTOCOL, None)
-    if handler is not None and hasattr(connector, _PROTOCOL_FACTORY):  # else a flood of answers is all kept, as ever
+    if handler is not None and hasattr(connector, _PROTOCOL_FACTORY):  # else unasked answers are kept, as ever
         setattr(connector, _PROTOCOL_FACTORY, partial(_guarded(handler), loop=asyncio.get_running_loop()))
     session = aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
     # aiohttp sends a GET again by itself if a connection that was kept alive breaks, which neither the pacer nor
@@ -238,33 +238,24 @@ def seconds_to_retry(state: RetryCallState) -> float:
     return max(backoff, (error.retry_after or 0.0) if isinstance(error, ApiError) else 0.0)
 
 
-class _Connector(aiohttp.TCPConnector):
-    """Never sends a request on a kept connection on which an answer stands already: it would be taken for its own.
-
-    aiohttp looks only whether such a connection is still open. Should it no longer ask this method one day, that is
-    how it would be again.
-    """
-
-    async def _get(self, key: Any, traces: Any) -> Any:  # noqa: ANN401 - aiohttp's own business
-        while True:
-            connection = await super()._get(key, traces)
-            protocol = getattr(connection, "protocol", None)
-            if connection is None or not getattr(protocol, "should_close", False):
-                return connection
-            connection.close()
-
-
 @cache
 def _guarded(handler: Any) -> Any:  # noqa: ANN401 - a class of aiohttp's that has no public name
-    """Make aiohttp's protocol close a connection that is flooded with answers nobody asked for; it keeps them all."""
-    received = handler.data_received
+    """Make aiohttp's protocol mind answers that nobody asked for, which it keeps for whoever asks next.
+
+    With one of them kept, a connection is not used again: the answer would be taken for that to the next request.
+    aiohttp looks only whether it is still open, and asks this method. With very many, it is closed at once.
+    """
+    received, is_connected = handler.data_received, handler.is_connected
 
     def data_received(self: Any, data: bytes) -> None:  # noqa: ANN401
         received(self, data)
         if len(self) > _UNASKED:
             self.close()
 
-    return type(handler.__name__, (handler,), {"data_received": data_received})
+    def is_reusable(self: Any) -> bool:  # noqa: ANN401
+        return is_connected(self) and not len(self)
+
+    return type(handler.__name__, (handler,), {"data_received": data_received, "is_connected": is_reusable})
 
 
 async def _send_once(request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
