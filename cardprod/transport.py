@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 from cardprod.auth import OAuthToken, check_token
 from cardprod.errors import CardprodError, RateLimited, RequestTimeout, TransportError, Unauthorized, UsageError
-from cardprod.exchange import check_verifies, decipher_without, may_pass, open_session, seconds_to_retry, send
+from cardprod.exchange import Urls, check_verifies, decipher_without, may_pass, open_session, seconds_to_retry, send
 from cardprod.pacing import Pacer
 from cardprod.telemetry import LOGGER, log_look, log_retry
 from cardprod.wire import decipher, is_answer_to
 
 if TYPE_CHECKING:
     import ssl as _ssl
-    from collections.abc import Callable, Coroutine, Iterable
+    from collections.abc import Callable, Coroutine, Iterable, Mapping
 
     import aiohttp
     from tenacity import RetryCallState
@@ -76,6 +76,7 @@ class Transport:
     ) -> None:
         check_verifies(ssl, session)
         self._endpoint = endpoint
+        self._urls = Urls(endpoint.prefix)
         self._source = token if callable(token) else None
         self._token = "" if callable(token) else check_token(token)
         self._borrowed = session
@@ -182,7 +183,13 @@ class Transport:
             del outcome  # if it is an error, its traceback holds this frame: part them
 
     async def _look(self, card: Card, flow: Flow | None = None, *, has_turn: bool = False) -> ProductionStatus:
+        loop = asyncio.get_running_loop()
         try:
+            # Every coroutine on the way costs, under way as well as made: mostly this one sends by itself.
+            if self._source is None and self._loop is loop and not self._closed:
+                now = loop.time()
+                if has_turn or self._turnstile.pass_at_once(now, flow):
+                    return await self._send(card, self._token, loop, now)
             return await self._exchange(card, flow, has_turn=has_turn)
         except CardprodError as error:
             error.card = card
@@ -280,7 +287,13 @@ class Transport:
         if observer is not None:
             observer.request_began()
         try:
-            return await self._ask(card, token)
+            session = self._session
+            if session is None:
+                session = self._session = open_session()
+            correlation_id = f"{self._correlation_prefix}{next(self._correlation_counter) & _MAX_NODE:012x}"
+            url, asking = self._endpoint.build_request(card, token=token, correlation_id=correlation_id)
+            http_status, headers, body = await send(session, "GET", (self._urls.parse(url), asking), ssl=self._ssl)
+            return _decipher(token, correlation_id, http_status, headers, body)
         except RateLimited as error:
             # Before the place is given to the next, so that the gate is closed to that one already.
             if error.retry_after is not None:
@@ -297,17 +310,6 @@ class Transport:
             self._turnstile.leave()
             if observer is not None:
                 observer.request_ended()
-
-    async def _ask(self, card: Card, token: str) -> ProductionStatus:
-        session = self._session
-        if session is None:
-            session = self._session = open_session()
-        correlation_id = f"{self._correlation_prefix}{next(self._correlation_counter) & _MAX_NODE:012x}"
-        request = self._endpoint.build_request(card, token=token, correlation_id=correlation_id)
-        http_status, headers, body = await send(session, "GET", request, ssl=self._ssl)
-        if not is_answer_to(headers, correlation_id):
-            raise TransportError("the answer is to another request: try again (the correlation id is not ours)")
-        return decipher_without((token,), decipher, http_status, headers, body)
 
     async def _token_from(self, source: TokenSource, loop: asyncio.AbstractEventLoop) -> str:
         """Ask the source for a token, for as long as a request may take."""
@@ -372,6 +374,14 @@ class Transport:
         """Sleep, but not on after the client is closed: the attempt that follows finds that out."""
         if self._closing is not None:
             await asyncio.wait([self._closing], timeout=seconds)
+
+
+def _decipher(
+    token: str, correlation_id: str, http_status: int, headers: Mapping[str, str], body: bytes
+) -> ProductionStatus:
+    if not is_answer_to(headers, correlation_id):
+        raise TransportError("the answer is to another request: try again (the correlation id is not ours)")
+    return decipher_without((token,), decipher, http_status, headers, body)
 
 
 class _Cutoff:

@@ -120,13 +120,14 @@ class Endpoint:
     base_url: str = attrs.field(validator=_check_text)
     api_version: str = attrs.field(default="v3", validator=_check_text)
     allow_plain_http: bool = False
-    _prefix: str = attrs.field(init=False, repr=False, eq=False)
+    prefix: str = attrs.field(init=False, repr=False, eq=False)
+    """What the URL of every request begins with."""
 
     def __attrs_post_init__(self) -> None:
         _check_base_url(self.base_url, allow_plain_http=self.allow_plain_http)
         _check_api_version(self.api_version)
         prefix = f"{self.base_url.rstrip('/')}/{self.api_version}/spend/profiles/"
-        object.__setattr__(self, "_prefix", prefix)  # frozen, and derived once instead of at every look
+        object.__setattr__(self, "prefix", prefix)  # frozen, and derived once instead of at every look
 
     def build_request(self, card: Card, *, token: str, correlation_id: str) -> Request:
         """Build the request for a card's production status.
@@ -140,7 +141,7 @@ class Endpoint:
             correlation_id: A UUID that Wise echoes back, and that its support can search for; 36 characters at most.
         """
         return (
-            f"{self._prefix}{card.profile_id}/cards/{card.card_token}/production",
+            f"{self.prefix}{card.profile_id}/cards/{card.card_token}/production",
             {
                 "Authorization": f"Bearer {token}",
                 "Accept": "application/json",
