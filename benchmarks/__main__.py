@@ -1,15 +1,16 @@
-"""`python -m benchmarks`: chooses the program, prints the machine's facts and the table."""
+"""`python -m benchmarks`: chooses the program, prints the machine's facts and the tables, writes JSON and a picture."""
 
 from __future__ import annotations
 
 import argparse
-import platform
-from importlib.metadata import version
+from pathlib import Path
 
-from benchmarks import bulk, durable, import_time, look, memory, schedule, storm, waiting, webhooks
+from benchmarks import bulk, durable, import_time, look, memory, schedule, storm, wait, waiting, webhooks
+from benchmarks.table import draw, machine, write_json
 
 _PROGRAMS = {
     "look": look,
+    "wait": wait,
     "import": import_time,
     "memory": memory,
     "schedule": schedule,
@@ -21,22 +22,51 @@ _PROGRAMS = {
 }
 
 
-def _facts() -> str:
-    packages = ("cardprod", "aiohttp", "attrs", "cattrs", "tenacity")
-    versions = ", ".join(f"{name} {version(name)}" for name in packages)
-    return f"Python {platform.python_version()} on {platform.system()} {platform.machine()}; {versions}"
+_DRAWN = ("look", "wait", "memory", "import", "bulk")
+"""Those that give tables of figures, and not a text of their own; `schedule` draws its own picture."""
+_ALL = (*_DRAWN, "schedule")
 
 
-def main() -> None:
-    """Run one program."""
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     programs = parser.add_subparsers(dest="program", required=True)
     for name, program in _PROGRAMS.items():
         description = (program.__doc__ or "").partition("\n")[0]
-        program.add_arguments(programs.add_parser(name, help=description, description=program.__doc__))
+        subparser = programs.add_parser(name, help=description, description=program.__doc__)
+        program.add_arguments(subparser)
+        if name in _DRAWN:
+            subparser.add_argument("--json", type=Path, help="where to write the figures of every round")
+            subparser.add_argument("--png", type=Path, help="where to draw them (wants matplotlib)")
+    every = programs.add_parser("all", help=f"{', '.join(_ALL)}, one after the other, as they are by default")
+    every.add_argument("--folder", type=Path, default=Path(), help="where to write a .json and a .png of each")
+    return parser
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    result = _PROGRAMS[arguments.program].run(arguments)
+    if isinstance(result, str):
+        print(result, flush=True)
+        return
+    print(*result, sep="\n\n", flush=True)
+    if arguments.json is not None:
+        write_json(result, arguments.json)
+    if arguments.png is not None:
+        draw(result, arguments.png)
+
+
+def main() -> None:
+    """Run one program, or those that matter most."""
+    parser = _parser()
     arguments = parser.parse_args()
-    print(_facts(), end="\n\n")
-    print(_PROGRAMS[arguments.program].run(arguments))
+    print("; ".join(f"{name} {fact}" for name, fact in machine().items()), end="\n\n", flush=True)
+    if arguments.program != "all":
+        _run(arguments)
+        return
+    for name in _ALL:
+        print(f"# {name}\n", flush=True)
+        written = arguments.folder / name
+        _run(parser.parse_args([name, "--json", f"{written}.json", "--png", f"{written}.png"]))
+        print()
 
 
 if __name__ == "__main__":

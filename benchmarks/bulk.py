@@ -4,6 +4,8 @@ All through the same server in another process, without a rate limit, by turns, 
 
 - *one look each*: every card is PRODUCED at the first look; what is registered, told and counted out is in the figure.
 - *four looks each*: READY three times, 10 ms apart, so that each card goes through the heap and the schedule.
+- *growth*: every card is PRODUCED at the first look, from 100 cards to 1,000,000 in one batch; small batches are
+  repeated. Each size is a process of its own.
 - *waiting*: so many cards were looked at once and wait an hour in the heap, while 100 others in the same batch are
   looked at every 10 ms; the CPU for those looks, beside the same with few waiting.
 """
@@ -12,14 +14,14 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from statistics import median
+import multiprocessing
 from time import process_time
 from typing import TYPE_CHECKING
 
 import attrs
 
 from benchmarks import server
-from benchmarks.table import markdown
+from benchmarks.table import Series, Table
 from cardprod import AdaptiveSchedule, Backoff, Client
 
 if TYPE_CHECKING:
@@ -71,6 +73,22 @@ async def _by_statuses(port: int, looks: int) -> float:
         statuses = await client.get_statuses(cards_of(looks))
         assert len(statuses) == looks  # noqa: S101
         return (process_time() - began_at) / looks
+
+
+async def _in_batches_of(port: int, count: int, looks: int) -> float:
+    """Look once at each card of batches of this size, until there were so many looks."""
+    async with _client(port) as client:
+        await _warm_up(client)
+        batches = max(1, looks // count)
+        began_at = process_time()
+        for _ in range(batches):
+            finals = await client.wait_until_all_final(cards_of(count), schedule=_BACKOFF, timeout=None)
+            assert len(finals) == count  # noqa: S101
+        return (process_time() - began_at) / (batches * count)
+
+
+def _growing(port: int, count: int, looks: int) -> float:
+    return asyncio.run(_in_batches_of(port, count, looks))
 
 
 async def _by_waits(port: int, looks: int, looks_each: int, schedule: Schedule) -> float:
@@ -126,31 +144,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--looks", type=int, default=10_000, help="looks in each measurement (default 10,000)")
     parser.add_argument("--rounds", type=int, default=5, help="how often each is measured (default 5)")
     parser.add_argument("--waiting", type=int, default=1_000_000, help="cards that wait meanwhile (default 1,000,000)")
-    parser.add_argument("--waiting-rounds", type=int, default=1, help="how often that is measured (default once)")
+    parser.add_argument(
+        "--growth", type=int, nargs="+", default=[100, 1_000, 10_000, 100_000, 1_000_000], help="sizes of batches"
+    )
+    parser.add_argument("--slow-rounds", type=int, default=1, help="rounds of growth and waiting (default 1)")
 
 
-def _measured(looks_each: int, ways: dict[str, Callable[[int], Awaitable[float]]], rounds: int) -> dict[str, float]:
+def _measured(looks_each: int, ways: dict[str, Callable[[int], Awaitable[float]]], rounds: int) -> list[Series]:
     figures: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds):
         for name, way in ways.items():
             with server.running(looks_each) as port:
-                figures[name].append(asyncio.run(_awaited(way, port)))
-    return {name: median(values) for name, values in figures.items()}
+                figures[name].append(asyncio.run(_awaited(way, port)) * 1e6)
+    return [Series(name, values) for name, values in figures.items()]
 
 
 async def _awaited(way: Callable[[int], Awaitable[float]], port: int) -> float:
     return await way(port)
 
 
-def _table(title: str, figures: dict[str, float]) -> str:
-    first = next(iter(figures.values()))
-    rows = [[name, f"{value * 1e6:.1f}", f"{value / first:.2f}"] for name, value in figures.items()]
-    return markdown([title, "CPU µs per look", "times the first"], rows)
+def _grown(sizes: list[int], looks: int, rounds: int) -> list[Series]:
+    figures: dict[int, list[float]] = {size: [] for size in sizes}
+    context = multiprocessing.get_context("spawn")
+    for _ in range(rounds):
+        for size in sizes:
+            with server.running() as port, context.Pool(1) as pool:
+                figures[size].append(pool.apply(_growing, (port, size, looks)) * 1e6)
+    return [Series(f"{size:,} cards", values) for size, values in figures.items()]
 
 
-def run(arguments: argparse.Namespace) -> str:
+def run(arguments: argparse.Namespace) -> list[Table]:
     """Measure, and give the tables."""
-    looks, rounds = arguments.looks, arguments.rounds
+    looks, rounds, slow_rounds = arguments.looks, arguments.rounds, arguments.slow_rounds
     one = _measured(
         1,
         {
@@ -176,7 +201,8 @@ def run(arguments: argparse.Namespace) -> str:
             "1,000 waiting": lambda port: _with_waiting(port, 1000, looks),
             f"{arguments.waiting:,} waiting": lambda port: _with_waiting(port, arguments.waiting, looks),
         },
-        arguments.waiting_rounds,
+        slow_rounds,
     )
-    tables = (_table("one look each", one), _table("four looks each", four), _table("waiting", waiting))
-    return "\n\n".join(tables)
+    growth = _grown(arguments.growth, looks, slow_rounds)
+    titles = {"one look each": one, "four looks each": four, "growth": growth, "waiting": waiting}
+    return [Table(title=title, unit="CPU µs per look", digits=1, series=series) for title, series in titles.items()]

@@ -5,12 +5,11 @@ Runs alternate, and the clock is inside the interpreter, around the import alone
 
 from __future__ import annotations
 
-import statistics
 import subprocess
 import sys
 from typing import TYPE_CHECKING
 
-from benchmarks.table import markdown
+from benchmarks.table import Series, Table
 
 if TYPE_CHECKING:
     import argparse
@@ -28,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--runs", type=int, default=31, help="runs of each (default 31)")
 
 
-def run(arguments: argparse.Namespace) -> str:
+def run(arguments: argparse.Namespace) -> list[Table]:
     """Measure, and give the table."""
     modules = ("aiohttp", "cardprod")
     for module in modules:
@@ -36,11 +35,5 @@ def run(arguments: argparse.Namespace) -> str:
     times: dict[str, list[float]] = {module: [] for module in modules}
     for _ in range(arguments.runs):
         for module in modules:
-            times[module].append(_seconds(module))
-    base = statistics.median(times["aiohttp"])
-    rows: list[list[str]] = []
-    for module, each in times.items():
-        median = statistics.median(each)
-        spread = f"{min(each) * 1e3:.0f} to {max(each) * 1e3:.0f}"
-        rows.append([f"import {module}", f"{median * 1e3:.0f}", spread, f"{median / base:.2f}"])
-    return markdown(["", "ms (median)", "spread", "times aiohttp"], rows)
+            times[module].append(_seconds(module) * 1e3)
+    return [Table(title="import", unit="ms", series=[Series(module, each) for module, each in times.items()])]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import cardprod
 from benchmarks import server
-from benchmarks.table import markdown
+from benchmarks.table import Series, Table
 
 if TYPE_CHECKING:
     import argparse
@@ -53,13 +53,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Say what can be set."""
     parser.add_argument("--waits", type=int, default=10_000, help="waits at once (default 10,000)")
     parser.add_argument("--looks", type=int, default=4, help="looks until a card is produced (default 4)")
+    parser.add_argument("--rounds", type=int, default=3, help="how often each is measured (default 3)")
 
 
-def run(arguments: argparse.Namespace) -> str:
+def run(arguments: argparse.Namespace) -> list[Table]:
     """Measure, and give the table."""
-    rows: list[list[str]] = []
-    for name, measure in (("allocated in Python", _traced), ("resident", _resident)):
-        with server.running(arguments.looks) as port, multiprocessing.get_context("spawn").Pool(1) as pool:
-            peak = pool.apply(measure, (port, arguments.waits, arguments.looks))
-        rows.append([name, f"{peak / 1e6:.1f}", f"{peak / arguments.waits:,.0f}"])
-    return markdown([f"{arguments.waits:,} waits", "peak MB", "bytes per wait"], rows)
+    peaks: dict[str, list[float]] = {"allocated in Python": [], "resident": []}
+    context = multiprocessing.get_context("spawn")
+    for _ in range(arguments.rounds):
+        for name, measure in zip(peaks, (_traced, _resident), strict=True):
+            with server.running(arguments.looks) as port, context.Pool(1) as pool:
+                peak = pool.apply(measure, (port, arguments.waits, arguments.looks))
+            peaks[name].append(peak / arguments.waits)
+    series = [Series(name, each) for name, each in peaks.items()]
+    return [Table(title=f"memory of {arguments.waits:,} waits, a task each", unit="bytes per wait", series=series)]

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
+import os
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator
     from multiprocessing.connection import Connection
 
 
@@ -39,8 +43,7 @@ class _Kiosk(asyncio.Protocol):
         self._pending = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - a TCP server's transports are
-        self._transport = transport
+        self._transport: Any = transport  # not an `asyncio.Transport` on every loop
 
     def data_received(self, data: bytes) -> None:
         *requests, self._pending = (self._pending + data).split(b"\r\n\r\n")
@@ -63,25 +66,60 @@ def _serve(port: Connection, looks: int) -> None:
         port.send(server.sockets[0].getsockname()[1])
         await server.serve_forever()
 
-    asyncio.run(serve())
+    with asyncio.Runner(loop_factory=_fastest_loop()) as runner:
+        runner.run(serve())
+
+
+def _fastest_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop  # noqa: PLC0415 - where there is none, asyncio's own does
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+@attrs.frozen
+class Server:
+    """A server that is running.
+
+    Args:
+        port: Its port on 127.0.0.1.
+        pid: Its process.
+    """
+
+    port: int
+    pid: int
+
+    def cpu_seconds(self) -> float:
+        """Give the CPU time that its process has used."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(") ")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 @contextmanager
 def running(looks: int = 1) -> Generator[int, None, None]:
+    """Run the server as `started` does, and give its port only."""
+    with started(looks) as server:
+        yield server.port
+
+
+@contextmanager
+def started(looks: int = 1) -> Generator[Server, None, None]:
     """Run the server until the block is left.
 
     Args:
         looks: Which answer for a path is PRODUCED; the ones before are READY.
 
     Yields:
-        Its port on 127.0.0.1.
+        The server.
     """
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(theirs, looks), daemon=True)
     process.start()
+    theirs.close()  # so that a server that does not start ends the waiting for its port
     try:
-        yield ours.recv()
+        yield Server(ours.recv(), process.pid or 0)
     finally:
         process.terminate()
         process.join()

@@ -1,0 +1,220 @@
+"""What else a person could use for one look, each as its own documentation says. Nothing is measured here.
+
+A peer takes the server's port and how many looks will be in flight, and gives an async callable that looks at a card.
+The cards are many, because a client that is asked for very many must not live off one URL.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from importlib.util import find_spec
+from typing import Any, Final, TypeAlias
+
+import aiohttp
+
+import cardprod
+from benchmarks.generated import generated
+
+Look: TypeAlias = Callable[[], Awaitable[object]]
+Peer: TypeAlias = Callable[[int, int], AbstractAsyncContextManager[Look]]
+
+PROFILE: Final = 123456
+_TOKENS: Final = [f"{number:08x}-1e14-4464-a1ce-dcea7dc3de52" for number in range(10_000)]
+
+
+def _next_token() -> Callable[[], str]:
+    return itertools.cycle(_TOKENS).__next__
+
+
+def path_of(card_token: str) -> str:
+    """Give the path of a card's production status."""
+    return f"/v3/spend/profiles/{PROFILE}/cards/{card_token}/production"
+
+
+@asynccontextmanager
+async def cardprod_client(port: int, in_flight: int) -> AsyncGenerator[Look, None]:
+    """This package. Its rate limit is off, because no other peer has one."""
+    base_url, token = f"http://127.0.0.1:{port}", _next_token()
+    async with cardprod.Client("t", base_url=base_url, rate_limit=None, max_concurrency=in_flight) as client:
+        yield lambda: client.get_status(PROFILE, token())
+
+
+@asynccontextmanager
+async def aiohttp_default(port: int, _: int) -> AsyncGenerator[Look, None]:
+    """What a person would write with aiohttp and the session's default settings."""
+    base_url, token = f"http://127.0.0.1:{port}", _next_token()
+    async with aiohttp.ClientSession(headers={"Authorization": "Bearer t"}) as session:
+
+        async def look() -> object:
+            async with session.get(base_url + path_of(token())) as response:
+                response.raise_for_status()
+                return await response.json()
+
+        yield look
+
+
+@asynccontextmanager
+async def aiohttp_tuned(port: int, _: int) -> AsyncGenerator[Look, None]:
+    """The same with each documented setting that makes it faster: no cookies, limits, time limits or redirects."""
+    base_url, token, loads = f"http://127.0.0.1:{port}", _next_token(), json.loads
+    async with aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        timeout=aiohttp.ClientTimeout(),
+        headers={"Authorization": "Bearer t", "Accept": "application/json"},
+    ) as session:
+
+        async def look() -> object:
+            async with session.get(base_url + path_of(token()), allow_redirects=False) as response:
+                if response.status != 200:
+                    response.raise_for_status()
+                return loads(await response.read())
+
+        yield look
+
+
+@asynccontextmanager
+async def azure_core(port: int, _: int) -> AsyncGenerator[Look, None]:
+    """`AsyncPipelineClient` with its standard policies and its aiohttp transport."""
+    from azure.core.rest import HttpRequest  # noqa: PLC0415
+
+    token = _next_token()
+    async with azure_client(port) as client:
+
+        async def look() -> object:
+            response = await client.send_request(HttpRequest("GET", client.format_url(path_of(token()))))
+            response.raise_for_status()
+            return response.json()
+
+        yield look
+
+
+def azure_client(port: int) -> Any:  # noqa: ANN401 - its generics are the transport's affair
+    """Make azure-core's client as its guide for authors of client libraries does."""
+    from azure.core import AsyncPipelineClient  # noqa: PLC0415
+    from azure.core.configuration import Configuration  # noqa: PLC0415
+    from azure.core.pipeline import policies  # noqa: PLC0415
+
+    config: Any = Configuration()
+    config.headers_policy = policies.HeadersPolicy({"Authorization": "Bearer t", "Accept": "application/json"})
+    config.user_agent_policy = policies.UserAgentPolicy("benchmark/1")
+    config.retry_policy = policies.AsyncRetryPolicy()
+    config.redirect_policy = policies.AsyncRedirectPolicy()
+    config.proxy_policy = policies.ProxyPolicy()
+    config.logging_policy = policies.NetworkTraceLoggingPolicy()
+    return AsyncPipelineClient(f"http://127.0.0.1:{port}", config=config)
+
+
+@asynccontextmanager
+async def generated_client(port: int, in_flight: int) -> AsyncGenerator[Look, None]:
+    """What `openapi-python-client` generates, on httpx, with room for as many connections as looks."""
+    import httpx  # noqa: PLC0415
+
+    limits = httpx.Limits(max_connections=max(in_flight, 100), max_keepalive_connections=max(in_flight, 20))
+    token = _next_token()
+    with generated() as (client_class, call):
+        async with client_class(
+            base_url=f"http://127.0.0.1:{port}",
+            token="t",
+            timeout=httpx.Timeout(60),
+            httpx_args={"limits": limits},
+        ) as client:
+            yield lambda: call.asyncio(PROFILE, token(), client=client)
+
+
+@asynccontextmanager
+async def wise_sdk(port: int, in_flight: int) -> AsyncGenerator[Look, None]:
+    """The other asyncio client for this call. It insists on https, so its transport goes to http underneath."""
+    import httpx  # noqa: PLC0415
+    from wise_sdk import AsyncWiseClient  # noqa: PLC0415
+    from wise_sdk.generated.environment import WiseClientEnvironment  # noqa: PLC0415
+
+    class ToLoopback(httpx.AsyncHTTPTransport):
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            request.url = request.url.copy_with(scheme="http", port=port)
+            return await super().handle_async_request(request)
+
+    limits = httpx.Limits(max_connections=max(in_flight, 100), max_keepalive_connections=max(in_flight, 20))
+    environment = WiseClientEnvironment(api="https://127.0.0.1/v3", cards="https://127.0.0.1")
+    token = _next_token()
+    async with httpx.AsyncClient(transport=ToLoopback(limits=limits), timeout=60) as http:
+        client = AsyncWiseClient(access_token="t", environment=environment, httpx_client=http)  # noqa: S106
+        yield lambda: client.cards.kiosk.get_production(profile_id=PROFILE, card_token=token())
+
+
+class _RawGet(asyncio.Protocol):
+    """A keep-alive connection that knows only to write a GET and to find the end of the answer."""
+
+    def __init__(self) -> None:
+        self._received = b""
+        self._answer: asyncio.Future[bytes] | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport: Any = transport  # not an `asyncio.Transport` on every loop
+
+    def get(self, request: bytes) -> asyncio.Future[bytes]:
+        self._answer = asyncio.get_running_loop().create_future()
+        self.transport.write(request)
+        return self._answer
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        head, blank, body = self._received.partition(b"\r\n\r\n")
+        if not blank:
+            return
+        length = int(head.partition(b"Content-Length: ")[2].partition(b"\r\n")[0])
+        if len(body) >= length and self._answer is not None:
+            self._received = b""
+            self._answer.set_result(body)
+
+
+@asynccontextmanager
+async def raw_protocol(port: int, in_flight: int) -> AsyncGenerator[Look, None]:
+    """The floor: an `asyncio.Protocol` that checks nothing, and `json.loads`."""
+    token = _next_token()
+    rest = f" HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nAuthorization: Bearer t\r\n\r\n"
+    loop = asyncio.get_running_loop()
+    idle = [(await loop.create_connection(_RawGet, "127.0.0.1", port))[1] for _ in range(in_flight)]
+
+    async def look() -> object:
+        connection = idle.pop()
+        body = await connection.get(f"GET {path_of(token())}{rest}".encode())
+        idle.append(connection)
+        return json.loads(body)
+
+    yield look
+    for connection in idle:
+        connection.transport.close()
+
+
+PEERS: Final[dict[str, tuple[Peer, str | None]]] = {
+    "cardprod": (cardprod_client, None),
+    "aiohttp, default session": (aiohttp_default, None),
+    "aiohttp, tuned": (aiohttp_tuned, None),
+    "azure-core": (azure_core, "azure.core"),
+    "openapi-python-client": (generated_client, "openapi_python_client"),
+    "wise-sdk": (wise_sdk, "wise_sdk"),
+    "raw asyncio.Protocol": (raw_protocol, None),
+}
+"""Each with the module it needs."""
+
+
+def _loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    factories: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {"asyncio": asyncio.new_event_loop}
+    if find_spec("uvloop"):
+        import uvloop  # noqa: PLC0415
+
+        factories["uvloop"] = uvloop.new_event_loop
+    if find_spec("aiofastnet"):
+        import aiofastnet  # noqa: PLC0415
+
+        factories["aiofastnet"] = aiofastnet.loop_factory()
+    return factories
+
+
+LOOPS: Final = _loop_factories()
+"""The event loops there are: asyncio's, uvloop's, and asyncio's with aiofastnet's transports."""
