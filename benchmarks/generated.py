@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 _NAME: Final = "generated_client_of_the_benchmark"
 
-_TEXT: Final = {"type": "string", "nullable": True}
-_DOCUMENT: Final = {
+_TEXT: Final[dict[str, Any]] = {"type": "string", "nullable": True}
+_DOCUMENT: Final[dict[str, Any]] = {
     "openapi": "3.0.3",
     "info": {"title": "Card production", "version": "1"},
     "paths": {

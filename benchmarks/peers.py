@@ -95,11 +95,11 @@ async def azure_core(port: int, _: int) -> AsyncGenerator[Look, None]:
 
 def azure_client(port: int) -> Any:  # noqa: ANN401 - its generics are the transport's affair
     """Make azure-core's client as its guide for authors of client libraries does."""
-    from azure.core import AsyncPipelineClient  # noqa: PLC0415
-    from azure.core.configuration import Configuration  # noqa: PLC0415
+    from azure.core import AsyncPipelineClient, configuration  # noqa: PLC0415
     from azure.core.pipeline import policies  # noqa: PLC0415
 
-    config: Any = Configuration()
+    untyped: Any = configuration
+    config = untyped.Configuration()
     config.headers_policy = policies.HeadersPolicy({"Authorization": "Bearer t", "Accept": "application/json"})
     config.user_agent_policy = policies.UserAgentPolicy("benchmark/1")
     config.retry_policy = policies.AsyncRetryPolicy()
@@ -119,7 +119,7 @@ async def generated_client(port: int, in_flight: int) -> AsyncGenerator[Look, No
     with generated() as (client_class, call):
         async with client_class(
             base_url=f"http://127.0.0.1:{port}",
-            token="t",
+            token="t",  # noqa: S106
             timeout=httpx.Timeout(60),
             httpx_args={"limits": limits},
         ) as client:

@@ -7,7 +7,7 @@ import platform
 import statistics
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
@@ -124,7 +124,7 @@ def draw(tables: Sequence[Table], path: Path) -> None:
     import matplotlib as mpl  # noqa: PLC0415 - only for a picture
 
     mpl.use("agg")
-    from matplotlib import pyplot as plt  # noqa: PLC0415
+    import matplotlib.pyplot as plt  # noqa: PLC0415
 
     columns = min(len(tables), _COLUMNS)
     rows = -(-len(tables) // columns)
@@ -146,5 +146,6 @@ def draw(tables: Sequence[Table], path: Path) -> None:
         panel.set_title(f"{table.title}\n{table.unit}", fontsize=9)
         panel.tick_params(labelsize=8)
     figure.tight_layout()
-    figure.savefig(path, dpi=90)
+    saved: Any = figure
+    saved.savefig(path, dpi=90)
     plt.close(figure)

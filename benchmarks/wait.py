@@ -8,10 +8,11 @@ ways by turns; CPU and the peak of resident memory count from when the first con
 from __future__ import annotations
 
 import asyncio
+import gc
 import multiprocessing
-import resource
 import time
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import aiohttp
@@ -130,29 +131,34 @@ async def _loop_of_tenacity(port: int, tokens: list[str], sleep: float, begin: C
 
 
 async def _poller_of_azure(port: int, tokens: list[str], sleep: float, begin: Callable[[], None]) -> int:
-    from azure.core.polling import AsyncLROPoller  # noqa: PLC0415
-    from azure.core.polling.async_base_polling import AsyncLROBasePolling  # noqa: PLC0415
-    from azure.core.polling.base_polling import LongRunningOperation  # noqa: PLC0415
+    from azure.core.polling import (  # noqa: PLC0415
+        AsyncLROPoller,
+        async_base_polling,
+        base_polling,
+    )
     from azure.core.rest import HttpRequest  # noqa: PLC0415
 
-    operation: Any = LongRunningOperation
+    untyped: Any = async_base_polling  # its generics are the transport's affair
 
-    class Production(operation):  # type: ignore[misc]  # what to ask and what an answer means, as its guide has it
-        def can_poll(self, _: Any) -> bool:  # noqa: ANN401
+    class Production(
+        base_polling.LongRunningOperation[Any, Any]
+    ):  # what to ask and what an answer means, as its guide has it
+        def can_poll(self, pipeline_response: Any) -> bool:  # noqa: ANN401
+            del pipeline_response
             return True
 
-        def set_initial_status(self, first: Any) -> str:  # noqa: ANN401
-            self._url = first.http_response.request.url
-            return self.get_status(first)
+        def set_initial_status(self, pipeline_response: Any) -> str:  # noqa: ANN401
+            self._url = pipeline_response.http_response.request.url
+            return self.get_status(pipeline_response)
 
         def get_polling_url(self) -> str:
             return str(self._url)
 
-        def get_status(self, answer: Any) -> str:  # noqa: ANN401
-            return "Succeeded" if answer.http_response.json()["status"] in _FINAL else "InProgress"
+        def get_status(self, pipeline_response: Any) -> str:  # noqa: ANN401
+            return "Succeeded" if pipeline_response.http_response.json()["status"] in _FINAL else "InProgress"
 
-        def get_final_get_url(self, _: Any) -> None:  # noqa: ANN401
-            return None
+        def get_final_get_url(self, pipeline_response: Any) -> None:  # noqa: ANN401
+            del pipeline_response
 
     async with azure_client(port) as client:
 
@@ -164,7 +170,7 @@ async def _poller_of_azure(port: int, tokens: list[str], sleep: float, begin: Ca
         begin()
 
         async def wait(token: str) -> bool:
-            polling: Any = AsyncLROBasePolling(timeout=sleep, lro_algorithms=[Production()])
+            polling = untyped.AsyncLROBasePolling(timeout=sleep, lro_algorithms=[Production()])
             first = await first_answer(token)
             await asyncio.sleep(sleep)  # it asks again at once
             poller: Any = AsyncLROPoller(client, first, lambda answer: answer.http_response.json(), polling)
@@ -183,8 +189,10 @@ _WAYS: Final = {
 }
 
 
-def _peak() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def _resident(which: str) -> int:
+    """Give the bytes in memory now (VmRSS), or at the most since the peak was reset (VmHWM)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{which}:"))
 
 
 def _take_turn(name: str, port: int, count: int, sleep: float) -> tuple[float, float, float]:
@@ -193,12 +201,14 @@ def _take_turn(name: str, port: int, count: int, sleep: float) -> tuple[float, f
     began: list[tuple[float, int, float]] = []
 
     def begin() -> None:
-        began.append((time.process_time(), _peak(), time.perf_counter()))
+        gc.collect()
+        Path("/proc/self/clear_refs").write_text("5")  # resets the peak, see proc(5)
+        began.append((time.process_time(), _resident("VmRSS"), time.perf_counter()))
 
     done = asyncio.run(_WAYS[name](port, tokens, sleep, begin))
     assert done == count  # noqa: S101 - a way that loses a card has no figure
-    cpu, peak, at = began[0]
-    return time.process_time() - cpu, max(_peak() - peak, resource.getpagesize()), time.perf_counter() - at
+    cpu, before, at = began[0]
+    return time.process_time() - cpu, _resident("VmHWM") - before, time.perf_counter() - at
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
