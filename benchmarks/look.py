@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import statistics
+import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -85,6 +86,7 @@ def run(arguments: argparse.Namespace) -> list[Table]:
                 with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
                     turns = runner.run(_take_turns(running, in_flight, names, arguments))
                 tables.append(_table(f"look, {loop}, {in_flight:,} in flight", turns))
+                print(f"… {tables[-1].title}: done", file=sys.stderr, flush=True)
     return tables
 
 

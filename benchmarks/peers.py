@@ -36,10 +36,10 @@ def path_of(card_token: str) -> str:
 
 
 @asynccontextmanager
-async def cardprod_client(port: int, in_flight: int) -> AsyncGenerator[Look, None]:
-    """This package. Its rate limit is off, because no other peer has one."""
+async def cardprod_client(port: int, _: int) -> AsyncGenerator[Look, None]:
+    """This package as it is. Only its rate limit is off, because no other peer has one."""
     base_url, token = f"http://127.0.0.1:{port}", _next_token()
-    async with cardprod.Client("t", base_url=base_url, rate_limit=None, max_concurrency=in_flight) as client:
+    async with cardprod.Client("t", base_url=base_url, rate_limit=None) as client:
         yield lambda: client.get_status(PROFILE, token())
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import multiprocessing
+import sys
 import time
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -227,6 +228,7 @@ def run(arguments: argparse.Namespace) -> list[Table]:
         for name in _WAYS:
             with server.running(arguments.looks) as port, context.Pool(1) as pool:
                 turns[name].append(pool.apply(_take_turn, (name, port, arguments.waits, arguments.sleep)))
+            print(f"… {name}: {len(turns[name])} of {arguments.rounds}", file=sys.stderr, flush=True)
     title = f"{arguments.waits:,} waits at once, {arguments.looks} looks each"
     seconds = {"seconds, all in all": [f"{turns[name][0][2]:.0f}" for name in _WAYS]}
     return [
