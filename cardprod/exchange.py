@@ -11,12 +11,12 @@ import json
 import random
 import ssl as _ssl
 from functools import cache, partial
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypeVar
 from urllib.parse import quote, quote_plus
 
 import aiohttp
+from aiohttp.http import HttpProcessingError
 from multidict import CIMultiDict, CIMultiDictProxy
-from yarl import URL
 
 from cardprod.errors import ApiError, BadReply, RequestTimeout, TransportError, UsageError
 from cardprod.wire import MAX_BODY, is_transient
@@ -25,8 +25,23 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from tenacity import RetryCallState
+    from yarl import URL
 
-__all__ = ["Urls", "check_verifies", "decipher_without", "may_pass", "open_session", "seconds_to_retry", "send"]
+__all__ = [
+    "NO_TIMEOUT",
+    "Answer",
+    "check_verifies",
+    "decipher_without",
+    "may_pass",
+    "open_session",
+    "read_body",
+    "seconds_to_retry",
+    "send",
+    "transport_error",
+]
+
+Answer: TypeAlias = "tuple[int, Mapping[str, str], bytes]"
+"""The HTTP status, the headers and the body; of one that is over `MAX_BODY`, a start that is as well."""
 
 _Said = TypeVar("_Said")
 
@@ -50,7 +65,7 @@ _SECRET: Final = 12
 
 _NO_HEADERS: Final = CIMultiDictProxy[str](CIMultiDict())
 
-_NO_TIMEOUT: Final = aiohttp.ClientTimeout()
+NO_TIMEOUT: Final = aiohttp.ClientTimeout()
 """Not aiohttp's: whoever sends holds the whole exchange to its time, from when it may leave."""
 
 _FAILURES: Final[tuple[tuple[type[BaseException], type[TransportError], str], ...]] = (
@@ -70,6 +85,7 @@ _FAILURES: Final[tuple[tuple[type[BaseException], type[TransportError], str], ..
     ),
     (aiohttp.ClientPayloadError, TransportError, "the answer's body was cut short or garbled: try again"),
     (aiohttp.ClientResponseError, TransportError, "the answer is not HTTP: check base_url and proxies on the way"),
+    (HttpProcessingError, TransportError, "the answer is not HTTP: check base_url and proxies on the way"),
     (aiohttp.ClientOSError, TransportError, "the connection broke: try again"),
     (aiohttp.ClientError, TransportError, "the request failed: see the cause"),
     (OSError, TransportError, "the connection broke: try again"),
@@ -102,25 +118,6 @@ _ALERTS: Final[Mapping[str, str]] = {
 """The TLS alert the server sent (RFC 8446, section 6.2) → what it means."""
 
 
-class Urls:
-    """URLs that all begin alike: the beginning is parsed once, which takes a third off the cost of each.
-
-    Args:
-        prefix: What they begin with: the scheme, the host, and some of the path.
-    """
-
-    __slots__ = ("_length", "_parsed", "_path")
-
-    def __init__(self, prefix: str) -> None:
-        self._length = len(prefix)
-        self._parsed = URL(prefix)
-        self._path = self._parsed.raw_path
-
-    def parse(self, url: str) -> URL:
-        """Parse one of them, in which nothing after the prefix needs escaping."""
-        return self._parsed.with_path(self._path + url[self._length :], encoded=True)
-
-
 def open_session() -> aiohttp.ClientSession:
     """Open a session of our own: no cookies, and no places, which are kept where the pace is."""
     # aiohttp's timeout would count the queueing for its connections too.
@@ -149,7 +146,7 @@ async def send(
     *,
     ssl: _ssl.SSLContext | bool,
     body: bytes | None = None,
-) -> tuple[int, Mapping[str, str], bytes]:
+) -> Answer:
     """Send one request and read its whole answer.
 
     Args:
@@ -160,7 +157,7 @@ async def send(
         body: What to send along.
 
     Returns:
-        The HTTP status, the headers and the body; of one that is over `MAX_BODY`, a start that is as well.
+        The answer.
 
     Raises:
         TransportError: No whole answer came.
@@ -176,23 +173,29 @@ async def send(
             allow_redirects=False,
             raise_for_status=False,
             ssl=ssl,
-            timeout=_NO_TIMEOUT,
+            timeout=NO_TIMEOUT,
         )
         content = answer.content
         try:
-            received = content.read_nowait() if content.is_eof() else await content.readany()
-            while not content.at_eof() and len(received) <= MAX_BODY:
-                received += await content.readany()
+            received = content.read_nowait() if content.is_eof() else await read_body(content)
         finally:
             if not answer.closed:  # at its end, the connection has gone back to the pool by itself
                 answer.close()
     except (aiohttp.ClientError, OSError) as exc:
-        raise _transport_error(exc) from exc
+        raise transport_error(exc) from exc
     except (RuntimeError, ValueError) as exc:
         if session.closed:
             raise UsageError("the session lent to this client is closed; keep it open as long as the client") from exc
         raise UsageError(f"the session lent to this client cannot be used: {exc}") from exc
     return answer.status, answer.headers, received
+
+
+async def read_body(content: aiohttp.StreamReader) -> bytes:
+    """Read a body that is still under way, to its end or until it is over `MAX_BODY`."""
+    received = await content.readany()
+    while not content.at_eof() and len(received) <= MAX_BODY:
+        received += await content.readany()
+    return received
 
 
 def decipher_without(
@@ -281,10 +284,11 @@ async def _send_once(request: aiohttp.ClientRequest, send: aiohttp.ClientHandler
     try:
         return await send(request)
     except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as exc:
-        raise _transport_error(exc) from exc
+        raise transport_error(exc) from exc
 
 
-def _transport_error(exc: BaseException) -> TransportError:
+def transport_error(exc: BaseException) -> TransportError:
+    """Name what happened, by the table of failures."""
     name = type(exc).__name__
     if isinstance(exc, aiohttp.ClientResponseError):
         # It carries the request's headers, and so the token, to wherever an error's cause is shown.

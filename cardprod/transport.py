@@ -16,8 +16,9 @@ from inspect import isawaitable
 from typing import TYPE_CHECKING, Any, Final
 
 from cardprod.auth import OAuthToken, check_token
+from cardprod.channel import Channel
 from cardprod.errors import CardprodError, RateLimited, RequestTimeout, TransportError, Unauthorized, UsageError
-from cardprod.exchange import Urls, check_verifies, decipher_without, may_pass, open_session, seconds_to_retry, send
+from cardprod.exchange import check_verifies, decipher_without, may_pass, seconds_to_retry
 from cardprod.pacing import Pacer
 from cardprod.telemetry import LOGGER, log_look, log_retry
 from cardprod.wire import decipher, is_answer_to
@@ -76,11 +77,10 @@ class Transport:
     ) -> None:
         check_verifies(ssl, session)
         self._endpoint = endpoint
-        self._urls = Urls(endpoint.prefix)
         self._source = token if callable(token) else None
         self._token = "" if callable(token) else check_token(token)
         self._borrowed = session
-        self._session: aiohttp.ClientSession | None = session
+        self._channel: Channel | None = None
         self._request_timeout = request_timeout
         self._cutoff = _Cutoff(request_timeout)
         self._attempts = attempts
@@ -208,8 +208,8 @@ class Transport:
             self._closing.set_result(None)
         self._turnstile.close()
         self._cutoff.close()
-        if self._session is not None and self._borrowed is None:
-            await self._session.close()
+        if self._channel is not None:
+            await self._channel.close()
         if isinstance(self._source, OAuthToken):
             await self._source.close()
 
@@ -287,12 +287,12 @@ class Transport:
         if observer is not None:
             observer.request_began()
         try:
-            session = self._session
-            if session is None:
-                session = self._session = open_session()
+            channel = self._channel
+            if channel is None:
+                channel = self._channel = Channel(self._endpoint.prefix, self._borrowed, self._ssl)
             correlation_id = f"{self._correlation_prefix}{next(self._correlation_counter) & _MAX_NODE:012x}"
-            url, asking = self._endpoint.build_request(card, token=token, correlation_id=correlation_id)
-            http_status, headers, body = await send(session, "GET", (self._urls.parse(url), asking), ssl=self._ssl)
+            request = self._endpoint.build_request(card, token=token, correlation_id=correlation_id)
+            http_status, headers, body = await channel.get(request)
             return _decipher(token, correlation_id, http_status, headers, body)
         except RateLimited as error:
             # Before the place is given to the next, so that the gate is closed to that one already.

@@ -88,8 +88,8 @@ def assert_idle(client: cardprod.Client) -> None:
     assert not transport._cutoff._under_way
     assert not transport._cutoff._cut_off
     assert [turn for turn in transport._turnstile._queue if not turn.done()] == []
-    if transport._session is not None and transport._session.connector is not None:
-        assert not transport._session.connector._acquired
+    if transport._channel is not None and transport._channel.session.connector is not None:
+        assert not transport._channel.session.connector._acquired
 
 
 # --- PostgreSQL ---

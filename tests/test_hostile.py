@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import aiohttp
 import pytest
@@ -30,7 +30,10 @@ LONGEST = ATTEMPTS * TIMEOUT + (ATTEMPTS - 1) * 1.0
 
 UNASKED = {"unasked-later", "unasked-endlessly"}
 
-SESSIONS = pytest.mark.parametrize("is_borrowed", [False, True], ids=["own session", "borrowed session"])
+Way = Literal["direct", "own session", "lent session"]
+"""How looks go: on connections of a client's own pool, through its own session, or through one that was lent."""
+
+WAYS_TO_SEND: tuple[Way, ...] = get_args(Way)
 
 
 def now() -> float:
@@ -39,10 +42,13 @@ def now() -> float:
 
 
 @contextlib.asynccontextmanager
-async def client_of(base_url: str, *, is_borrowed: bool = False, **settings: Any) -> AsyncGenerator[Client]:
-    """Make a client with a session of its own or of ours."""
+async def client_of(base_url: str, *, way: Way = "direct", **settings: Any) -> AsyncGenerator[Client]:
+    """Make a client whose looks go this way."""
     async with contextlib.AsyncExitStack() as stack:
-        session = await stack.enter_async_context(aiohttp.ClientSession()) if is_borrowed else None
+        session = await stack.enter_async_context(aiohttp.ClientSession()) if way == "lent session" else None
+        if way == "own session":
+            patch = stack.enter_context(pytest.MonkeyPatch.context())
+            patch.setattr("cardprod.channel._SENDER", "_gone_one_day")
         client = Client(
             "token", base_url=base_url, session=session, request_timeout=TIMEOUT, attempts=ATTEMPTS, **settings
         )
@@ -66,30 +72,30 @@ async def assert_fails(client: Client, card: str, error: type[cardprod.CardprodE
 
 
 @pytest.mark.parametrize(
-    ("name", "is_borrowed"),
+    ("name", "way"),
     [
-        (name, is_borrowed)
-        for is_borrowed in (False, True)
+        (name, way)
+        for way in WAYS_TO_SEND
         for name in WAYS
         # How a lent session keeps its connections is the lender's, and aiohttp's; README says what that means.
-        if not (is_borrowed and name in UNASKED)
+        if not (way == "lent session" and name in UNASKED)
     ],
 )
-async def test_every_way_has_its_outcome(name: str, *, is_borrowed: bool) -> None:
+async def test_every_way_has_its_outcome(name: str, way: Way) -> None:
     """Whichever way a server misbehaves, a look ends in time as told, leaves nothing, and the next one is right."""
-    way = WAYS[name]
+    outcome = WAYS[name]
     async with (
         HostileServer() as elsewhere,
         HostileServer() as server,
-        client_of(server.base_url, is_borrowed=is_borrowed) as client,
+        client_of(server.base_url, way=way) as client,
     ):
         server.elsewhere = elsewhere.base_url
-        if way.error is None:
+        if outcome.error is None:
             began = now()
             await assert_right(client, name)
             assert now() - began <= TIMEOUT
         else:
-            await assert_fails(client, name, way.error, way.word)
+            await assert_fails(client, name, outcome.error, outcome.word)
         assert_idle(client)
         await asyncio.sleep(1)
         await assert_right(client, HONEST)
@@ -116,12 +122,12 @@ async def test_unknown_name_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     await assert_nothing_left()
 
 
-@SESSIONS
-async def test_refused_connection_is_told(*, is_borrowed: bool) -> None:
+@pytest.mark.parametrize("way", WAYS_TO_SEND)
+async def test_refused_connection_is_told(way: Way) -> None:
     """A port that nobody listens on is a `TransportError` that says so, and once somebody does the client is right."""
     async with HostileServer() as server:
         await server.stop()
-        async with client_of(server.base_url, is_borrowed=is_borrowed) as client:
+        async with client_of(server.base_url, way=way) as client:
             await assert_fails(client, HONEST, cardprod.TransportError, "no connection could be made")
             assert_idle(client)
             await server.start()
@@ -129,15 +135,15 @@ async def test_refused_connection_is_told(*, is_borrowed: bool) -> None:
     await assert_nothing_left()
 
 
-@SESSIONS
-async def test_wait_outlasts_a_restart(*, is_borrowed: bool) -> None:
+@pytest.mark.parametrize("way", WAYS_TO_SEND)
+async def test_wait_outlasts_a_restart(way: Way) -> None:
     """A wait whose server is stopped, and started again a minute later, goes on and ends right."""
     statuses = ["READY"]
 
     def tell(card: str) -> bytes:
         return json.dumps({"status": statuses[-1], "description": card}).encode()
 
-    async with HostileServer(tell=tell) as server, client_of(server.base_url, is_borrowed=is_borrowed) as client:
+    async with HostileServer(tell=tell) as server, client_of(server.base_url, way=way) as client:
         wait = client.wait_until_final(PROFILE, HONEST, schedule=Backoff(first=10, factor=1), max_failures=20)
         steps = aiter(wait)
         assert (await anext(steps)).current.status == "READY"

@@ -31,6 +31,7 @@ ROOMS: Final = [
     "pacing",
     "telemetry",
     "exchange",
+    "channel",
     "auth",
     "transport",
     "sharing",

@@ -1,0 +1,245 @@
+"""How looks reach the server: directly on aiohttp's connections, or through a session, and no server can tell."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+import pytest
+from aiohttp.connector import Connection
+
+import cardprod
+from cardprod import Client
+from cardprod.channel import Channel
+from cardprod.wire import Endpoint
+from tests.conftest import CARD, RawServer, assert_idle, assert_nothing_left, http_answer
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from cardprod.simulator import Simulator
+    from tests.conftest import Script
+
+
+async def say_ready(writer: asyncio.StreamWriter) -> None:
+    """Answer that the card is READY."""
+    writer.write(http_answer())
+
+
+async def status_of(client: Client) -> str:
+    """Look once at the card."""
+    return (await client.get_status(CARD.profile_id, CARD.card_token)).status
+
+
+@pytest.fixture
+def by_session(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What went through a session so far."""
+    urls: list[str] = []
+    request = aiohttp.ClientSession.request
+
+    def note(session: aiohttp.ClientSession, method: str, url: Any, **settings: Any) -> Any:
+        urls.append(str(url))
+        return request(session, method, url, **settings)
+
+    monkeypatch.setattr(aiohttp.ClientSession, "request", note)
+    return urls
+
+
+@pytest.fixture
+def without_the_short_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An aiohttp in which the method that sends has another name."""
+    monkeypatch.setattr("cardprod.channel._SENDER", "_gone_one_day")
+
+
+# --- Which way ---
+
+
+async def test_own_looks_go_directly(kiosk: Simulator, client: Client, by_session: list[str]) -> None:
+    """A client with a session of its own sends its looks on that session's connections, and keeps them open."""
+    kiosk.add(CARD, "never")
+    assert [await status_of(client) for _ in range(3)] == ["READY"] * 3
+    assert by_session == []
+    assert_idle(client)
+
+
+async def test_lent_session_is_used_as_it_is(kiosk: Simulator, by_session: list[str]) -> None:
+    """What a lent session adds to its requests, and whoever traces them, is not passed by."""
+    kiosk.add(CARD, "never")
+    traced: list[str] = []
+
+    async def on_start(_: object, __: object, params: aiohttp.TraceRequestStartParams) -> None:
+        traced.append(str(params.url))
+
+    trace = aiohttp.TraceConfig()
+    trace.on_request_start.append(on_start)
+    async with (
+        aiohttp.ClientSession(trace_configs=[trace]) as session,
+        Client(kiosk.token, base_url=kiosk.base_url, session=session) as client,
+    ):
+        assert await status_of(client) == "READY"
+    assert traced == by_session
+    assert len(traced) == 1
+
+
+async def test_instrumented_sessions_are_seen(
+    kiosk: Simulator, by_session: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where somebody gives every session of the process a trace config, as OpenTelemetry does, no look is missed."""
+    kiosk.add(CARD, "never")
+    make = aiohttp.ClientSession.__init__
+
+    def traced(session: aiohttp.ClientSession, **settings: Any) -> None:
+        make(session, **settings, trace_configs=[aiohttp.TraceConfig()])
+
+    monkeypatch.setattr(aiohttp.ClientSession, "__init__", traced)
+    async with Client(kiosk.token, base_url=kiosk.base_url) as client:
+        assert await status_of(client) == "READY"
+    assert len(by_session) == 1
+
+
+async def test_scripted_replies_are_given(kiosk: Simulator, client: Client, script: Script) -> None:
+    """Whoever answers in the place of aiohttp's sessions is asked, before and after the server was."""
+    kiosk.add(CARD, "never")
+    url = f"{kiosk.base_url}/v3/spend/profiles/{CARD.profile_id}/cards/{CARD.card_token}/production"
+    script(url, body='{"status":"PRODUCED"}')
+    assert await status_of(client) == "PRODUCED"
+    assert kiosk.requests == []
+
+
+async def test_scripted_replies_come_and_go(kiosk: Simulator, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody who stands in for aiohttp's sessions for a while is asked for that while."""
+    kiosk.add(CARD, "never")
+    assert await status_of(client) == "READY"
+
+    async def refuse(*_: object, **__: object) -> None:
+        raise aiohttp.ClientConnectionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(aiohttp.ClientSession, "_request", refuse)
+        with pytest.raises(cardprod.TransportError):
+            await status_of(client)
+    assert await status_of(client) == "READY"
+    assert len(kiosk.requests) == 2
+
+
+# --- The same request, the same answer ---
+
+
+def lines_of(head: str) -> set[str]:
+    """Take a request apart, but for what is another one each time."""
+    return {line for line in head.split("\r\n") if not line.startswith("X-External-Correlation-Id: ")}
+
+
+@pytest.mark.parametrize("path", ["", "/", "/a/b/", "/käse/%7e/x", "/a;b=c"])
+async def test_request_is_the_same(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server is asked for the same path with the same headers, whichever way a look goes."""
+    async with RawServer(say_ready) as server:
+        async with Client("token", base_url=server.base_url + path) as client:
+            assert await status_of(client) == "READY"
+        with monkeypatch.context() as patch:
+            patch.setattr("cardprod.channel._SENDER", "_gone_one_day")
+            async with Client("token", base_url=server.base_url + path) as client:
+                assert await status_of(client) == "READY"
+    direct, through_session = server.heads
+    assert lines_of(direct) == lines_of(through_session)
+    assert direct.count("\r\n") == through_session.count("\r\n")
+
+
+@pytest.mark.parametrize("base_url", ["https://h", "https://H:443/", "http://[::1]:8080", "https://bücher.example"])
+async def test_host_is_the_same(base_url: str) -> None:
+    """The `Host` of a request is the one that aiohttp gives it, for any host and port."""
+    endpoint = Endpoint(base_url)
+    channel: Any = Channel(endpoint.prefix, None, ssl=True)
+    assert f"\r\nHost: {channel._direct._to.headers['Host']}\r\n" in channel._direct._head
+    await channel.close()
+
+
+async def test_connection_is_kept() -> None:
+    """Looks one after the other share a connection, and one that the server closes is replaced."""
+
+    async def answer(writer: asyncio.StreamWriter) -> None:
+        writer.write(http_answer(Connection="close" if len(server.heads) == 2 else "keep-alive"))
+
+    async with RawServer(answer) as server, Client("token", base_url=server.base_url) as client:
+        for _ in range(4):
+            assert await status_of(client) == "READY"
+            assert server.connections == 1
+        assert_idle(client)
+    await assert_nothing_left()
+
+
+async def test_interim_answers_are_passed_over() -> None:
+    """An answer after 103s is the answer."""
+
+    async def answer(writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n" * 3 + http_answer())
+
+    async with RawServer(answer) as server, Client("token", base_url=server.base_url) as client:
+        assert await status_of(client) == "READY"
+        assert_idle(client)
+
+
+# --- Another aiohttp ---
+
+
+@pytest.mark.usefixtures("without_the_short_way")
+async def test_looks_without_the_sender(kiosk: Simulator, client: Client, by_session: list[str]) -> None:
+    """Should the method that sends have another name one day, looks go through the session."""
+    kiosk.add(CARD, "never")
+    assert await status_of(client) == "READY"
+    assert len(by_session) == 1
+
+
+async def test_looks_without_the_encodings(
+    kiosk: Simulator, client: Client, by_session: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Should aiohttp no longer say which encodings it can undo, looks go through the session."""
+    kiosk.add(CARD, "never")
+    monkeypatch.setattr(aiohttp.ClientRequest, "DEFAULT_HEADERS", {})
+    assert await status_of(client) == "READY"
+    assert len(by_session) == 1
+
+
+async def test_looks_with_other_requests(
+    kiosk: Simulator, client: Client, by_session: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Should a request of aiohttp's be made in another way one day, looks go through the session."""
+    kiosk.add(CARD, "never")
+
+    def made_otherwise(*, something_new: object) -> None:
+        raise AssertionError(something_new)
+
+    monkeypatch.setattr(aiohttp, "ClientRequest", made_otherwise)
+    assert await status_of(client) == "READY"
+    assert len(by_session) == 1
+
+
+async def test_looks_with_other_connections(
+    kiosk: Simulator,
+    client: Client,
+    by_session: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Should a connection of aiohttp's be another thing one day, that costs one attempt, and a warning says so."""
+    kiosk.add(CARD, "never")
+    connect = aiohttp.TCPConnector.connect
+
+    class Otherwise(Connection):
+        @property
+        def protocol(self) -> Any:
+            return super().protocol if by_session else object()
+
+    async def connect_otherwise(*args: Any, **settings: Any) -> Connection:
+        connection = await connect(*args, **settings)
+        connection.__class__ = Otherwise
+        return connection
+
+    monkeypatch.setattr(aiohttp.TCPConnector, "connect", connect_otherwise)
+    with caplog.at_level(logging.WARNING, "cardprod"):
+        assert [await status_of(client) for _ in range(2)] == ["READY", "READY"]
+    assert len(by_session) == 2
+    [record] = caplog.records
+    assert aiohttp.__version__ in record.getMessage()
+    assert_idle(client)
