@@ -1,8 +1,9 @@
 """`look`: one status call at so many in flight, beside what else a person could use, through the same server.
 
 Rounds alternate A B C A B C, so that a noisy machine cancels out: each round has every peer once, and a ratio is the
-median of the ratios of the rounds. Each turn has a warm-up that does not count. CPU is this process's own (user and
-system); the server is in another, and how busy it was is said: below 100 %, it waited for the client.
+median of the ratios of the rounds. Each turn has a warm-up that does not count: until every one of the looks in flight
+has been answered twice, so that all connections are open, or for as long as `--patience` says. CPU is this process's
+own (user and system); the server is in another, and how busy it was is said: below 100 %, it waited for the client.
 """
 
 from __future__ import annotations
@@ -16,13 +17,16 @@ from typing import TYPE_CHECKING
 import attrs
 
 from benchmarks import server
-from benchmarks.peers import LOOPS, PEERS
+from benchmarks.peers import LOOPS, PEERS, WITH_TLS
 from benchmarks.table import Series, Table
 
 if TYPE_CHECKING:
     import argparse
+    from typing import Self
 
     from benchmarks.peers import Look
+
+_WARM = 2
 
 
 @attrs.frozen
@@ -34,21 +38,46 @@ class Turn:
     server: float
 
 
-async def _measure(look: Look, in_flight: int, seconds: float, running: server.Server) -> Turn:
-    """Keep so many looks in flight for so long."""
-    done = 0
-    end = time.perf_counter() + seconds
+class _Crowd:
+    """So many looks in flight, one after the other in each place, until it is told to stop."""
 
-    async def one_after_the_other() -> None:
-        nonlocal done
-        while time.perf_counter() < end:
-            await look()
-            done += 1
+    def __init__(self, look: Look, in_flight: int) -> None:
+        self._look = look
+        self.answered = [0] * in_flight
+        self._is_over = False
 
-    started, cpu, server_cpu = time.perf_counter(), time.process_time(), running.cpu_seconds()
-    await asyncio.gather(*(one_after_the_other() for _ in range(in_flight)))
-    took, used = time.perf_counter() - started, time.process_time() - cpu
-    return Turn(rate=done / took, cpu=used / done * 1e6, server=(running.cpu_seconds() - server_cpu) / took)
+    async def __aenter__(self) -> Self:
+        self._places = [asyncio.create_task(self._keep_looking(place)) for place in range(len(self.answered))]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._is_over = True
+        await asyncio.gather(*self._places)
+
+    async def _keep_looking(self, place: int) -> None:
+        while not self._is_over:
+            await self._look()
+            self.answered[place] += 1
+
+    async def get_warm(self, at_least: float, at_most: float) -> None:
+        """Sleep so many seconds, and until everybody has been answered twice."""
+        await asyncio.sleep(at_least)
+        end = time.perf_counter() + at_most - at_least
+        while min(self.answered) < _WARM and time.perf_counter() < end:  # noqa: ASYNC110 - looked at from outside
+            await asyncio.sleep(0.05)
+
+
+async def _take_turn(look: Look, running: server.Server, in_flight: int, arguments: argparse.Namespace) -> Turn:
+    async with _Crowd(look, in_flight) as crowd:
+        await crowd.get_warm(arguments.warm_up, arguments.patience)
+        before, began_at = sum(crowd.answered), time.perf_counter()
+        cpu, server_cpu = time.process_time(), running.cpu_seconds()
+        await asyncio.sleep(arguments.seconds)
+        while sum(crowd.answered) == before:  # noqa: ASYNC110 - as above
+            await asyncio.sleep(0.05)
+        done, took = sum(crowd.answered) - before, time.perf_counter() - began_at
+        used, server_used = time.process_time() - cpu, running.cpu_seconds() - server_cpu
+        return Turn(rate=done / took, cpu=used / done * 1e6, server=server_used / took)
 
 
 async def _take_turns(
@@ -57,10 +86,8 @@ async def _take_turns(
     turns: dict[str, list[Turn]] = {name: [] for name in names}
     for _ in range(arguments.rounds):
         for name in names:
-            peer, _ = PEERS[name]
-            async with peer(running.port, in_flight) as look:
-                await _measure(look, in_flight, arguments.warm_up, running)
-                turns[name].append(await _measure(look, in_flight, arguments.seconds, running))
+            async with PEERS[name](running, in_flight) as look:
+                turns[name].append(await _take_turn(look, running, in_flight, arguments))
     return turns
 
 
@@ -73,19 +100,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--peers", nargs="+", choices=[*PEERS], default=[*PEERS], help="who (default all)")
     parser.add_argument("--rounds", type=int, default=5, help="rounds (default 5)")
     parser.add_argument("--warm-up", type=float, default=0.5, help="seconds of a turn that do not count (default 0.5)")
+    parser.add_argument("--patience", type=float, default=15.0, help="and at the most, for a slow start (default 15)")
     parser.add_argument("--seconds", type=float, default=1.0, help="seconds of a turn that count (default 1)")
+    parser.add_argument("--tls", action="store_true", help=f"over TLS: {', '.join(WITH_TLS)}")
 
 
 def run(arguments: argparse.Namespace) -> list[Table]:
     """Measure, and give a table for each event loop and number in flight."""
-    names = list(arguments.peers)
+    names = [name for name in arguments.peers if not arguments.tls or name in WITH_TLS]
     tables: list[Table] = []
-    with server.started() as running:
+    with server.started(tls=arguments.tls) as running:
         for loop in arguments.loops:
             for in_flight in arguments.in_flight:
                 with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
                     turns = runner.run(_take_turns(running, in_flight, names, arguments))
-                tables.append(_table(f"look, {loop}, {in_flight:,} in flight", turns))
+                tables.append(_table(f"look{', TLS' * arguments.tls}, {loop}, {in_flight:,} in flight", turns))
                 print(f"… {tables[-1].title}: done", file=sys.stderr, flush=True)
     return tables
 

@@ -1,6 +1,6 @@
 """What else a person could use for one look, each as its own documentation says. Nothing is measured here.
 
-A peer takes the server's port and how many looks will be in flight, and gives an async callable that looks at a card.
+A peer takes the server and how many looks will be in flight, and gives an async callable that looks at a card.
 The cards are many, because a client that is asked for very many must not live off one URL.
 """
 
@@ -18,9 +18,10 @@ import aiohttp
 
 import cardprod
 from benchmarks.generated import generated
+from benchmarks.server import Server
 
 Look: TypeAlias = Callable[[], Awaitable[object]]
-Peer: TypeAlias = Callable[[int, int], AbstractAsyncContextManager[Look]]
+Peer: TypeAlias = Callable[[Server, int], AbstractAsyncContextManager[Look]]
 
 PROFILE: Final = 123456
 _TOKENS: Final = [f"{number:08x}-1e14-4464-a1ce-dcea7dc3de52" for number in range(10_000)]
@@ -36,21 +37,21 @@ def path_of(card_token: str) -> str:
 
 
 @asynccontextmanager
-async def cardprod_client(port: int, _: int) -> AsyncGenerator[Look, None]:
+async def cardprod_client(server: Server, _: int) -> AsyncGenerator[Look, None]:
     """This package as it is. Only its rate limit is off, because no other peer has one."""
-    base_url, token = f"http://127.0.0.1:{port}", _next_token()
-    async with cardprod.Client("t", base_url=base_url, rate_limit=None) as client:
+    token = _next_token()
+    async with cardprod.Client("t", base_url=server.base_url, rate_limit=None, ssl=server.trust) as client:
         yield lambda: client.get_status(PROFILE, token())
 
 
 @asynccontextmanager
-async def aiohttp_default(port: int, _: int) -> AsyncGenerator[Look, None]:
+async def aiohttp_default(server: Server, _: int) -> AsyncGenerator[Look, None]:
     """What a person would write with aiohttp and the session's default settings."""
-    base_url, token = f"http://127.0.0.1:{port}", _next_token()
+    base_url, token, context = server.base_url, _next_token(), server.trust or True
     async with aiohttp.ClientSession(headers={"Authorization": "Bearer t"}) as session:
 
         async def look() -> object:
-            async with session.get(base_url + path_of(token())) as response:
+            async with session.get(base_url + path_of(token()), ssl=context) as response:
                 response.raise_for_status()
                 return await response.json()
 
@@ -58,11 +59,11 @@ async def aiohttp_default(port: int, _: int) -> AsyncGenerator[Look, None]:
 
 
 @asynccontextmanager
-async def aiohttp_tuned(port: int, _: int) -> AsyncGenerator[Look, None]:
+async def aiohttp_tuned(server: Server, _: int) -> AsyncGenerator[Look, None]:
     """The same with each documented setting that makes it faster: no cookies, limits, time limits or redirects."""
-    base_url, token, loads = f"http://127.0.0.1:{port}", _next_token(), json.loads
+    base_url, token, loads = server.base_url, _next_token(), json.loads
     async with aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0),
+        connector=aiohttp.TCPConnector(limit=0, ssl=server.trust or True),
         cookie_jar=aiohttp.DummyCookieJar(),
         timeout=aiohttp.ClientTimeout(),
         headers={"Authorization": "Bearer t", "Accept": "application/json"},
@@ -78,12 +79,12 @@ async def aiohttp_tuned(port: int, _: int) -> AsyncGenerator[Look, None]:
 
 
 @asynccontextmanager
-async def azure_core(port: int, _: int) -> AsyncGenerator[Look, None]:
+async def azure_core(server: Server, _: int) -> AsyncGenerator[Look, None]:
     """`AsyncPipelineClient` with its standard policies and its aiohttp transport."""
     from azure.core.rest import HttpRequest  # noqa: PLC0415
 
     token = _next_token()
-    async with azure_client(port) as client:
+    async with azure_client(server.port) as client:
 
         async def look() -> object:
             response = await client.send_request(HttpRequest("GET", client.format_url(path_of(token()))))
@@ -110,7 +111,7 @@ def azure_client(port: int) -> Any:  # noqa: ANN401 - its generics are the trans
 
 
 @asynccontextmanager
-async def generated_client(port: int, in_flight: int) -> AsyncGenerator[Look, None]:
+async def generated_client(server: Server, in_flight: int) -> AsyncGenerator[Look, None]:
     """What `openapi-python-client` generates, on httpx, with room for as many connections as looks."""
     import httpx  # noqa: PLC0415
 
@@ -118,7 +119,7 @@ async def generated_client(port: int, in_flight: int) -> AsyncGenerator[Look, No
     token = _next_token()
     with generated() as (client_class, call):
         async with client_class(
-            base_url=f"http://127.0.0.1:{port}",
+            base_url=server.base_url,
             token="t",  # noqa: S106
             timeout=httpx.Timeout(60),
             httpx_args={"limits": limits},
@@ -127,7 +128,7 @@ async def generated_client(port: int, in_flight: int) -> AsyncGenerator[Look, No
 
 
 @asynccontextmanager
-async def wise_sdk(port: int, in_flight: int) -> AsyncGenerator[Look, None]:
+async def wise_sdk(server: Server, in_flight: int) -> AsyncGenerator[Look, None]:
     """The other asyncio client for this call. It insists on https, so its transport goes to http underneath."""
     import httpx  # noqa: PLC0415
     from wise_sdk import AsyncWiseClient  # noqa: PLC0415
@@ -135,7 +136,7 @@ async def wise_sdk(port: int, in_flight: int) -> AsyncGenerator[Look, None]:
 
     class ToLoopback(httpx.AsyncHTTPTransport):
         async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-            request.url = request.url.copy_with(scheme="http", port=port)
+            request.url = request.url.copy_with(scheme="http", port=server.port)
             return await super().handle_async_request(request)
 
     limits = httpx.Limits(max_connections=max(in_flight, 100), max_keepalive_connections=max(in_flight, 20))
@@ -173,12 +174,14 @@ class _RawGet(asyncio.Protocol):
 
 
 @asynccontextmanager
-async def raw_protocol(port: int, in_flight: int) -> AsyncGenerator[Look, None]:
+async def raw_protocol(server: Server, in_flight: int) -> AsyncGenerator[Look, None]:
     """The floor: an `asyncio.Protocol` that checks nothing, and `json.loads`."""
     token = _next_token()
-    rest = f" HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nAuthorization: Bearer t\r\n\r\n"
+    rest = f" HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\nAuthorization: Bearer t\r\n\r\n"
     loop = asyncio.get_running_loop()
-    idle = [(await loop.create_connection(_RawGet, "127.0.0.1", port))[1] for _ in range(in_flight)]
+    idle = [
+        (await loop.create_connection(_RawGet, "127.0.0.1", server.port, ssl=server.trust))[1] for _ in range(in_flight)
+    ]
 
     async def look() -> object:
         connection = idle.pop()
@@ -191,16 +194,18 @@ async def raw_protocol(port: int, in_flight: int) -> AsyncGenerator[Look, None]:
         connection.transport.close()
 
 
-PEERS: Final[dict[str, tuple[Peer, str | None]]] = {
-    "cardprod": (cardprod_client, None),
-    "aiohttp, default session": (aiohttp_default, None),
-    "aiohttp, tuned": (aiohttp_tuned, None),
-    "azure-core": (azure_core, "azure.core"),
-    "openapi-python-client": (generated_client, "openapi_python_client"),
-    "wise-sdk": (wise_sdk, "wise_sdk"),
-    "raw asyncio.Protocol": (raw_protocol, None),
+PEERS: Final[dict[str, Peer]] = {
+    "cardprod": cardprod_client,
+    "aiohttp, default session": aiohttp_default,
+    "aiohttp, tuned": aiohttp_tuned,
+    "azure-core": azure_core,
+    "openapi-python-client": generated_client,
+    "wise-sdk": wise_sdk,
+    "raw asyncio.Protocol": raw_protocol,
 }
-"""Each with the module it needs."""
+
+WITH_TLS: Final = ("cardprod", "aiohttp, default session", "aiohttp, tuned", "raw asyncio.Protocol")
+"""Those that are measured over TLS too."""
 
 
 def _loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:

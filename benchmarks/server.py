@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import os
-from contextlib import contextmanager
+import ssl
+import tempfile
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,11 +60,16 @@ class _Kiosk(asyncio.Protocol):
         return _PRODUCED if count % self._looks == 0 else _READY
 
 
-def _serve(port: Connection, looks: int) -> None:
+def _serve(port: Connection, looks: int, certificate: str | None) -> None:
+    context = None
+    if certificate is not None:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(certificate)
+
     async def serve() -> None:
         counts: dict[bytes, int] = {}
         loop = asyncio.get_running_loop()
-        server = await loop.create_server(lambda: _Kiosk(looks, counts), "127.0.0.1", 0, backlog=4096)
+        server = await loop.create_server(lambda: _Kiosk(looks, counts), "127.0.0.1", 0, backlog=4096, ssl=context)
         port.send(server.sockets[0].getsockname()[1])
         await server.serve_forever()
 
@@ -85,10 +92,17 @@ class Server:
     Args:
         port: Its port on 127.0.0.1.
         pid: Its process.
+        trust: For a server that speaks TLS, a client's context that trusts it.
     """
 
     port: int
     pid: int
+    trust: ssl.SSLContext | None = None
+
+    @property
+    def base_url(self) -> str:
+        """Where it is."""
+        return f"{'http' if self.trust is None else 'https'}://127.0.0.1:{self.port}"
 
     def cpu_seconds(self) -> float:
         """Give the CPU time that its process has used."""
@@ -104,22 +118,39 @@ def running(looks: int = 1) -> Generator[int, None, None]:
 
 
 @contextmanager
-def started(looks: int = 1) -> Generator[Server, None, None]:
+def started(looks: int = 1, *, tls: bool = False) -> Generator[Server, None, None]:
     """Run the server until the block is left.
 
     Args:
         looks: Which answer for a path is PRODUCED; the ones before are READY.
+        tls: Whether it speaks TLS, with a certificate of an authority made up for it (wants trustme).
 
     Yields:
         The server.
     """
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_serve, args=(theirs, looks), daemon=True)
-    process.start()
-    theirs.close()  # so that a server that does not start ends the waiting for its port
-    try:
-        yield Server(ours.recv(), process.pid or 0)
-    finally:
-        process.terminate()
-        process.join()
+    with ExitStack() as stack:
+        trust, certificate = None, None
+        if tls:
+            trust, certificate = _made_up(Path(stack.enter_context(tempfile.TemporaryDirectory())))
+        process = context.Process(target=_serve, args=(theirs, looks, certificate), daemon=True)
+        process.start()
+        theirs.close()  # so that a server that does not start ends the waiting for its port
+        try:
+            yield Server(ours.recv(), process.pid or 0, trust)
+        finally:
+            process.terminate()
+            process.join()
+
+
+def _made_up(folder: Path) -> tuple[ssl.SSLContext, str]:
+    """Make up an authority and a certificate of it; give what trusts the one, and the file of the other."""
+    import trustme  # noqa: PLC0415 - only for TLS
+
+    authority: Any = trustme.CA()  # its own annotations name a type that it does not bring
+    certificate = authority.issue_cert("127.0.0.1")
+    certificate.private_key_and_cert_chain_pem.write_to_path(folder / "server.pem")
+    trust = ssl.create_default_context()
+    authority.configure_trust(trust)
+    return trust, str(folder / "server.pem")
