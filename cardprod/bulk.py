@@ -393,8 +393,8 @@ class _Slot(Watch):
 
     def __init__(self, card: Card, terms: Terms, started_at: float, deadline_at: float, batch: Waits) -> None:
         super().__init__(card, terms, started_at, deadline_at)
-        self.batch = batch
-        self.state = _FRESH
+        self.batch: Waits = batch
+        self.state: int = _FRESH
 
     def __lt__(self, other: _Slot) -> bool:
         """Two that are due at the same time are equal to the heap."""
@@ -402,12 +402,15 @@ class _Slot(Watch):
 
     # `Watch` has a `hear` of its own, for events.
     def hear_outcome(self, outcome: Outcome) -> None:
+        """Take what another's look showed."""
         self.batch.heard(self, outcome)
 
     def hear_event(self, event: ProductionEvent, wall_now: datetime) -> bool:
+        """Take what an event says; say whether it is news."""
         return self.batch.heard_event(self, event, wall_now)
 
     def wake(self) -> None:
+        """Look oneself, now that another's look has told nothing."""
         self.batch.woken(self)
 
 

@@ -58,7 +58,7 @@ class Channel:
         self._path = self._parsed.raw_path
         self._ssl = ssl
         self._is_own = session is None
-        self.session = open_session() if session is None else session
+        self.session: aiohttp.ClientSession = open_session() if session is None else session
         """Where the connections are kept."""
         self._direct = _open_direct(self.session, self._parsed, ssl) if self._is_own else None
 

@@ -44,7 +44,7 @@ class Deliveries:
         self._safety_net = safety_net
         self._has_heard = False
         self._untold: dict[Card, tuple[float, str]] = {}  # found by a look, by time
-        self.trust = 0.0
+        self.trust: float = 0.0
         """From 0, where nothing is known of events, up to 1."""
 
     def found(self, card: Card, status: ProductionStatus, now: float) -> None:

@@ -28,8 +28,8 @@ from cardprod.models import Status
 
 try:
     from opentelemetry import metrics, trace
-except ImportError as exc:  # pragma: no cover - tests have the extra; one runs a Python that hides it
-    raise ImportError("cardprod.otel needs the extra 'otel': pip install 'cardprod[otel]'") from exc
+except ImportError as _missing:  # pragma: no cover - tests have the extra; one runs a Python that hides it
+    raise ImportError("cardprod.otel needs the extra 'otel': pip install 'cardprod[otel]'") from _missing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

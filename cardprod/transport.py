@@ -456,10 +456,10 @@ class Flow:
     __slots__ = ("is_patient", "queue", "requests")
 
     def __init__(self, *, is_patient: bool = True) -> None:
-        self.is_patient = is_patient
+        self.is_patient: bool = is_patient
         self.queue: deque[asyncio.Future[float]] = deque()
         """Who waits for a turn."""
-        self.requests = 0
+        self.requests: int = 0
         """How many turns it had."""
 
     def waits_for(self, error: BaseException) -> bool:

@@ -108,9 +108,9 @@ class Watch:
     )
 
     def __init__(self, card: Card, terms: Terms, started_at: float, deadline_at: float | None = None) -> None:
-        self.card = card
+        self.card: Card = card
         """The card that is waited for."""
-        self.started_at = started_at
+        self.started_at: float = started_at
         """When the wait began."""
         self._terms = terms
         if deadline_at is None:
@@ -123,13 +123,13 @@ class Watch:
         self._told: tuple[float, datetime | None] | None = None  # when an event did that no look confirmed; its sent_at
         self.last: ProductionStatus | None = None
         """The last status seen."""
-        self.polls = 0
+        self.polls: int = 0
         """Answered looks so far."""
-        self.failures = 0
+        self.failures: int = 0
         """Looks that failed since the last answer, or event that was news."""
-        self.next_look_at = started_at
+        self.next_look_at: float = started_at
         """When the next look is due; meaningless once the wait is over."""
-        self.is_over = False
+        self.is_over: bool = False
         """Whether the wait has ended, well or badly."""
         self.error: CardprodError | None = None
         """What it ended with, if it ended badly."""

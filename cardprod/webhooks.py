@@ -35,8 +35,8 @@ try:
     from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey
     from cryptography.hazmat.primitives.hashes import SHA256
     from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
-except ImportError as exc:  # pragma: no cover - tests have the extra; one runs a Python that hides it
-    raise ImportError("cardprod.webhooks needs the extra 'webhooks': pip install 'cardprod[webhooks]'") from exc
+except ImportError as _missing:  # pragma: no cover - tests have the extra; one runs a Python that hides it
+    raise ImportError("cardprod.webhooks needs the extra 'webhooks': pip install 'cardprod[webhooks]'") from _missing
 
 if TYPE_CHECKING:
     from typing import Self

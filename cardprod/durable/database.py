@@ -14,8 +14,8 @@ try:
     import psycopg_pool
     from procrastinate.exceptions import AlreadyEnqueued, ConnectorException
     from psycopg.conninfo import conninfo_to_dict
-except ImportError as exc:  # pragma: no cover - the tests have the extra
-    raise ImportError("cardprod.durable needs the extra durable: pip install 'cardprod[durable]'") from exc
+except ImportError as _missing:  # pragma: no cover - the tests have the extra
+    raise ImportError("cardprod.durable needs the extra durable: pip install 'cardprod[durable]'") from _missing
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -59,7 +59,7 @@ class Database:
         self._address = database
         # Unprepared, because behind PgBouncer the next statement may reach another session. procrastinate has pooled
         # connections checked before they are used, so that one that the database has closed is replaced.
-        self.connector = procrastinate.PsycopgConnector(
+        self.connector: procrastinate.PsycopgConnector = procrastinate.PsycopgConnector(
             conninfo=database,
             kwargs={"prepare_threshold": None},
             min_size=1,

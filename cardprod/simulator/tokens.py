@@ -25,8 +25,8 @@ class TokenDesk:
     def __init__(
         self, *, token: str | None, client_id: str, client_secret: str, refresh_token: str, seconds: float
     ) -> None:
-        self.token = token
-        self.refresh_token = refresh_token
+        self.token: str | None = token
+        self.refresh_token: str = refresh_token
         self._basic = base64.b64encode(f"{client_id}:{client_secret}".encode()).decode()
         self._first_refresh_token = refresh_token
         self._seconds = seconds
