@@ -1,16 +1,46 @@
 """Is my card printed yet? An asyncio client for the card production status of the Wise Platform API.
 
+One client, shared by everything in a process that uses the same token. One look, or a wait until the card is PRODUCED,
+PRODUCTION_ERROR or REQUEST_ERROR, awaited for the end or iterated for each `Transition` on the way:
+
 ```python
 import cardprod
 
 async with cardprod.Client("user-token", base_url=cardprod.SANDBOX) as client:
     status = await client.get_status(123456, "ca0c8154-1e14-4464-a1ce-dcea7dc3de52")
-    final = await client.wait_until_final(123456, "ca0c8154-1e14-4464-a1ce-dcea7dc3de52", timeout=600)
+
+    async for step in client.wait_until_final(123456, "ca0c8154-1e14-4464-a1ce-dcea7dc3de52", timeout=600):
+        print(step)  # READY, then READY -> IN_PROGRESS at WIS00001, …
+
+    if step.current.status == "PRODUCTION_ERROR":
+        print(step.current.error_origin, step.current.error_meaning)
 ```
 
-Everything public is here, but for what needs an extra or is not needed in production: `cardprod.webhooks`,
-`cardprod.durable`, `cardprod.otel`, `cardprod.simulator`.
-Every exception is a `CardprodError`; the tree is drawn in `cardprod.errors`.
+Very many cards, from any iterable or async iterable, are looked at with `Client.get_statuses` and waited for with
+`Client.wait_until_all_final`. One card's error is a value beside the others:
+
+```python
+cards = ((123456, f"card-{number}") for number in range(50))
+async with cardprod.Client("user-token", base_url=cardprod.SANDBOX) as client:
+    async with client.wait_until_all_final(cards, timeout=3600) as steps:
+        async for card, step in steps:
+            if isinstance(step, cardprod.CardprodError) or step.is_final:
+                print(card, step, steps.progress.pending, "to go")
+```
+
+| to | use |
+| --- | --- |
+| say how often to look | `Backoff`, or `AdaptiveSchedule`, which learns |
+| keep a rate limit (Wise's is the default) | `RateLimit`, and `RateLimit.share` among processes |
+| have a token that refreshes itself | `OAuthToken` |
+| learn of a change at once, by webhook | `cardprod.webhooks` (extra `webhooks`) and `Client.notify` |
+| let a wait outlive its process | `Checkpoint`, `Client.resume`, `Client.sweep`; or `cardprod.durable` (extra `durable`) |
+| see logs, traces and metrics | `cardprod.telemetry`, and `cardprod.otel` (extra `otel`) |
+| test an app, or try this without Wise | `cardprod.simulator` |
+| use it in a terminal | `cardprod --help` |
+
+Whatever goes wrong is a `CardprodError`; the tree is drawn in `cardprod.errors`. What is newer at Wise than this package
+survives as text: a status or an error code that is not in `Status` or `ErrorCode` is a `str`.
 """
 
 from __future__ import annotations
