@@ -34,13 +34,13 @@ async with cardprod.Client("user-token", base_url=cardprod.SANDBOX) as client:
 | keep a rate limit (Wise's is the default) | `RateLimit`, and `RateLimit.share` among processes |
 | have a token that refreshes itself | `OAuthToken` |
 | learn of a change at once, by webhook | `cardprod.webhooks` (extra `webhooks`) and `Client.notify` |
-| let a wait outlive its process | `Checkpoint`, `Client.resume`, `Client.sweep`; or `cardprod.durable` (extra `durable`) |
+| let a wait outlive its process | `Checkpoint`, `Client.resume`, `Client.sweep`, or `cardprod.durable` (extra too) |
 | see logs, traces and metrics | `cardprod.telemetry`, and `cardprod.otel` (extra `otel`) |
 | test an app, or try this without Wise | `cardprod.simulator` |
 | use it in a terminal | `cardprod --help` |
 
-Whatever goes wrong is a `CardprodError`; the tree is drawn in `cardprod.errors`. What is newer at Wise than this package
-survives as text: a status or an error code that is not in `Status` or `ErrorCode` is a `str`.
+Whatever goes wrong is a `CardprodError`; the tree is drawn in `cardprod.errors`. What is newer at Wise than this
+package survives as text: a status or an error code that is not in `Status` or `ErrorCode` is a `str`.
 """
 
 from __future__ import annotations
