@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import multiprocessing
+import sys
 from time import process_time
 from typing import TYPE_CHECKING
 
@@ -156,6 +157,7 @@ def _measured(looks_each: int, ways: dict[str, Callable[[int], Awaitable[float]]
         for name, way in ways.items():
             with server.running(looks_each) as port:
                 figures[name].append(asyncio.run(_awaited(way, port)) * 1e6)
+            print(f"… {name}: {len(figures[name])} of {rounds}", file=sys.stderr, flush=True)
     return [Series(name, values) for name, values in figures.items()]
 
 
@@ -170,6 +172,7 @@ def _grown(sizes: list[int], looks: int, rounds: int) -> list[Series]:
         for size in sizes:
             with server.running() as port, context.Pool(1) as pool:
                 figures[size].append(pool.apply(_growing, (port, size, looks)) * 1e6)
+            print(f"… {size:,} cards: {len(figures[size])} of {rounds}", file=sys.stderr, flush=True)
     return [Series(f"{size:,} cards", values) for size, values in figures.items()]
 
 
