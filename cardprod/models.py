@@ -106,6 +106,10 @@ class Card:
             return cls(*card)
         raise UsageError(f"expected a Card or a (profile_id, card_token) tuple, got a {type(card).__name__}")
 
+    def __hash__(self) -> int:
+        # A text remembers its hash, and the token alone tells cards apart. Each look at one of very many asks ten times.
+        return hash(self.card_token)
+
     def _short_token(self) -> str:
         return self.card_token if len(self.card_token) <= _SHOWN else f"{self.card_token[:_SHOWN]}…"
 

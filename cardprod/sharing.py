@@ -162,6 +162,8 @@ class SharedLooks:
 
         It may have come before the wait began, and a look that lags behind it would not show it yet.
         """
+        if not self._recent:
+            return None
         told_at, event = self._recent.get(card, (0.0, None))
         return event if told_at + LAG > asyncio.get_running_loop().time() else None
 
