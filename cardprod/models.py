@@ -107,7 +107,7 @@ class Card:
         raise UsageError(f"expected a Card or a (profile_id, card_token) tuple, got a {type(card).__name__}")
 
     def __hash__(self) -> int:
-        # A text remembers its hash, and the token alone tells cards apart. Each look at one of very many asks ten times.
+        # A text remembers its hash, and the token alone tells cards apart. Of very many, each look asks for it.
         return hash(self.card_token)
 
     def _short_token(self) -> str:
