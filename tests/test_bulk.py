@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import tracemalloc
 from datetime import datetime
 from itertools import groupby
 from random import Random
@@ -680,3 +681,22 @@ async def _follow(client: Client, cards: list[Card], chance: Random) -> None:
         assert [step.previous for step in chain] == [None, *(step.current for step in chain[:-1])][: len(chain)]
         assert len([*groupby(step.current for step in chain)]) == len(chain)
         assert all(isinstance(step, Transition) for step in before)
+
+
+# --- Memory ---
+
+
+async def test_waiting_card_is_small(client: Client) -> None:
+    """A card that waits for its turn takes less than 400 bytes beside the card itself: no task, no future, no timer."""
+    client.pause(3600)
+    cards = cards_of(2_000)
+    tracemalloc.start()
+    try:
+        async with client.wait_until_all_final(cards) as steps:
+            while steps.progress.total < len(cards):  # noqa: ASYNC110 - it is looked at from outside
+                await asyncio.sleep(0)
+            taken, _ = tracemalloc.get_traced_memory()
+            assert len(asyncio.all_tasks()) < 5
+    finally:
+        tracemalloc.stop()
+    assert taken / len(cards) < 400
