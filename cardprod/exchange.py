@@ -264,14 +264,15 @@ def _guarded(handler: Any) -> Any:  # noqa: ANN401 - a class of aiohttp's that h
     """Make aiohttp's protocol mind answers that nobody asked for, which it keeps for whoever asks next.
 
     With one of them kept, a connection is not used again: the answer would be taken for that to the next request.
-    aiohttp looks only whether it is still open, and asks this method. With very many, it is closed at once.
+    aiohttp looks only whether it is still open, and asks this method. With very many, it is broken off at once: at its
+    transport, so that whoever reads from it is told as of any other that breaks.
     """
     received, is_connected = handler.data_received, handler.is_connected
 
     def data_received(self: Any, data: bytes) -> None:  # noqa: ANN401
         received(self, data)
-        if len(self) > _UNASKED:
-            self.close()
+        if len(self) > _UNASKED and self.transport is not None:
+            self.transport.abort()
 
     def is_reusable(self: Any) -> bool:  # noqa: ANN401
         return is_connected(self) and not len(self)

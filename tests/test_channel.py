@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +17,6 @@ from cardprod.wire import Endpoint
 from tests.conftest import CARD, RawServer, assert_idle, assert_nothing_left, http_answer
 
 if TYPE_CHECKING:
-    import asyncio
-
     from cardprod.simulator import Simulator
     from tests.conftest import Script
 
@@ -178,6 +177,35 @@ async def test_interim_answers_are_passed_over() -> None:
     async with RawServer(answer) as server, Client("token", base_url=server.base_url) as client:
         assert await status_of(client) == "READY"
         assert_idle(client)
+
+
+async def test_flood_before_the_request(
+    by_session: list[str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A server that pours out answers before it was asked fails a look, and is not taken for another aiohttp."""
+    connect = aiohttp.TCPConnector.connect
+
+    async def connect_slowly(*args: Any, **settings: Any) -> Connection:
+        connection = await connect(*args, **settings)
+        await asyncio.sleep(1)  # as long as TLS may take to tell that it is ready, with answers come along
+        return connection
+
+    async def greet(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(http_answer(500) * 1500)
+        await asyncio.sleep(2)
+        writer.close()
+
+    monkeypatch.setattr(aiohttp.TCPConnector, "connect", connect_slowly)
+    async with await asyncio.start_server(greet, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        async with Client("token", base_url=f"http://127.0.0.1:{port}", attempts=1) as client:
+            for _ in range(2):
+                with pytest.raises(cardprod.CardprodError):
+                    await status_of(client)
+                assert_idle(client)
+        await asyncio.sleep(2)
+    assert by_session == []
+    assert caplog.records == []
 
 
 # --- Another aiohttp ---
