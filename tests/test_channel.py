@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import aiohttp
 import pytest
@@ -13,6 +13,7 @@ from aiohttp.connector import Connection
 import cardprod
 from cardprod import Client
 from cardprod.channel import Channel
+from cardprod.exchange import send
 from cardprod.wire import Endpoint
 from tests.conftest import CARD, RawServer, assert_idle, assert_nothing_left, http_answer
 
@@ -35,13 +36,12 @@ async def status_of(client: Client) -> str:
 def by_session(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What went through a session so far."""
     urls: list[str] = []
-    request = aiohttp.ClientSession.request
 
-    def note(session: aiohttp.ClientSession, method: str, url: Any, **settings: Any) -> Any:
-        urls.append(str(url))
-        return request(session, method, url, **settings)
+    def note(session: aiohttp.ClientSession, method: Literal["GET"], request: Any, **settings: Any) -> Any:
+        urls.append(str(request[0]))
+        return send(session, method, request, **settings)
 
-    monkeypatch.setattr(aiohttp.ClientSession, "request", note)
+    monkeypatch.setattr("cardprod.channel.send", note)
     return urls
 
 
@@ -97,6 +97,21 @@ async def test_instrumented_sessions_are_seen(
     assert len(by_session) == 1
 
 
+async def test_settings_of_all_sessions_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where somebody gives every session of the process a setting, such as a proxy, looks have it too."""
+    make = aiohttp.ClientSession.__init__
+
+    async with RawServer(say_ready) as proxy, RawServer(say_ready) as server:
+
+        def proxied(session: aiohttp.ClientSession, **settings: Any) -> None:
+            make(session, **settings, proxy=proxy.base_url)
+
+        monkeypatch.setattr(aiohttp.ClientSession, "__init__", proxied)
+        async with Client("token", base_url=server.base_url) as client:
+            assert await status_of(client) == "READY"
+        assert (len(proxy.heads), len(server.heads)) == (1, 0)
+
+
 async def test_scripted_replies_are_given(kiosk: Simulator, client: Client, script: Script) -> None:
     """Whoever answers in the place of aiohttp's sessions is asked, before and after the server was."""
     kiosk.add(CARD, "never")
@@ -106,7 +121,10 @@ async def test_scripted_replies_are_given(kiosk: Simulator, client: Client, scri
     assert kiosk.requests == []
 
 
-async def test_scripted_replies_come_and_go(kiosk: Simulator, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["request", "_request"])
+async def test_scripted_replies_come_and_go(
+    kiosk: Simulator, client: Client, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     """Somebody who stands in for aiohttp's sessions for a while is asked for that while."""
     kiosk.add(CARD, "never")
     assert await status_of(client) == "READY"
@@ -115,7 +133,7 @@ async def test_scripted_replies_come_and_go(kiosk: Simulator, client: Client, mo
         raise aiohttp.ClientConnectionError
 
     with monkeypatch.context() as patch:
-        patch.setattr(aiohttp.ClientSession, "_request", refuse)
+        patch.setattr(aiohttp.ClientSession, name, refuse)
         with pytest.raises(cardprod.TransportError):
             await status_of(client)
     assert await status_of(client) == "READY"
@@ -266,7 +284,7 @@ async def test_looks_with_other_connections(
 
     monkeypatch.setattr(aiohttp.TCPConnector, "connect", connect_otherwise)
     with caplog.at_level(logging.WARNING, "cardprod"):
-        assert [await status_of(client) for _ in range(2)] == ["READY", "READY"]
+        assert await asyncio.gather(*(status_of(client) for _ in range(2))) == ["READY", "READY"]
     assert len(by_session) == 2
     [record] = caplog.records
     assert aiohttp.__version__ in record.getMessage()
