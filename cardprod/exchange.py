@@ -32,6 +32,7 @@ __all__ = [
     "Answer",
     "check_verifies",
     "decipher_without",
+    "forget",
     "may_pass",
     "open_session",
     "read_body",
@@ -223,6 +224,21 @@ def decipher_without(
             body = body.replace(spelling.encode(), b"[secret]")
             shown = {name: value.replace(spelling.encode(), b"[secret]") for name, value in shown.items()}
     return decipher(http_status, {name: value.decode("utf-8", "replace") for name, value in shown.items()}, body)
+
+
+def forget(secrets: Iterable[str], error: BaseException) -> None:
+    """Let no cause of an error repeat a secret: what is wrong with an answer is told in the answer's own words."""
+    hidden = [secret for secret in secrets if len(secret) >= _SECRET]
+
+    def without(value: object) -> object:
+        text = f"{value} {value!r}"
+        return "[secret]" if any(secret in text for secret in hidden) else value
+
+    cause = error.__cause__
+    while cause is not None:
+        vars(cause).update({name: without(value) for name, value in vars(cause).items()})
+        cause.args = tuple(map(without, cause.args))
+        cause = cause.__cause__ or cause.__context__
 
 
 def check_verifies(context: _ssl.SSLContext | None, session: aiohttp.ClientSession | None) -> None:
