@@ -18,7 +18,7 @@ import aiohttp
 import attrs
 
 from cardprod.errors import ApiError, CardprodError, RequestTimeout, TokenRefreshFailed, TransportError, UsageError
-from cardprod.exchange import check_verifies, decipher_without, may_pass, open_session, seconds_to_retry, send
+from cardprod.exchange import check_verifies, decipher_without, forget, may_pass, open_session, seconds_to_retry, send
 from cardprod.schedule import is_finite_number
 from cardprod.telemetry import LOGGER
 from cardprod.wire import PRODUCTION, TokenEndpoint, decipher_grant, is_token
@@ -378,7 +378,8 @@ class OAuthToken:
         try:
             async with asyncio.timeout(self._request_timeout):
                 answer = await send(session, "POST", request, ssl=self._ssl, body=body)
-        except CardprodError:
+        except CardprodError as error:
+            forget(secrets, error)
             raise
         except TimeoutError as exc:
             raise RequestTimeout(f"no whole answer within {self._request_timeout:g} s: try again") from exc

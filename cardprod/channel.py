@@ -4,9 +4,10 @@ More than half of what a request costs through a session is for what a look has 
 proxies, settings of a request's own. So where the session is our own, a look takes a connection from its pool, which
 opened, verified and kept it, writes the request there and reads the answer with aiohttp's parser.
 
-Through the session, as ever, go the requests of a session that was lent; those that somebody watches or answers, by
-trace configs (OpenTelemetry, Sentry) or in place of the session's own code (aioresponses, vcrpy); and, should aiohttp
-no longer have what this room uses of it, all. No pace, time limit or second try lives here.
+Through the session, as ever, go the requests of a session that was lent; those of a process where something else
+stands in the place of what makes aiohttp's sessions, and so may watch them or send them through a proxy (OpenTelemetry,
+Sentry), or of what sends their requests, and so may answer them (aioresponses, vcrpy); and, should aiohttp no longer
+have what this room uses of it, all. No pace, time limit or second try lives here.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ __all__ = ["Channel"]
 _logger = logging.getLogger("cardprod")
 
 _SENDER: Final = "_request"
-"""What aiohttp's session sends with, and what tools for tests put something else in the place of."""
+"""What aiohttp's session sends with, and what most tools for tests put something else in the place of."""
 
 _INFORMATIONAL: Final = frozenset(range(100, 200)) - {101}
 """HTTP statuses after which the answer is still to come (RFC 9110, section 15.2); 101 is the last of its kind."""
@@ -94,21 +95,21 @@ class _Direct:
         connector: The pool.
         to: Where its connections are to lead; a request that is never sent.
         head: The end of a request's first line, and the headers that all have.
-        sender: What aiohttp's session sends with.
     """
 
-    __slots__ = ("_connector", "_head", "_is_sound", "_sender", "_to")
+    __slots__ = ("_connector", "_head", "_is_sound", "_request", "_sender", "_to")
 
-    def __init__(self, connector: aiohttp.BaseConnector, to: aiohttp.ClientRequest, head: str, sender: object) -> None:
+    def __init__(self, connector: aiohttp.BaseConnector, to: aiohttp.ClientRequest, head: str) -> None:
         self._connector = connector
         self._to = to
         self._head = head
-        self._sender = sender
+        self._request, self._sender = _senders()
         self._is_sound = True
 
     def is_usable(self) -> bool:
         """Whether aiohttp is as it is thought to be here, and nobody stands in for its sessions now."""
-        return self._is_sound and getattr(aiohttp.ClientSession, _SENDER, None) is self._sender
+        request, sender = _senders()  # compared by identity: what is put around a function may say that it equals it
+        return self._is_sound and sender is self._sender and request is self._request
 
     async def get(self, target: str, headers: dict[str, str]) -> Answer:
         lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
@@ -136,17 +137,17 @@ class _Direct:
             raise transport_error(exc) from exc
         except (AttributeError, TypeError) as exc:
             # From now on through the session; and this request once more, if whoever counts the attempts says so.
-            self._is_sound = False
-            _logger.warning("aiohttp %s is not as this package knows it: looks cost more now", aiohttp.__version__)
+            if self._is_sound:  # else another look, under way at the same time, has said so
+                self._is_sound = False
+                _logger.warning("aiohttp %s is not as this package knows it: looks cost more now", aiohttp.__version__)
             raise TransportError("this aiohttp is not as expected: try again, which takes another way") from exc
         return message.code, message.headers, body
 
 
 def _open_direct(session: aiohttp.ClientSession, url: URL, ssl: _ssl.SSLContext | bool) -> _Direct | None:
     """Make ready to use a session's pool directly; None where requests have to go through the session."""
-    sender: object = getattr(aiohttp.ClientSession, _SENDER, None)
     connector = session.connector
-    if connector is None or session.trace_configs or not _is_from_aiohttp(sender):
+    if connector is None or not all(map(_is_from_aiohttp, (aiohttp.ClientSession.__init__, *_senders()))):
         return None
     try:
         to = aiohttp.ClientRequest("GET", url.origin(), session=session, ssl=ssl)
@@ -154,7 +155,12 @@ def _open_direct(session: aiohttp.ClientSession, url: URL, ssl: _ssl.SSLContext 
     except (AttributeError, KeyError, TypeError):
         return None
     head = f" HTTP/1.1\r\nHost: {url.host_port_subcomponent}\r\n{ACCEPT_ENCODING}: {encodings}\r\n"
-    return _Direct(connector, to, head, sender)
+    return _Direct(connector, to, head)
+
+
+def _senders() -> tuple[object, object]:
+    """Find what requests are sent with now, from outside of a session and within it."""
+    return aiohttp.ClientSession.request, getattr(aiohttp.ClientSession, _SENDER, None)
 
 
 def _is_from_aiohttp(function: object) -> bool:

@@ -32,6 +32,7 @@ __all__ = [
     "Answer",
     "check_verifies",
     "decipher_without",
+    "forget",
     "may_pass",
     "open_session",
     "read_body",
@@ -225,6 +226,21 @@ def decipher_without(
     return decipher(http_status, {name: value.decode("utf-8", "replace") for name, value in shown.items()}, body)
 
 
+def forget(secrets: Iterable[str], error: BaseException) -> None:
+    """Let no cause of an error repeat a secret: what is wrong with an answer is told in the answer's own words."""
+    hidden = [secret for secret in secrets if len(secret) >= _SECRET]
+
+    def without(value: object) -> object:
+        text = f"{value} {value!r}"
+        return "[secret]" if any(secret in text for secret in hidden) else value
+
+    cause = error.__cause__
+    while cause is not None:
+        vars(cause).update({name: without(value) for name, value in vars(cause).items()})
+        cause.args = tuple(map(without, cause.args))
+        cause = cause.__cause__ or cause.__context__
+
+
 def check_verifies(context: _ssl.SSLContext | None, session: aiohttp.ClientSession | None) -> None:
     """Make sure that the server will be verified: neither may turn that off, as some do by accident.
 
@@ -264,14 +280,15 @@ def _guarded(handler: Any) -> Any:  # noqa: ANN401 - a class of aiohttp's that h
     """Make aiohttp's protocol mind answers that nobody asked for, which it keeps for whoever asks next.
 
     With one of them kept, a connection is not used again: the answer would be taken for that to the next request.
-    aiohttp looks only whether it is still open, and asks this method. With very many, it is closed at once.
+    aiohttp looks only whether it is still open, and asks this method. With very many, it is broken off at once: at its
+    transport, so that whoever reads from it is told as of any other that breaks.
     """
     received, is_connected = handler.data_received, handler.is_connected
 
     def data_received(self: Any, data: bytes) -> None:  # noqa: ANN401
         received(self, data)
-        if len(self) > _UNASKED:
-            self.close()
+        if len(self) > _UNASKED and self.transport is not None:
+            self.transport.abort()
 
     def is_reusable(self: Any) -> bool:  # noqa: ANN401
         return is_connected(self) and not len(self)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 from cardprod.auth import OAuthToken, check_token
 from cardprod.channel import Channel
 from cardprod.errors import CardprodError, RateLimited, RequestTimeout, TransportError, Unauthorized, UsageError
-from cardprod.exchange import check_verifies, decipher_without, may_pass, seconds_to_retry
+from cardprod.exchange import check_verifies, decipher_without, forget, may_pass, seconds_to_retry
 from cardprod.pacing import Pacer
 from cardprod.telemetry import LOGGER, log_look, log_retry
 from cardprod.wire import decipher, is_answer_to
@@ -294,12 +294,11 @@ class Transport:
             request = self._endpoint.build_request(card, token=token, correlation_id=correlation_id)
             http_status, headers, body = await channel.get(request)
             return _decipher(token, correlation_id, http_status, headers, body)
+        except TransportError as error:
+            forget((token,), error)
+            raise
         except RateLimited as error:
-            # Before the place is given to the next, so that the gate is closed to that one already.
-            if error.retry_after is not None:
-                self._turnstile.close_until(loop.time() + error.retry_after)
-            if observer is not None:
-                observer.rate_limited()
+            self._close_for(error, loop)  # before the place is given to the next: it is closed to that one already
             raise
         except asyncio.CancelledError as exc:
             if not self._cutoff.came(task):
@@ -310,6 +309,13 @@ class Transport:
             self._turnstile.leave()
             if observer is not None:
                 observer.request_ended()
+
+    def _close_for(self, error: RateLimited, loop: asyncio.AbstractEventLoop) -> None:
+        """Close the gate for as long as a 429 says."""
+        if error.retry_after is not None:
+            self._turnstile.close_until(loop.time() + error.retry_after)
+        if self.observer is not None:
+            self.observer.rate_limited()
 
     async def _token_from(self, source: TokenSource, loop: asyncio.AbstractEventLoop) -> str:
         """Ask the source for a token, for as long as a request may take."""

@@ -86,6 +86,7 @@ _LEGACY_VERSION: Final = re.compile(r"v[0-9]+")
 # RFC 6750, section 2.1, gives the characters of a bearer token; what goes beyond them but is printable ASCII is let
 # through, because the issuer's word counts for more than ours.
 _TOKEN: Final = re.compile(r"[\x21-\x7e]+")
+_NO_URL: Final = "base_url is not a URL: its host or port cannot be; 'https://api.wise.com' can"
 _JSON_SPACE: Final = " \t\n\r"
 _JSON: TypeAlias = "dict[str, _JSON] | list[_JSON] | str | int | float | bool | None"
 _decode_json: Final[Callable[[str], tuple[object, int]]] = json.JSONDecoder().raw_decode
@@ -216,7 +217,7 @@ def _check_base_url(base_url: str, *, allow_plain_http: bool) -> None:
         if host is not None:
             host.encode("idna")  # what resolving it will do, and refuse with a bare UnicodeError
     except ValueError:
-        raise UsageError("base_url is not a URL: its host or port cannot be; 'https://api.wise.com' can") from None
+        raise UsageError(_NO_URL) from None
     if url.username is not None or url.password is not None:
         raise UsageError("base_url must not carry credentials; pass the token to Client instead")
     if re.search(r"[\s\\?#\x00-\x1f\x7f]", base_url):
@@ -228,6 +229,12 @@ def _check_base_url(base_url: str, *, allow_plain_http: bool) -> None:
             f"base_url is plain http to {host}, where anybody on the way could read the token; use https, "
             "or allow_plain_http=True on a test network"
         )
+    from yarl import URL  # noqa: PLC0415 - of no use to those who send nothing, such as webhooks
+
+    try:
+        URL(base_url)  # what sending does, and refuses with a bare ValueError, as a character that cannot be seen
+    except ValueError:
+        raise UsageError(_NO_URL) from None
 
 
 def _is_loopback(host: str) -> bool:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import aiohttp
 import pytest
@@ -12,12 +13,11 @@ from aiohttp.connector import Connection
 import cardprod
 from cardprod import Client
 from cardprod.channel import Channel
+from cardprod.exchange import send
 from cardprod.wire import Endpoint
 from tests.conftest import CARD, RawServer, assert_idle, assert_nothing_left, http_answer
 
 if TYPE_CHECKING:
-    import asyncio
-
     from cardprod.simulator import Simulator
     from tests.conftest import Script
 
@@ -36,13 +36,12 @@ async def status_of(client: Client) -> str:
 def by_session(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What went through a session so far."""
     urls: list[str] = []
-    request = aiohttp.ClientSession.request
 
-    def note(session: aiohttp.ClientSession, method: str, url: Any, **settings: Any) -> Any:
-        urls.append(str(url))
-        return request(session, method, url, **settings)
+    def note(session: aiohttp.ClientSession, method: Literal["GET"], request: Any, **settings: Any) -> Any:
+        urls.append(str(request[0]))
+        return send(session, method, request, **settings)
 
-    monkeypatch.setattr(aiohttp.ClientSession, "request", note)
+    monkeypatch.setattr("cardprod.channel.send", note)
     return urls
 
 
@@ -98,6 +97,21 @@ async def test_instrumented_sessions_are_seen(
     assert len(by_session) == 1
 
 
+async def test_settings_of_all_sessions_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where somebody gives every session of the process a setting, such as a proxy, looks have it too."""
+    make = aiohttp.ClientSession.__init__
+
+    async with RawServer(say_ready) as proxy, RawServer(say_ready) as server:
+
+        def proxied(session: aiohttp.ClientSession, **settings: Any) -> None:
+            make(session, **settings, proxy=proxy.base_url)
+
+        monkeypatch.setattr(aiohttp.ClientSession, "__init__", proxied)
+        async with Client("token", base_url=server.base_url) as client:
+            assert await status_of(client) == "READY"
+        assert (len(proxy.heads), len(server.heads)) == (1, 0)
+
+
 async def test_scripted_replies_are_given(kiosk: Simulator, client: Client, script: Script) -> None:
     """Whoever answers in the place of aiohttp's sessions is asked, before and after the server was."""
     kiosk.add(CARD, "never")
@@ -107,7 +121,10 @@ async def test_scripted_replies_are_given(kiosk: Simulator, client: Client, scri
     assert kiosk.requests == []
 
 
-async def test_scripted_replies_come_and_go(kiosk: Simulator, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["request", "_request"])
+async def test_scripted_replies_come_and_go(
+    kiosk: Simulator, client: Client, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     """Somebody who stands in for aiohttp's sessions for a while is asked for that while."""
     kiosk.add(CARD, "never")
     assert await status_of(client) == "READY"
@@ -116,7 +133,7 @@ async def test_scripted_replies_come_and_go(kiosk: Simulator, client: Client, mo
         raise aiohttp.ClientConnectionError
 
     with monkeypatch.context() as patch:
-        patch.setattr(aiohttp.ClientSession, "_request", refuse)
+        patch.setattr(aiohttp.ClientSession, name, refuse)
         with pytest.raises(cardprod.TransportError):
             await status_of(client)
     assert await status_of(client) == "READY"
@@ -180,6 +197,35 @@ async def test_interim_answers_are_passed_over() -> None:
         assert_idle(client)
 
 
+async def test_flood_before_the_request(
+    by_session: list[str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A server that pours out answers before it was asked fails a look, and is not taken for another aiohttp."""
+    connect = aiohttp.TCPConnector.connect
+
+    async def connect_slowly(*args: Any, **settings: Any) -> Connection:
+        connection = await connect(*args, **settings)
+        await asyncio.sleep(1)  # as long as TLS may take to tell that it is ready, with answers come along
+        return connection
+
+    async def greet(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(http_answer(500) * 1500)
+        await asyncio.sleep(2)
+        writer.close()
+
+    monkeypatch.setattr(aiohttp.TCPConnector, "connect", connect_slowly)
+    async with await asyncio.start_server(greet, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        async with Client("token", base_url=f"http://127.0.0.1:{port}", attempts=1) as client:
+            for _ in range(2):
+                with pytest.raises(cardprod.CardprodError):
+                    await status_of(client)
+                assert_idle(client)
+        await asyncio.sleep(2)
+    assert by_session == []
+    assert caplog.records == []
+
+
 # --- Another aiohttp ---
 
 
@@ -238,7 +284,7 @@ async def test_looks_with_other_connections(
 
     monkeypatch.setattr(aiohttp.TCPConnector, "connect", connect_otherwise)
     with caplog.at_level(logging.WARNING, "cardprod"):
-        assert [await status_of(client) for _ in range(2)] == ["READY", "READY"]
+        assert await asyncio.gather(*(status_of(client) for _ in range(2))) == ["READY", "READY"]
     assert len(by_session) == 2
     [record] = caplog.records
     assert aiohttp.__version__ in record.getMessage()

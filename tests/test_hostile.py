@@ -209,6 +209,20 @@ async def test_answer_to_another_request_is_not_taken() -> None:
     assert len(server.heads) == 2
 
 
+@pytest.mark.parametrize("way", ["direct", "own session"])
+async def test_flood_within_an_answer_is_told(way: Way) -> None:
+    """A connection that is given up for a flood while its answer is under way breaks like any other."""
+
+    async def answer(writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 103 Early Hints\r\n\r\n" * 1500 + b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{")
+
+    async with RawServer(answer) as server, client_of(server.base_url, way=way) as client:
+        await assert_fails(client, HONEST, cardprod.TransportError, "cut short")
+        assert len(server.heads) == ATTEMPTS
+        assert_idle(client)
+    await assert_nothing_left()
+
+
 @pytest.mark.parametrize("name", ["_PROTOCOL", "_PROTOCOL_FACTORY"])
 async def test_looks_without_the_guard_too(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """Should what the guard against floods hangs on be gone from aiohttp one day, looks go on without it."""

@@ -456,6 +456,40 @@ async def test_garbage_that_repeats_the_request(token: Any, spill: _Spill) -> No
     spill.check()
 
 
+_GARBLED: dict[str, Callable[[str], str]] = {
+    "status line": lambda secret: f"{secret}\r\n\r\n",
+    "status": lambda secret: f"HTTP/1.1 {secret}\r\n\r\n",
+    "header": lambda secret: f"HTTP/1.1 200 OK\r\nAuthorization {secret}: x\r\n\r\n",
+    "length": lambda secret: f"HTTP/1.1 200 OK\r\nContent-Length: {secret}\r\n\r\n",
+    "chunk": lambda secret: f"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{secret}\r\n",
+    "cut short": lambda secret: f"HTTP/1.1 200 OK\r\nAuthorization: {secret}\r\nX",
+}
+
+
+@pytest.mark.parametrize("way", ["direct", "session"])
+@pytest.mark.parametrize("token", [_BEARER, None], ids=["token", "oauth"])
+@pytest.mark.parametrize("garble", _GARBLED.values(), ids=_GARBLED)
+async def test_garbage_that_repeats_the_secret(
+    garble: Callable[[str], str], token: Any, way: str, spill: _Spill, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that puts the secret where its answer goes wrong does not get it into the error's cause."""
+    if way == "session":
+        monkeypatch.setattr("cardprod.channel._SENDER", "_gone_one_day")
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        request = (await reader.readuntil(b"\r\n\r\n")).decode()
+        writer.write(garble(_authorization(request).split()[-1]).encode())
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        base_url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        ends = await _drive(spill, token or _oauth(base_url), base_url, attempts=2)
+        assert isinstance(ends[0], cardprod.TransportError)
+        await asyncio.sleep(0.1)
+    spill.check()
+
+
 @pytest.mark.parametrize("what", ["cancelled", "timed out", "closed", "dropped"])
 @pytest.mark.parametrize("at", ["look", "refresh"])
 async def test_given_up_half_way(what: str, at: str, spill: _Spill) -> None:

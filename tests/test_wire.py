@@ -156,6 +156,8 @@ def test_accepts_base_url(base_url: str) -> None:
         ("https://api.wise.com:99999", "not a URL"),
         ("https://api.wise.com:port", "not a URL"),
         ("https://[::1", "not a URL"),
+        ("https://api.wise.com\u2060", "not a URL"),  # as copied from a page, and not to be seen
+        ("https://api\xad.wise.com", "not a URL"),
         (None, "must be a str, not a NoneType"),
         (b"https://api.wise.com", "must be a str, not a bytes"),
     ],
