@@ -146,8 +146,8 @@ class _Direct:
 
 def _open_direct(session: aiohttp.ClientSession, url: URL, ssl: _ssl.SSLContext | bool) -> _Direct | None:
     """Make ready to use a session's pool directly; None where requests have to go through the session."""
-    connector = session.connector
-    if connector is None or not all(map(_is_from_aiohttp, (aiohttp.ClientSession.__init__, *_senders()))):
+    connector, makes_and_sends = session.connector, (aiohttp.ClientSession.__init__, *_senders())
+    if connector is None or session.trace_configs or not all(map(_is_from_aiohttp, makes_and_sends)):
         return None
     try:
         to = aiohttp.ClientRequest("GET", url.origin(), session=session, ssl=ssl)

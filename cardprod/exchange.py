@@ -234,8 +234,9 @@ def forget(secrets: Iterable[str], error: BaseException) -> None:
         text = f"{value} {value!r}"
         return "[secret]" if any(secret in text for secret in hidden) else value
 
-    cause = error.__cause__
-    while cause is not None:
+    cause, seen = error.__cause__, [error]
+    while cause is not None and cause not in seen:
+        seen.append(cause)
         vars(cause).update({name: without(value) for name, value in vars(cause).items()})
         cause.args = tuple(map(without, cause.args))
         cause = cause.__cause__ or cause.__context__
