@@ -27,15 +27,15 @@ class Arguments:
     """A command's arguments, none of which can be trusted to be there, or to be what it should be.
 
     Args:
-        text: A JSON object.
+        body: A JSON object.
 
     Raises:
         UsageError: It is none.
     """
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, body: bytes) -> None:
         try:
-            fields: Any = json.loads(text)
+            fields: Any = json.loads(body)
         except (ValueError, RecursionError):
             fields = None
         if not isinstance(fields, dict):

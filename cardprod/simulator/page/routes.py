@@ -112,7 +112,7 @@ class Page:
         if command is None:
             return _answer({"message": f"There is no such command; there are {', '.join(COMMANDS)}."}, 404)
         try:
-            done = command(self._kiosk, Arguments(await request.text()))
+            done = command(self._kiosk, Arguments(await request.read()))
             if isawaitable(done):
                 await done
         except UsageError as error:
