@@ -38,11 +38,10 @@ class Browser:
 
     Args:
         is_dark: Whether whoever looks at it likes it dark.
-        is_still: Whether they like nothing to move.
         width: The window's width in pixels.
     """
 
-    def __init__(self, *, is_dark: bool = False, is_still: bool = False, width: int = 1280) -> None:
+    def __init__(self, *, is_dark: bool = False, width: int = 1280) -> None:
         programs = browser_programs()
         if programs is None:
             raise FileNotFoundError("Chromium or chromedriver is not installed")
@@ -68,11 +67,7 @@ class Browser:
         options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
         # Selenium's own annotations are incomplete.
         self.driver: Any = webdriver.Chrome(options=options, service=Service(programs[1]))
-        features = [
-            {"name": "prefers-color-scheme", "value": "dark" if is_dark else "light"},
-            {"name": "prefers-reduced-motion", "value": "reduce" if is_still else "no-preference"},
-        ]
-        self._tell("Emulation.setEmulatedMedia", features=features)
+        self.set_looks(is_dark=is_dark)
         self.set_width(width)
 
     def __enter__(self) -> Self:
@@ -81,6 +76,14 @@ class Browser:
     def __exit__(self, *_: object) -> None:
         self.driver.quit()
         self._profile.cleanup()
+
+    def set_looks(self, *, is_dark: bool = False, is_still: bool = False) -> None:
+        """Let whoever looks at it like it dark, or like nothing to move."""
+        features = [
+            {"name": "prefers-color-scheme", "value": "dark" if is_dark else "light"},
+            {"name": "prefers-reduced-motion", "value": "reduce" if is_still else "no-preference"},
+        ]
+        self._tell("Emulation.setEmulatedMedia", features=features)
 
     def set_width(self, width: int, height: int = 900) -> None:
         """Let the window be so wide, also narrower than a desktop's window can be."""
