@@ -132,6 +132,7 @@ class World:
         """Let the production of a card that is IN_PROGRESS fail, by hand.
 
         ```python
+        card = kiosk.add((123456, "my-card"), "never")
         kiosk.start(card)
         kiosk.fail(card, "PRD_FEEDER_JAM")
         ```

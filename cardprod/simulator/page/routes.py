@@ -123,8 +123,8 @@ class Page:
         refusal = _refusal(request)
         if refusal is not None:
             return refusal
-        if self._feed is not None and self._feed.readers >= _MOST_READERS:
-            return _refuse(503, "Too many pages are open.")
+        if self._is_closed or (self._feed is not None and self._feed.readers >= _MOST_READERS):
+            return _refuse(503, "The simulator stops, or too many pages are open.")
         response = web.StreamResponse(headers={**_HEADERS, "Content-Type": "text/event-stream; charset=utf-8"})
         feed = self._watch()
         # A browser that comes back by itself says where it was in a header; the page itself can only say it so.

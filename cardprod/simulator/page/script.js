@@ -25,6 +25,8 @@ const element = (name, properties = {}, ...children) => {
 const setText = (node, text) => {
   if (node.textContent !== text) node.textContent = text;
 };
+/** A code, which may be broken after its underscores. */
+const breakable = (code) => code.split(/(?<=_)/).flatMap((part) => [element("wbr"), part]);
 const grouped = (number) => number.toLocaleString("en");
 const keyOf = (card) => `${card.profile_id}/${card.card_token}`;
 
@@ -333,7 +335,8 @@ function fillRow(row, card) {
   row.kiosks = kiosks;
   row.status.dataset.status = card.status;
   setText(row.why, card.error_code ? (card.description ?? "") : "");
-  setText(row.code, card.error_code ?? "");
+  const code = card.error_code ?? "";
+  if (row.code.textContent !== code) row.code.replaceChildren(...breakable(code));
   row.why.hidden = !row.why.textContent;
   row.code.hidden = !row.code.textContent;
   setText(row.looks, grouped(card.looks));
@@ -503,7 +506,7 @@ function errorButton({ code, meaning }) {
   const words = meaning.replace(/^[A-Za-z ]+ error: /, "");
   const text = words.charAt(0).toUpperCase() + words.slice(1);
   const button = element("button", { type: "button" }, element("span", { textContent: text }), " ");
-  button.append(element("code", { textContent: code }));
+  button.append(element("code", {}, ...breakable(code)));
   button.dataset.code = code;
   button.dataset.words = `${meaning} ${code}`.toLowerCase();
   button.addEventListener("click", async () => {
