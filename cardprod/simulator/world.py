@@ -366,6 +366,7 @@ class World:
             self._post = PostOffice(self._started_at, self._timestamp, self._tell_delivery)
 
     async def _end(self) -> None:
+        self._is_running = False
         self._timetable.clear()
         if self._post is not None:
             await self._post.close()

@@ -407,7 +407,8 @@ function fillTimes(row) {
     row.since.dateTime = since.toISOString();
     row.since.title = since.toLocaleString();
   }
-  setText(row.plan, card.is_by_hand ? "hand" : (card.plan ?? "own plan"));
+  // Whoever is on the plan "never" waits for a hand too.
+  setText(row.plan, card.is_by_hand || card.plan === "never" ? "hand" : (card.plan ?? "own plan"));
   let next = "";
   const isOffline = known.kiosks.some((kiosk) => kiosk.id === card.kiosk_id && !kiosk.is_online);
   if (card.is_pending) next = "begins when its kiosk is back";
