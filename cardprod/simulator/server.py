@@ -78,8 +78,8 @@ class Simulator(World):
         client = Client(kiosk.token, base_url=kiosk.base_url)
     ```
 
-    A plan's clock starts when its card is added, and runs on the event loop's time, so virtual time works. A card can be
-    driven by hand instead, and leaves its plan then: `start`, `finish`, `fail`, `refuse`, `retry`.
+    A plan's clock starts when its card is added, and runs on the event loop's time, so virtual time works. A card can
+    be driven by hand instead, and leaves its plan then: `start`, `finish`, `fail`, `refuse`, `retry`.
 
     Args:
         port: The port on 127.0.0.1; 0 takes one that is free.
