@@ -330,6 +330,9 @@ async def test_log_goes_by(
     assert tab.told["subscriptions"] == [hooks[0]]
     assert "hidden" not in json.dumps([tab.messages, tab.told, tab.hello])
     assert kiosk.token not in json.dumps([tab.messages, tab.told, tab.hello])
+    late = await open_tab()
+    await late.until_all_is_told()
+    assert late.told == tab.told
 
 
 async def test_log_is_told_from_its_end(open_tab: OpenTab, http: aiohttp.ClientSession, kiosk: Simulator) -> None:
@@ -442,6 +445,18 @@ async def test_webhooks_by_command(http: aiohttp.ClientSession, hooks: tuple[str
     assert await ask(http, "subscribe", {"url": hooks[0]}) == (200, {})
     assert await ask(http, "send-tests") == (200, {})
     assert [each["status"] for each in hooks[1]] == ["READY"]
+
+
+async def test_webhooks_without_the_extra(http: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the extra `webhooks` a subscription is answered with what is needed."""
+
+    def no_key() -> None:
+        raise ImportError("the simulator's webhooks need the extra 'webhooks'")
+
+    monkeypatch.setattr("cardprod.simulator.webhooks._private_key", no_key)
+    http_status, answer = await ask(http, "subscribe", {"url": "http://127.0.0.1:9/"})
+    assert http_status == 400
+    assert "need the extra 'webhooks'" in answer["message"]
 
 
 async def test_wrong_move_is_told(http: aiohttp.ClientSession, kiosk: Simulator) -> None:

@@ -241,10 +241,6 @@ class Floor:
             self._cards[card].drive(Stage("IN_PROGRESS", is_new_request=True), now)
         return concerned, begun
 
-    def is_online(self, kiosk_id: str) -> bool:
-        """Say whether a kiosk works."""
-        return self._kiosks[kiosk_id]
-
     def _cards_at(self, kiosk_id: str) -> list[Card]:
         return [card for card, simulated in self._cards.items() if simulated.kiosk_id == kiosk_id]
 
