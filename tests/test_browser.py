@@ -486,13 +486,27 @@ def test_foreign_words_are_only_words(page: Browser, live: Live) -> None:
 
 def test_page_comes_back(page: Browser, live: Live) -> None:
     """When the simulator is gone the page says so, and comes back with it, and with what has become of the cards."""
-    loop_is_back = live.begin(live.kiosk.restart(after=1))
+    restarting = live.begin(live.kiosk.restart(after=3))
     page.wait_for_text("#connection", "Connection lost")
-    loop_is_back.result(60)
+    restarting.result(60)
     live.call(live.kiosk.start, CARD)
     page.wait_for_text("#connection", "Live")
     page.wait_for_text(ROW, "IN_PROGRESS")
     page.complaints()  # the browser's own, of refused connections
+
+
+def test_tab_in_the_background(page: Browser, live: Live) -> None:
+    """A tab that nobody sees gives up its connection, and is told what it missed when it is seen again."""
+    hide = (
+        "Object.defineProperty(document, 'hidden', {value: arguments[0], configurable: true});"
+        "document.dispatchEvent(new Event('visibilitychange'))"
+    )
+    page.run(hide, True)
+    live.call(live.kiosk.start, CARD)
+    live.call(live.kiosk.finish, CARD)
+    assert "READY" in page.text_of(ROW)
+    page.run(hide, False)
+    page.wait_for_text(ROW, "PRODUCED")
 
 
 def test_another_site_can_neither_read_nor_drive_it(page: Browser, live: Live) -> None:
