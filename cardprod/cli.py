@@ -217,7 +217,9 @@ async def _wait(arguments: argparse.Namespace, report: Report) -> int:
 async def _simulate(arguments: argparse.Namespace, report: Report) -> int:
     from cardprod.simulator import Simulator  # noqa: PLC0415 - a web server is nothing to load for a look
 
-    kiosk = Simulator(port=arguments.port, token=None, plan_for_unknown=arguments.plan, on_request=report.request)
+    kiosk = Simulator(
+        port=arguments.port, token=None, plan_for_unknown=arguments.plan, on_request=report.request, page=True
+    )
     try:
         await kiosk.__aenter__()
     except OSError as exc:
@@ -563,6 +565,7 @@ class _Text:
         webhooks = "" if public_key_url is None else f"Its webhooks are verified with the key at {public_key_url}\n"
         self._write(
             f"Kiosk simulator at {base_url}: a card begins the plan {plan!r} when it is first asked for.\n"
+            f"Watch and drive it in a browser: {base_url}/\n"
             f"In another terminal:\n"
             f"  CARDPROD_BASE_URL={base_url} CARDPROD_TOKEN=any cardprod wait 123456 my-card\n"
             f"{webhooks}Ctrl-C stops it."

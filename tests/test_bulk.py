@@ -632,12 +632,12 @@ def _tell_events(client: Client, kiosk: Simulator, cards: list[Card], chance: Ra
     inner: Any = kiosk
     timers: list[asyncio.TimerHandle] = []
     for card in cards:
-        for at, stage, requested_at in inner._cards[card].changes_after(loop.time()):
-            occurred_at = datetime.fromisoformat(inner._timestamp(requested_at))
-            sent_at = datetime.fromisoformat(inner._timestamp(at))
-            event = event_of(card, stage.status, occurred_at=occurred_at, sent_at=sent_at)
+        for phase in inner._floor.find(card).phases_after(loop.time()):
+            occurred_at = datetime.fromisoformat(inner._timestamp(phase.requested_at))
+            sent_at = datetime.fromisoformat(inner._timestamp(phase.since))
+            event = event_of(card, phase.stage.status, occurred_at=occurred_at, sent_at=sent_at)
             timers += [
-                loop.call_at(at + chance.choice([0, chance.uniform(0, 60)]), client.notify, event)
+                loop.call_at(phase.since + chance.choice([0, chance.uniform(0, 60)]), client.notify, event)
                 for _ in range(chance.choice([0, 1, 1, 2]))
             ]
     return timers

@@ -269,13 +269,14 @@ def test_simulated_webhooks(*, as_json: bool) -> None:
     argv = [sys.executable, "-m", "cardprod", "simulate", "--port", "0", "--webhooks-to", "http://127.0.0.1:9/wise"]
     with subprocess.Popen([*argv, *(["--json"] if as_json else [])], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        lines = [process.stdout.readline() for _ in range(1 if as_json else 4)]
+        lines = [process.stdout.readline() for _ in range(1 if as_json else 5)]
         process.kill()
     if as_json:
         told = json.loads(lines[0])
         assert told["public_key_url"] == told["base_url"] + "/webhooks/public-key.pem"
     else:
-        assert "/webhooks/public-key.pem" in lines[3]
+        assert lines[1].startswith("Watch and drive it in a browser: http://127.0.0.1:")
+        assert "/webhooks/public-key.pem" in lines[4]
 
 
 def test_simulated_webhooks_to_nowhere() -> None:

@@ -858,8 +858,7 @@ def _check_steps(steps: list[Transition | CardprodError], kiosk: Simulator, card
         later = (after.occurred_at - before.occurred_at).total_seconds() >= 1
         assert later or order.index(after.status) > order.index(before.status), (before, after)
     assert seen[-1].is_final
-    inner: Any = kiosk
-    assert seen[-1].status == inner._cards[card]._stages[-1].status
+    assert seen[-1].status == kiosk.state_of(card).status
 
 
 # --- The simulated kiosk's deliveries ---

@@ -10,6 +10,10 @@ async with Simulator() as kiosk:
         final = await client.wait_until_final(card.profile_id, card.card_token)
 ```
 
+Its cards run on plans, or are driven by hand: `kiosk.start(card)`, `kiosk.fail(card, "PRD_FEEDER_JAM")`,
+`kiosk.retry(card)`, `kiosk.take_offline()`. With `page=True`, as `cardprod simulate` has it, a person does so in a
+browser and sees everything live.
+
 It writes its JSON by hand and shares no code with the client's wire format, so that neither can hide the other's
 mistakes. It simulates what Wise documents; it has never been compared with the real API.
 """
@@ -17,8 +21,24 @@ mistakes. It simulates what Wise documents; it has never been compared with the 
 from __future__ import annotations
 
 from cardprod.simulator.faults import Fault
+from cardprod.simulator.floor import CardState, KioskState
 from cardprod.simulator.plans import PLANS, Plan, Stage
 from cardprod.simulator.server import LoggedRequest, Simulator
+from cardprod.simulator.weather import Forecast
 from cardprod.simulator.webhooks import LoggedDelivery, Subscription
+from cardprod.simulator.world import Watcher
 
-__all__ = ["PLANS", "Fault", "LoggedDelivery", "LoggedRequest", "Plan", "Simulator", "Stage", "Subscription"]
+__all__ = [
+    "PLANS",
+    "CardState",
+    "Fault",
+    "Forecast",
+    "KioskState",
+    "LoggedDelivery",
+    "LoggedRequest",
+    "Plan",
+    "Simulator",
+    "Stage",
+    "Subscription",
+    "Watcher",
+]

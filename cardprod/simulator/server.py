@@ -1,17 +1,14 @@
 """`Simulator`: the kiosk's HTTP side, on aiohttp.web. It writes literal JSON and never imports the wire room.
 
-What is sent by webhook, and how, is `webhooks`' business.
+What becomes of cards and kiosks, and who is told, is `world`'s business; what a person sees of it, `page`'s.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-import math
 from collections import deque
-from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
-from itertools import accumulate
 from random import Random
 from typing import TYPE_CHECKING, Final
 
@@ -20,26 +17,26 @@ from aiohttp import web
 
 from cardprod.errors import UsageError
 from cardprod.models import Card
-from cardprod.simulator.faults import Fault
 from cardprod.simulator.plans import Stage, as_stages
 from cardprod.simulator.tokens import TokenDesk
-from cardprod.simulator.webhooks import PostOffice, Subscription, public_key
+from cardprod.simulator.webhooks import public_key
+from cardprod.simulator.world import World
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
     from typing import Self
 
-    from cardprod.models import CardLike
+    from cardprod.simulator.cards import Phase, SimulatedCard
+    from cardprod.simulator.faults import Fault
+    from cardprod.simulator.page import Page
     from cardprod.simulator.plans import Plan
-    from cardprod.simulator.webhooks import LoggedDelivery
 
 __all__ = ["LoggedRequest", "Simulator"]
 
 _ROUTE: Final = "/{version}/spend/profiles/{profile_id}/cards/{card_token}/production"
 _SIMULATION_ROUTE: Final = "/v1/simulation/spend/profiles/{profile_id}/cards/{card_token}/production"
 _KEY_PATH: Final = "/webhooks/public-key.pem"
-_KIOSK: Final = "WIS00001"
 _TOKEN_ROUTES: Final = ("/oauth/token", "/{version}/oauth/token")
 
 
@@ -70,37 +67,7 @@ class LoggedRequest:
     occurred_at: str | None = None
 
 
-class _SimulatedCard:
-    """A card on its way through its plan."""
-
-    def __init__(self, stages: tuple[Stage, ...], started_at: float) -> None:
-        self._stages = stages
-        self._starts = list(accumulate((stage.seconds for stage in stages[:-1]), initial=started_at))
-
-    def stage_at(self, now: float) -> tuple[Stage, float]:
-        """Say which stage it is in, and when its production request was made."""
-        return self._stage(max(index for index, start in enumerate(self._starts) if index == 0 or start <= now))
-
-    def changes_after(self, now: float) -> list[tuple[float, Stage, float]]:
-        """List what is still to become of it: when, which stage, and when its production request will be made."""
-        return [
-            (start, *self._stage(index)) for index, start in enumerate(self._starts) if start > now and start < math.inf
-        ]
-
-    def change(self, stage: Stage, now: float) -> None:
-        """Let it be in another stage from now on, for good."""
-        passed = sum(start <= now for start in self._starts)
-        self._stages = (*self._stages[:passed], stage)
-        self._starts = [*self._starts[:passed], now]
-
-    def _stage(self, index: int) -> tuple[Stage, float]:
-        requests = (
-            start for start, stage in zip(self._starts[: index + 1], self._stages, strict=False) if stage.is_new_request
-        )
-        return self._stages[index], max(requests, default=self._starts[0])
-
-
-class Simulator:
+class Simulator(World):
     """A kiosk on loopback, for as long as the `async with` block.
 
     ```python
@@ -111,7 +78,8 @@ class Simulator:
         client = Client(kiosk.token, base_url=kiosk.base_url)
     ```
 
-    A plan's clock starts when its card is added, and runs on the event loop's time, so virtual time works.
+    A plan's clock starts when its card is added, and runs on the event loop's time, so virtual time works. A card can
+    be driven by hand instead, and leaves its plan then: `start`, `finish`, `fail`, `refuse`, `retry`.
 
     Args:
         port: The port on 127.0.0.1; 0 takes one that is free.
@@ -120,9 +88,10 @@ class Simulator:
         token_seconds: How long the access token of a refresh is good.
         plan_for_unknown: What to do with a card that was not added: a plan to start it on, or None for a 404.
         on_request: Is told of each request as it is answered.
+        page: Whether to serve a page at `/` too, where a person sees all this and drives it by hand.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - one for each of its habits
         self,
         *,
         port: int = 0,
@@ -130,7 +99,9 @@ class Simulator:
         token_seconds: float = 43_199.0,
         plan_for_unknown: Plan | None = None,
         on_request: Callable[[LoggedRequest], None] | None = None,
+        page: bool = False,
     ) -> None:
+        super().__init__()
         self._port = port
         self.client_id = "simulated-client"
         """The client that may refresh the token, for an `OAuthToken`."""
@@ -145,18 +116,12 @@ class Simulator:
         )
         self._refresh_faults: deque[Fault] = deque()
         self._on_request = on_request
-        self._plan_for_unknown = None if plan_for_unknown is None else as_stages(plan_for_unknown)
-        self._cards: dict[Card, _SimulatedCard] = {}
-        self._faults: deque[Fault] = deque()
-        self._card_faults: dict[Card, deque[Fault]] = {}
-        self._storm: tuple[float, Random] = (0.0, Random())  # noqa: S311 - simulated bad luck
+        stages = None if plan_for_unknown is None else as_stages(plan_for_unknown)
+        self._plan_for_unknown: Plan | None = plan_for_unknown if isinstance(plan_for_unknown, str) else stages
         self._runner: web.AppRunner | None = None
         self._closing: asyncio.Future[None] | None = None
-        self._epoch = datetime.now(UTC)
-        self._has_started = False
-        self._started_at = 0.0
-        self._post: PostOffice | None = None
-        self._followers: dict[Card, asyncio.Task[None]] = {}
+        self._has_page = page
+        self._page: Page | None = None
         self.requests: list[LoggedRequest] = []
         """Every request so far, in the order they were answered. No token is in it."""
 
@@ -177,49 +142,19 @@ class Simulator:
         return "any-token" if self._tokens.token is None else self._tokens.token
 
     @property
+    def takes_any_token(self) -> bool:
+        """Whether every bearer token will do."""
+        return self._tokens.token is None
+
+    @property
     def refresh_token(self) -> str:
         """The refresh token it takes now, for an `OAuthToken`; a refresh changes it."""
         return self._tokens.refresh_token
-
-    def subscribe(self, subscription: Subscription | str) -> None:
-        """Send a signed webhook for each change of a card from now on; again, as Wise does, until it is answered 200.
-
-        Needs the extra `webhooks`.
-
-        Args:
-            subscription: Where to, and what goes wrong on the way; or only where to.
-
-        Raises:
-            UsageError: The simulator is not running.
-        """
-        if self._post is None:
-            raise UsageError("the simulator is not running; subscribe inside its `async with` block")
-        self._post.subscribe(Subscription(url=subscription) if isinstance(subscription, str) else subscription)
-        for card in self._cards:
-            self._follow(card)
-
-    @property
-    def public_key(self) -> str:
-        """The key that its webhooks are verified with, as PEM, for a `Verifier`."""
-        return public_key()
 
     @property
     def public_key_url(self) -> str:
         """Where the key can be fetched."""
         return self.base_url + _KEY_PATH
-
-    @property
-    def deliveries(self) -> list[LoggedDelivery]:
-        """Every try to deliver a webhook so far."""
-        return [] if self._post is None else self._post.deliveries
-
-    async def send_tests(self) -> list[int | None]:
-        """Send a test notification to every subscription.
-
-        Returns:
-            What each answered: an HTTP status, or None for no answer.
-        """
-        return [] if self._post is None else await self._post.send_tests()
 
     def expire_token(self) -> None:
         """Let the access token be no longer good: each look gets a 401 until it is refreshed."""
@@ -238,47 +173,6 @@ class Simulator:
         """
         self._refresh_faults.extend([fault] * times)
 
-    def add(self, card: CardLike, plan: Plan = "prints") -> Card:
-        """Put a card on a plan, from now on. A card that is there already starts again.
-
-        Args:
-            card: The card, or a `(profile_id, card_token)` tuple.
-            plan: A named plan, or stages.
-
-        Returns:
-            The card.
-
-        Raises:
-            UsageError: The card or the plan cannot be right, or the simulator is not running.
-        """
-        if self._runner is None:
-            raise UsageError("the simulator is not running; add cards inside its `async with` block")
-        card = Card.of(card)
-        self._cards[card] = _SimulatedCard(as_stages(plan), asyncio.get_running_loop().time())
-        if self._post:
-            self._follow(card)
-        return card
-
-    def fail_next(self, fault: Fault, *, times: int = 1, card: CardLike | None = None) -> None:
-        """Let the next answers go wrong.
-
-        Args:
-            fault: What is to go wrong.
-            times: With how many answers.
-            card: Only with answers for this card; None for any.
-        """
-        queue = self._faults if card is None else self._card_faults.setdefault(Card.of(card), deque())
-        queue.extend([fault] * times)
-
-    def storm(self, share: float, seed: int) -> None:
-        """Let a share of all answers go wrong, each in any of the ways there are.
-
-        Args:
-            share: How many, from 0 (none: the storm is over) to 1 (all).
-            seed: Where the bad luck comes from, so that it can be had again.
-        """
-        self._storm = (share, Random(seed))  # noqa: S311 - simulated bad luck
-
     async def __aenter__(self) -> Self:
         app = web.Application()
         app.router.add_get(_ROUTE, self._answer)
@@ -286,6 +180,11 @@ class Simulator:
         app.router.add_get(_KEY_PATH, self._answer_key)
         for route in _TOKEN_ROUTES:
             app.router.add_post(route, self._answer_refresh)
+        if self._has_page:
+            from cardprod.simulator.page import Page  # noqa: PLC0415 - most simulators have none
+
+            self._page = Page(self)
+            self._page.add_to(app.router)
         app.router.add_route("*", "/{anything:.*}", self._answer_elsewhere)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await runner.setup()
@@ -297,29 +196,23 @@ class Simulator:
         self._runner = runner
         self._closing = asyncio.get_running_loop().create_future()
         self._port = runner.addresses[0][1]
-        if not self._has_started:  # else its times go on
-            self._has_started = True
-            self._started_at = asyncio.get_running_loop().time()
-            self._epoch = datetime.now(UTC)
-            self._post = PostOffice(self._started_at, self._timestamp)
+        self._begin()
         return self
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        for follower in self._followers.values():
-            follower.cancel()
-        if self._followers:
-            await asyncio.wait(self._followers.values())
-        if self._post is not None:
-            await self._post.close()
+        await self._end()
         await self._stop()
 
     async def _stop(self) -> None:
         if self._runner is not None:
             runner, self._runner = self._runner, None
+            self._is_running = False
             if self._closing is not None:
                 self._closing.set_result(None)
+            if self._page is not None:
+                self._page.close()
             await runner.cleanup()
 
     async def restart(self, *, after: float = 0.0) -> None:
@@ -353,23 +246,6 @@ class Simulator:
         self._log(request, None, fault, http_status)
         return _response(request, http_status, body)
 
-    def _follow(self, card: Card) -> None:
-        """Announce what becomes of a card, from now on."""
-        follower = self._followers.pop(card, None)
-        if follower is not None:
-            follower.cancel()
-        self._followers[card] = asyncio.get_running_loop().create_task(self._announce_changes(card))
-
-    async def _announce_changes(self, card: Card) -> None:
-        loop = asyncio.get_running_loop()
-        for at, stage, requested_at in self._cards[card].changes_after(loop.time()):
-            await asyncio.sleep(max(at - loop.time(), 0.0))
-            self._announce(card, stage, requested_at)
-
-    def _announce(self, card: Card, stage: Stage, requested_at: float) -> None:
-        if self._post:
-            self._post.announce(card, stage, requested_at, _kiosk_of(stage))
-
     async def _answer_key(self, request: web.Request) -> web.StreamResponse:
         self._log(request, None, None, 200)
         return _response(request, 200, public_key(), "application/x-pem-file")
@@ -385,46 +261,54 @@ class Simulator:
         refusal = self._refusal(request)
         if refusal is not None:
             return 401, refusal
-        simulated = None if card is None else self._cards.get(card)
+        simulated = None if card is None else self._floor.find(card)
         if card is None or simulated is None:
             return 404, _problem(404, "resource_not_found", "Card not found", request.path)
         stage = _simulated_stage(text)
         if stage is None:
             detail = "status must be PRODUCED or PRODUCTION_ERROR, with errorCode for the latter only"
             return 422, _problem(422, "unprocessable_entity", detail, request.path)
-        now = asyncio.get_running_loop().time()
-        if simulated.stage_at(now)[0].status != "IN_PROGRESS":
+        if simulated.phase_at(self._now()).stage.status != "IN_PROGRESS":
             return 422, _problem(422, "unprocessable_entity", "The card is not in production", request.path)
-        simulated.change(stage, now)
-        stage, requested_at = simulated.stage_at(now)
-        if self._post:
-            self._follow(card)
-            self._announce(card, stage, requested_at)
-        return 200, _status_body(stage, self._timestamp(requested_at))
+        simulated.drive(stage, self._now())
+        self._moved(card)
+        return 200, self._body_of(simulated, simulated.phase_at(self._now()))
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         card = self._card_of(request)
         fault = self._next_fault(card)
-        if fault is not None and fault.kind != "stall":
-            return await self._go_wrong(request, card, fault)
-        if fault is not None:
-            await self._stall(fault.seconds)
+        seconds = self._weather.latency + (0.0 if fault is None else fault.seconds)
+        if seconds:
+            await self._stall(seconds)
             if self._runner is None:
                 _break(request)
                 return web.Response()
+        if fault is not None and fault.kind != "stall":
+            return await self._go_wrong(request, card, fault)
         refusal = self._refusal(request)
         if refusal is not None:
             self._log(request, card, fault, 401)
             return _response(request, 401, refusal)
-        simulated = None if card is None else self._cards.get(card)
+        simulated = None if card is None else self._floor.find(card)
         if simulated is None:
             self._log(request, card, fault, 404)
             problem = _problem(404, "resource_not_found", "Card not found", request.path)
             return _response(request, 404, problem)
-        stage, requested_at = simulated.stage_at(asyncio.get_running_loop().time())
-        occurred_at = self._timestamp(requested_at)
-        self._log(request, card, fault, 200, status=stage.status, occurred_at=occurred_at)
-        return _response(request, 200, _status_body(stage, occurred_at))
+        simulated.looks += 1
+        phase = simulated.phase_at(self._now())
+        occurred_at = self._timestamp(phase.requested_at)
+        self._log(request, card, fault, 200, status=phase.stage.status, occurred_at=occurred_at)
+        return _response(request, 200, self._body_of(simulated, phase))
+
+    def _body_of(self, simulated: SimulatedCard, phase: Phase) -> str:
+        kiosk_id = None if phase.stage.status == "READY" else simulated.kiosk_id
+        return _status_body(phase.stage, kiosk_id, self._timestamp(phase.requested_at))
+
+    def _next_fault(self, card: Card | None) -> Fault | None:
+        fault = self._weather.next_fault(card)
+        if fault is not None:
+            self._tell_forecast()
+        return fault
 
     async def _stall(self, seconds: float) -> None:
         """Sleep, but not on after the simulator is closed."""
@@ -457,17 +341,9 @@ class Simulator:
             card = Card(int(request.match_info["profile_id"]), request.match_info["card_token"])
         except ValueError:
             return None
-        if card not in self._cards and self._plan_for_unknown is not None:
+        if card not in self._floor and self._plan_for_unknown is not None:
             self.add(card, self._plan_for_unknown)
         return card
-
-    def _next_fault(self, card: Card | None) -> Fault | None:
-        if card is not None and self._card_faults.get(card):
-            return self._card_faults[card].popleft()
-        if self._faults:
-            return self._faults.popleft()
-        share, random = self._storm
-        return Fault.any_of_them(random) if random.random() < share else None
 
     def _refusal(self, request: web.Request) -> str | None:
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
@@ -476,10 +352,6 @@ class Simulator:
         if not self._tokens.accepts(token, asyncio.get_running_loop().time()):
             return '{"error":"invalid_token","error_description":"The access token is invalid or expired"}'
         return None
-
-    def _timestamp(self, loop_time: float) -> str:
-        moment = self._epoch + timedelta(seconds=loop_time - self._started_at)
-        return f"{moment:%Y-%m-%dT%H:%M:%S}.{moment.microsecond // 1000:03d}Z"
 
     def _log(  # noqa: PLR0913 - one for each column of the log
         self,
@@ -503,6 +375,8 @@ class Simulator:
             occurred_at=occurred_at,
         )
         self.requests.append(logged)
+        for watcher in self._watchers:
+            watcher.request_logged()
         if self._on_request is not None:
             self._on_request(logged)
 
@@ -522,10 +396,6 @@ def _response(
     return web.Response(status=http_status, text=body, content_type=content_type, headers=headers)
 
 
-def _kiosk_of(stage: Stage) -> str | None:
-    return None if stage.status == "READY" else _KIOSK
-
-
 def _simulated_stage(text: str) -> Stage | None:
     """Read what the simulation call asks for; None if it cannot be."""
     try:
@@ -540,8 +410,8 @@ def _simulated_stage(text: str) -> Stage | None:
     return None
 
 
-def _status_body(stage: Stage, occurred_at: str) -> str:
-    kiosk = json.dumps(_kiosk_of(stage))
+def _status_body(stage: Stage, kiosk_id: str | None, occurred_at: str) -> str:
+    kiosk = json.dumps(kiosk_id)
     body = f'{{"status":{json.dumps(stage.status)},"kioskId":{kiosk},"occurredAt":"{occurred_at}"'
     # As in Wise's samples: the last two are left out altogether where there is nothing to say.
     if stage.error_code is not None:

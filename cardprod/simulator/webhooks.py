@@ -148,11 +148,13 @@ class PostOffice:
     Args:
         started_at: When the simulator started, on the loop's clock.
         timestamp: Writes a time on the loop's clock as ISO 8601, in milliseconds.
+        on_delivery: Is told that there is one more try in `deliveries`.
     """
 
-    def __init__(self, started_at: float, timestamp: Callable[[float], str]) -> None:
+    def __init__(self, started_at: float, timestamp: Callable[[float], str], on_delivery: Callable[[], None]) -> None:
         self._started_at = started_at
         self._timestamp = timestamp
+        self._on_delivery = on_delivery
         self._subscriptions: list[tuple[Subscription, Random]] = []
         self._session: aiohttp.ClientSession | None = None
         self._tasks: set[asyncio.Task[int | None]] = set()
@@ -163,6 +165,11 @@ class PostOffice:
         """Send to this one too, from now on."""
         _private_key()  # it takes a moment, and may find the extra missing
         self._subscriptions.append((subscription, Random(subscription.seed)))  # noqa: S311 - simulated bad luck
+
+    @property
+    def subscriptions(self) -> tuple[Subscription, ...]:
+        """Where deliveries go."""
+        return tuple(subscription for subscription, _ in self._subscriptions)
 
     def __len__(self) -> int:
         return len(self._subscriptions)
@@ -276,4 +283,5 @@ class PostOffice:
                 http_status=http_status,
             )
         )
+        self._on_delivery()
         return http_status
