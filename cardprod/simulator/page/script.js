@@ -629,7 +629,8 @@ function requestRow({ at, method, path, card, correlation_id, fault, http_status
   const what = card && method === "GET" ? card : path;
   const answer = column("nowrap", answerOf(http_status), status ? ` ${status}` : "");
   if (fault) answer.append(element("span", { className: "detail", textContent: `weather: ${fault}` }));
-  const id = element("span", { className: "mono", textContent: correlation_id ? correlation_id.slice(0, 8) : "none" });
+  // Its end, because a client may count them up there.
+  const id = element("span", { className: "mono", textContent: correlation_id ? `…${correlation_id.slice(-8)}` : "none" });
   if (correlation_id) id.title = correlation_id;
   const request = column("mono", `${method} ${what}`);
   request.title = path;
