@@ -1,0 +1,82 @@
+"""Lists of cards as the command gets them: a file, or standard input, read to its end.
+
+What a line means is `card_files`' business.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import attrs
+
+from cardprod.card_files import BadRow, read_cards
+from cardprod.errors import UsageError
+from cardprod.models import Card
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["CardList", "read_list"]
+
+_SHOWN_ROWS: Final = 10
+
+
+@attrs.frozen
+class CardList:
+    """What a list holds.
+
+    Args:
+        name: What it is called: the file's name, or "standard input".
+        cards: The cards, in their order; one may come twice.
+        bad_rows: The lines that are no cards.
+    """
+
+    name: str
+    cards: Sequence[Card]
+    bad_rows: Sequence[BadRow]
+
+    @property
+    def complaint(self) -> str:
+        """Which lines are no cards, and why, in one line; of very many the first."""
+        more = len(self.bad_rows) - _SHOWN_ROWS
+        shown = "; ".join(map(str, self.bad_rows[:_SHOWN_ROWS]))
+        return f"{self.name}: {shown}" + (f", and {more} more" if more > 0 else "")
+
+    def refuse_bad_rows(self, *, so: str) -> None:
+        """Refuse the list if it has a line that is no card.
+
+        Args:
+            so: What was not done because of it, such as "nothing was submitted".
+
+        Raises:
+            UsageError: It has such lines; which.
+        """
+        if self.bad_rows:
+            raise UsageError(f"{self.complaint}; {so}")
+
+
+def read_list(name: str) -> CardList:
+    """Read a list of cards. It blocks, so call it in a thread.
+
+    Args:
+        name: The file, or "-" for standard input.
+
+    Raises:
+        UsageError: It cannot be read.
+    """
+    called = "standard input" if name == "-" else name
+    try:
+        # Kept open by nobody: the lines are read at once.
+        text = sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as exc:
+        raise UsageError(f"{called} cannot be read: {getattr(exc, 'strerror', None) or 'it is not UTF-8'}") from exc
+    cards: list[Card] = []
+    bad_rows: list[BadRow] = []
+    for row in read_cards(text.splitlines()):
+        if isinstance(row, Card):
+            cards.append(row)
+        else:
+            bad_rows.append(row)
+    return CardList(called, cards, bad_rows)
