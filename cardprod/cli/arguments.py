@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from cardprod._version import VERSION
-from cardprod.cli import batches, commands
+from cardprod.cli import batches, commands, completion, watching
 from cardprod.client import PRODUCTION
+from cardprod.pacing import RateLimit
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
     from cardprod.cli.reports import Report
 
 __all__ = ["parser"]
+
+_PROFILE: Final = "the id of the profile that owns the card"
+_LIST: Final = "CSV or JSON lines, profile_id and card_token; - for stdin"
 
 _EPILOG: Final = f"""\
 environment:
@@ -31,6 +35,7 @@ examples:
   cardprod demo
   cardprod status 123456 ca0c8154-1e14-4464-a1ce-dcea7dc3de52
   cardprod wait 123456 ca0c8154-1e14-4464-a1ce-dcea7dc3de52 --timeout 600 --json
+  cardprod watch cards.csv --checkpoint cards.state
   cardprod submit cards.csv --timeout 3600
   cardprod worker --on-steps my_app.cards:on_steps
 
@@ -58,10 +63,12 @@ def parser() -> argparse.ArgumentParser:
     _add_demo(added)
     _add_status(added)
     _add_wait(added)
+    _add_watch(added)
     _add_simulate(added)
     _add_submit(added)
     _add_worker(added)
     _add_batch(added)
+    _add_completion(added)
     for command in added.all:
         command.add_argument("--json", action="store_true", help="JSON lines instead of text")
     return top
@@ -94,6 +101,21 @@ class _Commands:
         return command
 
 
+class _InsteadOf(argparse.Action):
+    """An option that takes the place of arguments that else must be given."""
+
+    def __init__(self, *, positionals: Sequence[argparse.Action], **more: Any) -> None:  # noqa: ANN401 - argparse's own
+        super().__init__(**more)
+        self._positionals = positionals
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, *values: object) -> None:
+        """Take the value, and ask for the others no more."""
+        del parser
+        setattr(namespace, self.dest, values[0])
+        for positional in self._positionals:
+            positional.required = False
+
+
 def _add_demo(to: _Commands) -> None:
     to.add(
         "demo",
@@ -107,10 +129,23 @@ def _add_status(to: _Commands) -> None:
     status = to.add(
         "status",
         commands.look,
-        does="look at a card once",
-        examples=("cardprod status 123456 ca0c8154-1e14-4464-a1ce-dcea7dc3de52",),
+        does="look once at a card, or at each of many",
+        examples=(
+            "cardprod status 123456 ca0c8154-1e14-4464-a1ce-dcea7dc3de52",
+            "cardprod status 123456 card-1 card-2 card-3",
+            "cardprod status --file cards.csv --json",
+        ),
     )
-    _add_card(status)
+    profile = status.add_argument("profile", type=int, metavar="PROFILE", help=_PROFILE)
+    cards = status.add_argument("cards", nargs="+", metavar="CARD", help="a card's token")
+    status.add_argument(
+        "--file",
+        action=_InsteadOf,
+        positionals=(profile, cards),
+        metavar="FILE",
+        help=f"a list of cards instead: {_LIST}",
+    )
+    status.add_argument("--strict", action="store_true", help="look at none if a line of the list is no card")
 
 
 def _add_wait(to: _Commands) -> None:
@@ -124,12 +159,36 @@ def _add_wait(to: _Commands) -> None:
         ),
     )
     wait.add_argument("--timeout", type=float, default=900.0, metavar="SECONDS", help="give up after (default 900)")
-    _add_card(wait)
+    wait.add_argument("profile", type=int, metavar="PROFILE", help=_PROFILE)
+    wait.add_argument("card", metavar="CARD", help="the card's token")
 
 
-def _add_card(to: argparse.ArgumentParser) -> None:
-    to.add_argument("profile", type=int, metavar="PROFILE", help="the id of the profile that owns the card")
-    to.add_argument("card", metavar="CARD", help="the card's token")
+def _add_watch(to: _Commands) -> None:
+    watch = to.add(
+        "watch",
+        watching.watch,
+        does="wait until all cards of a list are final, with a live view in a terminal",
+        examples=(
+            "cardprod watch cards.csv",
+            "cardprod watch cards.csv --checkpoint cards.state --timeout 3600",
+            "list-cards | cardprod watch - --strict --json > steps.jsonl",
+        ),
+    )
+    _add_file(watch)
+    watch.add_argument(
+        "--checkpoint",
+        metavar="FILE",
+        help="keep in this file how far it is, and go on from there if it exists: nothing is lost, whatever "
+        "ends the command; what was told in the last seconds may be told again",
+    )
+    watch.add_argument("--timeout", type=float, metavar="SECONDS", help="give a card up after (default: never)")
+    watch.add_argument("--strict", action="store_true", help="begin nothing if a line of the list is no card")
+    watch.add_argument("--plain", action="store_true", help="lines instead of a live view, in a terminal too")
+    limit = RateLimit()
+    for name, most in (("second", limit.per_second), ("minute", limit.per_minute)):
+        watch.add_argument(
+            f"--per-{name}", type=int, metavar="N", help=f"the most requests in a {name} (default {most:,})"
+        )
 
 
 def _add_simulate(to: _Commands) -> None:
@@ -193,8 +252,23 @@ def _add_batch(to: _Commands) -> None:
     _add_database(batch)
 
 
+def _add_completion(to: _Commands) -> None:
+    command = to.add(
+        "completion",
+        commands.complete,
+        does="print a script that completes this command in a shell",
+        examples=(
+            "source <(cardprod completion bash)",
+            'cardprod completion zsh > "${fpath[1]}/_cardprod"',
+            "cardprod completion fish > ~/.config/fish/completions/cardprod.fish",
+        ),
+    )
+    command.add_argument("shell", choices=completion.SHELLS, help="which shell")
+    command.set_defaults(parser=parser)
+
+
 def _add_file(to: argparse.ArgumentParser) -> None:
-    to.add_argument("file", metavar="FILE", help="CSV or JSON lines, profile_id and card_token; - for stdin")
+    to.add_argument("file", metavar="FILE", help=_LIST)
 
 
 def _add_database(to: argparse.ArgumentParser) -> None:

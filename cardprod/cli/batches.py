@@ -45,7 +45,7 @@ def _durable(database: str | None) -> Durable:
 
 async def submit(arguments: argparse.Namespace, report: Report) -> int:
     """Hand the cards of a list over; all of it, or none."""
-    listed = await asyncio.to_thread(read_list, arguments.file)
+    listed = await read_list(arguments.file)
     listed.refuse_bad_rows(so="nothing was submitted")
     async with await asyncio.to_thread(_durable, arguments.database) as durable:
         batch_id = await durable.submit(listed.cards, timeout=arguments.timeout, token=arguments.token)

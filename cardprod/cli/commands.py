@@ -1,4 +1,4 @@
-"""The commands about single cards, and the simulator: `status`, `wait`, `demo` and `simulate`.
+"""The commands that look at cards and follow one, and the simulator: `status`, `wait`, `demo` and `simulate`.
 
 What the client says goes to a report; how that looks is `reports`' business.
 """
@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Final
 
 import attrs
 
-from cardprod.cli.exit_codes import NOT_FINAL, PRODUCED, exit_code_of
+from cardprod.cli.completion import script
+from cardprod.cli.exit_codes import NOT_FINAL, PRODUCED, USAGE, exit_code_of, worst_of
+from cardprod.cli.lists import CardList, read_list
 from cardprod.client import Client
-from cardprod.errors import UsageError, WaitTimeout
+from cardprod.errors import CardprodError, UsageError, WaitTimeout
 from cardprod.models import Card
 from cardprod.schedule import Backoff
 
@@ -24,16 +26,41 @@ if TYPE_CHECKING:
     from cardprod.models import ProductionStatus, Status
     from cardprod.simulator import Simulator
 
-__all__ = ["demo", "look", "simulate", "wait"]
+__all__ = ["complete", "demo", "look", "simulate", "wait"]
 
 
 async def look(arguments: argparse.Namespace, report: Report) -> int:
-    """Look at a card once."""
-    card = Card(arguments.profile, arguments.card)
+    """Look once: at one card, or at each of many."""
+    one = arguments.file is None and len(arguments.cards) == 1
+    listed = await _listed(arguments)
     async with Client.from_env() as client:
-        status = await client.get_status(card.profile_id, card.card_token)
-    report.status(card, status)
-    return exit_code_of(status)
+        if one:
+            [card] = listed.cards
+            status = await client.get_status(card.profile_id, card.card_token)
+            report.status(card, status)
+            return exit_code_of(status)
+        report.bad_rows(listed)
+        codes = {USAGE} if listed.bad_rows else set[int]()
+        async with client.get_statuses(listed.cards) as pairs:
+            async for card, outcome in pairs:
+                if isinstance(outcome, CardprodError):
+                    report.error(outcome)
+                else:
+                    report.status(card, outcome)
+                codes.add(exit_code_of(outcome))
+    return worst_of(codes)
+
+
+async def _listed(arguments: argparse.Namespace) -> CardList:
+    """Take the cards of a list, or those of the command line."""
+    if arguments.file is not None and arguments.profile is not None:
+        raise UsageError("name either PROFILE CARD [CARD …] or a list of cards with --file")
+    if arguments.file is None:
+        return CardList("", [Card(arguments.profile, card_token) for card_token in arguments.cards], [])
+    listed = await read_list(arguments.file)
+    if arguments.strict:
+        listed.refuse_bad_rows(so="nothing was looked at")
+    return listed
 
 
 async def wait(arguments: argparse.Namespace, report: Report) -> int:
@@ -139,3 +166,12 @@ async def _play(  # noqa: PLR0913 - all that is on stage
             report.error(error)
             return None
     return last.status if last is not None else None
+
+
+# --- Completion ---
+
+
+async def complete(arguments: argparse.Namespace, _: Report) -> int:
+    """Print a script that completes the command in a shell."""
+    print(script(arguments.parser(), arguments.shell), end="")
+    return PRODUCED

@@ -5,8 +5,11 @@ What a line means is `card_files`' business.
 
 from __future__ import annotations
 
-import sys
+import asyncio
+import os
+from contextlib import suppress
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Final
 
 import attrs
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
 __all__ = ["CardList", "read_list"]
 
 _SHOWN_ROWS: Final = 10
+_STDIN: Final = 0
+_AT_ONCE: Final = 65_536
 
 
 @attrs.frozen
@@ -57,8 +62,8 @@ class CardList:
             raise UsageError(f"{self.complaint}; {so}")
 
 
-def read_list(name: str) -> CardList:
-    """Read a list of cards. It blocks, so call it in a thread.
+async def read_list(name: str) -> CardList:
+    """Read a list of cards, to its end.
 
     Args:
         name: The file, or "-" for standard input.
@@ -68,10 +73,13 @@ def read_list(name: str) -> CardList:
     """
     called = "standard input" if name == "-" else name
     try:
-        # Kept open by nobody: the lines are read at once.
-        text = sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
+        read = await (_standard_input() if name == "-" else asyncio.to_thread(Path(name).read_bytes))
+        return await asyncio.to_thread(_card_list, called, read.decode())
     except (OSError, UnicodeDecodeError) as exc:
         raise UsageError(f"{called} cannot be read: {getattr(exc, 'strerror', None) or 'it is not UTF-8'}") from exc
+
+
+def _card_list(name: str, text: str) -> CardList:
     cards: list[Card] = []
     bad_rows: list[BadRow] = []
     for row in read_cards(text.splitlines()):
@@ -79,4 +87,31 @@ def read_list(name: str) -> CardList:
             cards.append(row)
         else:
             bad_rows.append(row)
-    return CardList(called, cards, bad_rows)
+    return CardList(name, cards, bad_rows)
+
+
+async def _standard_input() -> bytes:
+    """Read standard input in a thread that nobody waits for: somebody may type, and then press Ctrl-C."""
+    loop = asyncio.get_running_loop()
+    read: asyncio.Future[bytes] = loop.create_future()
+
+    def settle(text: bytes | OSError) -> None:
+        if read.done():
+            return  # cancelled meanwhile
+        if isinstance(text, OSError):
+            read.set_exception(text)
+        else:
+            read.set_result(text)
+
+    def work() -> None:
+        text: bytes | OSError
+        try:
+            # Not through sys.stdin, whose lock would be held when Python exits.
+            text = b"".join(iter(lambda: os.read(_STDIN, _AT_ONCE), b""))
+        except OSError as exc:
+            text = exc
+        with suppress(RuntimeError):  # the loop is closed by now
+            loop.call_soon_threadsafe(settle, text)
+
+    Thread(target=work, daemon=True).start()
+    return await read

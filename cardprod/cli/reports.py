@@ -8,16 +8,22 @@ from __future__ import annotations
 import json
 import sys
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final, Protocol, TextIO
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 import attrs
 
+from cardprod.cli.views import json_view, lines_view, say
+from cardprod.cli.wording import printable
 from cardprod.errors import CardprodError
 from cardprod.models import Status
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from cardprod.cli.lists import CardList
+    from cardprod.cli.live import Terminal
+    from cardprod.cli.tally import Tally
+    from cardprod.cli.views import Setting, View, WriteText
     from cardprod.durable import BatchStatus, Step
     from cardprod.models import Card, ProductionStatus, Transition
     from cardprod.simulator import LoggedRequest
@@ -62,6 +68,20 @@ class Report(Protocol):
 
     def step(self, step: Step) -> None:
         """Tell what a worker saw."""
+        ...
+
+    def bad_rows(self, listed: CardList) -> None:
+        """Tell which lines of a list are no cards, if there are such."""
+        ...
+
+    def view(self, tally: Tally, setting: Setting, *, plain: bool) -> View:
+        """Make what shows a `watch`.
+
+        Args:
+            tally: What it shows.
+            setting: What does not change meanwhile.
+            plain: Whether people want lines even where a live view can be had.
+        """
         ...
 
     def note(self, text: str) -> None:
@@ -140,15 +160,24 @@ class _JsonLines:
     def note(self, text: str) -> None:
         """Say nothing: a note is for people."""
 
+    def bad_rows(self, listed: CardList) -> None:
+        for row in listed.bad_rows:
+            self._write("bad_row", line=row.line, reason=row.reason)
+
+    def view(self, tally: Tally, setting: Setting, *, plain: bool) -> View:
+        del plain  # nothing could be plainer
+        return json_view(self, self._write, tally, setting)
+
     def _write(self, kind: str, **fields: Any) -> None:  # noqa: ANN401 - whatever JSON can say
         print(json.dumps({"type": kind, **fields}), file=self._out, flush=True)
 
 
-class _Text:
-    """For people: plain lines."""
+class _TextLines:
+    """For people: lines, in colours where there is a terminal that has them."""
 
-    def __init__(self, out: TextIO) -> None:
-        self._out = out
+    def __init__(self, write: WriteText, terminal: Terminal | None = None) -> None:
+        self._write = write
+        self._terminal = terminal
 
     def status(self, card: Card, status: ProductionStatus) -> None:
         self._write(f"{card}  {status}", status.status)
@@ -157,7 +186,7 @@ class _Text:
         self._write(f"{seconds:6.1f} s  {card}  {step}", step.current.status)
 
     def error(self, error: CardprodError) -> None:
-        print(f"cardprod: {_printable(str(error))}", file=sys.stderr, flush=True)
+        say(str(error))
 
     def summary(self, finals: Sequence[Status | str | None], requests: int, seconds: float) -> None:
         counts = _counts(finals)
@@ -197,19 +226,13 @@ class _Text:
     def note(self, text: str) -> None:
         self._write(text)
 
-    def _write(self, text: str, status: Status | str | None = None) -> None:
-        """Write a line; `status` says what it is about, for a report that has colours."""
-        del status
-        print(_printable(text), file=self._out, flush=True)
+    def bad_rows(self, listed: CardList) -> None:
+        if listed.bad_rows:
+            say(listed.complaint)
 
-
-_COLOURS: Final = {
-    Status.READY: "cyan",
-    Status.IN_PROGRESS: "yellow",
-    Status.PRODUCED: "bold green",
-    Status.PRODUCTION_ERROR: "bold red",
-    Status.REQUEST_ERROR: "bold red",
-}
+    def view(self, tally: Tally, setting: Setting, *, plain: bool) -> View:
+        live = None if plain or self._terminal is None else self._terminal.live_view(tally, setting)
+        return live or lines_view(self._write, tally, setting)
 
 
 def report_to(out: TextIO, *, as_json: bool) -> Report:
@@ -217,20 +240,19 @@ def report_to(out: TextIO, *, as_json: bool) -> Report:
     if as_json:
         return _JsonLines(out)
     try:
-        from rich.console import Console  # noqa: PLC0415 - an extra
-        from rich.text import Text  # noqa: PLC0415
+        from cardprod.cli.live import Terminal  # noqa: PLC0415 - an extra
     except ImportError:
-        return _Text(out)
-    console = Console(file=out, highlight=False)
-    if not console.is_terminal:
-        return _Text(out)
+        return _TextLines(_plain_lines_to(out))
+    terminal = Terminal.of(out)
+    return _TextLines(_plain_lines_to(out)) if terminal is None else _TextLines(terminal.write, terminal)
 
-    class _Coloured(_Text):
-        def _write(self, text: str, status: Status | str | None = None) -> None:
-            colour = _COLOURS.get(status, "") if isinstance(status, Status) else ""
-            console.print(Text(_printable(text), style=colour), soft_wrap=True)
 
-    return _Coloured(out)
+def _plain_lines_to(out: TextIO) -> WriteText:
+    def write(text: str, status: str | None = None) -> None:
+        del status
+        print(printable(text), file=out, flush=True)
+
+    return write
 
 
 def _fields(status: ProductionStatus) -> dict[str, Any]:
@@ -250,9 +272,3 @@ def _counts(finals: Sequence[Status | str | None]) -> dict[str, int]:
     produced = sum(final == Status.PRODUCED for final in finals)
     unfinished = sum(final is None for final in finals)
     return {"produced": produced, "failed": len(finals) - produced - unfinished, "unfinished": unfinished}
-
-
-def _printable(text: str) -> str:
-    """Take out what could play with a terminal: a server's words are shown here."""
-    return "".join(character if character.isprintable() or character == "\n" else "\N{REPLACEMENT CHARACTER}"
-                   for character in text)  # fmt: skip
