@@ -178,8 +178,7 @@ def _add_watch(to: _Commands) -> None:
     watch.add_argument(
         "--checkpoint",
         metavar="FILE",
-        help="keep in this file how far it is, and go on from there if it exists: nothing is lost, whatever "
-        "ends the command; what was told in the last seconds may be told again",
+        help="keep in this file how far it is, and go on from there if it exists",
     )
     watch.add_argument("--timeout", type=float, metavar="SECONDS", help="give a card up after (default: never)")
     watch.add_argument("--strict", action="store_true", help="begin nothing if a line of the list is no card")

@@ -53,10 +53,10 @@ async def look(arguments: argparse.Namespace, report: Report) -> int:
 
 async def _listed(arguments: argparse.Namespace) -> CardList:
     """Take the cards of a list, or those of the command line."""
-    if arguments.file is not None and arguments.profile is not None:
-        raise UsageError("name either PROFILE CARD [CARD …] or a list of cards with --file")
     if arguments.file is None:
         return CardList("", [Card(arguments.profile, card_token) for card_token in arguments.cards], [])
+    if arguments.profile is not None:
+        raise UsageError("name either PROFILE CARD [CARD …] or a list of cards with --file")
     listed = await read_list(arguments.file)
     if arguments.strict:
         listed.refuse_bad_rows(so="nothing was looked at")

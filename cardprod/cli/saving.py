@@ -150,21 +150,21 @@ def _read(lines: Iterator[str]) -> tuple[list[Checkpoint], dict[Card, Fate]]:
         if not line.startswith(_ENDED):
             parts.append(Checkpoint.from_json(line))
             continue
-        for one in _object_of(line)["ended"]:
-            card, fate = _ended_of(one)
+        for card, fate in _ended_of(_object_of(line)):
             ended[card] = fates.setdefault(fate, fate)
     return parts, ended
 
 
-def _ended_of(saved: dict[str, Any]) -> tuple[Card, Fate]:
+def _ended_of(saved: dict[str, Any]) -> Iterator[tuple[Card, Fate]]:
     try:
-        status = ProductionStatus(saved["status"], error_code=saved["error_code"])
-        card = Card(saved["profile_id"], saved["card_token"])
+        for one in saved["ended"]:
+            card, status = Card(one["profile_id"], one["card_token"]), one["status"]
+            fate = Fate.of(ProductionStatus(status, error_code=one["error_code"]))
+            if not fate.is_final:
+                raise UsageError("it has a card as ended that is not", card=card)
+            yield card, fate
     except (KeyError, TypeError) as exc:
         raise UsageError("it has a card as ended that is not written as it should be") from exc
-    if not status.is_final:
-        raise UsageError("it has a card as ended that is not", card=card)
-    return card, Fate.of(status)
 
 
 class CheckpointFile:

@@ -345,9 +345,7 @@ class Tally:
         count = self._failures.growth[0]
         if not count:
             return None
-        return (
-            f"{count_of(count, 'look')} failed in the last minute, to be tried again; the last one: {self._why_failed}"
-        )
+        return f"{count_of(count, 'look')} failed in the last minute, to be tried again: {self._why_failed}"
 
     @property
     def seconds_left(self) -> float | None:

@@ -1,0 +1,43 @@
+"""How tests run the `cardprod` command: in the test's own event loop and virtual time, or as a real process."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+from cardprod import cli
+
+
+async def run(*argv: str) -> tuple[int, str]:
+    """Run the command in this event loop; give its exit code and what it printed."""
+    out = io.StringIO()
+    exit_code = await cli.run(cli.parser().parse_args(argv), cli.report_to(out, as_json="--json" in argv))
+    return exit_code, out.getvalue()
+
+
+async def run_json(*argv: str) -> tuple[int, list[dict[str, Any]]]:
+    """Run the command with `--json`; give its exit code and what it printed, line by line."""
+    exit_code, out = await run(*argv, "--json")
+    return exit_code, [json.loads(line) for line in out.splitlines()]
+
+
+def clean_environment(**environment: str) -> dict[str, str]:
+    """Give this process's environment without what the command reads, and with this."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("CARDPROD_")} | environment
+
+
+def command(*argv: str, stdin: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the command as a process, to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "cardprod", *argv],
+        env=clean_environment(**environment),
+        input=stdin,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
