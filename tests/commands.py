@@ -7,9 +7,15 @@ import json
 import os
 import subprocess
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cardprod import cli
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from cardprod import Card
 
 
 async def run(*argv: str) -> tuple[int, str]:
@@ -41,3 +47,10 @@ def command(*argv: str, stdin: str = "", **environment: str) -> subprocess.Compl
         check=False,
         timeout=60,
     )
+
+
+def write_list(path: Path, cards: Iterable[Card], *more: str) -> str:
+    """Write a list of cards, and more lines after them; give its name."""
+    rows = [f"{card.profile_id},{card.card_token}" for card in cards]
+    path.write_text("\n".join(["profile_id,card_token", *rows, *more, ""]))
+    return str(path)

@@ -178,6 +178,8 @@ class _JsonView:
             for fate, count in summary.ends
         ]
         self._write("summary", **_counts(summary), ends=ends, stopped_by=summary.stopped_by)
+        if summary.stopped_by is not None:
+            say(parting(summary, self._setting))
 
 
 def _counts(summary: Summary) -> dict[str, Any]:
