@@ -20,16 +20,28 @@ __all__ = ["parser"]
 _PROFILE: Final = "the id of the profile that owns the card"
 _LIST: Final = "CSV or JSON lines, profile_id and card_token; - for stdin"
 
+_WATCH: Final = """\
+With --checkpoint the same command goes on where it was, whatever ended it, even
+kill -9: every transition is told, those of the last seconds perhaps twice. Cards
+that are final are not asked for again; those whose time ran out, or that had no
+usable answer, are. Ctrl-C is fine. When all are final, the file says so: remove
+it to begin again.
+
+Lines that are no cards are told and counted, and the others go on. The exit code
+is that of the card that most needs attention: 4 no usable answer, 3 not final,
+1 ended in an error status, 2 only such lines, 0 all produced."""
+
 _EPILOG: Final = f"""\
 environment:
   CARDPROD_TOKEN        the user token; never an argument, where others could read it
   CARDPROD_TOKEN_NAME   for `worker`: the token that `submit --token name` asks for
   CARDPROD_BASE_URL     where to ask (default {PRODUCTION})
   CARDPROD_API_VERSION  the path's version (default v3)
-  CARDPROD_DATABASE_URL for `submit`, `worker` and `batch`: PostgreSQL (default: one of this user's own)
+  CARDPROD_DATABASE_URL for `submit`, `worker`, `batch`: PostgreSQL (default: one of this user's own)
 
 exit codes:
   0 produced   1 ended in an error status   2 usage   3 not final yet or timed out   4 API or network
+  with many cards the first of 4, 3, 1, 2 that one of them makes; 130 Ctrl-C
 
 examples:
   cardprod demo
@@ -88,11 +100,12 @@ class _Commands:
         *,
         does: str,
         examples: tuple[str, ...],
+        more: str = "",
     ) -> argparse.ArgumentParser:
         command = self._commands.add_parser(
             name,
             help=does,
-            description=f"{does[0].upper()}{does[1:]}.",
+            description=f"{does[0].upper()}{does[1:]}." + (more and f"\n\n{more}"),
             epilog="examples:\n" + "\n".join(f"  {example}" for example in examples),
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
@@ -168,6 +181,7 @@ def _add_watch(to: _Commands) -> None:
         "watch",
         watching.watch,
         does="wait until all cards of a list are final, with a live view in a terminal",
+        more=_WATCH,
         examples=(
             "cardprod watch cards.csv",
             "cardprod watch cards.csv --checkpoint cards.state --timeout 3600",

@@ -67,7 +67,11 @@ def _commands_of(parser: argparse.ArgumentParser) -> Iterator[_Command]:
         choices: object = action.choices
         if isinstance(choices, dict):
             for name, command in cast("dict[str, argparse.ArgumentParser]", choices).items():
-                yield _Command(name, command.description or "", [_option_of(one) for one in _actions_of(command)])
+                yield _Command(
+                    name,
+                    (command.description or "").partition("\n")[0],
+                    [_option_of(one) for one in _actions_of(command)],
+                )
 
 
 def _actions_of(parser: argparse.ArgumentParser) -> list[argparse.Action]:
