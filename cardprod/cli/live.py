@@ -40,7 +40,7 @@ _SHARE: Final = 0.05
 
 _FATES: Final = 6
 _LATEST: Final = 8
-_NARROW: Final = 60
+_NARROW: Final = 72
 """Columns below which what can be done without is left out."""
 
 _WIDE: Final = 100
