@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from cardprod.simulator import Plan, Simulator
 
 PRINTS: list[tuple[str, float]] = [("READY", 40), ("IN_PROGRESS", 40), ("PRODUCED", 0)]
+SLOWLY = ("--per-minute", "200")
+"""For tests in which more looks would only take longer."""
 ORDER = [status for status, _ in PRINTS]
 JAMS: Plan = [("READY", 20), Stage("PRODUCTION_ERROR", error_code="PRD_FEEDER_JAM")]
 
@@ -205,10 +207,10 @@ async def test_rate_limit(kiosk: Simulator, tmp_path: Path) -> None:
 @pytest.mark.usefixtures("environment")
 async def test_a_refused_token_stops_it(kiosk: Simulator, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A token that is no longer accepted stops it with 4 after a few looks, and a new one goes on from there."""
-    cards = cards_of(kiosk, 300)
+    cards = cards_of(kiosk, 100)
     file, state = write_list(tmp_path / "cards.csv", cards), str(tmp_path / "state")
-    asyncio.get_running_loop().call_later(100, kiosk.expire_token)
-    exit_code, first = await run_json("watch", file, "--checkpoint", state)
+    asyncio.get_running_loop().call_later(60, kiosk.expire_token)
+    exit_code, first = await run_json("watch", file, "--checkpoint", state, *SLOWLY)
     assert (exit_code, first[-1]["stopped_by"]) == (4, "Unauthorized")
     refused = [request for request in kiosk.requests if request.http_status == 401]
     assert 0 < len(refused) < 120
@@ -216,8 +218,8 @@ async def test_a_refused_token_stops_it(kiosk: Simulator, tmp_path: Path, capsys
     fresh = OAuthToken(kiosk.client_id, kiosk.client_secret, kiosk.refresh_token, base_url=kiosk.base_url)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CARDPROD_TOKEN", await fresh())
-        exit_code, second = await run_json("watch", file, "--checkpoint", state)
-    assert (exit_code, second[-1]["produced"]) == (0, 300)
+        exit_code, second = await run_json("watch", file, "--checkpoint", state, *SLOWLY)
+    assert (exit_code, second[-1]["produced"]) == (0, 100)
     steps = told([*first, *second])
     for card in cards:
         both = [status for status in steps[card.card_token] if status != "Unauthorized"]
@@ -244,14 +246,21 @@ async def test_status_of_many(kiosk: Simulator, tmp_path: Path) -> None:
 # --- The checkpoint file ---
 
 
+@pytest.mark.parametrize("seconds", [0.5, 41, 60])
 @pytest.mark.usefixtures("environment")
-async def test_cancelled_and_gone_on_with(kiosk: Simulator, tmp_path: Path) -> None:
+async def test_cancelled_and_gone_on_with(kiosk: Simulator, tmp_path: Path, seconds: float) -> None:
     """A watch that is cancelled goes on where it was: nothing is told twice or lost, and new cards are added."""
     cards = cards_of(kiosk, 30)
     state = str(tmp_path / "state")
-    out = await cancelled_after(60, write_list(tmp_path / "cards.csv", cards[:20]), state)
+    out = await cancelled_after(seconds, write_list(tmp_path / "cards.csv", cards[:20]), state)
     first = told(out)
-    exit_code, lines = await run_json("watch", write_list(tmp_path / "cards.csv", cards), "--checkpoint", state)
+    saved = CheckpointFile(state).read()
+    assert saved is not None
+    kept = {one.card.card_token: None if one.last is None else one.last.status for one in saved.checkpoint.pending}
+    assert kept == {token: steps[-1] for token, steps in first.items()}
+    exit_code, lines = await run_json(
+        "watch", write_list(tmp_path / "cards.csv", cards), "--checkpoint", state, *SLOWLY
+    )
     assert exit_code == 0
     assert lines[-1]["produced"] == 30
     second = told(lines)
@@ -264,7 +273,7 @@ async def test_cancelled_and_gone_on_with(kiosk: Simulator, tmp_path: Path) -> N
 async def cancelled_after(seconds: float, file: str, state: str) -> list[dict[str, Any]]:
     """Watch for so long, and give what was told until then."""
     out = io.StringIO()
-    arguments = cli.parser().parse_args(["watch", file, "--checkpoint", state, "--json"])
+    arguments = cli.parser().parse_args(["watch", file, "--checkpoint", state, "--json", *SLOWLY])
     watching = asyncio.create_task(cli.run(arguments, cli.report_to(out, as_json=True)))
     await asyncio.sleep(seconds)
     watching.cancel()
@@ -351,7 +360,20 @@ def start(kiosk: Simulator, *argv: str, **popen: Any) -> subprocess.Popen[str]:
         signal.signal(signal.SIGINT, before)
 
 
+def written_at(file: Path) -> int | None:
+    return file.stat().st_mtime_ns if file.exists() else None
+
+
+async def written(file: Path, times: int) -> None:
+    """Wait until a file was written so often."""
+    for _ in range(times):
+        before = written_at(file)
+        while written_at(file) == before:  # noqa: ASYNC110 - what is waited for is another process
+            await asyncio.sleep(0.02)
+
+
 async def seen(kiosk: Simulator, requests: int) -> None:
+    """Wait until the kiosk was asked so often."""
     while len(kiosk.requests) < requests:  # noqa: ASYNC110 - what is waited for is another process
         await asyncio.sleep(0.02)
 
@@ -359,22 +381,23 @@ async def seen(kiosk: Simulator, requests: int) -> None:
 @pytest.mark.looptime(False)  # other processes go by real time
 async def test_killed_again_and_again(kiosk: Simulator, tmp_path: Path) -> None:
     """Killed at any moment, it goes on: no transition follows one that was not told, and the file can be read."""
-    cards = cards_of(kiosk, 60, [("READY", 3), ("IN_PROGRESS", 3), ("PRODUCED", 0)])
+    cards = cards_of(kiosk, 60, [("READY", 3), ("IN_PROGRESS", 5), ("PRODUCED", 0)])
     file, state = write_list(tmp_path / "cards.csv", cards), tmp_path / "state"
     arguments = (file, "--checkpoint", str(state), "--json", "--per-second", "40")
     lines: list[dict[str, Any]] = []
-    for requests in (3, 95, 160):
-        out = tmp_path / f"out-{requests}"
+    for writes, more in ((1, 3), (2, 0), (2, 20)):
+        out = tmp_path / f"out-{writes}-{more}"
         with out.open("w") as output:
             process = start(kiosk, *arguments, stdout=output)
-            await seen(kiosk, requests)
+            await written(state, writes)
+            await seen(kiosk, len(kiosk.requests) + more)
             process.send_signal(signal.SIGKILL)
             _, err = await asyncio.to_thread(process.communicate)
         assert err == ""
-        saved = CheckpointFile(str(state)).read()
-        assert saved is not None
         lines += [json.loads(line) for line in out.read_text().splitlines()]
-    assert saved.checkpoint.pending  # else nothing was gone on with
+    saved = CheckpointFile(str(state)).read()
+    assert saved is not None
+    assert saved.checkpoint.pending  # else nothing is gone on with
     process = start(kiosk, *arguments, stdout=subprocess.PIPE)
     last, err = await asyncio.to_thread(process.communicate, timeout=60)
     lines += [json.loads(line) for line in last.splitlines()]
@@ -425,6 +448,7 @@ async def test_stopped_by_a_signal(kiosk: Simulator, tmp_path: Path, number: sig
     assert process.stdout is not None
     first = [await asyncio.to_thread(process.stdout.readline) for _ in range(4)]  # the beginning, and three cards
     process.send_signal(number)
+    process.send_signal(number)  # whoever is impatient changes nothing
     out, err = await asyncio.to_thread(process.communicate, timeout=30)
     assert process.returncode == exit_code
     assert err == f"cardprod: stopped by {number.name}; the same command goes on from {state}\n"

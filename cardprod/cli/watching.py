@@ -54,12 +54,12 @@ _AFTER_FAILURE: Final = 60.0
 
 async def watch(arguments: argparse.Namespace, report: Report) -> int:
     """Wait until all cards of a list are final, showing how far it is."""
+    client = Client.from_env()
+    client.rate_limit = limit = _limit_of(arguments)
     listed = await read_list(arguments.file)
     if arguments.strict:
         listed.refuse_bad_rows(so="nothing was begun")
     cards = list(dict.fromkeys(listed.cards))
-    client = Client.from_env()
-    client.rate_limit = limit = _limit_of(arguments)
     base_url = os.environ.get("CARDPROD_BASE_URL") or PRODUCTION
     file = None if arguments.checkpoint is None else CheckpointFile(arguments.checkpoint)
     saved = None if file is None else await asyncio.to_thread(file.read)
@@ -172,32 +172,31 @@ class _Watching:
         Returns:
             The exit code.
         """
-        with self._view, _troubles_told(self._tally):
+        heard: list[signal.Signals] = []
+        stop = asyncio.timeout(None)
+        with self._view, _troubles_told(self._tally), _signals_heard(heard, stop):
             async with waits as steps:
-                stopped_by = await self._until_stopped(steps)
-                # If something is raised instead, such as by a reader that has gone, the file stays as it is: what was
+                try:
+                    stopped_by = await self._until(stop, steps)
+                except TimeoutError:
+                    if not heard:
+                        raise
+                    stopped_by = heard[0].name
+                except asyncio.CancelledError:
+                    self._keep_at_last(steps)
+                    raise
+                # If something else is raised, such as by a reader that has gone, the file stays as it is: what was
                 # taken last may not be out.
                 self._keep_at_last(steps)
         self._take_sample(waits)
         summary = self._tally.summary(bad_rows=bad_rows, stopped_by=stopped_by)
         self._view.summary(summary)
-        if stopped_by is not None and stopped_by in signal.Signals.__members__:
-            return SIGNALLED + signal.Signals[stopped_by]
-        return summary.exit_code
+        return SIGNALLED + heard[0] if heard and stopped_by == heard[0].name else summary.exit_code
 
-    async def _until_stopped(self, steps: Waits) -> str | None:
-        """Read until the end. Say what stopped it before that, if anything did."""
-        stop = asyncio.timeout(None)
-        heard: list[signal.Signals] = []
-        try:
-            async with stop:
-                with _signals_heard(heard, stop):
-                    async with _meanwhile(stop, self._refresh(steps), self._keep(steps)):
-                        return await self._read(steps)
-        except TimeoutError:
-            if not heard:
-                raise
-        return heard[0].name
+    async def _until(self, stop: asyncio.Timeout, steps: Waits) -> str | None:
+        """Read until the end, or until it is stopped. Say what the waits ended with before that, if anything."""
+        async with stop, _meanwhile(stop, self._refresh(steps), self._keep(steps)):
+            return await self._read(steps)
 
     async def _read(self, steps: Waits) -> str | None:
         loop = asyncio.get_running_loop()
@@ -249,16 +248,20 @@ class _Watching:
 # --- Around it --------------------------------------------------------------------------------------------------------
 
 
+def _expire(stop: asyncio.Timeout) -> None:
+    with suppress(RuntimeError):  # it has already, or is over: whoever presses Ctrl-C twice is not heard twice
+        stop.reschedule(asyncio.get_running_loop().time())
+
+
 @asynccontextmanager
 async def _meanwhile(stop: asyncio.Timeout, *works: Coroutine[Any, Any, None]) -> AsyncGenerator[None]:
     """Do works beside the block, until it ends. What one of them raises ends the block, and is raised."""
-    loop = asyncio.get_running_loop()
 
     def ended(task: asyncio.Task[None]) -> None:
         if not task.cancelled() and task.exception() is not None:
-            stop.reschedule(loop.time())
+            _expire(stop)
 
-    tasks = [loop.create_task(work) for work in works]
+    tasks = [asyncio.create_task(work) for work in works]
     for task in tasks:
         task.add_done_callback(ended)
     try:
@@ -279,7 +282,7 @@ def _signals_heard(heard: list[signal.Signals], stop: asyncio.Timeout) -> Genera
 
     def hear(number: signal.Signals) -> None:
         heard.append(number)
-        stop.reschedule(loop.time())
+        _expire(stop)
 
     numbers = [one for one in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(one) is not signal.SIG_IGN]
     for number in numbers:
