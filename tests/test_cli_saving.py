@@ -5,16 +5,14 @@ from __future__ import annotations
 import json
 import os
 import stat
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cardprod import AdaptiveSchedule, Card, Checkpoint, ProductionStatus, UsageError
 from cardprod.cli.saving import CheckpointFile, Saved, pause_after
 from cardprod.cli.tally import Fate
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 ENDS = (
     ProductionStatus("PRODUCED"),
@@ -32,14 +30,26 @@ def saved_of(*, pending: int, ended: int) -> Saved:
     )
 
 
+def write(path: Path, saved: Saved) -> None:
+    """Write a file, as a run that then ended."""
+    with CheckpointFile(str(path)) as file:
+        file.read()
+        file.write(saved, 1)
+
+
+def read(path: Path) -> Saved | None:
+    """Read a file, as a run that then ended."""
+    with CheckpointFile(str(path)) as file:
+        return file.read()
+
+
 @pytest.mark.parametrize(("pending", "ended"), [(0, 0), (1, 0), (0, 1), (1203, 777)])
 def test_written_and_read(tmp_path: Path, pending: int, ended: int) -> None:
     """What is written is read again, however many cards there are, and each line is JSON."""
     saved = saved_of(pending=pending, ended=ended)
-    file = CheckpointFile(str(tmp_path / "state"))
-    assert file.read() is None
-    file.write(saved, 1)
-    again = file.read()
+    assert read(tmp_path / "state") is None
+    write(tmp_path / "state", saved)
+    again = read(tmp_path / "state")
     assert again is not None
     assert (again.checkpoint.pending, again.ended) == (saved.checkpoint.pending, saved.ended)
     assert (again.base_url, again.learned) == (saved.base_url, saved.learned)
@@ -52,8 +62,7 @@ def test_written_and_read(tmp_path: Path, pending: int, ended: int) -> None:
 def test_only_its_owner_reads_it(tmp_path: Path) -> None:
     """The file can be read by nobody else, nothing lies beside it, and what a killed run left beside it is no harm."""
     (tmp_path / ".state.new").write_text("half a li")
-    file = CheckpointFile(str(tmp_path / "state"))
-    file.write(saved_of(pending=1, ended=1), 1)
+    write(tmp_path / "state", saved_of(pending=1, ended=1))
     assert stat.S_IMODE((tmp_path / "state").stat().st_mode) == 0o600
     assert list(tmp_path.iterdir()) == [tmp_path / "state"]
 
@@ -61,32 +70,52 @@ def test_only_its_owner_reads_it(tmp_path: Path) -> None:
 def test_a_link_leads_to_the_file(tmp_path: Path) -> None:
     """Where the name is a link, what it leads to is written, and the link stays."""
     (tmp_path / "link").symlink_to(tmp_path / "state")
-    CheckpointFile(str(tmp_path / "link")).write(saved_of(pending=1, ended=0), 1)
+    write(tmp_path / "link", saved_of(pending=1, ended=0))
     assert (tmp_path / "link").is_symlink()
-    assert CheckpointFile(str(tmp_path / "state")).read() is not None
+    assert read(tmp_path / "state") is not None
 
 
 def test_the_newest_stays(tmp_path: Path) -> None:
     """What was taken earlier never replaces what was taken later, in whatever order threads get to write."""
-    file = CheckpointFile(str(tmp_path / "state"))
-    file.write(saved_of(pending=2, ended=0), 2)
-    file.write(saved_of(pending=1, ended=0), 1)
-    again = file.read()
+    with CheckpointFile(str(tmp_path / "state")) as file:
+        file.write(saved_of(pending=2, ended=0), 2)
+        file.write(saved_of(pending=1, ended=0), 1)
+    file.write(saved_of(pending=1, ended=0), 3)  # a thread that is late
+    again = read(tmp_path / "state")
     assert again is not None
     assert len(again.checkpoint.pending) == 2
 
 
+def test_one_run_at_a_time(tmp_path: Path) -> None:
+    """While one run has the file, another is refused, whether it was there when that one began or not."""
+    with CheckpointFile(str(tmp_path / "state")) as first, CheckpointFile(str(tmp_path / "state")) as late:
+        assert late.read() is first.read() is None
+        first.write(saved_of(pending=1, ended=0), 1)
+        first.write(saved_of(pending=2, ended=0), 2)
+        with pytest.raises(UsageError, match=r"another run goes on with .*state"):
+            read(tmp_path / "state")
+        with pytest.raises(UsageError, match=r"another run goes on with .*state"):
+            late.write(saved_of(pending=9, ended=0), 1)
+    with CheckpointFile(str(tmp_path / "state")) as second:
+        assert second.read() is not None
+        with pytest.raises(UsageError, match="another run goes on with"):
+            read(tmp_path / "state")
+        second.write(saved_of(pending=3, ended=0), 1)
+    again = read(tmp_path / "state")
+    assert again is not None
+    assert len(again.checkpoint.pending) == 3
+
+
 def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
     """If it cannot be written, that is said, and the file is as before."""
-    file = CheckpointFile(str(tmp_path / "state"))
-    file.write(saved_of(pending=1, ended=0), 1)
+    write(tmp_path / "state", saved_of(pending=1, ended=0))
     before = (tmp_path / "state").read_bytes()
     (tmp_path / ".state.new").mkdir()
     with pytest.raises(UsageError, match="cannot be written"):
-        file.write(saved_of(pending=5, ended=0), 2)
+        write(tmp_path / "state", saved_of(pending=5, ended=0))
     assert (tmp_path / "state").read_bytes() == before
     with pytest.raises(UsageError, match="cannot be written: No such file or directory"):
-        CheckpointFile(str(tmp_path / "nowhere" / "state")).write(saved_of(pending=1, ended=0), 1)
+        write(tmp_path / "nowhere" / "state", saved_of(pending=1, ended=0))
 
 
 def _with_head(**fields: Any) -> str:
@@ -130,7 +159,7 @@ def test_another_file_is_refused(tmp_path: Path, text: str, why: str) -> None:
     with pytest.raises(
         UsageError, match=r"is no checkpoint of `cardprod watch` to go on from: .*it was left as it is"
     ) as caught:
-        CheckpointFile(str(path)).read()
+        read(path)
     assert why in str(caught.value)
     assert path.read_bytes() == text.encode(errors="surrogatepass")
 
@@ -138,9 +167,9 @@ def test_another_file_is_refused(tmp_path: Path, text: str, why: str) -> None:
 def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
     """A directory or a device is no place for a checkpoint: it would be replaced."""
     os.mkfifo(tmp_path / "pipe")
-    for name in (tmp_path, tmp_path / "pipe", "/dev/null"):
+    for path in (tmp_path, tmp_path / "pipe", Path("/dev/null")):
         with pytest.raises(UsageError, match="it is no file"):
-            CheckpointFile(str(name)).read()
+            read(path)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from cardprod import Card, OAuthToken, cli
-from cardprod.cli.saving import CheckpointFile
+from cardprod.cli.saving import CheckpointFile, Saved
 from cardprod.simulator import Fault, Stage
 from tests.commands import clean_environment, command, run, run_json, write_list
 
@@ -246,6 +246,12 @@ async def test_status_of_many(kiosk: Simulator, tmp_path: Path) -> None:
 # --- The checkpoint file ---
 
 
+def read(state: str) -> Saved | None:
+    """Read a checkpoint file that no run has."""
+    with CheckpointFile(state) as file:
+        return file.read()
+
+
 @pytest.mark.parametrize("seconds", [0.5, 41, 60])
 @pytest.mark.usefixtures("environment")
 async def test_cancelled_and_gone_on_with(kiosk: Simulator, tmp_path: Path, seconds: float) -> None:
@@ -254,7 +260,7 @@ async def test_cancelled_and_gone_on_with(kiosk: Simulator, tmp_path: Path, seco
     state = str(tmp_path / "state")
     out = await cancelled_after(seconds, write_list(tmp_path / "cards.csv", cards[:20]), state)
     first = told(out)
-    saved = CheckpointFile(state).read()
+    saved = read(state)
     assert saved is not None
     kept = {one.card.card_token: None if one.last is None else one.last.status for one in saved.checkpoint.pending}
     assert kept == {token: steps[-1] for token, steps in first.items()}
@@ -395,7 +401,7 @@ async def test_killed_again_and_again(kiosk: Simulator, tmp_path: Path) -> None:
             _, err = await asyncio.to_thread(process.communicate)
         assert err == ""
         lines += [json.loads(line) for line in out.read_text().splitlines()]
-    saved = CheckpointFile(str(state)).read()
+    saved = read(str(state))
     assert saved is not None
     assert saved.checkpoint.pending  # else nothing is gone on with
     process = start(kiosk, *arguments, stdout=subprocess.PIPE)
@@ -420,6 +426,7 @@ def test_killed_while_it_writes(tmp_path: Path) -> None:
 from cardprod import AdaptiveSchedule, Checkpoint
 from cardprod.cli.saving import CheckpointFile, Saved
 file, learned = CheckpointFile({str(tmp_path / "state")!r}), AdaptiveSchedule().to_json()
+file.read()
 for number in range(1, 1_000_000):
     pending = Checkpoint.for_cards((1, f"card-{{one}}") for one in range(number % 700))
     file.write(Saved(base_url="", checkpoint=pending, ended={{}}, learned=learned), number)
@@ -432,7 +439,7 @@ for number in range(1, 1_000_000):
             process.stdout.readline()
         process.kill()
         process.communicate()
-        assert CheckpointFile(str(tmp_path / "state")).read() is not None
+        assert read(str(tmp_path / "state")) is not None
 
 
 @pytest.mark.looptime(False)
@@ -456,6 +463,18 @@ async def test_stopped_by_a_signal(kiosk: Simulator, tmp_path: Path, number: sig
     assert (lines[-1]["stopped_by"], lines[-1]["unfinished"]) == (number.name, 3)
     assert told(lines) == {card.card_token: ["READY"] for card in cards}
     assert '"untold": [{' not in state.read_text()
+
+
+@pytest.mark.usefixtures("environment")
+async def test_one_run_at_a_time(kiosk: Simulator, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """While one run goes on with a checkpoint, another is refused."""
+    file, state = write_list(tmp_path / "cards.csv", cards_of(kiosk, 2)), str(tmp_path / "state")
+    running = asyncio.create_task(cancelled_after(50, file, state))
+    await asyncio.sleep(20)
+    assert (await run("watch", file, "--checkpoint", state))[0] == 2
+    assert "another run goes on with" in capsys.readouterr().err
+    await running
+    assert (await run_json("watch", file, "--checkpoint", state))[0] == 0
 
 
 @pytest.mark.looptime(False)

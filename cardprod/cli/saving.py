@@ -15,12 +15,13 @@ and only its owner can read it.
 from __future__ import annotations
 
 import json
+import math
 import os
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import IO, TYPE_CHECKING, Any, Final, cast
 
 import attrs
 
@@ -32,6 +33,7 @@ from cardprod.schedule import AdaptiveSchedule
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
+    from typing import Self
 
 __all__ = ["CheckpointFile", "Saved", "pause_after"]
 
@@ -40,6 +42,9 @@ _VERSION: Final = 1
 _CARDS_PER_LINE: Final = 500
 _ENDED: Final = '{"ended"'
 """How the lines with cards that are final begin."""
+
+_CAN_LOCK: Final = os.name == "posix"
+"""Whether a file can be one run's alone, and be replaced while it is open."""
 
 _SHARE: Final = 0.05
 """The most of the time that may go into writing."""
@@ -167,10 +172,26 @@ def _ended_of(saved: dict[str, Any]) -> Iterator[tuple[Card, Fate]]:
         raise UsageError("it has a card as ended that is not written as it should be") from exc
 
 
-class CheckpointFile:
-    """The file.
+def _lock(file: IO[str]) -> None:
+    """Let nobody else lock a file that is open, until it is closed. Where there are no locks, do without.
 
-    A write is whole or it is not: it goes to a file beside it, is forced to the disk, and takes its place at once.
+    Raises:
+        BlockingIOError: Somebody else has.
+    """
+    import fcntl  # noqa: PLC0415 - Windows has none
+
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as exc:
+        if isinstance(exc, BlockingIOError):
+            raise
+
+
+class CheckpointFile:
+    """The file, for as long as the `with` block.
+
+    A write is whole or it is not: it goes to a file beside it, is forced to the disk, and takes its place at once. The
+    file is one run's at a time: the system keeps it from others until that run ends, however it ends (not on Windows).
 
     Args:
         name: Where it is.
@@ -181,27 +202,40 @@ class CheckpointFile:
         """What it is called."""
         self._path = Path(os.path.realpath(name))  # of a link, what it leads to is replaced
         self._beside = self._path.with_name(f".{self._path.name}.new")
+        self._held: IO[str] | None = None
         self._lock = Lock()
-        self._newest = 0
+        self._newest: float = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        with self._lock:  # a thread may be about to write
+            self._newest = math.inf
+            self._let_go()
 
     def read(self) -> Saved | None:
-        """Read it. It blocks, so call it in a thread.
+        """Read it, and keep it from others. It blocks, so call it in a thread.
 
         Returns:
             What an earlier run left; None if there is no such file.
 
         Raises:
-            UsageError: It is something else, or cannot be read.
+            UsageError: It is something else, cannot be read, or is another run's.
         """
+        if self._path.exists() and not self._path.is_file():
+            raise self._refusal("it is no file")
         try:
-            if self._path.exists() and not self._path.is_file():
-                raise self._refusal("it is no file")
-            with self._path.open(encoding="utf-8") as lines:
-                return Saved.from_lines(lines)
+            file = self._path.open(encoding="utf-8")
         except FileNotFoundError:
             return None
-        except (OSError, UnicodeDecodeError) as exc:
-            raise self._refusal(getattr(exc, "strerror", None) or "it is not UTF-8") from exc
+        except OSError as exc:
+            raise self._refusal(str(exc.strerror)) from exc
+        self._hold(file)
+        try:
+            return Saved.from_lines(file)
+        except UnicodeDecodeError as exc:
+            raise self._refusal("it is not UTF-8") from exc
         except UsageError as exc:
             raise self._refusal(str(exc)) from exc
 
@@ -230,17 +264,53 @@ class CheckpointFile:
             self._newest = number
 
     def _replace(self, saved: Saved) -> None:
+        if _CAN_LOCK and self._held is None and self._path.exists():
+            raise self._in_use()  # it was not there when it was read
         # It is this run's alone: what lies there was left by one that was killed.
         self._beside.unlink(missing_ok=True)
         handle = os.open(self._beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with open(handle, "w", encoding="ascii") as file:  # noqa: PTH123 - a handle has no path
+        file = open(handle, "w", encoding="ascii")  # noqa: PTH123, SIM115 - a handle has no path, and it is held
+        try:
             file.writelines(f"{line}\n" for line in saved.to_lines())
             file.flush()
             os.fsync(file.fileno())
-        self._beside.replace(self._path)
+            if _CAN_LOCK:
+                _lock(file)
+                self._beside.replace(self._path)
+        except BaseException:
+            file.close()
+            raise
+        self._let_go()
+        if _CAN_LOCK:
+            self._held = file
+        else:
+            file.close()
+            self._beside.replace(self._path)
         with suppress(OSError):  # not every system lets a directory be opened
             directory = os.open(self._path.parent, os.O_RDONLY)
             try:
                 os.fsync(directory)
             finally:
                 os.close(directory)
+
+    def _hold(self, file: IO[str]) -> None:
+        """Keep the file that was opened from others."""
+        self._held = file
+        if not _CAN_LOCK:
+            return
+        try:
+            _lock(file)
+            is_replaced = not os.path.samestat(os.fstat(file.fileno()), self._path.stat())
+        except (BlockingIOError, FileNotFoundError):
+            is_replaced = True
+        if is_replaced:
+            self._let_go()
+            raise self._in_use()
+
+    def _in_use(self) -> UsageError:
+        return UsageError(f"another run goes on with {self.name}: wait for it, or name another file with --checkpoint")
+
+    def _let_go(self) -> None:
+        if self._held is not None:
+            self._held.close()
+            self._held = None

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Collection, Coroutine, Generator
 
     from cardprod.bulk import Waits
+    from cardprod.cli.lists import CardList
     from cardprod.cli.reports import Report
     from cardprod.cli.views import View
     from cardprod.models import Card
@@ -55,13 +56,21 @@ _AFTER_FAILURE: Final = 60.0
 async def watch(arguments: argparse.Namespace, report: Report) -> int:
     """Wait until all cards of a list are final, showing how far it is."""
     client = Client.from_env()
-    client.rate_limit = limit = _limit_of(arguments)
+    client.rate_limit = _limit_of(arguments)
     listed = await read_list(arguments.file)
     if arguments.strict:
         listed.refuse_bad_rows(so="nothing was begun")
+    if arguments.checkpoint is None:
+        return await _watch(client, listed, None, arguments, report)
+    with CheckpointFile(arguments.checkpoint) as file:
+        return await _watch(client, listed, file, arguments, report)
+
+
+async def _watch(
+    client: Client, listed: CardList, file: CheckpointFile | None, arguments: argparse.Namespace, report: Report
+) -> int:
     cards = list(dict.fromkeys(listed.cards))
     base_url = os.environ.get("CARDPROD_BASE_URL") or PRODUCTION
-    file = None if arguments.checkpoint is None else CheckpointFile(arguments.checkpoint)
     saved = None if file is None else await asyncio.to_thread(file.read)
     if file is not None and saved is not None:
         _check_same(file, saved, cards, base_url)
@@ -74,10 +83,11 @@ async def watch(arguments: argparse.Namespace, report: Report) -> int:
     keeper = None if file is None else _Keeper(file, base_url, schedule, tally)
     if keeper is not None:
         await keeper.keep(Checkpoint.for_cards(()) if saved is None else saved.checkpoint)
+    limit = client.rate_limit
     setting = Setting(
         name=one_line(listed.name, _SHOWN_NAME),
         bad_rows=len(listed.bad_rows),
-        per_minute=min(limit.per_minute, limit.per_second * _MINUTE),
+        per_minute=None if limit is None else min(limit.per_minute, limit.per_second * _MINUTE),
         checkpoint=None if file is None else file.name,
         is_gone_on_with=saved is not None,
     )
