@@ -279,6 +279,8 @@ class CheckpointFile:
                 self._beside.replace(self._path)
         except BaseException:
             file.close()
+            with suppress(OSError):  # half a file is no use, and the disk may be full
+                self._beside.unlink()
             raise
         self._let_go()
         if _CAN_LOCK:

@@ -2,9 +2,13 @@
 
 What is promised: whenever the command dies, even by `kill -9`, the same command goes on from its checkpoint file. It
 tells every transition that was not told before; it may tell again what was told since the file was written last; and it
-loses none. For that, a transition is out before the next one is taken, and the file only ever holds what is out. Cards
-that are final are not waited for again; those whose wait ended otherwise, with an error or because their time ran out,
-begin anew; cards that the list has now, and had not then, are added.
+loses none that was told or saved. For that, a transition is out before the next one is taken, and the file only ever
+holds what is out. (In the live view, told means counted.) The file is written every two seconds, rarer if that would
+take a twentieth of the time, and in the end.
+
+Cards that are final are not waited for again; those whose wait ended otherwise, with an error or because their time ran
+out, begin anew; cards that the list has now, and had not then, are added. A deadline stays where it was. A file that is
+no such checkpoint, of other cards, of another base URL or in use by another run is refused before anything is asked.
 """
 
 from __future__ import annotations
