@@ -51,6 +51,13 @@ async def client(kiosk: Simulator) -> AsyncIterator[cardprod.Client]:
         yield client
 
 
+@pytest.fixture
+def environment(kiosk: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment of somebody who asks the kiosk with the command."""
+    monkeypatch.setenv("CARDPROD_TOKEN", kiosk.token)
+    monkeypatch.setenv("CARDPROD_BASE_URL", kiosk.base_url)
+
+
 def event_of(
     card: cardprod.Card, status: str, *, occurred_at: datetime | None = None, sent_at: datetime | None = None
 ) -> cardprod.ProductionEvent:

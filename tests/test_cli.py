@@ -5,46 +5,22 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-import os
 import signal
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from cardprod import cli
 from cardprod.simulator import Fault, Stage
+from tests.commands import command, run, run_json
 from tests.conftest import CARD
 
 if TYPE_CHECKING:
     from cardprod.simulator import Plan, Simulator
 
 _ARGUMENTS = [str(CARD.profile_id), CARD.card_token]
-
-
-@pytest.fixture
-def environment(kiosk: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The environment of somebody who asks the kiosk."""
-    monkeypatch.setenv("CARDPROD_TOKEN", kiosk.token)
-    monkeypatch.setenv("CARDPROD_BASE_URL", kiosk.base_url)
-
-
-async def _run(*argv: str) -> tuple[int, str]:
-    out = io.StringIO()
-    exit_code = await cli.run(cli.parser().parse_args(argv), cli.report_to(out, as_json="--json" in argv))
-    return exit_code, out.getvalue()
-
-
-async def _run_json(*argv: str) -> tuple[int, list[dict[str, Any]]]:
-    exit_code, out = await _run(*argv, "--json")
-    return exit_code, [json.loads(line) for line in out.splitlines()]
-
-
-def _command(*argv: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "cardprod", *argv]
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("CARDPROD_")}
-    return subprocess.run(command, env=clean | environment, capture_output=True, text=True, check=False, timeout=60)
 
 
 @pytest.mark.parametrize(
@@ -56,7 +32,7 @@ def _command(*argv: str, **environment: str) -> subprocess.CompletedProcess[str]
 async def test_status_exit_code(kiosk: Simulator, plan: Plan, exit_code: int) -> None:
     """`status` exits 0 only if the card is produced, 1 after an error, 3 while it is under way."""
     kiosk.add(CARD, plan)
-    assert (await _run("status", *_ARGUMENTS))[0] == exit_code
+    assert (await run("status", *_ARGUMENTS))[0] == exit_code
     assert len(kiosk.requests) == 1
 
 
@@ -64,7 +40,7 @@ async def test_status_exit_code(kiosk: Simulator, plan: Plan, exit_code: int) ->
 async def test_status_as_json(kiosk: Simulator) -> None:
     """`status --json` gives one object with everything that is known of the card."""
     kiosk.add(CARD, [Stage("PRODUCTION_ERROR", error_code="PRT_RIBBON_ENDED", description="Replace it")])
-    _, [line] = await _run_json("status", *_ARGUMENTS)
+    _, [line] = await run_json("status", *_ARGUMENTS)
     assert line.pop("occurred_at").endswith("+00:00")
     assert line == {
         "type": "status",
@@ -83,7 +59,7 @@ async def test_status_as_json(kiosk: Simulator) -> None:
 async def test_wait_tells_each_transition(kiosk: Simulator) -> None:
     """`wait` prints each transition as it comes and exits 0 for a produced card."""
     kiosk.add(CARD, [("READY", 100), ("IN_PROGRESS", 100), ("PRODUCED", 0)])
-    exit_code, out = await _run("wait", *_ARGUMENTS)
+    exit_code, out = await run("wait", *_ARGUMENTS)
     assert exit_code == 0
     first, second, third = out.splitlines()
     assert first.endswith("READY")
@@ -95,7 +71,7 @@ async def test_wait_tells_each_transition(kiosk: Simulator) -> None:
 async def test_wait_as_json(kiosk: Simulator) -> None:
     """`wait --json` gives each transition with what was before it, and exits 1 after an error status."""
     kiosk.add(CARD, "jams")
-    exit_code, lines = await _run_json("wait", *_ARGUMENTS)
+    exit_code, lines = await run_json("wait", *_ARGUMENTS)
     assert exit_code == 1
     assert [(line["type"], line["previous"], line["status"]) for line in lines] == [
         ("transition", None, "READY"),
@@ -109,7 +85,7 @@ async def test_wait_as_json(kiosk: Simulator) -> None:
 async def test_wait_times_out(kiosk: Simulator) -> None:
     """`wait` gives up after `--timeout` seconds and exits 3."""
     kiosk.add(CARD, "never")
-    exit_code, lines = await _run_json("wait", *_ARGUMENTS, "--timeout", "60")
+    exit_code, lines = await run_json("wait", *_ARGUMENTS, "--timeout", "60")
     assert exit_code == 3
     assert lines[-1]["type"] == "error"
     assert lines[-1]["error"] == "WaitTimeout"
@@ -125,7 +101,7 @@ async def test_no_usable_answer(kiosk: Simulator, fault: Fault, error: str) -> N
     """Without a usable answer the exit code is 4, and the error is named."""
     kiosk.add(CARD)
     kiosk.fail_next(fault, times=10)
-    exit_code, [line] = await _run_json("status", *_ARGUMENTS)
+    exit_code, [line] = await run_json("status", *_ARGUMENTS)
     assert exit_code == 4
     assert line["error"] == error
     assert line["card"]["card_token"] == CARD.card_token
@@ -135,7 +111,7 @@ async def test_no_usable_answer(kiosk: Simulator, fault: Fault, error: str) -> N
 @pytest.mark.usefixtures("environment")
 async def test_bad_card(kiosk: Simulator, arguments: tuple[str, str]) -> None:
     """A card that cannot be right exits 2, and nothing is asked."""
-    assert (await _run("status", *arguments))[0] == 2
+    assert (await run("status", *arguments))[0] == 2
     assert kiosk.requests == []
 
 
@@ -143,14 +119,14 @@ async def test_bad_card(kiosk: Simulator, arguments: tuple[str, str]) -> None:
 async def test_terminal_codes(kiosk: Simulator) -> None:
     """What a server says cannot play with the terminal."""
     kiosk.add(CARD, [Stage("\x1b[2J", description="\x07")])
-    _, out = await _run("status", *_ARGUMENTS)
+    _, out = await run("status", *_ARGUMENTS)
     assert out.strip().isprintable()
 
 
 async def test_demo() -> None:
     """The demo shows every fate a card can have, sums them up, exits 0 and takes less than 15 seconds."""
     started_at = asyncio.get_running_loop().time()
-    exit_code, lines = await _run_json("demo")
+    exit_code, lines = await run_json("demo")
     assert exit_code == 0
     assert asyncio.get_running_loop().time() - started_at < 15
     summary = lines[-1]
@@ -166,7 +142,7 @@ async def test_demo() -> None:
 
 async def test_demo_for_people() -> None:
     """The demo's lines say which card, what happened, and what an error code means."""
-    _, out = await _run("demo")
+    _, out = await run("demo")
     assert "card-2  IN_PROGRESS -> PRODUCTION_ERROR at WIS00001: PRD_FEEDER_JAM (Production error: feeder" in out
     assert "7 cards: 4 produced, 2 ended in an error, 1 not final when its time ran out" in out
 
@@ -183,7 +159,7 @@ async def test_simulate_tells_each_request() -> None:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in environment.items():
             patch.setenv(name, value)
-        assert (await _run("wait", *_ARGUMENTS))[0] == 1
+        assert (await run("wait", *_ARGUMENTS))[0] == 1
     simulation.cancel()
     with pytest.raises(asyncio.CancelledError):
         await simulation
@@ -198,7 +174,7 @@ def test_port_in_use() -> None:
         server = await asyncio.get_running_loop().create_server(asyncio.Protocol, "127.0.0.1", 0)
         async with server:
             port = server.sockets[0].getsockname()[1]
-            return (await _run("simulate", "--port", str(port)))[0]
+            return (await run("simulate", "--port", str(port)))[0]
 
     with asyncio.Runner() as runner:
         assert runner.run(simulate_twice()) == 2
@@ -206,7 +182,7 @@ def test_port_in_use() -> None:
 
 def test_no_token() -> None:
     """Without CARDPROD_TOKEN the command exits 2 and says what to set."""
-    finished = _command("status", "1", "card")
+    finished = command("status", "1", "card")
     assert finished.returncode == 2
     assert "CARDPROD_TOKEN" in finished.stderr
     assert len(finished.stderr.splitlines()) == 1
@@ -214,28 +190,28 @@ def test_no_token() -> None:
 
 def test_bad_arguments() -> None:
     """Arguments that cannot be parsed exit 2 with the usage."""
-    finished = _command("wait", "not-a-number", "card")
+    finished = command("wait", "not-a-number", "card")
     assert finished.returncode == 2
     assert "usage:" in finished.stderr
 
 
 def test_help_tells_everything() -> None:
     """`--help` names the commands, the environment and the exit codes."""
-    out = _command("--help").stdout
+    out = command("--help").stdout
     for words in ("demo", "status", "wait", "simulate", "CARDPROD_TOKEN", "exit codes", "examples:"):
         assert words in out
 
 
 def test_token_is_never_an_argument() -> None:
     """No command takes a token as an argument."""
-    for command in ("demo", "status", "wait", "simulate"):
-        assert "--token" not in _command(command, "--help").stdout
+    for name in ("demo", "status", "wait", "watch", "simulate"):
+        assert "--token" not in command(name, "--help").stdout
 
 
-@pytest.mark.parametrize("command", ["simulate", "demo"])
-def test_ctrl_c(command: str) -> None:
+@pytest.mark.parametrize("name", ["simulate", "demo"])
+def test_ctrl_c(name: str) -> None:
     """Ctrl-C ends the command with 130 and without a word of complaint."""
-    argv = [sys.executable, "-m", "cardprod", command, *(["--port", "0"] if command == "simulate" else [])]
+    argv = [sys.executable, "-m", "cardprod", name, *(["--port", "0"] if name == "simulate" else [])]
     # A shell starts what it runs in the background deaf to Ctrl-C, and its children inherit that.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
@@ -281,6 +257,6 @@ def test_simulated_webhooks(*, as_json: bool) -> None:
 
 def test_simulated_webhooks_to_nowhere() -> None:
     """An address that is no URL is a usage error."""
-    finished = _command("simulate", "--port", "0", "--webhooks-to", "nowhere")
+    finished = command("simulate", "--port", "0", "--webhooks-to", "nowhere")
     assert finished.returncode == 2
     assert "url must be http or https" in finished.stderr

@@ -38,6 +38,7 @@ from tests.conftest import RawServer, http_answer
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Iterator
+    from pathlib import Path
 
 _BEARER = "bearer-canary-5b1d7f9e2c"
 _SOURCED = "sourced-canary-0e4c6a8b1d"
@@ -670,6 +671,24 @@ async def test_command(http_status: int, as_json: bool, at: Callable[[str], None
             exit_code = await cli.run(cli.parser().parse_args(argv), cli.report_to(out, as_json=as_json))
             assert (exit_code == 0) == (http_status == 0)
     spill.take("output", out.getvalue())
+    spill.check()
+
+
+@pytest.mark.parametrize("http_status", [200, 401, 403, 404, 500, 0])
+async def test_watch(
+    http_status: int, at: Callable[[str], None], spill: _Spill, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`watch` and its checkpoint file hold no secret, whatever a server says and a list has."""
+    file, out = tmp_path / "cards", io.StringIO()
+    file.write_text(f"{_CARD.profile_id},{_CARD.card_token}\n{_BEARER}\n")
+    async with _EchoServer(_echo(http_status, "oauth") if http_status else _produced) as server:
+        at(server.base_url)
+        for more in ([], ["--json"]):
+            state = tmp_path / f"state{len(more)}"
+            arguments = cli.parser().parse_args(["watch", str(file), "--checkpoint", str(state), *more])
+            assert await cli.run(arguments, cli.report_to(out, as_json=bool(more))) == (4 if http_status else 2)
+            spill.take("checkpoint", state.read_text())
+    spill.take("output", out.getvalue(), capsys.readouterr().err)
     spill.check()
 
 

@@ -1,0 +1,121 @@
+"""The commands about durable waits: `submit`, `worker` and `batch`. What they do is `cardprod.durable`'s business."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import os
+import signal
+import sys
+from contextlib import AsyncExitStack, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cardprod.cli.exit_codes import PRODUCED
+from cardprod.cli.lists import read_list
+from cardprod.client import PRODUCTION, Client
+from cardprod.errors import UsageError
+from cardprod.models import ProductionStatus
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+
+    from cardprod.cli.reports import Report
+    from cardprod.durable import Durable, Step
+    from cardprod.durable.worker import Sink
+
+__all__ = ["batch", "submit", "worker"]
+
+
+def _durable(database: str | None) -> Durable:
+    """Find the database, and start one of this user's own if none is named."""
+    try:
+        from cardprod.durable import Durable  # noqa: PLC0415 - the extra
+
+        database = database or os.environ.get("CARDPROD_DATABASE_URL")
+        if not database:
+            from cardprod.durable import embedded  # noqa: PLC0415 - as above
+
+            database = embedded.start()
+    except ImportError as exc:
+        raise UsageError(f"this needs the extra durable: pip install 'cardprod[durable]' ({exc})") from exc
+    return Durable(database)
+
+
+async def submit(arguments: argparse.Namespace, report: Report) -> int:
+    """Hand the cards of a list over; all of it, or none."""
+    listed = await read_list(arguments.file)
+    listed.refuse_bad_rows(so="nothing was submitted")
+    async with await asyncio.to_thread(_durable, arguments.database) as durable:
+        batch_id = await durable.submit(listed.cards, timeout=arguments.timeout, token=arguments.token)
+    report.submitted(batch_id, len(dict.fromkeys(listed.cards)))
+    return PRODUCED
+
+
+async def batch(arguments: argparse.Namespace, report: Report) -> int:
+    """Tell how far a batch is, and how its cards ended, or cancel it."""
+    async with await asyncio.to_thread(_durable, arguments.database) as durable:
+        if arguments.cancel:
+            await durable.cancel(arguments.batch)
+        report.batch(await durable.status(arguments.batch))
+        if arguments.results:
+            async for card, outcome in durable.results(arguments.batch):
+                if isinstance(outcome, ProductionStatus):
+                    report.status(card, outcome)
+                else:
+                    report.error(outcome)
+    return PRODUCED
+
+
+async def worker(arguments: argparse.Namespace, report: Report) -> int:
+    """Work on what was submitted, until a signal says that it is enough."""
+    on_steps = _imported(arguments.on_steps) if arguments.on_steps else _printer(report)
+    clients = _clients_from_env()
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        with suppress(NotImplementedError):  # Windows
+            loop.add_signal_handler(number, stop.set)
+    async with AsyncExitStack() as stack:
+        for client in clients.values():
+            await stack.enter_async_context(client)
+        durable = await stack.enter_async_context(await asyncio.to_thread(_durable, arguments.database))
+        report.note(f"Working for {', '.join(clients)}; Ctrl-C or SIGTERM finishes what is under way and stops.")
+        await durable.work(clients, on_steps, concurrency=arguments.concurrency, stop=stop)
+    return PRODUCED
+
+
+def _clients_from_env() -> dict[str, Client]:
+    """Make a client for each token of the environment."""
+    clients: dict[str, Client] = {}
+    base_url = os.environ.get("CARDPROD_BASE_URL") or PRODUCTION
+    api_version = os.environ.get("CARDPROD_API_VERSION") or "v3"
+    for variable, token in os.environ.items():
+        if variable.startswith("CARDPROD_TOKEN_") and token:
+            name = variable.removeprefix("CARDPROD_TOKEN_").lower()
+            clients[name] = Client(token, base_url=base_url, api_version=api_version)
+    if os.environ.get("CARDPROD_TOKEN") or not clients:
+        clients["default"] = Client.from_env()
+    return clients
+
+
+def _imported(name: str) -> Sink:
+    """Find a user's function by its name, from where the command runs."""
+    module, _, function = name.partition(":")
+    if not module or not function:
+        raise UsageError(f"--on-steps must be MODULE:FUNCTION, such as my_app.cards:on_steps, not {name!r}")
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        found: Sink = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as exc:
+        raise UsageError(f"--on-steps: {exc}") from exc
+    return found
+
+
+def _printer(report: Report) -> Sink:
+    async def on_steps(steps: Sequence[Step], /) -> None:
+        for step in steps:
+            report.step(step)
+
+    return on_steps

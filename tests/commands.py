@@ -1,0 +1,56 @@
+"""How tests run the `cardprod` command: in the test's own event loop and virtual time, or as a real process."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+from cardprod import cli
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from cardprod import Card
+
+
+async def run(*argv: str) -> tuple[int, str]:
+    """Run the command in this event loop; give its exit code and what it printed."""
+    out = io.StringIO()
+    exit_code = await cli.run(cli.parser().parse_args(argv), cli.report_to(out, as_json="--json" in argv))
+    return exit_code, out.getvalue()
+
+
+async def run_json(*argv: str) -> tuple[int, list[dict[str, Any]]]:
+    """Run the command with `--json`; give its exit code and what it printed, line by line."""
+    exit_code, out = await run(*argv, "--json")
+    return exit_code, [json.loads(line) for line in out.splitlines()]
+
+
+def clean_environment(**environment: str) -> dict[str, str]:
+    """Give this process's environment without what the command reads, and with this."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("CARDPROD_")} | environment
+
+
+def command(*argv: str, stdin: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the command as a process, to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "cardprod", *argv],
+        env=clean_environment(**environment),
+        input=stdin,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+def write_list(path: Path, cards: Iterable[Card], *more: str) -> str:
+    """Write a list of cards, and more lines after them; give its name."""
+    rows = [f"{card.profile_id},{card.card_token}" for card in cards]
+    path.write_text("\n".join(["profile_id,card_token", *rows, *more, ""]))
+    return str(path)
