@@ -213,11 +213,11 @@ class Tally:
         self._requests = Recent(_MINUTE, now)
         self._ends = Recent(_RATE_WINDOW, now)
         self._ended_here = 0
-        self.total = len(self._standing)
+        self.total: int = len(self._standing)
         """Cards, each once."""
-        self.pending = self.total
+        self.pending: int = self.total
         """Cards that have not ended."""
-        self.requests = 0
+        self.requests: int = 0
         """Requests sent."""
         self.statuses: Counter[str] = Counter()
         """How many of the pending cards stand where, as far as they were looked at."""
@@ -227,11 +227,11 @@ class Tally:
         """What was told last, the latest last."""
         self.named: list[Told] = []
         """The first cards that ended and were not produced."""
-        self.failed_looks = 0
+        self.failed_looks: int = 0
         """Looks that failed while their card's wait went on."""
         self._why_failed = ""
         self._failures = Recent(_MINUTE, now)
-        self.paused_for = 0.0
+        self.paused_for: float = 0.0
         """Seconds for which nothing is sent, because the API asked for that."""
         self._saved_at: float | None = None
 

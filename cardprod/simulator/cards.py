@@ -44,9 +44,9 @@ class SimulatedCard:
         self._starts = list(accumulate((stage.seconds for stage in stages[:-1]), initial=now))
         self._held_at: float | None = None
         self.plan = plan
-        self.is_by_hand = False
+        self.is_by_hand: bool = False
         """Whether somebody has driven it, so that its plan is over."""
-        self.is_pending = False
+        self.is_pending: bool = False
         """Whether it was refused because its kiosk was offline, and begins when that is back."""
         self.kiosk_id = kiosk_id
         self.looks = 0

@@ -45,7 +45,7 @@ class Weather:
         self._card_faults: dict[Card, deque[Fault]] = {}
         self._share = 0.0
         self._luck = Random()  # noqa: S311 - simulated bad luck
-        self.latency = 0.0
+        self.latency: float = 0.0
         """By how many seconds every answer is late."""
 
     @property

@@ -48,7 +48,7 @@ class Feed:
 
     def __init__(self, kiosk: Simulator) -> None:
         self._kiosk = kiosk
-        self.epoch = secrets.token_hex(4)
+        self.epoch: str = secrets.token_hex(4)
         """Tells this feed's counts from those of another."""
         self._count = 0
         # The one that changed last is last.
