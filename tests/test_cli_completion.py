@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from pathlib import Path
+from typing import Final
 
 import pytest
 
@@ -11,13 +13,16 @@ from cardprod import cli
 from cardprod.cli.completion import SHELLS, script
 from tests.commands import run
 
+HERE: Final = Path(__file__).parent
+
 
 def shell(name: str, *argv: str) -> str:
     """Run a shell; give what it printed."""
     program = shutil.which(name)
     if program is None:
         pytest.skip(f"{name} is not installed")
-    return subprocess.run([program, *argv], capture_output=True, text=True, check=True, timeout=30).stdout
+    ran = subprocess.run([program, *argv], cwd=HERE, capture_output=True, text=True, check=True, timeout=30)
+    return ran.stdout
 
 
 @pytest.mark.parametrize("name", SHELLS)
@@ -42,8 +47,8 @@ def test_a_shell_can_read_it(name: str) -> None:
     [
         ("wa", "wait watch"),
         ("watch --ch", "--checkpoint"),
-        ("watch tests/test_cli_compl", "tests/test_cli_completion.py"),
-        ("watch --checkpoint tests/test_cli_compl", "tests/test_cli_completion.py"),
+        ("watch test_cli_compl", "test_cli_completion.py"),
+        ("watch --checkpoint test_cli_compl", "test_cli_completion.py"),
         ("watch --timeout ", ""),
         ("completion ", "bash zsh fish"),
         ("status --f", "--file"),
