@@ -22,7 +22,9 @@ _LIST: Final = "CSV or JSON lines, profile_id and card_token; - for stdin"
 
 _WATCH: Final = """\
 With --checkpoint the same command goes on where it was, whatever ended it, even
-kill -9: every transition is told, those of the last seconds perhaps twice. Cards
+kill -9: nothing that was told or saved is lost, and what was told since the file
+was last written may be told again (it is written every two seconds, rarer with
+very many cards). Cards
 that are final are not asked for again; those whose time ran out, or that had no
 usable answer, are. Ctrl-C is fine. When all are final, the file says so: remove
 it to begin again.
