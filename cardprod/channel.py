@@ -1,7 +1,7 @@
 """How looks reach the server: on connections of aiohttp's pool directly, or through a session, request by request.
 
-More than half of what a request costs through a session is for what a look has no use for: redirects, cookies,
-proxies, settings of a request's own. So where the session is our own, a look takes a connection from its pool, which
+About half of what a request costs through a session is for what a look has no use for: redirects, cookies, proxies,
+settings of a request's own. So where the session is our own, a look takes a connection from its pool, which
 opened, verified and kept it, writes the request there and reads the answer with aiohttp's parser.
 
 Through the session, as ever, go the requests of a session that was lent; those of a process where something else

@@ -127,6 +127,16 @@ def page(window: Browser, live: Live) -> Iterator[Browser]:
     assert complaints == []
 
 
+async def serve(route: web.RouteDef) -> web.AppRunner:
+    """Serve one thing on loopback."""
+    app = web.Application()
+    app.add_routes([route])
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    return runner
+
+
 def click(page: Browser, name: str, within: str = "body") -> None:
     """Click the button that has this name, once it can be seen."""
 
@@ -315,15 +325,7 @@ def test_webhooks_go_by(page: Browser, live: Live) -> None:
     async def take(_: web.Request) -> web.Response:
         return web.Response()
 
-    async def serve() -> web.AppRunner:
-        app = web.Application()
-        app.router.add_post("/wise", take)
-        runner = web.AppRunner(app)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        return runner
-
-    runner = live.run(serve())
+    runner = live.run(serve(web.post("/wise", take)))
     try:
         fill(page, "#subscribe-url", f"http://127.0.0.1:{runner.addresses[0][1]}/wise")
         click(page, "Subscribe")
@@ -529,18 +531,10 @@ def test_another_site_can_neither_read_nor_drive_it(page: Browser, live: Live) -
     ]).then(() => document.title = "tried " + outcomes.join(""));
     """
 
-    async def serve() -> web.AppRunner:
-        async def answer(_: web.Request) -> web.Response:
-            return web.Response(text=f"<!doctype html><script>{script}</script>", content_type="text/html")
+    async def answer(_: web.Request) -> web.Response:
+        return web.Response(text=f"<!doctype html><script>{script}</script>", content_type="text/html")
 
-        app = web.Application()
-        app.router.add_get("/", answer)
-        runner = web.AppRunner(app)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        return runner
-
-    runner = live.run(serve())
+    runner = live.run(serve(web.get("/", answer)))
     try:
         page.open(f"http://127.0.0.1:{runner.addresses[0][1]}/")
         page.wait_for(lambda: page.driver.title.startswith("tried"), "it has tried everything")

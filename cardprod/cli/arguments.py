@@ -24,10 +24,9 @@ _WATCH: Final = """\
 With --checkpoint the same command goes on where it was, whatever ended it, even
 kill -9: nothing that was told or saved is lost, and what was told since the file
 was last written may be told again (it is written every two seconds, rarer with
-very many cards). Cards
-that are final are not asked for again; those whose time ran out, or that had no
-usable answer, are. Ctrl-C is fine. When all are final, the file says so: remove
-it to begin again.
+very many cards). Cards that are final are not asked for again; those whose time
+ran out, or that had no usable answer, are. Ctrl-C is fine. When all are final,
+the file says so: remove it to begin again.
 
 Lines that are no cards are told and counted, and the others go on. The exit code
 is that of the card that most needs attention: 4 no usable answer, 3 not final,
