@@ -27,13 +27,13 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 import attrs
 
 from cardprod import Backoff, CardprodError, Client, RequestTimeout, TransportError
-from tests.hostile import HONEST, WAYS, HostileServer, in_another_process
+from tests.http.hostile import HONEST, WAYS, HostileServer, in_another_process
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from cardprod import ProductionStatus
-    from tests.hostile import Served
+    from tests.http.hostile import Served
 
 PROFILE: Final = 123456
 AT_ONCE: Final = 200

@@ -1,0 +1,256 @@
+"""The live view: it fits every terminal, says all without colours, and moves only where something can move."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from rich.cells import cell_len
+from rich.console import Console
+
+from cardprod import Card, CardNotFound, ProductionStatus, Transition
+from cardprod.cli.live import frame
+from cardprod.cli.tally import Tally
+from cardprod.cli.views import Setting
+from cardprod.simulator import Stage
+from tests.cli.commands import clean_environment, command, run, write_list
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from cardprod.simulator import Simulator
+
+HIDE, SHOW, CURSOR_UP = "\x1b[?25l", "\x1b[?25h", "\x1b[1A"
+SETTING = Setting(name="cards-of-november.csv", bad_rows=2, per_minute=1000, checkpoint="cards.state")
+
+
+def tally_of(*, cards: int = 50, words: str = "") -> Tally:
+    """Count cards of all kinds, a minute after the beginning."""
+    names = [Card(123456, f"ca0c8154-{number:04}") for number in range(cards)]
+    tally = Tally(names, 0)
+    ready = ProductionStatus("READY")
+    ends = [ProductionStatus("PRODUCED", kiosk_id="WIS00001")] * 4 + [
+        ProductionStatus("PRODUCTION_ERROR", kiosk_id="WIS00001", error_code="PRD_FEEDER_JAM"),
+        ProductionStatus("REQUEST_ERROR", error_code="KIOSK_ID_NOT_FOUND", description=words),
+        ProductionStatus(words or "ON_THE_MOON", error_code=words or None, description=words),
+    ]
+    for number, card in enumerate(names[: cards // 2]):
+        tally.saw(card, Transition(None, ready, 0, 1), number)
+        if number % 2:
+            tally.saw(card, Transition(ready, ends[number // 2 % len(ends)], 1, 2), number)
+        if number % 13 == 0:
+            tally.saw(card, CardNotFound(f"404 {words}", http_status=404, card=card), number)
+        tally.sample(number, 40 * number, paused_for=12)
+    tally.failed_look(f"no answer {words}")
+    tally.saved(55)
+    tally.sample(61, 2000, paused_for=12)
+    return tally
+
+
+def drawn(tally: Tally, width: int, height: int = 40, **more: Any) -> list[str]:
+    console = Console(width=width, height=height, file=io.StringIO(), force_terminal=True, legacy_windows=False, **more)
+    with console.capture() as capture:
+        console.print(frame(tally, SETTING, width, height))
+    return capture.get().splitlines()
+
+
+@pytest.mark.parametrize("width", [1, 2, 10, 20, 40, 60, 80, 120, 300])
+@pytest.mark.parametrize("height", [1, 2, 5, 10, 24, 60])
+def test_it_fits(width: int, height: int) -> None:
+    """A frame is never wider than the terminal, and always a row lower, whatever a server said."""
+    for words in ("", "\x1b[2J\n卡" * 50):
+        lines = drawn(tally_of(words=words), width, height, no_color=True, color_system=None)
+        assert len(lines) <= max(1, height - 1)
+        for line in lines:
+            assert cell_len(line) <= width
+            assert line.isprintable()
+
+
+WIDE = """\
+cards-of-november.csv  50 cards, 2 bad rows                                                       1:01, about 3 min left
+━━━━━━━━━━━━━━━━━━━━━━━━━━━━──────────────────────────────────────────────────────────────────────────────────  13 of 50
+
+  25  not looked at yet
+  12  READY
+   8  PRODUCED
+   2  CardNotFound  404: no such card under this profile, as far as this token can see.
+   2  PRODUCTION_ERROR  PRD_FEEDER_JAM  Production error: feeder card jam
+   1  REQUEST_ERROR     KIOSK_ID_NOT_FOUND  The kiosk ID does not exist
+
+1,960 of 1,000 looks in the last minute  ━━━━━━━━━━━━━━━━━━━━  2,000 in all
+paused for 12 s more, as the API asked
+1 look failed in the last minute, to be tried again: no answer
+checkpoint cards.state  saved 0:06 ago
+
+    0:19  123456/ca0c8154…  READY -> PRODUCED at WIS00001
+    0:20  123456/ca0c8154…  READY
+    0:21  123456/ca0c8154…  READY
+    0:21  123456/ca0c8154…  READY -> PRODUCED at WIS00001
+    0:22  123456/ca0c8154…  READY
+    0:23  123456/ca0c8154…  READY
+    0:23  123456/ca0c8154…  READY -> PRODUCTION_ERROR at WIS00001: PRD_FEEDER_JAM (Production error: feeder card jam)
+    0:24  123456/ca0c8154…  READY
+"""
+
+NARROW = """\
+cards-of-novemb…  1:01, about 3 min left
+━━━━━━━───────────────────────  13 of 50
+
+  25  not looked at yet
+  12  READY
+   8  PRODUCED
+   2  CardNotFound  404: no such card u…
+   2  PRODUCTION_ERROR  PRD_FEEDER_JAM …
+   1  REQUEST_ERROR     KIOSK_ID_NOT_FO…
+
+1,960 of 1,000 looks in the last minute
+paused for 12 s more, as the API asked
+1 look failed in the last minute, to be…
+checkpoint cards.state  saved 0:06 ago
+
+    0:19  123456/ca0c8154…  PRODUCED at…
+    0:20  123456/ca0c8154…  READY
+    0:21  123456/ca0c8154…  READY
+    0:21  123456/ca0c8154…  PRODUCED at…
+    0:22  123456/ca0c8154…  READY
+    0:23  123456/ca0c8154…  READY
+    0:23  123456/ca0c8154…  PRODUCTION_…
+    0:24  123456/ca0c8154…  READY
+"""
+
+
+@pytest.mark.parametrize(("width", "shown"), [(120, WIDE), (40, NARROW)])
+def test_what_it_shows(width: int, shown: str) -> None:
+    """A frame says how far it is, where the cards are and how they ended, how much is used, and what was told last."""
+    assert "\n".join(line.rstrip() for line in drawn(tally_of(), width, color_system=None)) + "\n" == shown
+
+
+def test_colours_only_add() -> None:
+    """Nothing is told by colours alone: without them a frame says the same."""
+    tally = tally_of()
+    coloured = "\n".join(drawn(tally, 80, color_system="standard"))
+    assert "\x1b[36mREADY" in coloured
+    assert re.sub(r"\x1b\[[0-9;]*m", "", coloured) == "\n".join(drawn(tally, 80, color_system=None))
+
+
+def test_a_frame_costs_the_same_for_a_million(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A frame needs nothing but what was counted: it goes over no cards."""
+    tally = tally_of()
+    expected = drawn(tally, 80)
+    monkeypatch.setattr(tally, "_standing", None)
+    assert drawn(tally, 80) == expected
+
+
+# --- A real terminal ---
+
+
+def in_terminal(kiosk: Simulator, *argv: str, interrupt_at: str | None = None, **environment: str) -> tuple[int, str]:
+    """Run the command in a terminal of 80 columns; give its exit code and all that it wrote there."""
+    ours, its = pty.openpty()
+    variables = {"COLUMNS": "80", "LINES": "24", "TERM": "xterm", "CARDPROD_TOKEN": kiosk.token} | environment
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cardprod", "watch", *argv],
+        env=clean_environment(CARDPROD_BASE_URL=kiosk.base_url) | variables,
+        stdin=its,
+        stdout=its,
+        stderr=its,
+        start_new_session=True,
+    )
+    os.close(its)
+    written = b""
+    with contextlib.suppress(OSError):  # what Linux says when nobody has the terminal open any more
+        while part := os.read(ours, 65536):
+            written += part
+            if interrupt_at is not None and interrupt_at.encode() in written:
+                interrupt_at = None
+                process.send_signal(signal.SIGINT)
+    os.close(ours)
+    return process.wait(timeout=30), written.decode()
+
+
+def two_cards(kiosk: Simulator, tmp_path: Path) -> str:
+    """Write a list of two cards, one of which jams."""
+    cards = [
+        kiosk.add((123456, "card-1"), [("READY", 0.3), ("PRODUCED", 0)]),
+        kiosk.add((123456, "card-2"), [("READY", 0.3), Stage("PRODUCTION_ERROR", error_code="PRD_FEEDER_JAM")]),
+    ]
+    return write_list(tmp_path / "cards.csv", cards)
+
+
+@pytest.mark.looptime(False)
+async def test_in_a_terminal(kiosk: Simulator, tmp_path: Path) -> None:
+    """In a terminal a view is drawn in place, and in the end there are the lost cards, the summary and the cursor."""
+    exit_code, written = await asyncio.to_thread(in_terminal, kiosk, two_cards(kiosk, tmp_path))
+    assert exit_code == 1
+    assert written.startswith(HIDE)
+    view, summary = written.split(SHOW)
+    assert "looks in the last minute" in view
+    assert "card-2" in summary
+    assert "PRODUCTION_ERROR at WIS00001: PRD_FEEDER_JAM" in summary
+    assert "2 cards: 1 produced, 1 ended in an error" in summary
+    assert "looks in the last minute" not in summary
+
+
+@pytest.mark.looptime(False)
+async def test_ctrl_c_in_a_terminal(kiosk: Simulator, tmp_path: Path) -> None:
+    """Ctrl-C takes the view away, gives the cursor back, sums up and says how to go on."""
+    file, state = write_list(tmp_path / "cards.csv", [kiosk.add((1, "card"), "never")]), str(tmp_path / "state")
+    ran = await asyncio.to_thread(in_terminal, kiosk, file, "--checkpoint", state, interrupt_at="READY")
+    exit_code, written = ran
+    assert exit_code == 130
+    summary = written.split(SHOW)[1]
+    assert "1 card: 1 not final" in summary
+    assert f"cardprod: stopped by SIGINT; the same command goes on from {state}" in summary
+    assert "Traceback" not in written
+
+
+@pytest.mark.looptime(False)
+@pytest.mark.parametrize(("arguments", "environment"), [((), {"TERM": "dumb"}), (("--plain",), {}), (("--json",), {})])
+async def test_nothing_moves(
+    kiosk: Simulator, tmp_path: Path, arguments: tuple[str, ...], environment: dict[str, str]
+) -> None:
+    """In a dumb terminal, or if somebody wants lines or JSON, nothing moves."""
+    exit_code, written = await asyncio.to_thread(
+        in_terminal, kiosk, two_cards(kiosk, tmp_path), *arguments, **environment
+    )
+    assert exit_code == 1
+    assert HIDE not in written
+    assert CURSOR_UP not in written
+    assert "PRD_FEEDER_JAM" in written
+
+
+@pytest.mark.looptime(False)
+async def test_no_color(kiosk: Simulator, tmp_path: Path) -> None:
+    """With NO_COLOR the view is the same without colours."""
+    _, written = await asyncio.to_thread(in_terminal, kiosk, two_cards(kiosk, tmp_path), NO_COLOR="1")
+    assert CURSOR_UP in written
+    assert not re.search(r"\x1b\[[0-9;]*3[0-7]m", written)
+
+
+@pytest.mark.looptime(False)
+async def test_forced_colours_move_nothing(kiosk: Simulator, tmp_path: Path) -> None:
+    """FORCE_COLOR in a log gives coloured lines, and nothing that moves."""
+    environment = {"CARDPROD_TOKEN": kiosk.token, "CARDPROD_BASE_URL": kiosk.base_url, "FORCE_COLOR": "1"}
+    out = (await asyncio.to_thread(command, "watch", two_cards(kiosk, tmp_path), **environment)).stdout
+    assert "\x1b[1;31m" in out
+    assert HIDE not in out
+    assert CURSOR_UP not in out
+
+
+@pytest.mark.usefixtures("environment")
+async def test_without_rich(kiosk: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the extra there are lines, in a terminal too."""
+    monkeypatch.delitem(sys.modules, "cardprod.cli.live", raising=False)
+    monkeypatch.setitem(sys.modules, "rich.console", None)
+    exit_code, out = await run("watch", two_cards(kiosk, tmp_path))
+    assert exit_code == 1
+    assert "PRODUCED" in out

@@ -1,0 +1,516 @@
+"""`cardprod watch`: what it tells, how it exits, and that it goes on after whatever ended it."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from cardprod import Card, OAuthToken, cli
+from cardprod.cli.saving import CheckpointFile, Saved
+from cardprod.simulator import Fault, Stage
+from tests.cli.commands import clean_environment, command, run, run_json, write_list
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from cardprod.simulator import Plan, Simulator
+
+PRINTS: list[tuple[str, float]] = [("READY", 40), ("IN_PROGRESS", 40), ("PRODUCED", 0)]
+SLOWLY = ("--per-minute", "200")
+"""For tests in which more looks would only take longer."""
+ORDER = [status for status, _ in PRINTS]
+JAMS: Plan = [("READY", 20), Stage("PRODUCTION_ERROR", error_code="PRD_FEEDER_JAM")]
+
+
+def cards_of(kiosk: Simulator, count: int, plan: Plan = PRINTS) -> list[Card]:
+    return [kiosk.add((123456, f"card-{number:03}"), plan) for number in range(count)]
+
+
+def of_type(lines: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
+    return [line for line in lines if line["type"] == kind]
+
+
+def told(lines: list[dict[str, Any]]) -> dict[str, list[str]]:
+    """List what was told of each card, in its order."""
+    steps: dict[str, list[str]] = {}
+    for line in lines:
+        if line["type"] == "transition":
+            steps.setdefault(line["card"]["card_token"], []).append(line["status"])
+        elif line["type"] == "error" and line["card"]:
+            steps.setdefault(line["card"]["card_token"], []).append(line["error"])
+    return steps
+
+
+# --- What it tells ---
+
+
+@pytest.mark.usefixtures("environment")
+async def test_all_produced(kiosk: Simulator, tmp_path: Path) -> None:
+    """Every transition of every card is told as JSON, the summary comes last, and all produced exits 0."""
+    cards = cards_of(kiosk, 5)
+    exit_code, lines = await run_json("watch", write_list(tmp_path / "cards.csv", cards))
+    assert exit_code == 0
+    assert told(lines) == {card.card_token: ["READY", "IN_PROGRESS", "PRODUCED"] for card in cards}
+    assert lines[0] == {"type": "watching", "cards": 5, "ended": 0, "bad_rows": 0, "checkpoint": None}
+    summary = lines[-1]
+    assert (summary.pop("requests"), summary.pop("seconds") > 80) == (len(kiosk.requests), True)
+    assert summary == {
+        "type": "summary",
+        "cards": 5,
+        "produced": 5,
+        "failed": 0,
+        "unfinished": 0,
+        "errors": 0,
+        "bad_rows": 0,
+        "ends": [{"name": "PRODUCED", "error_code": None, "meaning": None, "cards": 5}],
+        "stopped_by": None,
+    }
+
+
+@pytest.mark.usefixtures("environment")
+async def test_progress_as_json(kiosk: Simulator, tmp_path: Path) -> None:
+    """Progress comes every ten seconds while something changes, else once a minute, and says where the cards are."""
+    cards_of(kiosk, 2, [("READY", 400), ("PRODUCED", 0)])
+    _, lines = await run_json(
+        "watch", write_list(tmp_path / "cards.csv", [Card(123456, "card-000"), Card(1, "no-such")])
+    )
+    progress = of_type(lines, "progress")
+    assert progress[0] == {
+        "type": "progress",
+        "cards": 2,
+        "pending": 1,
+        "produced": 0,
+        "failed": 0,
+        "unfinished": 1,
+        "errors": 1,
+        "bad_rows": 0,
+        "requests": progress[0]["requests"],
+        "seconds": 10.0,
+        "statuses": {"READY": 1},
+        "looks_in_last_minute": progress[0]["requests"],
+        "seconds_left": None,
+    }
+    assert [round(after["seconds"] - before["seconds"]) for before, after in pairwise(progress)] == [60] * 6
+
+
+@pytest.mark.usefixtures("environment")
+async def test_all_kinds_of_ends(kiosk: Simulator, tmp_path: Path) -> None:
+    """An end of any kind ends no other card's wait, and all are counted; one without an answer decides how it exits."""
+    cards = cards_of(kiosk, 3)
+    jammed = kiosk.add((123456, "jammed"), JAMS)
+    late = kiosk.add((123456, "late"), "never")
+    file = write_list(tmp_path / "cards.csv", [*cards, jammed, late, Card(123456, "unknown")], "not a card", "9,b!")
+    exit_code, lines = await run_json("watch", file, "--timeout", "300")
+    assert exit_code == 4
+    assert [line["line"] for line in of_type(lines, "bad_row")] == [8, 9]
+    assert told(lines)["jammed"] == ["READY", "PRODUCTION_ERROR"]
+    assert told(lines)["late"] == ["READY", "WaitTimeout"]
+    assert told(lines)["unknown"] == ["CardNotFound"]
+    summary = lines[-1]
+    counts = [summary[name] for name in ("cards", "produced", "failed", "unfinished", "errors", "bad_rows")]
+    assert counts == [6, 3, 1, 1, 1, 2]
+    assert {"name": "PRODUCTION_ERROR", "error_code": "PRD_FEEDER_JAM", "cards": 1,
+            "meaning": "Production error: feeder card jam"} in summary["ends"]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("plans", "more", "exit_code"),
+    [
+        ([PRINTS], (), 0),
+        ([PRINTS, JAMS], (), 1),
+        ([PRINTS], ("bad",), 2),
+        ([PRINTS, JAMS], ("bad",), 1),
+        ([PRINTS, JAMS, "never"], (), 3),
+        ([], (), 0),
+        ([], ("bad",), 2),
+    ],
+)
+@pytest.mark.usefixtures("environment")
+async def test_exit_code(
+    kiosk: Simulator, tmp_path: Path, plans: list[Plan], more: tuple[str, ...], exit_code: int
+) -> None:
+    """It exits with the code of the card that most needs attention; bad rows count only if all cards are well."""
+    cards = [kiosk.add((1, f"card-{number}"), plan) for number, plan in enumerate(plans)]
+    file = write_list(tmp_path / "cards.csv", cards, *more)
+    assert (await run_json("watch", file, "--timeout", "200"))[0] == exit_code
+
+
+@pytest.mark.usefixtures("environment")
+async def test_strict(kiosk: Simulator, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With `--strict` a line that is no card is named, nothing is asked, and it exits 2."""
+    file = write_list(tmp_path / "cards.csv", cards_of(kiosk, 1), "x,b")
+    assert await run("watch", file, "--strict") == (2, "")
+    assert "line 3: profile_id must be a whole number, such as 123456; nothing was begun" in capsys.readouterr().err
+    assert kiosk.requests == []
+
+
+@pytest.mark.usefixtures("environment")
+async def test_lines_for_people(kiosk: Simulator, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without a terminal transitions are lines, progress and bad rows go to standard error, and a summary is last."""
+    cards = cards_of(kiosk, 2)
+    jammed = kiosk.add((123456, "jammed"), JAMS)
+    exit_code, out = await run("watch", write_list(tmp_path / "cards.csv", [*cards, jammed], "bad"))
+    err = capsys.readouterr().err
+    assert exit_code == 1
+    assert "s  123456/jammed  READY -> PRODUCTION_ERROR at WIS00001: PRD_FEEDER_JAM (Production error: feeder" in out
+    assert "\n3 cards, 1 bad row: 2 produced, 1 ended in an error; " in out
+    assert out.endswith("\n  2  PRODUCED\n  1  PRODUCTION_ERROR  PRD_FEEDER_JAM (Production error: feeder card jam)\n")
+    first, *progress = err.splitlines()
+    assert first.startswith("cardprod: ")
+    assert first.endswith("cards.csv: line 5: no card_token: a row is profile_id,card_token")
+    assert progress[0].startswith("cardprod: 0:10: 0 of 3 cards ended; 3 READY; ")
+    assert " of 1,000 looks in the last minute; — left" in progress[0]
+
+
+@pytest.mark.usefixtures("environment")
+async def test_trouble_is_told(kiosk: Simulator, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Looks that fail while their card's wait goes on are counted in the progress, with why, and nowhere else."""
+    [card] = cards_of(kiosk, 1)
+    kiosk.fail_next(Fault.server_error(503), times=3, card=card)
+    assert (await run("watch", write_list(tmp_path / "cards.csv", [card])))[0] == 0
+    err = capsys.readouterr().err
+    assert "1 look failed in the last minute, to be tried again: " in err
+    assert all(line.startswith("cardprod: ") for line in err.splitlines())
+
+
+@pytest.mark.usefixtures("environment")
+async def test_hostile_words(kiosk: Simulator, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What a server says, and what is in the list, cannot play with the terminal or make lines of its own."""
+    card = kiosk.add(
+        (1, "card"), [Stage("\x1b[2J\nREADY", 5, description="\x07"), Stage("PRODUCTION_ERROR", error_code="\x1b]0;\n")]
+    )
+    _, out = await run("watch", write_list(tmp_path / "cards.csv", [card], "\x1b[31m,x"))
+    err = capsys.readouterr().err
+    for line in (out + err).splitlines():
+        assert line.isprintable()
+        assert line[:1] in {" ", "c", "1", ""}
+
+
+@pytest.mark.usefixtures("environment")
+async def test_rate_limit(kiosk: Simulator, tmp_path: Path) -> None:
+    """`--per-minute` and `--per-second` hold, and 0 is refused."""
+    file = write_list(tmp_path / "cards.csv", cards_of(kiosk, 20, [("PRODUCED", 0)]))
+    assert (await run_json("watch", file, "--per-minute", "10"))[0] == 0
+    assert kiosk.requests[10].at - kiosk.requests[0].at >= 60
+    assert (await run("watch", file, "--per-second", "0"))[0] == 2
+
+
+@pytest.mark.usefixtures("environment")
+async def test_a_refused_token_stops_it(kiosk: Simulator, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A token that is no longer accepted stops it with 4 after a few looks, and a new one goes on from there."""
+    cards = cards_of(kiosk, 100)
+    file, state = write_list(tmp_path / "cards.csv", cards), str(tmp_path / "state")
+    asyncio.get_running_loop().call_later(60, kiosk.expire_token)
+    exit_code, first = await run_json("watch", file, "--checkpoint", state, *SLOWLY)
+    assert (exit_code, first[-1]["stopped_by"]) == (4, "Unauthorized")
+    refused = [request for request in kiosk.requests if request.http_status == 401]
+    assert 0 < len(refused) < 120
+    assert "set CARDPROD_TOKEN to a new one; the same command goes on from" in capsys.readouterr().err
+    fresh = OAuthToken(kiosk.client_id, kiosk.client_secret, kiosk.refresh_token, base_url=kiosk.base_url)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CARDPROD_TOKEN", await fresh())
+        exit_code, second = await run_json("watch", file, "--checkpoint", state, *SLOWLY)
+    assert (exit_code, second[-1]["produced"]) == (0, 100)
+    steps = told([*first, *second])
+    for card in cards:
+        both = [status for status in steps[card.card_token] if status != "Unauthorized"]
+        assert both in (ORDER, ["READY", *ORDER])  # the one card that was refused begins anew
+
+
+@pytest.mark.usefixtures("environment")
+async def test_status_of_many(kiosk: Simulator, tmp_path: Path) -> None:
+    """`status` looks once at many cards, of one profile or of a list, and exits with what most needs attention."""
+    kiosk.add((123456, "a"), [("PRODUCED", 0)])
+    kiosk.add((123456, "b"), [("PRODUCTION_ERROR", 0)])
+    exit_code, lines = await run_json("status", "123456", "a", "b")
+    assert exit_code == 1
+    assert {line["card"]["card_token"]: line["status"] for line in lines} == {"a": "PRODUCED", "b": "PRODUCTION_ERROR"}
+    file = write_list(tmp_path / "cards.csv", [Card(123456, "a"), Card(123456, "none")], "bad")
+    exit_code, lines = await run_json("status", "--file", file)
+    assert (exit_code, [line["type"] for line in lines]) == (4, ["bad_row", "status", "error"])
+    assert (await run_json("status", "--file", file, "--strict"))[0] == 2
+    assert (await run_json("status", "--file", write_list(tmp_path / "one", [Card(123456, "a")], "bad")))[0] == 2
+    assert len(kiosk.requests) == 5
+    assert (await run("status", "123456", "a", "--file", file))[0] == 2
+
+
+# --- The checkpoint file ---
+
+
+def read(state: str) -> Saved | None:
+    """Read a checkpoint file that no run has."""
+    with CheckpointFile(state) as file:
+        return file.read()
+
+
+@pytest.mark.parametrize("seconds", [0.5, 41, 60])
+@pytest.mark.usefixtures("environment")
+async def test_cancelled_and_gone_on_with(kiosk: Simulator, tmp_path: Path, seconds: float) -> None:
+    """A watch that is cancelled goes on where it was: nothing is told twice or lost, and new cards are added."""
+    cards = cards_of(kiosk, 30)
+    state = str(tmp_path / "state")
+    out = await cancelled_after(seconds, write_list(tmp_path / "cards.csv", cards[:20]), state)
+    first = told(out)
+    saved = read(state)
+    assert saved is not None
+    kept = {one.card.card_token: None if one.last is None else one.last.status for one in saved.checkpoint.pending}
+    assert kept == {token: steps[-1] for token, steps in first.items()}
+    exit_code, lines = await run_json(
+        "watch", write_list(tmp_path / "cards.csv", cards), "--checkpoint", state, *SLOWLY
+    )
+    assert exit_code == 0
+    assert lines[-1]["produced"] == 30
+    second = told(lines)
+    for card in cards[:20]:
+        assert [*first[card.card_token], *second[card.card_token]] == ["READY", "IN_PROGRESS", "PRODUCED"]
+    for card in cards[20:]:
+        assert second[card.card_token][-1] == "PRODUCED"
+
+
+async def cancelled_after(seconds: float, file: str, state: str) -> list[dict[str, Any]]:
+    """Watch for so long, and give what was told until then."""
+    out = io.StringIO()
+    arguments = cli.parser().parse_args(["watch", file, "--checkpoint", state, "--json", *SLOWLY])
+    watching = asyncio.create_task(cli.run(arguments, cli.report_to(out, as_json=True)))
+    await asyncio.sleep(seconds)
+    watching.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await watching
+    return [json.loads(line) for line in out.getvalue().splitlines()]
+
+
+@pytest.mark.usefixtures("environment")
+async def test_once_all_are_final(kiosk: Simulator, tmp_path: Path) -> None:
+    """Once all are final, the same command asks nothing, tells the same summary and exits the same."""
+    file = write_list(tmp_path / "cards.csv", [*cards_of(kiosk, 3), kiosk.add((1, "jammed"), JAMS)])
+    first_code, first = await run_json("watch", file, "--checkpoint", str(tmp_path / "state"))
+    asked = len(kiosk.requests)
+    second_code, second = await run_json("watch", file, "--checkpoint", str(tmp_path / "state"))
+    assert (first_code, second_code, len(kiosk.requests)) == (1, 1, asked)
+    assert [line["type"] for line in second] == ["watching", "summary"]
+    assert second[0]["ended"] == 4
+    changing = {"requests", "seconds"}
+    assert {k: v for k, v in second[-1].items() if k not in changing} == {
+        k: v for k, v in first[-1].items() if k not in changing
+    }
+
+
+@pytest.mark.usefixtures("environment")
+async def test_what_is_not_final_begins_anew(kiosk: Simulator, tmp_path: Path) -> None:
+    """Cards whose time ran out, or that had no answer, are waited for again by the same command."""
+    late = kiosk.add((1, "late"), [("READY", 300), ("PRODUCED", 0)])
+    file = write_list(tmp_path / "cards.csv", [*cards_of(kiosk, 1), late, Card(1, "unknown")])
+    arguments = ("watch", file, "--checkpoint", str(tmp_path / "state"), "--timeout", "200")
+    assert (await run_json(*arguments))[0] == 4
+    kiosk.add((1, "unknown"), [("PRODUCED", 0)])
+    exit_code, lines = await run_json(*arguments)
+    assert exit_code == 0
+    assert told(lines) == {"late": ["READY", "PRODUCED"], "unknown": ["PRODUCED"]}
+
+
+@pytest.mark.usefixtures("environment")
+async def test_refused_checkpoints(
+    kiosk: Simulator, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A checkpoint of other cards or another place, or what is none, is refused before anything is asked, and stays."""
+    cards, state = cards_of(kiosk, 3, [("PRODUCED", 0)]), tmp_path / "state"
+    file = write_list(tmp_path / "cards.csv", cards)
+    await run("watch", file, "--checkpoint", str(state))
+    asked, before = len(kiosk.requests), state.read_bytes()
+    capsys.readouterr()
+    other = write_list(tmp_path / "others.csv", [*cards[1:], Card(1, "other")])
+    assert (await run("watch", other, "--checkpoint", str(state)))[0] == 2
+    assert "is of other cards: 1 of them are not in this list, such as 123456/card-000" in capsys.readouterr().err
+    assert (await run("watch", file, "--checkpoint", file))[0] == 2
+    assert "is no checkpoint of `cardprod watch` to go on from" in capsys.readouterr().err
+    assert (await run("watch", file, "--checkpoint", str(tmp_path / "nowhere" / "state")))[0] == 2
+    monkeypatch.setenv("CARDPROD_BASE_URL", "https://api.wise.com")
+    assert (await run("watch", file, "--checkpoint", str(state)))[0] == 2
+    assert "is of cards at http://127.0.0.1" in capsys.readouterr().err
+    assert (len(kiosk.requests), state.read_bytes()) == (asked, before)
+    assert file.endswith("cards.csv")
+    assert (tmp_path / "cards.csv").read_text().startswith("profile_id")
+
+
+@pytest.mark.usefixtures("environment")
+async def test_a_disk_that_is_full(kiosk: Simulator, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A checkpoint that cannot be written any more is told, and the watch goes on."""
+    cards, place = cards_of(kiosk, 2), tmp_path / "place"
+    place.mkdir()
+    asyncio.get_running_loop().call_later(20, os.rename, place, tmp_path / "elsewhere")
+    exit_code, _ = await run_json("watch", write_list(tmp_path / "list", cards), "--checkpoint", str(place / "state"))
+    assert exit_code == 0
+    assert "cannot be written: No such file or directory" in capsys.readouterr().err
+
+
+# --- Real processes ---
+
+
+def start(kiosk: Simulator, *argv: str, **popen: Any) -> subprocess.Popen[str]:
+    environment = clean_environment(CARDPROD_TOKEN=kiosk.token, CARDPROD_BASE_URL=kiosk.base_url)
+    program = [sys.executable, "-m", "cardprod", "watch", *argv]
+    # A shell starts what it runs in the background deaf to Ctrl-C, and its children inherit that.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return subprocess.Popen(program, env=environment, stderr=subprocess.PIPE, text=True, **popen)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def written_at(file: Path) -> int | None:
+    return file.stat().st_mtime_ns if file.exists() else None
+
+
+async def written(file: Path, times: int) -> None:
+    """Wait until a file was written so often."""
+    for _ in range(times):
+        before = written_at(file)
+        while written_at(file) == before:  # noqa: ASYNC110 - what is waited for is another process
+            await asyncio.sleep(0.02)
+
+
+async def seen(kiosk: Simulator, requests: int) -> None:
+    """Wait until the kiosk was asked so often."""
+    while len(kiosk.requests) < requests:  # noqa: ASYNC110 - what is waited for is another process
+        await asyncio.sleep(0.02)
+
+
+@pytest.mark.looptime(False)  # other processes go by real time
+async def test_killed_again_and_again(kiosk: Simulator, tmp_path: Path) -> None:
+    """Killed at any moment, it goes on: no transition follows one that was not told, and the file can be read."""
+    cards = cards_of(kiosk, 60, [("READY", 3), ("IN_PROGRESS", 5), ("PRODUCED", 0)])
+    file, state = write_list(tmp_path / "cards.csv", cards), tmp_path / "state"
+    arguments = (file, "--checkpoint", str(state), "--json", "--per-second", "40")
+    lines: list[dict[str, Any]] = []
+    for writes, more in ((1, 3), (2, 0), (2, 20)):
+        out = tmp_path / f"out-{writes}-{more}"
+        with out.open("w") as output:
+            process = start(kiosk, *arguments, stdout=output)
+            await written(state, writes)
+            await seen(kiosk, len(kiosk.requests) + more)
+            process.send_signal(signal.SIGKILL)
+            _, err = await asyncio.to_thread(process.communicate)
+        assert err == ""
+        lines += [json.loads(line) for line in out.read_text().splitlines()]
+    saved = read(str(state))
+    assert saved is not None
+    assert saved.checkpoint.pending  # else nothing is gone on with
+    process = start(kiosk, *arguments, stdout=subprocess.PIPE)
+    last, err = await asyncio.to_thread(process.communicate, timeout=60)
+    lines += [json.loads(line) for line in last.splitlines()]
+    assert (process.returncode, err) == (0, "")
+    assert lines[-1]["produced"] == 60
+    steps = told(lines)
+    assert {token: steps[token][-1] for token in steps} == {card.card_token: "PRODUCED" for card in cards}
+    before: dict[str, set[str | None]] = {token: {None} for token in steps}
+    for line in of_type(lines, "transition"):
+        told_before = before[line["card"]["card_token"]]
+        assert line["previous"] in told_before
+        told_before.add(line["status"])
+    # What is told again is what was told after the file was written last, which is a few seconds each time.
+    assert sum(map(len, steps.values())) < 2 * 3 * 60
+
+
+def test_killed_while_it_writes(tmp_path: Path) -> None:
+    """A process that is killed while it writes the file leaves a whole one."""
+    program = f"""
+from cardprod import AdaptiveSchedule, Checkpoint
+from cardprod.cli.saving import CheckpointFile, Saved
+file, learned = CheckpointFile({str(tmp_path / "state")!r}), AdaptiveSchedule().to_json()
+file.read()
+for number in range(1, 1_000_000):
+    pending = Checkpoint.for_cards((1, f"card-{{one}}") for one in range(number % 700))
+    file.write(Saved(base_url="", checkpoint=pending, ended={{}}, learned=learned), number)
+    print(number, flush=True)
+"""
+    for writes in (1, 5, 9, 20):
+        process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
+        assert process.stdout is not None
+        for _ in range(writes):
+            process.stdout.readline()
+        process.kill()
+        process.communicate()
+        assert read(str(tmp_path / "state")) is not None
+
+
+@pytest.mark.looptime(False)
+@pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+async def test_stopped_by_a_signal(kiosk: Simulator, tmp_path: Path, number: signal.Signals, exit_code: int) -> None:
+    """Ctrl-C and SIGTERM stop it at once: the file holds all that was told, it says how to go on, and exits so."""
+    cards = cards_of(kiosk, 3, "never")
+    state = tmp_path / "state"
+    process = start(
+        kiosk, write_list(tmp_path / "cards.csv", cards), "--checkpoint", str(state), "--json", stdout=subprocess.PIPE
+    )
+    await seen(kiosk, 3)
+    assert process.stdout is not None
+    first = [await asyncio.to_thread(process.stdout.readline) for _ in range(4)]  # the beginning, and three cards
+    process.send_signal(number)
+    process.send_signal(number)  # whoever is impatient changes nothing
+    out, err = await asyncio.to_thread(process.communicate, timeout=30)
+    assert process.returncode == exit_code
+    assert err == f"cardprod: stopped by {number.name}; the same command goes on from {state}\n"
+    lines = [json.loads(line) for line in [*first, *out.splitlines()]]
+    assert (lines[-1]["stopped_by"], lines[-1]["unfinished"]) == (number.name, 3)
+    assert told(lines) == {card.card_token: ["READY"] for card in cards}
+    assert '"untold": [{' not in state.read_text()
+
+
+@pytest.mark.usefixtures("environment")
+async def test_one_run_at_a_time(kiosk: Simulator, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """While one run goes on with a checkpoint, another is refused."""
+    file, state = write_list(tmp_path / "cards.csv", cards_of(kiosk, 2)), str(tmp_path / "state")
+    running = asyncio.create_task(cancelled_after(50, file, state))
+    await asyncio.sleep(20)
+    assert (await run("watch", file, "--checkpoint", state))[0] == 2
+    assert "another run goes on with" in capsys.readouterr().err
+    await running
+    assert (await run_json("watch", file, "--checkpoint", state))[0] == 0
+
+
+@pytest.mark.looptime(False)
+async def test_reader_gone(kiosk: Simulator, tmp_path: Path) -> None:
+    """A reader that leaves early ends it without a word, and what it may not have read is not told as told."""
+    cards = cards_of(kiosk, 200, [("PRODUCED", 0)])
+    file, state = write_list(tmp_path / "cards.csv", cards), tmp_path / "state"
+    process = start(kiosk, file, "--checkpoint", str(state), "--json", stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    await asyncio.to_thread(process.stdout.readline)
+    process.stdout.close()
+    assert process.stderr is not None
+    assert await asyncio.to_thread(process.stderr.read) == ""
+    assert await asyncio.to_thread(process.wait, 30) == 4
+    process.stderr.close()
+    assert '"pending": 0, "ended": 0' in state.read_text()
+
+
+def test_standard_input() -> None:
+    """A list can come from standard input, and is read to its end before anything begins."""
+    finished = command("watch", "-", "--strict", stdin="1,a\nbad\n", CARDPROD_TOKEN="any")
+    assert finished.returncode == 2
+    assert finished.stderr == (
+        "cardprod: standard input: line 2: no card_token: a row is profile_id,card_token; nothing was begun\n"
+    )
+    assert command("watch", "-", stdin="", CARDPROD_TOKEN="any").returncode == 0
+
+
+async def test_ctrl_c_while_somebody_types(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading standard input can be cancelled, though nothing comes."""
+    monkeypatch.setenv("CARDPROD_TOKEN", "any")
+    reading_end, writing_end = os.pipe()
+    monkeypatch.setattr("cardprod.cli.lists._STDIN", reading_end)
+    watching = asyncio.create_task(run("watch", "-"))
+    await asyncio.sleep(1)
+    watching.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await watching
+    os.close(writing_end)

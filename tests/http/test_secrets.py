@@ -1,0 +1,727 @@
+"""No secret gets out: every path is driven with canaries for tokens and secrets, and whatever comes out is searched."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import copy
+import html
+import io
+import itertools
+import json
+import logging
+import pickle
+import re
+import socket
+import ssl
+import traceback
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+import aiohttp
+import attrs
+import pytest
+import trustme
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+import cardprod
+from cardprod import cli
+from cardprod.otel import instrument
+from cardprod.simulator import Fault, LoggedRequest, Simulator
+from tests.raw_server import RawServer, http_answer
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable, Iterator
+    from pathlib import Path
+
+_BEARER = "bearer-canary-5b1d7f9e2c"
+_SOURCED = "sourced-canary-0e4c6a8b1d"
+_ACCESS = "access-canary-9a7c5e3b1f"
+_REFRESH = "refresh-canary-2d4f6b8a0c"
+_CLIENT_SECRET = "client-secret-canary-7e9b1d3f5a"
+_NEW_ACCESS = "new-access-canary-4c6e8a0b2d"
+_NEW_REFRESH = "new-refresh-canary-1f3d5b7c9e"
+_BASIC = base64.b64encode(f"client-id:{_CLIENT_SECRET}".encode()).decode()
+_SECRETS = [_BEARER, _SOURCED, _ACCESS, _REFRESH, _CLIENT_SECRET, _NEW_ACCESS, _NEW_REFRESH, _BASIC]
+_CARD = cardprod.Card(123456, "card-token-canary-" + "0123456789" * 6)
+
+
+class _Spill:
+    """Everything that came out, as text, under the name of the place it came from."""
+
+    def __init__(self, collect: Callable[[_Spill], None] | None = None) -> None:
+        self.texts: list[tuple[str, str]] = []
+        self.logs: list[tuple[str, str]] = []
+        self._collect = collect
+        self.is_checked = False
+
+    def check(self) -> None:
+        """Search everything that came out until now."""
+        if self._collect is not None:
+            self._collect(self)
+        self.is_checked = True
+        assert self.texts
+        assert self.leaks() == []
+
+    def take(self, where: str, *things: object) -> None:
+        """Take what would be printed of things."""
+        self.texts += [(where, text) for thing in things for text in (str(thing), repr(thing), f"{thing}")]
+
+    def take_error(self, error: BaseException) -> None:
+        """Take all that an error shows, and each error it comes from, and what they carry."""
+        seen: set[int] = set()
+        queue: list[object] = [error]
+        depth = {id(error): 0}
+        while queue:
+            thing = queue.pop()
+            if id(thing) in seen:
+                continue
+            seen.add(id(thing))
+            where = f"{type(error).__name__}: {type(thing).__name__}"
+            self.take(where, thing)
+            carried: list[object] = list(getattr(thing, "__dict__", {}).values())
+            if isinstance(thing, BaseException):
+                self.take(where, thing.args, vars(thing), getattr(thing, "__notes__", None))
+                self.take(where, "".join(traceback.format_exception(thing)))
+                with contextlib.suppress(TypeError, AttributeError, pickle.PicklingError):
+                    self.take(where, pickle.dumps(thing, 0).decode("latin-1"))
+                carried += [*thing.args, thing.__cause__, thing.__context__]
+            if depth[id(thing)] < 4:
+                for other in carried:
+                    depth.setdefault(id(other), depth[id(thing)] + 1)
+                    queue.append(other)
+
+    def take_records(self, records: Iterable[logging.LogRecord]) -> None:
+        """Take log records: as they are printed, and all they carry."""
+        for record in records:
+            where = f"log of {record.name}"
+            for text in (
+                record.getMessage(),
+                str(record.msg),
+                *map(str, record.args if isinstance(record.args, tuple) else [record.args]),
+                *(f"{name}={value} {value!r}" for name, value in vars(record).items() if name not in {"args", "msg"}),
+                logging.Formatter("%(message)s").format(record),
+            ):
+                self.logs.append((where, text))
+
+    def leaks(self) -> list[str]:
+        """Give what should not have come out."""
+        found = [
+            f"{secret} in {where}" for secret in _SECRETS for where, text in self.texts + self.logs if secret in text
+        ]
+        return sorted({*found, *(f"card token in {where}" for where, text in self.logs if _CARD.card_token in text)})
+
+
+@pytest.fixture
+def spill(
+    caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
+) -> Iterator[_Spill]:
+    """What takes whatever comes out of a test, and searches it when the test says `check`."""
+    for name in (None, "asyncio", "aiohttp", "cardprod"):
+        caplog.set_level(logging.DEBUG, name)
+
+    def collect(spill: _Spill) -> None:
+        spill.take_records(caplog.records)
+        spill.take("stdout and stderr", *capsys.readouterr())
+        spill.take("warnings", *(warning.message for warning in recwarn))
+
+    spill = _Spill(collect)
+    yield spill
+    assert spill.is_checked
+
+
+@attrs.define
+class _Seen:
+    """What OpenTelemetry saw."""
+
+    spans: InMemorySpanExporter = attrs.Factory(InMemorySpanExporter)
+    metrics: InMemoryMetricReader = attrs.Factory(InMemoryMetricReader)
+
+    def watch(self, client: cardprod.Client) -> None:
+        """See what a client does."""
+        provider = TracerProvider(shutdown_on_exit=False)
+        provider.add_span_processor(SimpleSpanProcessor(self.spans))
+        meters = MeterProvider([self.metrics], shutdown_on_exit=False)
+        instrument(client, tracer_provider=provider, meter_provider=meters)
+
+    def give(self, spill: _Spill) -> None:
+        """Let it be searched. Spans and metrics travel as logs do: they have no whole card token either."""
+        for span in self.spans.get_finished_spans():
+            spill.logs.append(("span", span.to_json()))
+        data = self.metrics.get_metrics_data()
+        if data is not None:
+            spill.logs.append(("metrics", data.to_json()))
+
+
+class _EchoServer(RawServer):
+    """A server that is shown each whole request, its body too, and answers with any bytes."""
+
+    def __init__(self, answer: Callable[[str], bytes], *, tls: ssl.SSLContext | None = None) -> None:
+        async def never(_: asyncio.StreamWriter) -> None: ...
+
+        super().__init__(never, tls=tls)
+        self._reply = answer
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError, EOFError):
+            while True:
+                head = (await reader.readuntil(b"\r\n\r\n")).decode()
+                length = next(
+                    (int(line[15:]) for line in head.splitlines() if line.lower().startswith("content-len")), 0
+                )
+                request = head + (await reader.readexactly(length)).decode()
+                self.heads.append(request)
+                writer.write(self._reply(request))
+                await writer.drain()
+        writer.transport.abort()
+
+
+def _authorization(request: str) -> str:
+    return next(line.partition(" ")[2] for line in request.splitlines() if line.lower().startswith("authorization:"))
+
+
+_Echo = tuple[str, str]
+
+_ECHOES: dict[str, Callable[[str], _Echo]] = {
+    "text": lambda request: ("text/plain", request),
+    "html": lambda request: ("text/html", f"<pre>{html.escape(request)}</pre>"),
+    "oauth": lambda request: (
+        "application/json",
+        json.dumps({"error": _authorization(request), "error_description": request}),
+    ),
+    "problem": lambda request: (
+        "application/json",
+        json.dumps({"code": _authorization(request), "title": request, "detail": request}),
+    ),
+    "errors": lambda request: (
+        "application/json",
+        json.dumps({"errors": [{"code": _authorization(request), "message": request, "path": request}]}),
+    ),
+    "form": lambda request: ("text/plain", f"what you sent: {request.partition(chr(13) + chr(10) * 1)[2][-200:]}"),
+}
+
+
+def _echo(http_status: int, kind: str, *, with_trace: bool = False) -> Callable[[str], bytes]:
+    def answer(request: str) -> bytes:
+        content_type, body = _ECHOES[kind](request)
+        headers = {"x_trace_id": _authorization(request)} if with_trace else {}
+        return http_answer(http_status, body, Content_Type=content_type, **headers)
+
+    return answer
+
+
+async def _collect(spill: _Spill, doing: Awaitable[object], *shown: object) -> BaseException | None:
+    """Do it, and take what it gives or raises, and how things look after it."""
+    try:
+        spill.take("result", await doing)
+    except BaseException as error:  # noqa: BLE001 - whatever it is, it is searched
+        spill.take_error(error)
+        return error
+    finally:
+        spill.take("repr", *shown)
+    return None
+
+
+def _oauth(base_url: str, **more: Any) -> cardprod.OAuthToken:
+    refresh_token = more.pop("refresh_token", _REFRESH)
+    return cardprod.OAuthToken("client-id", _CLIENT_SECRET, refresh_token, base_url=base_url, **more)
+
+
+async def _sourced() -> str:
+    return _SOURCED
+
+
+async def _drive(spill: _Spill, token: Any, base_url: str, **more: Any) -> list[BaseException | None]:
+    """Look, look with retries, wait, and iterate, with everything watching."""
+    seen = _Seen()
+    card = (_CARD.profile_id, _CARD.card_token)
+    async with cardprod.Client(token, base_url=base_url, rate_limit=None, request_timeout=5, **more) as client:
+        seen.watch(client)
+        wait = client.wait_until_final(*card, timeout=30, max_failures=2)
+        steps = client.wait_until_final(*card, timeout=30, max_failures=2)
+
+        async def iterate() -> None:
+            async for step in steps:
+                spill.take("step", step)
+
+        ends = [
+            await _collect(
+                spill, client.get_status(*card), client, _CARD, *([] if isinstance(token, str) else [token])
+            ),
+            await _collect(spill, wait, client, wait, wait.last),
+            await _collect(spill, iterate(), steps),
+        ]
+    ends.append(await _collect(spill, client.get_status(*card), client))  # it is closed
+    seen.give(spill)
+    return ends
+
+
+# --- The search itself ---
+
+
+@pytest.mark.parametrize("secret", [*_SECRETS, _CARD.card_token])
+def test_the_search_finds_a_leak(secret: str, caplog: pytest.LogCaptureFixture) -> None:
+    """A secret in any place that is searched is found there, so that finding none means something."""
+    deep = ValueError("innocent")
+    deep.headers = {"Authorization": secret}  # type: ignore[attr-defined]
+    outer = KeyError("innocent")
+    outer.__context__ = deep
+    with caplog.at_level(logging.DEBUG):
+        logging.getLogger("aiohttp").debug("of %s", secret)
+        logging.getLogger().debug("extra", extra={"carried": [secret]})
+        logging.getLogger("asyncio").error("formatted", exc_info=RuntimeError(secret))
+    for record in caplog.records:
+        spill = _Spill()
+        spill.take_records([record])
+        assert spill.leaks(), record.name
+    if secret != _CARD.card_token:
+        for error in (ValueError(secret), outer, cardprod.BadReply("innocent", body=secret)):
+            spill = _Spill()
+            spill.take_error(error)
+            assert spill.leaks(), error
+
+
+# --- Servers that repeat what they were sent ---
+
+
+_STATUSES = [200, 201, 302, 400, 401, 403, 404, 408, 422, 429, 500, 503]
+
+
+@pytest.mark.parametrize("token", [_BEARER, _sourced], ids=["token", "source"])
+@pytest.mark.parametrize("kind", _ECHOES)
+@pytest.mark.parametrize("http_status", _STATUSES)
+async def test_echoed_look(http_status: int, kind: str, token: Any, spill: _Spill) -> None:
+    """A server that repeats a whole look, with any status and in any shape, gets no secret into anything."""
+    async with _EchoServer(_echo(http_status, kind)) as server:
+        ends = await _drive(spill, token, server.base_url, attempts=2)
+        assert all(isinstance(end, cardprod.CardprodError) for end in ends)
+        assert _authorization(server.heads[0]) in {f"Bearer {_BEARER}", f"Bearer {_SOURCED}"}
+    spill.check()
+
+
+@pytest.mark.parametrize("kind", _ECHOES)
+@pytest.mark.parametrize("http_status", _STATUSES)
+async def test_echoed_refresh(http_status: int, kind: str, spill: _Spill) -> None:
+    """A token endpoint that repeats the form and the credentials gets none of them into anything."""
+    echo = _echo(http_status, kind)
+    async with _EchoServer(lambda request: echo(request) if request.startswith("POST") else http_answer(503)) as server:
+        for access in ({}, {"access_token": _ACCESS, "expires_at": datetime.now(UTC) + timedelta(seconds=1)}):
+            ends = await _drive(spill, _oauth(server.base_url, **access), server.base_url, attempts=1)
+            assert all(isinstance(end, cardprod.CardprodError) for end in ends)
+        assert any(_authorization(head) == f"Basic {_BASIC}" and _REFRESH in head for head in server.heads)
+    spill.check()
+
+
+@pytest.mark.parametrize("http_status", [200, 401, 403, 500])
+@pytest.mark.parametrize("with_oauth", [False, True])
+async def test_echoed_trace_id(http_status: int, with_oauth: bool, spill: _Spill) -> None:
+    """A server that repeats the Authorization header as its trace id gets no secret into anything."""
+    async with _EchoServer(_echo(http_status, "oauth", with_trace=True)) as server:
+        await _drive(spill, _oauth(server.base_url) if with_oauth else _BEARER, server.base_url, attempts=1)
+    spill.check()
+
+
+_AWKWARD: dict[str, Callable[[str], str]] = {
+    "form": lambda secret: quote(secret, safe=""),
+    "html": html.escape,
+    "json": lambda secret: secret.replace("/", "\\/").replace('"', '\\"'),
+}
+
+
+@pytest.mark.parametrize("spelling", _AWKWARD)
+async def test_echoed_in_another_spelling(spelling: str, spill: _Spill) -> None:
+    """A secret that the token endpoint repeats as a form, HTML or JSON spells it is not shown either."""
+    awkward = f'a/b+"&<>={_REFRESH}'
+
+    def answer(_: str) -> bytes:
+        return http_answer(400, f"bad token {_AWKWARD[spelling](awkward)}", Content_Type="text/plain")
+
+    async with _EchoServer(answer) as server:
+        await _drive(spill, _oauth(server.base_url, refresh_token=awkward), server.base_url, attempts=1)
+    spill.check()
+
+
+# --- Everything that can happen on the way ---
+
+
+_FAULTS = {
+    "none": None,
+    "reset": Fault.reset(),
+    "timeout": Fault.stall(),
+    "cut body": Fault.cut_body(),
+    "garbage": Fault.garbage(),
+    "429": Fault.too_many_requests(1),
+    "500": Fault.server_error(500),
+    "403": Fault.server_error(403),
+    "404": Fault.server_error(404),
+    "page": Fault.gateway_page(),
+    "bad reply": Fault.bad_reply(),
+}
+
+
+@pytest.mark.parametrize("times", [1, 30], ids=["passing", "lasting"])
+@pytest.mark.parametrize("fault", _FAULTS.values(), ids=_FAULTS)
+async def test_look_at_the_kiosk(fault: Fault | None, times: int, spill: _Spill) -> None:
+    """Whatever goes wrong at the kiosk, once or for good, no secret comes out, and nothing of it is in its own log."""
+    told: list[LoggedRequest] = []
+    async with Simulator(token=_BEARER, on_request=told.append) as kiosk:
+        kiosk.add(_CARD, "jams")
+        if fault is not None:
+            kiosk.fail_next(fault, times=times)
+        await _drive(spill, _BEARER, kiosk.base_url, attempts=2)
+        spill.take("simulator", kiosk, told, kiosk.requests)
+    assert told == kiosk.requests
+    spill.check()
+
+
+@pytest.mark.parametrize("times", [1, 30], ids=["passing", "lasting"])
+@pytest.mark.parametrize("fault", _FAULTS.values(), ids=_FAULTS)
+async def test_refresh_at_the_kiosk(fault: Fault | None, times: int, spill: _Spill) -> None:
+    """Whatever goes wrong with a refresh, with an old token that is good still or none, no secret comes out."""
+    pairs: list[cardprod.TokenPair] = []
+
+    async def store(pair: cardprod.TokenPair) -> None:
+        pairs.append(pair)
+
+    for more in ({}, {"access_token": _ACCESS, "expires_at": datetime.now(UTC) + timedelta(seconds=100)}):
+        async with Simulator(token=None) as kiosk:
+            kiosk.add(_CARD, "prints")
+            if fault is not None:
+                kiosk.fail_next_refresh(fault, times=times)
+            token = _oauth(kiosk.base_url, on_refresh=store, refresh_before=1000, **more)
+            await _drive(spill, token, kiosk.base_url, attempts=2)
+            spill.take("simulator", kiosk, kiosk.requests, pairs)
+    spill.check()
+
+
+def _grant(request: str) -> bytes:
+    if request.startswith("POST"):
+        return http_answer(
+            200, json.dumps({"access_token": _NEW_ACCESS, "refresh_token": _NEW_REFRESH, "expires_in": 1000})
+        )
+    return http_answer(200 if _NEW_ACCESS in request else 401, '{"status":"PRODUCED"}')
+
+
+async def test_refresh_that_works(spill: _Spill) -> None:
+    """A refresh after a 401, and the pair it brings, show neither the old nor the new tokens."""
+    pairs: list[cardprod.TokenPair] = []
+
+    async def store(pair: cardprod.TokenPair) -> None:
+        pairs.append(pair)
+
+    async with _EchoServer(_grant) as server:
+        token = _oauth(server.base_url, access_token=_ACCESS, on_refresh=store)
+        ends = await _drive(spill, token, server.base_url)
+        assert ends[:3] == [None, None, None]
+        assert [pair.access_token for pair in pairs] == [_NEW_ACCESS]
+        spill.take("pair", *pairs, copy.copy(pairs[0]), attrs.evolve(pairs[0], expires_at=None))
+    spill.check()
+
+
+@pytest.mark.parametrize("body", ["{}", "[]", "", '{"access_token":"a b"}', f'{{"access_token":["{_NEW_ACCESS}"]}}',
+                                  f'{{"access_token":"{_NEW_ACCESS}', f'{{"access_token":"{_NEW_ACCESS}\\n"}}',
+                                  f'{{"refresh_token":"{_NEW_REFRESH}"}}'])  # fmt: skip
+async def test_grant_that_cannot_be_read(body: str, spill: _Spill) -> None:
+    """A grant that is cut, nested or misspelt shows nothing of the tokens in it."""
+    async with _EchoServer(lambda _: http_answer(200, body)) as server:
+        ends = await _drive(spill, _oauth(server.base_url), server.base_url, attempts=1)
+        assert isinstance(ends[0], cardprod.BadReply)
+    spill.check()
+
+
+async def test_on_refresh_raises(spill: _Spill) -> None:
+    """What `on_refresh` raises passes through with what it says itself, here the pair, and so without a secret."""
+
+    async def store(pair: cardprod.TokenPair) -> None:
+        raise LookupError(f"no room for {pair!r}")
+
+    async with _EchoServer(_grant) as server:
+        for attempts in (1, 3):
+            ends = await _drive(spill, _oauth(server.base_url, on_refresh=store), server.base_url, attempts=attempts)
+            assert isinstance(ends[0], LookupError)
+    spill.check()
+
+
+@pytest.mark.parametrize("token", [_BEARER, _sourced, None], ids=["token", "source", "oauth"])
+async def test_garbage_that_repeats_the_request(token: Any, spill: _Spill) -> None:
+    """A server that throws the request back as it came, which is no HTTP answer, gets no secret into anything."""
+    async with _EchoServer(lambda request: request.encode()) as server:
+        ends = await _drive(spill, token or _oauth(server.base_url), server.base_url, attempts=2)
+        assert isinstance(ends[0], cardprod.TransportError)
+    spill.check()
+
+
+_GARBLED: dict[str, Callable[[str], str]] = {
+    "status line": lambda secret: f"{secret}\r\n\r\n",
+    "status": lambda secret: f"HTTP/1.1 {secret}\r\n\r\n",
+    "header": lambda secret: f"HTTP/1.1 200 OK\r\nAuthorization {secret}: x\r\n\r\n",
+    "length": lambda secret: f"HTTP/1.1 200 OK\r\nContent-Length: {secret}\r\n\r\n",
+    "chunk": lambda secret: f"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{secret}\r\n",
+    "cut short": lambda secret: f"HTTP/1.1 200 OK\r\nAuthorization: {secret}\r\nX",
+}
+
+
+@pytest.mark.parametrize("way", ["direct", "session"])
+@pytest.mark.parametrize("token", [_BEARER, None], ids=["token", "oauth"])
+@pytest.mark.parametrize("garble", _GARBLED.values(), ids=_GARBLED)
+async def test_garbage_that_repeats_the_secret(
+    garble: Callable[[str], str], token: Any, way: str, spill: _Spill, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that puts the secret where its answer goes wrong does not get it into the error's cause."""
+    if way == "session":
+        monkeypatch.setattr("cardprod.channel._SENDER", "_gone_one_day")
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        request = (await reader.readuntil(b"\r\n\r\n")).decode()
+        writer.write(garble(_authorization(request).split()[-1]).encode())
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        base_url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        ends = await _drive(spill, token or _oauth(base_url), base_url, attempts=2)
+        assert isinstance(ends[0], cardprod.TransportError)
+        await asyncio.sleep(0.1)
+    spill.check()
+
+
+@pytest.mark.parametrize("what", ["cancelled", "timed out", "closed", "dropped"])
+@pytest.mark.parametrize("at", ["look", "refresh"])
+async def test_given_up_half_way(what: str, at: str, spill: _Spill) -> None:
+    """A look that is cancelled, overtaken by its time, closed under way or dropped shows no secret."""
+    card = (_CARD.profile_id, _CARD.card_token)
+    seen = _Seen()
+    async with Simulator(token=None) as kiosk:
+        kiosk.fail_next(Fault.stall(), times=9)
+        if at == "refresh":
+            kiosk.fail_next_refresh(Fault.stall(5), times=9)
+        token = _oauth(kiosk.base_url) if at == "refresh" else _BEARER
+        client = cardprod.Client(token, base_url=kiosk.base_url)
+        seen.watch(client)
+        wait = client.wait_until_final(*card, timeout=3 if what == "timed out" else 100)
+        tasks = [asyncio.create_task(client.get_status(*card)), asyncio.create_task(wait)]
+        await asyncio.sleep(2)
+        spill.take("tasks", *tasks, *asyncio.all_tasks())
+        if what == "cancelled":
+            for task in tasks:
+                task.cancel()
+        elif what == "closed":
+            await client.close()
+        elif what == "dropped":
+            wait.close()
+            tasks[1].cancel()
+        for task in tasks:
+            if what == "timed out" or task is tasks[0]:
+                await _collect(spill, task, client, wait)
+        spill.take("wait", wait)
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await client.close()
+    del wait, tasks
+    seen.give(spill)
+    spill.check()
+
+
+async def test_no_connection(spill: _Spill, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A refused connection, a name that is not found and a certificate of a stranger show no secret."""
+    authority: Any = trustme.CA()
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+
+    async def find_no_name(*_: object, **__: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        async with _EchoServer(_grant, tls=context) as server:
+            for base_url in (
+                server.base_url,
+                f"http://127.0.0.1:{closed.getsockname()[1]}",
+                "https://no-such-host.invalid",
+            ):
+                with monkeypatch.context() as patch:
+                    if "invalid" in base_url:
+                        patch.setattr(asyncio.get_running_loop(), "getaddrinfo", find_no_name)
+                    for token in (_BEARER, _sourced, _oauth(base_url)):
+                        ends = await _drive(spill, token, base_url, attempts=2)
+                        assert isinstance(ends[0], cardprod.TransportError), ends
+            assert server.heads == []
+    spill.check()
+
+
+async def test_borrowed_session_is_closed(spill: _Spill, kiosk: Simulator) -> None:
+    """A session that was closed under a client, or is no good, is told of without a secret."""
+    session = aiohttp.ClientSession()
+    await session.close()
+    for token in (_BEARER, _oauth(kiosk.base_url, session=session)):
+        ends = await _drive(spill, token, kiosk.base_url, session=session)
+        assert isinstance(ends[0], cardprod.UsageError)
+    spill.check()
+
+
+def _always(http_status: int, body: str) -> Callable[[str], bytes]:
+    return lambda _: http_answer(http_status, body)
+
+
+async def test_told_card_token_is_short_in_logs(spill: _Spill) -> None:
+    """A server that names the card in its words, as an error or as a status, gets its whole token into no log."""
+    words = json.dumps({"code": "x", "detail": f"no card {_CARD.card_token} here"})
+    seen = json.dumps({"status": "ODD", "errorCode": "NEW", "description": f"card {_CARD.card_token}"})
+    for http_status, body in ((503, words), (404, words), (422, words), (200, seen)):
+        async with _EchoServer(_always(http_status, body)) as server:
+            await _drive(spill, _BEARER, server.base_url, attempts=1)
+    spill.check()
+
+
+# --- Arguments in the wrong place ---
+
+
+_GOOD_CLIENT: dict[str, Any] = {"token": _BEARER}
+_GOOD_OAUTH: dict[str, Any] = {
+    "client_id": "client-id",
+    "client_secret": _CLIENT_SECRET,
+    "refresh_token": _REFRESH,
+    "access_token": _ACCESS,
+}
+
+
+@pytest.mark.parametrize("bad", [_BEARER, f"{_BEARER}\n", f"Bearer {_BEARER}", f" {_BEARER}", f"{_BEARER}é",
+                                 _BEARER.encode(), [_BEARER]], ids=ascii)  # fmt: skip
+@pytest.mark.parametrize(
+    ("cls", "name"),
+    [
+        (cardprod.Client, "token"),
+        (cardprod.Client, "base_url"),
+        (cardprod.OAuthToken, "client_secret"),
+        (cardprod.OAuthToken, "refresh_token"),
+        (cardprod.OAuthToken, "access_token"),
+        (cardprod.OAuthToken, "base_url"),
+    ],
+)
+def test_secret_in_the_wrong_place(cls: Any, name: str, bad: object, spill: _Spill) -> None:
+    """A constructor that is given a secret in the wrong place, or with white space, refuses it without showing it."""
+    good = _GOOD_CLIENT if cls is cardprod.Client else _GOOD_OAUTH
+    try:
+        arguments: dict[str, Any] = {**good, name: bad}
+        spill.take("repr", cls(**arguments))
+    except cardprod.UsageError as error:
+        spill.take_error(error)
+    spill.check()
+
+
+@pytest.mark.parametrize(
+    ("cls", "name"),
+    [
+        (cardprod.Client, "api_version"),
+        (cardprod.Client, "session"),
+        (cardprod.OAuthToken, "api_version"),
+        (cardprod.OAuthToken, "expires_at"),
+        (cardprod.OAuthToken, "on_refresh"),
+        (cardprod.OAuthToken, "session"),
+    ],
+)
+def test_secret_in_a_far_place(cls: Any, name: str, spill: _Spill) -> None:
+    """A secret in the place of something that is no text at all, or of a version, is refused without showing it."""
+    test_secret_in_the_wrong_place(cls, name, f"Bearer {_BEARER}", spill)
+
+
+def test_swapped_secrets(spill: _Spill) -> None:
+    """The three of `OAuthToken`'s positions in any order, short of a secret as the id, which is shown, show none."""
+    for order in itertools.permutations(["client-id", _CLIENT_SECRET, _REFRESH]):
+        if order[0] == "client-id":
+            spill.take("repr", cardprod.OAuthToken(*order))
+    spill.check()
+
+
+def test_secret_for_a_card(spill: _Spill) -> None:
+    """A bearer token in the place of the profile or the card is not shown."""
+    places: list[tuple[Any, str]] = [(_BEARER, "card"), (_BEARER, _BEARER), (1, f"Bearer {_BEARER}")]
+    for arguments in places:
+        with pytest.raises(cardprod.UsageError) as caught:
+            cardprod.Card(*arguments)
+        spill.take_error(caught.value)
+    spill.take("card", cardprod.Card(1, _BEARER))
+    spill.check()
+
+
+# --- The command ---
+
+
+@pytest.fixture
+def at(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Tell the command where to ask, and with the canary."""
+    monkeypatch.setenv("CARDPROD_TOKEN", _BEARER)
+    return lambda base_url: monkeypatch.setenv("CARDPROD_BASE_URL", base_url)
+
+
+@pytest.mark.parametrize("as_json", [False, True], ids=["text", "json"])
+@pytest.mark.parametrize("http_status", [200, 401, 403, 404, 500, 0])
+async def test_command(http_status: int, as_json: bool, at: Callable[[str], None], spill: _Spill) -> None:
+    """`status` and `wait` print no secret: with a card that is produced, and with a server that repeats the request."""
+    out = io.StringIO()
+    async with _EchoServer(_echo(http_status, "oauth") if http_status else _produced) as server:
+        at(server.base_url)
+        for command in (["status"], ["wait", "--timeout", "5"]):
+            argv = [*command, str(_CARD.profile_id), _CARD.card_token, *(["--json"] if as_json else [])]
+            exit_code = await cli.run(cli.parser().parse_args(argv), cli.report_to(out, as_json=as_json))
+            assert (exit_code == 0) == (http_status == 0)
+    spill.take("output", out.getvalue())
+    spill.check()
+
+
+@pytest.mark.parametrize("http_status", [200, 401, 403, 404, 500, 0])
+async def test_watch(
+    http_status: int, at: Callable[[str], None], spill: _Spill, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`watch` and its checkpoint file hold no secret, whatever a server says and a list has."""
+    file, out = tmp_path / "cards", io.StringIO()
+    file.write_text(f"{_CARD.profile_id},{_CARD.card_token}\n{_BEARER}\n")
+    async with _EchoServer(_echo(http_status, "oauth") if http_status else _produced) as server:
+        at(server.base_url)
+        for more in ([], ["--json"]):
+            state = tmp_path / f"state{len(more)}"
+            arguments = cli.parser().parse_args(["watch", str(file), "--checkpoint", str(state), *more])
+            assert await cli.run(arguments, cli.report_to(out, as_json=bool(more))) == (4 if http_status else 2)
+            spill.take("checkpoint", state.read_text())
+    spill.take("output", out.getvalue(), capsys.readouterr().err)
+    spill.check()
+
+
+def _produced(_: str) -> bytes:
+    return http_answer(200, '{"status":"PRODUCED"}')
+
+
+@pytest.mark.parametrize("as_json", [False, True], ids=["text", "json"])
+@pytest.mark.parametrize("bad", [f"{_BEARER}\n", f"Bearer {_BEARER}"])
+async def test_command_with_a_bad_token(
+    bad: str, as_json: bool, monkeypatch: pytest.MonkeyPatch, spill: _Spill
+) -> None:
+    """A token in the environment that cannot be right is refused without printing it."""
+    out = io.StringIO()
+    monkeypatch.setenv("CARDPROD_TOKEN", bad)
+    arguments = cli.parser().parse_args(["status", "1", "card", *(["--json"] if as_json else [])])
+    assert await cli.run(arguments, cli.report_to(out, as_json=as_json)) == 2
+    spill.take("output", out.getvalue())
+    spill.check()
+
+
+@pytest.mark.parametrize("as_json", [False, True], ids=["text", "json"])
+async def test_simulate(as_json: bool, spill: _Spill) -> None:
+    """`simulate` prints each look and refresh without a secret."""
+    out = io.StringIO()
+    arguments = cli.parser().parse_args(["simulate", "--port", "0"])
+    running = asyncio.create_task(cli.run(arguments, cli.report_to(out, as_json=as_json)))
+    await asyncio.sleep(1)
+    base_url = re.findall(r"http://[0-9.:]*[0-9]", out.getvalue())[0]
+    await _drive(spill, _BEARER, base_url)
+    await _drive(spill, _oauth(base_url), base_url)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert "oauth/token" in out.getvalue()
+    spill.take("output", out.getvalue())
+    spill.check()

@@ -1,0 +1,1201 @@
+"""One look over real HTTP: retries, the gate, time limits, broken connections, sessions, tokens, pace, cancelling."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import gzip
+import logging
+import socket
+import ssl
+import subprocess
+import sys
+import uuid
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+import pytest
+import trustme
+from aiohttp.abc import AbstractResolver
+
+import cardprod
+from cardprod import Card, Client, RateLimit, UsageError
+from cardprod.simulator import Fault, Simulator
+from tests.cards import CARD
+from tests.leftovers import assert_idle, assert_nothing_left
+from tests.raw_server import RawServer, http_answer
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+    from aiohttp.abc import ResolveResult
+
+    from tests.conftest import Script
+
+SECRET = "secret-bearer-token"
+
+
+def now() -> float:
+    """Tell the loop's virtual time."""
+    return asyncio.get_running_loop().time()
+
+
+def look(client: Client, card: Card = CARD) -> Coroutine[Any, Any, cardprod.ProductionStatus]:
+    """Look once at a card."""
+    return client.get_status(card.profile_id, card.card_token)
+
+
+def add_cards(kiosk: Simulator, count: int) -> list[Card]:
+    """Put so many cards on a plan that never ends."""
+    return [kiosk.add((123456, f"card-{number}"), "never") for number in range(count)]
+
+
+async def say_nothing(_: asyncio.StreamWriter) -> None:
+    """Answer nothing, and keep the connection open."""
+
+
+# --- Retries ---
+
+
+@pytest.mark.parametrize("http_status", [408, 429, 500, 502, 503, 504])
+async def test_error_that_passes_is_retried(kiosk: Simulator, client: Client, http_status: int) -> None:
+    """An error that may pass, twice and then no more, makes one answer of three requests."""
+    kiosk.add(CARD, "never")
+    kiosk.fail_next(Fault.server_error(http_status), times=2)
+    assert (await look(client)).status == "READY"
+    assert [request.http_status for request in kiosk.requests] == [http_status, http_status, 200]
+
+
+@pytest.mark.parametrize("fault", [Fault.reset(), Fault.cut_body(), Fault.garbage(), Fault.stall()])
+async def test_broken_connection_is_retried(kiosk: Simulator, client: Client, fault: Fault) -> None:
+    """A connection that broke once, in whichever way, costs a retry and not the look."""
+    kiosk.add(CARD, "never")
+    kiosk.fail_next(fault)
+    assert (await look(client)).status == "READY"
+
+
+async def test_third_failure_is_final(kiosk: Simulator, client: Client) -> None:
+    """A look is sent three times and no more, and its last failure names the card."""
+    kiosk.fail_next(Fault.server_error(503), times=10)
+    with pytest.raises(cardprod.ServerError) as caught:
+        await look(client)
+    assert len(kiosk.requests) == 3
+    assert caught.value.card == CARD
+
+
+@pytest.mark.parametrize(
+    "fault", [Fault.server_error(503), Fault.too_many_requests(), Fault.garbage(), Fault.cut_body(), Fault.reset()]
+)
+async def test_one_attempt_is_one_request(kiosk: Simulator, fault: Fault) -> None:
+    """With one attempt a look is sent once, whatever goes wrong, and not once more behind the client's back."""
+    kiosk.add(CARD, "never")
+    kiosk.fail_next(fault)
+    async with Client(kiosk.token, base_url=kiosk.base_url, attempts=1) as client:
+        with pytest.raises(cardprod.CardprodError):
+            await look(client)
+    assert len(kiosk.requests) == 1
+
+
+@pytest.mark.parametrize("fault", [Fault.reset(), Fault.cut_body(), Fault.garbage()])
+async def test_connection_is_tried_as_often_as_told(kiosk: Simulator, client: Client, fault: Fault) -> None:
+    """A connection that breaks every time is tried three times by three attempts, on a used connection too."""
+    kiosk.add(CARD, "never")
+    await look(client)
+    kiosk.fail_next(fault, times=10)
+    with pytest.raises(cardprod.TransportError):
+        await look(client)
+    assert len(kiosk.requests) == 1 + 3
+
+
+@pytest.mark.parametrize("http_status", [301, 400, 401, 403, 404, 409, 422])
+async def test_error_that_stays_is_not_retried(kiosk: Simulator, client: Client, http_status: int) -> None:
+    """An error that no repetition mends is raised after one request."""
+    kiosk.fail_next(Fault.server_error(http_status), times=3)
+    with pytest.raises(cardprod.ApiError) as caught:
+        await look(client)
+    assert caught.value.http_status == http_status
+    assert len(kiosk.requests) == 1
+
+
+async def test_bad_reply_is_not_retried(kiosk: Simulator, client: Client) -> None:
+    """A 200 of the wrong shape is raised after one request."""
+    kiosk.fail_next(Fault.bad_reply(), times=3)
+    with pytest.raises(cardprod.BadReply):
+        await look(client)
+    assert len(kiosk.requests) == 1
+
+
+async def test_scripted_retry(script: Script) -> None:
+    """What a script replies is retried like what a server answers."""
+    async with Client("token", base_url="https://kiosk.example") as client:
+        url = f"https://kiosk.example/v3/spend/profiles/{CARD.profile_id}/cards/{CARD.card_token}/production"
+        script(url, status=503)
+        script(url, body='{"status":"IN_PROGRESS"}')
+        assert (await look(client)).status == "IN_PROGRESS"
+
+
+async def test_scripted_error(script: Script) -> None:
+    """What a script replies is deciphered like what a server answers."""
+    async with Client("token", base_url="https://kiosk.example", api_version="2026Q3") as client:
+        url = f"https://kiosk.example/2026Q3/spend/profiles/{CARD.profile_id}/cards/{CARD.card_token}/production"
+        script(url, status=401, body='{"error":"invalid_token"}')
+        with pytest.raises(cardprod.Unauthorized) as caught:
+            await look(client)
+    assert caught.value.code == "invalid_token"
+
+
+async def test_each_failing_look_has_its_own_outcome(kiosk: Simulator, client: Client) -> None:
+    """Fifty looks that fail at once, each in another way, each raise their own failure."""
+    cards = [Card(123456, f"card-{number}") for number in range(50)]
+    for number, card in enumerate(cards):
+        kiosk.fail_next(Fault.server_error(500 + number), times=3, card=card)
+    outcomes = await asyncio.gather(*(look(client, card) for card in cards), return_exceptions=True)
+    for number, (card, outcome) in enumerate(zip(cards, outcomes, strict=True)):
+        assert isinstance(outcome, cardprod.ServerError)
+        assert (outcome.card, outcome.http_status) == (card, 500 + number)
+    assert Counter(request.card for request in kiosk.requests) == dict.fromkeys(cards, 3)
+
+
+def test_happy_path_does_without_tenacity() -> None:
+    """Looks that are answered never import tenacity."""
+    code = """
+import asyncio, sys
+import cardprod
+from cardprod.simulator import Simulator
+
+async def main():
+    async with Simulator() as kiosk:
+        kiosk.add((1, "card"), "never")
+        async with cardprod.Client(kiosk.token, base_url=kiosk.base_url) as client:
+            print((await client.get_status(1, "card")).status)
+
+asyncio.run(main())
+print("tenacity" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["READY", "False"]
+
+
+# --- Retry-After and the gate ---
+
+
+async def test_retry_after_in_seconds(kiosk: Simulator, client: Client) -> None:
+    """A look that is told to come back in 7 seconds comes back in 7 seconds."""
+    kiosk.add(CARD, "never")
+    kiosk.fail_next(Fault.too_many_requests(retry_after=7))
+    await look(client)
+    first, second = (request.at for request in kiosk.requests)
+    assert 7.0 <= second - first < 7.1
+
+
+async def test_retry_after_as_date() -> None:
+    """A look that is told to come back at a date comes back then, by the server's own clock."""
+    answers = [
+        http_answer(503, Date="Wed, 21 Oct 2026 07:28:00 GMT", Retry_After="Wed, 21 Oct 2026 07:28:30 GMT"),
+        http_answer(),
+    ]
+
+    async def answer(writer: asyncio.StreamWriter) -> None:
+        writer.write(answers.pop(0))
+
+    async with RawServer(answer) as server, Client("token", base_url=server.base_url) as client:
+        await look(client)
+        assert 30.0 <= server.times[1] - server.times[0] < 30.1
+
+
+async def test_gate_is_closed_to_all(kiosk: Simulator, client: Client) -> None:
+    """After one 429 no look of the client leaves before its `Retry-After`."""
+    cards = add_cards(kiosk, 20)
+    kiosk.fail_next(Fault.too_many_requests(retry_after=30))
+    first = asyncio.create_task(look(client, cards[0]))
+    await asyncio.sleep(1)
+    await asyncio.gather(first, *(look(client, card) for card in cards[1:]))
+    assert len(kiosk.requests) == 21
+    refused_at = kiosk.requests[0].at
+    assert all(request.at >= refused_at + 30 for request in kiosk.requests[1:])
+
+
+async def test_gate_is_closed_to_the_queue(kiosk: Simulator) -> None:
+    """After one 429 no look that queues for a place leaves before its `Retry-After` either."""
+    cards = add_cards(kiosk, 5)
+    kiosk.fail_next(Fault.too_many_requests(retry_after=30))
+    async with Client(kiosk.token, base_url=kiosk.base_url, max_concurrency=1) as client:
+        await asyncio.gather(*(look(client, card) for card in cards))
+    refused_at = kiosk.requests[0].at
+    assert [request.at for request in kiosk.requests[1:] if request.at < refused_at + 30] == []
+
+
+async def test_gate_never_opens_sooner(kiosk: Simulator) -> None:
+    """A later 429 with a shorter `Retry-After` does not open the gate sooner."""
+    cards = add_cards(kiosk, 3)
+    kiosk.fail_next(Fault.too_many_requests(retry_after=40), card=cards[0])
+    kiosk.fail_next(Fault.too_many_requests(retry_after=1), card=cards[1])
+    async with Client(kiosk.token, base_url=kiosk.base_url) as client:
+        looks = [asyncio.create_task(look(client, card)) for card in cards[:2]]
+        await asyncio.sleep(5)
+        await asyncio.gather(look(client, cards[2]), *looks)
+    refused_at = kiosk.requests[0].at
+    assert len(kiosk.requests) == 5
+    assert all(request.at >= refused_at + 40 for request in kiosk.requests[2:])
+
+
+async def test_long_retry_after_is_raised(kiosk: Simulator, client: Client) -> None:
+    """A look that is told to come back in more than a minute says so at once."""
+    kiosk.fail_next(Fault.too_many_requests(retry_after=61))
+    began = now()
+    with pytest.raises(cardprod.RateLimited) as caught:
+        await look(client)
+    assert now() - began < 0.1
+    assert caught.value.retry_after == 61
+    assert len(kiosk.requests) == 1
+
+
+async def test_date_in_the_past_is_now() -> None:
+    """A `Retry-After` that is over delays nothing but by the ordinary backoff."""
+    answers = [http_answer(429, Retry_After="Wed, 21 Oct 2015 07:28:00 GMT"), http_answer()]
+
+    async def answer(writer: asyncio.StreamWriter) -> None:
+        writer.write(answers.pop(0))
+
+    async with RawServer(answer) as server, Client("token", base_url=server.base_url) as client:
+        await look(client)
+        assert server.times[1] - server.times[0] <= 0.6
+
+
+# --- Bodies, and time limits ---
+
+
+@pytest.mark.parametrize("is_announced", [True, False])
+async def test_endless_body_is_cut(*, is_announced: bool) -> None:
+    """A body over 1 MiB, announced or not, is a bad reply, and its connection is closed."""
+
+    async def answer(writer: asyncio.StreamWriter) -> None:
+        length = b"Content-Length: 99999999\r\n" if is_announced else b""
+        writer.write(b"HTTP/1.1 200 OK\r\n" + length + b"\r\n")
+        for _ in range(99):
+            writer.write(b" " * 2**16)
+            await writer.drain()
+        await asyncio.sleep(3600)
+
+    async with RawServer(answer) as server, Client("token", base_url=server.base_url) as client:
+        with pytest.raises(cardprod.BadReply) as caught:
+            await look(client)
+        assert len(caught.value.body) <= 2048
+        assert len(server.heads) == 1
+        assert_idle(client)
+        await asyncio.sleep(1)
+        assert server.connections == 0
+
+
+async def test_largest_body_is_read() -> None:
+    """A body of 1 MiB exactly is read like any other."""
+
+    async def answer(writer: asyncio.StreamWriter) -> None:
+        writer.write(http_answer(body='{"status":"READY"}'.ljust(1024 * 1024)))
+
+    async with RawServer(answer) as server, Client("token", base_url=server.base_url) as client:
+        assert (await look(client)).status == "READY"
+
+
+async def test_zipped_bomb_is_cut() -> None:
+    """A body that is small on the way and over 1 MiB when unpacked is a bad reply."""
+    bomb = gzip.compress(b" " * 2**26)
+
+    async def answer(writer: asyncio.StreamWriter) -> None:
+        head = f"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: {len(bomb)}\r\n\r\n"
+        writer.write(head.encode() + bomb)
+
+    async with RawServer(answer) as server, Client("token", base_url=server.base_url) as client:
+        with pytest.raises(cardprod.BadReply, match="1 MiB"):
+            await look(client)
+
+
+@pytest.mark.parametrize(
+    "start", [b"", b"HTTP/1.1 200 OK\r\nContent-", b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{"]
+)
+async def test_stalled_answer_is_cut_off(start: bytes) -> None:
+    """An answer that stalls before, within or after its headers is given up at the request's time limit."""
+
+    async def answer(writer: asyncio.StreamWriter) -> None:
+        writer.write(start)
+
+    async with RawServer(answer) as server:
+        async with Client("token", base_url=server.base_url, request_timeout=7, attempts=1) as client:
+            began = now()
+            with pytest.raises(cardprod.RequestTimeout) as caught:
+                await look(client)
+            assert now() - began == pytest.approx(7, abs=0.01)
+            assert isinstance(caught.value.__cause__, asyncio.CancelledError)
+            assert_idle(client)
+        await asyncio.sleep(1)
+        assert server.connections == 0
+
+
+async def test_trickling_body_is_cut_off() -> None:
+    """A body that comes a byte a second, so that no single read stalls, is given up at the request's time limit."""
+
+    async def answer(writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n")
+        for _ in range(60):
+            writer.write(b" ")
+            await asyncio.sleep(1)
+
+    async with (
+        RawServer(answer) as server,
+        Client("token", base_url=server.base_url, request_timeout=7, attempts=1) as client,
+    ):
+        began = now()
+        with pytest.raises(cardprod.RequestTimeout):
+            await look(client)
+        assert now() - began == pytest.approx(7, abs=0.01)
+
+
+async def test_each_look_has_its_own_time_limit(kiosk: Simulator) -> None:
+    """Looks that begin a second apart and all stall are given up a second apart."""
+    cards = add_cards(kiosk, 5)
+    kiosk.fail_next(Fault.stall(), times=5)
+    ends: list[float] = []
+
+    async def look_after(delay: float, card: Card) -> None:
+        await asyncio.sleep(delay)
+        with pytest.raises(cardprod.RequestTimeout):
+            await look(client, card)
+        ends.append(now() - began)
+
+    async with Client(kiosk.token, base_url=kiosk.base_url, request_timeout=10, attempts=1) as client:
+        began = now()
+        await asyncio.gather(*(look_after(number, card) for number, card in enumerate(cards)))
+        assert ends == pytest.approx([10, 11, 12, 13, 14], abs=0.01)
+        assert_idle(client)
+
+
+# --- Broken connections ---
+
+BROKEN = {
+    "closed at once": b"",
+    "cut body": b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{",
+    "cut chunk": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nff\r\n{",
+    "bad chunk": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n{",
+    "not HTTP": b"\x00\xff not HTTP at all \r\n\r\n",
+    "not gzip": b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 4\r\n\r\nabcd",
+    "bad length": b"HTTP/1.1 200 OK\r\nContent-Length: many\r\n\r\n{}",
+    "endless header": b"HTTP/1.1 200 OK\r\nX: " + b"x" * 100_000 + b"\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("sent", BROKEN.values(), ids=BROKEN)
+async def test_broken_answer_is_a_transport_error(sent: bytes) -> None:
+    """An answer that breaks, at whichever point, is a `TransportError` with its cause, and leaves nothing."""
+
+    async def answer(writer: asyncio.StreamWriter) -> None:
+        writer.write(sent)
+        await writer.drain()
+        writer.close()
+
+    async with RawServer(answer) as server, Client(SECRET, base_url=server.base_url, attempts=1) as client:
+        with pytest.raises(cardprod.TransportError) as caught:
+            await look(client)
+        assert type(caught.value) is cardprod.TransportError
+        assert caught.value.__cause__ is not None
+        assert caught.value.card == CARD
+        assert SECRET not in f"{caught.value!r} {caught.value}"
+        assert_idle(client)
+
+
+async def test_reset_is_a_transport_error(kiosk: Simulator) -> None:
+    """A connection that is reset again and again is a `TransportError` with its cause."""
+    kiosk.fail_next(Fault.reset(), times=10)
+    async with Client(kiosk.token, base_url=kiosk.base_url) as client:
+        with pytest.raises(cardprod.TransportError) as caught:
+            await look(client)
+    assert caught.value.__cause__ is not None
+
+
+async def test_closed_port_is_a_transport_error() -> None:
+    """A port that nobody listens on is a `TransportError` with its cause."""
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+        async with Client("token", base_url=f"http://127.0.0.1:{port}") as client:
+            with pytest.raises(cardprod.TransportError) as caught:
+                await look(client)
+    assert isinstance(caught.value.__cause__, aiohttp.ClientConnectorError)
+
+
+class NoSuchHost(AbstractResolver):
+    """Knows no host."""
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        """Fail as a name server does that does not know the host."""
+        raise OSError(None, f"no such host: {host}")
+
+    async def close(self) -> None:
+        """Do nothing: nothing is open."""
+
+
+async def test_unknown_host_is_a_transport_error() -> None:
+    """A host that no name server knows is a `TransportError` with its cause."""
+    connector = aiohttp.TCPConnector(resolver=NoSuchHost())
+    async with (
+        aiohttp.ClientSession(connector=connector) as session,
+        Client("token", base_url="https://kiosk.invalid", session=session) as client,
+    ):
+        with pytest.raises(cardprod.TransportError, match="name was not found") as caught:
+            await look(client)
+    assert isinstance(caught.value.__cause__, aiohttp.ClientConnectorDNSError)
+
+
+@pytest.mark.parametrize("host", ["a" * 64 + ".example", "kiosk..example"])
+async def test_impossible_host_is_within_the_tree(host: str) -> None:
+    """A host name that cannot be is a `CardprodError`, at the latest when it is looked up."""
+    with pytest.raises(cardprod.CardprodError):
+        async with Client("token", base_url=f"https://{host}", attempts=1) as client:
+            await look(client)
+
+
+async def test_tls_of_a_stranger_is_refused_and_of_a_friend_accepted() -> None:
+    """A certificate of an unknown authority is a `TransportError`, and one of the authority given by `ssl` is fine."""
+    authority: Any = trustme.CA()  # its annotations know of OpenSSL contexts that are not installed
+    at_server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("127.0.0.1").configure_cert(at_server)
+    at_client = ssl.create_default_context()
+    authority.configure_trust(at_client)
+
+    async def answer(writer: asyncio.StreamWriter) -> None:
+        writer.write(http_answer())
+
+    async with RawServer(answer, tls=at_server) as server:
+        async with Client("token", base_url=server.base_url, attempts=1) as client:
+            with pytest.raises(cardprod.TransportError, match="certificate") as caught:
+                await look(client)
+        assert isinstance(caught.value.__cause__, aiohttp.ClientConnectorCertificateError)
+        assert server.heads == []
+        async with Client("token", base_url=server.base_url, ssl=at_client) as client:
+            assert (await look(client)).status == "READY"
+        async with (
+            aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=at_client)) as session,
+            Client("token", base_url=server.base_url, session=session) as client,
+        ):
+            assert (await look(client)).status == "READY"
+
+
+async def test_plain_http_to_another_machine_opens_no_socket(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plain http to another host is refused before any socket is opened."""
+
+    def no_socket(*_: object, **__: object) -> None:
+        pytest.fail("a socket was opened")
+
+    monkeypatch.setattr(socket, "socket", no_socket)
+    with pytest.raises(UsageError, match="base_url is plain http"):
+        Client("token", base_url="http://192.0.2.1")
+
+
+# --- What is sent ---
+
+
+async def test_redirect_is_not_followed() -> None:
+    """A redirect is an `ApiError`, and the token does not go where it points."""
+
+    async def answer_well(writer: asyncio.StreamWriter) -> None:
+        writer.write(http_answer())
+
+    async with RawServer(answer_well) as elsewhere:
+
+        async def redirect(writer: asyncio.StreamWriter) -> None:
+            writer.write(http_answer(302, "", Location=f"{elsewhere.base_url}/"))
+
+        async with RawServer(redirect) as server, Client(SECRET, base_url=server.base_url) as client:
+            with pytest.raises(cardprod.ApiError) as caught:
+                await look(client)
+            assert caught.value.http_status == 302
+            assert f"Authorization: Bearer {SECRET}" in server.heads[0]
+            assert len(server.heads) == 1
+        assert elsewhere.heads == []
+
+
+async def test_cookies_are_not_sent_back() -> None:
+    """A cookie that the server sets is not sent back."""
+
+    async def answer(writer: asyncio.StreamWriter) -> None:
+        writer.write(http_answer(Set_Cookie="track=me; Path=/"))
+
+    async with RawServer(answer) as server, Client("token", base_url=server.base_url) as client:
+        await look(client)
+        await look(client)
+        assert len(server.heads) == 2
+        assert "cookie" not in "".join(server.heads).lower()
+
+
+async def test_each_request_says_who_asks(kiosk: Simulator) -> None:
+    """Each request has a correlation id of its own, a UUID, and the package's version."""
+
+    async def answer(writer: asyncio.StreamWriter) -> None:
+        writer.write(http_answer(503) if len(server.heads) == 1 else http_answer())
+
+    async with RawServer(answer) as server, Client("token", base_url=server.base_url) as client:
+        await look(client)
+        await look(client)
+        headers = [dict(line.split(": ", 1) for line in head.splitlines() if ": " in line) for head in server.heads]
+    ids = [sent["X-External-Correlation-Id"] for sent in headers]
+    assert len(set(ids)) == 3
+    assert all(str(uuid.UUID(sent)) == sent and uuid.UUID(sent).version == 4 for sent in ids)
+    assert {sent["User-Agent"] for sent in headers} == {f"cardprod/{cardprod.__version__}"}
+
+
+async def test_trace_id_is_on_errors(kiosk: Simulator, client: Client) -> None:
+    """An error answer's trace id is on its exception, and in its words."""
+    with pytest.raises(cardprod.CardNotFound) as caught:
+        await look(client)
+    assert caught.value.trace_id is not None
+    assert caught.value.trace_id in str(caught.value)
+
+
+# --- Sessions ---
+
+
+async def test_borrowed_session_is_left_as_it_was(kiosk: Simulator) -> None:
+    """A borrowed session is used, is open afterwards, and has the defaults it had."""
+    kiosk.add(CARD, "never")
+    seen: list[str] = []
+
+    async def remember(_: object, __: object, params: aiohttp.TraceRequestStartParams) -> None:
+        seen.append(params.url.path)
+
+    tracing = aiohttp.TraceConfig()
+    tracing.on_request_start.append(remember)
+    timeout = aiohttp.ClientTimeout(total=1)
+    async with aiohttp.ClientSession(
+        headers={"X-Mine": "1"}, timeout=timeout, raise_for_status=True, trace_configs=[tracing]
+    ) as session:
+        async with Client(kiosk.token, base_url=kiosk.base_url, session=session) as client:
+            await look(client)
+            with pytest.raises(cardprod.CardNotFound):
+                await client.get_status(1, "unknown")
+        assert len(seen) == 2
+        assert not session.closed
+        assert dict(session.headers) == {"X-Mine": "1"}
+        assert session.timeout is timeout
+        assert session.raise_for_status is True
+        assert len(session.cookie_jar) == 0
+        async with session.get(kiosk.base_url, raise_for_status=False) as answer:
+            assert answer.status == 404
+
+
+async def test_closed_borrowed_session_is_a_usage_error(kiosk: Simulator) -> None:
+    """A client whose borrowed session is closed says so."""
+    async with aiohttp.ClientSession() as session:
+        client = Client(kiosk.token, base_url=kiosk.base_url, session=session)
+    with pytest.raises(UsageError, match="session lent to this client is closed"):
+        await look(client)
+
+
+async def test_borrowed_session_closed_during_a_look() -> None:
+    """A borrowed session that is closed during a look ends it with `UsageError`."""
+    async with RawServer(say_nothing) as server, aiohttp.ClientSession() as session:
+        client = Client("token", base_url=server.base_url, session=session)
+        looking = asyncio.create_task(look(client))
+        await asyncio.sleep(1)
+        await session.close()
+        with pytest.raises(UsageError, match="session lent to this client is closed"):
+            await looking
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+async def test_borrowed_session_with_credentials_is_within_the_tree(kiosk: Simulator) -> None:
+    """A borrowed session with credentials of its own either works or is a `UsageError`."""
+    kiosk.add(CARD, "never")
+    async with (
+        aiohttp.ClientSession(auth=aiohttp.BasicAuth("me", "mine")) as session,
+        Client(kiosk.token, base_url=kiosk.base_url, session=session) as client,
+    ):
+        outcomes = await asyncio.gather(look(client), return_exceptions=True)
+    assert isinstance(outcomes[0], cardprod.ProductionStatus | UsageError), outcomes
+
+
+# --- Tokens ---
+
+
+async def test_token_source_is_asked_for_each_look() -> None:
+    """A token source is asked before every request, and what it gives is what is sent."""
+
+    async def answer(writer: asyncio.StreamWriter) -> None:
+        writer.write(http_answer(503) if len(server.heads) == 1 else http_answer())
+
+    tokens = [f"token-{number}" for number in range(3)]
+    left = list(tokens)
+
+    async def source() -> str:
+        return left.pop(0)
+
+    async with RawServer(answer) as server, Client(source, base_url=server.base_url) as client:
+        await look(client)
+        await look(client)
+        assert [
+            token for head, token in zip(server.heads, tokens, strict=True) if f"Bearer {token}\r" in head
+        ] == tokens
+
+
+@pytest.mark.parametrize("token", ["", f"{SECRET}\n", f"two {SECRET}", f"{SECRET}é", f"{SECRET}\r\nX: y"])
+async def test_bad_token_from_a_source_is_not_shown(
+    kiosk: Simulator, token: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A token that cannot be right is a `UsageError` that does not show it, before any request."""
+    caplog.set_level(logging.DEBUG)
+
+    async def source() -> str:
+        return token
+
+    async with Client(source, base_url=kiosk.base_url) as client:
+        with pytest.raises(UsageError, match="token") as caught:
+            await look(client)
+    assert SECRET not in f"{caught.value!r} {caught.value} {caught.value.__cause__!r} {caplog.text}"
+    assert kiosk.requests == []
+
+
+# --- Places and pace ---
+
+
+async def test_places_are_held() -> None:
+    """No more exchanges are under way at once than there are places."""
+    most = under_way = 0
+
+    async def answer(writer: asyncio.StreamWriter) -> None:
+        nonlocal most, under_way
+        under_way += 1
+        most = max(most, under_way)
+        await asyncio.sleep(1)
+        under_way -= 1
+        writer.write(http_answer())
+
+    async with RawServer(answer) as server, Client("token", base_url=server.base_url, max_concurrency=7) as client:
+        await asyncio.gather(*(look(client) for _ in range(50)))
+        assert most == 7
+        assert len(server.heads) == 50
+        assert_idle(client)
+
+
+async def test_queueing_costs_no_time() -> None:
+    """Time spent queueing for a place does not count towards the request's time limit."""
+
+    async def answer(writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(6)
+        writer.write(http_answer())
+
+    async with (
+        RawServer(answer) as server,
+        Client("token", base_url=server.base_url, max_concurrency=1, request_timeout=10, attempts=1) as client,
+    ):
+        began = now()
+        await asyncio.gather(*(look(client) for _ in range(5)))
+        assert now() - began == pytest.approx(30, abs=0.1)
+
+
+async def test_pace_is_held_first_come_first_served(kiosk: Simulator) -> None:
+    """250 looks at once leave at most 100 in any second, and in the order they came."""
+    cards = add_cards(kiosk, 250)
+    async with Client(kiosk.token, base_url=kiosk.base_url, rate_limit=RateLimit(100, 1000)) as client:
+        await asyncio.gather(*(look(client, card) for card in cards))
+    times = [request.at for request in kiosk.requests]
+    assert len(times) == 250
+    assert max(sum(at <= other < at + 1 for other in times) for at in times) == 100
+    assert times[-1] - times[0] < 2.1
+    for start in (0, 100, 200):  # within a batch, which connection is heard first is for the kernel to say
+        batch = {request.card for request in kiosk.requests[start : start + 100]}
+        assert batch == set(cards[start : start + 100])
+
+
+async def test_minute_is_held(kiosk: Simulator) -> None:
+    """No window of a minute holds more looks than the limit allows."""
+    kiosk.add(CARD, "never")
+    async with Client(kiosk.token, base_url=kiosk.base_url, rate_limit=RateLimit(10, 25)) as client:
+        await asyncio.gather(*(look(client) for _ in range(80)))
+    times = [request.at for request in kiosk.requests]
+    assert max(sum(at <= other < at + 60 for other in times) for at in times) == 25
+    assert max(sum(at <= other < at + 1 for other in times) for at in times) == 10
+
+
+async def test_one_place_is_first_come_first_served(kiosk: Simulator) -> None:
+    """With one place, looks are answered strictly in the order they came."""
+    cards = add_cards(kiosk, 30)
+    async with Client(kiosk.token, base_url=kiosk.base_url, max_concurrency=1) as client:
+        await asyncio.gather(*(look(client, card) for card in cards))
+    assert [request.card for request in kiosk.requests] == cards
+
+
+async def test_retries_keep_the_pace_too(kiosk: Simulator) -> None:
+    """Retries count towards the rate limit like first attempts."""
+    cards = add_cards(kiosk, 20)
+    for card in cards:
+        kiosk.fail_next(Fault.reset(), card=card)
+    async with Client(kiosk.token, base_url=kiosk.base_url, rate_limit=RateLimit(5, 1000)) as client:
+        await asyncio.gather(*(look(client, card) for card in cards))
+    times = [request.at for request in kiosk.requests]
+    assert max(sum(at <= other < at + 1 for other in times) for at in times) == 5
+
+
+@pytest.mark.parametrize("limit", [RateLimit(1, 1000), None], ids=["pace", "places"])
+async def test_cancelled_queued_looks_lose_no_slot(limit: RateLimit | None) -> None:
+    """Looks cancelled while they queue neither leave nor cost those behind them anything."""
+
+    async def answer(writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(1)
+        writer.write(http_answer())
+
+    async with (
+        RawServer(answer) as server,
+        Client("token", base_url=server.base_url, rate_limit=limit, max_concurrency=1) as client,
+    ):
+        looks = [asyncio.create_task(look(client)) for _ in range(10)]
+        await asyncio.sleep(0.5)
+        for cancelled in (looks[1], looks[2], looks[5], looks[9]):
+            cancelled.cancel()
+        began = now()
+        await asyncio.gather(*looks, return_exceptions=True)
+        assert [task.cancelled() for task in looks] == [number in {1, 2, 5, 9} for number in range(10)]
+        assert len(server.heads) == 6
+        assert now() - began < 6.1
+        await look(client)
+        assert_idle(client)
+
+
+def queued(client: Client) -> Any:  # the turnstile is nobody's business but ours
+    """Show the client's turnstile, to hit the very instant a turn comes."""
+    return client._transport._turnstile  # pyright: ignore[reportPrivateUsage]
+
+
+async def test_place_that_just_came_is_given_back() -> None:
+    """A look cancelled in the instant its place came gives it to the next in the same instant."""
+    asked: list[str] = []
+    may_answer = asyncio.Event()
+
+    async def answer(writer: asyncio.StreamWriter) -> None:
+        asked.append(server.heads[-1].split()[1].split("/")[-2])
+        await may_answer.wait()
+        writer.write(http_answer())
+
+    async with RawServer(answer) as server, Client("token", base_url=server.base_url, max_concurrency=1) as client:
+        first, second, third = (asyncio.create_task(client.get_status(1, name)) for name in "abc")
+        await asyncio.sleep(1)
+        turn = queued(client)._queue[0]
+        may_answer.set()
+        while not turn.done():  # noqa: ASYNC110 - not a turn of the loop may be missed
+            await asyncio.sleep(0)
+        second.cancel()
+        await asyncio.wait([first, second, third])
+        assert second.cancelled()
+        assert asked == ["a", "c"]
+        assert server.times[1] - server.times[0] == pytest.approx(1)
+        assert_idle(client)
+
+
+async def test_slot_that_just_came_is_given_back(kiosk: Simulator) -> None:
+    """A look cancelled in the instant the rate limit let it out gives its slot to the next in the same instant."""
+    cards = add_cards(kiosk, 3)
+    async with Client(kiosk.token, base_url=kiosk.base_url, rate_limit=RateLimit(1, 1000)) as client:
+        first, second, third = (asyncio.create_task(look(client, card)) for card in cards)
+        await asyncio.sleep(0.5)
+        let_out_at = queued(client)._timer.when()
+        asyncio.get_running_loop().call_at(let_out_at + 1e-12, second.cancel)
+        await asyncio.wait([first, second, third])
+        assert second.cancelled()
+        assert [request.card for request in kiosk.requests] == [cards[0], cards[2]]
+        assert kiosk.requests[1].at - kiosk.requests[0].at == pytest.approx(1.001, abs=0.01)
+        assert_idle(client)
+
+
+# --- Cancelling ---
+
+
+async def stalled_client(server: RawServer, **settings: Any) -> Client:
+    """Make a client of a server that never answers."""
+    return Client("token", base_url=server.base_url, request_timeout=10, attempts=1, **settings)
+
+
+async def test_outer_timeout_stays_the_callers() -> None:
+    """A caller's own timeout around a look is the caller's `TimeoutError` and no `RequestTimeout`."""
+    async with RawServer(say_nothing) as server, await stalled_client(server) as client:
+        began = now()
+        with pytest.raises(TimeoutError) as caught:
+            async with asyncio.timeout(3):
+                await look(client)
+        assert type(caught.value) is TimeoutError
+        assert now() - began == pytest.approx(3, abs=0.01)
+        assert_idle(client)
+
+
+async def test_cancelled_look_is_cancelled() -> None:
+    """A look that is cancelled during its exchange ends cancelled, at once, and its connection is closed."""
+    async with RawServer(say_nothing) as server, await stalled_client(server) as client:
+        looking = asyncio.create_task(look(client))
+        await asyncio.sleep(3)
+        assert server.connections == 1
+        looking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await looking
+        assert looking.cancelled()
+        assert_idle(client)
+        await asyncio.sleep(1)
+        assert server.connections == 0
+        await asyncio.sleep(60)
+        assert len(server.heads) == 1
+
+
+@pytest.mark.parametrize("is_outer_first", [True, False])
+async def test_cancel_beats_the_time_limit(*, is_outer_first: bool) -> None:
+    """When a caller cancels in the instant of the request's time limit, the look ends cancelled."""
+    async with RawServer(say_nothing) as server, await stalled_client(server) as client:
+        loop = asyncio.get_running_loop()
+        looking = asyncio.create_task(look(client))
+        if is_outer_first:
+            loop.call_later(10, looking.cancel)
+        await asyncio.sleep(0)
+        if not is_outer_first:
+            loop.call_later(10, looking.cancel)
+        with pytest.raises(asyncio.CancelledError):
+            await looking
+        assert looking.cancelled()
+        assert looking.cancelling() == 1
+        assert_idle(client)
+
+
+@pytest.mark.parametrize("is_outer_first", [True, False])
+async def test_outer_timeout_at_the_time_limit(*, is_outer_first: bool) -> None:
+    """When the caller's timeout comes in the instant of the request's, exactly one of them ends the look."""
+    async with RawServer(say_nothing) as server, await stalled_client(server) as client:
+        limit = asyncio.timeout(10 if is_outer_first else 10.0000001)
+        with pytest.raises(TimeoutError):
+            async with limit:
+                await look(client)
+        task = asyncio.current_task()
+        assert task is not None
+        assert task.cancelling() == 0
+        await asyncio.sleep(1)
+        assert_idle(client)
+
+
+async def test_caught_time_limit_leaves_no_cancelling(kiosk: Simulator) -> None:
+    """After a `RequestTimeout` is caught the task is not being cancelled, and can go on."""
+    kiosk.add(CARD, "never")
+    kiosk.fail_next(Fault.stall(), times=3)
+    async with Client(kiosk.token, base_url=kiosk.base_url, attempts=1) as client:
+        task = asyncio.current_task()
+        assert task is not None
+        for _ in range(3):
+            with pytest.raises(cardprod.RequestTimeout):
+                await look(client)
+            assert task.cancelling() == 0
+        async with asyncio.timeout(5):
+            assert (await look(client)).status == "READY"
+
+
+async def test_time_limit_holds_in_a_task_being_cancelled(kiosk: Simulator) -> None:
+    """A look in the clean-up of a cancelled task has its time limit like any other, and the task stays cancelled."""
+    kiosk.fail_next(Fault.stall())
+    failures: list[Exception] = []
+
+    async def clean_up() -> None:
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            try:
+                await look(client)
+            except cardprod.RequestTimeout as error:
+                failures.append(error)
+
+    async with Client(kiosk.token, base_url=kiosk.base_url, attempts=1) as client:
+        task = asyncio.create_task(clean_up())
+        await asyncio.sleep(1)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert len(failures) == 1
+
+
+async def test_answer_in_the_instant_of_the_time_limit() -> None:
+    """An answer in the instant of the time limit is an answer or a `RequestTimeout`, and nothing is left."""
+    outcomes: list[object] = []
+
+    async def answer(writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(10)
+        writer.write(http_answer())
+
+    async with RawServer(answer) as server, await stalled_client(server) as client:
+        task = asyncio.current_task()
+        assert task is not None
+        for _ in range(10):
+            outcomes += await asyncio.gather(look(client), return_exceptions=True)
+            assert task.cancelling() == 0
+        assert_idle(client)
+    assert all(isinstance(outcome, cardprod.ProductionStatus | cardprod.RequestTimeout) for outcome in outcomes)
+
+
+@pytest.mark.parametrize("turns", range(12))
+async def test_cancelling_after_any_number_of_turns(kiosk: Simulator, turns: int) -> None:
+    """A look cancelled after any number of turns of the loop ends cancelled or answered, and leaves nothing."""
+    kiosk.add(CARD, "never")
+    async with Client(kiosk.token, base_url=kiosk.base_url) as client:
+        looking = asyncio.create_task(look(client))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        looking.cancel()
+        await asyncio.wait([looking])
+        assert looking.cancelled() or looking.result().status == "READY"
+        await asyncio.sleep(1)
+        assert_idle(client)
+        assert (await look(client)).status == "READY"
+
+
+async def test_cancelled_retry_is_cancelled(kiosk: Simulator, client: Client) -> None:
+    """A look that is cancelled while it waits to be sent again ends cancelled and is not sent again."""
+    kiosk.fail_next(Fault.server_error(503, retry_after=30))
+    looking = asyncio.create_task(look(client))
+    await asyncio.sleep(5)
+    looking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await looking
+    await asyncio.sleep(60)
+    assert len(kiosk.requests) == 1
+    assert_idle(client)
+
+
+# --- Closing ---
+
+
+async def ends_promptly(client: Client, looks: list[asyncio.Task[Any]]) -> None:
+    """Check that closing the client ends these looks with `UsageError` in the same second."""
+    await asyncio.sleep(1)
+    assert not any(task.done() for task in looks)
+    began = now()
+    await client.close()
+    _, pending = await asyncio.wait(looks, timeout=1)
+    try:
+        assert not pending, f"{len(pending)} of {len(looks)} looks go on after close()"
+    finally:
+        for task in pending:
+            task.cancel()
+        outcomes = await asyncio.gather(*looks, return_exceptions=True)
+    assert now() - began <= 1
+    assert {type(outcome) for outcome in outcomes} == {UsageError}
+    assert_idle(client)
+
+
+async def test_closing_ends_looks_under_way_and_queued() -> None:
+    """Closing the client ends the looks under way and those that queue for a place with `UsageError`."""
+    async with RawServer(say_nothing) as server:
+        client = await stalled_client(server, max_concurrency=3)
+        await ends_promptly(client, [asyncio.create_task(look(client)) for _ in range(10)])
+        assert len(server.heads) == 3
+        await assert_nothing_left(but=3)
+
+
+async def test_closing_ends_looks_that_wait_for_the_pace(kiosk: Simulator) -> None:
+    """Closing the client ends the looks that wait for the rate limit with `UsageError`."""
+    kiosk.add(CARD, "never")
+    client = Client(kiosk.token, base_url=kiosk.base_url, rate_limit=RateLimit(1, 1))
+    await look(client)
+    await ends_promptly(client, [asyncio.create_task(look(client)) for _ in range(5)])
+
+
+async def test_closing_ends_looks_behind_the_gate(kiosk: Simulator) -> None:
+    """Closing the client ends the looks that wait for a `Retry-After` with `UsageError`."""
+    kiosk.fail_next(Fault.too_many_requests(61))
+    client = Client(kiosk.token, base_url=kiosk.base_url)
+    with pytest.raises(cardprod.RateLimited):
+        await look(client)
+    await ends_promptly(client, [asyncio.create_task(look(client)) for _ in range(5)])
+
+
+async def test_closing_ends_looks_that_sleep_before_a_retry(kiosk: Simulator) -> None:
+    """Closing the client ends the looks that sleep before they are sent again with `UsageError`."""
+    kiosk.fail_next(Fault.server_error(503, retry_after=50))
+    client = Client(kiosk.token, base_url=kiosk.base_url)
+    await ends_promptly(client, [asyncio.create_task(look(client))])
+
+
+async def test_closing_ends_looks_on_a_borrowed_session() -> None:
+    """Closing the client ends its looks under way on a borrowed session too, and leaves the session open."""
+    async with RawServer(say_nothing) as server, aiohttp.ClientSession() as session:
+        client = await stalled_client(server, session=session)
+        await ends_promptly(client, [asyncio.create_task(look(client))])
+        assert not session.closed
+
+
+async def test_closing_ends_looks_that_connect() -> None:
+    """Closing the client ends the looks whose connection is not made yet with `UsageError`."""
+    with socket.socket() as full:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        with socket.create_connection(full.getsockname()):  # the one that fills the backlog
+            client = Client("token", base_url=f"http://127.0.0.1:{full.getsockname()[1]}", request_timeout=60)
+            await ends_promptly(client, [asyncio.create_task(look(client))])
+
+
+async def test_closing_ends_looks_that_resolve(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Closing the client ends the looks whose host is not looked up yet with `UsageError`."""
+
+    async def never(*_: object, **__: object) -> None:
+        await asyncio.sleep(3600)
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", never)
+    client = Client("token", base_url="https://kiosk.example", request_timeout=60)
+    await ends_promptly(client, [asyncio.create_task(look(client)) for _ in range(2)])
+
+
+@pytest.mark.parametrize("is_borrowed", [True, False])
+async def test_closing_ends_looks_that_wait_for_their_token(kiosk: Simulator, *, is_borrowed: bool) -> None:
+    """A look whose token comes after the client was closed ends with `UsageError`, unsent, and opens no session."""
+    kiosk.add(CARD, "never")
+
+    async def source() -> str:
+        await asyncio.sleep(5)
+        return kiosk.token
+
+    async with aiohttp.ClientSession() as session:
+        client = Client(source, base_url=kiosk.base_url, session=session if is_borrowed else None)
+        looking = asyncio.create_task(look(client))
+        await asyncio.sleep(1)
+        await client.close()
+        (outcome,) = await asyncio.gather(looking, return_exceptions=True)
+        await client.close()  # should a session have been opened
+        assert isinstance(outcome, UsageError)
+        assert kiosk.requests == []
+
+
+async def test_cancelling_after_closing_is_cancelling(kiosk: Simulator) -> None:
+    """A queued look that is cancelled right after the client was closed ends cancelled."""
+    kiosk.add(CARD, "never")
+    client = Client(kiosk.token, base_url=kiosk.base_url, rate_limit=RateLimit(1, 1))
+    await look(client)
+    looking = asyncio.create_task(look(client))
+    await asyncio.sleep(1)
+    queued(client).close()
+    looking.cancel()
+    await asyncio.wait([looking])
+    await client.close()
+    await asyncio.gather(looking, return_exceptions=True)
+    assert looking.cancelled()
+
+
+async def test_closed_client_leaves_nothing(kiosk: Simulator) -> None:
+    """A client that was used and closed leaves no task, and no timer to wake the loop for."""
+    cards = add_cards(kiosk, 20)
+    async with Client(kiosk.token, base_url=kiosk.base_url) as client:
+        await asyncio.gather(*(look(client, card) for card in cards))
+    assert_idle(client)
+    transport: Any = client._transport  # pyright: ignore[reportPrivateUsage] # no user can see a timer
+    assert transport._cutoff._timer is None
+    assert transport._turnstile._timer is None
+
+
+# --- What a review found ---
+
+
+async def test_closed_coroutine_in_the_queue_keeps_no_place(kiosk: Simulator) -> None:
+    """A look whose coroutine is closed while it queues takes no place from those behind it."""
+    kiosk.add(CARD, "never")
+    kiosk.fail_next(Fault.stall(5))
+    async with Client(kiosk.token, base_url=kiosk.base_url, max_concurrency=1) as client:
+        first = asyncio.create_task(look(client))
+        await asyncio.sleep(1)
+        queued = client.wait_until_final(CARD.profile_id, CARD.card_token)
+        queued.send(None)  # as a task would, up to its place in the queue
+        queued.close()
+        await first
+        assert (await asyncio.wait_for(look(client), 60)).status == "READY"
+        assert_idle(client)
+
+
+@pytest.mark.parametrize("is_borrowed", [True, False])
+async def test_turn_that_came_with_closing_is_not_taken(kiosk: Simulator, *, is_borrowed: bool) -> None:
+    """A look whose turn comes in the very moment of closing ends with `UsageError`, unsent."""
+    kiosk.add(CARD, "never")
+    async with aiohttp.ClientSession() as session:
+        lent = session if is_borrowed else None
+        client = Client(kiosk.token, base_url=kiosk.base_url, max_concurrency=1, session=lent)
+
+        async def look_and_close() -> None:
+            await look(client)
+            await client.close()
+
+        closing = asyncio.create_task(look_and_close())
+        await asyncio.sleep(0)
+        queued = asyncio.create_task(look(client))
+        _, outcome = await asyncio.gather(closing, queued, return_exceptions=True)
+        assert isinstance(outcome, UsageError)
+        assert len(kiosk.requests) == 1
+
+
+async def test_token_source_has_as_long_as_a_request(kiosk: Simulator) -> None:
+    """A token source that hangs ends the look after the request's time, each attempt."""
+
+    async def source() -> str:
+        await asyncio.sleep(3600)
+        return "never"
+
+    async with Client(source, base_url=kiosk.base_url, request_timeout=7, attempts=1) as client:
+        began = now()
+        with pytest.raises(cardprod.RequestTimeout, match="no token"):
+            await look(client)
+        assert now() - began == pytest.approx(7, abs=0.1)
+
+
+@pytest.mark.parametrize("fault", [Fault.garbage(), Fault.cut_body(), Fault.reset()])
+async def test_cause_holds_no_token(kiosk: Simulator, fault: Fault) -> None:
+    """The cause of a failed look shows nothing of the bearer token, however deep one looks."""
+    kiosk.fail_next(fault)
+    async with Client(SECRET, base_url=kiosk.base_url, attempts=1) as client:
+        with pytest.raises(cardprod.TransportError) as caught:
+            await look(client)
+    cause: BaseException | None = caught.value
+    while cause is not None:
+        assert SECRET not in f"{cause!r} {cause} {vars(cause)}"
+        cause = cause.__cause__ or cause.__context__
+
+
+async def test_echoed_token_is_not_shown() -> None:
+    """A server that repeats the token it complains of does not get it into the error."""
+
+    async def answer(writer: asyncio.StreamWriter) -> None:
+        writer.write(http_answer(401, f'{{"error":"invalid_token","error_description":"Invalid: {SECRET}"}}'))
+
+    async with RawServer(answer) as server, Client(SECRET, base_url=server.base_url) as client:
+        with pytest.raises(cardprod.Unauthorized) as caught:
+            await look(client)
+    assert caught.value.code == "invalid_token"
+    assert SECRET not in f"{caught.value!r} {caught.value} {vars(caught.value)}"
+
+
+async def test_failed_look_leaves_no_garbage(kiosk: Simulator, client: Client) -> None:
+    """A look that fails at once is gone with its error: nothing of it waits for the garbage collector."""
+
+    def errors_there_are() -> int:  # other tests keep some as their parameters
+        return sum(isinstance(thing, cardprod.CardNotFound) for thing in gc.get_objects())
+
+    gc.collect()
+    before = errors_there_are()
+    gc.disable()
+    try:
+        for _ in range(3):
+            with pytest.raises(cardprod.CardNotFound):
+                await look(client)
+        await asyncio.sleep(0)
+        assert errors_there_are() == before
+    finally:
+        gc.enable()
+
+
+async def test_sent_once_without_the_attribute_too(kiosk: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Should aiohttp's attribute be gone one day, a look whose connection breaks is sent no more than told."""
+    monkeypatch.setattr("cardprod.exchange._SENDS_AGAIN", "_gone_one_day")
+    monkeypatch.setattr("cardprod.channel._SENDER", "_gone_one_day")
+    kiosk.add(CARD, "never")
+    async with Client(kiosk.token, base_url=kiosk.base_url, attempts=1) as client:
+        await look(client)  # a connection is kept alive
+        kiosk.fail_next(Fault.reset())
+        with pytest.raises(cardprod.TransportError):
+            await look(client)
+        assert (await look(client)).status == "READY"
+    assert len(kiosk.requests) == 3

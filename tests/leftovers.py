@@ -1,0 +1,30 @@
+"""Checks that nothing was left behind: no task, no request, no connection."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import cardprod
+
+
+async def assert_nothing_left(*, but: int = 0) -> None:
+    """Check that no task is left in the running loop but the caller's, and `but` more that the test knows of."""
+    for _ in range(10):  # closed connections take a few turns of the loop to go
+        await asyncio.sleep(0)
+    gc.collect()
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    assert len(others) <= but, others
+
+
+def assert_idle(client: cardprod.Client) -> None:
+    """Check that nothing of the client's is under way: no exchange, no place taken, no queued turn, no connection."""
+    # No user can see these, and a left-over is just what no user would see either.
+    transport: Any = client._transport  # pyright: ignore[reportPrivateUsage]
+    assert not transport._cutoff._under_way
+    assert not transport._cutoff._cut_off
+    assert [turn for turn in transport._turnstile._queue if not turn.done()] == []
+    if transport._channel is not None and transport._channel.session.connector is not None:
+        assert not transport._channel.session.connector._acquired

@@ -1,0 +1,704 @@
+"""Very many cards: what is told of each, what is held back, and what is left when the block is left."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import tracemalloc
+from datetime import datetime
+from itertools import groupby
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import pytest
+
+from cardprod import (
+    AdaptiveSchedule,
+    Backoff,
+    BadReply,
+    Card,
+    CardNotFound,
+    CardprodError,
+    Client,
+    ProductionStatus,
+    Progress,
+    RateLimit,
+    RateLimited,
+    ServerError,
+    Status,
+    Transition,
+    UsageError,
+    WaitTimeout,
+)
+from cardprod.simulator import Fault, Simulator
+from tests.cards import CARD, event_of
+from tests.leftovers import assert_idle, assert_nothing_left
+from tests.raw_server import RawServer, http_answer
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+    from cardprod.bulk import Cards
+
+FOREVER = RateLimit(per_second=1, per_minute=1)
+PLAN = [("READY", 20.0), ("IN_PROGRESS", 30.0), ("PRODUCED", 0.0)]
+
+
+def cards_of(count: int) -> list[Card]:
+    return [Card(123456, f"card-{number}") for number in range(count)]
+
+
+def put(kiosk: Simulator, count: int) -> list[Card]:
+    """Put so many cards on a plan."""
+    return [kiosk.add(card, PLAN) for card in cards_of(count)]
+
+
+def assert_none_waited_for(client: Client) -> None:
+    """Check that nothing of a batch is left in its client."""
+    shared = client._shared  # pyright: ignore[reportPrivateUsage]
+    assert len(shared) == 0
+    assert not shared.batches
+    assert not any(shared.is_looked_at(card) for card in cards_of(100))
+    turnstile: Any = client._transport._turnstile  # pyright: ignore[reportPrivateUsage]
+    assert not turnstile._flows
+    assert turnstile._places == 100
+    assert_idle(client)
+
+
+async def steps_of(client: Client, card: Card, **terms: Any) -> list[Transition]:
+    return [step async for step in client.wait_until_final(card.profile_id, card.card_token, **terms)]
+
+
+# --- Where cards come from ---
+
+
+async def generate(cards: list[Card]) -> AsyncIterator[Card]:
+    for card in cards:
+        await asyncio.sleep(1)
+        yield card
+
+
+def sources(cards: list[Card]) -> dict[str, Cards]:
+    return {
+        "list": cards,
+        "generator": (card for card in cards),
+        "dict": dict.fromkeys(cards),
+        "tuples": [(card.profile_id, card.card_token) for card in cards],
+        "async": generate(cards),
+    }
+
+
+@pytest.mark.parametrize("kind", ["list", "generator", "dict", "tuples", "async"])
+async def test_any_source(kiosk: Simulator, client: Client, kind: str) -> None:
+    """Cards come from any iterable or async iterable, for one look at each or until all are final."""
+    cards = put(kiosk, 5)
+    statuses = await client.get_statuses(sources(cards)[kind])
+    assert {card: getattr(status, "status", status) for card, status in statuses.items()} == dict.fromkeys(
+        cards, Status.READY
+    )
+    finals = await client.wait_until_all_final(sources(cards)[kind])
+    assert {card: getattr(status, "status", status) for card, status in finals.items()} == dict.fromkeys(
+        cards, Status.PRODUCED
+    )
+    assert_none_waited_for(client)
+
+
+async def test_no_cards(client: Client) -> None:
+    """Of no cards there is nothing to tell."""
+    assert await client.get_statuses([]) == {}
+    assert await client.wait_until_all_final(()) == {}
+
+
+async def test_repeated_cards(kiosk: Simulator, client: Client) -> None:
+    """A card that comes twice, as a tuple or after it has ended, is looked up once and waited for once."""
+    put(kiosk, 2)
+    again: list[Any] = [(123456, "card-0"), Card(123456, "card-0"), (123456, "card-1")]
+    assert len(await client.get_statuses(again)) == 2
+    assert len(kiosk.requests) == 2
+
+    async def late() -> AsyncIterator[Card]:
+        yield Card(123456, "card-0")
+        await asyncio.sleep(200)
+        yield Card(123456, "card-0")
+
+    async with client.wait_until_all_final(late()) as steps:
+        told = [step async for _, step in steps]
+    assert [str(step.current.status) for step in told if isinstance(step, Transition)] == [
+        "READY",
+        "IN_PROGRESS",
+        "PRODUCED",
+    ]
+
+
+@pytest.mark.parametrize("garbage", [None, 5, (1,), (0, "card"), (1, "no spaces"), "123456"])
+async def test_garbage_among_cards(kiosk: Simulator, client: Client, garbage: Any) -> None:
+    """What is no card is refused by its number, and the block is left clean."""
+    with pytest.raises(UsageError, match="card number 2: "):
+        await client.get_statuses([*put(kiosk, 1), garbage])
+    with pytest.raises(UsageError, match="card number 2: "):
+        await client.wait_until_all_final([*put(kiosk, 1), garbage])
+    assert_none_waited_for(client)
+
+
+@pytest.mark.parametrize("source", ["123456/card", b"bytes", 5, None])
+async def test_no_source(client: Client, source: Any) -> None:
+    """What cannot be iterated, or is a text, is refused before any I/O."""
+    with pytest.raises(UsageError, match="cards must be"):
+        client.get_statuses(source)
+    if source is not None:
+        with pytest.raises(UsageError, match="cards must be"):
+            client.wait_until_all_final(source)
+
+
+async def test_source_that_raises(kiosk: Simulator, client: Client) -> None:
+    """What a source raises ends the batch with it, after what was told before."""
+
+    def broken() -> Iterator[Card]:
+        yield from put(kiosk, 3)
+        raise LookupError("the cursor is gone")
+
+    for batch in (client.get_statuses(broken()), client.wait_until_all_final(broken())):
+        with pytest.raises(LookupError, match="the cursor is gone"):
+            await batch
+    assert_none_waited_for(client)
+
+
+async def test_statuses_are_lazy(kiosk: Simulator, client: Client) -> None:
+    """Cards are taken for a look as they can be looked up, so nobody who reads slowly gets far ahead."""
+    taken = 0
+
+    def counted() -> Iterator[Card]:
+        nonlocal taken
+        for taken, card in enumerate(put(kiosk, 2000), 1):  # noqa: B007 - it is what is looked at
+            yield card
+
+    async with client.get_statuses(counted()) as pairs:
+        async for _ in pairs:
+            break
+        await asyncio.sleep(3600)
+        assert 100 <= taken <= 400
+    assert_none_waited_for(client)
+
+
+async def test_waits_take_all(kiosk: Simulator, client: Client) -> None:
+    """Cards to wait for are all taken at once, however few can be looked at."""
+    async with client.wait_until_all_final([kiosk.add(card, "never") for card in cards_of(5000)]) as steps:
+        while steps.progress.total < 5000:  # noqa: ASYNC110 - seen from outside
+            await asyncio.sleep(0)
+        assert steps.progress.pending == 5000
+        assert steps.progress.requests < 200
+
+
+# --- What is told ---
+
+
+async def test_same_steps_as_a_single_wait(kiosk: Simulator, client: Client) -> None:
+    """Of each card a batch tells what a single wait tells."""
+    cards = [kiosk.add((123456, plan), plan) for plan in ("prints", "jams", "rejected", "retried")]
+    told: dict[Card, list[Transition]] = {card: [] for card in cards}
+    async with client.wait_until_all_final(cards, schedule=Backoff(first=1, factor=1)) as steps:
+        async for card, step in steps:
+            assert isinstance(step, Transition)
+            told[card].append(step)
+    for card in cards:
+        kiosk.add(card, card.card_token)
+        alone = await steps_of(client, card, schedule=Backoff(first=1, factor=1))
+        assert [step.current.status for step in told[card]] == [step.current.status for step in alone]
+        assert [step.current.error_code for step in told[card]] == [step.current.error_code for step in alone]
+        assert [step.previous for step in told[card]] == [None, *(step.current for step in told[card][:-1])]
+
+
+async def test_errors_are_values(kiosk: Simulator, client: Client) -> None:
+    """One card's error is told with its card, and ends no other."""
+    known = put(kiosk, 3)
+    statuses = await client.get_statuses([*known, (1, "unknown")])
+    missing = statuses.pop(Card(1, "unknown"))
+    assert isinstance(missing, CardNotFound)
+    assert missing.card == Card(1, "unknown")
+    assert all(isinstance(status, ProductionStatus) for status in statuses.values())
+    kiosk.fail_next(Fault.server_error(503), times=100, card=known[0])
+    outcome = await client.wait_until_all_final([*known, (1, "unknown")], max_failures=2)
+    kinds = [type(outcome[card]) for card in (*known, Card(1, "unknown"))]
+    assert kinds == [ServerError, ProductionStatus, ProductionStatus, CardNotFound]
+
+
+async def test_progress(kiosk: Simulator, client: Client) -> None:
+    """Progress counts cards by how they ended, and requests."""
+    cards = [kiosk.add((1, f"{plan}-{n}"), plan) for plan in ("prints", "jams", "rejected") for n in range(2)]
+    waits = client.wait_until_all_final([*cards, (1, "unknown")])
+    assert waits.progress == Progress(total=0, pending=0, produced=0, failed=0, errors=0, requests=0)
+    await waits
+    requests = len(kiosk.requests)
+    assert waits.progress == Progress(total=7, pending=0, produced=2, failed=4, errors=1, requests=requests)
+    assert "0 of 7 cards pending" in repr(waits)
+
+
+# --- How it is used ---
+
+
+async def test_used_once(kiosk: Simulator, client: Client) -> None:
+    """A batch is used once, and iterated inside its block by one task."""
+    for batch in (client.get_statuses(put(kiosk, 1)), client.wait_until_all_final(put(kiosk, 1))):
+        with pytest.raises(UsageError, match="async with"):
+            aiter(batch)
+        await batch
+        with pytest.raises(UsageError, match="once"):
+            await batch
+    async with client.wait_until_all_final(put(kiosk, 1)) as steps:
+        await anext(aiter(steps))
+        reading = asyncio.ensure_future(anext(aiter(steps)))
+        await asyncio.sleep(0)
+        with pytest.raises(UsageError, match="another task"):
+            await anext(aiter(steps))
+        await reading
+
+
+async def test_gathered_and_shielded(kiosk: Simulator, client: Client) -> None:
+    """Batches can be gathered and waited for with a timeout, as anything that can be awaited."""
+    cards = put(kiosk, 3)
+    first, second = await asyncio.gather(client.get_statuses(cards), client.wait_until_all_final(cards))
+    assert first.keys() == second.keys() == set(cards)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(client.wait_until_all_final(put(kiosk, 3)), 10)
+    assert_none_waited_for(client)
+
+
+async def test_cards_added(kiosk: Simulator, client: Client) -> None:
+    """A batch begun without cards stays open for those that are added, until there will be no more."""
+    cards = put(kiosk, 3)
+    steps = client.wait_until_all_final(None)
+    with pytest.raises(UsageError, match="inside"):
+        steps.add(cards[0])
+    async with steps:
+        told = asyncio.create_task(_read(aiter(steps)))
+        await asyncio.sleep(1000)
+        assert steps.add((123456, "card-0")) == cards[0] == steps.add(cards[0])
+        await asyncio.sleep(1000)
+        kiosk.add(cards[0], PLAN)
+        steps.add(cards[0])  # it has ended, and is waited for again
+        steps.add(cards[1])
+        steps.no_more()
+        seen = await told
+        with pytest.raises(UsageError, match="has ended"):
+            steps.add(cards[2])
+    finals = [card for card, step in seen if isinstance(step, Transition) and step.is_final]
+    assert sorted(card.card_token for card in finals) == ["card-0", "card-0", "card-1"]
+    assert steps.progress.total == 3
+    with pytest.raises(UsageError, match="has ended"):
+        steps.add(cards[2])
+
+
+async def _read(pairs: AsyncIterator[tuple[Card, Any]]) -> list[tuple[Card, Any]]:
+    return [pair async for pair in pairs]
+
+
+async def test_client_closed_meanwhile(kiosk: Simulator) -> None:
+    """A client that is closed ends its batches with that."""
+    async with Client(kiosk.token, base_url=kiosk.base_url) as client:
+        batch = asyncio.ensure_future(client.wait_until_all_final(put(kiosk, 3)))
+        await asyncio.sleep(5)
+    with pytest.raises(UsageError, match="closed"):
+        await batch
+    with pytest.raises(UsageError, match="closed"):
+        await client.get_statuses(cards_of(1))
+
+
+async def test_token_source_that_raises(kiosk: Simulator) -> None:
+    """What a token source of the caller's raises ends the batch with it: it is no card's error."""
+
+    async def locked() -> str:
+        raise PermissionError("the vault is locked")
+
+    async with Client(locked, base_url=kiosk.base_url) as client:
+        for batch in (client.get_statuses(put(kiosk, 3)), client.wait_until_all_final(put(kiosk, 3))):
+            with pytest.raises(PermissionError, match="the vault is locked"):
+                await batch
+        assert_none_waited_for(client)
+
+
+async def test_schedule_of_nonsense(kiosk: Simulator, client: Client) -> None:
+    """A schedule's nonsense ends each card's wait; what it raises ends the batch."""
+
+    class Nonsense:
+        def delay(self, unchanged: int, chance: float) -> float:
+            return -unchanged
+
+    class Raising:
+        def delay(self, unchanged: int, chance: float) -> float:
+            raise ZeroDivisionError
+
+    outcome = await client.wait_until_all_final(put(kiosk, 2), schedule=Nonsense())
+    assert [type(error) for error in outcome.values()] == [UsageError, UsageError]
+    with pytest.raises(ZeroDivisionError):
+        await client.wait_until_all_final(put(kiosk, 2), schedule=Raising())
+    assert_none_waited_for(client)
+
+
+@pytest.mark.parametrize(
+    ("terms", "words"),
+    [
+        ({"timeout": -1}, "timeout"),
+        ({"batch_timeout": float("nan")}, "batch_timeout"),
+        ({"max_failures": 0}, "max_failures"),
+        ({"schedule": AdaptiveSchedule}, "schedule"),
+    ],
+)
+async def test_terms_that_cannot_be_right(client: Client, terms: dict[str, Any], words: str) -> None:
+    """Terms that cannot be right are refused at once, by name."""
+    with pytest.raises(UsageError, match=words):
+        client.wait_until_all_final([], **terms)
+
+
+# --- What is held back ---
+
+
+async def test_slow_reader(kiosk: Simulator, client: Client) -> None:
+    """Whoever reads slowly holds the looks back, and gets everything in the end."""
+    cards = put(kiosk, 1500)
+    async with client.wait_until_all_final(cards, schedule=Backoff(first=5, factor=1)) as steps:
+        pairs = aiter(steps)
+        told = [await anext(pairs)]
+        await asyncio.sleep(3600)
+        assert len(kiosk.requests) < 500
+        told += [pair async for pair in pairs]
+    ends = [card for card, step in told if isinstance(step, Transition) and step.is_final]
+    assert sorted(ends, key=str) == sorted(cards, key=str)
+
+
+async def test_single_look_beside_a_crowd(kiosk: Simulator, client: Client) -> None:
+    """A look that somebody awaits alone is answered soon, however many cards are queued."""
+    put(kiosk, 1)
+    loop = asyncio.get_running_loop()
+    async with (
+        client.wait_until_all_final(cards_of(50_000), max_failures=100),
+        client.get_statuses(cards_of(50_000)) as pairs,
+    ):
+        reading = asyncio.create_task(_read(aiter(pairs)))
+        for _ in range(200):
+            await asyncio.sleep(2.5)
+            began_at = loop.time()
+            await client.get_status(123456, "card-0")
+            assert loop.time() - began_at < 2
+        reading.cancel()
+    assert_none_waited_for(client)
+
+
+# --- Deadlines ---
+
+
+async def test_timeout_of_each_card(kiosk: Simulator, client: Client) -> None:
+    """A card that is not final in time ends with a WaitTimeout that says what was seen."""
+    slow = kiosk.add((1, "slow"), "never")
+    quick = kiosk.add((1, "quick"), "prints")
+    loop = asyncio.get_running_loop()
+    began_at = loop.time()
+    outcome = await client.wait_until_all_final([slow, quick], timeout=60, schedule=Backoff())
+    assert loop.time() - began_at == pytest.approx(60, abs=1)
+    error = outcome[slow]
+    assert isinstance(error, WaitTimeout)
+    assert error.last is not None
+    assert error.last.status == "READY"
+    assert error.polls > 3
+    assert error.card == slow
+    assert isinstance(outcome[quick], ProductionStatus)
+
+
+@pytest.mark.parametrize("terms", [{"timeout": 60}, {"batch_timeout": 60}, {"timeout": 900, "batch_timeout": 60}])
+async def test_deadline_without_turns(kiosk: Simulator, terms: dict[str, float]) -> None:
+    """Where no turn comes for a last look, a card's wait ends all the same, soon after its deadline."""
+    async with Client(kiosk.token, base_url=kiosk.base_url, rate_limit=FOREVER) as client:
+        loop = asyncio.get_running_loop()
+        began_at = loop.time()
+        outcome = await client.wait_until_all_final(put(kiosk, 2000), **terms)  # type: ignore[arg-type]
+        assert 60 <= loop.time() - began_at <= 75
+        assert len(outcome) == 2000
+        assert sum(isinstance(error, WaitTimeout) for error in outcome.values()) >= 1998
+        assert_none_waited_for(client)
+
+
+async def test_deadline_behind_a_closed_gate(kiosk: Simulator, client: Client) -> None:
+    """While a 429 keeps the gate closed, deadlines hold."""
+    cards = put(kiosk, 20)
+    kiosk.fail_next(Fault.too_many_requests(retry_after=3000), times=1)
+    loop = asyncio.get_running_loop()
+    began_at = loop.time()
+    outcome = await client.wait_until_all_final(cards, timeout=100)
+    assert loop.time() - began_at < 115
+    assert {type(error) for error in outcome.values()} <= {WaitTimeout, RateLimited}
+
+
+async def test_batch_timeout_leaves_the_source(kiosk: Simulator, client: Client) -> None:
+    """Cards that a source has not given by the batch's end are not waited for."""
+
+    async def trickle() -> AsyncIterator[Card]:
+        for card in put(kiosk, 1000):
+            yield card
+            await asyncio.sleep(10)
+
+    outcome = await client.wait_until_all_final(trickle(), batch_timeout=65)
+    assert len(outcome) == 7
+
+
+# --- Leaving ---
+
+
+@pytest.mark.parametrize("after", [0, 0.5, 30])
+@pytest.mark.parametrize("how", ["break", "raise", "cancel", "timeout"])
+async def test_leaving_early(kiosk: Simulator, client: Client, how: str, after: float) -> None:
+    """However and whenever the block is left, no task, place, look or registration is left behind."""
+    cards = put(kiosk, 300)
+
+    async def use(batch: Any) -> None:
+        async with batch as pairs:
+            reading = asyncio.create_task(_read(aiter(pairs)))
+            try:
+                if after:
+                    await asyncio.sleep(after)
+                if how == "raise":
+                    raise LookupError
+                if how != "break":
+                    await asyncio.sleep(1000)
+            finally:
+                reading.cancel()
+
+    for batch in (client.wait_until_all_final(cards), client.get_statuses(cards)):
+        task = asyncio.create_task(use(batch))
+        if how == "timeout":
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(task, after + 0.1)
+        elif how == "cancel":
+            await asyncio.sleep(after)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        elif how == "raise":
+            with pytest.raises(LookupError):
+                await task
+        else:
+            await task
+        assert_none_waited_for(client)
+    await client.get_status(123456, "card-0")
+    await asyncio.sleep(1)
+
+
+@pytest.mark.parametrize("again", [False, True])
+async def test_leaving_many(kiosk: Simulator, again: bool) -> None:
+    """20,000 waiting cards are let go with the block, also if leaving it is cancelled too."""
+    async with Client(kiosk.token, base_url=kiosk.base_url, rate_limit=FOREVER) as client:
+
+        async def wait() -> None:
+            async with client.wait_until_all_final(cards_of(20_000)):
+                await asyncio.sleep(1000)
+
+        task = asyncio.create_task(wait())
+        await asyncio.sleep(30)
+        assert len(client._shared) > 19_000  # pyright: ignore[reportPrivateUsage]
+        task.cancel()
+        if again:
+            await asyncio.sleep(0)
+            task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await asyncio.sleep(1)
+        assert_none_waited_for(client)
+
+
+# --- Sharing ---
+
+
+async def test_many_waits_cost_one_cards_looks(kiosk: Simulator, client: Client) -> None:
+    """However many wait for a card, in batches or alone, they cost one card's looks, and each is told all of it."""
+    kiosk.add(CARD, PLAN)
+    await steps_of(client, CARD)
+    alone = len(kiosk.requests)
+    kiosk.add(CARD, PLAN)
+    waits = [steps_of(client, CARD) for _ in range(250)]
+    batches = [client.wait_until_all_final([CARD], schedule=Backoff()) for _ in range(250)]
+    outcomes: list[Any] = await asyncio.gather(*waits, *batches)
+    assert len(kiosk.requests) - alone <= alone + 3
+    for outcome in outcomes[:250]:
+        assert [step.current.status for step in outcome] == [status for status, _ in PLAN]
+    for outcome in outcomes[250:]:
+        assert outcome[CARD].is_produced
+    assert_none_waited_for(client)
+
+
+async def test_events_from_outside(kiosk: Simulator, client: Client) -> None:
+    """What an event says of a card reaches everybody who waits for it, at once, whatever becomes of it just then."""
+    done = ProductionStatus(Status.PRODUCED, kiosk_id="WIS00001")
+    kiosk.add(CARD, "never")
+    shared = client._shared  # pyright: ignore[reportPrivateUsage]
+    for after in (0.0, 0.001, 1.3, 20.0):
+        batch = asyncio.ensure_future(client.wait_until_all_final([CARD]))
+        alone = asyncio.create_task(steps_of(client, CARD))
+        while len(shared.of(CARD)) != 2:  # noqa: ASYNC110 - seen from outside
+            await asyncio.sleep(0)
+        await asyncio.sleep(after)
+        assert client.notify(event_of(CARD, "PRODUCED")) == 2
+        assert await batch == {CARD: done}
+        assert (await alone)[-1].source == "webhook"
+        assert (await alone)[-1].current == done
+        await asyncio.sleep(1)
+        assert client.notify(event_of(CARD, "PRODUCED")) == 0
+        assert_none_waited_for(client)
+
+
+async def test_look_under_way_does_not_undo_an_event() -> None:
+    """What a look finds that began before an event came does not count after it."""
+    may_answer = asyncio.Event()
+
+    async def answer(writer: asyncio.StreamWriter) -> None:
+        await may_answer.wait()
+        writer.write(http_answer())
+
+    async with RawServer(answer) as server, Client("token", base_url=server.base_url) as client:
+        async with client.wait_until_all_final([CARD]) as steps:
+            pairs = aiter(steps)
+            reading = asyncio.ensure_future(anext(pairs))
+            await asyncio.sleep(1)
+            client.notify(event_of(CARD, "IN_PROGRESS"))
+            _, step = await reading
+            assert isinstance(step, Transition)
+            assert step.current.status == "IN_PROGRESS"
+            reading = asyncio.ensure_future(anext(pairs))
+            may_answer.set()
+            await asyncio.sleep(0.5)
+            assert not reading.done()
+            reading.cancel()
+        assert_none_waited_for(client)
+
+
+async def test_heap_stays_small(kiosk: Simulator, client: Client) -> None:
+    """A card that others look at all the time takes no more room for it."""
+    kiosk.add(CARD, "never")
+    hourly = Backoff(first=3600, factor=1, ceiling=3600)
+    async with client.wait_until_all_final([CARD], schedule=hourly, timeout=None) as steps:
+        reading = asyncio.create_task(_read(aiter(steps)))
+        await asyncio.sleep(1)
+        quick = asyncio.create_task(steps_of(client, CARD, schedule=Backoff(first=0.2, factor=1), timeout=1000))
+        with pytest.raises(WaitTimeout):
+            await quick
+        assert len(steps._heap) <= 1100  # pyright: ignore[reportPrivateUsage]
+        reading.cancel()
+
+
+# --- All at once ---
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_chaos(seed: int) -> None:
+    """Batches, waits and looks, cut off at random in a storm, and told of events or not, each tell a chain of what they
+    saw, and leave nothing.
+    """
+    chance = Random(seed)
+    async with Simulator() as kiosk:
+        cards = cards_of(60)
+        for card in cards:
+            kiosk.add(card, [("READY", chance.uniform(1, 60)), ("IN_PROGRESS", chance.uniform(1, 60)), ("PRODUCED", 0)])
+        kiosk.storm(0.15, seed)
+        limit = chance.choice([None, RateLimit(), RateLimit(5, 100)])
+        async with Client(kiosk.token, base_url=kiosk.base_url, rate_limit=limit) as client:
+            events = _tell_events(client, kiosk, cards, chance) if seed % 3 else []
+            work = [_at_random(client, cards, chance, kind) for kind in range(4) for _ in range(10)]
+            tasks = [asyncio.create_task(one) for one in work]
+            await _cancel_some(tasks, chance)
+            await _check_outcomes(tasks)
+            for event in events:
+                event.cancel()
+            # A wait that was left between two steps hears of its card until it is gone; its task's error holds it, and
+            # asyncio in debug holds that until the loop's next turn.
+            tasks.clear()
+            await asyncio.sleep(0)
+            gc.collect()
+            assert_none_waited_for(client)
+        await asyncio.sleep(10)
+    await assert_nothing_left()
+
+
+async def _cancel_some(tasks: list[asyncio.Task[None]], chance: Random) -> None:
+    for task in chance.sample(tasks, 6):
+        await asyncio.sleep(chance.choice([0, chance.uniform(0, 20)]))
+        task.cancel()
+
+
+async def _check_outcomes(tasks: list[asyncio.Task[None]]) -> None:
+    for outcome in await asyncio.gather(*tasks, return_exceptions=True):
+        if not isinstance(outcome, asyncio.CancelledError | CardprodError | TimeoutError | None):
+            raise outcome
+
+
+def _tell_events(client: Client, kiosk: Simulator, cards: list[Card], chance: Random) -> list[asyncio.TimerHandle]:
+    """Let the client hear of each change: late, twice, or never."""
+    loop = asyncio.get_running_loop()
+    inner: Any = kiosk
+    timers: list[asyncio.TimerHandle] = []
+    for card in cards:
+        for phase in inner._floor.find(card).phases_after(loop.time()):
+            occurred_at = datetime.fromisoformat(inner._timestamp(phase.requested_at))
+            sent_at = datetime.fromisoformat(inner._timestamp(phase.since))
+            event = event_of(card, phase.stage.status, occurred_at=occurred_at, sent_at=sent_at)
+            timers += [
+                loop.call_at(phase.since + chance.choice([0, chance.uniform(0, 60)]), client.notify, event)
+                for _ in range(chance.choice([0, 1, 1, 2]))
+            ]
+    return timers
+
+
+async def _at_random(client: Client, cards: list[Card], chance: Random, kind: int) -> None:
+    some = chance.choices(cards, k=chance.randint(1, 40))
+    async with asyncio.timeout(chance.choice([None, None, chance.uniform(0, 100)])):
+        if kind == 0:
+            await _follow(client, some, chance)
+        elif kind == 1:
+            await asyncio.sleep(chance.uniform(0, 50))
+            await steps_of(client, some[0], max_failures=50, timeout=chance.choice([None, 100]))
+        elif kind == 3:
+            last: ProductionStatus | None = None
+            wait = client.wait_until_final(*attrs.astuple(some[0]), max_failures=50, timeout=chance.choice([None, 100]))
+            async for step in wait:
+                assert (step.previous is None) is (last is None)
+                assert step.previous is None or last is None or step.previous.status == last.status
+                last = step.current
+                await asyncio.sleep(chance.choice([0, chance.uniform(0, 50)]))
+                if chance.random() < 0.1:
+                    break
+        else:
+            await asyncio.sleep(chance.uniform(0, 100))
+            assert (await client.get_statuses(some)).keys() == set(some)
+
+
+async def _follow(client: Client, cards: list[Card], chance: Random) -> None:
+    told: dict[Card, list[Any]] = {card: [] for card in cards}
+    timeout, schedule = chance.choice([None, 30, 300]), chance.choice([None, Backoff()])
+    async with client.wait_until_all_final(cards, max_failures=50, timeout=timeout, schedule=schedule) as steps:
+        async for card, step in steps:
+            told[card].append(step)
+            if chance.random() < 0.1:
+                await asyncio.sleep(chance.uniform(0, 5))
+    for told_of_one in told.values():
+        *before, last = told_of_one
+        assert isinstance(last, WaitTimeout | BadReply | ServerError) or last.is_final
+        chain = [step for step in told_of_one if isinstance(step, Transition)]
+        assert [step.previous for step in chain] == [None, *(step.current for step in chain[:-1])][: len(chain)]
+        assert len([*groupby(step.current for step in chain)]) == len(chain)
+        assert all(isinstance(step, Transition) for step in before)
+
+
+# --- Memory ---
+
+
+async def test_waiting_card_is_small(client: Client) -> None:
+    """A card that waits for its turn takes less than 400 bytes beside the card itself: no task, no future, no timer."""
+    client.pause(3600)
+    cards = cards_of(2_000)
+    tracemalloc.start()
+    try:
+        async with client.wait_until_all_final(cards) as steps:
+            while steps.progress.total < len(cards):  # noqa: ASYNC110 - it is looked at from outside
+                await asyncio.sleep(0)
+            taken, _ = tracemalloc.get_traced_memory()
+            assert len(asyncio.all_tasks()) < 5
+    finally:
+        tracemalloc.stop()
+    assert taken / len(cards) < 400

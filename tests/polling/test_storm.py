@@ -1,0 +1,85 @@
+"""A thousand waits at once in a storm: what they tell must be what the kiosk served, and nothing may be left."""
+
+from __future__ import annotations
+
+import asyncio
+from itertools import groupby
+from random import Random
+from typing import TYPE_CHECKING
+
+import pytest
+
+from benchmarks.storm import Storm, weather
+from cardprod import Card, Client
+from cardprod.simulator import Simulator, Stage
+from tests.leftovers import assert_idle, assert_nothing_left
+
+if TYPE_CHECKING:
+    from cardprod import Transition
+
+CARDS = 1000
+ENDINGS = (
+    *(Stage("PRODUCED"),) * 3,
+    Stage("PRODUCTION_ERROR", error_code="PRD_FEEDER_JAM"),
+    Stage("REQUEST_ERROR", error_code="KIOSK_ID_NOT_FOUND"),
+)
+
+
+def plan_by(chance: Random) -> list[Stage]:
+    """Make up a plan: READY, then printing once or twice, now and then under a status Wise has yet to invent."""
+    plan = [Stage("READY", chance.uniform(1, 60))]
+    if chance.random() < 0.2:
+        plan.append(Stage("HEATING_UP", chance.uniform(1, 60)))
+    plan.append(Stage("IN_PROGRESS", chance.uniform(1, 60)))
+    if chance.random() < 0.2:
+        plan.append(Stage("IN_PROGRESS", chance.uniform(1, 60), is_new_request=True))
+    return [*plan, chance.choice(ENDINGS)]
+
+
+async def follow(client: Client, card: Card) -> list[Transition]:
+    """Wait for a card, come what may, and tell its transitions."""
+    wait = client.wait_until_final(card.profile_id, card.card_token, timeout=None, max_failures=50)
+    return [step async for step in wait]
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+async def test_thousand_waits_weather_a_storm(seed: int) -> None:
+    """In a storm, each of a thousand waits tells what the kiosk served its card, ends rightly and leaves nothing."""
+    chance = Random(seed)
+    plans = {Card(123456, f"card-{number}"): plan_by(chance) for number in range(CARDS)}
+    async with Simulator() as kiosk:
+        kiosk.storm(0.2, seed)
+        for card, plan in plans.items():
+            kiosk.add(card, plan)
+        async with Client(kiosk.token, base_url=kiosk.base_url) as client:
+            told = dict(zip(plans, await asyncio.gather(*(follow(client, card) for card in plans)), strict=True))
+            assert_idle(client)
+        requests = kiosk.requests
+    served: dict[Card, list[tuple[str, str | None]]] = {card: [] for card in plans}
+    for request in requests:
+        if request.card is not None and request.status is not None and request.fault is None:
+            served[request.card].append((request.status, request.occurred_at))
+    for card, plan in plans.items():
+        steps = [
+            (step.current.status, step.current.occurred_at and f"{step.current.occurred_at:%FT%T.%f}"[:-3] + "Z")
+            for step in told[card]
+        ]
+        assert steps == [one for one, _ in groupby(served[card])]
+        assert steps[-1][0] == plan[-1].status
+        assert told[card][-1].current.error_code == plan[-1].error_code
+        assert told[card][-1].polls == len(served[card])
+    # The storm was one, and the pace was kept in it.
+    assert 0.1 < sum(request.fault is not None for request in requests) / len(requests) < 0.3
+    times = sorted(request.at for request in requests if request.fault is None or request.fault.kind != "stall")
+    for allowed, seconds in ((100, 1.0), (1000, 60.0)):
+        late = (last - first for first, last in zip(times, times[allowed:], strict=False))
+        assert min(late) >= seconds
+    await asyncio.sleep(1)  # the kiosk's stalled connections take a while to go
+    await assert_nothing_left()
+
+
+async def test_batch_weathers_a_storm_and_a_restart() -> None:
+    """With faults and a server gone for a while, a batch tells each card once what was served, to its true end."""
+    report = await weather(Storm(cards=100, faults=0.1, restarts=1, seed=3))
+    assert report.is_right, report
+    assert report.faults > 50

@@ -1,0 +1,565 @@
+"""Waits that are gone on with: swept step by step by a job engine, or resumed in another process."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from random import Random
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+
+from cardprod import (
+    AdaptiveSchedule,
+    Backoff,
+    Card,
+    CardNotFound,
+    Checkpoint,
+    Client,
+    ProductionStatus,
+    RateLimit,
+    ServerError,
+    Status,
+    Transition,
+    UsageError,
+    WaitTimeout,
+)
+from cardprod.simulator import Fault, Simulator, Stage
+from tests.cards import event_of
+from tests.clock import wall_clock_of_the_loop
+from tests.leftovers import assert_idle, assert_nothing_left
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from cardprod import CardprodError, Sweep
+    from cardprod.checkpoint import PendingCard
+
+EPOCH: Final = datetime(2026, 11, 24, 12, tzinfo=UTC)
+EVERY_10: Final = Backoff(first=10, factor=1, ceiling=10, jitter=0)
+
+
+@pytest.fixture(autouse=True)
+def wall() -> Generator[None]:
+    """Let the wall's clock go by the event loop's virtual time."""
+    with wall_clock_of_the_loop():
+        yield
+
+
+def wall_now() -> datetime:
+    return EPOCH + timedelta(seconds=asyncio.get_running_loop().time())
+
+
+async def until(moment: datetime) -> None:
+    await asyncio.sleep(max(0.0, (moment - wall_now()).total_seconds()))
+
+
+def cards_of(kiosk: Simulator, count: int, plan: Any = "prints") -> list[Card]:
+    return [kiosk.add((123456, f"card-{number}"), plan) for number in range(count)]
+
+
+def names(steps: list[tuple[Card, Transition | CardprodError]], card: Card) -> list[str]:
+    """Say what a card was told to have done: its statuses, or the error that ended it."""
+    told = [what for told_card, what in steps if told_card == card]
+    return [str(what.current.status) if isinstance(what, Transition) else type(what).__name__ for what in told]
+
+
+async def swept_to_the_end(
+    client: Client, checkpoint: Checkpoint, **options: Any
+) -> tuple[list[tuple[Card, Transition | CardprodError]], list[Sweep]]:
+    """Do what a job engine does, JSON and all."""
+    steps: list[tuple[Card, Transition | CardprodError]] = []
+    sweeps: list[Sweep] = []
+    while True:
+        sweep = await client.sweep(Checkpoint.from_json(checkpoint.to_json()), **options)
+        sweeps.append(sweep)
+        steps.extend(sweep.steps)
+        checkpoint = sweep.checkpoint
+        if sweep.next_poll_at is None:
+            return steps, sweeps
+        await until(sweep.next_poll_at)
+
+
+# --- Swept ---
+
+
+async def test_swept_to_the_end(kiosk: Simulator, client: Client) -> None:
+    """Sweep after sweep, every card is told of from its first status to its last, as by a wait."""
+    cards = cards_of(kiosk, 5)
+    jammed = kiosk.add((123456, "jammed"), "jams")
+    missing = Card(123456, "missing")
+    steps, sweeps = await swept_to_the_end(client, Checkpoint.for_cards([*cards, jammed, missing]))
+    for card in cards:
+        assert names(steps, card) == ["READY", "IN_PROGRESS", "PRODUCED"]
+    assert names(steps, jammed) == ["READY", "IN_PROGRESS", "PRODUCTION_ERROR"]
+    assert names(steps, missing) == ["CardNotFound"]
+    assert sweeps[-1].checkpoint.is_done
+    assert [sweep.checkpoint.sweep for sweep in sweeps] == list(range(1, len(sweeps) + 1))
+    assert len({sweep.checkpoint.id for sweep in sweeps}) == 1
+    assert sum(sweep.looks for sweep in sweeps) == len(kiosk.requests)
+    assert_idle(client)
+    await client.close()
+    await assert_nothing_left(but=1)
+
+
+async def test_same_transitions_as_a_wait(kiosk: Simulator, client: Client) -> None:
+    """What sweeps tell of a card is what a wait tells of it: previous, elapsed and polls run on from job to job."""
+    (card,) = cards_of(kiosk, 1, [("READY", 25.0), ("IN_PROGRESS", 30.0), ("PRODUCED", 0.0)])
+    steps, sweeps = await swept_to_the_end(client, Checkpoint.for_cards([card], schedule=EVERY_10))
+    told = [what for _, what in steps if isinstance(what, Transition)]
+    assert [(round(step.elapsed), step.polls) for step in told] == [(0, 1), (30, 4), (60, 7)]
+    assert [step.previous and step.previous.status for step in told] == [None, "READY", "IN_PROGRESS"]
+    assert len(sweeps) == 7
+
+
+async def test_sweep_never_sleeps(kiosk: Simulator, client: Client) -> None:
+    """A sweep with nothing due looks at nothing, takes no time and says when to come."""
+    (card,) = cards_of(kiosk, 1, "never")
+    first = await client.sweep(Checkpoint.for_cards([card], schedule=EVERY_10))
+    began_at = asyncio.get_running_loop().time()
+    second = await client.sweep(first.checkpoint)
+    assert asyncio.get_running_loop().time() == began_at
+    assert (second.looks, second.steps, len(kiosk.requests)) == (0, (), 1)
+    assert first.next_poll_at is not None
+    assert second.next_poll_at is not None
+    assert abs(second.next_poll_at - first.next_poll_at) < timedelta(seconds=0.001)
+    assert abs(first.next_poll_at - wall_now() - timedelta(seconds=10)) < timedelta(seconds=0.1)
+
+
+async def test_cards_stay_together(kiosk: Simulator, client: Client) -> None:
+    """Cards that wait alike are looked at in the same sweeps, jitter or not: a sweep is worth its while."""
+    cards = cards_of(kiosk, 20, [("READY", 200.0), ("PRODUCED", 0.0)])
+    _, sweeps = await swept_to_the_end(client, Checkpoint.for_cards(cards))
+    assert all(sweep.looks == 20 for sweep in sweeps)
+
+
+async def test_failures_are_counted_across_sweeps(kiosk: Simulator) -> None:
+    """Looks that fail in one sweep after the other end the wait as in one process, and an answer resets them."""
+    (card,) = cards_of(kiosk, 1, "never")
+    async with Client(kiosk.token, base_url=kiosk.base_url, attempts=1) as client:
+        kiosk.fail_next(Fault.server_error(500), times=2, card=card)
+        checkpoint = Checkpoint.for_cards([card], max_failures=3, timeout=1e6)
+        failures: list[int] = []
+        for _ in range(4):
+            sweep = await client.sweep(checkpoint)
+            checkpoint = sweep.checkpoint
+            failures.append(checkpoint.pending[0].failures)
+            assert sweep.next_poll_at is not None
+            await until(sweep.next_poll_at)
+        assert failures == [1, 2, 0, 0]
+        kiosk.fail_next(Fault.server_error(500), times=3, card=card)
+        steps, _ = await swept_to_the_end(client, checkpoint)
+        ((_, error),) = steps
+        assert isinstance(error, ServerError)
+
+
+async def test_deadline_of_a_sweep(kiosk: Simulator, client: Client) -> None:
+    """The deadline is kept across sweeps: one last look at it, and an error that can be gone on with."""
+    (card,) = cards_of(kiosk, 1, [("READY", 100.0), ("PRODUCED", 0.0)])
+    steps, _ = await swept_to_the_end(client, Checkpoint.for_cards([card], timeout=65, schedule=EVERY_10))
+    assert names(steps, card) == ["READY", "WaitTimeout"]
+    error = steps[-1][1]
+    assert isinstance(error, WaitTimeout)
+    assert round(error.elapsed) == 65
+    assert error.checkpoint is not None
+    more, _ = await swept_to_the_end(client, error.checkpoint.extended(600))
+    assert names(more, card) == ["PRODUCED"]
+    assert isinstance(more[0][1], Transition)
+    assert more[0][1].previous == ProductionStatus(**_status_fields(error.last))
+
+
+def _status_fields(status: ProductionStatus | None) -> dict[str, Any]:
+    assert status is not None
+    return {
+        "status": status.status,
+        "kiosk_id": status.kiosk_id,
+        "occurred_at": status.occurred_at,
+        "error_code": status.error_code,
+        "description": status.description,
+    }
+
+
+async def test_429_leaves_cards_due(kiosk: Simulator, client: Client) -> None:
+    """A 429 ends a sweep: nobody's failure, nothing slept on; what is left stays due until requests are welcome."""
+    cards = cards_of(kiosk, 30, "never")
+    kiosk.fail_next(Fault.too_many_requests(40), card=cards[0])
+    began_at = asyncio.get_running_loop().time()
+    sweep = await client.sweep(Checkpoint.for_cards(cards))
+    assert asyncio.get_running_loop().time() - began_at < 5
+    assert len(sweep.steps) < 30
+    left = [one for one in sweep.checkpoint.pending if one.last is None]
+    assert cards[0] in {one.card for one in left}
+    assert {(one.failures, one.polls) for one in left} == {(0, 0)}
+    assert sweep.next_poll_at is not None
+    assert 35 < (sweep.next_poll_at - wall_now()).total_seconds() <= 40
+    nothing = await client.sweep(sweep.checkpoint)
+    assert (nothing.looks, nothing.steps) == (0, ())
+    await until(sweep.next_poll_at)
+    rest = await client.sweep(sweep.checkpoint)
+    assert {card for card, _ in rest.steps} == {one.card for one in left}
+    assert_idle(client)
+
+
+async def test_429_of_another_sweep(kiosk: Simulator) -> None:
+    """A 429 to one sweep also ends the others of the same client, though they wait for their turns."""
+    cards = cards_of(kiosk, 40, "never")
+    limit = RateLimit(per_second=5, per_minute=100)
+    async with Client(kiosk.token, base_url=kiosk.base_url, rate_limit=limit) as client:
+        checkpoints = [Checkpoint.for_cards(cards[:20]), Checkpoint.for_cards(cards[20:])]
+        kiosk.fail_next(Fault.too_many_requests(30), card=cards[6])
+        began_at = asyncio.get_running_loop().time()
+        sweeps = await asyncio.gather(*map(client.sweep, checkpoints))
+        assert asyncio.get_running_loop().time() - began_at < 20
+        assert 0 < sum(sweep.looks for sweep in sweeps) < 40
+        for sweep in sweeps:
+            assert {one.failures for one in sweep.checkpoint.pending} == {0}
+        assert_idle(client)
+
+
+async def test_deadline_behind_a_closed_gate(kiosk: Simulator, client: Client) -> None:
+    """A card whose deadline passes while requests are not welcome ends without its last look, not never."""
+    (card,) = cards_of(kiosk, 1, "never")
+    first = await client.sweep(Checkpoint.for_cards([card], timeout=20, schedule=EVERY_10))
+    client.pause(3600)
+    await asyncio.sleep(25)
+    waiting = await client.sweep(first.checkpoint)
+    assert (waiting.steps, len(waiting.checkpoint.pending)) == ((), 1)  # its last look may still come
+    await asyncio.sleep(10)
+    last = await client.sweep(first.checkpoint)
+    assert names(list(last.steps), card) == ["WaitTimeout"]
+    assert last.next_poll_at is None
+
+
+async def test_stop(kiosk: Simulator) -> None:
+    """Told to stop, a sweep finishes the looks under way and begins no other; what is left stays due."""
+    cards = cards_of(kiosk, 20, "never")
+    limit = RateLimit(per_second=2, per_minute=1000)
+    stop = asyncio.Event()
+    async with Client(kiosk.token, base_url=kiosk.base_url, rate_limit=limit) as client:
+        asyncio.get_running_loop().call_later(2.6, stop.set)
+        sweep = await client.sweep(Checkpoint.for_cards(cards), stop=stop)
+        assert 4 <= sweep.looks == len(sweep.steps) == len(kiosk.requests) < 10
+        left = [one for one in sweep.checkpoint.pending if one.last is None]
+        assert len(left) == 20 - sweep.looks
+        assert sweep.next_poll_at is not None
+        assert sweep.next_poll_at <= wall_now()
+        again = await client.sweep(sweep.checkpoint, stop=stop)  # set already
+        assert again.looks == 0
+        assert_idle(client)
+
+
+async def test_sweep_cancelled(kiosk: Simulator) -> None:
+    """A sweep that is cancelled, at any moment, leaves no task, no place and no turn behind."""
+    cards = cards_of(kiosk, 30, "never")
+    chance = Random(5)
+    async with Client(kiosk.token, base_url=kiosk.base_url, max_concurrency=7) as client:
+        for _ in range(30):
+            task = asyncio.create_task(client.sweep(Checkpoint.for_cards(cards)))
+            for _ in range(chance.randrange(60)):
+                await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.wait([task])
+            assert_idle(client)
+            transport: Any = client._transport  # pyright: ignore[reportPrivateUsage]
+            assert transport._turnstile._places == 7
+        sweep = await client.sweep(Checkpoint.for_cards(cards))
+        assert len(sweep.steps) == 30
+    await assert_nothing_left(but=1)
+
+
+async def test_client_closed_meanwhile(kiosk: Simulator) -> None:
+    """A client that is closed during a sweep ends it with `UsageError`, and not its cards' waits."""
+    cards = cards_of(kiosk, 50, "never")
+    client = Client(kiosk.token, base_url=kiosk.base_url, rate_limit=RateLimit(per_second=5, per_minute=100))
+    checkpoint = Checkpoint.for_cards(cards)
+    task = asyncio.create_task(client.sweep(checkpoint))
+    await asyncio.sleep(2)
+    await client.close()
+    with pytest.raises(UsageError, match="closed"):
+        await task
+    with pytest.raises(UsageError, match="closed"):
+        await client.sweep(checkpoint)
+    await assert_nothing_left(but=1)
+
+
+async def test_token_source_that_raises(kiosk: Simulator) -> None:
+    """What a token source raises ends the sweep, and no card's wait: it is nobody's fault who waits."""
+
+    async def locked() -> str:
+        raise RuntimeError("the vault is locked")
+
+    cards = cards_of(kiosk, 10)
+    async with Client(locked, base_url=kiosk.base_url) as client:
+        with pytest.raises(RuntimeError, match="the vault is locked"):
+            await client.sweep(Checkpoint.for_cards(cards))
+        assert_idle(client)
+
+
+async def test_adaptive_schedule_learns_from_sweeps(kiosk: Simulator, client: Client) -> None:
+    """Sweeps without a schedule of their own use the client's, which learns from one checkpoint for the next."""
+    for batch in range(3):
+        cards = [kiosk.add((batch + 1, f"card-{number}"), "prints") for number in range(10)]
+        await swept_to_the_end(client, Checkpoint.for_cards(cards, schedule=None))
+    assert "READY" in repr(client._own_schedule())  # pyright: ignore[reportPrivateUsage]
+    mine = AdaptiveSchedule()
+    await swept_to_the_end(client, Checkpoint.for_cards(cards_of(kiosk, 3)), schedule=mine)
+    assert "READY" in repr(mine)
+
+
+async def test_not_a_checkpoint(client: Client) -> None:
+    """The bare JSON is refused, and it is said what to do."""
+    text: Any = Checkpoint.for_cards([(1, "a")]).to_json()
+    with pytest.raises(UsageError, match="from_json"):
+        await client.sweep(text)
+    with pytest.raises(UsageError, match="from_json"):
+        client.resume(text)
+
+
+# --- Resumed ---
+
+
+async def test_resumed_wait(kiosk: Simulator, client: Client) -> None:
+    """A wait that is saved after a step and resumed by another client tells the rest, and nothing twice."""
+    (card,) = cards_of(kiosk, 1, [("READY", 25.0), ("IN_PROGRESS", 30.0), ("PRODUCED", 0.0)])
+    wait = client.wait_until_final(card.profile_id, card.card_token, timeout=100, schedule=EVERY_10)
+    async for step in wait:
+        if step.current.status == "IN_PROGRESS":
+            break
+    saved = wait.checkpoint().to_json()
+    assert wait.checkpoint().id == wait.checkpoint().id
+    del wait
+    await asyncio.sleep(5)
+    async with Client(kiosk.token, base_url=kiosk.base_url) as other:
+        async with other.resume(Checkpoint.from_json(saved)) as steps:
+            told = [pair async for pair in steps]
+        ((_, end),) = told
+        assert isinstance(end, Transition)
+        assert (end.previous and end.previous.status, end.current.status) == ("IN_PROGRESS", "PRODUCED")
+        assert (round(end.elapsed), end.polls) == (60, 7)
+        assert await other.resume(Checkpoint.from_json(saved)) == {card: end.current}
+
+
+async def test_deadline_stays(kiosk: Simulator, client: Client) -> None:
+    """A wait that is resumed ends when it would have ended, also when that is past: then one look is taken at once."""
+    (card,) = cards_of(kiosk, 1, "never")
+    wait = client.wait_until_final(card.profile_id, card.card_token, timeout=100, schedule=EVERY_10)
+    await anext(wait)
+    checkpoint = wait.checkpoint()
+    del wait
+    await asyncio.sleep(30)
+    outcome = await client.resume(checkpoint)
+    assert isinstance(outcome[card], WaitTimeout)
+    assert round(asyncio.get_running_loop().time()) == 100
+    looks = len(kiosk.requests)
+    outcome = await client.resume(checkpoint)
+    assert isinstance(outcome[card], WaitTimeout)
+    assert (len(kiosk.requests), round(asyncio.get_running_loop().time())) == (looks + 1, 100)
+
+
+async def test_unbegun_wait(kiosk: Simulator, client: Client) -> None:
+    """A wait that has not begun is saved as one that begins now."""
+    (card,) = cards_of(kiosk, 1)
+    wait = client.wait_until_final(card.profile_id, card.card_token, timeout=100)
+    await asyncio.sleep(50)
+    (saved,) = wait.checkpoint().pending
+    assert saved.deadline_at == wall_now() + timedelta(seconds=100)
+    assert isinstance((await client.resume(wait.checkpoint()))[card], ProductionStatus)
+
+
+async def test_told_wait_is_done(kiosk: Simulator, client: Client) -> None:
+    """After its end was told there is nothing left to go on with."""
+    (card,) = cards_of(kiosk, 1)
+    wait = client.wait_until_final(card.profile_id, card.card_token)
+    await wait
+    assert wait.checkpoint().is_done
+    sweep = await client.sweep(wait.checkpoint())
+    assert (sweep.steps, sweep.next_poll_at) == ((), None)
+    assert await client.resume(wait.checkpoint()) == {}
+
+
+async def test_untold_steps_of_a_wait_come_first(kiosk: Simulator, client: Client) -> None:
+    """What a wait has heard and not told when it is saved is told first by whoever resumes it, and by a sweep."""
+    (card,) = cards_of(kiosk, 1, "never")
+    wait = client.wait_until_final(card.profile_id, card.card_token)
+    await anext(wait)
+    client.notify(event_of(card, "IN_PROGRESS", sent_at=wall_now()))
+    client.notify(event_of(card, "PRODUCED", sent_at=wall_now()))
+    checkpoint = Checkpoint.from_json(wait.checkpoint().to_json())
+    requests = len(kiosk.requests)
+    async with client.resume(checkpoint) as steps:
+        told = [pair async for pair in steps]
+    assert names(told, card) == ["IN_PROGRESS", "PRODUCED"]
+    assert (steps.progress.produced, steps.progress.pending) == (1, 0)
+    sweep = await client.sweep(checkpoint)
+    assert names(list(sweep.steps), card) == ["IN_PROGRESS", "PRODUCED"]
+    assert (sweep.next_poll_at, len(kiosk.requests)) == (None, requests)
+    wait.close()
+
+
+async def test_untold_error_is_seen_again(kiosk: Simulator, client: Client) -> None:
+    """A card that ended with an error nobody was told of is looked at again, and ends with it again."""
+    card = Card(123456, "missing")
+    async with client.wait_until_all_final([card]) as steps:
+        await asyncio.sleep(5)
+        checkpoint = steps.checkpoint()
+        ((_, error),) = [pair async for pair in steps]
+    assert isinstance(error, CardNotFound)
+    assert isinstance((await client.resume(checkpoint))[card], CardNotFound)
+
+
+async def test_checkpoint_of_a_wait_elsewhere(kiosk: Simulator, client: Client) -> None:
+    """A wait that has begun is saved in its event loop, and it is said so elsewhere."""
+    (card,) = cards_of(kiosk, 1, "never")
+    wait = client.wait_until_final(card.profile_id, card.card_token, schedule=EVERY_10)
+    await anext(wait)
+    with pytest.raises(UsageError, match="event loop"):
+        await asyncio.to_thread(wait.checkpoint)
+
+
+async def test_waits_are_resumed(kiosk: Simulator, client: Client) -> None:
+    """Many waits broken off anywhere and resumed tell together what unbroken ones tell: each transition once."""
+    chance = Random(11)
+    cards = [
+        kiosk.add(
+            (123456, f"card-{number}"), [("READY", chance.uniform(5, 60)), ("IN_PROGRESS", 40.0), ("PRODUCED", 0.0)]
+        )
+        for number in range(60)
+    ]
+    cards.append(Card(123456, "missing"))
+    told: list[tuple[Card, Transition | CardprodError]] = []
+    waits = client.wait_until_all_final(cards, timeout=1000)
+    checkpoint = None
+    while checkpoint is None or not checkpoint.is_done:
+        async with waits as steps:
+            left = chance.randrange(1, 30)
+            async for pair in steps:
+                told.append(pair)
+                left -= 1
+                if not left:
+                    break
+            else:
+                break
+            checkpoint = steps.checkpoint()
+            await asyncio.sleep(chance.choice([0, 3]))  # some is seen meanwhile, and told to nobody
+        waits = client.resume(Checkpoint.from_json(checkpoint.to_json()))
+    for card in cards[:-1]:
+        assert names(told, card) == ["READY", "IN_PROGRESS", "PRODUCED"]
+    assert names(told, cards[-1]) == ["CardNotFound"]
+    assert_idle(client)
+
+
+async def test_checkpoint_holds_what_is_unread(kiosk: Simulator, client: Client) -> None:
+    """A checkpoint of a batch that nobody reads holds every transition that was seen, ends included."""
+    cards = cards_of(kiosk, 10)
+    async with client.wait_until_all_final(cards) as steps:
+        await asyncio.sleep(30)
+        checkpoint = steps.checkpoint()
+        assert steps.progress.pending == 0
+    assert all(len(one.untold) == 3 for one in checkpoint.pending)
+    requests = len(kiosk.requests)
+    sweep = await client.sweep(checkpoint)
+    for card in cards:
+        assert names(list(sweep.steps), card) == ["READY", "IN_PROGRESS", "PRODUCED"]
+    assert (sweep.next_poll_at, len(kiosk.requests)) == (None, requests)
+
+
+async def test_checkpoint_outside_the_block(client: Client) -> None:
+    """A checkpoint of a batch is taken inside its block, and it is said so."""
+    waits = client.wait_until_all_final([])
+    with pytest.raises(UsageError, match="inside"):
+        waits.checkpoint()
+    async with waits:
+        assert waits.checkpoint().is_done
+    with pytest.raises(UsageError, match="inside"):
+        waits.checkpoint()
+
+
+async def test_deadlines_of_resumed_cards(kiosk: Simulator, client: Client) -> None:
+    """Resumed cards keep deadlines of their own, in whatever order they come."""
+    cards = cards_of(kiosk, 3, "never")
+    pending: list[PendingCard] = []
+    for card, timeout in zip(cards, (300, 100, 200), strict=True):
+        pending.extend(Checkpoint.for_cards([card], timeout=timeout).pending)
+    ended: dict[Card, int] = {}
+    async with client.resume(Checkpoint(id="x", pending=tuple(pending), schedule=EVERY_10)) as steps:
+        async for card, what in steps:
+            if isinstance(what, WaitTimeout):
+                ended[card] = round(asyncio.get_running_loop().time())
+    assert [ended[card] for card in cards] == [300, 100, 200]
+
+
+async def test_resumed_batch_takes_more(kiosk: Simulator, client: Client) -> None:
+    """A card of the checkpoint that is added once more is waited for once."""
+    cards = cards_of(kiosk, 2, [("READY", 20.0), ("PRODUCED", 0.0)])
+    async with client.resume(Checkpoint.for_cards(cards[:1])) as steps:
+        steps.add(cards[0])
+        steps.add(cards[1])
+        told = [pair async for pair in steps]
+    for card in cards:
+        assert names(told, card) == ["READY", "PRODUCED"]
+
+
+async def test_timeout_of_a_batch_can_be_gone_on_with(kiosk: Simulator, client: Client) -> None:
+    """The `WaitTimeout` of a card in a batch, and of a wait, carries what it takes to go on."""
+    (card,) = cards_of(kiosk, 1, [Stage("READY", 100.0), Stage("PRODUCED")])
+    outcome = (await client.wait_until_all_final([card], timeout=20))[card]
+    assert isinstance(outcome, WaitTimeout)
+    assert outcome.checkpoint is not None
+    with pytest.raises(WaitTimeout) as caught:
+        await client.wait_until_final(card.profile_id, card.card_token, timeout=20)
+    assert caught.value.checkpoint is not None
+    for checkpoint in (outcome.checkpoint, caught.value.checkpoint):
+        async with client.resume(checkpoint.extended(600)) as steps:
+            told = [what async for _, what in steps]
+        (step,) = told
+        assert isinstance(step, Transition)
+        assert step.previous is not None
+        assert (step.previous.status, step.current.status) == (Status.READY, Status.PRODUCED)
+
+
+async def test_events_reach_resumed_waits(kiosk: Simulator, client: Client) -> None:
+    """A resumed wait hears of its card by events, from the moment it is resumed."""
+    (card,) = cards_of(kiosk, 1, "never")
+    async with client.resume(Checkpoint.for_cards([card], schedule=EVERY_10)) as steps:
+        pairs = aiter(steps)
+        await anext(pairs)
+        assert client.notify(event_of(card, "PRODUCED", sent_at=wall_now())) == 1
+        _, step = await anext(pairs)
+        assert isinstance(step, Transition)
+        assert (step.source, step.current.status) == ("webhook", "PRODUCED")
+
+
+# --- Paused, and with another limit ---
+
+
+async def test_pause(kiosk: Simulator, client: Client) -> None:
+    """A paused client sends nothing until its time is over, and says for how long."""
+    (card,) = cards_of(kiosk, 1)
+    await client.get_status(card.profile_id, card.card_token)
+    assert client.paused_for == 0
+    client.pause(50)
+    client.pause(10)
+    assert client.paused_for == pytest.approx(50)
+    await client.get_status(card.profile_id, card.card_token)
+    assert asyncio.get_running_loop().time() == pytest.approx(50, abs=0.5)
+    with pytest.raises(UsageError, match="seconds must be"):
+        client.pause(-1)
+
+
+async def test_limit_changed(kiosk: Simulator) -> None:
+    """A rate limit that is changed holds at once, in either direction, and what left before counts."""
+    cards = cards_of(kiosk, 60, "never")
+    async with Client(kiosk.token, base_url=kiosk.base_url, rate_limit=RateLimit(10, 600)) as client:
+        task = asyncio.ensure_future(client.get_statuses(cards))
+        await asyncio.sleep(2.5)
+        client.rate_limit = RateLimit(1, 600)
+        before = len(kiosk.requests)
+        await asyncio.sleep(10)
+        assert 8 <= len(kiosk.requests) - before <= 10
+        client.rate_limit = None
+        await asyncio.sleep(1)
+        assert len(kiosk.requests) == 60
+        await task
+        other: Any = 5
+        with pytest.raises(UsageError, match="rate_limit must be"):
+            client.rate_limit = other

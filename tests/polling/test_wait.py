@@ -1,0 +1,633 @@
+"""Waiting for one card over real HTTP in virtual time: every way to await it, end it, cut it off or drop it."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import pytest
+
+import cardprod
+from cardprod import Backoff, Client, Status, UsageError, Wait
+from cardprod.simulator import Fault, Simulator, Stage
+from tests.cards import CARD
+from tests.leftovers import assert_idle, assert_nothing_left
+from tests.raw_server import RawServer, http_answer
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from cardprod import ProductionStatus, Schedule, Transition
+
+EVERY_10 = Backoff(first=10, factor=1, jitter=0)
+
+
+def now() -> float:
+    """Tell the loop's virtual time."""
+    return asyncio.get_running_loop().time()
+
+
+def wait(client: Client, *, timeout: float | None = 900, schedule: Schedule = EVERY_10, max_failures: int = 5) -> Wait:
+    """Wait for the one card, looking every 10 seconds unless told otherwise."""
+    return client.wait_until_final(
+        CARD.profile_id, CARD.card_token, timeout=timeout, schedule=schedule, max_failures=max_failures
+    )
+
+
+async def say_nothing(_: asyncio.StreamWriter) -> None:
+    """Answer nothing, and keep the connection open."""
+
+
+# --- Every way to wait ---
+
+
+async def simply(wait: Wait) -> ProductionStatus:
+    """Await it."""
+    return await wait
+
+
+async def gathered(wait: Wait) -> ProductionStatus:
+    """Await it with `asyncio.gather`."""
+    (final,) = await asyncio.gather(wait)
+    return final
+
+
+async def as_task(wait: Wait) -> ProductionStatus:
+    """Make a task of it."""
+    return await asyncio.create_task(wait)
+
+
+async def in_group(wait: Wait) -> ProductionStatus:
+    """Make a task of it in a group."""
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(wait)
+    return task.result()
+
+
+async def under_timeout(wait: Wait) -> ProductionStatus:
+    """Await it under `asyncio.timeout`."""
+    async with asyncio.timeout(600):
+        return await wait
+
+
+async def waited_for(wait: Wait) -> ProductionStatus:
+    """Await it with `asyncio.wait_for`."""
+    return await asyncio.wait_for(wait, 600)
+
+
+async def shielded(wait: Wait) -> ProductionStatus:
+    """Await it with `asyncio.shield`."""
+    return await asyncio.shield(wait)
+
+
+async def iterated(wait: Wait) -> ProductionStatus:
+    """Iterate it to its end."""
+    steps = [step async for step in wait]
+    assert steps[-1].is_final
+    return steps[-1].current
+
+
+async def one_by_one(wait: Wait) -> ProductionStatus:
+    """Ask it for each transition with `anext`."""
+    step = await anext(wait)
+    while not step.is_final:
+        step = await anext(wait)
+    with pytest.raises(StopAsyncIteration):
+        await anext(wait)
+    return step.current
+
+
+WAYS = [simply, gathered, as_task, in_group, under_timeout, waited_for, shielded, iterated, one_by_one]
+
+
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
+@pytest.mark.parametrize(
+    ("plan", "status"),
+    [("prints", Status.PRODUCED), ("jams", Status.PRODUCTION_ERROR), ("rejected", Status.REQUEST_ERROR)],
+)
+async def test_every_way_ends_in_the_final_status(
+    kiosk: Simulator, way: Callable[[Wait], Awaitable[ProductionStatus]], plan: str, status: Status
+) -> None:
+    """In whichever way a wait is awaited or iterated, it ends in the card's final status and leaves nothing."""
+    kiosk.add(CARD, plan)
+    async with Client(kiosk.token, base_url=kiosk.base_url) as client:
+        waiting = wait(client)
+        assert (await way(waiting)).status is status
+        assert waiting.last is not None
+        assert waiting.last.status is status
+        assert waiting.polls == len(kiosk.requests)
+        assert_idle(client)
+
+
+async def test_wait_is_a_coroutine_to_asyncio(kiosk: Simulator, client: Client) -> None:
+    """To asyncio a wait is a coroutine, and a task made of it prints its name."""
+    kiosk.add(CARD, "prints")
+    waiting = wait(client)
+    assert asyncio.iscoroutine(waiting)
+    task = asyncio.create_task(waiting)
+    await asyncio.sleep(1)
+    assert "wait_until_final" in repr(task)
+    await task
+
+
+async def test_transitions_are_what_was_served(kiosk: Simulator, client: Client) -> None:
+    """The transitions are the changes in what the kiosk served, each following the one before."""
+    kiosk.add(CARD, [("READY", 25), ("HEATING_UP", 5), ("IN_PROGRESS", 50), Stage("PRODUCED")])
+    steps = [step async for step in wait(client, schedule=Backoff(first=1, factor=1))]
+    served = [request.status for request in kiosk.requests]
+    changes = [status for previous, status in pairwise([None, *served]) if status != previous]
+    assert [step.current.status for step in steps] == changes == ["READY", "HEATING_UP", "IN_PROGRESS", "PRODUCED"]
+    assert [step.previous for step in steps] == [None, *(step.current for step in steps[:-1])]
+    assert [step.is_final for step in steps] == [False, False, False, True]
+    assert steps[-1].polls == len(served)
+    assert 80 <= steps[-1].elapsed < 82
+    assert {step.source for step in steps} == {"poll"}
+
+
+async def test_retried_plan_ends_at_the_first_error(kiosk: Simulator, client: Client) -> None:
+    """A wait ends at the error, and one begun after the card was sent again ends when it is produced."""
+    kiosk.add(CARD, "retried")
+    assert (await wait(client, schedule=Backoff(first=1))).status is Status.PRODUCTION_ERROR
+    await asyncio.sleep(3)
+    assert (await wait(client, schedule=Backoff(first=1))).status is Status.PRODUCED
+
+
+async def test_new_request_is_a_transition(kiosk: Simulator, client: Client) -> None:
+    """The same status under a new time, because the card was sent to the kiosk again, is a transition."""
+    again = Stage("IN_PROGRESS", 20, is_new_request=True)
+    kiosk.add(CARD, [("IN_PROGRESS", 25), again, Stage("PRODUCED")])
+    steps = [step.current.status async for step in wait(client)]
+    assert steps == ["IN_PROGRESS", "IN_PROGRESS", "PRODUCED"]
+
+
+async def test_last_polls_and_repr_follow(kiosk: Simulator, client: Client) -> None:
+    """A wait tells what it saw so far, and shows no whole card token."""
+    kiosk.add(CARD, [("READY", 25), Stage("PRODUCED")])
+    waiting = wait(client)
+    assert (waiting.last, waiting.polls) == (None, 0)
+    task = asyncio.create_task(waiting)
+    await asyncio.sleep(15)
+    assert waiting.last is not None
+    assert (waiting.last.status, waiting.polls) == ("READY", 2)
+    assert "READY" in repr(waiting)
+    assert "2 looks" in repr(waiting)
+    assert CARD.card_token not in repr(waiting)
+    await task
+
+
+# --- Consumed once ---
+
+
+async def await_it(wait: Wait) -> None:
+    """Await it."""
+    await wait
+
+
+async def iterate_it(wait: Wait) -> None:
+    """Iterate it."""
+    async for _ in wait:
+        pass
+
+
+@pytest.mark.parametrize("first", [await_it, iterate_it])
+@pytest.mark.parametrize("second", [await_it, iterate_it])
+async def test_wait_is_consumed_once(
+    kiosk: Simulator,
+    client: Client,
+    first: Callable[[Wait], Awaitable[None]],
+    second: Callable[[Wait], Awaitable[None]],
+) -> None:
+    """A wait that was awaited or iterated is neither a second time."""
+    kiosk.add(CARD, "prints")
+    waiting = wait(client)
+    await first(waiting)
+    with pytest.raises(UsageError, match="once"):
+        await second(waiting)
+
+
+async def test_awaiting_during_another_await(kiosk: Simulator, client: Client) -> None:
+    """A wait that another task is awaiting is not awaited a second time, and the first is not disturbed."""
+    kiosk.add(CARD, "prints")
+    waiting = wait(client)
+    task = asyncio.create_task(waiting)
+    await asyncio.sleep(1)
+    with pytest.raises(UsageError, match="once"):
+        await waiting
+    assert (await task).status is Status.PRODUCED
+
+
+async def test_two_tasks_iterating_at_once(kiosk: Simulator, client: Client) -> None:
+    """Of two tasks that ask the same wait for a transition at once, the second gets `UsageError`."""
+    kiosk.add(CARD, "prints")
+    waiting = wait(client)
+    steps = await asyncio.gather(anext(waiting), anext(waiting), return_exceptions=True)
+    assert isinstance(steps[0], cardprod.Transition)
+    assert isinstance(steps[1], UsageError)
+
+
+async def test_first_step_then_the_rest(kiosk: Simulator, client: Client) -> None:
+    """The first transition can be taken off a wait's iterator and the rest iterated, as of any async iterator."""
+    kiosk.add(CARD, "prints")
+    steps = aiter(wait(client))
+    first = await anext(steps)
+    rest = [step.current.status async for step in steps]
+    assert first.current.status is Status.READY
+    assert rest[-1] is Status.PRODUCED
+
+
+# --- Cancelled and dropped ---
+
+
+async def test_break_leaves_nothing(kiosk: Simulator, client: Client) -> None:
+    """Breaking out of the iteration leaves no task, no connection in use, and no later look."""
+    kiosk.add(CARD, "never")
+    async for step in wait(client):
+        assert step.current.status is Status.READY
+        break
+    assert_idle(client)
+    await assert_nothing_left(but=1)  # the kiosk keeps the connection open
+    await asyncio.sleep(600)
+    assert len(kiosk.requests) == 1
+
+
+async def test_cancelled_while_sleeping(kiosk: Simulator, client: Client) -> None:
+    """A wait cancelled between two looks ends cancelled at once, and looks no more."""
+    kiosk.add(CARD, "never")
+    task = asyncio.create_task(wait(client))
+    await asyncio.sleep(15)
+    assert_idle(client)
+    looks = len(kiosk.requests)
+    task.cancel()
+    began = now()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert now() == began
+    await asyncio.sleep(600)
+    assert len(kiosk.requests) == looks
+
+
+@pytest.mark.parametrize("is_iterated", [True, False])
+async def test_cancelled_during_a_look(*, is_iterated: bool) -> None:
+    """A wait cancelled during a look ends cancelled at once, and its connection is closed."""
+    async with RawServer(say_nothing) as server, Client("token", base_url=server.base_url) as client:
+        waiting = wait(client)
+        task = asyncio.ensure_future(iterate_it(waiting) if is_iterated else await_it(waiting))
+        await asyncio.sleep(5)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert_idle(client)
+        await asyncio.sleep(60)
+        assert (len(server.heads), server.connections) == (1, 0)
+    await assert_nothing_left()
+
+
+async def test_cancelled_while_queued() -> None:
+    """A wait cancelled while its look queues ends cancelled at once, and its look is never sent."""
+    async with (
+        RawServer(say_nothing) as server,
+        Client("token", base_url=server.base_url, max_concurrency=1, attempts=1) as client,
+    ):
+        ahead, behind = asyncio.create_task(wait(client)), asyncio.create_task(wait(client))
+        await asyncio.sleep(5)
+        behind.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await behind
+        ahead.cancel()
+        await asyncio.wait([ahead])
+        assert_idle(client)
+        await asyncio.sleep(60)
+        assert len(server.heads) == 1
+
+
+async def test_cancelled_before_its_first_step(kiosk: Simulator, client: Client) -> None:
+    """A wait whose task is cancelled before it begins never looks."""
+    kiosk.add(CARD, "never")
+    task = asyncio.create_task(wait(client))
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await asyncio.sleep(60)
+    assert kiosk.requests == []
+    assert_idle(client)
+
+
+async def test_group_that_fails_cancels_its_waits(kiosk: Simulator, client: Client) -> None:
+    """A wait in a task group ends with the group when another task of it fails."""
+    kiosk.add(CARD, "never")
+
+    async def fail() -> None:
+        await asyncio.sleep(25)
+        raise LookupError
+
+    tasks: list[asyncio.Task[object]] = []
+
+    async def run_group() -> None:
+        async with asyncio.TaskGroup() as group:
+            tasks.extend([group.create_task(wait(client)), group.create_task(fail())])
+
+    with pytest.raises(ExceptionGroup):
+        await run_group()
+    assert tasks[0].cancelled()
+    assert_idle(client)
+
+
+@pytest.mark.parametrize("seconds", [15.0, 10.0, 0.0])
+async def test_outer_timeout_is_the_callers(kiosk: Simulator, client: Client, seconds: float) -> None:
+    """A caller's own timeout around a wait is the caller's `TimeoutError` and no `WaitTimeout`."""
+    kiosk.add(CARD, "never")
+    with pytest.raises(TimeoutError) as caught:
+        async with asyncio.timeout(seconds):
+            await wait(client)
+    assert type(caught.value) is TimeoutError
+    assert_idle(client)
+
+
+async def test_wait_for_is_the_callers(kiosk: Simulator, client: Client) -> None:
+    """A wait that outlasts `asyncio.wait_for` is cancelled by it, and looks no more."""
+    kiosk.add(CARD, "never")
+    with pytest.raises(TimeoutError) as caught:
+        await asyncio.wait_for(wait(client), 15)
+    assert type(caught.value) is TimeoutError
+    await asyncio.sleep(60)
+    assert len(kiosk.requests) == 2
+
+
+async def test_never_awaited_wait_leaves_nothing(kiosk: Simulator, client: Client) -> None:
+    """A wait that is dropped without being awaited does no I/O and gives no warning."""
+    waiting = wait(client)
+    del waiting
+    gc.collect()
+    await asyncio.sleep(60)
+    assert kiosk.requests == []
+
+
+@pytest.mark.parametrize("is_begun", [True, False])
+async def test_closed_wait_is_consumed(kiosk: Simulator, client: Client, *, is_begun: bool) -> None:
+    """A wait that was closed, begun or not, can be closed again, and cannot be awaited or iterated."""
+    kiosk.add(CARD, "never")
+    waiting = wait(client)
+    if is_begun:
+        await anext(waiting)
+    waiting.close()
+    waiting.close()
+    for consume in (await_it, iterate_it):
+        with pytest.raises(UsageError, match="once"):
+            await consume(waiting)
+    assert len(kiosk.requests) == is_begun
+
+
+# --- The deadline ---
+
+
+async def test_last_look_is_at_the_deadline(kiosk: Simulator, client: Client) -> None:
+    """A change just before the deadline is seen by the look at the deadline."""
+    kiosk.add(CARD, [("READY", 24.9), Stage("PRODUCED")])
+    final = await wait(client, timeout=25)
+    assert final.status is Status.PRODUCED
+    first = kiosk.requests[0].at
+    assert [round(request.at - first, 3) for request in kiosk.requests] == [0, 10, 20, 25]
+
+
+async def test_wait_timeout_tells_what_was_seen(kiosk: Simulator, client: Client) -> None:
+    """At the deadline `WaitTimeout` has the last status, the answered looks and the time."""
+    kiosk.add(CARD, "never")
+    waiting = wait(client, timeout=25)
+    with pytest.raises(cardprod.WaitTimeout) as caught:
+        await waiting
+    assert isinstance(caught.value, TimeoutError)
+    assert caught.value.card == CARD
+    assert caught.value.last == waiting.last
+    assert caught.value.last is not None
+    assert caught.value.last.status is Status.READY
+    assert caught.value.polls == len(kiosk.requests) == 4
+    assert caught.value.elapsed == pytest.approx(25, abs=0.01)
+
+
+async def test_iterated_wait_times_out_after_its_steps(kiosk: Simulator, client: Client) -> None:
+    """An iterated wait gives its transitions, then `WaitTimeout` once, and then its end."""
+    kiosk.add(CARD, "never")
+    waiting = wait(client, timeout=25)
+    steps: list[Transition] = []
+
+    async def collect() -> None:
+        async for step in waiting:
+            steps.append(step)  # noqa: PERF401 - a comprehension would lose them
+
+    with pytest.raises(cardprod.WaitTimeout):
+        await collect()
+    assert len(steps) == 1
+    with pytest.raises(StopAsyncIteration):
+        await anext(waiting)
+
+
+async def test_stalled_look_is_cut_at_the_deadline() -> None:
+    """A look that stalls before the deadline is cut off there, and its connection is closed."""
+    async with (
+        RawServer(say_nothing) as server,
+        Client("token", base_url=server.base_url, request_timeout=100) as client,
+    ):
+        began = now()
+        with pytest.raises(cardprod.WaitTimeout) as caught:
+            await wait(client, timeout=25)
+        assert now() - began == pytest.approx(25, abs=0.01)
+        assert (caught.value.last, caught.value.polls) == (None, 0)
+        assert isinstance(caught.value.__cause__, cardprod.RequestTimeout)
+        assert_idle(client)
+        task = asyncio.current_task()
+        assert task is not None
+        assert task.cancelling() == 0
+
+
+async def test_queued_look_is_cut_at_the_deadline() -> None:
+    """A look that queues for a place until the deadline is given up there, and never sent."""
+    async with (
+        RawServer(say_nothing) as server,
+        Client("token", base_url=server.base_url, request_timeout=100, max_concurrency=1) as client,
+    ):
+        ahead = asyncio.create_task(wait(client))
+        await asyncio.sleep(1)
+        began = now()
+        with pytest.raises(cardprod.WaitTimeout):
+            await wait(client, timeout=25)
+        assert now() - began == pytest.approx(25, abs=0.01)
+        ahead.cancel()
+        await asyncio.wait([ahead])
+        assert len(server.heads) == 1
+        assert_idle(client)
+
+
+async def test_request_timeout_at_the_deadline() -> None:
+    """A look whose own time limit is the deadline ends the wait once, with `WaitTimeout`."""
+    async with (
+        RawServer(say_nothing) as server,
+        Client("token", base_url=server.base_url, request_timeout=25, attempts=1) as client,
+    ):
+        with pytest.raises(cardprod.WaitTimeout):
+            await wait(client, timeout=25)
+        task = asyncio.current_task()
+        assert task is not None
+        assert task.cancelling() == 0
+        assert_idle(client)
+
+
+@pytest.mark.parametrize("timeout", [0.0, 25.0])
+async def test_last_look_has_one_request_timeout(timeout: float) -> None:  # noqa: ASYNC109 - the wait's, in seconds
+    """A last look that stalls makes the wait `request_timeout` late at the most, as its documentation says."""
+
+    async def answer(writer: asyncio.StreamWriter) -> None:
+        if now() - began < timeout - 0.5:
+            writer.write(http_answer())
+
+    async with RawServer(answer) as server, Client("token", base_url=server.base_url) as client:
+        began = now()
+        with pytest.raises(cardprod.WaitTimeout) as caught:
+            await wait(client, timeout=timeout)
+        assert caught.value.elapsed <= timeout + 10.01
+
+
+async def test_last_look_does_not_wait_for_the_gate(kiosk: Simulator, client: Client) -> None:
+    """A `Retry-After` that goes past the deadline does not keep the wait longer than `request_timeout` past it."""
+    kiosk.fail_next(Fault.too_many_requests(retry_after=50))
+    kiosk.add(CARD, "never")
+    with pytest.raises(cardprod.WaitTimeout) as caught:
+        await wait(client, timeout=0)
+    assert caught.value.elapsed <= 10.01
+
+
+async def test_timeout_zero_looks_once(kiosk: Simulator, client: Client) -> None:
+    """A wait without any time looks once: a final card is its result, any other `WaitTimeout`."""
+    kiosk.add(CARD, "never")
+    with pytest.raises(cardprod.WaitTimeout) as caught:
+        await wait(client, timeout=0)
+    assert caught.value.polls == len(kiosk.requests) == 1
+    kiosk.add(CARD, [Stage("PRODUCED")])
+    assert (await wait(client, timeout=0)).status is Status.PRODUCED
+
+
+async def test_no_timeout_waits_for_days(kiosk: Simulator, client: Client) -> None:
+    """A wait without a timeout waits as long as it takes."""
+    kiosk.add(CARD, [("READY", 3 * 86400.0), Stage("PRODUCED")])
+    waiting = wait(client, timeout=None, schedule=Backoff(ceiling=3600))
+    assert (await waiting).status is Status.PRODUCED
+
+
+async def test_clock_starts_with_the_first_step(kiosk: Simulator, client: Client) -> None:
+    """A wait's time begins when it is awaited, not when it is made."""
+    kiosk.add(CARD, "never")
+    waiting = wait(client, timeout=25)
+    await asyncio.sleep(1000)
+    with pytest.raises(cardprod.WaitTimeout) as caught:
+        await waiting
+    assert caught.value.elapsed == pytest.approx(25, abs=0.01)
+
+
+# --- Failed looks ---
+
+
+async def test_few_failures_do_not_end_it(kiosk: Simulator) -> None:
+    """Failures below the limit do not end a wait, and an answer starts the count again."""
+    async with Client(kiosk.token, base_url=kiosk.base_url, attempts=1) as client:
+        kiosk.add(CARD, [("READY", 65), Stage("PRODUCED")])
+        steps: list[str] = []
+        kiosk.fail_next(Fault.server_error(), times=2)
+        async for step in wait(client, max_failures=3):
+            steps.append(step.current.status)
+            kiosk.fail_next(Fault.bad_reply(), times=2)
+        assert steps == ["READY", "PRODUCED"]
+        assert [request.fault is None for request in kiosk.requests] == [
+            False,
+            False,
+            True,
+            False,
+            False,
+            True,
+            True,
+            True,
+        ]
+
+
+@pytest.mark.parametrize(
+    ("fault", "failure"),
+    [
+        (Fault.server_error(503), cardprod.ServerError),
+        (Fault.too_many_requests(), cardprod.RateLimited),
+        (Fault.server_error(422), cardprod.ApiError),
+        (Fault.bad_reply(), cardprod.BadReply),
+        (Fault.garbage(), cardprod.TransportError),
+        (Fault.stall(), cardprod.RequestTimeout),
+    ],
+)
+async def test_many_failures_end_it(kiosk: Simulator, fault: Fault, failure: type[Exception]) -> None:
+    """Failures up to the limit end a wait with the last of them, as it is."""
+    kiosk.add(CARD, "never")
+    kiosk.fail_next(fault, times=4)
+    async with Client(kiosk.token, base_url=kiosk.base_url, attempts=1) as client:
+        waiting = wait(client, max_failures=4)
+        with pytest.raises(failure) as caught:
+            await waiting
+        assert type(caught.value) is failure
+        assert waiting.polls == 0
+        assert_idle(client)
+
+
+@pytest.mark.parametrize(
+    ("http_status", "failure"),
+    [(401, cardprod.Unauthorized), (403, cardprod.Forbidden), (404, cardprod.CardNotFound)],
+)
+async def test_hopeless_answer_ends_it_at_once(
+    kiosk: Simulator, client: Client, http_status: int, failure: type[Exception]
+) -> None:
+    """An answer that no later look would mend ends a wait at the first."""
+    kiosk.fail_next(Fault.server_error(http_status), times=9)
+    began = now()
+    with pytest.raises(failure):
+        await wait(client)
+    assert now() - began < 0.1
+    assert len(kiosk.requests) == 1
+
+
+async def test_closed_client_ends_its_waits(kiosk: Simulator) -> None:
+    """A wait that is asleep when its client is closed ends with `UsageError` at its next look."""
+    kiosk.add(CARD, "never")
+    async with Client(kiosk.token, base_url=kiosk.base_url) as client:
+        task = asyncio.create_task(wait(client))
+        await asyncio.sleep(15)
+    with pytest.raises(UsageError, match="closed"):
+        await task
+    assert len(kiosk.requests) == 2
+
+
+async def test_closed_client_ends_its_waits_during_a_look() -> None:
+    """A wait that is looking when its client is closed ends with `UsageError` at once."""
+    async with RawServer(say_nothing) as server:
+        async with Client("token", base_url=server.base_url) as client:
+            task = asyncio.create_task(wait(client))
+            await asyncio.sleep(5)
+        began = now()
+        with pytest.raises(UsageError, match="closed"):
+            await task
+        assert now() - began < 0.1
+
+
+async def test_slow_consumer_gets_the_last_look(kiosk: Simulator, client: Client) -> None:
+    """A consumer that is busy past the deadline still gets the last look, and with it the final status."""
+    kiosk.add(CARD, [("READY", 15), ("PRODUCED", 0)])
+    seen: list[str] = []
+    async for step in wait(client, timeout=20):
+        seen.append(str(step.current.status))
+        await asyncio.sleep(100)
+    assert seen == ["READY", "PRODUCED"]
+
+
+async def test_closed_wait_stops_an_iteration(kiosk: Simulator, client: Client) -> None:
+    """A wait that is closed while it is iterated gives no more steps and looks no more."""
+    kiosk.add(CARD, "prints")
+    waiting = wait(client)
+    steps = aiter(waiting)
+    await anext(steps)
+    waiting.close()
+    assert [step async for step in steps] == []
+    assert len(kiosk.requests) == 1

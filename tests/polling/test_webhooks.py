@@ -1,0 +1,972 @@
+"""Deliveries: who signed them, what they tell, and what becomes of waits that hear of them."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import json
+import subprocess
+import sys
+from datetime import UTC, datetime
+from itertools import pairwise
+from random import Random
+from typing import TYPE_CHECKING, Any, Literal
+
+import aiohttp
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+)
+from hypothesis import given
+from hypothesis import strategies as st
+from multidict import CIMultiDict
+
+import cardprod
+from cardprod import (
+    Backoff,
+    BadEvent,
+    BadSignature,
+    Card,
+    CardprodError,
+    Client,
+    ErrorCode,
+    ProductionEvent,
+    ProductionStatus,
+    RateLimit,
+    Transition,
+    UsageError,
+    WaitTimeout,
+)
+from cardprod.simulator import Simulator, Stage, Subscription
+from cardprod.webhooks import SIGNATURE_HEADER, Verifier, sign
+from tests.cards import CARD, event_of
+from tests.leftovers import assert_idle, assert_nothing_left
+from tests.raw_server import RawServer, http_answer
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+
+
+def shared_by(client: Client) -> Any:
+    """Give what a client knows of who waits for which card, which no user sees."""
+    return client._shared  # pyright: ignore[reportPrivateUsage]
+
+
+async def stop_deliveries(kiosk: Simulator) -> None:
+    """Let a kiosk send no more webhooks, as if Wise's were down."""
+    inner: Any = kiosk
+    await inner._post.close()
+    inner._post = None
+
+
+KEY = generate_private_key(public_exponent=65537, key_size=2048)
+OTHER_KEY = generate_private_key(public_exponent=65537, key_size=2048)
+VERIFIER = Verifier(KEY.public_key())
+
+
+def pem_of(key: Any) -> str:
+    return str(key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo), "ascii")
+
+
+def document(**data: Any) -> dict[str, Any]:
+    """Write an event as schema version 4.0.0 has it."""
+    resource = {
+        "type": "card",
+        "profile_id": CARD.profile_id,
+        "client_id": "wise-client",
+        "card_token": CARD.card_token,
+    } | data.pop("resource", {})
+    return {
+        "subscription_id": "16b6d5cb-8a4c-4b5c-9d0e-52b6a1d27ba4",
+        "event_type": "cards#card-production-status-change",
+        "schema_version": "4.0.0",
+        "sent_at": "2026-11-24T12:00:05.250Z",
+        "data": {
+            "resource": resource,
+            "status": "IN_PROGRESS",
+            "kiosk_id": "WIS00001",
+            "occurred_at": "2026-11-24T12:00:00.125Z",
+            "error_code": None,
+            "description": None,
+        }
+        | data,
+    }
+
+
+def delivery(body: bytes | dict[str, Any], **headers: str) -> tuple[bytes, dict[str, str]]:
+    """Sign a body as Wise does."""
+    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+    more = {name.replace("_", "-"): value for name, value in headers.items()}
+    return raw, {SIGNATURE_HEADER: sign(raw, KEY)} | more
+
+
+# --- What is read ---
+
+
+def test_what_an_event_tells() -> None:
+    """A signed delivery gives the card, the status, and what is known of the delivery."""
+    event = VERIFIER.parse(*delivery(document(), X_Delivery_Id="d-1"))
+    assert event == ProductionEvent(
+        card=CARD,
+        status=ProductionStatus(
+            "IN_PROGRESS", kiosk_id="WIS00001", occurred_at=datetime(2026, 11, 24, 12, 0, 0, 125_000, UTC)
+        ),
+        sent_at=datetime(2026, 11, 24, 12, 0, 5, 250_000, UTC),
+        delivery_id="d-1",
+        subscription_id="16b6d5cb-8a4c-4b5c-9d0e-52b6a1d27ba4",
+        schema_version="4.0.0",
+    )
+
+
+def test_schema_version_2() -> None:
+    """Version 2.0.0, with times in seconds and the profile as a text, is read as well."""
+    old = document(resource={"profile_id": "123456"}, occurred_at="2026-11-24T12:00:00Z")
+    old |= {"schema_version": "2.0.0", "sent_at": "2026-11-24T12:00:05Z"}
+    event = VERIFIER.parse(*delivery(old))
+    assert event.card == CARD
+    assert event.schema_version == "2.0.0"
+    assert event.status.occurred_at == datetime(2026, 11, 24, 12, 0, 0, tzinfo=UTC)
+
+
+def test_error_of_an_event() -> None:
+    """An event that tells a failure has its code and its meaning."""
+    failed = document(status="PRODUCTION_ERROR", error_code="PRD_FEEDER_JAM", description="feeder card jam")
+    status = VERIFIER.parse(*delivery(failed)).status
+    assert status.error_code is ErrorCode.PRD_FEEDER_JAM
+    assert status.error_meaning
+
+
+def test_malformed_time(caplog: pytest.LogCaptureFixture) -> None:
+    """The malformed time of one of Wise's samples costs the time, and nothing else."""
+    event = VERIFIER.parse(*delivery(document(occurred_at="2024-01-01T12:24:560Z") | {"sent_at": "soon"}))
+    assert event.card == CARD
+    assert event.status.occurred_at is None
+    assert event.sent_at is None
+    assert "2024-01-01T12:24:560Z" in caplog.text
+
+
+def test_null_card_token() -> None:
+    """An event that names no card is an event, and concerns nobody."""
+    assert VERIFIER.parse(*delivery(document(resource={"card_token": None}))).card is None
+
+
+def test_unknown_status_and_code() -> None:
+    """What is newer than this package stays as it came, and is not final."""
+    status = VERIFIER.parse(*delivery(document(status="EMBOSSING", error_code="NEW_ONE", more={"x": 1}))).status
+    assert (status.status, status.error_code, status.is_final) == ("EMBOSSING", "NEW_ONE", False)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [document(resource={"profile_id": 0, "card_token": None}), {"hello": "world"}, b"", b"not JSON", b"[]"],
+    ids=["sample", "object", "empty", "text", "array"],
+)
+def test_test_notification(body: dict[str, Any] | bytes) -> None:
+    """A test notification is never an error, whatever it holds, and tells of no card."""
+    event = VERIFIER.parse(*delivery(body, X_Test_Notification="true"))
+    assert event.is_test
+    assert event.card is None
+
+
+@pytest.mark.parametrize(
+    ("body", "what"),
+    [
+        (b"", "the body is empty"),
+        (b"not JSON", "not JSON"),
+        (b"[]", "expected a JSON object"),
+        ({}, "event_type: expected 'cards#card-production-status-change', got None"),
+        (document() | {"event_type": "transfers#state-change"}, "got 'transfers#state-change'"),
+        (document() | {"data": None}, "data: expected an object, got null"),
+        (document() | {"data": {"status": "READY"}}, "resource: expected an object"),
+        (document(status=None), "status: expected a string, got null"),
+        (document(status=" "), "status: expected a status"),
+        (document(kiosk_id=7), "kiosk_id: expected a string"),
+        (document(resource={"profile_id": True}), "profile_id must be an int"),
+        (document(resource={"profile_id": "12x"}), "profile_id must be an int"),
+        (document(resource={"profile_id": "0"}), "profile_id must be from 1"),
+        (document(resource={"profile_id": 2**70}), "profile_id must be from 1"),
+        (document(resource={"card_token": "a/b"}), "card_token must be 1 to 128 characters"),
+        (document(resource={"card_token": 5}), "card_token must be a str"),
+    ],
+)
+def test_bad_event(body: Any, what: str) -> None:
+    """What is signed and no production event says what is wrong with it, and which delivery it was."""
+    with pytest.raises(BadEvent) as caught:
+        VERIFIER.parse(*delivery(body, X_Delivery_Id="d-1"))
+    assert what in str(caught.value)
+    assert caught.value.delivery_id == "d-1"
+
+
+_NAMES = st.sampled_from(["data", "resource", "status", "event_type", "card_token", "profile_id"]) | st.text()
+_SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
+
+
+@given(st.recursive(_SCALARS, lambda inner: st.lists(inner) | st.dictionaries(_NAMES, inner)))
+def test_any_json(value: object) -> None:
+    """Whatever JSON is signed, it gives an event or `BadEvent`, and a test gives an event."""
+    body = json.dumps(value).encode()
+    signed: Mapping[str, str] = {SIGNATURE_HEADER: sign(body, KEY)}
+    with contextlib.suppress(BadEvent):
+        VERIFIER.parse(body, signed)
+    assert VERIFIER.parse(body, {**signed, "X-Test-Notification": "true"}).is_test
+
+
+# --- Who signed it ---
+
+
+def _wrong_signatures() -> dict[str, Any]:
+    body, headers = delivery(document())
+    signature = headers[SIGNATURE_HEADER]
+    raw = base64.b64decode(signature)
+    other = sign(body, OTHER_KEY)
+    return {
+        "missing": (body, {}),
+        "empty": (body, {SIGNATURE_HEADER: ""}),
+        "twice": (body, CIMultiDict([(SIGNATURE_HEADER, signature), (SIGNATURE_HEADER, signature)])),
+        "in two cases": (body, {SIGNATURE_HEADER: signature, SIGNATURE_HEADER.lower(): signature}),
+        "joined": (body, {SIGNATURE_HEADER: f"{signature}, {signature}"}),
+        "truncated": (body, {SIGNATURE_HEADER: signature[:-8]}),
+        "one byte less": (body, {SIGNATURE_HEADER: base64.b64encode(raw[:-1]).decode()}),
+        "one byte more": (body, {SIGNATURE_HEADER: base64.b64encode(raw + b"\0").decode()}),
+        "not Base64": (body, {SIGNATURE_HEADER: "~" * len(signature)}),
+        "not ASCII": (body, {SIGNATURE_HEADER: "é" * len(signature)}),
+        "URL-safe Base64": (body, {SIGNATURE_HEADER: base64.urlsafe_b64encode(b"\xff" * 256).decode()}),
+        "very long": (body, {SIGNATURE_HEADER: "A" * 1_000_000}),
+        "another key's": (body, {SIGNATURE_HEADER: other}),
+        "of another body": (body + b" ", headers),
+        "a changed byte": (body.replace(b"IN_PROGRESS", b"IN_PROGRESZ"), headers),
+        "over 1 MiB": delivery(b" " * (1024 * 1024 + 1)),
+        "test without": (body, {"X-Test-Notification": "true"}),
+    }
+
+
+@pytest.mark.parametrize(("body", "headers"), _wrong_signatures().values(), ids=_wrong_signatures().keys())
+def test_bad_signature(body: bytes, headers: Mapping[str, str]) -> None:
+    """A delivery that is not rightly signed is refused, always in the same words and with no cause to read."""
+    with pytest.raises(BadSignature) as caught:
+        VERIFIER.parse(body, headers)
+    assert str(caught.value) == "this delivery is not signed by a known key"
+    assert caught.value.__cause__ is None
+    assert caught.value.__context__ is None
+
+
+@given(st.data())
+def test_any_changed_byte(data: st.DataObject) -> None:
+    """A change of any byte of the body is seen."""
+    body, headers = delivery(document())
+    at = data.draw(st.integers(0, len(body) - 1))
+    byte = data.draw(st.integers(0, 255).filter(lambda value: value != body[at]))
+    with pytest.raises(BadSignature):
+        VERIFIER.parse(body[:at] + bytes([byte]) + body[at + 1 :], headers)
+
+
+@pytest.mark.parametrize("name", ["X-Signature-SHA256", "x-signature-sha256", "X-SIGNATURE-SHA256"])
+def test_headers_in_any_case(name: str) -> None:
+    """The headers' case does not matter, in a plain dict or a framework's mapping, nor do blanks around the value."""
+    body, headers = delivery(document())
+    signature = headers[SIGNATURE_HEADER]
+    for mapping in ({name: signature}, CIMultiDict({name: signature}), {name: f" {signature} "}):
+        assert VERIFIER.parse(body, mapping).card == CARD
+
+
+def test_several_keys() -> None:
+    """While one key follows another, what either has signed is taken."""
+    body = json.dumps(document()).encode()
+    both = Verifier(pem_of(KEY.public_key()), pem_of(OTHER_KEY.public_key()).encode())
+    for key in (KEY, OTHER_KEY):
+        assert both.parse(body, {SIGNATURE_HEADER: sign(body, key)}).card == CARD
+    assert repr(both) == "<Verifier with 2 keys>"
+
+
+def test_keys_of_wise() -> None:
+    """Wise's own keys are there, differ, and take nothing that others signed."""
+    body, headers = delivery(document())
+    for verifier in (Verifier.for_production(), Verifier.for_sandbox()):
+        with pytest.raises(BadSignature):
+            verifier.parse(body, headers)
+
+
+def _private_pem() -> str:
+    return KEY.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+
+
+def _short_key() -> Any:
+    return generate_private_key(public_exponent=65537, key_size=1024)  # noqa: S505 - it is what must be refused
+
+
+@pytest.mark.parametrize(
+    ("keys", "what"),
+    [
+        ((), "needs a public key"),
+        (("nonsense",), "must be PEM"),
+        ((b"",), "must be PEM"),
+        ((_private_pem(),), "must be PEM"),
+        ((5,), "not a int"),
+        ((ec.generate_private_key(ec.SECP256R1()).public_key(),), "must be RSA's"),
+        ((_short_key().public_key(),), "2048 bits or more, not 1024"),
+    ],
+)
+def test_bad_public_keys(keys: Any, what: str) -> None:
+    """What is no public key of RSA is refused when the verifier is made, and not shown."""
+    with pytest.raises(UsageError, match=what) as caught:
+        Verifier(*keys)
+    assert "PRIVATE" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["nonsense", b"", 5, ec.generate_private_key(ec.SECP256R1())])
+def test_bad_private_keys(key: Any) -> None:
+    """What is no private key of RSA cannot sign."""
+    with pytest.raises(UsageError, match="private_key"):
+        sign(b"", key)
+    assert sign(b"body", _private_pem()) == sign(b"body", KEY)
+
+
+@pytest.mark.parametrize(("body", "headers"), [("text", {}), ({}, {}), (b"", None), (b"", [("a", "b")])])
+def test_bad_calls(body: Any, headers: Any) -> None:
+    """A body that is no longer raw, or headers that are no mapping, are the caller's mistake."""
+    with pytest.raises(UsageError):
+        VERIFIER.parse(body, headers)
+
+
+def test_without_the_extra() -> None:
+    """Without cryptography, the import says which extra to install."""
+    hide = "import sys; sys.modules['cryptography.exceptions'] = None; import cardprod.webhooks"
+    run = subprocess.run([sys.executable, "-c", hide], capture_output=True, text=True, check=False)
+    assert "ImportError: cardprod.webhooks needs the extra 'webhooks': pip install 'cardprod[webhooks]'" in run.stderr
+
+
+# --- From one process to another ---
+
+
+@given(
+    st.builds(
+        ProductionEvent,
+        card=st.none() | st.just(CARD),
+        status=st.builds(
+            ProductionStatus,
+            status=st.text(),
+            kiosk_id=st.none() | st.text(),
+            occurred_at=st.none() | st.datetimes(timezones=st.just(UTC)),
+            error_code=st.none() | st.text(),
+            description=st.none() | st.text(),
+        ),
+        sent_at=st.none() | st.datetimes(timezones=st.just(UTC)),
+        delivery_id=st.none() | st.text(),
+        is_test=st.booleans(),
+    )
+)
+def test_json_of_an_event(event: ProductionEvent) -> None:
+    """An event that is written as JSON is read as the same event."""
+    assert ProductionEvent.from_json(event.to_json()) == event
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", "null", '{"version":2,"card":null,"status":{},"sent_at":null}'])
+def test_bad_json_of_an_event(text: str) -> None:
+    """What was not written by `to_json`, or by another version, is refused."""
+    with pytest.raises(UsageError, match=r"to_json|version 2"):
+        ProductionEvent.from_json(text)
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"card": (1, "a")}, "card"),
+        ({"status": "PRODUCED"}, "status"),
+        ({"sent_at": datetime(2026, 1, 1)}, "sent_at"),  # noqa: DTZ001 - it is what must be refused
+        ({"sent_at": "2026-01-01T00:00:00Z"}, "sent_at"),
+        ({"status": ProductionStatus("READY", occurred_at=datetime(2026, 1, 1))}, "occurred_at"),  # noqa: DTZ001
+    ],
+)
+def test_event_that_cannot_be(change: dict[str, Any], what: str) -> None:
+    """An event that somebody makes wrongly is refused when it is made, not when somebody waits for its card."""
+    fields: dict[str, Any] = {"card": CARD, "status": ProductionStatus("READY")} | change
+    with pytest.raises(UsageError, match=f"an event's {what} must be"):
+        ProductionEvent(**fields)
+
+
+# --- What a client does with it ---
+
+
+@pytest.fixture
+async def endpoint(client: Client, kiosk: Simulator) -> AsyncIterator[str]:
+    """An endpoint that hands what the kiosk delivers to the client."""
+    verifier = Verifier(kiosk.public_key)
+
+    async def take(request: web.Request) -> web.Response:
+        try:
+            client.notify(verifier.parse(await request.read(), request.headers))
+        except BadSignature:
+            return web.Response(status=400)
+        return web.Response()
+
+    app = web.Application()
+    app.router.add_post("/wise", take)
+    async with TestServer(app) as server:
+        yield str(server.make_url("/wise"))
+
+
+HOURLY = Backoff(first=3600, factor=1, ceiling=3600)
+PLAN = [Stage("READY", 20), Stage("IN_PROGRESS", 30), Stage("PRODUCED")]
+
+
+async def test_event_ends_a_single_wait(kiosk: Simulator, client: Client, endpoint: str) -> None:
+    """A wait that would not look for an hour is told of each change the moment its event comes."""
+    kiosk.subscribe(endpoint)
+    kiosk.add(CARD, PLAN)
+    wait = client.wait_until_final(CARD.profile_id, CARD.card_token, schedule=HOURLY, timeout=None)
+    steps = [step async for step in wait]
+    assert [(step.current.status, step.source, round(step.elapsed)) for step in steps] == [
+        ("READY", "poll", 0),
+        ("IN_PROGRESS", "webhook", 20),
+        ("PRODUCED", "webhook", 50),
+    ]
+    assert wait.polls == 1
+    assert len(kiosk.requests) == 1
+
+
+async def test_event_ends_a_batch(kiosk: Simulator, client: Client, endpoint: str) -> None:
+    """So is a batch, with a look at each card and no more."""
+    kiosk.subscribe(endpoint)
+    cards = [kiosk.add((1, f"card-{number}"), PLAN) for number in range(50)]
+    told: dict[Card, list[tuple[str, str]]] = {card: [] for card in cards}
+    async with client.wait_until_all_final(cards, schedule=HOURLY) as steps:
+        async for card, step in steps:
+            assert isinstance(step, Transition)
+            told[card].append((step.current.status, step.source))
+    for seen in told.values():
+        assert seen == [("READY", "poll"), ("IN_PROGRESS", "webhook"), ("PRODUCED", "webhook")]
+    assert len(kiosk.requests) == 50
+
+
+async def test_event_interrupts_a_look() -> None:
+    """An event is told at once even while a look hangs, and the look is cut off."""
+
+    async def hang(writer: asyncio.StreamWriter) -> None:
+        del writer
+        await asyncio.sleep(3600)
+
+    async with RawServer(hang) as server, Client("token", base_url=server.base_url, request_timeout=600) as client:
+        wait = client.wait_until_final(CARD.profile_id, CARD.card_token, timeout=None)
+        waiting = asyncio.create_task(asyncio.wait_for(wait, None))
+        await asyncio.sleep(100)
+        began_at = asyncio.get_running_loop().time()
+        assert client.notify(event_of(CARD, "PRODUCED")) == 1
+        assert (await waiting).is_produced
+        assert asyncio.get_running_loop().time() - began_at < 0.1
+        assert len(shared_by(client)) == 0
+        assert_idle(client)
+    await assert_nothing_left()
+
+
+async def test_followers_of_an_interrupted_look() -> None:
+    """Whoever waited for a look that an event cut off is told by the event as well."""
+
+    async def hang(writer: asyncio.StreamWriter) -> None:
+        del writer
+        await asyncio.sleep(3600)
+
+    async with RawServer(hang) as server, Client("token", base_url=server.base_url, request_timeout=600) as client:
+        waits = [asyncio.ensure_future(client.wait_until_all_final([CARD]))]
+        singles = [
+            asyncio.create_task(asyncio.wait_for(client.wait_until_final(1, "other"), None)),
+            *(
+                asyncio.create_task(
+                    asyncio.wait_for(client.wait_until_final(CARD.profile_id, CARD.card_token, timeout=None), None)
+                )
+                for _ in range(5)
+            ),
+        ]
+        await asyncio.sleep(1)
+        assert client.notify(event_of(CARD, "IN_PROGRESS")) == 6
+        await asyncio.sleep(1)
+        assert client.notify(event_of(CARD, "PRODUCED")) == 6
+        assert [(await single).status for single in singles[1:]] == ["PRODUCED"] * 5
+        assert (await waits[0])[CARD] == event_of(CARD, "PRODUCED").status
+        singles[0].cancel()
+        await asyncio.wait(singles)
+
+
+async def test_busy_consumer_misses_nothing(kiosk: Simulator, client: Client, endpoint: str) -> None:
+    """Events that come while whoever iterates does something else are told, each, when a step is asked for."""
+    kiosk.subscribe(endpoint)
+    kiosk.add(CARD, PLAN)
+    told: list[tuple[str, int]] = []
+    async for step in client.wait_until_final(CARD.profile_id, CARD.card_token, schedule=HOURLY, timeout=None):
+        told.append((step.current.status, round(step.elapsed)))
+        await asyncio.sleep(100)
+    assert told == [("READY", 0), ("IN_PROGRESS", 20), ("PRODUCED", 50)]
+    assert len(shared_by(client)) == 0
+
+
+async def test_dropped_wait_hears_no_more(kiosk: Simulator, client: Client) -> None:
+    """A wait that was left by `break` is forgotten: nothing hears of its card any more."""
+    kiosk.add(CARD, "never")
+    async for _ in client.wait_until_final(CARD.profile_id, CARD.card_token):
+        break
+    assert len(shared_by(client)) == 0
+    assert client.notify(event_of(CARD, "PRODUCED")) == 0
+
+
+async def test_cancelled_wait_hears_no_more(kiosk: Simulator, client: Client) -> None:
+    """A wait that is cancelled is forgotten even by whoever holds on to it."""
+    kiosk.add(CARD, "never")
+    wait = client.wait_until_final(CARD.profile_id, CARD.card_token)
+    waiting = asyncio.create_task(asyncio.wait_for(wait, None))
+    await asyncio.sleep(5)
+    assert client.notify(event_of(CARD, "IN_PROGRESS")) == 1
+    waiting.cancel()
+    await asyncio.wait([waiting])
+    assert client.notify(event_of(CARD, "PRODUCED")) == 0
+    assert wait.last is not None
+
+
+@pytest.mark.parametrize("is_batch", [False, True])
+@pytest.mark.parametrize(("seconds", "is_told"), [(0, True), (59, True), (61, False)])
+async def test_event_just_before_the_wait(seconds: float, *, is_told: bool, is_batch: bool) -> None:
+    """An event that came up to a minute before a wait began ends it, if the first look lags behind it."""
+
+    async def lag(writer: asyncio.StreamWriter) -> None:
+        body = '{"status":"IN_PROGRESS","kioskId":"WIS00001","occurredAt":"2026-01-01T12:00:00.125Z"}'
+        writer.write(http_answer(body=body))
+
+    occurred_at = datetime(2026, 1, 1, 12, 0, 0, 125_000, UTC)
+    async with RawServer(lag) as server, Client("token", base_url=server.base_url) as client:
+        old = event_of(CARD, "READY", occurred_at=occurred_at, sent_at=occurred_at)
+        for event in (event_of(CARD, "PRODUCED", occurred_at=occurred_at), old):
+            assert client.notify(event) == 0
+        await asyncio.sleep(seconds - 0.001)
+        if is_batch:
+            outcome = await client.wait_until_all_final([CARD], schedule=HOURLY, timeout=10)
+            assert isinstance(outcome[CARD], ProductionStatus) is is_told
+        else:
+            wait = client.wait_until_final(CARD.profile_id, CARD.card_token, schedule=HOURLY, timeout=10)
+            told: list[tuple[str, str]] = []
+            with contextlib.suppress(WaitTimeout):
+                told += [(step.current.status, step.source) async for step in wait]
+            assert told == ([("IN_PROGRESS", "poll"), ("PRODUCED", "webhook")] if is_told else [])
+        assert len(shared_by(client)) == 0
+
+
+async def test_replay_is_not_recent(client: Client) -> None:
+    """An event that comes again is remembered from when it came first."""
+    event = event_of(CARD, "PRODUCED", occurred_at=datetime(2026, 1, 1, tzinfo=UTC))
+    client.notify(event)
+    await asyncio.sleep(50)
+    client.notify(event)
+    assert shared_by(client).recent_event(CARD) == event
+    await asyncio.sleep(20)
+    assert shared_by(client).recent_event(CARD) is None
+
+
+async def test_event_of_the_production_before(kiosk: Simulator, client: Client) -> None:
+    """An event that came just before a wait began, of a production before the one that goes on, does not touch it."""
+    kiosk.add(CARD, [Stage("IN_PROGRESS", 5), Stage("PRODUCED")])
+    before = datetime(2026, 1, 1, tzinfo=UTC)
+    assert client.notify(event_of(CARD, "PRODUCTION_ERROR", occurred_at=before)) == 0
+    assert (await client.wait_until_final(CARD.profile_id, CARD.card_token)).is_produced
+
+
+async def test_recent_events_are_bounded(client: Client) -> None:
+    """However many events come for cards that nobody waits for, a bounded number is remembered."""
+    for number in range(5000):
+        client.notify(event_of(Card(1, f"card-{number}"), "PRODUCED", occurred_at=datetime(2026, 1, 1, tzinfo=UTC)))
+    assert len(shared_by(client)._recent) == 4096
+    assert shared_by(client).recent_event(Card(1, "card-4999")) is not None
+    assert shared_by(client).recent_event(Card(1, "card-0")) is None
+
+
+async def test_nobody_waits(client: Client) -> None:
+    """An event for a card that nobody waits for, for no card, or of a test, is harmless."""
+    assert client.notify(event_of(CARD, "PRODUCED")) == 0
+    assert client.notify(ProductionEvent(card=None, status=ProductionStatus("PRODUCED"))) == 0
+    assert client.notify(ProductionEvent(card=CARD, status=ProductionStatus("PRODUCED"), is_test=True)) == 0
+
+
+async def test_test_event_changes_nothing(kiosk: Simulator, client: Client) -> None:
+    """A test that names a card which is waited for does not touch its wait."""
+    kiosk.add(CARD, "never")
+    waiting = asyncio.create_task(asyncio.wait_for(client.wait_until_final(CARD.profile_id, CARD.card_token), None))
+    await asyncio.sleep(5)
+    test = ProductionEvent(card=CARD, status=ProductionStatus("PRODUCED"), sent_at=datetime.now(UTC), is_test=True)
+    assert client.notify(test) == 0
+    await asyncio.sleep(5)
+    assert not waiting.done()
+    waiting.cancel()
+    await asyncio.wait([waiting])
+
+
+async def test_bad_notify(kiosk: Simulator) -> None:
+    """What is no event, or a client that is closed, is told at once."""
+    client = Client(kiosk.token, base_url=kiosk.base_url)
+    with pytest.raises(UsageError, match="event must be"):
+        client.notify({"status": "PRODUCED"})  # type: ignore[arg-type]
+    await client.close()
+    with pytest.raises(UsageError, match="closed"):
+        client.notify(event_of(CARD, "PRODUCED"))
+    with pytest.raises(UsageError, match="safety_net"):
+        Client("token", safety_net=-1)
+
+
+class _Wrong:
+    """A schedule that goes wrong when it is told to."""
+
+    is_wrong = False
+
+    def delay(self, unchanged: int, chance: float) -> float:
+        del unchanged, chance
+        if self.is_wrong:
+            raise LookupError("a schedule's own mistake")
+        return 3600.0
+
+
+async def test_schedule_that_raises_at_an_event(kiosk: Simulator, client: Client) -> None:
+    """What a schedule raises when an event comes is told to whose schedule it is, and to nobody else."""
+    kiosk.add(CARD, "never")
+    wrong = _Wrong()
+    wait = client.wait_until_final(CARD.profile_id, CARD.card_token, schedule=wrong, timeout=None)
+    alone = asyncio.create_task(asyncio.wait_for(wait, None))
+    batch = asyncio.ensure_future(client.wait_until_all_final([CARD], schedule=wrong))
+    good = asyncio.ensure_future(client.wait_until_all_final([CARD]))
+    await asyncio.sleep(5)
+    wrong.is_wrong = True
+    assert client.notify(event_of(CARD, "IN_PROGRESS")) == 3
+    for broken in (alone, batch):
+        with pytest.raises(LookupError, match="a schedule's own mistake"):
+            await broken
+    assert client.notify(event_of(CARD, "PRODUCED")) == 1
+    assert list((await good).values()) == [event_of(CARD, "PRODUCED").status]
+
+
+async def test_schedule_that_raises_at_anothers_look(kiosk: Simulator, client: Client) -> None:
+    """What a schedule raises when somebody else's look is heard of is told to whoever has that schedule, alone."""
+    kiosk.add(CARD, [Stage("READY", 10), Stage("PRODUCED")])
+    began_at = asyncio.get_running_loop().time()
+    wrong = _Wrong()
+    wait = client.wait_until_final(CARD.profile_id, CARD.card_token, schedule=wrong, timeout=None)
+    alone = asyncio.create_task(asyncio.wait_for(wait, None))
+    batch = asyncio.ensure_future(client.wait_until_all_final([CARD], schedule=wrong))
+    good = asyncio.create_task(asyncio.wait_for(client.wait_until_final(CARD.profile_id, CARD.card_token), None))
+    await asyncio.sleep(1.5)
+    wrong.is_wrong = True
+    for broken in (alone, batch):
+        with pytest.raises(LookupError, match="a schedule's own mistake"):
+            await broken
+    assert asyncio.get_running_loop().time() - began_at < 9
+    assert (await good).is_produced
+    assert len(shared_by(client)) == 0
+
+
+class _Grumpy:
+    """An observer that cannot bear webhooks."""
+
+    def request_began(self) -> None: ...
+    def request_ended(self, *_: object) -> None: ...
+    def retried(self, *_: object) -> None: ...
+    def looked(self, *_: object) -> None: ...
+    def failed_look(self, *_: object) -> None: ...
+    def ended(self, *_: object) -> None: ...
+
+    def wait_began(self, _: Card) -> _Grumpy:
+        return self
+
+    def looking(self) -> contextlib.AbstractContextManager[object]:
+        return contextlib.nullcontext()
+
+    def saw(self, step: Transition) -> None:
+        if step.source == "webhook":
+            raise LookupError("an observer's own mistake")
+
+
+async def test_observer_that_raises_at_an_event(kiosk: Simulator, client: Client) -> None:
+    """What an observer raises when an event comes is told to whoever waits, and not to whoever brought the event."""
+    kiosk.add(CARD, "never")
+    grumpy: Any = _Grumpy()
+    client.observer = grumpy
+    alone = asyncio.create_task(asyncio.wait_for(client.wait_until_final(CARD.profile_id, CARD.card_token), None))
+    batch = asyncio.ensure_future(client.wait_until_all_final([CARD]))
+    await asyncio.sleep(5)
+    assert client.notify(event_of(CARD, "PRODUCED")) == 2
+    for broken in (alone, batch):
+        with pytest.raises(LookupError, match="an observer's own mistake"):
+            await broken
+    assert len(shared_by(client)) == 0
+
+
+# --- Looks thin out, and come back ---
+
+SLOW = [Stage("READY", 300), Stage("IN_PROGRESS", 240), Stage("PRODUCED")]
+
+
+async def _follow_fleet(
+    kiosk: Simulator, client: Client, cards: int, *, apart: float = 5.0
+) -> tuple[int, list[tuple[float, float]]]:
+    """Wait for cards that come one after another. Give how many looks that took, and when each was seen to end, and
+    how late.
+    """
+    loop = asyncio.get_running_loop()
+    requests_before = len(kiosk.requests)
+    ends: list[tuple[float, float]] = []
+    due: dict[Card, float] = {}
+
+    async def come() -> AsyncIterator[Card]:
+        for number in range(cards):
+            card = kiosk.add((1, f"card-{number}"), SLOW)
+            due[card] = loop.time() + 540
+            yield card
+            await asyncio.sleep(apart)
+
+    async with client.wait_until_all_final(come(), schedule=Backoff()) as steps:
+        async for card, step in steps:
+            assert isinstance(step, Transition)
+            if step.is_final:
+                ends.append((loop.time(), loop.time() - due[card]))
+    return len(kiosk.requests) - requests_before, ends
+
+
+async def test_looks_thin_out(kiosk: Simulator, client: Client, endpoint: str) -> None:
+    """Once events have told of some changes, a card costs a tenth of the looks it costs without."""
+    without, _ = await _follow_fleet(kiosk, client, 40)
+    kiosk.subscribe(endpoint)
+    await _follow_fleet(kiosk, client, 10)
+    with_events, ends = await _follow_fleet(kiosk, client, 40)
+    assert with_events <= 0.1 * without
+    assert max(late for _, late in ends) < 1
+
+
+async def test_slow_events_thin_looks_out_too(kiosk: Simulator, client: Client, endpoint: str) -> None:
+    """Events that always come a little after quick looks still show that they come."""
+    quick = Backoff(first=1, factor=1)
+    kiosk.subscribe(Subscription(url=endpoint, latency=(3, 4)))
+    for number in range(30):
+        card = kiosk.add((1, f"card-{number}"), "prints")
+        await client.wait_until_final(card.profile_id, card.card_token, schedule=quick)
+        await asyncio.sleep(5)
+    assert shared_by(client).deliveries.trust > 0.9
+
+
+async def test_looks_come_back(kiosk: Simulator, client: Client, endpoint: str) -> None:
+    """When events stop in the middle, the ends are seen as soon as without events, but for the first few."""
+    kiosk.subscribe(endpoint)
+    await _follow_fleet(kiosk, client, 20)
+    assert shared_by(client).deliveries.trust > 0.9
+    await stop_deliveries(kiosk)
+    _, ends = await _follow_fleet(kiosk, client, 100)
+    assert all(late <= 31 for _, late in ends[50:])
+    assert shared_by(client).deliveries.gap(asyncio.get_running_loop().time()) < 1
+
+
+async def test_safety_net_of_zero(kiosk: Simulator, endpoint: str) -> None:
+    """With a safety net of 0 no look is put off, however well events come."""
+    async with Client(kiosk.token, base_url=kiosk.base_url, safety_net=0) as client:
+        looks: list[int] = []
+        for _ in range(2):
+            before = len(kiosk.requests)
+            kiosk.add(CARD, [Stage("READY", 30), Stage("IN_PROGRESS", 300), Stage("PRODUCED")])
+            await client.wait_until_final(CARD.profile_id, CARD.card_token, schedule=Backoff(jitter=0))
+            looks.append(len(kiosk.requests) - before)
+            shared_by(client).deliveries.trust = 0.99
+        assert looks[0] == looks[1]
+
+
+async def test_lost_events_are_found_by_the_net(kiosk: Simulator, client: Client, endpoint: str) -> None:
+    """An event that is lost costs its card a safety net's delay at most."""
+    kiosk.subscribe(endpoint)
+    await _follow_fleet(kiosk, client, 20)
+    loop = asyncio.get_running_loop()
+    await stop_deliveries(kiosk)
+    kiosk.add(CARD, [Stage("READY", 20), Stage("PRODUCED")])
+    began_at = loop.time()
+    await client.wait_until_final(CARD.profile_id, CARD.card_token, timeout=None)
+    assert loop.time() - began_at < 20 + 300 + 31
+
+
+# --- A storm of events and faults ---
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_storm_of_events(kiosk: Simulator, seed: int) -> None:
+    """With events late, twice, lost, out of order and replayed, and looks that fail, each card ends rightly, in steps
+    that follow each other, none told twice; and nothing is left.
+    """
+    chance = Random(seed)
+    ends = [Stage("PRODUCED"), Stage("PRODUCTION_ERROR", error_code="PRD_FEEDER_JAM")]
+    limit = RateLimit(per_second=1000, per_minute=20_000)
+    verifier = Verifier(kiosk.public_key)
+    async with Client(kiosk.token, base_url=kiosk.base_url, rate_limit=limit, request_timeout=5) as client:
+
+        async def take(request: web.Request) -> web.Response:
+            if chance.random() < 0.1:
+                return web.Response(status=503)
+            client.notify(verifier.parse(await request.read(), request.headers))
+            return web.Response()
+
+        app = web.Application()
+        app.router.add_post("/wise", take)
+        async with TestServer(app) as server:
+            url = str(server.make_url("/wise"))
+            versions: tuple[Literal["2.0.0"], Literal["4.0.0"]] = ("2.0.0", "4.0.0")
+            for version in versions:
+                kiosk.subscribe(
+                    Subscription(
+                        url=url,
+                        schema_version=version,
+                        latency=(0, 90),
+                        duplicates=0.3,
+                        losses=0.3,
+                        replays=0.3,
+                        seed=seed,
+                    )
+                )
+            kiosk.storm(0.1, seed)
+            plans: dict[Card, list[Stage]] = {}
+            for number in range(24):
+                stages = [Stage("READY", chance.uniform(5, 200)), Stage("IN_PROGRESS", chance.uniform(5, 200))]
+                if chance.random() < 0.3:
+                    stages.append(Stage("IN_PROGRESS", chance.uniform(60, 100), is_new_request=True))
+                plans[kiosk.add((1, f"card-{number}"), [*stages, chance.choice(ends)])] = [*stages]
+            told: dict[Card, list[Transition | CardprodError]] = {card: [] for card in plans}
+            singles = {card: asyncio.create_task(_steps(client, card)) for card in list(plans)[::3]}
+            async with client.wait_until_all_final(plans, max_failures=100) as steps:
+                async for card, step in steps:
+                    told[card].append(step)
+            for card, single in singles.items():
+                _check_steps(await single, kiosk, card)
+            for card, seen in told.items():
+                _check_steps(seen, kiosk, card)
+            assert len(shared_by(client)) == 0
+            assert_idle(client)
+
+
+async def _steps(client: Client, card: Card) -> list[Transition | CardprodError]:
+    wait = client.wait_until_final(card.profile_id, card.card_token, timeout=None, max_failures=100)
+    return [step async for step in wait]
+
+
+def _check_steps(steps: list[Transition | CardprodError], kiosk: Simulator, card: Card) -> None:
+    seen = [step.current for step in steps if isinstance(step, Transition)]
+    assert len(seen) == len(steps)
+    order = ["READY", "IN_PROGRESS", "PRODUCED", "PRODUCTION_ERROR"]
+    for before, after in pairwise(seen):
+        assert before.occurred_at is not None
+        assert after.occurred_at is not None
+        later = (after.occurred_at - before.occurred_at).total_seconds() >= 1
+        assert later or order.index(after.status) > order.index(before.status), (before, after)
+    assert seen[-1].is_final
+    assert seen[-1].status == kiosk.state_of(card).status
+
+
+# --- The simulated kiosk's deliveries ---
+
+
+async def test_retries_like_wise(kiosk: Simulator) -> None:
+    """A delivery that is not answered 200 within five seconds is sent again, with growing gaps, 25 times at most."""
+    answers = iter([500, None, 404])
+    came: list[float] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        await request.read()
+        came.append(asyncio.get_running_loop().time())
+        http_status = next(answers, 204)
+        if http_status is None:
+            await asyncio.sleep(10)
+        return web.Response(status=http_status or 200)
+
+    app = web.Application()
+    app.router.add_post("/", answer)
+    async with TestServer(app) as server:
+        kiosk.subscribe(str(server.make_url("/")))
+        kiosk.add(CARD, [Stage("READY", 1), Stage("PRODUCED")])
+        await asyncio.sleep(20 * 86_400)
+    assert len(came) == 25
+    gaps = [after - before for before, after in pairwise(came)]
+    assert gaps[0] == pytest.approx(9, abs=1)
+    assert gaps == sorted(gaps)
+    assert 12 * 86_400 < came[-1] - came[0] < 14 * 86_400
+    assert [delivery.http_status for delivery in kiosk.deliveries][:4] == [500, None, 404, 204]
+    assert {delivery.delivery_id for delivery in kiosk.deliveries} == {kiosk.deliveries[0].delivery_id}
+
+
+async def test_test_notifications(kiosk: Simulator, client: Client, endpoint: str) -> None:
+    """The kiosk's test notification passes through an endpoint."""
+    assert await kiosk.send_tests() == []
+    kiosk.subscribe(endpoint)
+    assert await kiosk.send_tests() == [200]
+    kiosk.subscribe("http://127.0.0.1:9/nobody")
+    assert await kiosk.send_tests() == [200, None]
+
+
+async def test_public_key_is_published(kiosk: Simulator, client: Client) -> None:
+    """The kiosk's key can be fetched, and verifies what it sends."""
+    async with aiohttp.ClientSession() as session, session.get(kiosk.public_key_url) as answer:
+        assert await answer.text() == kiosk.public_key
+
+
+@pytest.mark.parametrize("error_code", [None, "PRD_FEEDER_JAM"])
+async def test_simulation_call(kiosk: Simulator, client: Client, endpoint: str, error_code: str | None) -> None:
+    """The sandbox's simulation call ends a card's production, and whoever waits is told by its event."""
+    kiosk.subscribe(endpoint)
+    kiosk.add(CARD, [Stage("READY", 10), Stage("IN_PROGRESS")])
+    path = f"/v1/simulation/spend/profiles/{CARD.profile_id}/cards/{CARD.card_token}/production"
+    asked = {"status": "PRODUCED"} if error_code is None else {"status": "PRODUCTION_ERROR", "errorCode": error_code}
+    waiting = asyncio.create_task(
+        asyncio.wait_for(client.wait_until_final(CARD.profile_id, CARD.card_token, schedule=HOURLY, timeout=None), None)
+    )
+    async with aiohttp.ClientSession(kiosk.base_url) as session:
+
+        async def call(body: object, path: str = path, token: str = kiosk.token) -> int:
+            headers = {"Authorization": f"Bearer {token}"}
+            async with session.post(path, json=body, headers=headers) as answer:
+                await answer.read()
+                return answer.status
+
+        assert await call(asked) == 422  # not in production yet
+        await asyncio.sleep(11)
+        assert await call(asked, token="wrong") == 401
+        assert await call(asked, path.replace(CARD.card_token, "unknown")) == 404
+        wrongs: list[object] = [{"status": "READY"}, {"status": "PRODUCED", "errorCode": "X"}, {}, [], "PRODUCED"]
+        for wrong in wrongs:
+            assert await call(wrong) == 422
+        assert not waiting.done()
+        assert await call(asked) == 200
+        final = await waiting
+        assert await call(asked) == 422  # no longer in production
+    assert final.status == asked["status"]
+    assert final.error_code == error_code
+    assert final == await client.get_status(CARD.profile_id, CARD.card_token)
+
+
+@pytest.mark.parametrize(
+    ("what", "value"),
+    [("url", "localhost"), ("schema_version", "3.0.0"), ("latency", (5, 1)), ("losses", 2), ("duplicates", -1)],
+)
+def test_bad_subscription(what: str, value: Any) -> None:
+    """What cannot be right about a subscription is told by name."""
+    fields: dict[str, Any] = {"url": "http://127.0.0.1", what: value}
+    with pytest.raises(UsageError, match=what):
+        Subscription(**fields)
+
+
+async def test_subscribing_outside() -> None:
+    """A simulator that is not running takes no subscription."""
+    with pytest.raises(UsageError, match="not running"):
+        Simulator().subscribe("http://127.0.0.1")
+    assert cardprod.ProductionEvent is ProductionEvent
+
+
+async def test_answer_of_nobody(client: Client) -> None:
+    """A raw answer without a time, after an event with one, is taken for what it says of the order of statuses."""
+
+    async def answer(writer: asyncio.StreamWriter) -> None:
+        writer.write(http_answer(body='{"status":"PRODUCED"}'))
+
+    async with RawServer(answer) as server, Client("token", base_url=server.base_url) as other:
+        status = await other.wait_until_final(CARD.profile_id, CARD.card_token)
+        assert status.is_produced

@@ -1,0 +1,71 @@
+"""A server on loopback that answers with whatever bytes a test wants."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Awaitable, Callable
+    from typing import Self
+
+
+def http_answer(http_status: int = 200, body: str = '{"status":"READY"}', **headers: str) -> bytes:
+    """Write an HTTP answer by hand; `Retry_After="5"` makes a `Retry-After: 5`."""
+    lines = [f"HTTP/1.1 {http_status} Whatever", f"Content-Length: {len(body.encode())}"]
+    lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+    return "\r\n".join([*lines, "", body]).encode()
+
+
+class RawServer:
+    """A server on loopback that lets `answer` write, once for each request, to the connection it came by."""
+
+    def __init__(
+        self, answer: Callable[[asyncio.StreamWriter], Awaitable[None]], *, tls: ssl.SSLContext | None = None
+    ) -> None:
+        self._answer = answer
+        self._tls = tls
+        self._server: asyncio.Server | None = None
+        self._serving: set[asyncio.Task[Any]] = set()
+        self.base_url = ""
+        self.heads: list[str] = []
+        """The head of each request, as it came."""
+        self.times: list[float] = []
+        """When each request came, on the loop's clock."""
+
+    @property
+    def connections(self) -> int:
+        """How many connections are open."""
+        return len(self._serving)
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._tls)
+        port = self._server.sockets[0].getsockname()[1]
+        self.base_url = f"{'http' if self._tls is None else 'https'}://127.0.0.1:{port}"
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._server is not None
+        self._server.close()
+        for task in self._serving:
+            task.cancel()
+        await asyncio.gather(*self._serving, return_exceptions=True)
+        await asyncio.sleep(0.01)  # closed transports take a few turns of the loop to go
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._serving.add(task)
+        try:
+            with contextlib.suppress(OSError, EOFError):
+                while True:
+                    head = await reader.readuntil(b"\r\n\r\n")
+                    self.heads.append(head.decode())
+                    self.times.append(asyncio.get_running_loop().time())
+                    await self._answer(writer)
+                    await writer.drain()
+        finally:
+            self._serving.discard(task)
+            writer.transport.abort()

@@ -1,0 +1,542 @@
+"""The simulator's page in a real browser: somebody clicks, and a real client that waits sees the transition."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import threading
+from contextlib import asynccontextmanager, contextmanager
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import pytest
+from aiohttp import web
+from selenium.webdriver.common.keys import Keys
+
+import cardprod
+from cardprod.simulator import PLANS, Simulator, Stage
+from tests.simulator.browser import Browser, browser_programs
+from tests.simulator.pictures_page import furnish
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterator
+    from concurrent.futures import Future
+
+T = TypeVar("T")
+
+CARD = cardprod.Card(123456, "my-card")
+ROW = f'#card-rows tr[data-key="123456/{CARD.card_token}"]'
+OFTEN = cardprod.Backoff(first=0.05, factor=1, jitter=0)
+
+
+class Live:
+    """A kiosk with a page, and a client of it, in an event loop of their own that goes by real time."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, kiosk: Simulator, client: cardprod.Client) -> None:
+        self._loop = loop
+        self.kiosk = kiosk
+        self.client = client
+
+    def begin(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
+        """Run something there, and go on here."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run something there, and wait for it."""
+        return self.begin(coroutine).result(60)
+
+    def call(self, function: Callable[..., T], *arguments: Any, **more: Any) -> T:
+        """Call something there."""
+
+        async def call() -> T:
+            return function(*arguments, **more)
+
+        return self.run(call())
+
+    def status(self) -> str:
+        """Say how the card is."""
+        return self.call(self.kiosk.state_of, CARD).status
+
+    def wait_for_card(self) -> tuple[Future[None], list[cardprod.Transition]]:
+        """Let the client wait for the card until it is final, and note each transition."""
+        steps: list[cardprod.Transition] = []
+
+        async def wait() -> None:
+            wait = self.client.wait_until_final(CARD.profile_id, CARD.card_token, timeout=60, schedule=OFTEN)
+            async for step in wait:
+                steps.append(step)  # noqa: PERF401 - seen as it comes, not when all is over
+
+        return self.begin(wait()), steps
+
+
+@contextmanager
+def _loop_in_a_thread() -> Generator[asyncio.AbstractEventLoop]:
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    try:
+        yield loop
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+@asynccontextmanager
+async def _kiosk_and_client() -> AsyncGenerator[tuple[Simulator, cardprod.Client]]:
+    async with Simulator(token=None, page=True) as kiosk, cardprod.Client("any", base_url=kiosk.base_url) as client:
+        yield kiosk, client
+
+
+@pytest.fixture(scope="module")
+def window() -> Iterator[Browser]:
+    """A browser; skips where Chromium is not installed."""
+    if browser_programs() is None:
+        pytest.skip("Chromium is not installed: no chromium and chromedriver on the path")
+    with Browser() as browser:
+        yield browser
+
+
+@pytest.fixture
+def live() -> Iterator[Live]:
+    """A kiosk with a page, and a client of it."""
+    with _loop_in_a_thread() as loop:
+        both = _kiosk_and_client()
+        kiosk, client = asyncio.run_coroutine_threadsafe(both.__aenter__(), loop).result(60)
+        try:
+            yield Live(loop, kiosk, client)
+        finally:
+            asyncio.run_coroutine_threadsafe(both.__aexit__(None, None, None), loop).result(60)
+
+
+@pytest.fixture
+def page(window: Browser, live: Live) -> Iterator[Browser]:
+    """The page, open, and the card on it, READY until somebody does something; its console stays empty."""
+    live.call(live.kiosk.add, CARD, "never")
+    window.complaints()
+    window.set_looks()
+    window.set_width(1280)
+    window.open(live.kiosk.base_url)
+    window.wait_for_text(ROW, "READY")
+    yield window
+    complaints = window.complaints()
+    window.open("about:blank")
+    assert complaints == []
+
+
+async def serve(route: web.RouteDef) -> web.AppRunner:
+    """Serve one thing on loopback."""
+    app = web.Application()
+    app.add_routes([route])
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    return runner
+
+
+def click(page: Browser, name: str, within: str = "body") -> None:
+    """Click the button that has this name, once it can be seen."""
+
+    def found() -> list[Any]:
+        return [
+            button
+            for button in page.find_all(f"{within} button")
+            if button.is_displayed() and button.accessible_name.startswith(name)
+        ]
+
+    page.wait_for(found, f"a button {name!r}")
+    found()[0].click()
+
+
+def fill(page: Browser, css: str, text: str) -> None:
+    """Write into a field, instead of what is there."""
+    field = page.find(css)
+    field.clear()
+    field.send_keys(text)
+
+
+def choose_error(page: Browser, words: str) -> None:
+    """Choose an error by its meaning."""
+    page.wait_for(lambda: page.find("#choose").is_displayed(), "the choice of an error")
+    fill(page, "#choose-search", words)
+    page.wait_for_text("#choose-found", "1 error")
+    page.find("#choose-list button:not([hidden])").click()
+
+
+# --- Driving cards ---
+
+
+def test_clicks_move_the_waiting_client(page: Browser, live: Live) -> None:
+    """Somebody starts a card and jams the feeder by its meaning, and the waiting client sees both."""
+    waiting, steps = live.wait_for_card()
+    click(page, "Start", ROW)
+    page.wait_for(lambda: len(steps) == 2, "the client sees the start")
+    click(page, "Fail", ROW)
+    choose_error(page, "feeder jam")
+    waiting.result(60)
+    assert [step.current.status for step in steps] == ["READY", "IN_PROGRESS", "PRODUCTION_ERROR"]
+    assert steps[-1].current.error_code is cardprod.ErrorCode.PRD_FEEDER_JAM
+    page.wait_for_text(ROW, "feeder card jam")
+
+
+def test_finish(page: Browser, live: Live) -> None:
+    """Somebody starts and finishes a card, and the client's wait ends with it produced."""
+    waiting, steps = live.wait_for_card()
+    click(page, "Start", ROW)
+    click(page, "Finish", ROW)
+    waiting.result(60)
+    assert steps[-1].current.is_produced
+    page.wait_for_text(ROW, "Nothing left to do")
+
+
+def test_refuse_and_retry(page: Browser, live: Live) -> None:
+    """Somebody refuses a request by its meaning and sends the card again, and a client that waits again sees it."""
+    waiting, steps = live.wait_for_card()
+    click(page, "Refuse", ROW)
+    choose_error(page, "branch")
+    waiting.result(60)
+    assert steps[-1].current.error_code is cardprod.ErrorCode.NO_BRANCH_LINKED_TO_KIOSK
+    refused_at = steps[-1].current.occurred_at
+    click(page, "Retry", ROW)
+    page.wait_for_text(ROW, "IN_PROGRESS")
+    waiting, steps = live.wait_for_card()
+    click(page, "Finish", ROW)
+    waiting.result(60)
+    produced_at = steps[-1].current.occurred_at
+    assert refused_at is not None
+    assert produced_at is not None
+    assert produced_at > refused_at
+
+
+def test_every_error_can_be_chosen(page: Browser) -> None:
+    """The choices are the 36 production errors, under where they come from, with their meaning and their code."""
+    click(page, "Start", ROW)
+    click(page, "Fail", ROW)
+    page.wait_for(lambda: page.find("#choose").is_displayed(), "the choice of an error")
+    assert len(page.find_all("#choose-list button")) == 36
+    titles = [title.text for title in page.find_all("#choose-list h3")]
+    assert titles[:2] == ["Production: feeder, hopper, chip, stripe", "Printer"]
+    assert len(titles) == 7
+    assert "Ribbon has ended PRT_RIBBON_ENDED" in page.text_of("#choose-list")
+    click(page, "Cancel", "#choose")
+    click(page, "Finish", ROW)
+
+
+def test_every_refusal_can_be_chosen(page: Browser) -> None:
+    """The choices are the 22 request errors."""
+    click(page, "Refuse", ROW)
+    page.wait_for(lambda: page.find("#choose").is_displayed(), "the choice of an error")
+    assert len(page.find_all("#choose-list button")) == 22
+    page.find("#choose-search").send_keys(Keys.ESCAPE)
+    page.wait_for(lambda: not page.find("#choose").is_displayed(), "Escape closes it")
+
+
+def test_added_on_the_page(page: Browser, live: Live) -> None:
+    """Somebody adds a card on a plan, and sees it go its way without doing anything."""
+    fill(page, "#add-token", "another")
+    assert [option.get_attribute("value") for option in page.find_all("#add-plan option")] == list(PLANS)
+    page.find('#add-plan option[value="rejected"]').click()
+    click(page, "Add", "#add-card")
+    page.wait_for_text("#card-rows", "another")
+    page.wait_for_text('#card-rows tr[data-key="123456/another"]', "KIOSK_ID_NOT_FOUND")
+    assert live.call(live.kiosk.state_of, (123456, "another")).plan == "rejected"
+
+
+def test_client_s_card_appears(page: Browser, live: Live) -> None:
+    """A look of a client is seen: its line goes by, and the card's looks are counted."""
+    live.run(live.client.get_status(CARD.profile_id, CARD.card_token))
+    page.wait_for_text("#request-rows", "200 READY")
+    page.wait_for(lambda: page.text_of(f"{ROW} .cell-looks") == "1", "one look")
+    assert page.find("#request-rows tr td:last-child span").get_attribute("title")
+
+
+def test_wrong_move_is_told(page: Browser, live: Live) -> None:
+    """A move that is not possible any more is told in words, and can be dismissed."""
+    click(page, "Refuse", ROW)
+    page.wait_for(lambda: page.find("#choose").is_displayed(), "the choice of an error")
+    live.call(live.kiosk.start, CARD)
+    fill(page, "#choose-search", "busy")
+    page.find("#choose-search").send_keys(Keys.ENTER)
+    page.wait_for_text("#trouble", "refuse is not possible: it is IN_PROGRESS; possible: finish, fail")
+    page.wait_for(lambda: page.find("#trouble").is_displayed(), "the trouble")
+    assert len(page.complaints()) == 1  # the browser notes the 400
+    click(page, "Dismiss")
+    page.wait_for(lambda: not page.find("#trouble").is_displayed(), "no trouble")
+
+
+# --- Kiosks, weather, webhooks ---
+
+
+def test_kiosk_offline(page: Browser, live: Live) -> None:
+    """At a kiosk that somebody takes offline a start is pending, and begins when it is brought back."""
+    click(page, "Take offline", "#kiosks")
+    page.wait_for_text("#kiosks", "Offline")
+    click(page, "Start", ROW)
+    page.wait_for_text(ROW, "REQUEST_CREATED_BUT_NOT_STARTED")
+    page.wait_for_text(ROW, "begins when its kiosk is back")
+    click(page, "Bring online", "#kiosks")
+    page.wait_for_text(ROW, "IN_PROGRESS")
+    page.wait_for_text("#kiosks", "1 in production")
+    assert live.status() == "IN_PROGRESS"
+
+
+def test_another_kiosk(page: Browser, live: Live) -> None:
+    """With several kiosks a card can be started at any."""
+    click(page, "Add a kiosk")
+    page.wait_for_text("#kiosks", "WIS00002")
+    page.wait_for(lambda: page.find_all(f"{ROW} select"), "a choice of kiosks")
+    page.find(f'{ROW} select option[value="WIS00002"]').click()
+    click(page, "Start", ROW)
+    page.wait_for_text(ROW, "IN_PROGRESS")
+    seen = live.run(live.client.get_status(CARD.profile_id, CARD.card_token))
+    assert seen.kiosk_id == "WIS00002"
+
+
+def test_too_many_requests(page: Browser, live: Live) -> None:
+    """Somebody lets the next answer be a 429, and the client comes through it; both are seen in the log."""
+    fill(page, "#fault-seconds", "0")
+    click(page, "Let it happen")
+    page.wait_for_text("#forecast", "The next answer: 429, Retry-After: 0")
+    assert live.run(live.client.get_status(CARD.profile_id, CARD.card_token)).status == "READY"
+    page.wait_for_text("#request-rows", "429weather: 429, Retry-After: 0")
+    page.wait_for_text("#request-rows", "200 READY")
+    page.wait_for_text("#forecast", "Fair")
+
+
+def test_slowness_storm_and_clearing_up(page: Browser, live: Live) -> None:
+    """Somebody lets every answer be late and a storm rise, and clears up again."""
+    fill(page, "#latency", "0.5")
+    click(page, "Set", "#slow-down")
+    page.wait_for_text("#forecast", "Every answer: 0.5 s late")
+    fill(page, "#storm-share", "20")
+    click(page, "Set", "#storm")
+    page.wait_for_text("#forecast", "Storm: 20 % of all answers go wrong")
+    assert (live.kiosk.forecast.latency, live.kiosk.forecast.storm) == (0.5, 0.2)
+    click(page, "Clear up")
+    page.wait_for_text("#forecast", "Fair")
+
+
+def test_webhooks_go_by(page: Browser, live: Live) -> None:
+    """Somebody subscribes an endpoint, and each change's webhook goes by with what the endpoint answered."""
+
+    async def take(_: web.Request) -> web.Response:
+        return web.Response()
+
+    runner = live.run(serve(web.post("/wise", take)))
+    try:
+        fill(page, "#subscribe-url", f"http://127.0.0.1:{runner.addresses[0][1]}/wise")
+        click(page, "Subscribe")
+        page.wait_for_text("#subscriptions", "They go to http://127.0.0.1")
+        click(page, "Start", ROW)
+        page.wait_for_text("#delivery-rows", "IN_PROGRESS2001")
+        click(page, "Send a test")
+        page.wait_for_text("#delivery-rows", "a test")
+    finally:
+        live.run(runner.cleanup())
+
+
+# --- How it is ---
+
+
+def test_keyboard_only(page: Browser, live: Live) -> None:
+    """A card is started and jammed with nothing but the keyboard, and the focus goes on where it was."""
+
+    def focused() -> str:
+        return str(page.driver.switch_to.active_element.accessible_name)
+
+    def press(*keys: str) -> None:
+        page.driver.switch_to.active_element.send_keys(*keys)
+
+    def tab_to(name: str) -> None:
+        for _ in range(60):
+            if focused().startswith(name):
+                return
+            press(Keys.TAB)
+        pytest.fail(f"{name} cannot be reached")
+
+    waiting, steps = live.wait_for_card()
+    press(Keys.TAB)
+    assert focused() == "Skip to the cards"
+    tab_to("Start my-card")
+    press(Keys.ENTER)
+    page.wait_for(lambda: focused() == "Finish my-card", "the focus goes on")
+    tab_to("Fail… my-card")
+    press(Keys.ENTER)
+    page.wait_for(lambda: focused() == "What went wrong?", "the choice of an error")
+    press("feeder")
+    page.wait_for_text("#choose-found", "2 errors")
+    press(Keys.ARROW_DOWN)
+    press(Keys.ARROW_DOWN)
+    press(Keys.ENTER)
+    waiting.result(60)
+    assert steps[-1].current.error_code is cardprod.ErrorCode.PRD_FEEDER_JAM
+    page.wait_for(lambda: focused() == "Retry my-card", "the focus goes on")
+
+
+def test_changes_are_told_aloud(page: Browser, live: Live) -> None:
+    """A change is told to those who do not see it, politely, and many at once are counted."""
+    assert page.find("#news").get_attribute("aria-live") == "polite"
+    live.call(live.kiosk.start, CARD)
+    page.wait_for_text("#news", "my-card is IN_PROGRESS")
+
+    def add_many() -> None:
+        for number in range(50):
+            live.kiosk.add((1, f"card-{number}"), "never")
+
+    live.call(add_many)
+    page.wait_for_text("#news", "50 cards changed")
+
+
+@functools.cache
+def _axe() -> str:
+    return files("axe_core_python").joinpath("axe.min.js").read_text("utf-8")
+
+
+def _barriers(page: Browser) -> list[str]:
+    """Let axe-core look for what keeps people out."""
+    page.run(_axe())
+    found = page.driver.execute_async_script(
+        "const done = arguments[arguments.length - 1]; axe.run(document, {resultTypes: ['violations']}).then(done)"
+    )
+    return [
+        f"{violation['id']}: {violation['help']}: {node['html']} {node['failureSummary']}"
+        for violation in found["violations"]
+        for node in violation["nodes"]
+    ]
+
+
+@pytest.mark.parametrize("is_dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("width", [360, 1280])
+def test_accessible(page: Browser, live: Live, width: int, *, is_dark: bool) -> None:
+    """Dark or light, wide or narrow, axe-core finds no barrier on the page, nor in the choice of an error."""
+    live.run(_furnish(live.kiosk))
+    live.call(live.kiosk.slow_down, 2)
+    page.set_looks(is_dark=is_dark, is_still=True)
+    page.set_width(width)
+    page.wait_for_text("#forecast", "Every answer")
+    page.wait_for_text("#card-rows", "QUALITY_CHECK")
+    assert _barriers(page) == []
+    click(page, "Refuse", ROW)
+    page.wait_for(lambda: page.find("#choose").is_displayed(), "the choice of an error")
+    assert _barriers(page) == []
+    page.find("#choose-search").send_keys(Keys.ESCAPE)
+
+
+async def _furnish(kiosk: Simulator) -> None:
+    await furnish(kiosk)
+
+
+@pytest.mark.parametrize("width", [360, 480, 768, 1024, 1280, 1920])
+def test_nothing_overflows(page: Browser, live: Live, width: int) -> None:
+    """At any width from 360 pixels on nothing hangs out of the page, or out of the table of cards."""
+    live.run(_furnish(live.kiosk))
+    live.call(live.kiosk.add, (2**63 - 1, "x" * 128), "never")
+    page.set_width(width)
+    page.wait_for_text("#card-rows", "x" * 128)
+    assert page.run("return document.documentElement.scrollWidth") <= width
+    assert page.run("const cards = document.getElementById('cards'); return cards.scrollWidth - cards.clientWidth") == 0
+
+
+def test_a_thousand_cards(page: Browser, live: Live) -> None:
+    """Of a thousand cards fifty are drawn; they can be turned over, searched and filtered."""
+
+    def add_many() -> None:
+        for number in range(1000):
+            live.kiosk.add((1, f"many-{number:04}"), "never" if number % 2 else [Stage("IN_PROGRESS")])
+
+    live.call(add_many)
+    page.wait_for_text("#cards-count", "1,001")
+    page.wait_for_text("#page-shown", "1 to 50 of 1,001")
+    assert len(page.find_all("#card-rows tr")) == 50
+    click(page, "Older", "#pager")
+    page.wait_for_text("#page-shown", "51 to 100 of 1,001")
+    fill(page, "#search", "many-07")
+    page.wait_for_text("#page-shown", "1 to 50 of 100")
+    click(page, "IN_PROGRESS", "#filters")
+    page.wait_for(lambda: not page.find("#pager").is_displayed(), "one page is enough")
+    assert page.find('#filters [data-status="IN_PROGRESS"]').text == "IN_PROGRESS 50"
+    fill(page, "#search", "nothing like it")
+    page.wait_for_text("#no-cards", "No card is like this")
+
+
+def test_nothing_moves_for_those_who_like_it_still(page: Browser, live: Live) -> None:
+    """With reduced motion nothing is animated; without, a change is."""
+    for is_still in (False, True):
+        live.call(live.kiosk.add, CARD, "never")
+        page.set_looks(is_still=is_still)
+        live.call(live.kiosk.start, CARD)
+        page.wait_for_text(ROW, "IN_PROGRESS")
+        duration = page.run(
+            "const row = document.querySelector(arguments[0]); row.classList.add('changed');"
+            "return getComputedStyle(row.cells[0]).animationName",
+            ROW,
+        )
+        assert duration == ("none" if is_still else "changed")
+
+
+def test_foreign_words_are_only_words(page: Browser, live: Live) -> None:
+    """What looks like HTML in a status, a code or a description is shown as it is, and nothing of it runs."""
+    evil = "<img src=x onerror=\"document.title='taken'\">"
+    live.call(live.kiosk.add, CARD, [Stage(evil, error_code=evil, description=evil)])
+    page.wait_for_text(ROW, evil)
+    assert page.find_all("#card-rows img, #filters img, #news img") == []
+    assert page.driver.title.startswith("Kiosk simulator")
+
+
+def test_page_comes_back(page: Browser, live: Live) -> None:
+    """When the simulator is gone the page says so, and comes back with it, and with what has become of the cards."""
+    restarting = live.begin(live.kiosk.restart(after=3))
+    page.wait_for_text("#connection", "Connection lost")
+    restarting.result(60)
+    live.call(live.kiosk.start, CARD)
+    page.wait_for_text("#connection", "Live")
+    page.wait_for_text(ROW, "IN_PROGRESS")
+    page.complaints()  # the browser's own, of refused connections
+
+
+def test_tab_in_the_background(page: Browser, live: Live) -> None:
+    """A tab that nobody sees gives up its connection, and is told what it missed when it is seen again."""
+    hide = (
+        "Object.defineProperty(document, 'hidden', {value: arguments[0], configurable: true});"
+        "document.dispatchEvent(new Event('visibilitychange'))"
+    )
+    page.run(hide, True)
+    live.call(live.kiosk.start, CARD)
+    live.call(live.kiosk.finish, CARD)
+    assert "READY" in page.text_of(ROW)
+    page.run(hide, False)
+    page.wait_for_text(ROW, "PRODUCED")
+
+
+def test_another_site_can_neither_read_nor_drive_it(page: Browser, live: Live) -> None:
+    """Another server's page in the same browser is told nothing and moves nothing, whatever it tries."""
+    script = f"""
+    const to = "{live.kiosk.base_url}/_kiosk/";
+    const body = JSON.stringify({{profile_id: {CARD.profile_id}, card_token: "{CARD.card_token}"}});
+    const outcomes = [];
+    const attempt = (what) => what.then((answer) => answer.text()).then((text) => outcomes.push(text), () => {{}});
+    Promise.all([
+      attempt(fetch(to + "start", {{method: "POST", body, mode: "no-cors"}})),
+      attempt(fetch(to + "start", {{method: "POST", body, headers: {{"Content-Type": "application/json"}}}})),
+      attempt(fetch(to + "changes")),
+      attempt(fetch("{live.kiosk.base_url}/")),
+      new Promise((done) => {{
+        const stream = new EventSource(to + "changes");
+        stream.onopen = () => {{ outcomes.push("open"); done(); }};
+        stream.onerror = () => {{ stream.close(); done(); }};
+      }}),
+    ]).then(() => document.title = "tried " + outcomes.join(""));
+    """
+
+    async def answer(_: web.Request) -> web.Response:
+        return web.Response(text=f"<!doctype html><script>{script}</script>", content_type="text/html")
+
+    runner = live.run(serve(web.get("/", answer)))
+    try:
+        page.open(f"http://127.0.0.1:{runner.addresses[0][1]}/")
+        page.wait_for(lambda: page.driver.title.startswith("tried"), "it has tried everything")
+        assert page.driver.title == "tried"
+        assert live.status() == "READY"
+    finally:
+        live.run(runner.cleanup())
+    page.complaints()  # the browser's own, of what it did not allow

@@ -1,0 +1,434 @@
+"""Cards and kiosks that are driven by hand, from Python: what can be done, what a look sees then, and who is told."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+import cardprod
+from cardprod.error_codes import PRODUCTION_ERROR_MEANINGS, REQUEST_ERROR_MEANINGS
+from cardprod.simulator import Fault, Forecast, KioskState, Simulator, Stage
+from tests.cards import CARD
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from cardprod.simulator import CardState
+
+
+async def look(kiosk: Simulator, card: cardprod.Card = CARD) -> dict[str, Any]:
+    """Look at a card as the API shows it."""
+    path = f"/v3/spend/profiles/{card.profile_id}/cards/{card.card_token}/production"
+    headers = {"Authorization": f"Bearer {kiosk.token}"}
+    async with aiohttp.ClientSession() as http, http.get(kiosk.base_url + path, headers=headers) as answer:
+        assert answer.status == 200
+        return dict(json.loads(await answer.text()))
+
+
+MOVES: dict[str, Callable[[Simulator], CardState]] = {
+    "start": lambda kiosk: kiosk.start(CARD),
+    "finish": lambda kiosk: kiosk.finish(CARD),
+    "fail": lambda kiosk: kiosk.fail(CARD, "PRD_FEEDER_JAM"),
+    "refuse": lambda kiosk: kiosk.refuse(CARD, "KIOSK_ID_NOT_FOUND"),
+    "retry": lambda kiosk: kiosk.retry(CARD),
+}
+POSSIBLE = {
+    "READY": {"start": "IN_PROGRESS", "refuse": "REQUEST_ERROR"},
+    "IN_PROGRESS": {"finish": "PRODUCED", "fail": "PRODUCTION_ERROR"},
+    "PRODUCED": {},
+    "PRODUCTION_ERROR": {"retry": "IN_PROGRESS", "refuse": "REQUEST_ERROR"},
+    "REQUEST_ERROR": {"retry": "IN_PROGRESS", "refuse": "REQUEST_ERROR"},
+    "QUALITY_CHECK": {"finish": "PRODUCED", "fail": "PRODUCTION_ERROR"},
+}
+
+
+@pytest.mark.parametrize("move", MOVES)
+@pytest.mark.parametrize("status", POSSIBLE)
+async def test_every_move_from_every_status(kiosk: Simulator, status: str, move: str) -> None:
+    """A move leads to its status, or is refused in words that name what is possible, and changes nothing."""
+    kiosk.add(CARD, [Stage(status)])
+    assert set(kiosk.state_of(CARD).moves) == set(POSSIBLE[status])
+    if move in POSSIBLE[status]:
+        assert MOVES[move](kiosk).status == POSSIBLE[status][move]
+    else:
+        possible = f"possible: {', '.join(POSSIBLE[status])}" if POSSIBLE[status] else "nothing is possible but to add"
+        with pytest.raises(cardprod.UsageError, match=f"{move} is not possible: it is {status}; {possible}"):
+            MOVES[move](kiosk)
+    expected = POSSIBLE[status].get(move, status)
+    assert (await look(kiosk))["status"] == kiosk.state_of(CARD).status == expected
+
+
+async def test_card_driven_by_hand_leaves_its_plan(kiosk: Simulator) -> None:
+    """After the first move by hand nothing becomes of a card by itself."""
+    kiosk.add(CARD, "prints")
+    await asyncio.sleep(1)
+    state = kiosk.start(CARD)
+    assert (state.is_by_hand, state.plan, state.next_status) == (True, None, None)
+    await asyncio.sleep(3600)
+    assert (await look(kiosk))["status"] == "IN_PROGRESS"
+
+
+async def test_planned_card_tells_what_comes_next(kiosk: Simulator) -> None:
+    """A card on a plan tells what becomes of it next and when, and since when it is what it is."""
+    kiosk.add(CARD, "prints")
+    added_at = kiosk.state_of(CARD).since
+    await asyncio.sleep(3)
+    state = kiosk.state_of(CARD)
+    assert (state.status, state.plan, state.is_by_hand) == ("IN_PROGRESS", "prints", False)
+    assert state.next_status == "PRODUCED"
+    assert state.since == pytest.approx(added_at + 2)
+    assert state.next_at == pytest.approx(added_at + 5)
+    await look(kiosk)
+    assert kiosk.state_of(CARD).looks == 1
+
+
+async def test_retry_is_a_new_request(kiosk: Simulator) -> None:
+    """Starting a card keeps its `occurredAt`, sending it to the kiosk again gives it a new one."""
+    kiosk.add(CARD, "never")
+    seen = [await look(kiosk)]
+    for move in ("start", "fail", "retry", "finish"):
+        await asyncio.sleep(5)
+        MOVES[move](kiosk)
+        seen.append(await look(kiosk))
+    assert [each["status"] for each in seen] == ["READY", "IN_PROGRESS", "PRODUCTION_ERROR", "IN_PROGRESS", "PRODUCED"]
+    times = [each["occurredAt"] for each in seen]
+    assert times[0] == times[1] == times[2] < times[3] == times[4]
+
+
+@pytest.mark.parametrize("code", PRODUCTION_ERROR_MEANINGS)
+async def test_every_production_error(kiosk: Simulator, code: cardprod.ErrorCode) -> None:
+    """Production can fail with any of the 36 codes, and the description says what it means."""
+    kiosk.add(CARD, [Stage("IN_PROGRESS")])
+    kiosk.fail(CARD, code)
+    body = await look(kiosk)
+    assert (body["status"], body["errorCode"]) == ("PRODUCTION_ERROR", code)
+    assert body["description"] == PRODUCTION_ERROR_MEANINGS[code]
+
+
+@pytest.mark.parametrize("code", REQUEST_ERROR_MEANINGS)
+async def test_every_request_error(kiosk: Simulator, code: cardprod.ErrorCode) -> None:
+    """A request can be refused with any of the 22 codes, and the description says what it means."""
+    kiosk.add(CARD, "never")
+    kiosk.refuse(CARD, str(code))
+    body = await look(kiosk)
+    assert (body["status"], body["errorCode"]) == ("REQUEST_ERROR", code)
+    assert body["description"] == REQUEST_ERROR_MEANINGS[code]
+
+
+async def test_wrong_arguments_are_refused(kiosk: Simulator) -> None:
+    """A code of the other status, a card or a kiosk that is not there: a `UsageError` that says so."""
+    with pytest.raises(cardprod.UsageError, match="no such card; add it first"):
+        kiosk.start(CARD)
+    kiosk.add(CARD, "never")
+    with pytest.raises(cardprod.UsageError, match="no request error has the code 'PRD_FEEDER_JAM'"):
+        kiosk.refuse(CARD, "PRD_FEEDER_JAM")
+    with pytest.raises(cardprod.UsageError, match="no kiosk 'WIS00009'; there are WIS00001"):
+        kiosk.start(CARD, kiosk_id="WIS00009")
+    with pytest.raises(cardprod.UsageError, match="no kiosk 'WIS00009'"):
+        kiosk.take_offline("WIS00009")
+    kiosk.start(CARD)
+    with pytest.raises(cardprod.UsageError, match="no production error has the code 'KIOSK_ID_NOT_FOUND'"):
+        kiosk.fail(CARD, "KIOSK_ID_NOT_FOUND")
+
+
+async def test_not_running() -> None:
+    """Outside its `async with` block a simulator moves nothing, and says so."""
+    kiosk = Simulator()
+    with pytest.raises(cardprod.UsageError, match="not running"):
+        kiosk.start(CARD)
+    with pytest.raises(cardprod.UsageError, match="not running"):
+        kiosk.take_offline()
+
+
+# --- Kiosks ---
+
+
+async def test_several_kiosks(kiosk: Simulator) -> None:
+    """A card is at the kiosk it was started at, and may be sent to another afterwards."""
+    assert kiosk.add_kiosk() == "WIS00002"
+    assert kiosk.add_kiosk("LOBBY") == "LOBBY"
+    assert kiosk.add_kiosk() == "WIS00003"
+    kiosk.add(CARD, "never")
+    assert (await look(kiosk))["kioskId"] is None
+    kiosk.start(CARD, kiosk_id="LOBBY")
+    assert (await look(kiosk))["kioskId"] == "LOBBY"
+    assert [each.in_production for each in kiosk.kiosks] == [0, 0, 1, 0]
+    kiosk.fail(CARD, "PRT_COVER_OPEN")
+    assert kiosk.retry(CARD).kiosk_id == "LOBBY"
+    kiosk.fail(CARD, "PRT_COVER_OPEN")
+    assert kiosk.retry(CARD, kiosk_id="WIS00002").kiosk_id == (await look(kiosk))["kioskId"] == "WIS00002"
+
+
+@pytest.mark.parametrize("kiosk_id", ["WIS00001", "", "a b", "x" * 33, 5])
+async def test_kiosk_that_cannot_be(kiosk: Simulator, kiosk_id: Any) -> None:
+    """A kiosk with an id that is taken, or cannot be one, is refused."""
+    with pytest.raises(cardprod.UsageError):
+        kiosk.add_kiosk(kiosk_id)
+    assert kiosk.kiosks == (KioskState(kiosk_id="WIS00001", is_online=True, in_production=0),)
+
+
+async def test_plans_stand_still_at_an_offline_kiosk(kiosk: Simulator) -> None:
+    """While a kiosk is offline its cards' plans stand still; then they go on where they stood."""
+    printing, produced = Stage("IN_PROGRESS", 10), Stage("PRODUCED", 10)
+    kiosk.add(CARD, [Stage("READY", 10), printing, produced, Stage("READY", is_new_request=True)])
+    added_at = kiosk.state_of(CARD).since
+    await asyncio.sleep(15)
+    kiosk.take_offline()
+    late = kiosk.add((1, "late"), "prints")
+    await asyncio.sleep(1000)
+    kiosk.take_offline()  # it is
+    state = kiosk.state_of(CARD)
+    assert (state.status, state.is_held, state.next_status) == ("IN_PROGRESS", True, None)
+    assert (await look(kiosk, late))["status"] == "READY"
+    kiosk.bring_online()
+    kiosk.bring_online()  # it is
+    await asyncio.sleep(4)
+    assert [(await look(kiosk, card))["status"] for card in (CARD, late)] == ["IN_PROGRESS", "IN_PROGRESS"]
+    await asyncio.sleep(2)
+    assert (await look(kiosk))["status"] == "PRODUCED"
+    await asyncio.sleep(10)
+    assert kiosk.state_of(CARD).requested_at - added_at == pytest.approx(1030, abs=0.1)
+
+
+async def test_start_at_an_offline_kiosk(kiosk: Simulator) -> None:
+    """A card sent to an offline kiosk is pending in Wise's own words, and begins, as a new request, when it is back."""
+    kiosk.add(CARD, "never")
+    kiosk.take_offline()
+    state = kiosk.start(CARD)
+    assert (state.status, state.error_code, state.is_pending) == (
+        "REQUEST_ERROR",
+        "REQUEST_CREATED_BUT_NOT_STARTED",
+        True,
+    )
+    before = await look(kiosk)
+    await asyncio.sleep(60)
+    assert kiosk.retry(CARD).is_pending
+    await asyncio.sleep(60)
+    kiosk.bring_online()
+    after = await look(kiosk)
+    assert (after["status"], kiosk.state_of(CARD).is_pending) == ("IN_PROGRESS", False)
+    assert before["occurredAt"] < after["occurredAt"]
+
+
+async def test_nothing_is_finished_at_an_offline_kiosk(kiosk: Simulator) -> None:
+    """At an offline kiosk production cannot be finished, but it can fail."""
+    kiosk.add(CARD, [Stage("IN_PROGRESS", 10), Stage("PRODUCED")])
+    kiosk.take_offline()
+    with pytest.raises(cardprod.UsageError, match="it is IN_PROGRESS, and kiosk WIS00001 is offline; possible: fail"):
+        kiosk.finish(CARD)
+    await asyncio.sleep(20)
+    assert kiosk.fail(CARD, "SAT_SERVER_NOT_REACHABLE").status == "PRODUCTION_ERROR"
+    kiosk.bring_online()
+    await asyncio.sleep(20)
+    assert (await look(kiosk))["errorCode"] == "SAT_SERVER_NOT_REACHABLE"
+
+
+async def test_refused_for_good_does_not_begin(kiosk: Simulator) -> None:
+    """A pending card that is refused for another reason meanwhile does not begin when its kiosk is back."""
+    kiosk.add(CARD, "never")
+    kiosk.take_offline()
+    kiosk.start(CARD)
+    kiosk.refuse(CARD, "PAN_ALREADY_EXISTS")
+    kiosk.bring_online()
+    assert (await look(kiosk))["errorCode"] == "PAN_ALREADY_EXISTS"
+
+
+# --- Weather ---
+
+
+async def test_slowness(kiosk: Simulator) -> None:
+    """Every answer is late until told otherwise, whatever else is wrong with it."""
+    kiosk.add(CARD, "never")
+    loop = asyncio.get_running_loop()
+    kiosk.slow_down(4)
+    kiosk.fail_next(Fault.stall(3))
+    for seconds in (7, 4):
+        began = loop.time()
+        await look(kiosk)
+        assert loop.time() - began == pytest.approx(seconds, abs=0.01)
+    kiosk.slow_down(0)
+    began = loop.time()
+    await look(kiosk)
+    assert loop.time() - began < 0.1
+
+
+async def test_forecast(kiosk: Simulator) -> None:
+    """The forecast tells what is going to go wrong, and after clearing up nothing does."""
+    jammed = Fault.too_many_requests(5)
+    kiosk.fail_next(jammed, times=3)
+    kiosk.fail_next(Fault.reset())
+    kiosk.fail_next(Fault.server_error(), card=CARD)
+    kiosk.storm(1, seed=1)
+    kiosk.slow_down(2.5)
+    assert kiosk.forecast == Forecast(faults=((jammed, 3), (Fault.reset(), 1)), storm=1, latency=2.5)
+    kiosk.clear_weather()
+    assert kiosk.forecast == Forecast(faults=(), storm=0, latency=0)
+    kiosk.add(CARD)
+    await look(kiosk)
+
+
+@pytest.mark.parametrize("wrong", [-1, float("inf"), float("nan")])
+async def test_weather_that_cannot_be(kiosk: Simulator, wrong: float) -> None:
+    """A share or a lateness that cannot be is refused."""
+    with pytest.raises(cardprod.UsageError):
+        kiosk.storm(wrong, seed=1)
+    with pytest.raises(cardprod.UsageError):
+        kiosk.slow_down(wrong)
+
+
+# --- Who is told ---
+
+
+@pytest.fixture
+async def hooks() -> AsyncIterator[tuple[str, list[dict[str, Any]]]]:
+    """An endpoint for webhooks, and what it was told."""
+    told: list[dict[str, Any]] = []
+
+    async def take(request: web.Request) -> web.Response:
+        told.append((await request.json())["data"])
+        return web.Response()
+
+    app = web.Application()
+    app.router.add_post("/", take)
+    async with TestServer(app) as server:
+        yield str(server.make_url("/")), told
+
+
+async def test_webhooks_of_moves_by_hand(kiosk: Simulator, hooks: tuple[str, list[dict[str, Any]]]) -> None:
+    """Each move by hand sends one webhook, with the kiosk and the code; the plan that is over sends none."""
+    url, told = hooks
+    kiosk.subscribe(url)
+    kiosk.add(CARD, "prints")
+    for move in ("start", "fail", "retry", "finish"):
+        MOVES[move](kiosk)
+        await asyncio.sleep(0.5)
+    await asyncio.sleep(60)
+    assert [each["status"] for each in told] == ["IN_PROGRESS", "PRODUCTION_ERROR", "IN_PROGRESS", "PRODUCED"]
+    assert [each["error_code"] for each in told] == [None, "PRD_FEEDER_JAM", None, None]
+    assert {each["kiosk_id"] for each in told} == {"WIS00001"}
+    assert told[1]["occurred_at"] < told[2]["occurred_at"] == told[3]["occurred_at"]
+
+
+async def test_webhooks_and_an_offline_kiosk(kiosk: Simulator, hooks: tuple[str, list[dict[str, Any]]]) -> None:
+    """What stands still tells nothing, and what goes on or begins when the kiosk is back tells it then."""
+    url, told = hooks
+    kiosk.subscribe(url)
+    kiosk.add(CARD, [Stage("IN_PROGRESS", 10), Stage("PRODUCED")])
+    other = kiosk.add((1, "other"), "never")
+    kiosk.take_offline()
+    kiosk.start(other)
+    await asyncio.sleep(100)
+    assert [each["status"] for each in told] == ["REQUEST_ERROR"]
+    kiosk.bring_online()
+    await asyncio.sleep(100)
+    assert [(each["resource"]["card_token"], each["status"]) for each in told[1:]] == [
+        ("other", "IN_PROGRESS"),
+        (CARD.card_token, "PRODUCED"),
+    ]
+
+
+async def test_waiting_client_sees_moves(kiosk: Simulator, client: cardprod.Client) -> None:
+    """A client that waits sees what is done by hand, as any change."""
+    kiosk.add(CARD, "never")
+    seen: list[str] = []
+    async for step in client.wait_until_final(CARD.profile_id, CARD.card_token):
+        seen.append(step.current.status)
+        if len(seen) < 3:
+            MOVES["start" if len(seen) == 1 else "fail"](kiosk)
+    assert seen == ["READY", "IN_PROGRESS", "PRODUCTION_ERROR"]
+
+
+class Watching:
+    """Remembers what a watcher was told."""
+
+    def __init__(self, kiosk: Simulator) -> None:
+        self._kiosk = kiosk
+        self.cards: list[tuple[cardprod.Card, str]] = []
+        self.others: list[str] = []
+
+    def card_changed(self, card: cardprod.Card) -> None:
+        """Remember the card and its status."""
+        self.cards.append((card, self._kiosk.state_of(card).status))
+
+    def kiosk_changed(self, kiosk_id: str) -> None:
+        """Remember it."""
+        self.others.append(kiosk_id)
+
+    def forecast_changed(self) -> None:
+        """Remember it."""
+        self.others.append("forecast")
+
+    def subscribed(self) -> None:
+        """Remember it."""
+        self.others.append("subscription")
+
+    def request_logged(self) -> None:
+        """Remember it."""
+        self.others.append("request")
+
+    def delivery_logged(self) -> None:
+        """Remember it."""
+        self.others.append("delivery")
+
+
+async def test_watcher_is_told_of_planned_changes(kiosk: Simulator) -> None:
+    """A watcher is told of each planned change as it comes, and can see the new status then; after that, no more."""
+    kiosk.add(CARD, "retried")
+    watching = Watching(kiosk)
+    kiosk.watch(watching)
+    await asyncio.sleep(60)
+    order = ["IN_PROGRESS", "PRODUCTION_ERROR", "IN_PROGRESS", "PRODUCED"]
+    assert watching.cards == [(CARD, status) for status in order]
+    kiosk.add(CARD, "prints")
+    kiosk.unwatch(watching)
+    await asyncio.sleep(60)
+    assert watching.cards[4:] == [(CARD, "READY")]
+
+
+async def test_watcher_is_told_of_everything_else(kiosk: Simulator, hooks: tuple[str, list[dict[str, Any]]]) -> None:
+    """A watcher is told of kiosks, weather, subscriptions, requests and deliveries."""
+    watching = Watching(kiosk)
+    kiosk.watch(watching)
+    kiosk.add_kiosk()
+    kiosk.take_offline("WIS00002")
+    kiosk.fail_next(Fault.stall(1))
+    kiosk.subscribe(hooks[0])
+    kiosk.add(CARD, "never")
+    await look(kiosk)
+    kiosk.start(CARD)
+    await asyncio.sleep(1)
+    order = ["WIS00002", "WIS00002", "forecast", "subscription", "forecast", "request", "delivery"]
+    assert watching.others == order
+    assert kiosk.subscriptions[0].url == hooks[0]
+
+
+async def test_many_changes_at_once(kiosk: Simulator) -> None:
+    """However many cards change at the same moment, each is told once, in the order in which they were added."""
+    cards = [kiosk.add((1, f"card-{number}"), [Stage("READY", 5), Stage("IN_PROGRESS", 0), Stage("PRODUCED")])
+             for number in range(1000)]  # fmt: skip
+    watching = Watching(kiosk)
+    kiosk.watch(watching)
+    await asyncio.sleep(6)
+    assert len(watching.cards) == 2000
+    assert list(dict.fromkeys(card for card, _ in watching.cards)) == cards
+
+
+async def test_nothing_ticks_when_nobody_watches(kiosk: Simulator) -> None:
+    """Without a watcher or a subscription no timer and no task goes by the plans."""
+    before = len(asyncio.all_tasks())
+    inner: Any = kiosk
+    for number in range(100):
+        kiosk.add((1, f"card-{number}"), "retried")
+    assert (inner._timetable._timer, len(asyncio.all_tasks())) == (None, before)
+    watching = Watching(kiosk)
+    kiosk.watch(watching)
+    assert inner._timetable._timer is not None
+    assert len(asyncio.all_tasks()) == before
+    kiosk.unwatch(watching)
+    assert inner._timetable._timer is None

@@ -1,0 +1,328 @@
+"""The kiosk simulator as its users see it: over plain HTTP, without the client whose judge it is."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+import pytest
+
+import cardprod
+from cardprod.simulator import PLANS, Fault, LoggedRequest, Simulator, Stage
+from tests.cards import CARD
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+PATH = f"/v3/spend/profiles/{CARD.profile_id}/cards/{CARD.card_token}/production"
+
+
+@pytest.fixture
+async def http() -> AsyncIterator[aiohttp.ClientSession]:
+    """A plain HTTP client."""
+    async with aiohttp.ClientSession() as session:
+        yield session
+
+
+async def ask(
+    http: aiohttp.ClientSession, kiosk: Simulator, path: str = PATH, *, authorization: str | None = "", **headers: str
+) -> tuple[int, dict[str, str], str]:
+    """GET a path: the HTTP status, the headers and the body."""
+    if authorization is not None:
+        headers["Authorization"] = authorization or f"Bearer {kiosk.token}"
+    async with http.get(kiosk.base_url + path, headers=headers, allow_redirects=False) as answer:
+        return answer.status, dict(answer.headers), await answer.text()
+
+
+async def statuses(http: aiohttp.ClientSession, kiosk: Simulator) -> list[dict[str, Any]]:
+    """Ask every second for 20 seconds, and keep what is new."""
+    seen: list[dict[str, Any]] = []
+    for _ in range(20):
+        body = json.loads((await ask(http, kiosk))[2])
+        if body not in seen:
+            seen.append(body)
+        await asyncio.sleep(1)
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("plan", "expected", "error_code"),
+    [
+        ("prints", ["READY", "IN_PROGRESS", "PRODUCED"], None),
+        ("jams", ["READY", "IN_PROGRESS", "PRODUCTION_ERROR"], "PRD_FEEDER_JAM"),
+        ("rejected", ["READY", "REQUEST_ERROR"], "KIOSK_ID_NOT_FOUND"),
+        ("retried", ["READY", "IN_PROGRESS", "PRODUCTION_ERROR", "IN_PROGRESS", "PRODUCED"], None),
+        ("never", ["READY"], None),
+    ],
+)
+async def test_plan_runs(
+    kiosk: Simulator, http: aiohttp.ClientSession, plan: str, expected: list[str], error_code: str | None
+) -> None:
+    """A card on a named plan goes through its statuses in their order, and ends with its error code."""
+    kiosk.add(CARD, plan)
+    seen = await statuses(http, kiosk)
+    assert [body["status"] for body in seen] == expected
+    assert seen[-1].get("errorCode") == error_code
+
+
+async def test_every_plan_is_tested() -> None:
+    """There are these plans and no others."""
+    assert set(PLANS) == {"prints", "jams", "rejected", "retried", "never"}
+
+
+async def test_own_plan_runs_from_when_its_card_was_added(kiosk: Simulator, http: aiohttp.ClientSession) -> None:
+    """A plan of one's own, tuples and stages, runs from the moment its card was added."""
+    await asyncio.sleep(100)
+    kiosk.add((CARD.profile_id, CARD.card_token), [("READY", 5), ("HEATING_UP", 5), Stage("PRODUCED")])
+    assert [body["status"] for body in await statuses(http, kiosk)] == ["READY", "HEATING_UP", "PRODUCED"]
+
+
+async def test_card_added_again_starts_again(kiosk: Simulator, http: aiohttp.ClientSession) -> None:
+    """A card that is added again starts its plan again."""
+    kiosk.add(CARD, "prints")
+    await asyncio.sleep(60)
+    kiosk.add(CARD, "prints")
+    assert json.loads((await ask(http, kiosk))[2])["status"] == "READY"
+
+
+async def test_body_is_as_wises(kiosk: Simulator, http: aiohttp.ClientSession) -> None:
+    """A body has Wise's names, a null kiosk while READY, a UTC time in milliseconds, and nothing where is nothing."""
+    kiosk.add(CARD, [("READY", 5), Stage("IN_PROGRESS", 5), Stage("PRODUCED", is_new_request=True)])
+    ready, printing, produced = await statuses(http, kiosk)
+    assert list(ready) == list(printing) == ["status", "kioskId", "occurredAt"]
+    assert (ready["kioskId"], printing["kioskId"]) == (None, "WIS00001")
+    assert ready["occurredAt"] == printing["occurredAt"] < produced["occurredAt"]
+    assert len(ready["occurredAt"]) == len("2026-01-01T00:00:00.000Z")
+    assert ready["occurredAt"].endswith("Z")
+
+
+@pytest.mark.parametrize(
+    ("authorization", "code"),
+    [
+        (None, "missing_token"),
+        ("Bearer ", "missing_token"),
+        ("Basic abc", "missing_token"),
+        ("Bearer wrong", "invalid_token"),
+    ],
+)
+async def test_wrong_token_is_refused(
+    kiosk: Simulator, http: aiohttp.ClientSession, authorization: str | None, code: str
+) -> None:
+    """Without the token the answer is a 401 in Wise's shape."""
+    kiosk.add(CARD)
+    http_status, _, body = await ask(http, kiosk, authorization=authorization)
+    assert http_status == 401
+    assert json.loads(body)["error"] == code
+    assert set(json.loads(body)) == {"error", "error_description"}
+
+
+async def test_any_token_will_do_if_told(http: aiohttp.ClientSession) -> None:
+    """A simulator without a token of its own takes every one."""
+    async with Simulator(token=None) as kiosk:
+        kiosk.add(CARD)
+        assert (await ask(http, kiosk))[0] == 200
+        assert (await ask(http, kiosk, authorization="Bearer whatever"))[0] == 200
+
+
+@pytest.mark.parametrize("path", [PATH, "/v3/spend/profiles/0/cards/x/production", "/nothing", "/"])
+async def test_unknown_is_a_problem_document(kiosk: Simulator, http: aiohttp.ClientSession, path: str) -> None:
+    """What is not there is a 404 with a problem document, in the log as well."""
+    http_status, _, body = await ask(http, kiosk, path)
+    assert http_status == 404
+    problem = json.loads(body)
+    assert set(problem) == {"type", "title", "status", "code", "detail", "instance"}
+    assert (problem["status"], problem["code"], problem["instance"]) == (404, "resource_not_found", path)
+    logged = path.replace(CARD.card_token, "ca0c8154…")
+    assert [(request.http_status, request.path) for request in kiosk.requests] == [(404, logged)]
+
+
+async def test_unknown_card_starts_on_a_plan_if_told(http: aiohttp.ClientSession) -> None:
+    """With a plan for unknown cards, a card that was not added starts on it when first asked for."""
+    async with Simulator(plan_for_unknown=[("READY", 5), ("PRODUCED", 1)]) as kiosk:
+        await asyncio.sleep(60)
+        assert [body["status"] for body in await statuses(http, kiosk)] == ["READY", "PRODUCED"]
+
+
+async def test_headers_are_as_wises(kiosk: Simulator, http: aiohttp.ClientSession) -> None:
+    """Every answer has a trace id of its own, and echoes the correlation id."""
+    kiosk.add(CARD)
+    sent = {"X-External-Correlation-Id": "b5d4e8d6-0000-4000-a000-000000000000"}
+    _, first, _ = await ask(http, kiosk, **sent)
+    _, second, _ = await ask(http, kiosk, "/nothing", **sent)
+    assert first["x-trace-id"] != second["x-trace-id"]
+    assert {headers["X-External-Correlation-Id"] for headers in (first, second)} == set(sent.values())
+    assert kiosk.requests[0].correlation_id == sent["X-External-Correlation-Id"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "http_status", "body", "header"),
+    [
+        (Fault.too_many_requests(7), 429, "Too many", ("Retry-After", "7")),
+        (Fault.too_many_requests("soon"), 429, "Too many", ("Retry-After", "soon")),
+        (Fault.server_error(), 500, "internal_error", ("Content-Type", "application/json; charset=utf-8")),
+        (Fault.server_error(503, 9), 503, "internal_error", ("Retry-After", "9")),
+        (Fault.gateway_page(), 502, "<html>", ("Content-Type", "text/html; charset=utf-8")),
+        (Fault.bad_reply(), 200, '{"kioskId":"WIS00001"}', ("Content-Type", "application/json; charset=utf-8")),
+    ],
+)
+async def test_fault_is_answered(  # noqa: PLR0917 - a fault and what it looks like
+    kiosk: Simulator,
+    http: aiohttp.ClientSession,
+    fault: Fault,
+    http_status: int,
+    body: str,
+    header: tuple[str, str],
+) -> None:
+    """A fault with an answer gives just that answer, once, and is in the log."""
+    kiosk.add(CARD)
+    kiosk.fail_next(fault)
+    answer = await ask(http, kiosk)
+    assert answer[0] == http_status
+    assert body in answer[2]
+    assert answer[1][header[0]] == header[1]
+    assert (await ask(http, kiosk))[0] == 200
+    assert [request.fault for request in kiosk.requests] == [fault, None]
+
+
+@pytest.mark.parametrize(
+    ("fault", "failure"),
+    [
+        (Fault.reset(), aiohttp.ClientConnectionError),
+        (Fault.cut_body(), aiohttp.ClientPayloadError),
+        (Fault.garbage(), aiohttp.ClientResponseError),
+    ],
+)
+async def test_fault_breaks_the_connection(
+    kiosk: Simulator, http: aiohttp.ClientSession, fault: Fault, failure: type[Exception]
+) -> None:
+    """A fault without an answer breaks the connection in its own way, and is in the log without an HTTP status."""
+    kiosk.add(CARD)
+    kiosk.fail_next(fault, times=2)  # aiohttp tries a broken connection once more by itself
+    with pytest.raises(failure):
+        await ask(http, kiosk)
+    assert {(request.fault, request.http_status, request.status) for request in kiosk.requests} == {(fault, None, None)}
+
+
+async def test_stall_answers_late(kiosk: Simulator, http: aiohttp.ClientSession) -> None:
+    """A stall answers rightly, only later."""
+    kiosk.add(CARD, [("READY", 10), Stage("PRODUCED")])
+    kiosk.fail_next(Fault.stall(30))
+    began = asyncio.get_running_loop().time()
+    http_status, _, body = await ask(http, kiosk)
+    assert asyncio.get_running_loop().time() - began == pytest.approx(30, abs=0.01)
+    assert (http_status, json.loads(body)["status"]) == (200, "PRODUCED")
+    assert kiosk.requests[0].fault == Fault.stall(30)
+
+
+async def test_fault_for_one_card_spares_the_others(kiosk: Simulator, http: aiohttp.ClientSession) -> None:
+    """A fault for one card strikes that card alone."""
+    kiosk.add(CARD)
+    kiosk.add((1, "other"))
+    kiosk.fail_next(Fault.server_error(), card=CARD)
+    assert (await ask(http, kiosk, "/v3/spend/profiles/1/cards/other/production"))[0] == 200
+    assert (await ask(http, kiosk))[0] == 500
+
+
+async def storm_faults(http: aiohttp.ClientSession, share: float, seed: int) -> list[Fault | None]:
+    """Tell what struck each of 200 requests in a storm."""
+    async with Simulator() as kiosk:
+        kiosk.add(CARD, "never")
+        kiosk.storm(share, seed)
+        client = cardprod.Client(kiosk.token, base_url=kiosk.base_url, session=http, attempts=1, rate_limit=None)
+        while len(kiosk.requests) < 200:
+            await asyncio.gather(client.get_status(CARD.profile_id, CARD.card_token), return_exceptions=True)
+        await asyncio.sleep(3600)  # the stalled ones are logged when they end
+        return [request.fault for request in kiosk.requests]
+
+
+async def test_storm_is_repeatable(http: aiohttp.ClientSession) -> None:
+    """The same seed brings the same bad luck, another seed another; about as much of it as asked for."""
+    first, again, other = [await storm_faults(http, 0.3, seed) for seed in (1, 1, 2)]
+    assert first[:200] == again[:200] != other[:200]
+    assert 30 <= sum(fault is not None for fault in first[:200]) <= 90
+
+
+@pytest.mark.parametrize(("share", "is_struck"), [(0.0, False), (1.0, True)])
+async def test_storm_of_none_and_of_all(http: aiohttp.ClientSession, share: float, *, is_struck: bool) -> None:
+    """A storm of share 0 strikes nothing, one of share 1 everything."""
+    assert {fault is not None for fault in await storm_faults(http, share, 1)} == {is_struck}
+
+
+async def test_log_has_what_was_served_and_no_token(kiosk: Simulator, http: aiohttp.ClientSession) -> None:
+    """The log has when, what for and what came, no bearer token, and the card's token shortened when it is shown."""
+    kiosk.add(CARD, "never")
+    await ask(http, kiosk)
+    await asyncio.sleep(5)
+    await ask(http, kiosk, authorization="Bearer wrong-token")
+    first, second = kiosk.requests
+    assert isinstance(first, LoggedRequest)
+    assert first.path == PATH.replace(CARD.card_token, "ca0c8154…")
+    assert (first.card, first.http_status, first.status) == (CARD, 200, "READY")
+    assert first.occurred_at is not None
+    assert (second.http_status, second.status, second.occurred_at) == (401, None, None)
+    assert second.at - first.at == pytest.approx(5, abs=0.01)
+    assert kiosk.token not in repr(kiosk.requests)
+    assert CARD.card_token not in repr(kiosk.requests)
+    assert "wrong-token" not in repr(kiosk.requests)
+
+
+async def test_each_request_is_told(http: aiohttp.ClientSession) -> None:
+    """`on_request` is told of each request as it is answered."""
+    told: list[LoggedRequest] = []
+    async with Simulator(on_request=told.append) as kiosk:
+        await ask(http, kiosk)
+        assert told == kiosk.requests
+        assert len(told) == 1
+
+
+def test_documented_use_works() -> None:
+    """The documentation's example ends with a printed card, outside any test's virtual time arrangements too."""
+
+    async def main() -> cardprod.ProductionStatus:
+        async with Simulator() as kiosk:
+            card = kiosk.add((123456, "my-card"), [("PRODUCED", 1)])
+            async with cardprod.Client(kiosk.token, base_url=kiosk.base_url) as client:
+                return await client.wait_until_final(card.profile_id, card.card_token)
+
+    assert asyncio.run(main()).is_produced
+
+
+async def test_simulator_that_does_not_run_refuses() -> None:
+    """Before and after its `async with` a simulator takes no cards and has no address, and says so."""
+    kiosk = Simulator()
+    for _ in range(2):
+        with pytest.raises(cardprod.UsageError, match="not running"):
+            kiosk.add(CARD)
+        with pytest.raises(cardprod.UsageError, match="not running"):
+            _ = kiosk.base_url
+        async with kiosk:
+            kiosk.add(CARD)
+
+
+async def test_unknown_plan_names_the_plans(kiosk: Simulator) -> None:
+    """A plan that there is not is a `UsageError` that names those there are."""
+    with pytest.raises(cardprod.UsageError, match="'explodes'; there are prints, jams, rejected, retried, never"):
+        kiosk.add(CARD, "explodes")
+
+
+@pytest.mark.parametrize(
+    "plan", [[], [("READY", -1)], [("READY", float("nan"))], [("READY", True)], [("READY",) * 9], 5]
+)
+async def test_impossible_plan_is_refused(kiosk: Simulator, plan: Any) -> None:
+    """A plan without stages, or with an impossible one, is a `UsageError`."""
+    with pytest.raises(cardprod.UsageError):
+        kiosk.add(CARD, plan)
+
+
+async def test_stalled_requests_do_not_hold_up_the_end(http: aiohttp.ClientSession) -> None:
+    """A simulator ends at once although requests are stalled, and leaves no task of theirs."""
+    async with Simulator() as kiosk:
+        kiosk.fail_next(Fault.stall(), times=2)
+        asked = asyncio.create_task(ask(http, kiosk))
+        await asyncio.sleep(1)
+        began = asyncio.get_running_loop().time()
+    assert asyncio.get_running_loop().time() - began < 1
+    with pytest.raises(aiohttp.ClientConnectionError):
+        await asked

@@ -1,0 +1,600 @@
+"""The simulator's page without a browser: what it serves, tells and takes, and whom it keeps away."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from typing import TYPE_CHECKING, Any, Protocol
+
+import aiohttp
+import pytest
+
+from cardprod.simulator import PLANS, Fault, Simulator, Stage
+from tests.cards import CARD
+from tests.leftovers import assert_nothing_left
+from tests.simulator.test_by_hand import hooks as hooks  # noqa: PLC0414 - a fixture
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+_CARD = {"profile_id": str(CARD.profile_id), "card_token": CARD.card_token}
+_FILES = ("/", "/_kiosk/style.css", "/_kiosk/script.js", "/_kiosk/icon.svg")
+
+
+@pytest.fixture
+async def kiosk() -> AsyncIterator[Simulator]:
+    """A kiosk with a page."""
+    async with Simulator(page=True) as simulator:
+        yield simulator
+
+
+@pytest.fixture
+async def http(kiosk: Simulator) -> AsyncIterator[aiohttp.ClientSession]:
+    """A plain HTTP client of the kiosk."""
+    async with aiohttp.ClientSession(kiosk.base_url) as session:
+        yield session
+
+
+class Tab:
+    """An open page: reads the stream of changes, and keeps what it was told."""
+
+    def __init__(self, answer: aiohttp.ClientResponse) -> None:
+        self._answer = answer
+        self._rest = b""
+        self.hello: dict[str, Any] = {}
+        self.last_id = ""
+        self.messages: list[dict[str, Any]] = []
+        self.comments = 0
+        self.cards: dict[str, dict[str, Any]] = {}
+        self.told: dict[str, Any] = {"requests": [], "deliveries": []}
+
+    def close(self) -> None:
+        """Go away."""
+        self._answer.close()
+
+    async def read(self) -> str:
+        """Read one event, and say which it is."""
+        while b"\n\n" not in self._rest:
+            self._rest += await self._answer.content.readany()
+            assert self._rest, "the stream has ended"
+        event, _, self._rest = self._rest.partition(b"\n\n")
+        fields = dict(line.split(": ", 1) for line in event.decode().splitlines())
+        if "data" not in fields:
+            self.comments += 1
+            return "comment"
+        data = json.loads(fields["data"])
+        if fields["event"] == "hello":
+            self.hello = data
+        else:
+            self.last_id = fields["id"]
+            self.messages.append(data)
+            self._take(data)
+        return fields["event"]
+
+    def _take(self, data: dict[str, Any]) -> None:
+        for card in data.pop("cards"):
+            self.cards[card["card_token"]] = card
+        for name in ("requests", "deliveries"):
+            self.told[name] += data.get(name, [])
+        self.told |= {name: value for name, value in data.items() if name not in {"requests", "deliveries"}}
+
+    async def until_all_is_told(self) -> None:
+        """Read the first state, to its end."""
+        while await self.read() != "change" or "requests" not in self.messages[-1]:
+            pass
+
+    async def status_of(self, status: str, token: str = CARD.card_token) -> dict[str, Any]:
+        """Read until a card has a status."""
+        async with asyncio.timeout(600):
+            while self.cards.get(token, {}).get("status") != status:
+                await self.read()
+        return self.cards[token]
+
+
+class OpenTab(Protocol):
+    """Opens the page's stream."""
+
+    async def __call__(self, path: str = "/_kiosk/changes", **headers: str) -> Tab:
+        """Open it, and read who it is of."""
+        ...
+
+
+@pytest.fixture
+async def open_tab(http: aiohttp.ClientSession) -> AsyncIterator[OpenTab]:
+    """Open the page's stream, until the test is over."""
+    answers: list[aiohttp.ClientResponse] = []
+
+    async def open_it(path: str = "/_kiosk/changes", **headers: str) -> Tab:
+        answer = await http.get(path, headers=headers)
+        answers.append(answer)
+        assert answer.status == 200, await answer.text()
+        assert answer.content_type == "text/event-stream"
+        tab = Tab(answer)
+        assert await tab.read() == "hello"
+        return tab
+
+    yield open_it
+    for answer in answers:
+        answer.close()
+
+
+async def ask(
+    http: aiohttp.ClientSession, command: str, fields: object = None, **headers: str
+) -> tuple[int, dict[str, Any]]:
+    """Give a command, and give the HTTP status and the answer."""
+    async with http.post(f"/_kiosk/{command}", json={} if fields is None else fields, headers=headers) as answer:
+        return answer.status, json.loads(await answer.text())
+
+
+# --- Files ---
+
+
+@pytest.mark.parametrize("path", _FILES)
+async def test_files(http: aiohttp.ClientSession, kiosk: Simulator, path: str) -> None:
+    """Each file is served with its type and a strict policy, and is not in the log of requests."""
+    async with http.get(path) as answer:
+        assert answer.status == 200
+        assert await answer.text()
+        assert answer.charset == "utf-8"
+        policy = answer.headers["Content-Security-Policy"]
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    assert policy.startswith("default-src 'none'; script-src 'self';")
+    assert "unsafe" not in policy
+    assert kiosk.requests == []
+
+
+async def test_nothing_is_inline_or_from_elsewhere(http: aiohttp.ClientSession) -> None:
+    """The page has no script or style within it, loads nothing from elsewhere, and never writes HTML."""
+    async with http.get("/") as answer:
+        page = await answer.text()
+    async with http.get("/_kiosk/script.js") as answer:
+        script = await answer.text()
+    assert not re.search(r"<style|\sstyle=|\son[a-z]+=|<script(?![^>]*\ssrc=)", page)
+    assert not re.search(r"(src|href)=\"(?!/|#)", page)
+    assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|https?://(?!www\.w3\.org/2000/svg)",
+                         script)  # fmt: skip
+
+
+async def test_no_page_unless_asked_for() -> None:
+    """A simulator without a page has nothing at its paths."""
+    async with Simulator() as kiosk, aiohttp.ClientSession(kiosk.base_url) as http:
+        for path in (*_FILES, "/_kiosk/changes"):
+            async with http.get(path) as answer:
+                assert answer.status == 404
+
+
+# --- Changes ---
+
+
+async def test_whole_state_comes_first(open_tab: OpenTab, http: aiohttp.ClientSession, kiosk: Simulator) -> None:
+    """A page that opens is told where it is, all plans and errors, and then the whole state."""
+    kiosk.add(CARD, "never")
+    kiosk.fail_next(Fault.too_many_requests(5), times=3)
+    async with http.get(f"/v3/spend/profiles/{CARD.profile_id}/cards/{CARD.card_token}/production") as answer:
+        assert answer.status == 429
+    tab = await open_tab()
+    await tab.until_all_is_told()
+    assert tab.hello["base_url"] == kiosk.base_url
+    assert tab.hello["plans"] == list(PLANS)
+    assert (len(tab.hello["production_errors"]), len(tab.hello["request_errors"])) == (36, 22)
+    assert {"code": "PRD_FEEDER_JAM", "origin": "PRODUCTION", "meaning": "Production error: feeder card jam"} in (
+        tab.hello["production_errors"]
+    )
+    assert tab.told["kiosks"] == [{"id": "WIS00001", "is_online": True}]
+    assert tab.told["forecast"] == {"faults": [{"what": "429, Retry-After: 5", "times": 2}], "storm": 0, "latency": 0}
+    assert tab.told["subscriptions"] == []
+    assert [(each["number"], each["http_status"]) for each in tab.told["requests"]] == [(1, 429)]
+    card = tab.cards[CARD.card_token]
+    assert (card["status"], card["plan"], card["moves"], card["looks"]) == ("READY", "never", ["start", "refuse"], 0)
+
+
+async def test_planned_changes_are_live(open_tab: OpenTab, http: aiohttp.ClientSession, kiosk: Simulator) -> None:
+    """A page is told of each change of a plan when it comes, without asking."""
+    kiosk.add(CARD, "prints")
+    tab = await open_tab()
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    card = await tab.status_of("READY")
+    assert (card["next_status"], card["next_at"] - card["since"]) == ("IN_PROGRESS", pytest.approx(2, abs=0.01))
+    await tab.status_of("IN_PROGRESS")
+    assert loop.time() - began == pytest.approx(2, abs=0.2)
+    await tab.status_of("PRODUCED")
+    assert loop.time() - began == pytest.approx(5, abs=0.2)
+
+
+async def test_every_tab_is_told(open_tab: OpenTab, http: aiohttp.ClientSession, kiosk: Simulator) -> None:
+    """However many pages are open, each is told everything."""
+    tabs = [await open_tab() for _ in range(5)]
+    kiosk.add(CARD, "prints")
+    await asyncio.gather(*(tab.status_of("PRODUCED") for tab in tabs))
+
+
+async def test_heartbeat(open_tab: OpenTab, http: aiohttp.ClientSession) -> None:
+    """When nothing happens, something still comes every 15 seconds."""
+    tab = await open_tab()
+    await tab.until_all_is_told()
+    began = asyncio.get_running_loop().time()
+    assert [await tab.read() for _ in range(4)] == ["comment"] * 4
+    assert asyncio.get_running_loop().time() - began == pytest.approx(60, abs=1)
+
+
+@pytest.mark.parametrize("is_header", [True, False])
+async def test_reconnect_goes_on(
+    open_tab: OpenTab, http: aiohttp.ClientSession, kiosk: Simulator, *, is_header: bool
+) -> None:
+    """A page that was away for a moment is told only what has changed meanwhile."""
+    kiosk.add((1, "other"), "never")
+    kiosk.add(CARD, "never")
+    tab = await open_tab()
+    await tab.until_all_is_told()
+    tab.close()
+    await asyncio.sleep(20)
+    kiosk.start(CARD)
+    if is_header:
+        again = await open_tab(**{"Last-Event-ID": tab.last_id})
+    else:
+        again = await open_tab(f"/_kiosk/changes?after={tab.last_id}")
+    await again.until_all_is_told()
+    assert again.hello["is_resumed"]
+    assert set(again.cards) == {CARD.card_token}
+    assert "kiosks" not in again.told
+
+
+@pytest.mark.parametrize("last_id", ["", "0badf00d.5", "nonsense", ".", "0badf00d.-1", "x" * 1000])
+async def test_reconnect_from_elsewhere(
+    open_tab: OpenTab, http: aiohttp.ClientSession, kiosk: Simulator, last_id: str
+) -> None:
+    """A page that knows another simulator's state, or nonsense, is told everything."""
+    kiosk.add(CARD, "never")
+    tab = await open_tab(**{"Last-Event-ID": last_id})
+    await tab.until_all_is_told()
+    assert not tab.hello["is_resumed"]
+    assert set(tab.cards) == {CARD.card_token}
+
+
+async def test_nobody_watches_for_long(open_tab: OpenTab, http: aiohttp.ClientSession, kiosk: Simulator) -> None:
+    """A minute after the last page has gone nobody watches any more, and one that comes back begins anew."""
+    inner: Any = kiosk
+    kiosk.add(CARD, "never")
+    tab = await open_tab()
+    await tab.until_all_is_told()
+    tab.close()
+    await asyncio.sleep(20)
+    assert len(inner._watchers) == 1
+    await asyncio.sleep(80)
+    assert inner._watchers == []
+    again = await open_tab(**{"Last-Event-ID": tab.last_id})
+    assert not again.hello["is_resumed"]
+    assert len(inner._watchers) == 1
+
+
+async def test_slow_reader_piles_up_nothing(open_tab: OpenTab, http: aiohttp.ClientSession, kiosk: Simulator) -> None:
+    """A page that reads nothing for a while is told the present state then, and not all that has been."""
+    cards = [kiosk.add((1, f"card-{number}"), "never") for number in range(500)]
+    tab = await open_tab()
+    changes = 0
+    for _ in range(40):
+        for card in cards:
+            kiosk.add(card, "never")
+            kiosk.start(card)
+            changes += 2
+        await asyncio.sleep(0.1)
+    kiosk.add(CARD, "never")
+    await tab.status_of("READY")
+    told = sum(len(json.dumps(message)) for message in tab.messages)
+    assert len(tab.messages) < 200
+    assert told < 10_000_000
+    assert {card["status"] for token, card in tab.cards.items() if token != CARD.card_token} == {"IN_PROGRESS"}
+    assert changes == 40_000
+
+
+async def test_very_many_cards_come_in_parts(open_tab: OpenTab, http: aiohttp.ClientSession, kiosk: Simulator) -> None:
+    """A thousand cards are told in several messages."""
+    for number in range(1000):
+        kiosk.add((1, f"card-{number}"), "never")
+    tab = await open_tab()
+    await tab.until_all_is_told()
+    assert len(tab.cards) == 1000
+    assert len(tab.messages) >= 4
+
+
+async def test_too_many_tabs(open_tab: OpenTab, http: aiohttp.ClientSession) -> None:
+    """There is an end to how many pages may be open."""
+    tabs = [await open_tab() for _ in range(50)]
+    async with http.get("/_kiosk/changes") as answer:
+        assert answer.status == 503
+    tabs[0].close()
+
+
+async def test_log_goes_by(
+    open_tab: OpenTab, http: aiohttp.ClientSession, kiosk: Simulator, hooks: tuple[str, list[dict[str, Any]]]
+) -> None:
+    """Requests and webhooks go by, with what was asked, answered and told."""
+    kiosk.add(CARD, "never")
+    tab = await open_tab()
+    await tab.until_all_is_told()
+    kiosk.subscribe(hooks[0].replace("://", "://user:hidden@") + "?key=hidden")
+    headers = {"Authorization": f"Bearer {kiosk.token}", "X-External-Correlation-Id": "mine"}
+    path = f"/v3/spend/profiles/{CARD.profile_id}/cards/{CARD.card_token}/production"
+    async with http.get(path, headers=headers) as answer:
+        assert answer.status == 200
+    kiosk.start(CARD)
+    while not tab.told["deliveries"]:
+        await tab.read()
+    [request] = tab.told["requests"]
+    assert (request["correlation_id"], request["http_status"], request["status"]) == ("mine", 200, "READY")
+    assert (request["card"], request["fault"]) == (str(CARD), None)
+    [delivery] = tab.told["deliveries"]
+    assert (delivery["status"], delivery["attempt"], delivery["http_status"]) == ("IN_PROGRESS", 1, 200)
+    assert tab.cards[CARD.card_token]["looks"] == 1
+    assert tab.told["subscriptions"] == [hooks[0]]
+    assert "hidden" not in json.dumps([tab.messages, tab.told, tab.hello])
+    assert kiosk.token not in json.dumps([tab.messages, tab.told, tab.hello])
+    late = await open_tab()
+    await late.until_all_is_told()
+    assert late.told == tab.told
+
+
+async def test_log_is_told_from_its_end(open_tab: OpenTab, http: aiohttp.ClientSession, kiosk: Simulator) -> None:
+    """A page that opens late is told the last 200 requests."""
+    for _ in range(250):
+        async with http.get("/nothing"):
+            pass
+    tab = await open_tab()
+    await tab.until_all_is_told()
+    assert [each["number"] for each in tab.told["requests"]] == list(range(51, 251))
+
+
+async def test_restart(open_tab: OpenTab, http: aiohttp.ClientSession, kiosk: Simulator) -> None:
+    """After a restart of the simulator a page comes back, and is told everything anew."""
+    kiosk.add(CARD, "never")
+    tab = await open_tab()
+    await tab.until_all_is_told()
+    await kiosk.restart(after=1)
+    again = await open_tab(**{"Last-Event-ID": tab.last_id})
+    await again.status_of("READY")
+    assert not again.hello["is_resumed"]
+
+
+async def test_open_pages_do_not_hold_up_the_end() -> None:
+    """A simulator ends at once although pages are open, and leaves no task and no timer of theirs."""
+    async with aiohttp.ClientSession() as http:
+        async with Simulator(page=True) as kiosk:
+            tabs = [Tab(await http.get(f"{kiosk.base_url}/_kiosk/changes")) for _ in range(3)]
+            for tab in tabs:
+                await tab.read()
+            began = asyncio.get_running_loop().time()
+        assert asyncio.get_running_loop().time() - began < 1
+        for tab in tabs:
+            tab.close()
+    await assert_nothing_left()
+
+
+# --- Commands ---
+
+
+async def test_a_card_s_life(open_tab: OpenTab, http: aiohttp.ClientSession, kiosk: Simulator) -> None:
+    """Each thing that can be done with a card can be done through the page, and is seen on it."""
+    tab = await open_tab()
+    assert (await ask(http, "add", _CARD | {"plan": "never"}))[1]["card"]["status"] == "READY"
+    await tab.status_of("READY")
+    await ask(http, "add-kiosk")
+    for command, fields, status in (
+        ("refuse", {"error_code": "PAN_ALREADY_EXISTS"}, "REQUEST_ERROR"),
+        ("retry", {}, "IN_PROGRESS"),
+        ("fail", {"error_code": "PRD_FEEDER_JAM"}, "PRODUCTION_ERROR"),
+        ("retry", {"kiosk_id": "WIS00002"}, "IN_PROGRESS"),
+        ("finish", {}, "PRODUCED"),
+    ):
+        http_status, answer = await ask(http, command, _CARD | fields)
+        assert (http_status, answer["card"]["status"]) == (200, status)
+        assert await tab.status_of(status) == answer["card"]
+    assert kiosk.state_of(CARD).kiosk_id == "WIS00002"
+
+
+async def test_kiosks_by_command(open_tab: OpenTab, http: aiohttp.ClientSession, kiosk: Simulator) -> None:
+    """A kiosk can be set up, taken offline and brought back, and a start meanwhile is pending."""
+    tab = await open_tab()
+    kiosk.add(CARD, "never")
+    assert await ask(http, "add-kiosk", {"kiosk_id": "LOBBY"}) == (200, {})
+    assert await ask(http, "take-offline", {"kiosk_id": "LOBBY"}) == (200, {})
+    await ask(http, "start", _CARD | {"kiosk_id": "LOBBY"})
+    assert (await tab.status_of("REQUEST_ERROR"))["is_pending"]
+    assert tab.told["kiosks"][1] == {"id": "LOBBY", "is_online": False}
+    assert await ask(http, "bring-online", {"kiosk_id": "LOBBY"}) == (200, {})
+    assert (await tab.status_of("IN_PROGRESS"))["kiosk_id"] == "LOBBY"
+
+
+@pytest.mark.parametrize(
+    ("fault", "what"),
+    [
+        ("429", "429, Retry-After: 7"),
+        ("500", "500"),
+        ("503", "503"),
+        ("gateway_page", "502"),
+        ("slow", "7 s late"),
+        ("reset", "connection broken"),
+        ("cut_body", "body cut short"),
+        ("garbage", "not HTTP"),
+        ("bad_reply", "200, not the documented body"),
+    ],
+)
+async def test_every_fault_by_command(
+    open_tab: OpenTab, http: aiohttp.ClientSession, kiosk: Simulator, fault: str, what: str
+) -> None:
+    """Each fault can be asked for, and stands in the forecast in words."""
+    assert await ask(http, "fault", {"fault": fault, "times": 2, "seconds": 7}) == (200, {})
+    tab = await open_tab()
+    await tab.until_all_is_told()
+    assert tab.told["forecast"]["faults"] == [{"what": what, "times": 2}]
+    assert len(kiosk.forecast.faults) == 1
+
+
+async def test_weather_by_command(http: aiohttp.ClientSession, kiosk: Simulator) -> None:
+    """Slowness and a storm can be set, and cleared up."""
+    await ask(http, "slow-down", {"seconds": 2.5})
+    await ask(http, "storm", {"share": 0.25})
+    assert (kiosk.forecast.latency, kiosk.forecast.storm) == (2.5, 0.25)
+    assert await ask(http, "clear-weather") == (200, {})
+    assert (kiosk.forecast.latency, kiosk.forecast.storm) == (0, 0)
+
+
+async def test_webhooks_by_command(http: aiohttp.ClientSession, hooks: tuple[str, list[dict[str, Any]]]) -> None:
+    """Webhooks can be subscribed to, and a test sent."""
+    assert "go nowhere" in (await ask(http, "send-tests"))[1]["message"]
+    assert await ask(http, "subscribe", {"url": hooks[0]}) == (200, {})
+    assert await ask(http, "send-tests") == (200, {})
+    assert [each["status"] for each in hooks[1]] == ["READY"]
+
+
+async def test_webhooks_without_the_extra(http: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the extra `webhooks` a subscription is answered with what is needed."""
+
+    def no_key() -> None:
+        raise ImportError("the simulator's webhooks need the extra 'webhooks'")
+
+    monkeypatch.setattr("cardprod.simulator.webhooks._private_key", no_key)
+    http_status, answer = await ask(http, "subscribe", {"url": "http://127.0.0.1:9/"})
+    assert http_status == 400
+    assert "need the extra 'webhooks'" in answer["message"]
+
+
+async def test_wrong_move_is_told(http: aiohttp.ClientSession, kiosk: Simulator) -> None:
+    """A move that is not possible is answered with what is."""
+    kiosk.add(CARD, "never")
+    http_status, answer = await ask(http, "finish", _CARD)
+    assert (http_status, kiosk.state_of(CARD).status) == (400, "READY")
+    assert answer["message"].endswith("finish is not possible: it is READY; possible: start, refuse")
+
+
+@pytest.mark.parametrize(
+    ("command", "fields"),
+    [
+        ("add", {}),
+        ("add", _CARD),
+        ("add", _CARD | {"plan": "explodes"}),
+        ("add", _CARD | {"plan": 5}),
+        ("add", _CARD | {"plan": "never", "profile_id": "-1"}),
+        ("add", _CARD | {"plan": "never", "profile_id": "9" * 19}),
+        ("add", _CARD | {"plan": "never", "profile_id": "9" * 5000}),
+        ("add", _CARD | {"plan": "never", "profile_id": True}),
+        ("add", _CARD | {"plan": "never", "card_token": "a b"}),
+        ("start", []),
+        ("start", "start"),
+        ("start", _CARD | {"kiosk_id": "WIS00009"}),
+        ("start", _CARD | {"kiosk_id": 5}),
+        ("fail", _CARD),
+        ("refuse", _CARD | {"error_code": "PRD_FEEDER_JAM"}),
+        ("take-offline", {}),
+        ("add-kiosk", {"kiosk_id": "WIS00001"}),
+        ("fault", {"fault": "flood", "times": 1}),
+        ("fault", {"fault": "500"}),
+        ("fault", {"fault": "500", "times": 0}),
+        ("fault", {"fault": "500", "times": 1.5}),
+        ("fault", {"fault": "500", "times": 10**9}),
+        ("fault", {"fault": "429", "times": 1, "seconds": "soon"}),
+        ("slow-down", {"seconds": -1}),
+        ("slow-down", {"seconds": True}),
+        ("storm", {"share": 2}),
+        ("subscribe", {"url": "nowhere"}),
+    ],
+)
+async def test_wrong_command(http: aiohttp.ClientSession, kiosk: Simulator, command: str, fields: Any) -> None:
+    """A command that cannot be right is answered with 400 and words, and changes nothing."""
+    kiosk.add(CARD, "never")
+    before = (kiosk.cards, kiosk.state_of(CARD), kiosk.kiosks, kiosk.forecast, kiosk.subscriptions)
+    http_status, answer = await ask(http, command, fields)
+    assert http_status == 400
+    assert answer["message"]
+    assert (kiosk.cards, kiosk.state_of(CARD), kiosk.kiosks, kiosk.forecast, kiosk.subscriptions) == before
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[" * 100_000, b'{"seconds":NaN}', b"\xff"])
+async def test_command_that_is_no_json(http: aiohttp.ClientSession, body: bytes) -> None:
+    """A command whose body is no JSON object is answered with 400."""
+    headers = {"Content-Type": "application/json"}
+    async with http.post("/_kiosk/slow-down", data=body, headers=headers) as answer:
+        assert answer.status == 400
+
+
+async def test_unknown_command(http: aiohttp.ClientSession) -> None:
+    """A command that there is not is a 404 that names those there are."""
+    http_status, answer = await ask(http, "explode")
+    assert http_status == 404
+    assert "start, finish, fail" in answer["message"]
+
+
+async def test_large_profile_id(open_tab: OpenTab, http: aiohttp.ClientSession, kiosk: Simulator) -> None:
+    """A profile's id that JavaScript's numbers cannot hold is told and taken as it is."""
+    largest = 2**63 - 1
+    await ask(http, "add", {"profile_id": str(largest), "card_token": "card", "plan": "never"})
+    assert kiosk.cards[0].profile_id == largest
+    tab = await open_tab()
+    assert (await tab.status_of("READY", "card"))["profile_id"] == str(largest)
+
+
+# --- Who is kept away ---
+
+_STRANGERS = {
+    "a name pointed at this machine": {"Host": "evil.example"},
+    "the same with the port": {"Host": "evil.example:8080"},
+    "a name that begins as this machine": {"Host": "127.0.0.1.evil.example"},
+    "no host": {"Host": "["},
+    "another site": {"Origin": "https://evil.example"},
+    "another server of this machine": {"Origin": "http://127.0.0.1:1"},
+    "a sandboxed page": {"Origin": "null"},
+    "another site, as the browser says": {"Sec-Fetch-Site": "cross-site"},
+    "another server, as the browser says": {"Sec-Fetch-Site": "same-site"},
+}
+
+
+@pytest.mark.parametrize("headers", _STRANGERS.values(), ids=_STRANGERS)
+async def test_strangers_are_kept_away(http: aiohttp.ClientSession, kiosk: Simulator, headers: dict[str, str]) -> None:
+    """Nothing is told to, or taken from, another website's page."""
+    kiosk.add(CARD, "never")
+    for path in (*_FILES, "/_kiosk/changes"):
+        async with http.get(path, headers=headers) as answer:
+            assert answer.status == 403
+            assert CARD.card_token not in await answer.text()
+    assert (await ask(http, "start", _CARD, **headers))[0] == 403
+    assert kiosk.state_of(CARD).status == "READY"
+
+
+@pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data"])
+async def test_forms_are_kept_away(http: aiohttp.ClientSession, kiosk: Simulator, content_type: str) -> None:
+    """What a form of any website could send is not taken."""
+    kiosk.add(CARD, "never")
+    headers = {"Content-Type": content_type}
+    async with http.post("/_kiosk/start", data=json.dumps(_CARD), headers=headers) as answer:
+        assert answer.status == 415
+    assert kiosk.state_of(CARD).status == "READY"
+
+
+async def test_nobody_is_let_in_across_origins(http: aiohttp.ClientSession) -> None:
+    """No answer lets another origin read it, nor does a preflight get leave."""
+    asked = {"Origin": "https://evil.example", "Access-Control-Request-Method": "POST"}
+    for method, path in (("GET", "/"), ("OPTIONS", "/_kiosk/start"), ("GET", "/_kiosk/changes")):
+        async with http.request(method, path, headers=asked) as answer:
+            assert answer.status in {403, 404}
+            assert not [name for name in answer.headers if name.startswith("Access-Control-")]
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]"])
+async def test_this_machine_is_let_in(http: aiohttp.ClientSession, kiosk: Simulator, host: str) -> None:
+    """The page itself is let in under each name of this machine, through a forwarded port too, and so is curl."""
+    kiosk.add(CARD, [Stage("IN_PROGRESS")])
+    own = {"Host": f"{host}:9999", "Origin": f"http://{host}:9999", "Sec-Fetch-Site": "same-origin"}
+    async with http.get("/", headers={"Host": f"{host}:9999", "Sec-Fetch-Site": "none"}) as answer:
+        assert answer.status == 200
+    assert (await ask(http, "fail", _CARD | {"error_code": "PRT_PAUSED"}, **own))[0] == 200
+    assert (await ask(http, "retry", _CARD))[0] == 200
+
+
+async def test_a_link_to_the_page_may_be_followed(http: aiohttp.ClientSession) -> None:
+    """Somebody who clicks a link to the page, in a mail or a ticket, sees it."""
+    headers = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
+    async with http.get("/", headers=headers) as answer:
+        assert answer.status == 200
+    async with http.get("/_kiosk/changes", headers=headers) as answer:
+        assert answer.status == 403
