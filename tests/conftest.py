@@ -41,8 +41,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Choose how many examples Hypothesis tries."""
+    """Choose how many examples Hypothesis tries, and describe the marker."""
+    config.addinivalue_line("markers", "seeds(small, full): run with so many values of `seed`, small or full size.")
     settings.load_profile("full" if config.getoption("--full-size") else "quick")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Give a test that is marked with `seeds` its seeds."""
+    for marker in metafunc.definition.iter_markers("seeds"):
+        small, full = marker.args
+        metafunc.parametrize("seed", range(full if metafunc.config.getoption("--full-size") else small))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -82,12 +82,12 @@ async def assert_fails(client: Client, card: str, error: type[cardprod.CardprodE
         if not (way == "lent session" and name in UNASKED)
     ],
 )
-async def test_every_way_has_its_outcome(name: str, way: Way) -> None:
+async def test_every_way_has_its_outcome(name: str, way: Way, full_size: bool) -> None:
     """Whichever way a server misbehaves, a look ends in time as told, leaves nothing, and the next one is right."""
     outcome = WAYS[name]
     async with (
         HostileServer() as elsewhere,
-        HostileServer() as server,
+        HostileServer(pause=0.1 if full_size else 0.5) as server,
         client_of(server.base_url, way=way) as client,
     ):
         server.elsewhere = elsewhere.base_url

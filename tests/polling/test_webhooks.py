@@ -758,8 +758,8 @@ async def test_looks_come_back(kiosk: Simulator, client: Client, endpoint: str) 
     await _follow_fleet(kiosk, client, 20)
     assert shared_by(client).deliveries.trust > 0.9
     await stop_deliveries(kiosk)
-    _, ends = await _follow_fleet(kiosk, client, 100)
-    assert all(late <= 31 for _, late in ends[50:])
+    _, ends = await _follow_fleet(kiosk, client, 30)
+    assert all(late <= 31 for _, late in ends[15:])
     assert shared_by(client).deliveries.gap(asyncio.get_running_loop().time()) < 1
 
 
@@ -791,7 +791,7 @@ async def test_lost_events_are_found_by_the_net(kiosk: Simulator, client: Client
 # --- A storm of events and faults ---
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.seeds(1, 4)
 async def test_storm_of_events(kiosk: Simulator, seed: int) -> None:
     """With events late, twice, lost, out of order and replayed, and looks that fail, each card ends rightly, in steps
     that follow each other, none told twice; and nothing is left.

@@ -149,12 +149,12 @@ def learn(schedule: AdaptiveSchedule, before: float, age: float, now: float, *, 
 
 
 def watch_cards(schedule: AdaptiveSchedule, dwell: Callable[[Random], float], cards: int, every: float) -> None:
-    """Look at so many cards, one after another, at a fixed interval, each until it has left its status."""
+    """Poll so many cards at a fixed interval, each until it has left its status, in the time of a fleet of fifty."""
     chance, now = Random(1), 0.0
     for _ in range(cards):
         leaves_at, age = dwell(chance), 0.0
         while age < leaves_at:
-            now += every
+            now += every / 50
             learn(schedule, age, age + every, now, ended=age + every >= leaves_at)
             age += every
 
@@ -186,24 +186,25 @@ def test_nothing_learned_is_fallback() -> None:
 
 
 @pytest.mark.parametrize("every", [0.5, 10, 30])
-def test_looks_are_densest_where_changes_are(every: float) -> None:
+def test_looks_are_densest_where_changes_are(every: float, full_size: bool) -> None:
     """Having learned from looks at any interval that printing takes four minutes, it looks most often around then."""
     schedule = AdaptiveSchedule(memory=1000)
-    watch_cards(schedule, lambda chance: 240 * math.exp(chance.gauss(0, 0.2)), 400, every)
+    watch_cards(schedule, lambda chance: 240 * math.exp(chance.gauss(0, 0.2)), 400 if full_size else 80, every)
     early, about_then = looks_by_age(schedule, [20, 240])
     assert early > 4 * about_then
 
 
 @pytest.mark.parametrize("every", [1, 20, 60])
-def test_hazard_is_learned_honestly(every: float) -> None:
+def test_hazard_is_learned_honestly(every: float, full_size: bool) -> None:
     """Of a memoryless status the learned hazard is the true one at every age, however coarse the looks."""
+    cards = 4000 if full_size else 800
     schedule = AdaptiveSchedule(memory=1e9)
-    watch_cards(schedule, lambda chance: chance.expovariate(1 / 200), 4000, every)
+    watch_cards(schedule, lambda chance: chance.expovariate(1 / 200), cards, every)
     curve = schedule._curves[PRINTING, False]  # pyright: ignore[reportPrivateUsage]
     ended, at_risk = sum(curve.events), sum(curve.at_risk)
-    assert ended == pytest.approx(4000, rel=1e-3)
+    assert ended == pytest.approx(cards, rel=1e-3)
     assert ended / at_risk == pytest.approx(1 / 200, rel=0.1)
-    assert at_risk <= 4000 * (200 + every) * 1.1
+    assert at_risk <= cards * (200 + every) * 1.1
 
 
 @given(AGES, st.floats(0, 1e6))
@@ -242,7 +243,7 @@ def test_budget_is_used(rate: float) -> None:
     chance = Random(1)
     heap = [(0.0, number, 0.0, 0.0, chance.expovariate(1 / 200)) for number in range(300)]
     looks = 0
-    while heap[0][0] < 3000:
+    while heap[0][0] < 2000:
         now, number, began_at, looked_at, ends_at = heapq.heappop(heap)
         has_ended = now >= ends_at
         learn(schedule, looked_at - began_at, now - began_at, now, ended=has_ended, rate=rate)
@@ -251,7 +252,7 @@ def test_budget_is_used(rate: float) -> None:
             began_at, ends_at = now, now + chance.expovariate(1 / 200)
         delay = schedule.delay_at(PRINTING, now - began_at, now, chance.random(), is_first=False)
         heapq.heappush(heap, (now + delay, number, began_at, now, ends_at))
-    assert looks / 2000 == pytest.approx(rate, rel=0.1)
+    assert looks / 1000 == pytest.approx(rate, rel=0.1)
 
 
 def test_a_look_must_be_worth_it() -> None:
@@ -289,6 +290,7 @@ def test_saved_and_restored() -> None:
 JSON = st.recursive(
     st.none() | st.booleans() | st.floats() | st.integers() | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=5,
 )
 
 
@@ -347,7 +349,7 @@ def test_settings_that_cannot_be_right(settings: dict[str, Any], words: str) -> 
 def test_made_up_statuses() -> None:
     """A server that makes up a status in every answer does not fill the memory."""
     schedule = AdaptiveSchedule()
-    for number in range(10_000):
+    for number in range(500):
         assert schedule.delay_at(f"STATUS-{number}", 1, number, 0.5, is_first=False) > 0
     assert len(schedule._curves) <= 66  # pyright: ignore[reportPrivateUsage]
 
