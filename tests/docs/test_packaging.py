@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
 import tomllib
 import zipfile
@@ -13,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import cardprod
+from tests.waiting import run_program
 
 _ROOT = Path(__file__).parents[2]
 _PROJECT = tomllib.loads((_ROOT / "pyproject.toml").read_text())["project"]
@@ -22,8 +22,7 @@ _PROJECT = tomllib.loads((_ROOT / "pyproject.toml").read_text())["project"]
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     """The wheel, built by hatchling as pip would build it."""
     where = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(where)]
-    subprocess.run(command, cwd=_ROOT, check=True, capture_output=True)
+    run_program(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(where), cwd=_ROOT)
     [built] = where.glob("*.whl")
     return zipfile.ZipFile(built)
 
@@ -69,8 +68,8 @@ def test_readme_commands() -> None:
 
 def test_no_machine_in_the_project() -> None:
     """No tracked file names a registry's host or a path of somebody's machine."""
-    tracked = subprocess.run(["git", "ls-files"], cwd=_ROOT, capture_output=True, text=True, check=False)  # noqa: S607
+    tracked = run_program("git", "ls-files", cwd=_ROOT, check=False)
     forbidden = re.compile("/" + "root/|/" + "home/|py" + "pi\\.|files\\.python" + "hosted|index" + "-url")
-    for name in tracked.stdout.splitlines():
+    for name in tracked.out.splitlines():
         text = (_ROOT / name).read_bytes().decode("utf-8", "replace")
         assert not forbidden.search(text.replace("https://pypi.org/project/", "")), name

@@ -6,7 +6,6 @@ import asyncio
 import base64
 import contextlib
 import json
-import subprocess
 import sys
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -50,6 +49,7 @@ from cardprod.webhooks import SIGNATURE_HEADER, Verifier, sign
 from tests.cards import CARD, event_of
 from tests.leftovers import assert_idle, assert_nothing_left
 from tests.raw_server import RawServer, http_answer
+from tests.waiting import run_program
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -339,8 +339,8 @@ def test_bad_calls(body: Any, headers: Any) -> None:
 def test_without_the_extra() -> None:
     """Without cryptography, the import says which extra to install."""
     hide = "import sys; sys.modules['cryptography.exceptions'] = None; import cardprod.webhooks"
-    run = subprocess.run([sys.executable, "-c", hide], capture_output=True, text=True, check=False)
-    assert "ImportError: cardprod.webhooks needs the extra 'webhooks': pip install 'cardprod[webhooks]'" in run.stderr
+    ran = run_program(sys.executable, "-c", hide, check=False)
+    assert "ImportError: cardprod.webhooks needs the extra 'webhooks': pip install 'cardprod[webhooks]'" in ran.err
 
 
 # --- From one process to another ---
