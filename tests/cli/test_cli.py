@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import os
+import select
 import signal
-import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,7 +15,8 @@ import pytest
 from cardprod import cli
 from cardprod.simulator import Fault, Stage
 from tests.cards import CARD
-from tests.cli.commands import command, run, run_json
+from tests.cli.commands import command, run, run_json, start_command
+from tests.waiting import until, wait_until
 
 if TYPE_CHECKING:
     from cardprod.simulator import Plan, Simulator
@@ -152,9 +153,7 @@ async def test_simulate_tells_each_request() -> None:
     out = io.StringIO()
     arguments = cli.parser().parse_args(["simulate", "--port", "0", "--plan", "jams", "--json"])
     simulation = asyncio.create_task(cli.run(arguments, cli.report_to(out, as_json=True)))
-    while not out.getvalue():  # noqa: ASYNC110 - what is waited for is output
-        await asyncio.sleep(0.01)
-    listening = json.loads(out.getvalue())
+    listening = json.loads(await until("where it listens", out.getvalue))
     environment = {"CARDPROD_TOKEN": "any", "CARDPROD_BASE_URL": listening["base_url"]}
     with pytest.MonkeyPatch.context() as patch:
         for name, value in environment.items():
@@ -183,70 +182,63 @@ def test_port_in_use() -> None:
 def test_no_token() -> None:
     """Without CARDPROD_TOKEN the command exits 2 and says what to set."""
     finished = command("status", "1", "card")
-    assert finished.returncode == 2
-    assert "CARDPROD_TOKEN" in finished.stderr
-    assert len(finished.stderr.splitlines()) == 1
+    assert finished.exit_code == 2
+    assert "CARDPROD_TOKEN" in finished.err
+    assert len(finished.err.splitlines()) == 1
 
 
 def test_bad_arguments() -> None:
     """Arguments that cannot be parsed exit 2 with the usage."""
     finished = command("wait", "not-a-number", "card")
-    assert finished.returncode == 2
-    assert "usage:" in finished.stderr
+    assert finished.exit_code == 2
+    assert "usage:" in finished.err
 
 
 def test_help_tells_everything() -> None:
     """`--help` names the commands, the environment and the exit codes."""
-    out = command("--help").stdout
+    out = command("--help").out
     for words in ("demo", "status", "wait", "simulate", "CARDPROD_TOKEN", "exit codes", "examples:"):
         assert words in out
 
 
-def test_token_is_never_an_argument() -> None:
+@pytest.mark.parametrize("name", ["demo", "status", "wait", "watch", "simulate"])
+def test_token_is_never_an_argument(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     """No command takes a token as an argument."""
-    for name in ("demo", "status", "wait", "watch", "simulate"):
-        assert "--token" not in command(name, "--help").stdout
+    with pytest.raises(SystemExit):
+        cli.parser().parse_args([name, "--help"])
+    out = capsys.readouterr().out
+    assert f"cardprod {name}" in out
+    assert "--token" not in out
 
 
 @pytest.mark.parametrize("name", ["simulate", "demo"])
 def test_ctrl_c(name: str) -> None:
     """Ctrl-C ends the command with 130 and without a word of complaint."""
-    argv = [sys.executable, "-m", "cardprod", name, *(["--port", "0"] if name == "simulate" else [])]
-    # A shell starts what it runs in the background deaf to Ctrl-C, and its children inherit that.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    finally:
-        signal.signal(signal.SIGINT, before)
-    with process:
-        assert process.stdout is not None
-        process.stdout.readline()  # it is under way
-        process.send_signal(signal.SIGINT)
-        _, complaint = process.communicate(timeout=30)
-    assert process.returncode == 130
-    assert complaint == ""
+    with start_command(name, *(["--port", "0"] if name == "simulate" else [])) as running:
+        wait_until("its first line", lambda: running.lines, child=running)
+        running.send(signal.SIGINT)
+        assert running.wait_for_end() == 130
+        assert running.err == ""
 
 
 def test_reader_gone() -> None:
     """A reader that leaves early, as `head` does, ends the command without a traceback."""
-    argv = [sys.executable, "-m", "cardprod", "demo"]
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        process.stdout.readline()
-        process.stdout.close()
-        complaint = process.stderr.read()
-    assert complaint == ""
+    reading_end, writing_end = os.pipe()
+    with start_command("demo", stdout=writing_end) as running:
+        os.close(writing_end)
+        wait_until("its first line", lambda: select.select([reading_end], [], [], 0)[0], child=running)
+        os.close(reading_end)
+        running.wait_for_end()
+        assert running.err == ""
 
 
 @pytest.mark.parametrize("as_json", [True, False])
 def test_simulated_webhooks(*, as_json: bool) -> None:
     """`simulate --webhooks-to` tells where the key is that its webhooks are verified with."""
-    argv = [sys.executable, "-m", "cardprod", "simulate", "--port", "0", "--webhooks-to", "http://127.0.0.1:9/wise"]
-    with subprocess.Popen([*argv, *(["--json"] if as_json else [])], stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        lines = [process.stdout.readline() for _ in range(1 if as_json else 5)]
-        process.kill()
+    argv = ["simulate", "--port", "0", "--webhooks-to", "http://127.0.0.1:9/wise", *(["--json"] if as_json else [])]
+    with start_command(*argv) as running:
+        count = 1 if as_json else 5
+        lines = wait_until("its lines", lambda: running.lines, lambda lines: len(lines) >= count, child=running)
     if as_json:
         told = json.loads(lines[0])
         assert told["public_key_url"] == told["base_url"] + "/webhooks/public-key.pem"
@@ -258,5 +250,5 @@ def test_simulated_webhooks(*, as_json: bool) -> None:
 def test_simulated_webhooks_to_nowhere() -> None:
     """An address that is no URL is a usage error."""
     finished = command("simulate", "--port", "0", "--webhooks-to", "nowhere")
-    assert finished.returncode == 2
-    assert "url must be http or https" in finished.stderr
+    assert finished.exit_code == 2
+    assert "url must be http or https" in finished.err
