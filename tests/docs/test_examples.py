@@ -304,7 +304,7 @@ def test_pytest_recipe(tmp_path: Path) -> None:
 
 # --- Waits that outlive a process ---
 
-_SOON = [Stage("READY", 3), Stage("IN_PROGRESS", 3), Stage("PRODUCED")]
+_SOON = [Stage("READY", 0.3), Stage("IN_PROGRESS", 0.3), Stage("PRODUCED")]
 _QUICK = cardprod.Backoff(first=0.1, factor=1, ceiling=0.1)
 
 
