@@ -216,8 +216,9 @@ async def until(
     """
     seen: Any = None
     expires_at = time.monotonic() + limit  # virtual time stands still while the loop is busy
+    limited = asyncio.timeout(limit)
     try:
-        async with asyncio.timeout(limit) as virtual:
+        async with limited:
             while True:
                 has_ended = child is not None and child.exit_code is not None  # before what it did at its end is seen
                 seeing = observe()
@@ -227,7 +228,7 @@ async def until(
                 _check(what, seen, expires_at, limit, child, has_ended=has_ended)
                 await asyncio.sleep(interval)
     except TimeoutError:
-        if not virtual.expired():
+        if not limited.expired():
             raise
         _check(what, seen, 0.0, limit, child, has_ended=False)
 

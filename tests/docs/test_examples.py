@@ -305,6 +305,8 @@ def test_pytest_recipe(tmp_path: Path) -> None:
 # --- Waits that outlive a process ---
 
 _SOON = [Stage("READY", 0.3), Stage("IN_PROGRESS", 0.3), Stage("PRODUCED")]
+_ENOUGH = 60
+"""Seconds, of virtual time, in which a job engine must have come to the end."""
 _QUICK = cardprod.Backoff(first=0.1, factor=1, ceiling=0.1)
 
 
@@ -369,10 +371,11 @@ async def test_arq_recipe(capsys: pytest.CaptureFixture[str]) -> None:
     with _wall_clock_of_the_loop():
         async with _wise_is_a_kiosk() as kiosk, cardprod.Client("x", base_url=kiosk.base_url) as client:
             await namespace["sweep_cards"]({"client": client, "redis": Pool()}, _saved(kiosk))
-            while jobs:
-                name, saved, at = jobs.pop()
-                await asyncio.sleep((at - checkpoint.wall_clock()).total_seconds())
-                await namespace[name]({"client": client, "redis": Pool()}, saved)
+            async with asyncio.timeout(_ENOUGH):
+                while jobs:
+                    name, saved, at = jobs.pop()
+                    await asyncio.sleep((at - checkpoint.wall_clock()).total_seconds())
+                    await namespace[name]({"client": client, "redis": Pool()}, saved)
     assert _told(capsys.readouterr().out) == _STATUSES
 
 
@@ -417,10 +420,11 @@ async def test_taskiq_recipe(capsys: pytest.CaptureFixture[str]) -> None:
             broker.state.schedules = Source()
             async with broker.state.client:
                 await (await task.kiq(_saved(kiosk))).wait_result()
-                while schedules:
-                    schedule = schedules.pop()
-                    await asyncio.sleep((schedule.time - checkpoint.wall_clock()).total_seconds())
-                    await (await task.kiq(*schedule.args)).wait_result()
+                async with asyncio.timeout(_ENOUGH):
+                    while schedules:
+                        schedule = schedules.pop()
+                        await asyncio.sleep((schedule.time - checkpoint.wall_clock()).total_seconds())
+                        await (await task.kiq(*schedule.args)).wait_result()
             await broker.shutdown()
     assert _told(capsys.readouterr().out) == _STATUSES
 
@@ -455,9 +459,10 @@ async def test_temporal_recipe(capsys: pytest.CaptureFixture[str]) -> None:
     with _wall_clock_of_the_loop():
         async with _wise_is_a_kiosk() as kiosk, cardprod.Client("x", base_url=kiosk.base_url) as namespace["CLIENT"]:
             saved, at = _saved(kiosk), checkpoint.wall_clock().timestamp()
-            while at:
-                saved, at = await testing.ActivityEnvironment().run(namespace["sweep_once"], saved)
-                if at:
-                    await asyncio.sleep(at - checkpoint.wall_clock().timestamp())
+            async with asyncio.timeout(_ENOUGH):
+                while at:
+                    saved, at = await testing.ActivityEnvironment().run(namespace["sweep_once"], saved)
+                    if at:
+                        await asyncio.sleep(at - checkpoint.wall_clock().timestamp())
     assert _told(capsys.readouterr().out) == _STATUSES
     assert cardprod.Checkpoint.from_json(saved).is_done

@@ -13,6 +13,7 @@ from selenium import webdriver
 from selenium.common.exceptions import NoSuchElementException, StaleElementReferenceException
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
+from selenium.webdriver.remote.remote_connection import RemoteConnection
 
 from tests.waiting import LIMIT, wait_until
 
@@ -68,7 +69,9 @@ class Browser:
         options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
         # Selenium's own annotations are incomplete.
         self.driver: Any = webdriver.Chrome(options=options, service=Service(programs[1]))
-        self.driver.command_executor.client_config.timeout = LIMIT
+        executor = self.driver.command_executor
+        assert isinstance(executor, RemoteConnection)
+        executor.client_config.timeout = LIMIT
         self.set_looks(is_dark=is_dark)
         self.set_width(width)
 

@@ -96,8 +96,8 @@ def test_run_program() -> None:
     """A program reads its input and gives its output; one that fails and must not says what its error was."""
     echo = "import sys; print(sys.stdin.read(), end=''); print('!', file=sys.stderr)"
     ran = run_program(sys.executable, "-c", echo, stdin="héllo")
-    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "héllo", "!\n")
-    assert run_program(sys.executable, "-c", FAILS, check=False).returncode == 1
+    assert (ran.exit_code, ran.out, ran.err) == (0, "héllo", "!\n")
+    assert run_program(sys.executable, "-c", FAILS, check=False).exit_code == 1
     with pytest.raises(AssertionError, match=r"(?s)ended with 1; .*the disk is full"):
         run_program(sys.executable, "-c", FAILS)
 
