@@ -37,7 +37,7 @@ _SHOWN: Final = 500
 
 
 class Child:
-    """A process of a test's own, which is killed at the end of the `with` block unless it has ended.
+    """A process of a test's own. Unless it has ended at the end of the `with` block, it is killed with what it started.
 
     Its output goes to files: no full pipe can stop it, and what it said last is there when a test fails. It starts with
     the default handling of SIGINT, also where the tests run in the background: a shell lets what it starts there ignore
@@ -64,18 +64,19 @@ class Child:
         user: str | None = None,
     ) -> None:
         self._argv = argv
-        self._files = contextlib.ExitStack()
-        self._out, self._err = self._new_file(), self._new_file()
-        with _default_sigint():
+        with contextlib.ExitStack() as files, _default_sigint():
+            self._out, self._err = _new_file(files), _new_file(files)
             self._process = subprocess.Popen(
                 argv,
-                stdin=stdin if isinstance(stdin, int) else self._new_file(stdin.encode()),
+                stdin=stdin if isinstance(stdin, int) else _new_file(files, stdin.encode()),
                 stdout=self._out if stdout is None else stdout,
                 stderr=self._err if stderr is None else stderr,
                 env=env,
                 cwd=cwd,
                 user=user,
+                start_new_session=True,
             )
+            self._files = files.pop_all()
 
     def __enter__(self) -> Self:
         return self
@@ -87,8 +88,9 @@ class Child:
         return " ".join(self._argv)[:_SHOWN]
 
     def close(self) -> None:
-        """Kill it unless it has ended, and forget its output."""
-        self._process.kill()
+        """Kill it, and what it started, unless it has ended; and forget its output."""
+        if self.exit_code is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait(LIMIT)
         self._files.close()
 
@@ -128,11 +130,12 @@ class Child:
         assert exit_code is not None
         return exit_code
 
-    def _new_file(self, content: bytes = b"") -> IO[bytes]:
-        file = self._files.enter_context(tempfile.TemporaryFile(buffering=0))  # noqa: SIM115 - it is
-        file.write(content)
-        file.seek(0)
-        return file
+
+def _new_file(files: contextlib.ExitStack, content: bytes = b"") -> IO[bytes]:
+    file = files.enter_context(tempfile.TemporaryFile(buffering=0))  # noqa: SIM115 - it is
+    file.write(content)
+    file.seek(0)
+    return file
 
 
 def _read(file: IO[bytes]) -> str:

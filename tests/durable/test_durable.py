@@ -148,6 +148,12 @@ def make_due(database: str) -> None:
         connection.execute("UPDATE procrastinate_jobs SET scheduled_at = now() WHERE scheduled_at > now()")
 
 
+def make_silent(database: str) -> None:
+    """Let the last heartbeat of each worker be an hour ago, as if that time had passed."""
+    with psycopg.connect(database) as connection:
+        connection.execute("UPDATE procrastinate_workers SET last_heartbeat = last_heartbeat - interval '1 hour'")
+
+
 # --- From submit to the results ---
 
 
@@ -375,7 +381,7 @@ async def test_told_to_stop(kiosk: Simulator, postgres: str, durable: Durable) -
 def _worker(database: str, file: Path, kiosk: Simulator, *options: str) -> Child:
     environment = {**os.environ, "CARDPROD_TOKEN": kiosk.token, "CARDPROD_BASE_URL": kiosk.base_url}
     program = [sys.executable, str(Path(__file__).parent / "worker.py")]
-    return Child(*program, database, str(file), "0.5", "--often", *options, env=environment)
+    return Child(*program, database, str(file), "60", "--often", *options, env=environment)
 
 
 def _lines(file: Path) -> list[dict[str, Any]]:
@@ -393,6 +399,7 @@ async def test_worker_killed(kiosk: Simulator, postgres: str, durable: Durable, 
         await until("steps", lambda: len(_lines(first)), lambda count: count == 5, child=doomed)
         doomed.send(signal.SIGKILL)
         await doomed.until_end()
+    make_silent(postgres)
     for card in cards:
         kiosk.start(card)
         kiosk.finish(card)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import asyncio
 import os
+import select
 import signal
 import sys
 from pathlib import Path
@@ -90,6 +91,25 @@ def test_child_that_hangs() -> None:
         with pytest.raises(AssertionError, match=r"waited 0.1 s for the end of .*; seen last: None"):
             child.wait_for_end(0.1)
     assert child.exit_code == -signal.SIGKILL
+
+
+def test_child_of_a_child() -> None:
+    """The end of the block ends also what the process started."""
+    starts_another = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {HANGS!r}])"
+    reading_end, writing_end = os.pipe()
+    with Child(sys.executable, "-c", starts_another, stdout=writing_end) as child:
+        os.close(writing_end)
+        wait_until("the line of the other", lambda: select.select([reading_end], [], [], 0)[0], child=child)
+        assert os.read(reading_end, 100) == b"ready\n"
+    wait_until("the end of its output", lambda: select.select([reading_end], [], [], 0)[0])
+    assert os.read(reading_end, 100) == b""
+    os.close(reading_end)
+
+
+def test_program_that_is_not_there() -> None:
+    """A program that is not there is an error at once, and leaves no file open."""
+    with pytest.raises(FileNotFoundError, match="no-such-program"):
+        Child("no-such-program")
 
 
 def test_run_program() -> None:
