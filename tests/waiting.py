@@ -24,12 +24,16 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Self
 
-__all__ = ["LIMIT", "Child", "Finished", "run_program", "until", "wait_until"]
+__all__ = ["LIMIT", "LONG_LIMIT", "LONG_TIMEOUT", "Child", "Finished", "run_program", "until", "wait_until"]
 
 T = TypeVar("T")
 
 LIMIT: Final = 40.0
 """Seconds that a wait may last: less than pytest's `timeout`, which can only say where a test was, and not why."""
+
+LONG_LIMIT: Final = 150.0
+LONG_TIMEOUT: Final = 4 * LONG_LIMIT
+"""The same two for the few tests that need seconds of a whole processor: `pytest.mark.timeout(LONG_TIMEOUT)`."""
 
 _INTERVAL: Final = 0.02
 _TAIL: Final = 2_000

