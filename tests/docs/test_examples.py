@@ -77,7 +77,8 @@ def _examples(*, durable: bool) -> list[Any]:
     parser = CodeBlockParser(language="python", evaluator=lambda _: None)
     sybil = Sybil(parsers=[parser], document_types={".py": PythonDocStringDocument})
     return [
-        pytest.param(example, id=f"{page.relative_to(_ROOT)}:{example.line}")
+        # The examples of a page build on each other, so one process of xdist's runs them all.
+        pytest.param(example, id=f"{page.relative_to(_ROOT)}:{example.line}", marks=pytest.mark.xdist_group(page.name))
         for page in _PAGES
         for example in sybil.parse(page).examples()
         if ("async with Durable" in str(example.parsed)) is durable
