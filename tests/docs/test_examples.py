@@ -77,8 +77,7 @@ def _examples(*, durable: bool) -> list[Any]:
     parser = CodeBlockParser(language="python", evaluator=lambda _: None)
     sybil = Sybil(parsers=[parser], document_types={".py": PythonDocStringDocument})
     return [
-        # The examples of a page build on each other, so one process of xdist's runs them all.
-        pytest.param(example, id=f"{page.relative_to(_ROOT)}:{example.line}", marks=pytest.mark.xdist_group(page.name))
+        pytest.param(example, id=f"{page.relative_to(_ROOT)}:{example.line}")
         for page in _PAGES
         for example in sybil.parse(page).examples()
         if ("async with Durable" in str(example.parsed)) is durable
@@ -123,12 +122,23 @@ async def test_example(example: Example, monkeypatch: pytest.MonkeyPatch) -> Non
         cards = [CARD, (123456, "card-2"), (123456, "card-3")]
         namespace = public | {"cardprod": cardprod, "client": client, "kiosk": kiosk, "token": "card-1", "card": CARD}
         namespace |= {"cards": cards, "Durable": Durable, "on_steps": _ignore}
+        _import_as_before(example)
         for name, value in namespace.items():
             example.namespace.setdefault(name, value)
         example.namespace.update(client=client, SANDBOX=kiosk.base_url, asyncio=asyncio, __name__="example")
         body = eval(code, example.namespace)  # noqa: S307 - our own examples
         for main in [*mains, *([body] if body else [])]:
             await main
+
+
+def _import_as_before(example: Example) -> None:
+    """Import what the examples before this one on its page import, which may have run in another process, or not."""
+    for earlier in example.document.examples():
+        if earlier.line < example.line:
+            for node in ast.parse(str(earlier.parsed)).body:
+                if isinstance(node, ast.Import | ast.ImportFrom):
+                    with contextlib.suppress(ImportError):  # an engine that is not installed
+                        exec(ast.unparse(node), example.namespace)  # noqa: S102 - our own imports
 
 
 def _recipe(words: str) -> str:
