@@ -89,7 +89,7 @@ def test_what_an_earlier_run_knew_counts() -> None:
 
 def test_exit_code() -> None:
     """What running again may change decides: no answer, then not final, then an error status, then bad rows."""
-    rows = [
+    rows: list[tuple[list[str], int, int]] = [
         (["PRODUCED"] * 5, 0, PRODUCED),
         (["PRODUCED"] * 5, 1, USAGE),
         (["PRODUCED"] * 4 + ["PRODUCTION_ERROR"], 1, FAILED),
