@@ -459,6 +459,7 @@ async def test_batch_timeout_leaves_the_source(kiosk: Simulator, client: Client)
 async def test_leaving_early(kiosk: Simulator, client: Client) -> None:
     """However and whenever the block is left, no task, place, poll or registration is left behind."""
     cards = put(kiosk, 150)
+    kiosk.slow_down(2)  # so that some polls are under way at any moment
     with Table() as table:
         for how, after in product(("break", "raise", "cancel", "timeout"), (0, 0.5, 10)):
             for batch in (client.wait_until_all_final(cards), client.get_statuses(cards)):
