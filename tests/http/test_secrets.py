@@ -325,6 +325,7 @@ def _assert_found(secret: str, caplog: pytest.LogCaptureFixture) -> None:
 _STATUSES = [200, 201, 302, 400, 401, 403, 404, 408, 422, 429, 500, 503]
 
 
+@pytest.mark.timeout(300)  # at full size
 async def test_echoed_request(spill: _Spill, *, full_size: bool) -> None:
     """A server that repeats a whole request, with any status, in any shape, as its trace id too, leaks no secret."""
     tokens: dict[str, Any] = {"token": _BEARER, "source": _sourced}
@@ -338,6 +339,7 @@ async def test_echoed_request(spill: _Spill, *, full_size: bool) -> None:
                     assert _authorization(server.heads[0]) in {f"Bearer {_BEARER}", f"Bearer {_SOURCED}"}
 
 
+@pytest.mark.timeout(300)  # at full size
 async def test_echoed_refresh(spill: _Spill, *, full_size: bool) -> None:
     """A token endpoint that repeats the form and the credentials, in any shape, leaks none of them."""
     expired = {"access_token": _ACCESS, "expires_at": datetime.now(UTC) + timedelta(seconds=1)}

@@ -372,6 +372,7 @@ async def test_slow_reader(kiosk: Simulator, client: Client) -> None:
     assert sorted(ends, key=str) == sorted(cards, key=str)
 
 
+@pytest.mark.timeout(300)  # at full size
 async def test_single_poll_beside_a_crowd(kiosk: Simulator, client: Client, *, full_size: bool) -> None:
     """A poll that somebody awaits alone is answered soon, however many cards are queued."""
     crowd, polls = (50_000, 200) if full_size else (2_000, 20)
@@ -604,6 +605,7 @@ async def test_heap_stays_small(kiosk: Simulator, client: Client) -> None:
 # --- All at once ---
 
 
+@pytest.mark.timeout(300)  # at full size
 async def test_chaos(*, full_size: bool) -> None:
     """Batches, waits and polls, cut off at random in a storm, and told of events or not, each tell a chain of what they
     saw, and leave nothing.
