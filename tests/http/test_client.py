@@ -37,7 +37,7 @@ def test_bad_argument_is_named() -> None:
         "base_url": [
             *(None, 1, "", "api.wise.com", "ftp://api.wise.com", "https://", "https://a b", "https://a:99999"),
             *("https://me:pw@api.wise.com", "https://api.wise.com?a=1", "https://api.wise.com#x"),
-            *("http://api.wise.com", "http://localhost.example"),
+            *("http://api.wise.com", "http://localhost.example", "http://192.0.2.1"),
         ],
         "api_version": [None, 3, "", "v3/", "../v3", "v 3", "v3?x"],
         "session": [0, "session", aiohttp.ClientSession],

@@ -135,9 +135,15 @@ async def test_client_that_is_not_trusted(version: ssl.TLSVersion) -> None:
 
 @pytest.mark.looptime(False)
 async def test_client_that_is_trusted() -> None:
-    """A client certificate in the context that the caller gives lets the client in."""
+    """A client certificate in the context that the caller gives lets the client in, on a lent session too."""
+    context = client_context(issue("client@bank.example"))
     with tls_server(server_context(issue(), authority("ours"))) as base_url:
-        assert (await look(base_url, client_context(issue("client@bank.example")))).status == "READY"
+        assert (await look(base_url, context)).status == "READY"
+        async with (
+            aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=context)) as session,
+            Client("bearer-token", base_url=base_url, session=session) as client,
+        ):
+            assert (await client.get_status(1, "card")).status == "READY"
 
 
 @pytest.mark.looptime(False)

@@ -7,7 +7,6 @@ import gc
 import gzip
 import logging
 import socket
-import ssl
 import subprocess
 import sys
 import uuid
@@ -17,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import pytest
-import trustme
 from aiohttp.abc import AbstractResolver
 
 import cardprod
@@ -470,43 +468,6 @@ async def test_impossible_host_is_within_the_tree(host: str) -> None:
     with pytest.raises(cardprod.CardprodError):
         async with Client("token", base_url=f"https://{host}", attempts=1) as client:
             await look(client)
-
-
-async def test_tls_of_a_stranger_is_refused_and_of_a_friend_accepted() -> None:
-    """A certificate of an unknown authority is a `TransportError`, and one of the authority given by `ssl` is fine."""
-    authority: Any = trustme.CA()  # its annotations know of OpenSSL contexts that are not installed
-    at_server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    authority.issue_cert("127.0.0.1").configure_cert(at_server)
-    at_client = ssl.create_default_context()
-    authority.configure_trust(at_client)
-
-    async def answer(writer: asyncio.StreamWriter) -> None:
-        writer.write(http_answer())
-
-    async with RawServer(answer, tls=at_server) as server:
-        async with Client("token", base_url=server.base_url, attempts=1) as client:
-            with pytest.raises(cardprod.TransportError, match="certificate") as caught:
-                await look(client)
-        assert isinstance(caught.value.__cause__, aiohttp.ClientConnectorCertificateError)
-        assert server.heads == []
-        async with Client("token", base_url=server.base_url, ssl=at_client) as client:
-            assert (await look(client)).status == "READY"
-        async with (
-            aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=at_client)) as session,
-            Client("token", base_url=server.base_url, session=session) as client,
-        ):
-            assert (await look(client)).status == "READY"
-
-
-async def test_plain_http_to_another_machine_opens_no_socket(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Plain http to another host is refused before any socket is opened."""
-
-    def no_socket(*_: object, **__: object) -> None:
-        pytest.fail("a socket was opened")
-
-    monkeypatch.setattr(socket, "socket", no_socket)
-    with pytest.raises(UsageError, match="base_url is plain http"):
-        Client("token", base_url="http://192.0.2.1")
 
 
 # --- What is sent ---
