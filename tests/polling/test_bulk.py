@@ -372,7 +372,6 @@ async def test_slow_reader(kiosk: Simulator, client: Client) -> None:
     assert sorted(ends, key=str) == sorted(cards, key=str)
 
 
-@pytest.mark.timeout(300)  # at full size
 async def test_single_poll_beside_a_crowd(kiosk: Simulator, client: Client, *, full_size: bool) -> None:
     """A poll that somebody awaits alone is answered soon, however many cards are queued."""
     crowd, polls = (50_000, 200) if full_size else (2_000, 20)
@@ -605,18 +604,11 @@ async def test_heap_stays_small(kiosk: Simulator, client: Client) -> None:
 # --- All at once ---
 
 
-@pytest.mark.timeout(300)  # at full size
-async def test_chaos(*, full_size: bool) -> None:
+@pytest.mark.seeds(3, 6)
+async def test_chaos(seed: int) -> None:
     """Batches, waits and polls, cut off at random in a storm, and told of events or not, each tell a chain of what they
     saw, and leave nothing.
     """
-    with Table() as table:
-        for seed in range(6) if full_size else range(2):
-            with table.row(seed):
-                await _chaos(seed)
-
-
-async def _chaos(seed: int) -> None:
     chance = Random(seed)
     async with Simulator() as kiosk:
         cards = cards_of(60)

@@ -423,7 +423,7 @@ async def test_waits_are_resumed(kiosk: Simulator, client: Client) -> None:
         kiosk.add(
             (123456, f"card-{number}"), [("READY", chance.uniform(5, 60)), ("IN_PROGRESS", 40.0), ("PRODUCED", 0.0)]
         )
-        for number in range(25)
+        for number in range(60)
     ]
     cards.append(Card(123456, "missing"))
     told: list[tuple[Card, Transition | CardprodError]] = []
@@ -431,7 +431,7 @@ async def test_waits_are_resumed(kiosk: Simulator, client: Client) -> None:
     checkpoint = None
     while checkpoint is None or not checkpoint.is_done:
         async with waits as steps:
-            left = chance.randrange(1, 15)
+            left = chance.randrange(1, 30)
             async for pair in steps:
                 told.append(pair)
                 left -= 1
