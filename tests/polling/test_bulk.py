@@ -587,6 +587,24 @@ async def test_look_under_way_does_not_undo_an_event() -> None:
         assert_none_waited_for(client)
 
 
+async def test_event_ends_a_card_during_its_poll() -> None:
+    """A card that an event ends while it is polled has ended so, whatever the poll finds; the others go on."""
+    may_answer = asyncio.Event()
+    other = Card(123456, "other")
+
+    async def answer(writer: asyncio.StreamWriter) -> None:
+        await may_answer.wait()
+        writer.write(http_answer(body='{"status":"PRODUCED"}'))
+
+    async with RawServer(answer) as server, Client("token", base_url=server.base_url) as client:
+        batch = asyncio.ensure_future(client.wait_until_all_final([CARD, other]))
+        await asyncio.sleep(1)
+        assert client.notify(event_of(CARD, "PRODUCTION_ERROR")) == 1
+        may_answer.set()
+        assert _statuses(await batch) == {CARD: Status.PRODUCTION_ERROR, other: Status.PRODUCED}
+        assert_none_waited_for(client)
+
+
 async def test_heap_stays_small(kiosk: Simulator, client: Client) -> None:
     """A card that others look at all the time takes no more room for it."""
     kiosk.add(CARD, "never")
