@@ -408,6 +408,7 @@ def _barriers(page: Browser) -> list[str]:
     ]
 
 
+@pytest.mark.timeout(300)  # at full size
 def test_accessible(page: Browser, live: Live, *, full_size: bool) -> None:
     """Dark or light, wide or narrow, axe-core finds no barrier on the page, nor in the choice of an error."""
     live.run(_furnish(live.kiosk))
