@@ -67,6 +67,12 @@ EQUIVALENT: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
     "error_codes": {},
     "errors": {},
     "models": {
+        "None is no code of the table, and comes back as it is.": (
+            (
+                "return None if text is None else _CODES.get(text, text) -> "
+                "return None if False else _CODES.get(text, text)"
+            ),
+        ),
         "No unknown word is a key of the tables, so that looking it up gives None as well.": (
             "if not isinstance(self.status, Status) or not isinstance(self.error_code, ErrorCode): -> if False:",
             (
