@@ -159,7 +159,7 @@ def _nearly_events(draw: st.DrawFn) -> object:
     return event
 
 
-@given(_nearly_events() | _nearly_events() | _JSON)
+@given(_nearly_events() | _JSON)
 def test_hostile_events(document: object) -> None:
     """Whatever JSON is delivered, it gives an event or `BadEvent`, and a test gives an event."""
     body = json.dumps(document).encode()
