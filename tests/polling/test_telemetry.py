@@ -150,13 +150,6 @@ async def test_extra_is_plain(kiosk: Simulator, caplog: pytest.LogCaptureFixture
         assert extra.get("card", str(CARD)) == str(CARD)
 
 
-def test_extra_clashes_with_nothing() -> None:
-    """No key of the table is an attribute that a log record has already, which logging would refuse."""
-    keys = set[str]().union(*(extra for _, extra in _table().values()))
-    assert keys
-    assert not keys & _PLAIN
-
-
 async def test_happy_path_is_quiet(kiosk: Simulator, client: cardprod.Client, caplog: pytest.LogCaptureFixture) -> None:
     """A wait without trouble logs its transitions at INFO, its looks at DEBUG, and nothing at WARNING or above."""
     caplog.set_level(logging.DEBUG)
@@ -171,16 +164,6 @@ async def test_happy_path_is_quiet(kiosk: Simulator, client: cardprod.Client, ca
         ("IN_PROGRESS", "PRODUCED"),
     ]
     assert sum(record.levelno == logging.DEBUG for record in _ours(caplog)) == wait.polls
-
-
-async def test_odd_status_is_one_line_in_logs(
-    kiosk: Simulator, client: cardprod.Client, caplog: pytest.LogCaptureFixture
-) -> None:
-    """A status with line breaks or terminal codes cannot forge a line of the log."""
-    caplog.set_level(logging.DEBUG, "cardprod")
-    kiosk.add(CARD, [("READY\n1970 ERROR \x1b[31mforged", 1), ("PRODUCED", 0)])
-    await client.wait_until_final(CARD.profile_id, CARD.card_token)
-    assert all(record.getMessage().isprintable() for record in _ours(caplog))
 
 
 # --- The observer ---
