@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 TESTS: Final = Path(__file__).parents[1]
 WAITING: Final = TESTS / "waiting.py"
-SERVES_UNTIL_CANCELLED: Final = {TESTS / "http" / "hostile.py"}
-"""Its loops are a server's, which sends until its connection is closed."""
+LIMITS_ITSELF: Final = {TESTS / "http" / "hostile.py", TESTS / "mutants.py"}
+"""A server, which sends until its connection is closed; and a program that forks its own processes and ends them."""
 
 FAILS: Final = "import sys; sys.exit('the disk is full')"
 HANGS: Final = "import time; print('ready', flush=True); time.sleep(60)"
@@ -220,8 +220,8 @@ def is_zero(call: ast.Call) -> bool:
 
 
 def test_waits_have_limits() -> None:
-    """No test can wait without a limit, or depends on how quick the machine is, but for what serves until cancelled."""
-    files = {*TESTS.rglob("*.py")} - {WAITING, *SERVES_UNTIL_CANCELLED}
+    """No test can wait without a limit, or depends on how quick the machine is."""
+    files = {*TESTS.rglob("*.py")} - {WAITING, *LIMITS_ITSELF}
     faults = {str(file.relative_to(TESTS)): [*faults_of(file.read_text("utf-8"))] for file in sorted(files)}
     assert {file: found for file, found in faults.items() if found} == {}
 
