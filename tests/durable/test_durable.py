@@ -392,11 +392,11 @@ def _lines(file: Path) -> list[dict[str, Any]]:
 async def test_worker_killed(kiosk: Simulator, postgres: str, durable: Durable, tmp_path: Path) -> None:
     """A worker that is killed loses neither what it was in the middle of, nor what the sink may not have taken."""
     first, second = tmp_path / "first", tmp_path / "second"
-    cards = cards_of(kiosk, 20, "never")
+    cards = cards_of(kiosk, 65, "never")
     reported_id = await durable.submit(cards[:5], schedule=QUICK)
     half_swept_id = await durable.submit(cards[5:], schedule=QUICK)
-    with _worker(postgres, first, kiosk, "--per-minute", "12", "--stuck") as doomed:
-        await until("requests", lambda: len(kiosk.requests), lambda count: count >= 8, child=doomed)
+    with _worker(postgres, first, kiosk, "--per-minute", "40", "--stuck") as doomed:
+        await until("requests", lambda: len(kiosk.requests), lambda count: count >= 10, child=doomed)
         await until("steps", lambda: len(_lines(first)), lambda count: count == 5, child=doomed)
         doomed.send(signal.SIGKILL)
         await doomed.until_end()
