@@ -69,7 +69,10 @@ def test_readme_commands() -> None:
 
 def test_no_machine_in_the_project() -> None:
     """No tracked file names a registry's host or a path of somebody's machine."""
-    tracked = subprocess.run(["git", "ls-files"], cwd=_ROOT, capture_output=True, text=True, check=False)  # noqa: S607
+    try:
+        tracked = subprocess.run(["git", "ls-files"], cwd=_ROOT, capture_output=True, text=True, check=True)  # noqa: S607
+    except (FileNotFoundError, subprocess.CalledProcessError):
+        pytest.skip("this is no checkout, or git is not installed: nothing says which files are tracked")
     forbidden = re.compile("/" + "root/|/" + "home/|py" + "pi\\.|files\\.python" + "hosted|index" + "-url")
     for name in tracked.stdout.splitlines():
         text = (_ROOT / name).read_bytes().decode("utf-8", "replace")
