@@ -57,7 +57,7 @@ def _postgres() -> Generator[Postgres]:
 def _start_worker(database: str, file: Path, base_url: str, token: str) -> subprocess.Popen[bytes]:
     root = Path(__file__).parent.parent
     environment = {**os.environ, "CARDPROD_TOKEN": token, "CARDPROD_BASE_URL": base_url, "PYTHONPATH": str(root)}
-    program = [sys.executable, str(root / "tests" / "durable" / "worker.py"), database, str(file), str(_HEARTBEAT), "0"]
+    program = [sys.executable, str(root / "tests" / "durable" / "worker.py"), database, str(file), str(_HEARTBEAT)]
     return subprocess.Popen(program, env=environment)
 
 

@@ -5,17 +5,18 @@ from __future__ import annotations
 import io
 import json
 import os
-import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
 from cardprod import cli
+from tests.waiting import Child, run_program
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     from cardprod import Card
+    from tests.waiting import Finished
 
 
 async def run(*argv: str) -> tuple[int, str]:
@@ -36,17 +37,16 @@ def clean_environment(**environment: str) -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith("CARDPROD_")} | environment
 
 
-def command(*argv: str, stdin: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+def command(*argv: str, stdin: str = "", **environment: str) -> Finished:
     """Run the command as a process, to its end."""
-    return subprocess.run(
-        [sys.executable, "-m", "cardprod", *argv],
-        env=clean_environment(**environment),
-        input=stdin,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+    env = clean_environment(**environment)
+    return run_program(sys.executable, "-m", "cardprod", *argv, stdin=stdin, check=False, env=env)
+
+
+def start_command(*argv: str, environment: Mapping[str, str] | None = None, **child: Any) -> Child:
+    """Start the command as a process, with these variables in its environment."""
+    env = clean_environment(**environment or {})
+    return Child(sys.executable, "-m", "cardprod", *argv, env=env, **child)
 
 
 def write_list(path: Path, cards: Iterable[Card], *more: str) -> str:

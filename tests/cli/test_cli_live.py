@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import io
 import os
 import pty
 import re
 import signal
-import subprocess
 import sys
 from itertools import product
 from typing import TYPE_CHECKING, Any
@@ -23,8 +21,9 @@ from cardprod.cli.live import frame
 from cardprod.cli.tally import Tally
 from cardprod.cli.views import Setting
 from cardprod.simulator import Stage
-from tests.cli.commands import clean_environment, command, run, write_list
+from tests.cli.commands import run, start_command, write_list
 from tests.table import Table
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -155,28 +154,39 @@ def test_a_frame_costs_the_same_for_a_million(monkeypatch: pytest.MonkeyPatch) -
 # --- A real terminal ---
 
 
-def in_terminal(kiosk: Simulator, *argv: str, interrupt_at: str | None = None, **environment: str) -> tuple[int, str]:
+async def in_terminal(
+    kiosk: Simulator, *argv: str, interrupt_at: str | None = None, **environment: str
+) -> tuple[int, str]:
     """Run the command in a terminal of 80 columns; give its exit code and all that it wrote there."""
     ours, its = pty.openpty()
-    variables = {"COLUMNS": "80", "LINES": "24", "TERM": "xterm", "CARDPROD_TOKEN": kiosk.token} | environment
-    process = subprocess.Popen(
-        [sys.executable, "-m", "cardprod", "watch", *argv],
-        env=clean_environment(CARDPROD_BASE_URL=kiosk.base_url) | variables,
-        stdin=its,
-        stdout=its,
-        stderr=its,
-        start_new_session=True,
-    )
-    os.close(its)
-    written = b""
-    with contextlib.suppress(OSError):  # what Linux says when nobody has the terminal open any more
-        while part := os.read(ours, 65536):
-            written += part
-            if interrupt_at is not None and interrupt_at.encode() in written:
-                interrupt_at = None
-                process.send_signal(signal.SIGINT)
+    os.set_blocking(ours, False)
+    variables = {"COLUMNS": "80", "LINES": "24", "TERM": "xterm", **environment}
+    variables |= {"CARDPROD_TOKEN": kiosk.token, "CARDPROD_BASE_URL": kiosk.base_url}
+    written = bytearray()
+
+    def read() -> str:
+        with contextlib.suppress(
+            OSError
+        ):  # nothing is there yet; or, in the end, nobody has the terminal open any more
+            while part := os.read(ours, 65536):
+                written.extend(part)
+        return written.decode(errors="replace")
+
+    def read_to_the_end() -> int | None:
+        exit_code = running.exit_code  # first, for then nothing comes after what is read now
+        read()
+        return exit_code
+
+    with start_command("watch", *argv, environment=variables, stdin=its, stdout=its, stderr=its) as running:
+        os.close(its)
+        if interrupt_at is not None:
+            await until(interrupt_at, read, lambda text: interrupt_at in text, child=running)
+            running.send(signal.SIGINT)
+        exit_code = await until("its end", read_to_the_end, lambda code: code is not None)
+    text = read()
     os.close(ours)
-    return process.wait(timeout=30), written.decode()
+    assert exit_code is not None
+    return exit_code, text
 
 
 def two_cards(kiosk: Simulator, tmp_path: Path) -> str:
@@ -191,7 +201,7 @@ def two_cards(kiosk: Simulator, tmp_path: Path) -> str:
 @pytest.mark.looptime(False)
 async def test_in_a_terminal(kiosk: Simulator, tmp_path: Path) -> None:
     """In a terminal a view is drawn in place, and in the end there are the lost cards, the summary and the cursor."""
-    exit_code, written = await asyncio.to_thread(in_terminal, kiosk, two_cards(kiosk, tmp_path))
+    exit_code, written = await in_terminal(kiosk, two_cards(kiosk, tmp_path))
     assert exit_code == 1
     assert written.startswith(HIDE)
     view, summary = written.split(SHOW)
@@ -206,8 +216,7 @@ async def test_in_a_terminal(kiosk: Simulator, tmp_path: Path) -> None:
 async def test_ctrl_c_in_a_terminal(kiosk: Simulator, tmp_path: Path) -> None:
     """Ctrl-C takes the view away, gives the cursor back, sums up and says how to go on."""
     file, state = write_list(tmp_path / "cards.csv", [kiosk.add((1, "card"), "never")]), str(tmp_path / "state")
-    ran = await asyncio.to_thread(in_terminal, kiosk, file, "--checkpoint", state, interrupt_at="READY")
-    exit_code, written = ran
+    exit_code, written = await in_terminal(kiosk, file, "--checkpoint", state, interrupt_at="READY")
     assert exit_code == 130
     summary = written.split(SHOW)[1]
     assert "1 card: 1 not final" in summary
@@ -221,9 +230,7 @@ async def test_nothing_moves(
     kiosk: Simulator, tmp_path: Path, arguments: tuple[str, ...], environment: dict[str, str]
 ) -> None:
     """In a dumb terminal, or if somebody wants lines or JSON, nothing moves."""
-    exit_code, written = await asyncio.to_thread(
-        in_terminal, kiosk, two_cards(kiosk, tmp_path), *arguments, **environment
-    )
+    exit_code, written = await in_terminal(kiosk, two_cards(kiosk, tmp_path), *arguments, **environment)
     assert exit_code == 1
     assert HIDE not in written
     assert CURSOR_UP not in written
@@ -233,7 +240,7 @@ async def test_nothing_moves(
 @pytest.mark.looptime(False)
 async def test_no_color(kiosk: Simulator, tmp_path: Path) -> None:
     """With NO_COLOR the view is the same without colours."""
-    _, written = await asyncio.to_thread(in_terminal, kiosk, two_cards(kiosk, tmp_path), NO_COLOR="1")
+    _, written = await in_terminal(kiosk, two_cards(kiosk, tmp_path), NO_COLOR="1")
     assert CURSOR_UP in written
     assert not re.search(r"\x1b\[[0-9;]*3[0-7]m", written)
 
@@ -242,7 +249,9 @@ async def test_no_color(kiosk: Simulator, tmp_path: Path) -> None:
 async def test_forced_colours_move_nothing(kiosk: Simulator, tmp_path: Path) -> None:
     """FORCE_COLOR in a log gives coloured lines, and nothing that moves."""
     environment = {"CARDPROD_TOKEN": kiosk.token, "CARDPROD_BASE_URL": kiosk.base_url, "FORCE_COLOR": "1"}
-    out = (await asyncio.to_thread(command, "watch", two_cards(kiosk, tmp_path), **environment)).stdout
+    with start_command("watch", two_cards(kiosk, tmp_path), environment=environment) as running:
+        await running.until_end()
+        out = running.out
     assert "\x1b[1;31m" in out
     assert HIDE not in out
     assert CURSOR_UP not in out

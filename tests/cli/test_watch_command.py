@@ -6,8 +6,8 @@ import asyncio
 import io
 import json
 import os
+import select
 import signal
-import subprocess
 import sys
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,8 @@ import pytest
 from cardprod import Card, OAuthToken, cli
 from cardprod.cli.saving import CheckpointFile, Saved
 from cardprod.simulator import Fault, Stage
-from tests.cli.commands import clean_environment, command, run, run_json, write_list
+from tests.cli.commands import clean_environment, command, run, run_json, start_command, write_list
+from tests.waiting import LONG_TIMEOUT, Child, until, wait_until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -355,60 +356,72 @@ async def test_a_disk_that_is_full(kiosk: Simulator, tmp_path: Path, capsys: pyt
 # --- Real processes ---
 
 
-def start(kiosk: Simulator, *argv: str, **popen: Any) -> subprocess.Popen[str]:
-    environment = clean_environment(CARDPROD_TOKEN=kiosk.token, CARDPROD_BASE_URL=kiosk.base_url)
-    program = [sys.executable, "-m", "cardprod", "watch", *argv]
-    # A shell starts what it runs in the background deaf to Ctrl-C, and its children inherit that.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        return subprocess.Popen(program, env=environment, stderr=subprocess.PIPE, text=True, **popen)
-    finally:
-        signal.signal(signal.SIGINT, before)
+def start(kiosk: Simulator, *argv: str, **child: Any) -> Child:
+    environment = {"CARDPROD_TOKEN": kiosk.token, "CARDPROD_BASE_URL": kiosk.base_url}
+    return start_command("watch", *argv, environment=environment, **child)
+
+
+_WRITES_OFTEN = """
+import sys
+from cardprod.cli import main, saving
+saving._PAUSE = 0.1
+sys.exit(main(["watch", *sys.argv[1:]]))
+"""
+
+
+def start_that_writes_often(kiosk: Simulator, *argv: str) -> Child:
+    """Start a watch that writes its file twenty times as often as it would."""
+    env = clean_environment(CARDPROD_TOKEN=kiosk.token, CARDPROD_BASE_URL=kiosk.base_url)
+    return Child(sys.executable, "-c", _WRITES_OFTEN, *argv, env=env)
 
 
 def written_at(file: Path) -> int | None:
     return file.stat().st_mtime_ns if file.exists() else None
 
 
-async def written(file: Path, times: int) -> None:
-    """Wait until a file was written so often."""
-    for _ in range(times):
-        before = written_at(file)
-        while written_at(file) == before:  # noqa: ASYNC110 - what is waited for is another process
-            await asyncio.sleep(0.02)
-
-
-async def seen(kiosk: Simulator, requests: int) -> None:
-    """Wait until the kiosk was asked so often."""
-    while len(kiosk.requests) < requests:  # noqa: ASYNC110 - what is waited for is another process
-        await asyncio.sleep(0.02)
+async def written_again(file: Path, watching: Child) -> None:
+    """Wait until a file is written once more."""
+    before = written_at(file)
+    await until("another write", lambda: written_at(file), lambda at: at != before, child=watching)
 
 
 @pytest.mark.looptime(False)  # other processes go by real time
-async def test_killed_again_and_again(kiosk: Simulator, tmp_path: Path) -> None:
+@pytest.mark.timeout(LONG_TIMEOUT)
+async def test_killed_again_and_again(kiosk: Simulator, tmp_path: Path, *, full_size: bool) -> None:
     """Killed at any moment, it goes on: no transition follows one that was not told, and the file can be read."""
-    cards = cards_of(kiosk, 60, [("READY", 3), ("IN_PROGRESS", 5), ("PRODUCED", 0)])
+    cards = cards_of(kiosk, 60 if full_size else 20, "never")
     file, state = write_list(tmp_path / "cards.csv", cards), tmp_path / "state"
     arguments = (file, "--checkpoint", str(state), "--json", "--per-second", "40")
     lines: list[dict[str, Any]] = []
-    for writes, more in ((1, 3), (2, 0), (2, 20)):
-        out = tmp_path / f"out-{writes}-{more}"
-        with out.open("w") as output:
-            process = start(kiosk, *arguments, stdout=output)
-            await written(state, writes)
-            await seen(kiosk, len(kiosk.requests) + more)
-            process.send_signal(signal.SIGKILL)
-            _, err = await asyncio.to_thread(process.communicate)
-        assert err == ""
-        lines += [json.loads(line) for line in out.read_text().splitlines()]
+
+    async def watch_and_kill(*, writes: int, requests: int) -> None:
+        """Let it write its file so often and then send so many requests, and kill it."""
+        with start_that_writes_often(kiosk, *arguments) as watching:
+            for _ in range(writes):
+                await written_again(state, watching)
+            sent = len(kiosk.requests) + requests
+            await until("requests", lambda: len(kiosk.requests), lambda count: count >= sent, child=watching)
+            watching.send(signal.SIGKILL)
+            await watching.until_end()
+            assert watching.err == ""
+            lines.extend(json.loads(line) for line in watching.lines)
+
+    await watch_and_kill(writes=1, requests=3)
+    for card in cards:
+        kiosk.start(card)
+    await watch_and_kill(writes=2, requests=0)
+    for card in cards[::2]:
+        kiosk.finish(card)
+    await watch_and_kill(writes=2, requests=5)
     saved = read(str(state))
     assert saved is not None
     assert saved.checkpoint.pending  # else nothing is gone on with
-    process = start(kiosk, *arguments, stdout=subprocess.PIPE)
-    last, err = await asyncio.to_thread(process.communicate, timeout=60)
-    lines += [json.loads(line) for line in last.splitlines()]
-    assert (process.returncode, err) == (0, "")
-    assert lines[-1]["produced"] == 60
+    for card in cards[1::2]:
+        kiosk.finish(card)
+    with start_that_writes_often(kiosk, *arguments) as watching:
+        assert (await watching.until_end(), watching.err) == (0, "")
+        lines += [json.loads(line) for line in watching.lines]
+    assert lines[-1]["produced"] == len(cards)
     steps = told(lines)
     assert {token: steps[token][-1] for token in steps} == {card.card_token: "PRODUCED" for card in cards}
     before: dict[str, set[str | None]] = {token: {None} for token in steps}
@@ -416,8 +429,8 @@ async def test_killed_again_and_again(kiosk: Simulator, tmp_path: Path) -> None:
         told_before = before[line["card"]["card_token"]]
         assert line["previous"] in told_before
         told_before.add(line["status"])
-    # What is told again is what was told after the file was written last, which is a few seconds each time.
-    assert sum(map(len, steps.values())) < 2 * 3 * 60
+    # What is told again is what was told after the file was written last.
+    assert sum(map(len, steps.values())) < 2 * 3 * len(cards)
 
 
 def test_killed_while_it_writes(tmp_path: Path) -> None:
@@ -432,13 +445,9 @@ for number in range(1, 1_000_000):
     file.write(Saved(base_url="", checkpoint=pending, ended={{}}, learned=learned), number)
     print(number, flush=True)
 """
-    for writes in (1, 5, 9, 20):
-        process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
-        assert process.stdout is not None
-        for _ in range(writes):
-            process.stdout.readline()
-        process.kill()
-        process.communicate()
+    for writes in (1, 5, 20):
+        with Child(sys.executable, "-c", program) as writing:
+            wait_until(f"{writes} writes", lambda: writing.lines[writes - 1 :], child=writing)  # noqa: B023 - it ends here
         assert read(str(tmp_path / "state")) is not None
 
 
@@ -448,18 +457,13 @@ async def test_stopped_by_a_signal(kiosk: Simulator, tmp_path: Path, number: sig
     """Ctrl-C and SIGTERM stop it at once: the file holds all that was told, it says how to go on, and exits so."""
     cards = cards_of(kiosk, 3, "never")
     state = tmp_path / "state"
-    process = start(
-        kiosk, write_list(tmp_path / "cards.csv", cards), "--checkpoint", str(state), "--json", stdout=subprocess.PIPE
-    )
-    await seen(kiosk, 3)
-    assert process.stdout is not None
-    first = [await asyncio.to_thread(process.stdout.readline) for _ in range(4)]  # the beginning, and three cards
-    process.send_signal(number)
-    process.send_signal(number)  # whoever is impatient changes nothing
-    out, err = await asyncio.to_thread(process.communicate, timeout=30)
-    assert process.returncode == exit_code
-    assert err == f"cardprod: stopped by {number.name}; the same command goes on from {state}\n"
-    lines = [json.loads(line) for line in [*first, *out.splitlines()]]
+    with start(kiosk, write_list(tmp_path / "cards.csv", cards), "--checkpoint", str(state), "--json") as watching:
+        await until("three cards", lambda: watching.lines, lambda lines: len(lines) == 4, child=watching)
+        watching.send(number)
+        watching.send(number)  # whoever is impatient changes nothing
+        assert await watching.until_end() == exit_code
+        assert watching.err == f"cardprod: stopped by {number.name}; the same command goes on from {state}\n"
+        lines = [json.loads(line) for line in watching.lines]
     assert (lines[-1]["stopped_by"], lines[-1]["unfinished"]) == (number.name, 3)
     assert told(lines) == {card.card_token: ["READY"] for card in cards}
     assert '"untold": [{' not in state.read_text()
@@ -482,25 +486,24 @@ async def test_reader_gone(kiosk: Simulator, tmp_path: Path) -> None:
     """A reader that leaves early ends it without a word, and what it may not have read is not told as told."""
     cards = cards_of(kiosk, 200, [("PRODUCED", 0)])
     file, state = write_list(tmp_path / "cards.csv", cards), tmp_path / "state"
-    process = start(kiosk, file, "--checkpoint", str(state), "--json", stdout=subprocess.PIPE)
-    assert process.stdout is not None
-    await asyncio.to_thread(process.stdout.readline)
-    process.stdout.close()
-    assert process.stderr is not None
-    assert await asyncio.to_thread(process.stderr.read) == ""
-    assert await asyncio.to_thread(process.wait, 30) == 4
-    process.stderr.close()
+    reading_end, writing_end = os.pipe()
+    with start(kiosk, file, "--checkpoint", str(state), "--json", stdout=writing_end) as watching:
+        os.close(writing_end)
+        await until("its first line", lambda: select.select([reading_end], [], [], 0)[0], child=watching)
+        os.close(reading_end)
+        assert await watching.until_end() == 4
+        assert watching.err == ""
     assert '"pending": 0, "ended": 0' in state.read_text()
 
 
 def test_standard_input() -> None:
     """A list can come from standard input, and is read to its end before anything begins."""
     finished = command("watch", "-", "--strict", stdin="1,a\nbad\n", CARDPROD_TOKEN="any")
-    assert finished.returncode == 2
-    assert finished.stderr == (
+    assert finished.exit_code == 2
+    assert finished.err == (
         "cardprod: standard input: line 2: no card_token: a row is profile_id,card_token; nothing was begun\n"
     )
-    assert command("watch", "-", stdin="", CARDPROD_TOKEN="any").returncode == 0
+    assert command("watch", "-", stdin="", CARDPROD_TOKEN="any").exit_code == 0
 
 
 async def test_ctrl_c_while_somebody_types(monkeypatch: pytest.MonkeyPatch) -> None:

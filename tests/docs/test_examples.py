@@ -10,7 +10,6 @@ import json
 import os
 import re
 import socket
-import subprocess
 import sys
 from contextlib import asynccontextmanager
 from functools import partial
@@ -35,6 +34,7 @@ from cardprod.simulator import Simulator, Stage, Subscription
 from cardprod.webhooks import Verifier
 from tests.cards import CARD, event_of
 from tests.clock import wall_clock_of_the_loop as _wall_clock_of_the_loop
+from tests.waiting import LIMIT, Child, run_program, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Coroutine
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
     from sybil import Example
 
+    from cardprod.simulator import Plan
     from tests.durable.postgres import Postgres
 
 _ROOT = Path(__file__).parents[2]
@@ -86,11 +87,22 @@ def _examples(*, durable: bool) -> list[Any]:
 @pytest.mark.looptime(False)  # PostgreSQL goes by real time
 @pytest.mark.parametrize("example", _examples(durable=True))
 async def test_durable_example(example: Example, postgres: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An example of durable waits runs as it stands, but for the address of its database, until it is told to stop."""
+    """An example of durable waits runs as it stands, but for the address of its database, to where a worker works."""
     monkeypatch.setattr("cardprod.durable.engine.Database", partial(_other_database, postgres))
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(2):  # a worker works until it is cancelled
-            await test_example(example, monkeypatch)
+    running = asyncio.create_task(test_example(example, monkeypatch))
+    await until("its end or a sweep", lambda: running.done() or _sweeps(postgres) > 0)
+    running.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await asyncio.wait_for(running, LIMIT)
+
+
+def _sweeps(database: str) -> int:
+    """Count the sweeps whose outcome was written."""
+    with psycopg.connect(database) as connection:
+        try:
+            return len(connection.execute("SELECT id FROM cardprod_parts WHERE version > 0").fetchall())
+        except psycopg.errors.UndefinedTable:
+            return 0
 
 
 @pytest.mark.parametrize("example", _examples(durable=False))
@@ -110,12 +122,23 @@ async def test_example(example: Example, monkeypatch: pytest.MonkeyPatch) -> Non
         cards = [CARD, (123456, "card-2"), (123456, "card-3")]
         namespace = public | {"cardprod": cardprod, "client": client, "kiosk": kiosk, "token": "card-1", "card": CARD}
         namespace |= {"cards": cards, "Durable": Durable, "on_steps": _ignore}
+        _import_as_before(example)
         for name, value in namespace.items():
             example.namespace.setdefault(name, value)
         example.namespace.update(client=client, SANDBOX=kiosk.base_url, asyncio=asyncio, __name__="example")
         body = eval(code, example.namespace)  # noqa: S307 - our own examples
         for main in [*mains, *([body] if body else [])]:
             await main
+
+
+def _import_as_before(example: Example) -> None:
+    """Import what the examples before this one on its page import, which may have run in another process, or not."""
+    for earlier in example.document.examples():
+        if earlier.line < example.line:
+            for node in ast.parse(str(earlier.parsed)).body:
+                if isinstance(node, ast.Import | ast.ImportFrom):
+                    with contextlib.suppress(ImportError):  # an engine that is not installed
+                        exec(ast.unparse(node), example.namespace)  # noqa: S102 - our own imports
 
 
 def _recipe(words: str) -> str:
@@ -171,8 +194,7 @@ async def _served(app: Any) -> AsyncGenerator[str, None]:
         config = uvicorn.Config(app, log_level="warning", lifespan="on", ws="none", http="h11")
         server = uvicorn.Server(config)
         serving = asyncio.create_task(server.serve(sockets=[listening]))
-        while not server.started:  # noqa: ASYNC110 - it has nothing to wait for
-            await asyncio.sleep(0.01)
+        await until("uvicorn", lambda: server.started or serving.done())
         yield f"http://127.0.0.1:{listening.getsockname()[1]}"
         server.should_exit = True
         await serving
@@ -262,48 +284,45 @@ async def test_several_processes_recipe(postgres: str) -> None:
     exec(recipe, namespace)  # noqa: S102 - our own recipe
     namespace["DSN"] = postgres
     program = _WAITING_PROCESS.format(recipe=recipe, card=f"{CARD.profile_id}, {CARD.card_token!r}")
-    async with asyncio.timeout(60), Simulator(token=None, plan_for_unknown="never") as kiosk:
-        waiting = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-c",
-            program,
-            stdout=asyncio.subprocess.PIPE,
-            env={**os.environ, "DSN": postgres, "KIOSK": kiosk.base_url},
-        )
-        try:
-            assert waiting.stdout is not None
-            assert await waiting.stdout.readline() == b"READY poll\n"
-            async with await psycopg.AsyncConnection.connect(postgres, autocommit=True) as database:
-                listeners = "SELECT count(*) FROM pg_stat_activity WHERE query = 'LISTEN cardprod' AND state = 'idle'"
-                while await (await database.execute(listeners)).fetchone() != (1,):
-                    pass
-            for status in ("IN_PROGRESS", "PRODUCED"):
+    async with Simulator(token=None, plan_for_unknown="never") as kiosk:
+        env = {**os.environ, "DSN": postgres, "KIOSK": kiosk.base_url}
+        with Child(sys.executable, "-c", program, env=env) as waiting:
+            await until("the first poll", lambda: waiting.lines, lambda lines: lines == ["READY poll"], child=waiting)
+            await until("a listener", lambda: _listeners(postgres), lambda count: count == 1, child=waiting)
+            for count, status in enumerate(("IN_PROGRESS", "PRODUCED"), 2):
                 await namespace["publish"](event_of(CARD, status))
-                assert await waiting.stdout.readline() == f"{status} webhook\n".encode()
-            assert await waiting.wait() == 0
-        finally:
-            if waiting.returncode is None:
-                waiting.kill()
-                await waiting.wait()
+                await until(status, lambda: waiting.lines[count - 1 :], child=waiting)  # noqa: B023 - it ends here
+            assert await waiting.until_end() == 0, waiting.err
+            assert waiting.lines == ["READY poll", "IN_PROGRESS webhook", "PRODUCED webhook"]
+
+
+def _listeners(database: str) -> int:
+    with psycopg.connect(database) as connection:
+        statement = "SELECT pid FROM pg_stat_activity WHERE query = 'LISTEN cardprod' AND state = 'idle'"
+        return len(connection.execute(statement).fetchall())
 
 
 def test_pytest_recipe(tmp_path: Path) -> None:
     """The README's test of somebody's own app passes under pytest with pytest-asyncio, outside this project."""
     (tmp_path / "test_recipe.py").write_text("import cardprod\n" + _recipe("pytest_asyncio"))
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_recipe.py"]
-    finished = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert finished.returncode == 0, finished.stdout
-    assert "1 passed" in finished.stdout
+    # Only the plugin that the recipe needs: others that happen to be installed take longer to load than it to run.
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "pytest_asyncio.plugin"]
+    env = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    finished = run_program(*command, "test_recipe.py", cwd=tmp_path, env=env, check=False)
+    assert finished.exit_code == 0, finished.out
+    assert "1 passed" in finished.out
 
 
 # --- Waits that outlive a process ---
 
-_SOON = [Stage("READY", 3), Stage("IN_PROGRESS", 3), Stage("PRODUCED")]
-_QUICK = cardprod.Backoff(first=0.5, factor=1, ceiling=0.5)
+_SOON = [Stage("READY", 0.3), Stage("IN_PROGRESS", 0.3), Stage("PRODUCED")]
+_ENOUGH = 60
+"""Seconds, of virtual time, in which a job engine must have come to the end."""
+_QUICK = cardprod.Backoff(first=0.1, factor=1, ceiling=0.1)
 
 
-def _saved(kiosk: Simulator) -> str:
-    return cardprod.Checkpoint.for_cards([kiosk.add(CARD, _SOON)], schedule=_QUICK).to_json()
+def _saved(kiosk: Simulator, plan: Plan = _SOON) -> str:
+    return cardprod.Checkpoint.for_cards([kiosk.add(CARD, plan)], schedule=_QUICK).to_json()
 
 
 def _told(out: str) -> list[str]:
@@ -317,21 +336,22 @@ def _short(out: str) -> list[str]:
 _STATUSES = ["READY", "IN_PROGRESS", "PRODUCED"]
 
 
-async def _printed(capsys: pytest.CaptureFixture[str]) -> list[str]:
-    """Wait until a worker has told the end, and give its lines."""
+async def _printed(capsys: pytest.CaptureFixture[str], kiosk: Simulator, *, is_short: bool = False) -> list[str]:
+    """Move the card on whenever a worker has printed its status, and give the statuses that it printed to the end."""
     out = ""
-    async with asyncio.timeout(60):
-        while "PRODUCED" not in out:
-            await asyncio.sleep(0.1)
-            out += capsys.readouterr().out
-    return out.splitlines()
 
+    def read() -> str:
+        nonlocal out
+        out += capsys.readouterr().out
+        return out
 
-def _assert_in_order(lines: list[str]) -> None:
-    """Check that the statuses a worker told follow each other; a slow machine may not have seen each."""
-    told = [next(status for status in reversed(_STATUSES) if status in line) for line in lines]
-    assert told == [status for status in _STATUSES if status in told]
-    assert told[-1] == "PRODUCED"
+    await until("READY", read, lambda text: "READY" in text)
+    kiosk.start(CARD)
+    if not is_short:
+        await until("IN_PROGRESS", read, lambda text: "IN_PROGRESS" in text)
+    kiosk.finish(CARD)
+    await until("PRODUCED", read, lambda text: "PRODUCED" in text)
+    return [next(status for status in reversed(_STATUSES) if status in line) for line in out.splitlines()]
 
 
 @pytest.mark.looptime(False)
@@ -341,12 +361,12 @@ async def test_durable_recipe(postgres: str, capsys: pytest.CaptureFixture[str])
     async with _wise_is_a_kiosk() as kiosk:
         exec(_recipe("cards_sent_to_kiosks"), namespace)  # noqa: S102 - our own recipe
         namespace["DATABASE"] = postgres
-        await namespace["cards_sent_to_kiosks"]([kiosk.add(CARD, _SOON)])
+        await namespace["cards_sent_to_kiosks"]([kiosk.add(CARD, "never")])
         working = asyncio.create_task(namespace["work"]())
-        lines = await _printed(capsys)
+        printed = await _printed(capsys, kiosk)
         working.cancel()
-        await asyncio.wait([working])
-    _assert_in_order(lines)
+        await asyncio.wait([working], timeout=LIMIT)
+    assert printed == _STATUSES
 
 
 async def test_arq_recipe(capsys: pytest.CaptureFixture[str]) -> None:
@@ -362,10 +382,11 @@ async def test_arq_recipe(capsys: pytest.CaptureFixture[str]) -> None:
     with _wall_clock_of_the_loop():
         async with _wise_is_a_kiosk() as kiosk, cardprod.Client("x", base_url=kiosk.base_url) as client:
             await namespace["sweep_cards"]({"client": client, "redis": Pool()}, _saved(kiosk))
-            while jobs:
-                name, saved, at = jobs.pop()
-                await asyncio.sleep((at - checkpoint.wall_clock()).total_seconds())
-                await namespace[name]({"client": client, "redis": Pool()}, saved)
+            async with asyncio.timeout(_ENOUGH):
+                while jobs:
+                    name, saved, at = jobs.pop()
+                    await asyncio.sleep((at - checkpoint.wall_clock()).total_seconds())
+                    await namespace[name]({"client": client, "redis": Pool()}, saved)
     assert _told(capsys.readouterr().out) == _STATUSES
 
 
@@ -383,13 +404,14 @@ async def test_saq_recipe(postgres_server: Postgres, capsys: pytest.CaptureFixtu
         async def startup(ctx: Any) -> None:
             ctx["client"] = client
 
-        worker = saq.Worker(queue, functions=[namespace["sweep_in_saq"]], startup=startup, concurrency=1)
+        timers: Any = {"schedule": 0.05}  # not once a second
+        worker = saq.Worker(queue, functions=[namespace["sweep_in_saq"]], startup=startup, concurrency=1, timers=timers)
         working = asyncio.create_task(worker.start())
-        await queue.enqueue("sweep_in_saq", saved=_saved(kiosk))
-        _assert_in_order(await _printed(capsys))
+        await queue.enqueue("sweep_in_saq", saved=_saved(kiosk, "never"))
+        assert await _printed(capsys, kiosk, is_short=True) == ["READY", "PRODUCED"]
         await worker.stop()
         working.cancel()
-        await asyncio.wait([working])
+        await asyncio.wait([working], timeout=LIMIT)
     await queue.disconnect()
 
 
@@ -409,10 +431,11 @@ async def test_taskiq_recipe(capsys: pytest.CaptureFixture[str]) -> None:
             broker.state.schedules = Source()
             async with broker.state.client:
                 await (await task.kiq(_saved(kiosk))).wait_result()
-                while schedules:
-                    schedule = schedules.pop()
-                    await asyncio.sleep((schedule.time - checkpoint.wall_clock()).total_seconds())
-                    await (await task.kiq(*schedule.args)).wait_result()
+                async with asyncio.timeout(_ENOUGH):
+                    while schedules:
+                        schedule = schedules.pop()
+                        await asyncio.sleep((schedule.time - checkpoint.wall_clock()).total_seconds())
+                        await (await task.kiq(*schedule.args)).wait_result()
             await broker.shutdown()
     assert _told(capsys.readouterr().out) == _STATUSES
 
@@ -428,11 +451,13 @@ async def test_celery_recipe(capsys: pytest.CaptureFixture[str]) -> None:
         exec(recipe, namespace)  # noqa: S102 - our own recipe
         setup_logging = importlib.import_module("celery.signals").setup_logging
         setup_logging.connect(_leave_it)
-        context = testing.start_worker(namespace["celery"], perform_ping_check=False, loglevel="ERROR")
+        app = namespace["celery"]
+        app.conf.update(broker_transport_options={"polling_interval": 0.05}, worker_timer_precision=0.05)
+        context = testing.start_worker(app, perform_ping_check=False, loglevel="ERROR")
         await asyncio.to_thread(context.__enter__)
         try:
-            namespace["sweep_in_celery"].delay(_saved(kiosk))
-            _assert_in_order(await _printed(capsys))
+            namespace["sweep_in_celery"].delay(_saved(kiosk, "never"))
+            assert await _printed(capsys, kiosk) == _STATUSES
         finally:
             await asyncio.to_thread(context.__exit__, None, None, None)
             setup_logging.disconnect(_leave_it)
@@ -446,9 +471,10 @@ async def test_temporal_recipe(capsys: pytest.CaptureFixture[str]) -> None:
     with _wall_clock_of_the_loop():
         async with _wise_is_a_kiosk() as kiosk, cardprod.Client("x", base_url=kiosk.base_url) as namespace["CLIENT"]:
             saved, at = _saved(kiosk), checkpoint.wall_clock().timestamp()
-            while at:
-                saved, at = await testing.ActivityEnvironment().run(namespace["sweep_once"], saved)
-                if at:
-                    await asyncio.sleep(at - checkpoint.wall_clock().timestamp())
+            async with asyncio.timeout(_ENOUGH):
+                while at:
+                    saved, at = await testing.ActivityEnvironment().run(namespace["sweep_once"], saved)
+                    if at:
+                        await asyncio.sleep(at - checkpoint.wall_clock().timestamp())
     assert _told(capsys.readouterr().out) == _STATUSES
     assert cardprod.Checkpoint.from_json(saved).is_done

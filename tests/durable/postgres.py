@@ -6,11 +6,12 @@ import contextlib
 import os
 import shutil
 import signal
-import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psycopg
+
+from tests.waiting import Child, run_program, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -40,34 +41,27 @@ class Postgres:
     def __init__(self, directory: str, programs: Path) -> None:
         self._directory = directory
         self._programs = programs
-        self._server: subprocess.Popen[str] | None = None
+        self._server: Child | None = None
         self._databases = 0
         if (user := _as_whom()) is not None:
             shutil.chown(directory, user)
         initdb = [f"{programs}/initdb", "-D", f"{directory}/data", "-U", "tester", "-A", "trust", "--no-sync"]
-        subprocess.run([*initdb, "-E", "UTF8"], user=user, check=True, capture_output=True, cwd=directory)
+        run_program(*initdb, "-E", "UTF8", user=user, cwd=directory)
 
     def start(self) -> None:
         """Start it, and wait until it takes connections."""
         options = ["-c", "listen_addresses=", "-c", "fsync=off", "-c", f"unix_socket_directories={self._directory}"]
-        self._server = subprocess.Popen(
-            [f"{self._programs}/postgres", "-D", f"{self._directory}/data", *options],
-            user=_as_whom(),
-            stderr=subprocess.PIPE,
-            text=True,
-            cwd=self._directory,
-        )
-        assert self._server.stderr is not None
-        for line in self._server.stderr:
-            if "ready to accept connections" in line:
-                break
+        program = [f"{self._programs}/postgres", "-D", f"{self._directory}/data", *options]
+        self._server = Child(*program, user=_as_whom(), cwd=self._directory)
+        _wait_for_line(self._server, "ready to accept connections")
 
     def stop(self, how: signal.Signals = signal.SIGINT) -> None:
         """Stop it. SIGINT is "fast": it does not wait for clients; SIGQUIT is as a crash."""
         if self._server is not None:
-            self._server.send_signal(how)
-            self._server.communicate(timeout=60)
-            self._server = None
+            with self._server as server:
+                self._server = None
+                server.send(how)
+                server.wait_for_end()
 
     @property
     def directory(self) -> str:
@@ -105,13 +99,13 @@ default_pool_size = 3
     file.write_text(settings)
     if (user := _as_whom()) is not None:
         shutil.chown(directory, user)
-    with subprocess.Popen([program, str(file)], user=user, stderr=subprocess.PIPE, text=True) as bouncer:
-        assert bouncer.stderr is not None
-        try:
-            for line in bouncer.stderr:
-                if "process up" in line:
-                    break
-            yield directory
-        finally:
-            bouncer.send_signal(signal.SIGINT)
-            bouncer.communicate(timeout=60)
+    with Child(program, str(file), user=user) as bouncer:
+        _wait_for_line(bouncer, "process up")
+        yield directory
+        bouncer.send(signal.SIGINT)
+        bouncer.wait_for_end()
+
+
+def _wait_for_line(server: Child, words: str) -> None:
+    """Wait until a server says that it is ready."""
+    wait_until(f"a server that says {words!r}", lambda: server.err, lambda err: words in err, child=server)

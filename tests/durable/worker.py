@@ -1,44 +1,56 @@
-"""A worker for tests to kill: writes what it is told to a file, one line per step, before it says that it has it."""
+"""A worker to kill: it writes each step that it is given to a file, a line for each, before it takes the next."""
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
 import os
 import signal
-import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from cardprod import Client, RateLimit
-from cardprod.durable import Durable, Step
+from cardprod.durable import Durable, Step, worker
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+OFTEN: Final = {"_POLL_EVERY": 0.05, "_TICK": 0.2, "_RESCUE_EVERY": 1}
+"""What a worker does ten, ten and five times as often in tests, which take real time."""
 
-async def main(database: str, file: str, heartbeat: float, per_second: int) -> None:
+
+async def main(arguments: argparse.Namespace) -> None:
     """Work until SIGTERM. The kiosk's address and token are in the environment."""
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    out = Path(file).open("a", buffering=1, encoding="utf-8")  # noqa: ASYNC230, SIM115 - for as long as it lives
+    out = Path(arguments.file).open("a", buffering=1, encoding="utf-8")  # noqa: ASYNC230, SIM115 - while it lives
 
     async def on_steps(steps: Sequence[Step]) -> None:
         for step in steps:
             line = {"key": step.key, "card": step.card.card_token, "what": str(step.what), "final": step.is_final}
             out.write(json.dumps({**line, "at": time.time(), "pid": os.getpid()}) + "\n")
+        if arguments.stuck:
+            await asyncio.Event().wait()
 
+    limit = RateLimit(arguments.per_minute, arguments.per_minute) if arguments.per_minute else None
     async with (
-        Client(
-            os.environ["CARDPROD_TOKEN"],
-            base_url=os.environ["CARDPROD_BASE_URL"],
-            rate_limit=RateLimit(per_second, per_second * 60) if per_second else None,
-        ) as client,
-        Durable(database, heartbeat=heartbeat) as durable,
+        Client(os.environ["CARDPROD_TOKEN"], base_url=os.environ["CARDPROD_BASE_URL"], rate_limit=limit) as client,
+        Durable(arguments.database, heartbeat=arguments.heartbeat) as durable,
     ):
         await durable.work(client, on_steps, stop=stop)
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], sys.argv[2], float(sys.argv[3]), int(sys.argv[4])))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("database")
+    parser.add_argument("file")
+    parser.add_argument("heartbeat", type=float)
+    parser.add_argument("--per-minute", type=int, help="the rate limit; without it there is none")
+    parser.add_argument("--often", action="store_true", help="poll, tick and rescue as often as in the tests")
+    parser.add_argument("--stuck", action="store_true", help="never say that steps were taken")
+    options = parser.parse_args()
+    for name, seconds in OFTEN.items() if options.often else ():
+        setattr(worker, name, seconds)
+    asyncio.run(main(options))

@@ -14,11 +14,12 @@ import struct
 import zlib
 from collections.abc import Awaitable, Callable
 from functools import cache
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 import attrs
 
 from cardprod import ApiError, BadReply, RateLimited, RequestTimeout, ServerError, TransportError
+from tests.waiting import LIMIT, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping
@@ -355,14 +356,19 @@ def in_another_process(make: Callable[[], HostileServer]) -> Generator[FarServer
     ours, theirs = context.Pipe()
     process = context.Process(target=_serve_until_told, args=(theirs, make), daemon=True)
     process.start()
+    theirs.close()  # so that ours ends with the process
+
+    def receive(what: str) -> Any:
+        wait_until(what, ours.poll)
+        return ours.recv()
+
     try:
-        far = FarServer(ours.recv())
+        far = FarServer(receive("the address of the server"))
         yield far
         ours.send("end")
-        far.log = ours.recv()
+        far.log = receive("the log of the server")
     finally:
         process.kill()
-        process.join()
+        process.join(LIMIT)
         process.close()
         ours.close()
-        theirs.close()

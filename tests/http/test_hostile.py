@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import json
 import socket
-import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -19,6 +18,7 @@ from cardprod import Backoff, Client
 from tests.http.hostile import HONEST, WAYS, HostileServer
 from tests.leftovers import assert_idle, assert_nothing_left
 from tests.raw_server import RawServer, http_answer
+from tests.waiting import LONG_LIMIT, LONG_TIMEOUT, run_program
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -178,17 +178,13 @@ async def test_ipv6_works() -> None:
 # --- Memory ---
 
 
+@pytest.mark.timeout(LONG_TIMEOUT)
 @pytest.mark.parametrize("session", ["own", "borrowed"])
 def test_memory_is_bounded(session: str) -> None:
     """Whatever a server pours over a client, the process grows by less than 64 MiB."""
-    ran = subprocess.run(
-        [sys.executable, "-m", "tests.http.peak", session],
-        cwd=Path(__file__).parents[2],
-        stdout=subprocess.PIPE,
-        timeout=120,
-        check=True,
-    )
-    grown: dict[str, int] = json.loads(ran.stdout)
+    root = Path(__file__).parents[2]
+    ran = run_program(sys.executable, "-m", "tests.http.peak", session, cwd=root, limit=LONG_LIMIT)
+    grown: dict[str, int] = json.loads(ran.out)
     assert {"gzip-bomb", "gibibyte", "endless-headers", "unasked-endlessly"} <= grown.keys()
     if session == "borrowed":
         del grown["unasked-endlessly"]

@@ -17,6 +17,7 @@ import trustme
 import cardprod
 from cardprod import Client, OAuthToken, UsageError
 from tests.table import Table
+from tests.waiting import LIMIT
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -73,8 +74,8 @@ def tls_server(context: ssl.SSLContext) -> Generator[str]:
                         with plain:
                             plain.settimeout(5)
                             plain.shutdown(socket.SHUT_WR)
-                            while plain.recv(65536):
-                                pass
+                            with plain.makefile("rb") as rest:
+                                rest.read()
 
     thread = threading.Thread(target=serve)
     thread.start()
@@ -83,7 +84,7 @@ def tls_server(context: ssl.SSLContext) -> Generator[str]:
     finally:
         listener.shutdown(socket.SHUT_RDWR)
         listener.close()
-        thread.join()
+        thread.join(LIMIT)
 
 
 def issue(identity: str = "127.0.0.1", *, by: str = "ours", years: tuple[int, int] = (2020, 2099)) -> Any:

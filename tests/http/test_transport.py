@@ -7,7 +7,6 @@ import gc
 import gzip
 import logging
 import socket
-import subprocess
 import sys
 import uuid
 from collections import Counter
@@ -25,6 +24,7 @@ from tests.cards import CARD
 from tests.leftovers import assert_idle, assert_nothing_left
 from tests.raw_server import RawServer, http_answer
 from tests.table import Table
+from tests.waiting import run_program, until
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -182,8 +182,7 @@ async def main():
 asyncio.run(main())
 print("tenacity" in sys.modules)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["READY", "False"]
+    assert run_program(sys.executable, "-c", code).out.split() == ["READY", "False"]
 
 
 # --- Retry-After and the gate ---
@@ -762,8 +761,7 @@ async def test_place_that_just_came_is_given_back() -> None:
         await asyncio.sleep(1)
         turn = queued(client)._queue[0]
         may_answer.set()
-        while not turn.done():  # noqa: ASYNC110 - not a turn of the loop may be missed
-            await asyncio.sleep(0)
+        await until("the second's place", turn.done, interval=0)  # not a turn of the loop may be missed
         second.cancel()
         await asyncio.wait([first, second, third])
         assert second.cancelled()

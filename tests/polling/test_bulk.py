@@ -36,6 +36,7 @@ from tests.cards import CARD, event_of
 from tests.leftovers import assert_idle, assert_nothing_left
 from tests.raw_server import RawServer, http_answer
 from tests.table import Table
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -191,8 +192,7 @@ async def test_statuses_are_lazy(kiosk: Simulator, client: Client) -> None:
 async def test_waits_take_all(kiosk: Simulator, client: Client) -> None:
     """Cards to wait for are all taken at once, however few can be looked at."""
     async with client.wait_until_all_final([kiosk.add(card, "never") for card in cards_of(5000)]) as steps:
-        while steps.progress.total < 5000:  # noqa: ASYNC110 - seen from outside
-            await asyncio.sleep(0)
+        await until("5000 cards", lambda: steps.progress.total, lambda total: total == 5000, interval=0)
         assert steps.progress.pending == 5000
         assert steps.progress.requests < 200
 
@@ -550,8 +550,7 @@ async def test_events_from_outside(kiosk: Simulator, client: Client) -> None:
     for after in (0.0, 0.001, 1.3, 20.0):
         batch = asyncio.ensure_future(client.wait_until_all_final([CARD]))
         alone = asyncio.create_task(steps_of(client, CARD))
-        while len(shared.of(CARD)) != 2:  # noqa: ASYNC110 - seen from outside
-            await asyncio.sleep(0)
+        await until("two waits", lambda: len(shared.of(CARD)), lambda waits: waits == 2, interval=0)
         await asyncio.sleep(after)
         assert client.notify(event_of(CARD, "PRODUCED")) == 2
         assert await batch == {CARD: done}
@@ -731,8 +730,7 @@ async def test_waiting_card_is_small(client: Client) -> None:
     tracemalloc.start()
     try:
         async with client.wait_until_all_final(cards) as steps:
-            while steps.progress.total < len(cards):  # noqa: ASYNC110 - it is looked at from outside
-                await asyncio.sleep(0)
+            await until("all cards", lambda: steps.progress.total, lambda total: total == len(cards), interval=0)
             taken, _ = tracemalloc.get_traced_memory()
             assert len(asyncio.all_tasks()) < 5
     finally:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import re
-import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +21,7 @@ import cardprod
 from cardprod import otel
 from cardprod.simulator import Fault, Simulator
 from tests.cards import CARD
+from tests.waiting import run_program
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -158,5 +158,5 @@ async def test_metrics(kiosk: Simulator, watched: cardprod.Client, seen: _Seen) 
 def test_without_opentelemetry() -> None:
     """Where OpenTelemetry is not installed, the package works, and `cardprod.otel` says which extra is missing."""
     program = "import sys; sys.modules['opentelemetry'] = None; import cardprod, cardprod.cli; import cardprod.otel"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
-    assert "ImportError: cardprod.otel needs the extra 'otel': pip install 'cardprod[otel]'" in done.stderr
+    ran = run_program(sys.executable, "-c", program, check=False)
+    assert "ImportError: cardprod.otel needs the extra 'otel': pip install 'cardprod[otel]'" in ran.err

@@ -429,19 +429,20 @@ async def test_waits_are_resumed(kiosk: Simulator, client: Client) -> None:
     told: list[tuple[Card, Transition | CardprodError]] = []
     waits = client.wait_until_all_final(cards, timeout=1000)
     checkpoint = None
-    while checkpoint is None or not checkpoint.is_done:
-        async with waits as steps:
-            left = chance.randrange(1, 30)
-            async for pair in steps:
-                told.append(pair)
-                left -= 1
-                if not left:
+    async with asyncio.timeout(10_000):
+        while checkpoint is None or not checkpoint.is_done:
+            async with waits as steps:
+                left = chance.randrange(1, 30)
+                async for pair in steps:
+                    told.append(pair)
+                    left -= 1
+                    if not left:
+                        break
+                else:
                     break
-            else:
-                break
-            checkpoint = steps.checkpoint()
-            await asyncio.sleep(chance.choice([0, 3]))  # some is seen meanwhile, and told to nobody
-        waits = client.resume(Checkpoint.from_json(checkpoint.to_json()))
+                checkpoint = steps.checkpoint()
+                await asyncio.sleep(chance.choice([0, 3]))  # some is seen meanwhile, and told to nobody
+            waits = client.resume(Checkpoint.from_json(checkpoint.to_json()))
     for card in cards[:-1]:
         assert names(told, card) == ["READY", "IN_PROGRESS", "PRODUCED"]
     assert names(told, cards[-1]) == ["CardNotFound"]

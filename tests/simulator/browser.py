@@ -10,9 +10,12 @@ import tempfile
 from typing import TYPE_CHECKING, Any
 
 from selenium import webdriver
+from selenium.common.exceptions import NoSuchElementException, StaleElementReferenceException
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
-from selenium.webdriver.support.wait import WebDriverWait
+from selenium.webdriver.remote.remote_connection import RemoteConnection
+
+from tests.waiting import LIMIT, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,7 +24,6 @@ if TYPE_CHECKING:
 
     from selenium.webdriver.remote.webelement import WebElement
 
-_WAIT = 30.0
 _PROGRAMS = ("/usr/bin/chromium", "chromium", "chromium-browser", "google-chrome")
 _DRIVERS = ("/usr/bin/chromedriver", "chromedriver")
 
@@ -67,6 +69,9 @@ class Browser:
         options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
         # Selenium's own annotations are incomplete.
         self.driver: Any = webdriver.Chrome(options=options, service=Service(programs[1]))
+        executor = self.driver.command_executor
+        assert isinstance(executor, RemoteConnection)
+        executor.client_config.timeout = LIMIT
         self.set_looks(is_dark=is_dark)
         self.set_width(width)
 
@@ -110,11 +115,18 @@ class Browser:
 
     def wait_for(self, condition: Callable[[], object], what: str) -> None:
         """Wait until something is so."""
-        WebDriverWait(self.driver, _WAIT, poll_frequency=0.05).until(lambda _: condition(), what)
+
+        def observe() -> object:
+            try:
+                return condition()
+            except (NoSuchElementException, StaleElementReferenceException):  # the page was drawn anew meanwhile
+                return None
+
+        wait_until(what, observe)
 
     def wait_for_text(self, css: str, text: str) -> None:
         """Wait until there is a text in it."""
-        self.wait_for(lambda: text in self.text_of(css), f"{text!r} in {css}")
+        wait_until(f"{text!r} in {css}", lambda: self.text_of(css), lambda seen: text in seen)
 
     def run(self, script: str, *arguments: object) -> Any:
         """Run a script in the page."""

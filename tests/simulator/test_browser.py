@@ -18,6 +18,7 @@ from cardprod.simulator import PLANS, Simulator, Stage
 from tests.simulator.browser import Browser, browser_programs
 from tests.simulator.pictures_page import furnish
 from tests.table import Table, pairwise_rows
+from tests.waiting import LIMIT
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterator
@@ -46,7 +47,7 @@ class Live:
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run something there, and wait for it."""
-        return self.begin(coroutine).result(60)
+        return self.begin(coroutine).result(LIMIT)
 
     def call(self, function: Callable[..., T], *arguments: Any, **more: Any) -> T:
         """Call something there."""
@@ -65,7 +66,7 @@ class Live:
         steps: list[cardprod.Transition] = []
 
         async def wait() -> None:
-            wait = self.client.wait_until_final(CARD.profile_id, CARD.card_token, timeout=60, schedule=OFTEN)
+            wait = self.client.wait_until_final(CARD.profile_id, CARD.card_token, timeout=None, schedule=OFTEN)
             async for step in wait:
                 steps.append(step)  # noqa: PERF401 - seen as it comes, not when all is over
 
@@ -81,7 +82,7 @@ def _loop_in_a_thread() -> Generator[asyncio.AbstractEventLoop]:
         yield loop
     finally:
         loop.call_soon_threadsafe(loop.stop)
-        thread.join()
+        thread.join(LIMIT)
         loop.close()
 
 
@@ -105,11 +106,11 @@ def live() -> Iterator[Live]:
     """A kiosk with a page, and a client of it."""
     with _loop_in_a_thread() as loop:
         both = _kiosk_and_client()
-        kiosk, client = asyncio.run_coroutine_threadsafe(both.__aenter__(), loop).result(60)
+        kiosk, client = asyncio.run_coroutine_threadsafe(both.__aenter__(), loop).result(LIMIT)
         try:
             yield Live(loop, kiosk, client)
         finally:
-            asyncio.run_coroutine_threadsafe(both.__aexit__(None, None, None), loop).result(60)
+            asyncio.run_coroutine_threadsafe(both.__aexit__(None, None, None), loop).result(LIMIT)
 
 
 @pytest.fixture
@@ -140,15 +141,14 @@ async def serve(route: web.RouteDef) -> web.AppRunner:
 def click(page: Browser, name: str, within: str = "body") -> None:
     """Click the button that has this name, once it can be seen."""
 
-    def found() -> list[Any]:
-        return [
-            button
-            for button in page.find_all(f"{within} button")
-            if button.is_displayed() and button.accessible_name.startswith(name)
-        ]
+    def is_clicked() -> bool:
+        for button in page.find_all(f"{within} button"):
+            if button.is_displayed() and button.accessible_name.startswith(name):
+                button.click()
+                return True
+        return False
 
-    page.wait_for(found, f"a button {name!r}")
-    found()[0].click()
+    page.wait_for(is_clicked, f"a button {name!r}")
 
 
 def fill(page: Browser, css: str, text: str) -> None:
@@ -176,7 +176,7 @@ def test_clicks_move_the_waiting_client(page: Browser, live: Live) -> None:
     page.wait_for(lambda: len(steps) == 2, "the client sees the start")
     click(page, "Fail", ROW)
     choose_error(page, "feeder jam")
-    waiting.result(60)
+    waiting.result(LIMIT)
     assert [step.current.status for step in steps] == ["READY", "IN_PROGRESS", "PRODUCTION_ERROR"]
     assert steps[-1].current.error_code is cardprod.ErrorCode.PRD_FEEDER_JAM
     page.wait_for_text(ROW, "feeder card jam")
@@ -187,7 +187,7 @@ def test_finish(page: Browser, live: Live) -> None:
     waiting, steps = live.wait_for_card()
     click(page, "Start", ROW)
     click(page, "Finish", ROW)
-    waiting.result(60)
+    waiting.result(LIMIT)
     assert steps[-1].current.is_produced
     page.wait_for_text(ROW, "Nothing left to do")
 
@@ -197,14 +197,14 @@ def test_refuse_and_retry(page: Browser, live: Live) -> None:
     waiting, steps = live.wait_for_card()
     click(page, "Refuse", ROW)
     choose_error(page, "branch")
-    waiting.result(60)
+    waiting.result(LIMIT)
     assert steps[-1].current.error_code is cardprod.ErrorCode.NO_BRANCH_LINKED_TO_KIOSK
     refused_at = steps[-1].current.occurred_at
     click(page, "Retry", ROW)
     page.wait_for_text(ROW, "IN_PROGRESS")
     waiting, steps = live.wait_for_card()
     click(page, "Finish", ROW)
-    waiting.result(60)
+    waiting.result(LIMIT)
     produced_at = steps[-1].current.occurred_at
     assert refused_at is not None
     assert produced_at is not None
@@ -371,7 +371,7 @@ def test_keyboard_only(page: Browser, live: Live) -> None:
     press(Keys.ARROW_DOWN)
     press(Keys.ARROW_DOWN)
     press(Keys.ENTER)
-    waiting.result(60)
+    waiting.result(LIMIT)
     assert steps[-1].current.error_code is cardprod.ErrorCode.PRD_FEEDER_JAM
     page.wait_for(lambda: focused() == "Retry my-card", "the focus goes on")
 
@@ -496,9 +496,9 @@ def test_foreign_words_are_only_words(page: Browser, live: Live) -> None:
 
 def test_page_comes_back(page: Browser, live: Live) -> None:
     """When the simulator is gone the page says so, and comes back with it, and with what has become of the cards."""
-    restarting = live.begin(live.kiosk.restart(after=3))
+    live.run(live.kiosk.__aexit__(None, None, None))
     page.wait_for_text("#connection", "Connection lost")
-    restarting.result(60)
+    live.run(live.kiosk.__aenter__())
     live.call(live.kiosk.start, CARD)
     page.wait_for_text("#connection", "Live")
     page.wait_for_text(ROW, "IN_PROGRESS")

@@ -86,8 +86,9 @@ class Tab:
 
     async def until_all_is_told(self) -> None:
         """Read the first state, to its end."""
-        while await self.read() != "change" or "requests" not in self.messages[-1]:
-            pass
+        async with asyncio.timeout(600):
+            while await self.read() != "change" or "requests" not in self.messages[-1]:
+                pass
 
     async def status_of(self, status: str, token: str = CARD.card_token) -> dict[str, Any]:
         """Read until a card has a status."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import importlib
-import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Final
 
 import cardprod
 from tests.table import Table
+from tests.waiting import run_program
 
 PACKAGE: Final = Path(cardprod.__file__).parent
 FILES: Final = sorted(PACKAGE.rglob("*.py"))
@@ -248,7 +248,6 @@ def test_version_is_said_the_same_twice() -> None:
 def test_import_is_light() -> None:
     """Importing the package does not load what only a first answer or a first failure needs."""
     code = "import sys, cardprod; print(*sorted({name.split('.')[0] for name in sys.modules}))"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    loaded = set(run.stdout.split())
+    loaded = set(run_program(sys.executable, "-c", code).out.split())
     assert "cardprod" in loaded
     assert not loaded & {"tenacity", "cattrs", "cattr", "rich", "argparse", "opentelemetry", "cryptography"}
