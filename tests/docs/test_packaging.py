@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import sys
 import tomllib
 import zipfile
@@ -68,7 +69,9 @@ def test_readme_commands() -> None:
 
 def test_no_machine_in_the_project() -> None:
     """No tracked file names a registry's host or a path of somebody's machine."""
-    tracked = run_program("git", "ls-files", cwd=_ROOT, check=False)
+    if shutil.which("git") is None or not (_ROOT / ".git").exists():
+        pytest.skip("this is no checkout, or git is not installed: nothing says which files are tracked")
+    tracked = run_program("git", "ls-files", cwd=_ROOT)
     forbidden = re.compile("/" + "root/|/" + "home/|py" + "pi\\.|files\\.python" + "hosted|index" + "-url")
     for name in tracked.out.splitlines():
         text = (_ROOT / name).read_bytes().decode("utf-8", "replace")

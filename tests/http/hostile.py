@@ -184,7 +184,7 @@ WAYS: Final[Mapping[str, Way]] = {
     "endless-headers": Way(goes_on(OK, b"X: x\r\n" * 10_000), TransportError, NOT_HTTP),
     "endless-header-line": Way(goes_on(OK + b"X: ", b"x" * BURST), TransportError, NOT_HTTP),
     "endless-chunks": Way(goes_on(CHUNKED, CHUNK % (BURST, b" " * BURST)), BadReply, TOO_LONG),
-    "endless-tiny-chunks": Way(goes_on(CHUNKED, CHUNK % (5, b" " * 5) * 8_000), BadReply, TOO_LONG),
+    "endless-tiny-chunks": Way(goes_on(CHUNKED, CHUNK % (5, b" " * 5) * 40_000), BadReply, TOO_LONG),
     "endless-chunk-extension": Way(goes_on(CHUNKED + b"1;", b"x" * BURST), RequestTimeout, IN_TIME),
     "endless-trailers": Way(goes_on(CHUNKED + b"0\r\n", b"X: x\r\n" * 10_000), TransportError, GARBLED),
     "gibibyte": Way(goes_on(reply(b"", length=2**30), b" " * BURST), BadReply, TOO_LONG),
