@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cardprod import Card, Checkpoint, ErrorCode, ProductionEvent, ProductionStatus, Status, Transition, UsageError
@@ -303,6 +303,7 @@ def _terms(seed: int, schedule: Any, max_failures: int = 3) -> Terms:
 
 # An `AdaptiveSchedule` belongs to one process, and so to one clock.
 @pytest.mark.parametrize(("is_adaptive", "shift"), [(False, 0.0), (False, -1e6), (False, 12345.678), (True, 0.0)])
+@settings(max_examples=settings().max_examples // 4)
 @given(moves=MOVES, seed=st.integers(0, 3))
 def test_saved_and_restored_is_the_same(
     moves: list[tuple[str, ProductionStatus, float, bool]], seed: int, shift: float, is_adaptive: bool

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -331,6 +332,7 @@ class Interleaving(RuleBasedStateMachine):
 
 
 TestInterleaving = Interleaving.TestCase
+TestInterleaving.settings = settings(max_examples=settings().max_examples // 4, stateful_step_count=30)
 TestInterleaving.__doc__ = (
     "In any interleaving of looks and events a wait never goes back, repeats itself or misses an end."
 )
