@@ -363,7 +363,7 @@ def test_failures_that_are_saved(failures: int, max_failures: int, saved: int) -
 
 @pytest.mark.parametrize("timeout", [None, 500.0])
 def test_what_is_saved(timeout: float | None) -> None:
-    """What is saved of a wait is what is known of it, in the wall clock's time."""
+    """What is saved of a wait is what is known of it, in the wall clock's time, and is the same when saved again."""
     watch = Watch(CARD, Terms(schedule=Backoff(jitter=0), timeout=timeout, max_failures=3), 1000.0)
     seen = ProductionStatus("READY", occurred_at=NOON)
     watch.observe(seen, 1001.0)
@@ -397,6 +397,9 @@ def test_what_is_saved(timeout: float | None) -> None:
     assert saved == expected
     assert Checkpoint.from_json(Checkpoint(id="x", pending=(saved,)).to_json()).pending == (expected,)
     assert undelivered.source == "webhook"
+    again = Watch(CARD, _terms(0, Backoff(), max_failures=1), 0.0)
+    again.restore(saved, 50.0, NOON)
+    assert again.save(50.0, NOON, [undelivered]) == expected
 
 
 def test_an_end_that_nobody_saw_is_over() -> None:

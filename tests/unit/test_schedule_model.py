@@ -252,6 +252,14 @@ def test_longest_gives_way_to_a_large_fleet() -> None:
     assert delays[2] == pytest.approx(lately)
 
 
+def test_one_poll_is_a_measure() -> None:
+    """A single card that waited longer than `longest` shows that the fleet is large."""
+    schedule = AdaptiveSchedule(longest=10)
+    assert delay(schedule, 5000, 0.0) == 10
+    learn(schedule, 5000, 5020, 0.0)
+    assert delay(schedule, 5000, 0.0) == 20
+
+
 def test_another_clock_is_measured_anew() -> None:
     """Where the clock is behind, as in another loop, measuring begins anew: what was measured is of no use."""
     used, fresh = AdaptiveSchedule(), AdaptiveSchedule()
@@ -264,6 +272,22 @@ def test_another_clock_is_measured_anew() -> None:
 
 
 # --- What is saved ---
+
+
+def test_settings_that_nobody_set() -> None:
+    """The settings are what the documentation says where nothing is set."""
+    saved = json.loads(AdaptiveSchedule().to_json())
+    assert saved == {
+        "version": 1,
+        "look_cost": 0.002,
+        "progress_weight": 0.02,
+        "shortest": 1.0,
+        "longest": 120.0,
+        "memory": 200.0,
+        "jitter": 0.1,
+        "fallback": {"first": 1.0, "factor": 1.6, "ceiling": 30.0, "jitter": 0.1},
+        "curves": [],
+    }
 
 
 @pytest.mark.parametrize(
