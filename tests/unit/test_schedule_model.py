@@ -215,7 +215,14 @@ def test_curves_are_refreshed_each_second(later: float, *, is_in_it: bool) -> No
 def test_spacing_is_what_the_fleet_uses_up() -> None:
     """The spacing is the measured use per second, forgotten over 30 s, divided by the polls that are allowed."""
     schedule, used = AdaptiveSchedule.from_json(experienced().to_json()), 0.0  # which has measured nothing yet
-    polls = [(100.0, 5.0, 9.0), (101.0, 0.0, 3.0), (102.0, 30.0, 50.0), (110.0, 7.0, 8.0), (150.0, 1.0, 60.0)]
+    polls = [
+        (100.0, 5.0, 9.0),
+        (101.0, 0.0, 3.0),
+        (102.0, 30.0, 50.0),
+        (110.0, 7.0, 8.0),
+        (110.0, 8.0, 9.0),
+        (150.0, 1.0, 60.0),
+    ]
     for number, (now, begin, end) in enumerate(polls):
         model = Model(schedule)
         learn(schedule, begin, end, now, rate=0.001)
@@ -272,6 +279,15 @@ def test_another_clock_is_measured_anew() -> None:
 
 
 # --- What is saved ---
+
+
+def test_settings_at_their_bounds() -> None:
+    """What is just right is taken, and what is just wrong is refused with its bound."""
+    AdaptiveSchedule(progress_weight=1, shortest=0.001, longest=0.001, memory=2, jitter=0, look_cost=0.001)
+    for name in ("shortest", "longest", "look_cost"):
+        settings: dict[str, Any] = {name: 0}
+        with pytest.raises(UsageError, match=f"{name} must be above 0 seconds"):
+            AdaptiveSchedule(**settings)
 
 
 def test_settings_that_nobody_set() -> None:
