@@ -81,11 +81,13 @@ _CENTURY: Final = 100 * 365 * 86_400
 _CORRELATION_ID: Final = "X-External-Correlation-Id"
 _USER_AGENT: Final = f"cardprod/{VERSION}"
 _ISO_8601: Final = re.compile(r"[0-9-]{10}T[0-9:]{8}(\.[0-9]{1,9})?(Z|[+-][0-9]{2}:?[0-9]{2})")
+_NUMBER: Final = re.compile(r"[0-9]+(\.[0-9]+)?")
 _API_VERSION: Final = re.compile(r"[A-Za-z0-9_-]{1,32}")
 _LEGACY_VERSION: Final = re.compile(r"v[0-9]+")
 # RFC 6750, section 2.1, gives the characters of a bearer token; what goes beyond them but is printable ASCII is let
 # through, because the issuer's word counts for more than ours.
 _TOKEN: Final = re.compile(r"[\x21-\x7e]+")
+_TOO_LONG: Final = "the body is over 1 MiB, and was not read to its end"
 _NO_URL: Final = "base_url is not a URL: its host or port cannot be; 'https://api.wise.com' can"
 _JSON_SPACE: Final = " \t\n\r"
 _JSON: TypeAlias = "dict[str, _JSON] | list[_JSON] | str | int | float | bool | None"
@@ -283,7 +285,7 @@ class TokenGrant:
     Args:
         access_token: The new bearer token. The one before it is no longer good.
         refresh_token: The new refresh token; None if the old one stays.
-        expires_in: Seconds that the access token is good for; None if the answer does not say.
+        expires_in: Seconds that the access token is good for; None if the answer does not say, or not legibly.
     """
 
     access_token: str = attrs.field(repr=False)
@@ -313,7 +315,8 @@ def decipher_grant(http_status: int, headers: Mapping[str, str], body: bytes, no
     """
     if not 200 <= http_status < 300:  # noqa: PLR2004
         raise _api_error(http_status, headers, body, now, _mean_of_a_refresh)
-    _check_length(headers, body)
+    if len(body) > MAX_BODY:
+        raise _bad_reply(_TOO_LONG, headers, b"")
     try:
         document = _load_object(body)
         token = document.get("access_token")
@@ -330,6 +333,9 @@ def decipher_grant(http_status: int, headers: Mapping[str, str], body: bytes, no
 
 
 def _seconds(value: _JSON) -> float | None:
+    """Read `expires_in`: a number, or a number as a text. Any other is as if it were missing; see `decipher_grant`."""
+    if isinstance(value, str) and _NUMBER.fullmatch(value):
+        value = float(value)
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < _CENTURY:
         return None
     return float(value)
@@ -405,7 +411,7 @@ def _word(value: _JSON) -> str | None:
 def _check_length(headers: Mapping[str, str], body: bytes) -> None:
     # An error says enough in its first MiB; a success must be whole.
     if len(body) > MAX_BODY:
-        raise _bad_reply("the body is over 1 MiB, and was not read to its end", headers, body)
+        raise _bad_reply(_TOO_LONG, headers, body)
 
 
 def is_transient(error: ApiError) -> bool:

@@ -34,16 +34,22 @@ settings.register_profile("full", max_examples=1_000, deadline=None, print_blob=
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the two options of CI."""
+    """Add the options of CI."""
     group = parser.getgroup("cardprod")
     group.addoption("--full-size", action="store_true", help="Run with the full number of cards, waits and examples.")
+    group.addoption("--examples", type=int, metavar="N", help="Try so many new examples of each property.")
     group.addoption("--no-skips", action="store_true", help="Fail where a test is skipped for want of something.")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Choose how many examples Hypothesis tries, and describe the marker."""
     config.addinivalue_line("markers", "seeds(small, full): run with so many values of `seed`, small or full size.")
-    settings.load_profile("full" if config.getoption("--full-size") else "quick")
+    profile = "full" if config.getoption("--full-size") else "quick"
+    examples = config.getoption("--examples")
+    if examples is not None:
+        profile = "examples"
+        settings.register_profile(profile, settings.get_profile("full"), max_examples=examples)
+    settings.load_profile(profile)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

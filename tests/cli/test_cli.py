@@ -8,6 +8,7 @@ import json
 import signal
 import subprocess
 import sys
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,25 +16,28 @@ import pytest
 from cardprod import cli
 from cardprod.simulator import Fault, Stage
 from tests.cards import CARD
-from tests.cli.commands import command, run, run_json
+from tests.cli.commands import run, run_json
+from tests.table import Table
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
     from cardprod.simulator import Plan, Simulator
 
 _ARGUMENTS = [str(CARD.profile_id), CARD.card_token]
 
 
-@pytest.mark.parametrize(
-    ("plan", "exit_code"),
-    [([("PRODUCED", 0)], 0), ([("PRODUCTION_ERROR", 0)], 1), ([("REQUEST_ERROR", 0)], 1), ("never", 3),
-     ([("ON_THE_MOON", 0)], 3)],
-)  # fmt: skip
 @pytest.mark.usefixtures("environment")
-async def test_status_exit_code(kiosk: Simulator, plan: Plan, exit_code: int) -> None:
-    """`status` exits 0 only if the card is produced, 1 after an error, 3 while it is under way."""
-    kiosk.add(CARD, plan)
-    assert (await run("status", *_ARGUMENTS))[0] == exit_code
-    assert len(kiosk.requests) == 1
+async def test_status_exit_code(kiosk: Simulator) -> None:
+    """`status` exits 0 only if the card is produced, 1 after an error, 3 while it is under way, after one request."""
+    exit_codes = {"PRODUCED": 0, "PRODUCTION_ERROR": 1, "REQUEST_ERROR": 1, "READY": 3, "ON_THE_MOON": 3}
+    with Table() as table:
+        for status, exit_code in exit_codes.items():
+            plan: Plan = [(status, 0)]
+            kiosk.add(CARD, plan)
+            with table.row(status):
+                assert (await run("status", *_ARGUMENTS))[0] == exit_code
+    assert len(kiosk.requests) == len(exit_codes)
 
 
 @pytest.mark.usefixtures("environment")
@@ -92,26 +96,29 @@ async def test_wait_times_out(kiosk: Simulator) -> None:
     assert kiosk.requests[-1].at - kiosk.requests[0].at == pytest.approx(60, abs=1)
 
 
-@pytest.mark.parametrize(
-    ("fault", "error"),
-    [(Fault.server_error(), "ServerError"), (Fault.garbage(), "TransportError"), (Fault.bad_reply(), "BadReply")],
-)
 @pytest.mark.usefixtures("environment")
-async def test_no_usable_answer(kiosk: Simulator, fault: Fault, error: str) -> None:
+async def test_no_usable_answer(kiosk: Simulator) -> None:
     """Without a usable answer the exit code is 4, and the error is named."""
     kiosk.add(CARD)
-    kiosk.fail_next(fault, times=10)
-    exit_code, [line] = await run_json("status", *_ARGUMENTS)
-    assert exit_code == 4
-    assert line["error"] == error
-    assert line["card"]["card_token"] == CARD.card_token
+    faults = {"ServerError": Fault.server_error(), "TransportError": Fault.garbage(), "BadReply": Fault.bad_reply()}
+    with Table() as table:
+        for error, fault in faults.items():
+            kiosk.clear_weather()
+            kiosk.fail_next(fault, times=10)
+            with table.row(error):
+                exit_code, [line] = await run_json("status", *_ARGUMENTS)
+                assert exit_code == 4
+                assert line["error"] == error
+                assert line["card"]["card_token"] == CARD.card_token
 
 
-@pytest.mark.parametrize("arguments", [("0", "card"), ("1", "a/b"), ("1", "..")])
 @pytest.mark.usefixtures("environment")
-async def test_bad_card(kiosk: Simulator, arguments: tuple[str, str]) -> None:
+async def test_bad_card(kiosk: Simulator) -> None:
     """A card that cannot be right exits 2, and nothing is asked."""
-    assert (await run("status", *arguments))[0] == 2
+    with Table() as table:
+        for arguments in (("0", "card"), ("1", "a/b"), ("1", "..")):
+            with table.row(*arguments):
+                assert (await run("status", *arguments))[0] == 2
     assert kiosk.requests == []
 
 
@@ -147,24 +154,47 @@ async def test_demo_for_people() -> None:
     assert "7 cards: 4 produced, 2 ended in an error, 1 not final when its time ran out" in out
 
 
-async def test_simulate_tells_each_request() -> None:
-    """`simulate` says where it listens, starts any card on its plan, and tells each request it is asked."""
+@asynccontextmanager
+async def simulating(*argv: str) -> AsyncGenerator[io.StringIO]:
+    """Run `simulate` for as long as the block; give what it prints, once it listens."""
     out = io.StringIO()
-    arguments = cli.parser().parse_args(["simulate", "--port", "0", "--plan", "jams", "--json"])
-    simulation = asyncio.create_task(cli.run(arguments, cli.report_to(out, as_json=True)))
-    while not out.getvalue():  # noqa: ASYNC110 - what is waited for is output
-        await asyncio.sleep(0.01)
-    listening = json.loads(out.getvalue())
-    environment = {"CARDPROD_TOKEN": "any", "CARDPROD_BASE_URL": listening["base_url"]}
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in environment.items():
-            patch.setenv(name, value)
-        assert (await run("wait", *_ARGUMENTS))[0] == 1
+    arguments = cli.parser().parse_args(["simulate", "--port", "0", *argv])
+    simulation = asyncio.create_task(cli.run(arguments, cli.report_to(out, as_json="--json" in argv)))
+    async with asyncio.timeout(10):
+        while not out.getvalue():  # noqa: ASYNC110 - what is waited for is output
+            await asyncio.sleep(0.01)
+    yield out
     simulation.cancel()
     with pytest.raises(asyncio.CancelledError):
         await simulation
+
+
+async def test_simulate_reports_each_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`simulate` says where it listens, starts any card on its plan, and reports each request it is sent."""
+    async with simulating("--plan", "jams", "--json") as out:
+        monkeypatch.setenv("CARDPROD_TOKEN", "any")
+        monkeypatch.setenv("CARDPROD_BASE_URL", json.loads(out.getvalue())["base_url"])
+        assert (await run("wait", *_ARGUMENTS))[0] == 1
     requests = [json.loads(line) for line in out.getvalue().splitlines()[1:]]
     assert {request["status"] for request in requests} == {"READY", "IN_PROGRESS", "PRODUCTION_ERROR"}
+
+
+async def test_simulated_webhooks() -> None:
+    """`simulate --webhooks-to` says where the key is that its webhooks are verified with."""
+    webhooks = ("--webhooks-to", "http://127.0.0.1:9/wise")
+    async with simulating(*webhooks, "--json") as out:
+        listening = json.loads(out.getvalue())
+        assert listening["public_key_url"] == listening["base_url"] + "/webhooks/public-key.pem"
+    async with simulating(*webhooks) as out:
+        lines = out.getvalue().splitlines()
+        assert lines[1].startswith("Watch and drive it in a browser: http://127.0.0.1:")
+        assert "/webhooks/public-key.pem" in lines[4]
+
+
+async def test_simulated_webhooks_to_nowhere(capsys: pytest.CaptureFixture[str]) -> None:
+    """An address that is no URL is a usage error."""
+    assert (await run("simulate", "--port", "0", "--webhooks-to", "nowhere"))[0] == 2
+    assert "url must be http or https" in capsys.readouterr().err
 
 
 def test_port_in_use() -> None:
@@ -180,32 +210,35 @@ def test_port_in_use() -> None:
         assert runner.run(simulate_twice()) == 2
 
 
-def test_no_token() -> None:
-    """Without CARDPROD_TOKEN the command exits 2 and says what to set."""
-    finished = command("status", "1", "card")
-    assert finished.returncode == 2
-    assert "CARDPROD_TOKEN" in finished.stderr
-    assert len(finished.stderr.splitlines()) == 1
+def test_no_token(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without CARDPROD_TOKEN the command exits 2 and says in one line what to set."""
+    monkeypatch.delenv("CARDPROD_TOKEN", raising=False)
+    assert cli.main(["status", "1", "card"]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert "CARDPROD_TOKEN" in line
 
 
-def test_bad_arguments() -> None:
+def test_bad_arguments(capsys: pytest.CaptureFixture[str]) -> None:
     """Arguments that cannot be parsed exit 2 with the usage."""
-    finished = command("wait", "not-a-number", "card")
-    assert finished.returncode == 2
-    assert "usage:" in finished.stderr
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["wait", "not-a-number", "card"])
+    assert caught.value.code == 2
+    assert "usage:" in capsys.readouterr().err
 
 
-def test_help_tells_everything() -> None:
-    """`--help` names the commands, the environment and the exit codes."""
-    out = command("--help").stdout
-    for words in ("demo", "status", "wait", "simulate", "CARDPROD_TOKEN", "exit codes", "examples:"):
-        assert words in out
+def test_help(capsys: pytest.CaptureFixture[str]) -> None:
+    """`--help` names the commands, the environment and the exit codes; no command takes a token as an argument."""
 
+    def help_of(*argv: str) -> str:
+        with pytest.raises(SystemExit) as caught:
+            cli.main([*argv, "--help"])
+        assert caught.value.code == 0
+        return capsys.readouterr().out
 
-def test_token_is_never_an_argument() -> None:
-    """No command takes a token as an argument."""
-    for name in ("demo", "status", "wait", "watch", "simulate"):
-        assert "--token" not in command(name, "--help").stdout
+    out = help_of()
+    commands = ("demo", "status", "wait", "watch", "simulate")
+    assert [words for words in (*commands, "CARDPROD_TOKEN", "exit codes", "examples:") if words not in out] == []
+    assert [name for name in commands if "--token" in help_of(name)] == []
 
 
 @pytest.mark.parametrize("name", ["simulate", "demo"])
@@ -237,26 +270,3 @@ def test_reader_gone() -> None:
         process.stdout.close()
         complaint = process.stderr.read()
     assert complaint == ""
-
-
-@pytest.mark.parametrize("as_json", [True, False])
-def test_simulated_webhooks(*, as_json: bool) -> None:
-    """`simulate --webhooks-to` tells where the key is that its webhooks are verified with."""
-    argv = [sys.executable, "-m", "cardprod", "simulate", "--port", "0", "--webhooks-to", "http://127.0.0.1:9/wise"]
-    with subprocess.Popen([*argv, *(["--json"] if as_json else [])], stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        lines = [process.stdout.readline() for _ in range(1 if as_json else 5)]
-        process.kill()
-    if as_json:
-        told = json.loads(lines[0])
-        assert told["public_key_url"] == told["base_url"] + "/webhooks/public-key.pem"
-    else:
-        assert lines[1].startswith("Watch and drive it in a browser: http://127.0.0.1:")
-        assert "/webhooks/public-key.pem" in lines[4]
-
-
-def test_simulated_webhooks_to_nowhere() -> None:
-    """An address that is no URL is a usage error."""
-    finished = command("simulate", "--port", "0", "--webhooks-to", "nowhere")
-    assert finished.returncode == 2
-    assert "url must be http or https" in finished.stderr

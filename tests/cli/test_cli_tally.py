@@ -12,6 +12,7 @@ from cardprod import Card, CardNotFound, CardprodError, ProductionStatus, Transi
 from cardprod.checkpoint import Checkpoint
 from cardprod.cli.exit_codes import FAILED, NO_ANSWER, NOT_FINAL, PRODUCED, USAGE
 from cardprod.cli.tally import Fate, Recent, Tally, message_of
+from tests.table import Table
 
 CARDS = [Card(1, f"card-{number}") for number in range(5)]
 
@@ -86,9 +87,9 @@ def test_what_an_earlier_run_knew_counts() -> None:
     assert tally.seconds_left is None
 
 
-@pytest.mark.parametrize(
-    ("told", "bad_rows", "exit_code"),
-    [
+def test_exit_code() -> None:
+    """What running again may change decides: no answer, then not final, then an error status, then bad rows."""
+    rows: list[tuple[list[str], int, int]] = [
         (["PRODUCED"] * 5, 0, PRODUCED),
         (["PRODUCED"] * 5, 1, USAGE),
         (["PRODUCED"] * 4 + ["PRODUCTION_ERROR"], 1, FAILED),
@@ -96,14 +97,14 @@ def test_what_an_earlier_run_knew_counts() -> None:
         (["PRODUCED"] * 2 + ["PRODUCTION_ERROR", "late", "lost"], 1, NO_ANSWER),
         (["PRODUCED"] * 4, 0, NOT_FINAL),
         ([], 0, NOT_FINAL),
-    ],
-)
-def test_exit_code(told: list[str], bad_rows: int, exit_code: int) -> None:
-    """What running again may mend decides: no answer, then not final, then an error status, then bad rows."""
-    tally = Tally(CARDS, 0)
-    for card, name in zip(CARDS, told, strict=False):
-        tally.saw(card, lost(card) if name == "lost" else timed_out(card) if name == "late" else step(name), 1)
-    assert tally.summary(bad_rows=bad_rows).exit_code == exit_code
+    ]
+    with Table() as table:
+        for told, bad_rows, exit_code in rows:
+            tally = Tally(CARDS, 0)
+            for card, name in zip(CARDS, told, strict=False):
+                tally.saw(card, lost(card) if name == "lost" else timed_out(card) if name == "late" else step(name), 1)
+            with table.row(told, bad_rows):
+                assert tally.summary(bad_rows=bad_rows).exit_code == exit_code
 
 
 def test_nothing_to_wait_for() -> None:

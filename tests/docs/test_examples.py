@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from tests.durable.postgres import Postgres
 
 _ROOT = Path(__file__).parents[2]
-_PAGES = [_ROOT / "README.md", *sorted((_ROOT / "cardprod").rglob("*.py"))]
+_PAGES = [_ROOT / "README.md", *sorted(Path(cardprod.__file__).parent.rglob("*.py"))]
 
 
 @asynccontextmanager
@@ -76,7 +76,7 @@ def _examples(*, durable: bool) -> list[Any]:
     parser = CodeBlockParser(language="python", evaluator=lambda _: None)
     sybil = Sybil(parsers=[parser], document_types={".py": PythonDocStringDocument})
     return [
-        pytest.param(example, id=f"{page.relative_to(_ROOT)}:{example.line}")
+        pytest.param(example, id=f"{page.parent.name}/{page.name}:{example.line}")
         for page in _PAGES
         for example in sybil.parse(page).examples()
         if ("async with Durable" in str(example.parsed)) is durable

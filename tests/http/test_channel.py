@@ -18,6 +18,7 @@ from cardprod.wire import Endpoint
 from tests.cards import CARD
 from tests.leftovers import assert_idle, assert_nothing_left
 from tests.raw_server import RawServer, http_answer
+from tests.table import Table
 
 if TYPE_CHECKING:
     from cardprod.simulator import Simulator
@@ -150,28 +151,31 @@ def lines_of(head: str) -> set[str]:
     return {line for line in head.split("\r\n") if not line.startswith("X-External-Correlation-Id: ")}
 
 
-@pytest.mark.parametrize("path", ["", "/", "/a/b/", "/käse/%7e/x", "/a;b=c"])
-async def test_request_is_the_same(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server is asked for the same path with the same headers, whichever way a look goes."""
-    async with RawServer(say_ready) as server:
-        async with Client("token", base_url=server.base_url + path) as client:
-            assert await status_of(client) == "READY"
-        with monkeypatch.context() as patch:
-            patch.setattr("cardprod.channel._SENDER", "_gone_one_day")
-            async with Client("token", base_url=server.base_url + path) as client:
-                assert await status_of(client) == "READY"
-    direct, through_session = server.heads
-    assert lines_of(direct) == lines_of(through_session)
-    assert direct.count("\r\n") == through_session.count("\r\n")
+async def test_request_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server is asked for the same path with the same headers, whichever way a request goes."""
+    with Table() as table:
+        for path in ("", "/", "/a/b/", "/käse/%7e/x", "/a;b=c"):
+            with table.row(path):
+                async with RawServer(say_ready) as server:
+                    async with Client("token", base_url=server.base_url + path) as client:
+                        assert await status_of(client) == "READY"
+                    with monkeypatch.context() as patch:
+                        patch.setattr("cardprod.channel._SENDER", "_gone_one_day")
+                        async with Client("token", base_url=server.base_url + path) as client:
+                            assert await status_of(client) == "READY"
+                direct, through_session = server.heads
+                assert lines_of(direct) == lines_of(through_session)
+                assert direct.count("\r\n") == through_session.count("\r\n")
 
 
-@pytest.mark.parametrize("base_url", ["https://h", "https://H:443/", "http://[::1]:8080", "https://bücher.example"])
-async def test_host_is_the_same(base_url: str) -> None:
+async def test_host_is_the_same() -> None:
     """The `Host` of a request is the one that aiohttp gives it, for any host and port."""
-    endpoint = Endpoint(base_url)
-    channel: Any = Channel(endpoint.prefix, None, ssl=True)
-    assert f"\r\nHost: {channel._direct._to.headers['Host']}\r\n" in channel._direct._head
-    await channel.close()
+    with Table() as table:
+        for base_url in ("https://h", "https://H:443/", "http://[::1]:8080", "https://bücher.example"):
+            with table.row(base_url):
+                channel: Any = Channel(Endpoint(base_url).prefix, None, ssl=True)
+                assert f"\r\nHost: {channel._direct._to.headers['Host']}\r\n" in channel._direct._head
+                await channel.close()
 
 
 async def test_connection_is_kept() -> None:

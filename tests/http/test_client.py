@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -12,6 +13,7 @@ import pytest
 import cardprod
 from cardprod import Client, UsageError
 from tests.cards import CARD
+from tests.table import Table
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,38 +31,39 @@ async def source() -> str:
 # --- What it refuses ---
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        *(
-            ("base_url", value)
-            for value in (None, 1, "", "api.wise.com", "ftp://api.wise.com", "https://", "https://a b")
-        ),
-        *(("base_url", f"https://{value}") for value in ("me:pw@api.wise.com", "api.wise.com?a=1", "api.wise.com#x")),
-        *(("base_url", value) for value in ("http://api.wise.com", "http://localhost.example", "https://a:99999")),
-        *(("api_version", value) for value in (None, 3, "", "v3/", "../v3", "v 3", "v3?x")),
-        *(("session", value) for value in (0, "session", aiohttp.ClientSession)),
-        *(("request_timeout", value) for value in (0, -1, True, None, "10", float("nan"), float("inf"), 10**400)),
-        *(("attempts", value) for value in (0, -1, True, None, 1.0, "3")),
-        *(("max_concurrency", value) for value in (0, -1, True, None, 1.0, "3")),
-        *(("rate_limit", value) for value in (0, 100, (100, 1000), cardprod.RateLimit)),
-        *(("ssl", value) for value in (True, False, "ca.pem")),
-        *(("allow_plain_http", value) for value in (None, 1, "no")),
-    ],
-)
-def test_bad_argument_is_named(name: str, value: object) -> None:
+def test_bad_argument_is_named() -> None:
     """A constructor's argument that cannot be right is a `UsageError` that names it."""
-    arguments: dict[str, Any] = {name: value}
-    with pytest.raises(UsageError, match=name):
-        Client("token", **arguments)
+    bad: dict[str, list[Any]] = {
+        "base_url": [
+            *(None, 1, "", "api.wise.com", "ftp://api.wise.com", "https://", "https://a b", "https://a:99999"),
+            *("https://me:pw@api.wise.com", "https://api.wise.com?a=1", "https://api.wise.com#x"),
+            *("http://api.wise.com", "http://localhost.example", "http://192.0.2.1"),
+        ],
+        "api_version": [None, 3, "", "v3/", "../v3", "v 3", "v3?x"],
+        "session": [0, "session", aiohttp.ClientSession],
+        "request_timeout": [0, -1, True, None, "10", float("nan"), float("inf"), 10**400],
+        "attempts": [0, -1, True, None, 1.0, "3"],
+        "max_concurrency": [0, -1, True, None, 1.0, "3"],
+        "rate_limit": [0, 100, (100, 1000), cardprod.RateLimit],
+        "ssl": [True, False, "ca.pem"],
+        "allow_plain_http": [None, 1, "no"],
+    }
+    with Table() as table:
+        for name, values in bad.items():
+            for value in values:
+                with table.row(name, value), pytest.raises(UsageError, match=name):
+                    Client("token", **{name: value})
 
 
-@pytest.mark.parametrize("token", [None, 1, b"bytes", "", " ", f"{SECRET}\n", f"two {SECRET}", f"{SECRET}é"])
-def test_bad_token_is_named_and_not_shown(token: Any) -> None:
+def test_bad_token_is_named_and_not_shown() -> None:
     """A token that cannot be right is a `UsageError` that does not show it."""
-    with pytest.raises(UsageError, match="token") as caught:
-        Client(token)
-    assert SECRET not in f"{caught.value!r} {caught.value}"
+    bad: list[Any] = [None, 1, b"bytes", "", " ", f"{SECRET}\n", f"two {SECRET}", f"{SECRET}é"]
+    with Table() as table:
+        for token in bad:
+            with table.row(token):
+                with pytest.raises(UsageError, match="token") as caught:
+                    Client(token)
+                assert SECRET not in f"{caught.value!r} {caught.value}"
 
 
 async def test_token_source_must_be_async(kiosk: Simulator) -> None:
@@ -71,64 +74,62 @@ async def test_token_source_must_be_async(kiosk: Simulator) -> None:
             await client.get_status(1, "card")
 
 
-@pytest.mark.parametrize("method", ["get_status", "wait_until_final"])
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        *(("profile_id", value) for value in (0, -1, True, None, 1.0, "1", 2**63)),
-        *(("card_token", value) for value in (None, 1, "", ".", "..", "a/b", "a b", "a?b", "é", "x" * 129)),
-    ],
-)
-async def test_bad_card_is_named(client: Client, kiosk: Simulator, method: str, name: str, value: object) -> None:
+async def test_bad_card_is_named(client: Client, kiosk: Simulator) -> None:
     """A card that cannot be is a `UsageError` that names what is wrong with it, before any request."""
-    arguments: dict[str, Any] = {"profile_id": 1, "card_token": "card", name: value}
+    bad: dict[str, list[Any]] = {
+        "profile_id": [0, -1, True, None, 1.0, "1", 2**63],
+        "card_token": [None, 1, "", ".", "..", "a/b", "a b", "a?b", "é", "x" * 129],
+    }
 
-    async def call() -> None:
+    async def await_it(method: str, **arguments: Any) -> None:
         await getattr(client, method)(**arguments)
 
-    with pytest.raises(UsageError, match=name):
-        await call()
+    with Table() as table:
+        for name, values in bad.items():
+            for value, method in product(values, ["get_status", "wait_until_final"]):
+                arguments: dict[str, Any] = {"profile_id": 1, "card_token": "card", name: value}
+                with table.row(method, name, value), pytest.raises(UsageError, match=name):
+                    await await_it(method, **arguments)
     assert kiosk.requests == []
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        *(("timeout", value) for value in (-1, True, "900", float("nan"), float("inf"), 10**400)),
-        *(("max_failures", value) for value in (0, -1, True, None, 1.0, "5")),
-        *(("schedule", value) for value in (None, 5, "often", cardprod.Backoff)),
-    ],
-)
-def test_bad_wait_argument_is_named(name: str, value: object) -> None:
+def test_bad_wait_argument_is_named() -> None:
     """A wait's argument that cannot be right is a `UsageError` that names it, before the wait is made."""
-    arguments: dict[str, Any] = {name: value}
-    with pytest.raises(UsageError, match=name):
-        Client("token").wait_until_final(1, "card", **arguments)
+    bad: dict[str, list[Any]] = {
+        "timeout": [-1, True, "900", float("nan"), float("inf"), 10**400],
+        "max_failures": [0, -1, True, None, 1.0, "5"],
+        "schedule": [None, 5, "often", cardprod.Backoff],
+    }
+    with Table() as table:
+        for name, values in bad.items():
+            for value in values:
+                with table.row(name, value), pytest.raises(UsageError, match=name):
+                    Client("token").wait_until_final(1, "card", **{name: value})
 
 
-@pytest.mark.parametrize(
-    ("profile_id", "card_token"), [(1, "x"), (2**63 - 1, "x" * 128), (7, "A-Za-z0-9._~-"), (7, "...")]
-)
-async def test_extreme_cards_travel_whole(kiosk: Simulator, client: Client, profile_id: int, card_token: str) -> None:
+async def test_extreme_cards_travel_whole(kiosk: Simulator, client: Client) -> None:
     """The smallest and the largest card, and every character a token may have, arrive as they are."""
-    kiosk.add((profile_id, card_token), "never")
-    assert (await client.get_status(profile_id, card_token)).status == "READY"
+    with Table() as table:
+        for card in ((1, "x"), (2**63 - 1, "x" * 128), (7, "A-Za-z0-9._~-"), (7, "...")):
+            with table.row(*card):
+                kiosk.add(card, "never")
+                assert (await client.get_status(*card)).status == "READY"
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
+def test_extreme_arguments_are_taken() -> None:
+    """Arguments at the edge of what can be right make a client, without a loop and without I/O."""
+    extreme: list[dict[str, Any]] = [
         {"request_timeout": 0.001, "attempts": 1, "max_concurrency": 1, "rate_limit": None},
         {"request_timeout": 86400, "attempts": 10**6, "max_concurrency": 10**6},
         {"base_url": "http://localhost:1"},
         {"base_url": "http://[::1]:1/"},
         {"base_url": "http://192.0.2.1", "allow_plain_http": True},
         {"base_url": "https://api-mtls.transferwise.com/base/", "api_version": "2026Q3"},
-    ],
-)
-def test_extreme_arguments_are_taken(settings: dict[str, Any]) -> None:
-    """Arguments at the edge of what can be right make a client, without a loop and without I/O."""
-    assert isinstance(Client("token", **settings), Client)
+    ]
+    with Table() as table:
+        for settings in extreme:
+            with table.row(settings):
+                Client("token", **settings)
 
 
 # --- The environment, and what is shown ---
@@ -176,11 +177,11 @@ def test_from_env_checks(monkeypatch: pytest.MonkeyPatch, name: str, value: str)
         Client.from_env()
 
 
-@pytest.mark.parametrize("token", [SECRET, source])
-def test_repr_shows_no_token(token: Any) -> None:
+def test_repr_shows_no_token() -> None:
     """A client prints where it asks, and not its token."""
-    shown = repr(Client(token, base_url=cardprod.SANDBOX, api_version="2026Q3"))
-    assert shown == "<Client of https://api.wise-sandbox.com, 2026Q3>"
+    for token in (SECRET, source):
+        shown = repr(Client(token, base_url=cardprod.SANDBOX, api_version="2026Q3"))
+        assert shown == "<Client of https://api.wise-sandbox.com, 2026Q3>"
 
 
 # --- Its life ---
@@ -259,36 +260,31 @@ async def test_borrowed_session_lasts_through_clients(kiosk: Simulator) -> None:
 # --- What is promised ---
 
 
-@pytest.mark.parametrize(
-    ("function", "signature"),
-    [
-        (
-            Client.__init__,
-            (
-                "(self, token: str | TokenSource, *, base_url: str = 'https://api.wise.com', api_version: str = 'v3',"
-                " session: aiohttp.ClientSession | None = None, request_timeout: float = 10.0, attempts: int = 3,"
-                " rate_limit: RateLimit | None = RateLimit(per_second=100, per_minute=1000),"
-                " max_concurrency: int = 100,"
-                " ssl: _ssl.SSLContext | None = None, allow_plain_http: bool = False,"
-                " safety_net: float = 300.0) -> None"
-            ),
-        ),
-        (Client.from_env, "() -> Self"),
-        (Client.get_status, "(self, profile_id: int, card_token: str) -> ProductionStatus"),
-        (
-            Client.wait_until_final,
-            (
-                "(self, profile_id: int, card_token: str, *, timeout: float | None = 900.0,"
-                " schedule: Schedule = Backoff(first=1.0, factor=1.6, ceiling=30.0, jitter=0.1), max_failures: int = 5)"
-                " -> Wait"
-            ),
-        ),
-        (Client.close, "(self) -> None"),
-    ],
-)
-def test_signatures_are_kept(function: Callable[..., object], signature: str) -> None:
+def test_signatures_are_kept() -> None:
     """Names, kinds, defaults and annotations of what users call stay as the design has them."""
-    assert str(inspect.signature(function)).replace("'", "").replace('"', "") == signature.replace("'", "")
+    signatures: dict[Callable[..., object], str] = {
+        Client.__init__: (
+            "(self, token: str | TokenSource, *, base_url: str = 'https://api.wise.com', api_version: str = 'v3',"
+            " session: aiohttp.ClientSession | None = None, request_timeout: float = 10.0, attempts: int = 3,"
+            " rate_limit: RateLimit | None = RateLimit(per_second=100, per_minute=1000),"
+            " max_concurrency: int = 100,"
+            " ssl: _ssl.SSLContext | None = None, allow_plain_http: bool = False,"
+            " safety_net: float = 300.0) -> None"
+        ),
+        Client.from_env: "() -> Self",
+        Client.get_status: "(self, profile_id: int, card_token: str) -> ProductionStatus",
+        Client.wait_until_final: (
+            "(self, profile_id: int, card_token: str, *, timeout: float | None = 900.0,"
+            " schedule: Schedule = Backoff(first=1.0, factor=1.6, ceiling=30.0, jitter=0.1), max_failures: int = 5)"
+            " -> Wait"
+        ),
+        Client.close: "(self) -> None",
+    }
+    with Table() as table:
+        for function, signature in signatures.items():
+            with table.row(function.__name__):
+                seen = str(inspect.signature(function)).replace("'", "").replace('"', "")
+                assert seen == signature.replace("'", "")
 
 
 def test_base_urls_are_wises() -> None:

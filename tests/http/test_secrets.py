@@ -35,9 +35,10 @@ from cardprod import cli
 from cardprod.otel import instrument
 from cardprod.simulator import Fault, LoggedRequest, Simulator
 from tests.raw_server import RawServer, http_answer
+from tests.table import Table, pairwise_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Iterator
+    from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator
     from pathlib import Path
 
 _BEARER = "bearer-canary-5b1d7f9e2c"
@@ -53,12 +54,20 @@ _CARD = cardprod.Card(123456, "card-token-canary-" + "0123456789" * 6)
 
 
 class _Spill:
-    """Everything that came out, as text, under the name of the place it came from."""
+    """Everything that came out, as text, under the name of the place it came from.
 
-    def __init__(self, collect: Callable[[_Spill], None] | None = None) -> None:
+    Args:
+        collect: Takes what other people collect: log records, output, warnings.
+        forget: Lets them begin anew.
+    """
+
+    def __init__(
+        self, collect: Callable[[_Spill], None] | None = None, forget: Callable[[], None] | None = None
+    ) -> None:
         self.texts: list[tuple[str, str]] = []
         self.logs: list[tuple[str, str]] = []
         self._collect = collect
+        self._forget = forget
         self.is_checked = False
 
     def check(self) -> None:
@@ -68,6 +77,15 @@ class _Spill:
         self.is_checked = True
         assert self.texts
         assert self.leaks() == []
+
+    @contextlib.contextmanager
+    def checked(self) -> Generator[None]:
+        """Search what comes out of the block, and nothing else."""
+        if self._forget is not None:
+            self._forget()
+        self.texts, self.logs = [], []
+        yield
+        self.check()
 
     def take(self, where: str, *things: object) -> None:
         """Take what would be printed of things."""
@@ -122,7 +140,7 @@ class _Spill:
 def spill(
     caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
 ) -> Iterator[_Spill]:
-    """What takes whatever comes out of a test, and searches it when the test says `check`."""
+    """What takes whatever comes out of a test, and searches it when the test says so."""
     for name in (None, "asyncio", "aiohttp", "cardprod"):
         caplog.set_level(logging.DEBUG, name)
 
@@ -131,7 +149,12 @@ def spill(
         spill.take("stdout and stderr", *capsys.readouterr())
         spill.take("warnings", *(warning.message for warning in recwarn))
 
-    spill = _Spill(collect)
+    def forget() -> None:
+        caplog.clear()
+        capsys.readouterr()
+        recwarn.clear()
+
+    spill = _Spill(collect, forget)
     yield spill
     assert spill.is_checked
 
@@ -238,7 +261,7 @@ async def _sourced() -> str:
 
 
 async def _drive(spill: _Spill, token: Any, base_url: str, **more: Any) -> list[BaseException | None]:
-    """Look, look with retries, wait, and iterate, with everything watching."""
+    """Poll once, wait, and iterate, with everything watching."""
     seen = _Seen()
     card = (_CARD.profile_id, _CARD.card_token)
     async with cardprod.Client(token, base_url=base_url, rate_limit=None, request_timeout=5, **more) as client:
@@ -265,26 +288,35 @@ async def _drive(spill: _Spill, token: Any, base_url: str, **more: Any) -> list[
 # --- The search itself ---
 
 
-@pytest.mark.parametrize("secret", [*_SECRETS, _CARD.card_token])
-def test_the_search_finds_a_leak(secret: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_search_finds_a_leak(caplog: pytest.LogCaptureFixture) -> None:
     """A secret in any place that is searched is found there, so that finding none means something."""
-    deep = ValueError("innocent")
-    deep.headers = {"Authorization": secret}  # type: ignore[attr-defined]
-    outer = KeyError("innocent")
-    outer.__context__ = deep
+    with Table() as table:
+        for secret in (*_SECRETS, _CARD.card_token):
+            with table.row(secret):
+                _assert_found(secret, caplog)
+
+
+def _assert_found(secret: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.clear()
     with caplog.at_level(logging.DEBUG):
         logging.getLogger("aiohttp").debug("of %s", secret)
         logging.getLogger().debug("extra", extra={"carried": [secret]})
         logging.getLogger("asyncio").error("formatted", exc_info=RuntimeError(secret))
+    assert len(caplog.records) == 3
     for record in caplog.records:
         spill = _Spill()
         spill.take_records([record])
         assert spill.leaks(), record.name
-    if secret != _CARD.card_token:
-        for error in (ValueError(secret), outer, cardprod.BadReply("innocent", body=secret)):
-            spill = _Spill()
-            spill.take_error(error)
-            assert spill.leaks(), error
+    if secret == _CARD.card_token:
+        return
+    deep = ValueError("innocent")
+    deep.headers = {"Authorization": secret}  # type: ignore[attr-defined]
+    outer = KeyError("innocent")
+    outer.__context__ = deep
+    for error in (ValueError(secret), outer, cardprod.BadReply("innocent", body=secret)):
+        spill = _Spill()
+        spill.take_error(error)
+        assert spill.leaks(), error
 
 
 # --- Servers that repeat what they were sent ---
@@ -293,38 +325,38 @@ def test_the_search_finds_a_leak(secret: str, caplog: pytest.LogCaptureFixture) 
 _STATUSES = [200, 201, 302, 400, 401, 403, 404, 408, 422, 429, 500, 503]
 
 
-@pytest.mark.parametrize("token", [_BEARER, _sourced], ids=["token", "source"])
-@pytest.mark.parametrize("kind", _ECHOES)
-@pytest.mark.parametrize("http_status", _STATUSES)
-async def test_echoed_look(http_status: int, kind: str, token: Any, spill: _Spill) -> None:
-    """A server that repeats a whole look, with any status and in any shape, gets no secret into anything."""
-    async with _EchoServer(_echo(http_status, kind)) as server:
-        ends = await _drive(spill, token, server.base_url, attempts=2)
-        assert all(isinstance(end, cardprod.CardprodError) for end in ends)
-        assert _authorization(server.heads[0]) in {f"Bearer {_BEARER}", f"Bearer {_SOURCED}"}
-    spill.check()
+@pytest.mark.timeout(300)  # at full size
+async def test_echoed_request(spill: _Spill, *, full_size: bool) -> None:
+    """A server that repeats a whole request, with any status, in any shape, as its trace id too, leaks no secret."""
+    tokens: dict[str, Any] = {"token": _BEARER, "source": _sourced}
+    with Table() as table:
+        for row in pairwise_rows(_STATUSES, [*_ECHOES], [*tokens], [False, True], is_full=full_size):
+            http_status, kind, token, with_trace = row
+            with table.row(*row), spill.checked():
+                async with _EchoServer(_echo(http_status, kind, with_trace=with_trace)) as server:
+                    ends = await _drive(spill, tokens[token], server.base_url, attempts=2)
+                    assert all(isinstance(end, cardprod.CardprodError) for end in ends)
+                    assert _authorization(server.heads[0]) in {f"Bearer {_BEARER}", f"Bearer {_SOURCED}"}
 
 
-@pytest.mark.parametrize("kind", _ECHOES)
-@pytest.mark.parametrize("http_status", _STATUSES)
-async def test_echoed_refresh(http_status: int, kind: str, spill: _Spill) -> None:
-    """A token endpoint that repeats the form and the credentials gets none of them into anything."""
-    echo = _echo(http_status, kind)
-    async with _EchoServer(lambda request: echo(request) if request.startswith("POST") else http_answer(503)) as server:
-        for access in ({}, {"access_token": _ACCESS, "expires_at": datetime.now(UTC) + timedelta(seconds=1)}):
-            ends = await _drive(spill, _oauth(server.base_url, **access), server.base_url, attempts=1)
-            assert all(isinstance(end, cardprod.CardprodError) for end in ends)
-        assert any(_authorization(head) == f"Basic {_BASIC}" and _REFRESH in head for head in server.heads)
-    spill.check()
+@pytest.mark.timeout(300)  # at full size
+async def test_echoed_refresh(spill: _Spill, *, full_size: bool) -> None:
+    """A token endpoint that repeats the form and the credentials, in any shape, leaks none of them."""
+    expired = {"access_token": _ACCESS, "expires_at": datetime.now(UTC) + timedelta(seconds=1)}
+    tokens: dict[str, dict[str, Any]] = {"no access token": {}, "expired": expired}
+    with Table() as table:
+        for row in pairwise_rows(_STATUSES, [*_ECHOES], [*tokens], [False, True], is_full=full_size):
+            http_status, kind, token, with_trace = row
+            with table.row(*row), spill.checked():
+                echo = _echo(http_status, kind, with_trace=with_trace)
+                async with _EchoServer(_only_refreshes(echo)) as server:
+                    ends = await _drive(spill, _oauth(server.base_url, **tokens[token]), server.base_url, attempts=1)
+                    assert all(isinstance(end, cardprod.CardprodError) for end in ends)
+                    assert any(_authorization(head) == f"Basic {_BASIC}" and _REFRESH in head for head in server.heads)
 
 
-@pytest.mark.parametrize("http_status", [200, 401, 403, 500])
-@pytest.mark.parametrize("with_oauth", [False, True])
-async def test_echoed_trace_id(http_status: int, with_oauth: bool, spill: _Spill) -> None:
-    """A server that repeats the Authorization header as its trace id gets no secret into anything."""
-    async with _EchoServer(_echo(http_status, "oauth", with_trace=True)) as server:
-        await _drive(spill, _oauth(server.base_url) if with_oauth else _BEARER, server.base_url, attempts=1)
-    spill.check()
+def _only_refreshes(answer: Callable[[str], bytes]) -> Callable[[str], bytes]:
+    return lambda request: answer(request) if request.startswith("POST") else http_answer(503)
 
 
 _AWKWARD: dict[str, Callable[[str], str]] = {
@@ -334,17 +366,15 @@ _AWKWARD: dict[str, Callable[[str], str]] = {
 }
 
 
-@pytest.mark.parametrize("spelling", _AWKWARD)
-async def test_echoed_in_another_spelling(spelling: str, spill: _Spill) -> None:
+async def test_echoed_in_another_spelling(spill: _Spill) -> None:
     """A secret that the token endpoint repeats as a form, HTML or JSON spells it is not shown either."""
     awkward = f'a/b+"&<>={_REFRESH}'
-
-    def answer(_: str) -> bytes:
-        return http_answer(400, f"bad token {_AWKWARD[spelling](awkward)}", Content_Type="text/plain")
-
-    async with _EchoServer(answer) as server:
-        await _drive(spill, _oauth(server.base_url, refresh_token=awkward), server.base_url, attempts=1)
-    spill.check()
+    with Table() as table:
+        for name, spell in _AWKWARD.items():
+            answer = _always(400, f"bad token {spell(awkward)}")
+            with table.row(name), spill.checked():
+                async with _EchoServer(answer) as server:
+                    await _drive(spill, _oauth(server.base_url, refresh_token=awkward), server.base_url, attempts=1)
 
 
 # --- Everything that can happen on the way ---
@@ -365,39 +395,45 @@ _FAULTS = {
 }
 
 
-@pytest.mark.parametrize("times", [1, 30], ids=["passing", "lasting"])
-@pytest.mark.parametrize("fault", _FAULTS.values(), ids=_FAULTS)
-async def test_look_at_the_kiosk(fault: Fault | None, times: int, spill: _Spill) -> None:
+_TIMES = {"passing": 1, "lasting": 30}
+
+
+async def test_poll_of_the_kiosk(spill: _Spill) -> None:
     """Whatever goes wrong at the kiosk, once or for good, no secret comes out, and nothing of it is in its own log."""
-    told: list[LoggedRequest] = []
-    async with Simulator(token=_BEARER, on_request=told.append) as kiosk:
-        kiosk.add(_CARD, "jams")
-        if fault is not None:
-            kiosk.fail_next(fault, times=times)
-        await _drive(spill, _BEARER, kiosk.base_url, attempts=2)
-        spill.take("simulator", kiosk, told, kiosk.requests)
-    assert told == kiosk.requests
-    spill.check()
+    with Table() as table:
+        for name, times in itertools.product(_FAULTS, _TIMES):
+            logged: list[LoggedRequest] = []
+            with table.row(name, times), spill.checked():
+                async with Simulator(token=_BEARER, on_request=logged.append) as kiosk:
+                    kiosk.add(_CARD, "jams")
+                    if (fault := _FAULTS[name]) is not None:
+                        kiosk.fail_next(fault, times=_TIMES[times])
+                    await _drive(spill, _BEARER, kiosk.base_url, attempts=2)
+                    spill.take("simulator", kiosk, logged, kiosk.requests)
+                assert logged == kiosk.requests
 
 
-@pytest.mark.parametrize("times", [1, 30], ids=["passing", "lasting"])
-@pytest.mark.parametrize("fault", _FAULTS.values(), ids=_FAULTS)
-async def test_refresh_at_the_kiosk(fault: Fault | None, times: int, spill: _Spill) -> None:
+async def test_refresh_at_the_kiosk(spill: _Spill, *, full_size: bool) -> None:
     """Whatever goes wrong with a refresh, with an old token that is good still or none, no secret comes out."""
     pairs: list[cardprod.TokenPair] = []
 
     async def store(pair: cardprod.TokenPair) -> None:
         pairs.append(pair)
 
-    for more in ({}, {"access_token": _ACCESS, "expires_at": datetime.now(UTC) + timedelta(seconds=100)}):
-        async with Simulator(token=None) as kiosk:
-            kiosk.add(_CARD, "prints")
-            if fault is not None:
-                kiosk.fail_next_refresh(fault, times=times)
-            token = _oauth(kiosk.base_url, on_refresh=store, refresh_before=1000, **more)
-            await _drive(spill, token, kiosk.base_url, attempts=2)
-            spill.take("simulator", kiosk, kiosk.requests, pairs)
-    spill.check()
+    good = {"access_token": _ACCESS, "expires_at": datetime.now(UTC) + timedelta(seconds=100)}
+    tokens: dict[str, dict[str, Any]] = {"no access token": {}, "good": good}
+    with Table() as table:
+        for row in pairwise_rows([*_FAULTS], [*_TIMES], [*tokens], is_full=full_size):
+            name, times, access = row
+            with table.row(*row), spill.checked():
+                async with Simulator(token=None) as kiosk:
+                    kiosk.add(_CARD, "prints")
+                    if (fault := _FAULTS[name]) is not None:
+                        kiosk.fail_next_refresh(fault, times=_TIMES[times])
+                    token = _oauth(kiosk.base_url, on_refresh=store, refresh_before=1000, **tokens[access])
+                    await _drive(spill, token, kiosk.base_url, attempts=2)
+                    spill.take("simulator", kiosk, kiosk.requests, pairs)
+    assert pairs
 
 
 def _grant(request: str) -> bytes:
@@ -424,15 +460,19 @@ async def test_refresh_that_works(spill: _Spill) -> None:
     spill.check()
 
 
-@pytest.mark.parametrize("body", ["{}", "[]", "", '{"access_token":"a b"}', f'{{"access_token":["{_NEW_ACCESS}"]}}',
-                                  f'{{"access_token":"{_NEW_ACCESS}', f'{{"access_token":"{_NEW_ACCESS}\\n"}}',
-                                  f'{{"refresh_token":"{_NEW_REFRESH}"}}'])  # fmt: skip
-async def test_grant_that_cannot_be_read(body: str, spill: _Spill) -> None:
+_UNREADABLE = ["{}", "[]", "", '{"access_token":"a b"}', f'{{"access_token":["{_NEW_ACCESS}"]}}',
+               f'{{"access_token":"{_NEW_ACCESS}', f'{{"access_token":"{_NEW_ACCESS}\\n"}}',
+               f'{{"refresh_token":"{_NEW_REFRESH}"}}']  # fmt: skip
+
+
+async def test_grant_that_cannot_be_read(spill: _Spill) -> None:
     """A grant that is cut, nested or misspelt shows nothing of the tokens in it."""
-    async with _EchoServer(lambda _: http_answer(200, body)) as server:
-        ends = await _drive(spill, _oauth(server.base_url), server.base_url, attempts=1)
-        assert isinstance(ends[0], cardprod.BadReply)
-    spill.check()
+    with Table() as table:
+        for body in _UNREADABLE:
+            with table.row(body), spill.checked():
+                async with _EchoServer(_always(200, body)) as server:
+                    ends = await _drive(spill, _oauth(server.base_url), server.base_url, attempts=1)
+                    assert isinstance(ends[0], cardprod.BadReply)
 
 
 async def test_on_refresh_raises(spill: _Spill) -> None:
@@ -448,13 +488,15 @@ async def test_on_refresh_raises(spill: _Spill) -> None:
     spill.check()
 
 
-@pytest.mark.parametrize("token", [_BEARER, _sourced, None], ids=["token", "source", "oauth"])
-async def test_garbage_that_repeats_the_request(token: Any, spill: _Spill) -> None:
+async def test_garbage_that_repeats_the_request(spill: _Spill) -> None:
     """A server that throws the request back as it came, which is no HTTP answer, gets no secret into anything."""
-    async with _EchoServer(lambda request: request.encode()) as server:
-        ends = await _drive(spill, token or _oauth(server.base_url), server.base_url, attempts=2)
-        assert isinstance(ends[0], cardprod.TransportError)
-    spill.check()
+    tokens: dict[str, Any] = {"token": _BEARER, "source": _sourced, "oauth": None}
+    with Table() as table:
+        for name, token in tokens.items():
+            with table.row(name), spill.checked():
+                async with _EchoServer(str.encode) as server:
+                    ends = await _drive(spill, token or _oauth(server.base_url), server.base_url, attempts=2)
+                    assert isinstance(ends[0], cardprod.TransportError)
 
 
 _GARBLED: dict[str, Callable[[str], str]] = {
@@ -467,16 +509,20 @@ _GARBLED: dict[str, Callable[[str], str]] = {
 }
 
 
-@pytest.mark.parametrize("way", ["direct", "session"])
-@pytest.mark.parametrize("token", [_BEARER, None], ids=["token", "oauth"])
-@pytest.mark.parametrize("garble", _GARBLED.values(), ids=_GARBLED)
 async def test_garbage_that_repeats_the_secret(
-    garble: Callable[[str], str], token: Any, way: str, spill: _Spill, monkeypatch: pytest.MonkeyPatch
+    spill: _Spill, monkeypatch: pytest.MonkeyPatch, *, full_size: bool
 ) -> None:
     """A server that puts the secret where its answer goes wrong does not get it into the error's cause."""
-    if way == "session":
-        monkeypatch.setattr("cardprod.channel._SENDER", "_gone_one_day")
+    with Table() as table:
+        for row in pairwise_rows([*_GARBLED], ["token", "oauth"], ["direct", "session"], is_full=full_size):
+            name, token, way = row
+            with table.row(*row), spill.checked(), monkeypatch.context() as patch:
+                if way == "session":
+                    patch.setattr("cardprod.channel._SENDER", "_gone_one_day")
+                await _drive_at_garbage(spill, _GARBLED[name], with_oauth=token == "oauth")
 
+
+async def _drive_at_garbage(spill: _Spill, garble: Callable[[str], str], *, with_oauth: bool) -> None:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         request = (await reader.readuntil(b"\r\n\r\n")).decode()
         writer.write(garble(_authorization(request).split()[-1]).encode())
@@ -485,16 +531,20 @@ async def test_garbage_that_repeats_the_secret(
 
     async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
         base_url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        ends = await _drive(spill, token or _oauth(base_url), base_url, attempts=2)
+        ends = await _drive(spill, _oauth(base_url) if with_oauth else _BEARER, base_url, attempts=2)
         assert isinstance(ends[0], cardprod.TransportError)
         await asyncio.sleep(0.1)
-    spill.check()
 
 
-@pytest.mark.parametrize("what", ["cancelled", "timed out", "closed", "dropped"])
-@pytest.mark.parametrize("at", ["look", "refresh"])
-async def test_given_up_half_way(what: str, at: str, spill: _Spill) -> None:
-    """A look that is cancelled, overtaken by its time, closed under way or dropped shows no secret."""
+async def test_given_up_half_way(spill: _Spill) -> None:
+    """A poll that is cancelled, overtaken by its time, closed under way or dropped shows no secret."""
+    with Table() as table:
+        for what, at in itertools.product(["cancelled", "timed out", "closed", "dropped"], ["poll", "refresh"]):
+            with table.row(what, at), spill.checked():
+                await _give_up(spill, what, at)
+
+
+async def _give_up(spill: _Spill, what: str, at: str) -> None:
     card = (_CARD.profile_id, _CARD.card_token)
     seen = _Seen()
     async with Simulator(token=None) as kiosk:
@@ -524,7 +574,6 @@ async def test_given_up_half_way(what: str, at: str, spill: _Spill) -> None:
         await client.close()
     del wait, tasks
     seen.give(spill)
-    spill.check()
 
 
 async def test_no_connection(spill: _Spill, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -568,14 +617,15 @@ def _always(http_status: int, body: str) -> Callable[[str], bytes]:
     return lambda _: http_answer(http_status, body)
 
 
-async def test_told_card_token_is_short_in_logs(spill: _Spill) -> None:
+async def test_reported_card_token_is_short_in_logs(spill: _Spill) -> None:
     """A server that names the card in its words, as an error or as a status, gets its whole token into no log."""
     words = json.dumps({"code": "x", "detail": f"no card {_CARD.card_token} here"})
     seen = json.dumps({"status": "ODD", "errorCode": "NEW", "description": f"card {_CARD.card_token}"})
-    for http_status, body in ((503, words), (404, words), (422, words), (200, seen)):
-        async with _EchoServer(_always(http_status, body)) as server:
-            await _drive(spill, _BEARER, server.base_url, attempts=1)
-    spill.check()
+    with Table() as table:
+        for http_status, body in ((503, words), (404, words), (422, words), (200, seen)):
+            with table.row(http_status), spill.checked():
+                async with _EchoServer(_always(http_status, body)) as server:
+                    await _drive(spill, _BEARER, server.base_url, attempts=1)
 
 
 # --- Arguments in the wrong place ---
@@ -590,44 +640,31 @@ _GOOD_OAUTH: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("bad", [_BEARER, f"{_BEARER}\n", f"Bearer {_BEARER}", f" {_BEARER}", f"{_BEARER}é",
-                                 _BEARER.encode(), [_BEARER]], ids=ascii)  # fmt: skip
-@pytest.mark.parametrize(
-    ("cls", "name"),
-    [
-        (cardprod.Client, "token"),
-        (cardprod.Client, "base_url"),
-        (cardprod.OAuthToken, "client_secret"),
-        (cardprod.OAuthToken, "refresh_token"),
-        (cardprod.OAuthToken, "access_token"),
-        (cardprod.OAuthToken, "base_url"),
-    ],
-)
-def test_secret_in_the_wrong_place(cls: Any, name: str, bad: object, spill: _Spill) -> None:
+_MISPLACED: list[Any] = [_BEARER, f"{_BEARER}\n", f"Bearer {_BEARER}", f" {_BEARER}", f"{_BEARER}é",
+                         _BEARER.encode(), [_BEARER]]  # fmt: skip
+_PLACES: list[tuple[Any, str, list[Any]]] = [
+    *((cardprod.Client, name, _MISPLACED) for name in ("token", "base_url")),
+    *((cardprod.OAuthToken, name, _MISPLACED) for name in ("client_secret", "refresh_token", "access_token")),
+    (cardprod.OAuthToken, "base_url", _MISPLACED),
+    *((cardprod.Client, name, [f"Bearer {_BEARER}"]) for name in ("api_version", "session")),
+    *(
+        (cardprod.OAuthToken, name, [f"Bearer {_BEARER}"])
+        for name in ("api_version", "expires_at", "on_refresh", "session")
+    ),
+]
+
+
+def test_secret_in_the_wrong_place(spill: _Spill) -> None:
     """A constructor that is given a secret in the wrong place, or with white space, refuses it without showing it."""
-    good = _GOOD_CLIENT if cls is cardprod.Client else _GOOD_OAUTH
-    try:
-        arguments: dict[str, Any] = {**good, name: bad}
-        spill.take("repr", cls(**arguments))
-    except cardprod.UsageError as error:
-        spill.take_error(error)
-    spill.check()
-
-
-@pytest.mark.parametrize(
-    ("cls", "name"),
-    [
-        (cardprod.Client, "api_version"),
-        (cardprod.Client, "session"),
-        (cardprod.OAuthToken, "api_version"),
-        (cardprod.OAuthToken, "expires_at"),
-        (cardprod.OAuthToken, "on_refresh"),
-        (cardprod.OAuthToken, "session"),
-    ],
-)
-def test_secret_in_a_far_place(cls: Any, name: str, spill: _Spill) -> None:
-    """A secret in the place of something that is no text at all, or of a version, is refused without showing it."""
-    test_secret_in_the_wrong_place(cls, name, f"Bearer {_BEARER}", spill)
+    with Table() as table:
+        for cls, name, values in _PLACES:
+            good = _GOOD_CLIENT if cls is cardprod.Client else _GOOD_OAUTH
+            for value in values:
+                with table.row(cls.__name__, name, value), spill.checked():
+                    try:
+                        spill.take("repr", cls(**{**good, name: value}))
+                    except cardprod.UsageError as error:
+                        spill.take_error(error)
 
 
 def test_swapped_secrets(spill: _Spill) -> None:
@@ -659,60 +696,61 @@ def at(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     return lambda base_url: monkeypatch.setenv("CARDPROD_BASE_URL", base_url)
 
 
-@pytest.mark.parametrize("as_json", [False, True], ids=["text", "json"])
-@pytest.mark.parametrize("http_status", [200, 401, 403, 404, 500, 0])
-async def test_command(http_status: int, as_json: bool, at: Callable[[str], None], spill: _Spill) -> None:
+_SERVERS: dict[str, Callable[[str], bytes]] = {
+    "produced": lambda _: http_answer(200, '{"status":"PRODUCED"}'),
+    **{str(http_status): _echo(http_status, "oauth") for http_status in (200, 401, 403, 404, 500)},
+}
+
+
+async def test_command(at: Callable[[str], None], spill: _Spill) -> None:
     """`status` and `wait` print no secret: with a card that is produced, and with a server that repeats the request."""
-    out = io.StringIO()
-    async with _EchoServer(_echo(http_status, "oauth") if http_status else _produced) as server:
-        at(server.base_url)
-        for command in (["status"], ["wait", "--timeout", "5"]):
-            argv = [*command, str(_CARD.profile_id), _CARD.card_token, *(["--json"] if as_json else [])]
-            exit_code = await cli.run(cli.parser().parse_args(argv), cli.report_to(out, as_json=as_json))
-            assert (exit_code == 0) == (http_status == 0)
-    spill.take("output", out.getvalue())
-    spill.check()
+    with Table() as table:
+        for name, as_json in itertools.product(_SERVERS, [False, True]):
+            out = io.StringIO()
+            with table.row(name, as_json), spill.checked():
+                async with _EchoServer(_SERVERS[name]) as server:
+                    at(server.base_url)
+                    for command in (["status"], ["wait", "--timeout", "5"]):
+                        argv = [*command, str(_CARD.profile_id), _CARD.card_token, *(["--json"] if as_json else [])]
+                        exit_code = await cli.run(cli.parser().parse_args(argv), cli.report_to(out, as_json=as_json))
+                        assert (exit_code == 0) == (name == "produced")
+                spill.take("output", out.getvalue())
 
 
-@pytest.mark.parametrize("http_status", [200, 401, 403, 404, 500, 0])
 async def test_watch(
-    http_status: int, at: Callable[[str], None], spill: _Spill, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    at: Callable[[str], None], spill: _Spill, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """`watch` and its checkpoint file hold no secret, whatever a server says and a list has."""
-    file, out = tmp_path / "cards", io.StringIO()
+    file = tmp_path / "cards"
     file.write_text(f"{_CARD.profile_id},{_CARD.card_token}\n{_BEARER}\n")
-    async with _EchoServer(_echo(http_status, "oauth") if http_status else _produced) as server:
-        at(server.base_url)
-        for more in ([], ["--json"]):
-            state = tmp_path / f"state{len(more)}"
-            arguments = cli.parser().parse_args(["watch", str(file), "--checkpoint", str(state), *more])
-            assert await cli.run(arguments, cli.report_to(out, as_json=bool(more))) == (4 if http_status else 2)
-            spill.take("checkpoint", state.read_text())
-    spill.take("output", out.getvalue(), capsys.readouterr().err)
-    spill.check()
+    with Table() as table:
+        for name, as_json in itertools.product(_SERVERS, [False, True]):
+            out, state = io.StringIO(), tmp_path / f"{name}-{as_json}"
+            with table.row(name, as_json), spill.checked():
+                async with _EchoServer(_SERVERS[name]) as server:
+                    at(server.base_url)
+                    argv = ["watch", str(file), "--checkpoint", str(state), *(["--json"] if as_json else [])]
+                    exit_code = await cli.run(cli.parser().parse_args(argv), cli.report_to(out, as_json=as_json))
+                    assert exit_code == (2 if name == "produced" else 4)
+                spill.take("checkpoint", state.read_text())
+                spill.take("output", out.getvalue(), capsys.readouterr().err)
 
 
-def _produced(_: str) -> bytes:
-    return http_answer(200, '{"status":"PRODUCED"}')
-
-
-@pytest.mark.parametrize("as_json", [False, True], ids=["text", "json"])
-@pytest.mark.parametrize("bad", [f"{_BEARER}\n", f"Bearer {_BEARER}"])
-async def test_command_with_a_bad_token(
-    bad: str, as_json: bool, monkeypatch: pytest.MonkeyPatch, spill: _Spill
-) -> None:
+async def test_command_with_a_bad_token(monkeypatch: pytest.MonkeyPatch, spill: _Spill) -> None:
     """A token in the environment that cannot be right is refused without printing it."""
-    out = io.StringIO()
-    monkeypatch.setenv("CARDPROD_TOKEN", bad)
-    arguments = cli.parser().parse_args(["status", "1", "card", *(["--json"] if as_json else [])])
-    assert await cli.run(arguments, cli.report_to(out, as_json=as_json)) == 2
-    spill.take("output", out.getvalue())
-    spill.check()
+    with Table() as table:
+        for bad, as_json in itertools.product([f"{_BEARER}\n", f"Bearer {_BEARER}"], [False, True]):
+            out = io.StringIO()
+            monkeypatch.setenv("CARDPROD_TOKEN", bad)
+            arguments = cli.parser().parse_args(["status", "1", "card", *(["--json"] if as_json else [])])
+            with table.row(bad, as_json), spill.checked():
+                assert await cli.run(arguments, cli.report_to(out, as_json=as_json)) == 2
+                spill.take("output", out.getvalue())
 
 
 @pytest.mark.parametrize("as_json", [False, True], ids=["text", "json"])
 async def test_simulate(as_json: bool, spill: _Spill) -> None:
-    """`simulate` prints each look and refresh without a secret."""
+    """`simulate` prints each request and refresh without a secret."""
     out = io.StringIO()
     arguments = cli.parser().parse_args(["simulate", "--port", "0"])
     running = asyncio.create_task(cli.run(arguments, cli.report_to(out, as_json=as_json)))

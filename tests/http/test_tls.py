@@ -16,6 +16,7 @@ import trustme
 
 import cardprod
 from cardprod import Client, OAuthToken, UsageError
+from tests.table import Table
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -39,10 +40,10 @@ def server_context(certificate: Any, clients: Any = None) -> ssl.SSLContext:
     return context
 
 
-def client_context(certificate: Any = None, *, trusts: str = "ours") -> ssl.SSLContext:
+def client_context(certificate: Any = None) -> ssl.SSLContext:
     """Make a client's side, as README says."""
     context = ssl.create_default_context()
-    authority(trusts).configure_trust(context)
+    authority("ours").configure_trust(context)
     if certificate is not None:
         certificate.configure_cert(context)
     return context
@@ -96,52 +97,53 @@ async def look(base_url: str, context: ssl.SSLContext | None) -> cardprod.Produc
         return await client.get_status(1, "card")
 
 
-@pytest.mark.parametrize(
-    ("certificate", "trusts", "words"),
-    [
-        ({"by": "theirs"}, "ours", "unknown authority"),
-        ({"years": (2020, 2021)}, "ours", "has expired"),
-        ({"years": (2098, 2099)}, "ours", "not valid yet"),
-        ({"identity": "kiosk.example"}, "ours", "for another host"),
-    ],
-)
 @pytest.mark.looptime(False)  # the server is a thread, and has no part in virtual time
-async def test_server_that_is_not_trusted(certificate: dict[str, Any], trusts: str, words: str) -> None:
+async def test_server_that_is_not_trusted() -> None:
     """A server whose certificate is not good is a `TransportError` that says why, before it gets the token."""
-    with (
-        tls_server(server_context(issue(**certificate))) as base_url,
-        pytest.raises(cardprod.TransportError, match=words) as caught,
-    ):
-        await look(base_url, client_context(trusts=trusts))
-    assert isinstance(caught.value.__cause__, aiohttp.ClientConnectorCertificateError)
+    certificates: dict[str, dict[str, Any]] = {
+        "unknown authority": {"by": "theirs"},
+        "has expired": {"years": (2020, 2021)},
+        "not valid yet": {"years": (2098, 2099)},
+        "for another host": {"identity": "kiosk.example"},
+    }
+    with Table() as table:
+        for words, certificate in certificates.items():
+            with table.row(words), tls_server(server_context(issue(**certificate))) as base_url:
+                with pytest.raises(cardprod.TransportError, match=words) as caught:
+                    await look(base_url, client_context())
+                assert isinstance(caught.value.__cause__, aiohttp.ClientConnectorCertificateError)
 
 
-@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
-@pytest.mark.parametrize(
-    ("certificate", "words"),
-    [
-        (None, "client certificate"),
-        ({"by": "theirs"}, "does not know the authority of the client certificate"),
-        ({"years": (2020, 2021)}, "client certificate has expired"),
-    ],
-)
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=["TLS 1.2", "TLS 1.3"])
 @pytest.mark.looptime(False)
-async def test_client_that_is_not_trusted(
-    version: ssl.TLSVersion, certificate: dict[str, Any] | None, words: str
-) -> None:
+async def test_client_that_is_not_trusted(version: ssl.TLSVersion) -> None:
     """A server that wants a client certificate, or a better one, is a `TransportError` that says so."""
+    certificates: dict[str, Any] = {
+        "client certificate": None,
+        "does not know the authority of the client certificate": {"by": "theirs"},
+        "client certificate has expired": {"years": (2020, 2021)},
+    }
     context = server_context(issue(), authority("ours"))
     context.minimum_version = context.maximum_version = version
-    own = None if certificate is None else issue("client@bank.example", **certificate)
-    with tls_server(context) as base_url, pytest.raises(cardprod.TransportError, match=words):
-        await look(base_url, client_context(own))
+    with Table() as table:
+        for words, certificate in certificates.items():
+            own = None if certificate is None else issue("client@bank.example", **certificate)
+            refused = pytest.raises(cardprod.TransportError, match=words)
+            with table.row(words), tls_server(context) as base_url, refused:
+                await look(base_url, client_context(own))
 
 
 @pytest.mark.looptime(False)
 async def test_client_that_is_trusted() -> None:
-    """A client certificate in the context that the caller gives lets the client in."""
+    """A client certificate in the context that the caller gives lets the client in, on a lent session too."""
+    context = client_context(issue("client@bank.example"))
     with tls_server(server_context(issue(), authority("ours"))) as base_url:
-        assert (await look(base_url, client_context(issue("client@bank.example")))).status == "READY"
+        assert (await look(base_url, context)).status == "READY"
+        async with (
+            aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=context)) as session,
+            Client("bearer-token", base_url=base_url, session=session) as client,
+        ):
+            assert (await client.get_status(1, "card")).status == "READY"
 
 
 @pytest.mark.looptime(False)
@@ -164,24 +166,22 @@ def unverified(*, is_host_alone: bool = False) -> ssl.SSLContext:
     return context
 
 
-@pytest.mark.parametrize(
-    "context",
-    [
-        unverified(),
-        unverified(is_host_alone=True),
-        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH),  # the purpose is the server's, for all that it sounds
-    ],
-    ids=["nothing", "no host", "a server's"],
-)
-async def test_verification_is_not_turned_off(context: ssl.SSLContext) -> None:
+async def test_verification_is_not_turned_off() -> None:
     """A context that does not verify the server is refused, wherever it comes from, before any I/O."""
-    with pytest.raises(UsageError, match=r"the ssl context does not verify.*create_default_context"):
-        Client("token", ssl=context)
-    with pytest.raises(UsageError, match="the ssl context does not verify"):
-        OAuthToken("id", "secret", "refresh-token", ssl=context)
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=context)) as session:
-        with pytest.raises(UsageError, match="the session's ssl context does not verify"):
-            Client("token", session=session)
+    contexts = {
+        "nothing": unverified(),
+        "no host": unverified(is_host_alone=True),
+        "a server's": ssl.create_default_context(ssl.Purpose.CLIENT_AUTH),  # the purpose is the server's
+    }
+    with Table() as table:
+        for name, context in contexts.items():
+            with table.row(name, "client"), pytest.raises(UsageError, match=r"ssl context .*create_default_context"):
+                Client("token", ssl=context)
+            with table.row(name, "token"), pytest.raises(UsageError, match="the ssl context does not verify"):
+                OAuthToken("id", "secret", "refresh-token", ssl=context)
+            async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=context)) as session:
+                with table.row(name, "session"), pytest.raises(UsageError, match="session's ssl context does not"):
+                    Client("token", session=session)
 
 
 async def test_lent_session_may_not_turn_it_off() -> None:

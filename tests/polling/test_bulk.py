@@ -6,7 +6,7 @@ import asyncio
 import gc
 import tracemalloc
 from datetime import datetime
-from itertools import groupby
+from itertools import groupby, product
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +35,7 @@ from cardprod.simulator import Fault, Simulator
 from tests.cards import CARD, event_of
 from tests.leftovers import assert_idle, assert_nothing_left
 from tests.raw_server import RawServer, http_answer
+from tests.table import Table
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -89,19 +90,21 @@ def sources(cards: list[Card]) -> dict[str, Cards]:
     }
 
 
-@pytest.mark.parametrize("kind", ["list", "generator", "dict", "tuples", "async"])
-async def test_any_source(kiosk: Simulator, client: Client, kind: str) -> None:
-    """Cards come from any iterable or async iterable, for one look at each or until all are final."""
-    cards = put(kiosk, 5)
-    statuses = await client.get_statuses(sources(cards)[kind])
-    assert {card: getattr(status, "status", status) for card, status in statuses.items()} == dict.fromkeys(
-        cards, Status.READY
-    )
-    finals = await client.wait_until_all_final(sources(cards)[kind])
-    assert {card: getattr(status, "status", status) for card, status in finals.items()} == dict.fromkeys(
-        cards, Status.PRODUCED
-    )
-    assert_none_waited_for(client)
+async def test_any_source(kiosk: Simulator, client: Client) -> None:
+    """Cards come from any iterable or async iterable, for one poll of each or until all are final."""
+    with Table() as table:
+        for kind in sources([]):
+            cards = put(kiosk, 3)
+            with table.row(kind):
+                outcomes = await client.get_statuses(sources(cards)[kind])
+                assert _statuses(outcomes) == dict.fromkeys(cards, Status.READY)
+                outcomes = await client.wait_until_all_final(sources(cards)[kind])
+                assert _statuses(outcomes) == dict.fromkeys(cards, Status.PRODUCED)
+                assert_none_waited_for(client)
+
+
+def _statuses(outcomes: dict[Card, ProductionStatus | CardprodError]) -> dict[Card, object]:
+    return {card: getattr(outcome, "status", outcome) for card, outcome in outcomes.items()}
 
 
 async def test_no_cards(client: Client) -> None:
@@ -131,24 +134,28 @@ async def test_repeated_cards(kiosk: Simulator, client: Client) -> None:
     ]
 
 
-@pytest.mark.parametrize("garbage", [None, 5, (1,), (0, "card"), (1, "no spaces"), "123456"])
-async def test_garbage_among_cards(kiosk: Simulator, client: Client, garbage: Any) -> None:
+async def test_garbage_among_cards(kiosk: Simulator, client: Client) -> None:
     """What is no card is refused by its number, and the block is left clean."""
-    with pytest.raises(UsageError, match="card number 2: "):
-        await client.get_statuses([*put(kiosk, 1), garbage])
-    with pytest.raises(UsageError, match="card number 2: "):
-        await client.wait_until_all_final([*put(kiosk, 1), garbage])
-    assert_none_waited_for(client)
+    bad: list[Any] = [None, 5, (1,), (0, "card"), (1, "no spaces"), "123456"]
+    with Table() as table:
+        for garbage in bad:
+            for face in (client.get_statuses, client.wait_until_all_final):
+                with table.row(garbage, face.__name__):
+                    with pytest.raises(UsageError, match="card number 2: "):
+                        await face([*put(kiosk, 1), garbage])
+                    assert_none_waited_for(client)
 
 
-@pytest.mark.parametrize("source", ["123456/card", b"bytes", 5, None])
-async def test_no_source(client: Client, source: Any) -> None:
+async def test_no_source(client: Client) -> None:
     """What cannot be iterated, or is a text, is refused before any I/O."""
-    with pytest.raises(UsageError, match="cards must be"):
-        client.get_statuses(source)
-    if source is not None:
-        with pytest.raises(UsageError, match="cards must be"):
-            client.wait_until_all_final(source)
+    bad: list[Any] = ["123456/card", b"bytes", 5, None]
+    with Table() as table:
+        for source in bad:
+            with table.row("get_statuses", source), pytest.raises(UsageError, match="cards must be"):
+                client.get_statuses(source)
+        for source in bad[:-1]:  # a batch of None is one that cards are added to
+            with table.row("wait_until_all_final", source), pytest.raises(UsageError, match="cards must be"):
+                client.wait_until_all_final(source)
 
 
 async def test_source_that_raises(kiosk: Simulator, client: Client) -> None:
@@ -335,28 +342,27 @@ async def test_schedule_of_nonsense(kiosk: Simulator, client: Client) -> None:
     assert_none_waited_for(client)
 
 
-@pytest.mark.parametrize(
-    ("terms", "words"),
-    [
-        ({"timeout": -1}, "timeout"),
-        ({"batch_timeout": float("nan")}, "batch_timeout"),
-        ({"max_failures": 0}, "max_failures"),
-        ({"schedule": AdaptiveSchedule}, "schedule"),
-    ],
-)
-async def test_terms_that_cannot_be_right(client: Client, terms: dict[str, Any], words: str) -> None:
+async def test_terms_that_cannot_be_right(client: Client) -> None:
     """Terms that cannot be right are refused at once, by name."""
-    with pytest.raises(UsageError, match=words):
-        client.wait_until_all_final([], **terms)
+    bad: dict[str, Any] = {
+        "timeout": -1,
+        "batch_timeout": float("nan"),
+        "max_failures": 0,
+        "schedule": AdaptiveSchedule,
+    }
+    with Table() as table:
+        for name, value in bad.items():
+            with table.row(name, value), pytest.raises(UsageError, match=name):
+                client.wait_until_all_final([], **{name: value})
 
 
 # --- What is held back ---
 
 
 async def test_slow_reader(kiosk: Simulator, client: Client) -> None:
-    """Whoever reads slowly holds the looks back, and gets everything in the end."""
-    cards = put(kiosk, 1500)
-    async with client.wait_until_all_final(cards, schedule=Backoff(first=5, factor=1)) as steps:
+    """Whoever reads slowly holds the polls back, and gets everything in the end."""
+    cards = put(kiosk, 600)
+    async with client.wait_until_all_final(cards, schedule=Backoff(first=15, factor=1)) as steps:
         pairs = aiter(steps)
         told = [await anext(pairs)]
         await asyncio.sleep(3600)
@@ -366,21 +372,24 @@ async def test_slow_reader(kiosk: Simulator, client: Client) -> None:
     assert sorted(ends, key=str) == sorted(cards, key=str)
 
 
-async def test_single_look_beside_a_crowd(kiosk: Simulator, client: Client, full_size: bool) -> None:
-    """A look that somebody awaits alone is answered soon, however many cards are queued."""
+async def test_single_poll_beside_a_crowd(kiosk: Simulator, client: Client, *, full_size: bool) -> None:
+    """A poll that somebody awaits alone is answered soon, however many cards are queued."""
+    crowd, polls = (50_000, 200) if full_size else (2_000, 20)
     put(kiosk, 1)
     crowd = 50_000 if full_size else 10_000
     loop = asyncio.get_running_loop()
     async with (
-        client.wait_until_all_final(cards_of(crowd), max_failures=100),
+        client.wait_until_all_final(cards_of(crowd), max_failures=100) as waits,
         client.get_statuses(cards_of(crowd)) as pairs,
     ):
         reading = asyncio.create_task(_read(aiter(pairs)))
-        for _ in range(200 if full_size else 40):
+        for _ in range(polls):
             await asyncio.sleep(2.5)
             began_at = loop.time()
             await client.get_status(123456, "card-0")
             assert loop.time() - began_at < 2
+        assert waits.progress.pending > crowd / 2  # the crowd is still there
+        assert not reading.done()
         reading.cancel()
     assert_none_waited_for(client)
 
@@ -405,17 +414,20 @@ async def test_timeout_of_each_card(kiosk: Simulator, client: Client) -> None:
     assert isinstance(outcome[quick], ProductionStatus)
 
 
-@pytest.mark.parametrize("terms", [{"timeout": 60}, {"batch_timeout": 60}, {"timeout": 900, "batch_timeout": 60}])
-async def test_deadline_without_turns(kiosk: Simulator, terms: dict[str, float]) -> None:
-    """Where no turn comes for a last look, a card's wait ends all the same, soon after its deadline."""
-    async with Client(kiosk.token, base_url=kiosk.base_url, rate_limit=FOREVER) as client:
-        loop = asyncio.get_running_loop()
-        began_at = loop.time()
-        outcome = await client.wait_until_all_final(put(kiosk, 2000), **terms)  # type: ignore[arg-type]
-        assert 60 <= loop.time() - began_at <= 75
-        assert len(outcome) == 2000
-        assert sum(isinstance(error, WaitTimeout) for error in outcome.values()) >= 1998
-        assert_none_waited_for(client)
+async def test_deadline_without_turns(kiosk: Simulator) -> None:
+    """Where no turn comes for a last poll, a card's wait ends all the same, soon after its deadline."""
+    loop = asyncio.get_running_loop()
+    deadlines: list[dict[str, Any]] = [{"timeout": 60}, {"batch_timeout": 60}, {"timeout": 900, "batch_timeout": 60}]
+    with Table() as table:
+        for terms in deadlines:
+            async with Client(kiosk.token, base_url=kiosk.base_url, rate_limit=FOREVER) as client:
+                began_at = loop.time()
+                with table.row(terms):
+                    outcome = await client.wait_until_all_final(put(kiosk, 500), **terms)
+                    assert 60 <= loop.time() - began_at <= 75
+                    assert len(outcome) == 500
+                    assert sum(isinstance(error, WaitTimeout) for error in outcome.values()) >= 498
+                    assert_none_waited_for(client)
 
 
 async def test_deadline_behind_a_closed_gate(kiosk: Simulator, client: Client) -> None:
@@ -444,13 +456,22 @@ async def test_batch_timeout_leaves_the_source(kiosk: Simulator, client: Client)
 # --- Leaving ---
 
 
-@pytest.mark.parametrize("after", [0, 0.5, 30])
-@pytest.mark.parametrize("how", ["break", "raise", "cancel", "timeout"])
-async def test_leaving_early(kiosk: Simulator, client: Client, how: str, after: float) -> None:
-    """However and whenever the block is left, no task, place, look or registration is left behind."""
-    cards = put(kiosk, 60)
+async def test_leaving_early(kiosk: Simulator, client: Client) -> None:
+    """However and whenever the block is left, no task, place, poll or registration is left behind."""
+    cards = put(kiosk, 150)
+    kiosk.slow_down(2)  # so that some polls are under way at any moment
+    with Table() as table:
+        for how, after in product(("break", "raise", "cancel", "timeout"), (0, 0.5, 10)):
+            for batch in (client.wait_until_all_final(cards), client.get_statuses(cards)):
+                with table.row(type(batch).__name__, how, after):
+                    await _leave_early(batch, how, after)
+                    assert_none_waited_for(client)
+            await client.get_status(123456, "card-0")
+            await asyncio.sleep(1)
 
-    async def use(batch: Any) -> None:
+
+async def _leave_early(batch: Any, how: str, after: float) -> None:
+    async def use() -> None:
         async with batch as pairs:
             reading = asyncio.create_task(_read(aiter(pairs)))
             try:
@@ -463,24 +484,20 @@ async def test_leaving_early(kiosk: Simulator, client: Client, how: str, after: 
             finally:
                 reading.cancel()
 
-    for batch in (client.wait_until_all_final(cards), client.get_statuses(cards)):
-        task = asyncio.create_task(use(batch))
-        if how == "timeout":
-            with pytest.raises(TimeoutError):
-                await asyncio.wait_for(task, after + 0.1)
-        elif how == "cancel":
-            await asyncio.sleep(after)
-            task.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await task
-        elif how == "raise":
-            with pytest.raises(LookupError):
-                await task
-        else:
+    task = asyncio.create_task(use())
+    if how == "timeout":
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(task, after + 0.1)
+    elif how == "cancel":
+        await asyncio.sleep(after)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
             await task
-        assert_none_waited_for(client)
-    await client.get_status(123456, "card-0")
-    await asyncio.sleep(1)
+    elif how == "raise":
+        with pytest.raises(LookupError):
+            await task
+    else:
+        await task
 
 
 @pytest.mark.parametrize("again", [False, True])
@@ -570,6 +587,24 @@ async def test_look_under_way_does_not_undo_an_event() -> None:
         assert_none_waited_for(client)
 
 
+async def test_event_ends_a_card_during_its_poll() -> None:
+    """A card that an event ends while it is polled has ended so, whatever the poll finds; the others go on."""
+    may_answer = asyncio.Event()
+    other = Card(123456, "other")
+
+    async def answer(writer: asyncio.StreamWriter) -> None:
+        await may_answer.wait()
+        writer.write(http_answer(body='{"status":"PRODUCED"}'))
+
+    async with RawServer(answer) as server, Client("token", base_url=server.base_url) as client:
+        batch = asyncio.ensure_future(client.wait_until_all_final([CARD, other]))
+        await asyncio.sleep(1)
+        assert client.notify(event_of(CARD, "PRODUCTION_ERROR")) == 1
+        may_answer.set()
+        assert _statuses(await batch) == {CARD: Status.PRODUCTION_ERROR, other: Status.PRODUCED}
+        assert_none_waited_for(client)
+
+
 async def test_heap_stays_small(kiosk: Simulator, client: Client) -> None:
     """A card that others look at all the time takes no more room for it."""
     kiosk.add(CARD, "never")
@@ -577,7 +612,7 @@ async def test_heap_stays_small(kiosk: Simulator, client: Client) -> None:
     async with client.wait_until_all_final([CARD], schedule=hourly, timeout=None) as steps:
         reading = asyncio.create_task(_read(aiter(steps)))
         await asyncio.sleep(1)
-        quick = asyncio.create_task(steps_of(client, CARD, schedule=Backoff(first=0.2, factor=1), timeout=300))
+        quick = asyncio.create_task(steps_of(client, CARD, schedule=Backoff(first=0.2, factor=1), timeout=250))
         with pytest.raises(WaitTimeout):
             await quick
         assert len(steps._heap) <= 1100  # pyright: ignore[reportPrivateUsage]
@@ -589,7 +624,7 @@ async def test_heap_stays_small(kiosk: Simulator, client: Client) -> None:
 
 @pytest.mark.seeds(3, 6)
 async def test_chaos(seed: int) -> None:
-    """Batches, waits and looks, cut off at random in a storm, and told of events or not, each tell a chain of what they
+    """Batches, waits and polls, cut off at random in a storm, and told of events or not, each tell a chain of what they
     saw, and leave nothing.
     """
     chance = Random(seed)

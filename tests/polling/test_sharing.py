@@ -11,6 +11,7 @@ from cardprod import Card, CardprodError, ProductionEvent, ProductionStatus, Ser
 from cardprod.deliveries import Deliveries
 from cardprod.sharing import Alarm, SharedLooks
 from tests.cards import CARD, event_of
+from tests.table import Table
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -58,11 +59,16 @@ def shared_looks() -> SharedLooks:
     return SharedLooks(Deliveries(300))
 
 
-@pytest.mark.parametrize("count", [1, 2, 3])
-def test_joining_and_leaving(count: int) -> None:
+def test_joining_and_leaving() -> None:
     """Each who joins is there once until he leaves, in any order, and a card nobody waits for is forgotten."""
+    with Table() as table:
+        for count in (1, 2, 3):
+            with table.row(count):
+                _join_and_leave([Ear() for _ in range(count)])
+
+
+def _join_and_leave(ears: list[Ear]) -> None:
     shared = shared_looks()
-    ears = [Ear() for _ in range(count)]
     for ear in ears * 2:
         shared.join(CARD, ear)
     assert shared.of(CARD) == tuple(ears)

@@ -17,10 +17,13 @@ import cardprod
 from cardprod.simulator import PLANS, Simulator, Stage
 from tests.simulator.browser import Browser, browser_programs
 from tests.simulator.pictures_page import furnish
+from tests.table import Table, pairwise_rows
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterator
     from concurrent.futures import Future
+
+pytestmark = pytest.mark.xdist_group("browser")  # one worker's browser serves them all
 
 T = TypeVar("T")
 
@@ -405,36 +408,44 @@ def _barriers(page: Browser) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("is_dark", [False, True], ids=["light", "dark"])
-@pytest.mark.parametrize("width", [360, 1280])
-def test_accessible(page: Browser, live: Live, width: int, *, is_dark: bool) -> None:
+@pytest.mark.timeout(300)  # at full size
+def test_accessible(page: Browser, live: Live, *, full_size: bool) -> None:
     """Dark or light, wide or narrow, axe-core finds no barrier on the page, nor in the choice of an error."""
     live.run(_furnish(live.kiosk))
     live.call(live.kiosk.slow_down, 2)
-    page.set_looks(is_dark=is_dark, is_still=True)
-    page.set_width(width)
     page.wait_for_text("#forecast", "Every answer")
     page.wait_for_text("#card-rows", "QUALITY_CHECK")
-    assert _barriers(page) == []
-    click(page, "Refuse", ROW)
-    page.wait_for(lambda: page.find("#choose").is_displayed(), "the choice of an error")
-    assert _barriers(page) == []
-    page.find("#choose-search").send_keys(Keys.ESCAPE)
+    with Table() as table:
+        for is_dark, width, is_choosing in pairwise_rows([False, True], [360, 1280], [False, True], is_full=full_size):
+            page.set_looks(is_dark=is_dark, is_still=True)
+            page.set_width(width)
+            if is_choosing:
+                click(page, "Refuse", ROW)
+                page.wait_for(lambda: page.find("#choose").is_displayed(), "the choice of an error")
+            with table.row("dark" if is_dark else "light", width, "choice" if is_choosing else "page"):
+                assert _barriers(page) == []
+            if is_choosing:
+                page.find("#choose-search").send_keys(Keys.ESCAPE)
+                page.wait_for(lambda: not page.find("#choose").is_displayed(), "no choice")
 
 
 async def _furnish(kiosk: Simulator) -> None:
     await furnish(kiosk)
 
 
-@pytest.mark.parametrize("width", [360, 480, 768, 1024, 1280, 1920])
-def test_nothing_overflows(page: Browser, live: Live, width: int) -> None:
+def test_nothing_overflows(page: Browser, live: Live) -> None:
     """At any width from 360 pixels on nothing hangs out of the page, or out of the table of cards."""
     live.run(_furnish(live.kiosk))
     live.call(live.kiosk.add, (2**63 - 1, "x" * 128), "never")
-    page.set_width(width)
     page.wait_for_text("#card-rows", "x" * 128)
-    assert page.run("return document.documentElement.scrollWidth") <= width
-    assert page.run("const cards = document.getElementById('cards'); return cards.scrollWidth - cards.clientWidth") == 0
+    with Table() as table:
+        for width in (360, 480, 768, 1024, 1280, 1920):
+            page.set_width(width)
+            with table.row(width):
+                assert page.run("return document.documentElement.clientWidth") == width
+                assert page.run("return document.documentElement.scrollWidth") <= width
+                cards = "const cards = document.getElementById('cards');"
+                assert page.run(f"{cards} return cards.scrollWidth - cards.clientWidth") == 0
 
 
 def test_a_thousand_cards(page: Browser, live: Live) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -15,6 +16,7 @@ import cardprod
 from cardprod.error_codes import PRODUCTION_ERROR_MEANINGS, REQUEST_ERROR_MEANINGS
 from cardprod.simulator import Fault, Forecast, KioskState, Simulator, Stage
 from tests.cards import CARD
+from tests.table import Table
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -48,20 +50,23 @@ POSSIBLE = {
 }
 
 
-@pytest.mark.parametrize("move", MOVES)
-@pytest.mark.parametrize("status", POSSIBLE)
-async def test_every_move_from_every_status(kiosk: Simulator, status: str, move: str) -> None:
+async def test_every_move_from_every_status(kiosk: Simulator) -> None:
     """A move leads to its status, or is refused in words that name what is possible, and changes nothing."""
-    kiosk.add(CARD, [Stage(status)])
-    assert set(kiosk.state_of(CARD).moves) == set(POSSIBLE[status])
-    if move in POSSIBLE[status]:
-        assert MOVES[move](kiosk).status == POSSIBLE[status][move]
-    else:
-        possible = f"possible: {', '.join(POSSIBLE[status])}" if POSSIBLE[status] else "nothing is possible but to add"
-        with pytest.raises(cardprod.UsageError, match=f"{move} is not possible: it is {status}; {possible}"):
-            MOVES[move](kiosk)
-    expected = POSSIBLE[status].get(move, status)
-    assert (await look(kiosk))["status"] == kiosk.state_of(CARD).status == expected
+    with Table() as table:
+        for status, move in product(POSSIBLE, MOVES):
+            kiosk.add(CARD, [Stage(status)])
+            expected = POSSIBLE[status].get(move)
+            with table.row(move, status):
+                assert set(kiosk.state_of(CARD).moves) == set(POSSIBLE[status])
+                if expected is None:
+                    moves = ", ".join(POSSIBLE[status])
+                    possible = f"possible: {moves}" if moves else "nothing is possible but to add"
+                    words = f"{move} is not possible: it is {status}; {possible}"
+                    with pytest.raises(cardprod.UsageError, match=words):
+                        MOVES[move](kiosk)
+                else:
+                    assert MOVES[move](kiosk).status == expected
+                assert (await look(kiosk))["status"] == kiosk.state_of(CARD).status == (expected or status)
 
 
 async def test_card_driven_by_hand_leaves_its_plan(kiosk: Simulator) -> None:
@@ -101,24 +106,20 @@ async def test_retry_is_a_new_request(kiosk: Simulator) -> None:
     assert times[0] == times[1] == times[2] < times[3] == times[4]
 
 
-@pytest.mark.parametrize("code", PRODUCTION_ERROR_MEANINGS)
-async def test_every_production_error(kiosk: Simulator, code: cardprod.ErrorCode) -> None:
-    """Production can fail with any of the 36 codes, and the description says what it means."""
-    kiosk.add(CARD, [Stage("IN_PROGRESS")])
-    kiosk.fail(CARD, code)
-    body = await look(kiosk)
-    assert (body["status"], body["errorCode"]) == ("PRODUCTION_ERROR", code)
-    assert body["description"] == PRODUCTION_ERROR_MEANINGS[code]
-
-
-@pytest.mark.parametrize("code", REQUEST_ERROR_MEANINGS)
-async def test_every_request_error(kiosk: Simulator, code: cardprod.ErrorCode) -> None:
-    """A request can be refused with any of the 22 codes, and the description says what it means."""
-    kiosk.add(CARD, "never")
-    kiosk.refuse(CARD, str(code))
-    body = await look(kiosk)
-    assert (body["status"], body["errorCode"]) == ("REQUEST_ERROR", code)
-    assert body["description"] == REQUEST_ERROR_MEANINGS[code]
+async def test_every_error(kiosk: Simulator) -> None:
+    """A card can end with any of the 36 production and 22 request errors, and the description says what it means."""
+    assert (len(PRODUCTION_ERROR_MEANINGS), len(REQUEST_ERROR_MEANINGS)) == (36, 22)
+    errors = [
+        *(("PRODUCTION_ERROR", *error, kiosk.fail) for error in PRODUCTION_ERROR_MEANINGS.items()),
+        *(("REQUEST_ERROR", *error, kiosk.refuse) for error in REQUEST_ERROR_MEANINGS.items()),
+    ]
+    with Table() as table:
+        for status, code, meaning, end in errors:
+            kiosk.add(CARD, [Stage("IN_PROGRESS" if status == "PRODUCTION_ERROR" else "READY")])
+            with table.row(code):
+                end(CARD, str(code) if status == "REQUEST_ERROR" else code)
+                body = await look(kiosk)
+                assert (body["status"], body["errorCode"], body["description"]) == (status, code, meaning)
 
 
 async def test_wrong_arguments_are_refused(kiosk: Simulator) -> None:
@@ -165,11 +166,13 @@ async def test_several_kiosks(kiosk: Simulator) -> None:
     assert kiosk.retry(CARD, kiosk_id="WIS00002").kiosk_id == (await look(kiosk))["kioskId"] == "WIS00002"
 
 
-@pytest.mark.parametrize("kiosk_id", ["WIS00001", "", "a b", "x" * 33, 5])
-async def test_kiosk_that_cannot_be(kiosk: Simulator, kiosk_id: Any) -> None:
+async def test_kiosk_that_cannot_be(kiosk: Simulator) -> None:
     """A kiosk with an id that is taken, or cannot be one, is refused."""
-    with pytest.raises(cardprod.UsageError):
-        kiosk.add_kiosk(kiosk_id)
+    bad: list[Any] = ["WIS00001", "", "a b", "x" * 33, 5]
+    with Table() as table:
+        for kiosk_id in bad:
+            with table.row(kiosk_id), pytest.raises(cardprod.UsageError):
+                kiosk.add_kiosk(kiosk_id)
     assert kiosk.kiosks == (KioskState(kiosk_id="WIS00001", is_online=True, in_production=0),)
 
 
@@ -273,13 +276,14 @@ async def test_forecast(kiosk: Simulator) -> None:
     await look(kiosk)
 
 
-@pytest.mark.parametrize("wrong", [-1, float("inf"), float("nan")])
-async def test_weather_that_cannot_be(kiosk: Simulator, wrong: float) -> None:
+async def test_weather_that_cannot_be(kiosk: Simulator) -> None:
     """A share or a lateness that cannot be is refused."""
-    with pytest.raises(cardprod.UsageError):
-        kiosk.storm(wrong, seed=1)
-    with pytest.raises(cardprod.UsageError):
-        kiosk.slow_down(wrong)
+    with Table() as table:
+        for wrong in (-1, float("inf"), float("nan")):
+            with table.row("storm", wrong), pytest.raises(cardprod.UsageError):
+                kiosk.storm(wrong, seed=1)
+            with table.row("slow down", wrong), pytest.raises(cardprod.UsageError):
+                kiosk.slow_down(wrong)
 
 
 # --- Who is told ---

@@ -12,6 +12,7 @@ import pytest
 import cardprod
 from cardprod.simulator import PLANS, Fault, LoggedRequest, Simulator, Stage
 from tests.cards import CARD
+from tests.table import Table
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -47,29 +48,23 @@ async def statuses(http: aiohttp.ClientSession, kiosk: Simulator) -> list[dict[s
     return seen
 
 
-@pytest.mark.parametrize(
-    ("plan", "expected", "error_code"),
-    [
-        ("prints", ["READY", "IN_PROGRESS", "PRODUCED"], None),
-        ("jams", ["READY", "IN_PROGRESS", "PRODUCTION_ERROR"], "PRD_FEEDER_JAM"),
-        ("rejected", ["READY", "REQUEST_ERROR"], "KIOSK_ID_NOT_FOUND"),
-        ("retried", ["READY", "IN_PROGRESS", "PRODUCTION_ERROR", "IN_PROGRESS", "PRODUCED"], None),
-        ("never", ["READY"], None),
-    ],
-)
-async def test_plan_runs(
-    kiosk: Simulator, http: aiohttp.ClientSession, plan: str, expected: list[str], error_code: str | None
-) -> None:
+async def test_every_plan_runs(kiosk: Simulator, http: aiohttp.ClientSession) -> None:
     """A card on a named plan goes through its statuses in their order, and ends with its error code."""
-    kiosk.add(CARD, plan)
-    seen = await statuses(http, kiosk)
-    assert [body["status"] for body in seen] == expected
-    assert seen[-1].get("errorCode") == error_code
-
-
-async def test_every_plan_is_tested() -> None:
-    """There are these plans and no others."""
-    assert set(PLANS) == {"prints", "jams", "rejected", "retried", "never"}
+    plans: dict[str, tuple[list[str], str | None]] = {
+        "prints": (["READY", "IN_PROGRESS", "PRODUCED"], None),
+        "jams": (["READY", "IN_PROGRESS", "PRODUCTION_ERROR"], "PRD_FEEDER_JAM"),
+        "rejected": (["READY", "REQUEST_ERROR"], "KIOSK_ID_NOT_FOUND"),
+        "retried": (["READY", "IN_PROGRESS", "PRODUCTION_ERROR", "IN_PROGRESS", "PRODUCED"], None),
+        "never": (["READY"], None),
+    }
+    assert set(PLANS) == set(plans)
+    with Table() as table:
+        for plan, (expected, error_code) in plans.items():
+            kiosk.add(CARD, plan)
+            with table.row(plan):
+                seen = await statuses(http, kiosk)
+                assert [body["status"] for body in seen] == expected
+                assert seen[-1].get("errorCode") == error_code
 
 
 async def test_own_plan_runs_from_when_its_card_was_added(kiosk: Simulator, http: aiohttp.ClientSession) -> None:
@@ -98,24 +93,17 @@ async def test_body_is_as_wises(kiosk: Simulator, http: aiohttp.ClientSession) -
     assert ready["occurredAt"].endswith("Z")
 
 
-@pytest.mark.parametrize(
-    ("authorization", "code"),
-    [
-        (None, "missing_token"),
-        ("Bearer ", "missing_token"),
-        ("Basic abc", "missing_token"),
-        ("Bearer wrong", "invalid_token"),
-    ],
-)
-async def test_wrong_token_is_refused(
-    kiosk: Simulator, http: aiohttp.ClientSession, authorization: str | None, code: str
-) -> None:
+async def test_wrong_token_is_refused(kiosk: Simulator, http: aiohttp.ClientSession) -> None:
     """Without the token the answer is a 401 in Wise's shape."""
     kiosk.add(CARD)
-    http_status, _, body = await ask(http, kiosk, authorization=authorization)
-    assert http_status == 401
-    assert json.loads(body)["error"] == code
-    assert set(json.loads(body)) == {"error", "error_description"}
+    missing: list[str | None] = [None, "Bearer ", "Basic abc"]
+    with Table() as table:
+        for authorization in (*missing, "Bearer wrong"):
+            with table.row(authorization):
+                http_status, _, body = await ask(http, kiosk, authorization=authorization)
+                assert http_status == 401
+                assert json.loads(body)["error"] == ("missing_token" if authorization in missing else "invalid_token")
+                assert set(json.loads(body)) == {"error", "error_description"}
 
 
 async def test_any_token_will_do_if_told(http: aiohttp.ClientSession) -> None:
@@ -126,16 +114,20 @@ async def test_any_token_will_do_if_told(http: aiohttp.ClientSession) -> None:
         assert (await ask(http, kiosk, authorization="Bearer whatever"))[0] == 200
 
 
-@pytest.mark.parametrize("path", [PATH, "/v3/spend/profiles/0/cards/x/production", "/nothing", "/"])
-async def test_unknown_is_a_problem_document(kiosk: Simulator, http: aiohttp.ClientSession, path: str) -> None:
+async def test_unknown_is_a_problem_document(kiosk: Simulator, http: aiohttp.ClientSession) -> None:
     """What is not there is a 404 with a problem document, in the log as well."""
-    http_status, _, body = await ask(http, kiosk, path)
-    assert http_status == 404
-    problem = json.loads(body)
-    assert set(problem) == {"type", "title", "status", "code", "detail", "instance"}
-    assert (problem["status"], problem["code"], problem["instance"]) == (404, "resource_not_found", path)
-    logged = path.replace(CARD.card_token, "ca0c8154…")
-    assert [(request.http_status, request.path) for request in kiosk.requests] == [(404, logged)]
+    paths = (PATH, "/v3/spend/profiles/0/cards/x/production", "/nothing", "/")
+    with Table() as table:
+        for path in paths:
+            with table.row(path):
+                http_status, _, body = await ask(http, kiosk, path)
+                assert http_status == 404
+                problem = json.loads(body)
+                assert set(problem) == {"type", "title", "status", "code", "detail", "instance"}
+                assert (problem["status"], problem["code"], problem["instance"]) == (404, "resource_not_found", path)
+    assert [(request.http_status, request.path) for request in kiosk.requests] == [
+        (404, path.replace(CARD.card_token, "ca0c8154…")) for path in paths
+    ]
 
 
 async def test_unknown_card_starts_on_a_plan_if_told(http: aiohttp.ClientSession) -> None:
@@ -156,53 +148,46 @@ async def test_headers_are_as_wises(kiosk: Simulator, http: aiohttp.ClientSessio
     assert kiosk.requests[0].correlation_id == sent["X-External-Correlation-Id"]
 
 
-@pytest.mark.parametrize(
-    ("fault", "http_status", "body", "header"),
-    [
-        (Fault.too_many_requests(7), 429, "Too many", ("Retry-After", "7")),
-        (Fault.too_many_requests("soon"), 429, "Too many", ("Retry-After", "soon")),
-        (Fault.server_error(), 500, "internal_error", ("Content-Type", "application/json; charset=utf-8")),
-        (Fault.server_error(503, 9), 503, "internal_error", ("Retry-After", "9")),
-        (Fault.gateway_page(), 502, "<html>", ("Content-Type", "text/html; charset=utf-8")),
-        (Fault.bad_reply(), 200, '{"kioskId":"WIS00001"}', ("Content-Type", "application/json; charset=utf-8")),
-    ],
-)
-async def test_fault_is_answered(  # noqa: PLR0917 - a fault and what it looks like
-    kiosk: Simulator,
-    http: aiohttp.ClientSession,
-    fault: Fault,
-    http_status: int,
-    body: str,
-    header: tuple[str, str],
-) -> None:
+async def test_fault_is_answered(kiosk: Simulator, http: aiohttp.ClientSession) -> None:
     """A fault with an answer gives just that answer, once, and is in the log."""
     kiosk.add(CARD)
-    kiosk.fail_next(fault)
-    answer = await ask(http, kiosk)
-    assert answer[0] == http_status
-    assert body in answer[2]
-    assert answer[1][header[0]] == header[1]
-    assert (await ask(http, kiosk))[0] == 200
-    assert [request.fault for request in kiosk.requests] == [fault, None]
+    is_json = ("Content-Type", "application/json; charset=utf-8")
+    answers = [
+        (Fault.too_many_requests(7), 429, "Too many", ("Retry-After", "7")),
+        (Fault.too_many_requests("soon"), 429, "Too many", ("Retry-After", "soon")),
+        (Fault.server_error(), 500, "internal_error", is_json),
+        (Fault.server_error(503, 9), 503, "internal_error", ("Retry-After", "9")),
+        (Fault.gateway_page(), 502, "<html>", ("Content-Type", "text/html; charset=utf-8")),
+        (Fault.bad_reply(), 200, '{"kioskId":"WIS00001"}', is_json),
+    ]
+    with Table() as table:
+        for fault, http_status, body, (header, value) in answers:
+            kiosk.fail_next(fault)
+            with table.row(fault):
+                answer = await ask(http, kiosk)
+                assert (answer[0], answer[1][header]) == (http_status, value)
+                assert body in answer[2]
+                assert (await ask(http, kiosk))[0] == 200
+                assert [request.fault for request in kiosk.requests[-2:]] == [fault, None]
 
 
-@pytest.mark.parametrize(
-    ("fault", "failure"),
-    [
+async def test_fault_breaks_the_connection(http: aiohttp.ClientSession) -> None:
+    """A fault without an answer breaks the connection in its own way, and is in the log without an HTTP status."""
+    failures: list[tuple[Fault, type[Exception]]] = [
         (Fault.reset(), aiohttp.ClientConnectionError),
         (Fault.cut_body(), aiohttp.ClientPayloadError),
         (Fault.garbage(), aiohttp.ClientResponseError),
-    ],
-)
-async def test_fault_breaks_the_connection(
-    kiosk: Simulator, http: aiohttp.ClientSession, fault: Fault, failure: type[Exception]
-) -> None:
-    """A fault without an answer breaks the connection in its own way, and is in the log without an HTTP status."""
-    kiosk.add(CARD)
-    kiosk.fail_next(fault, times=2)  # aiohttp tries a broken connection once more by itself
-    with pytest.raises(failure):
-        await ask(http, kiosk)
-    assert {(request.fault, request.http_status, request.status) for request in kiosk.requests} == {(fault, None, None)}
+    ]
+    with Table() as table:
+        for fault, failure in failures:
+            async with Simulator() as kiosk:
+                kiosk.add(CARD)
+                kiosk.fail_next(fault, times=2)  # aiohttp tries a broken connection once more by itself
+                with table.row(fault):
+                    with pytest.raises(failure):
+                        await ask(http, kiosk)
+                    logged = {(request.fault, request.http_status, request.status) for request in kiosk.requests}
+                    assert logged == {(fault, None, None)}
 
 
 async def test_stall_answers_late(kiosk: Simulator, http: aiohttp.ClientSession) -> None:
@@ -244,10 +229,10 @@ async def test_storm_is_repeatable(http: aiohttp.ClientSession) -> None:
     assert 30 <= sum(fault is not None for fault in first[:200]) <= 90
 
 
-@pytest.mark.parametrize(("share", "is_struck"), [(0.0, False), (1.0, True)])
-async def test_storm_of_none_and_of_all(http: aiohttp.ClientSession, share: float, *, is_struck: bool) -> None:
+async def test_storm_of_none_and_of_all(http: aiohttp.ClientSession) -> None:
     """A storm of share 0 strikes nothing, one of share 1 everything."""
-    assert {fault is not None for fault in await storm_faults(http, share, 1)} == {is_struck}
+    for share, is_struck in ((0.0, False), (1.0, True)):
+        assert {fault is not None for fault in await storm_faults(http, share, 1)} == {is_struck}
 
 
 async def test_log_has_what_was_served_and_no_token(kiosk: Simulator, http: aiohttp.ClientSession) -> None:
@@ -307,13 +292,13 @@ async def test_unknown_plan_names_the_plans(kiosk: Simulator) -> None:
         kiosk.add(CARD, "explodes")
 
 
-@pytest.mark.parametrize(
-    "plan", [[], [("READY", -1)], [("READY", float("nan"))], [("READY", True)], [("READY",) * 9], 5]
-)
-async def test_impossible_plan_is_refused(kiosk: Simulator, plan: Any) -> None:
+async def test_impossible_plan_is_refused(kiosk: Simulator) -> None:
     """A plan without stages, or with an impossible one, is a `UsageError`."""
-    with pytest.raises(cardprod.UsageError):
-        kiosk.add(CARD, plan)
+    bad: list[Any] = [[], [("READY", -1)], [("READY", float("nan"))], [("READY", True)], [("READY",) * 9], 5]
+    with Table() as table:
+        for plan in bad:
+            with table.row(plan), pytest.raises(cardprod.UsageError):
+                kiosk.add(CARD, plan)
 
 
 async def test_stalled_requests_do_not_hold_up_the_end(http: aiohttp.ClientSession) -> None:

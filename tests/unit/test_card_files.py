@@ -9,6 +9,8 @@ from cardprod import Card
 from cardprod.card_files import BadRow, read_cards
 
 TOKEN = "card_token must be 1 to 128 characters of A-Z a-z 0-9 . _ ~ -, and not '.' or '..'"
+NO_NUMBER = "profile_id must be a whole number, such as 123456"
+NO_LINE = "neither CSV nor a JSON object"
 
 
 def read(text: str) -> list[Card | str]:
@@ -16,14 +18,26 @@ def read(text: str) -> list[Card | str]:
 
 
 def test_csv() -> None:
-    """A CSV file needs no names; empty lines and spaces around cells do not matter."""
-    assert read("1,a\n\n 2 , b \n") == [Card(1, "a"), Card(2, "b")]
+    """A CSV file needs no names; empty lines, spaces around cells and further columns do not matter."""
+    assert read("1,a\n\n 2 , b \n3,c,Smith\n") == [Card(1, "a"), Card(2, "b"), Card(3, "c")]
 
 
 def test_csv_with_names() -> None:
-    """Where the first line names the columns, they may stand in any order, among others."""
+    """Where the first line names the columns, they may stand in any order, among others or alone."""
     text = '\ufeffholder,card_token,profile_id\n"Smith, J.",a,1\n,b,2\n'
     assert read(text) == [Card(1, "a"), Card(2, "b")]
+    assert read("\n card_token , profile_id \na,1") == [Card(1, "a")]
+
+
+def test_names_are_on_the_first_line() -> None:
+    """A line of names that is not the first is a line that is no card."""
+    for first in ("1,a", '{"profile_id":1,"card_token":"a"}'):
+        assert read(f"{first}\nprofile_id,card_token\n2,b") == [Card(1, "a"), f"line 2: {NO_NUMBER}", Card(2, "b")]
+    assert read("x\ncard_token,profile_id\n2,b") == [
+        "line 1: no card_token: a row is profile_id,card_token",
+        f"line 2: {NO_NUMBER}",
+        Card(2, "b"),
+    ]
 
 
 def test_json_lines() -> None:
@@ -36,17 +50,30 @@ def test_json_lines() -> None:
 
 def test_bad_rows_are_named() -> None:
     """A line that is no card is named by its number and what is wrong with it; the others are read."""
-    text = '1,a\nx,b\n3\n{"profile_id": 1.5, "card_token": "a"}\n{bad\n4,no token!\n{"profile_id": 1}\n"open,1\n5,e'
-    assert read(text) == [
-        Card(1, "a"),
-        "line 2: profile_id must be a whole number, such as 123456",
-        "line 3: no card_token: a row is profile_id,card_token",
-        "line 4: profile_id must be a whole number, such as 123456",
-        "line 5: neither CSV nor a JSON object",
-        f"line 6: {TOKEN}; this one has 9 characters and does not qualify",
-        "line 7: no card_token: a row is profile_id,card_token",
-        "line 8: neither CSV nor a JSON object",
-        Card(5, "e"),
+    rows: dict[str, Card | str] = {
+        "1,a": Card(1, "a"),
+        "x,b": NO_NUMBER,
+        "-1,b": NO_NUMBER,
+        "\u0661,b": NO_NUMBER,
+        "\u00b2,b": NO_NUMBER,
+        "0,b": "profile_id must be from 1 to 2**63 - 1, as Wise's profile ids are",
+        "3": "no card_token: a row is profile_id,card_token",
+        '{"profile_id": 1.5, "card_token": "a"}': NO_NUMBER,
+        '{"profile_id": true, "card_token": "a"}': NO_NUMBER,
+        '{"profile_id": null, "card_token": "a"}': NO_NUMBER,
+        "{bad": NO_LINE,
+        "4,no token!": f"{TOKEN}; this one has 9 characters and does not qualify",
+        '{"profile_id": 1}': "no card_token: a row is profile_id,card_token",
+        '{"card_token": "a"}': "no profile_id: a row is profile_id,card_token",
+        '{"profile_id": 1, "card_token": 5}': "card_token must be a str; this is a int",
+        '{"a":' * 100_000: NO_LINE,
+        '"open,1': NO_LINE,
+        '"a"b,1': NO_LINE,
+        "9" * 5000 + ",a": NO_LINE,  # more digits than Python reads
+        "5,e": Card(5, "e"),
+    }
+    assert read("\n".join(rows)) == [
+        row if isinstance(row, Card) else f"line {number}: {row}" for number, row in enumerate(rows.values(), start=1)
     ]
 
 

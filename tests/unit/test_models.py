@@ -1,18 +1,22 @@
-"""Cards, statuses and transitions: what they accept, and what they say."""
+"""Cards, statuses, transitions and events: what they accept, and how they are printed."""
 
 from __future__ import annotations
 
 import copy
+import json
 import pickle
 from datetime import UTC, datetime
 from typing import Any
 
 import attrs
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cardprod.error_codes import ErrorCode, ErrorOrigin
 from cardprod.errors import ProductionFailed, UsageError
-from cardprod.models import Card, ProductionStatus, Status, Transition
+from cardprod.models import Card, ProductionEvent, ProductionStatus, Status, Transition, one_line
+from tests.table import Table
 
 TOKEN = "ca0c8154-1e14-4464-a1ce-dcea7dc3de52"
 READY = ProductionStatus("READY")
@@ -22,76 +26,68 @@ FROZEN: list[tuple[object, str]] = [
     (Card(1, "a"), "profile_id"),
     (READY, "status"),
     (Transition(previous=None, current=READY, elapsed=0.0, polls=1), "polls"),
+    (ProductionEvent(card=Card(1, "a"), status=READY), "is_test"),
 ]
 
 
-def _class_of(value: object) -> str:
-    return type(value).__name__
+# --- Foreign text ---
+
+
+def test_one_line() -> None:
+    """Foreign text becomes one printable line of at most so many characters, and says where it was cut."""
+    lines = {
+        "": "",
+        " a\r\n\tb\u2028 c ": "a b c",
+        "a\x1b[2J\x00\u202e\ud800": "a\ufffd[2J\ufffd\ufffd\ufffd",
+        "x" * 10: "x" * 10,
+        "x" * 11: "x" * 9 + "…",
+        "x" + " " * 38 + "yz": "x y",  # of a text without end, four times the limit is read
+    }
+    with Table() as table:
+        for text, line in lines.items():
+            with table.row(text):
+                assert one_line(text, 10) == line
 
 
 # --- Card ---
 
 
-@pytest.mark.parametrize("profile_id", [1, 123456, 2**63 - 1])
-def test_card_takes_every_positive_int64(profile_id: int) -> None:
+def test_card_takes_every_positive_int64() -> None:
     """A profile id may be any positive int64."""
-    assert Card(profile_id, TOKEN).profile_id == profile_id
+    for profile_id in (1, 123456, 2**63 - 1):
+        assert Card(profile_id, TOKEN).profile_id == profile_id
 
 
-@pytest.mark.parametrize("profile_id", [True, False, 0, -1, 2**63, "123456", 1.0, None, b"1"])
-def test_card_refuses_other_profile_ids(profile_id: Any) -> None:
-    """Anything but a positive int64, a bool and a numeric string included, is refused by name."""
-    with pytest.raises(UsageError, match=r"^profile_id must be"):
-        Card(profile_id, TOKEN)
-
-
-@pytest.mark.parametrize("token", [TOKEN, "a", "a" * 128, "A-Z.a_z~09", "...", ".a", "-", "~"])
-def test_card_takes_what_needs_no_escaping(token: str) -> None:
+def test_card_takes_what_needs_no_escaping() -> None:
     """A token may be up to 128 of the characters that stand for themselves in a URL's path."""
-    assert Card(1, token).card_token == token
+    for token in (TOKEN, "a", "a" * 128, "A-Z.a_z~09", "...", ".a", "-", "~"):
+        assert Card(1, token).card_token == token
 
 
-@pytest.mark.parametrize(
-    "token",
-    [
-        "",
-        "a" * 129,
-        "a b",
-        " a",
-        "a/b",
-        "../a",
-        "a%2Fb",
-        "a\n",
-        "\na",
-        "a\x00",
-        ".",
-        "..",
-        "a?b",
-        "a#b",
-        "a:b",
-        "a@b",
-        "ä",
-        "\u0661",
-        "a\u200b",
-        "\ud800",
-        None,
-        123,
-        b"abc",
-    ],
-    ids=ascii,
-)
-def test_card_refuses_other_tokens(token: Any) -> None:
-    """A token that would need escaping, or would climb about in the URL, is refused by name."""
-    with pytest.raises(UsageError, match=r"^card_token must be"):
-        Card(1, token)
-
-
-@pytest.mark.parametrize("token", ["secret-card-token ", "x" * 129])
-def test_refused_token_is_not_shown(token: str) -> None:
-    """The message about a refused token does not repeat it."""
-    with pytest.raises(UsageError) as caught:
-        Card(1, token)
-    assert token.strip() not in str(caught.value)
+def test_card_refuses_the_rest() -> None:
+    """What cannot be a profile id or a token is refused by name, the profile first, and a token is not shown."""
+    no_int, no_int64 = "profile_id must be an int, such as 123456; this is a ", "profile_id must be from 1 to 2**63 - 1"
+    no_text, no_token = "card_token must be a str; this is a ", "card_token must be 1 to 128 characters of "
+    tokens = ["", "a" * 129, "a b", " a", "a/b", "../a", "a%2Fb", "a\n", "\na", "a\x00", ".", "..", "a?b", "a#b"]
+    tokens += ["a:b", "a@b", "ä", "\u0661", "a\u200b", "\ud800", "secret-card-token ", "x" * 130]
+    refused: list[tuple[Any, Any, str]] = [
+        *((profile_id, TOKEN, f"{no_int}{type(profile_id).__name__}") for profile_id in (True, "1", 1.0, None, b"1")),
+        *((profile_id, TOKEN, no_int64) for profile_id in (0, -1, 2**63, 2**64, -(2**63))),
+        *((1, token, f"{no_text}{type(token).__name__}") for token in (None, 123, b"abc")),
+        *((1, token, no_token) for token in tokens),
+        (False, "", f"{no_int}bool"),
+        (0, "", no_int64),
+        (2**63 - 1, "", no_token),
+    ]
+    with Table() as table:
+        for profile_id, token, problem in refused:
+            with table.row(profile_id, token):
+                with pytest.raises(UsageError) as caught:
+                    Card(profile_id, token)
+                assert str(caught.value).startswith(problem)
+                if problem is no_token:
+                    assert f"this one has {len(token)} characters" in str(caught.value)
+                    assert len(token.strip()) < 9 or token.strip() not in str(caught.value)
 
 
 def test_card_is_a_key() -> None:
@@ -100,87 +96,78 @@ def test_card_is_a_key() -> None:
     assert len({Card(1, "a"), Card(1, "a"), Card(2, "a"), Card(1, "b")}) == 3
 
 
-@pytest.mark.parametrize(("value", "name"), FROZEN, ids=["Card", "ProductionStatus", "Transition"])
-def test_values_cannot_change(value: object, name: str) -> None:
+def test_values_cannot_change() -> None:
     """A value is frozen, and has no room for attributes it was not made with."""
-    with pytest.raises(attrs.exceptions.FrozenInstanceError):
-        setattr(value, name, 2)
-    assert not hasattr(value, "__dict__")
+    for value, name in FROZEN:
+        with pytest.raises(attrs.exceptions.FrozenInstanceError):
+            setattr(value, name, 2)
+        assert not hasattr(value, "__dict__")
 
 
-@pytest.mark.parametrize("value", [value for value, _ in FROZEN], ids=_class_of)
-def test_values_survive_copying(value: object) -> None:
+def test_values_survive_copying() -> None:
     """A value that was copied, or that crossed a process border, equals the original and hashes alike."""
-    crossed = pickle.loads(pickle.dumps(value))  # noqa: S301 - our own bytes
-    assert crossed == copy.deepcopy(value) == value
-    assert hash(crossed) == hash(value)
+    for value, _ in FROZEN:
+        crossed = pickle.loads(pickle.dumps(value))  # noqa: S301 - our own bytes
+        assert crossed == copy.deepcopy(value) == value
+        assert hash(crossed) == hash(value)
 
 
-@pytest.mark.parametrize("card_like", [Card(1, TOKEN), (1, TOKEN)], ids=_class_of)
-def test_card_of(card_like: Card | tuple[int, str]) -> None:
-    """A tuple of both ids is as good as a card."""
-    assert Card.of(card_like) == Card(1, TOKEN)
-
-
-def test_card_of_a_card_is_that_card() -> None:
-    """A card is not made anew when it is one already."""
+def test_card_of() -> None:
+    """A tuple of both ids is as good as a card, and a card is not made anew."""
     card = Card(1, TOKEN)
     assert Card.of(card) is card
+    assert Card.of((1, TOKEN)) == card
 
 
-@pytest.mark.parametrize(
-    "card_like", [(), (1,), (1, TOKEN, 3), [1, TOKEN], TOKEN, "ab", None, 1, {"profile_id": 1}], ids=repr
-)
-def test_card_of_refuses_the_rest(card_like: Any) -> None:
-    """What is neither a card nor a pair is refused."""
-    with pytest.raises(UsageError, match="expected a Card or a"):
-        Card.of(card_like)
+def test_card_of_refuses_the_rest() -> None:
+    """What is neither a card nor a pair is refused, and a pair is checked as a card is."""
+    no_card = "expected a Card or a (profile_id, card_token) tuple, got a "
+    refused: list[Any] = [(), (1,), (1, TOKEN, 3), [1, TOKEN], TOKEN, "ab", None, 1, {"profile_id": 1, "card_token": 2}]
+    problems = [(value, f"{no_card}{type(value).__name__}") for value in refused]
+    problems += [(("1", TOKEN), "profile_id must be"), ((1, ""), "card_token must be")]
+    with Table() as table:
+        for value, problem in problems:
+            with table.row(value):
+                with pytest.raises(UsageError) as caught:
+                    Card.of(value)
+                assert str(caught.value).startswith(problem)
 
 
-@pytest.mark.parametrize(("card_like", "name"), [(("1", TOKEN), "profile_id"), ((1, ""), "card_token")])
-def test_card_of_checks_the_pair(card_like: Any, name: str) -> None:
-    """A pair is checked as a card is."""
-    with pytest.raises(UsageError, match=f"^{name}"):
-        Card.of(card_like)
-
-
-@pytest.mark.parametrize("show", [str, repr, "{}".format])
-def test_card_shows_its_token_shortened(show: Any) -> None:
+def test_card_shows_its_token_shortened() -> None:
     """Printed in any way, a card shows the profile and no more than the first 8 characters of its token."""
-    shown = show(Card(123456, TOKEN))
-    assert "123456" in shown
-    assert TOKEN[:8] in shown
-    assert TOKEN[:9] not in shown
+    card = Card(123456, TOKEN)
+    assert (str(card), repr(card), f"{card}") == (
+        "123456/ca0c8154…",
+        "Card(123456, 'ca0c8154…')",
+        "123456/ca0c8154…",
+    )
+    assert (str(Card(1, "12345678")), str(Card(1, "123456789"))) == ("1/12345678", "1/12345678…")
 
 
 # --- ProductionStatus ---
 
 
-@pytest.mark.parametrize("status", Status)
-def test_known_status_becomes_the_enum(status: Status) -> None:
-    """The text of a known status becomes the enum's member."""
-    assert ProductionStatus(status.value).status is status
-    assert ProductionStatus(status).status is status
+def test_known_words_become_the_enums() -> None:
+    """The text of a known status or error code becomes the enum's member, the code with its origin."""
+    for status in Status:
+        assert ProductionStatus(status.value).status is status
+        assert ProductionStatus(status).status is status
+    for code in ErrorCode:
+        seen = ProductionStatus("PRODUCTION_ERROR", error_code=code.value)
+        assert (seen.error_code, seen.error_origin) == (code, code.origin)
+        assert isinstance(seen.error_code, ErrorCode)
 
 
-@pytest.mark.parametrize("text", ["TELEPORTED", "produced", "PRODUCED ", "Status.PRODUCED"])
-def test_unknown_status_stays_text_and_is_not_final(text: str) -> None:
+def test_unknown_status_stays_text_and_is_not_final() -> None:
     """A status this package does not know is kept as it came, and nothing ends with it."""
-    status = ProductionStatus(text, error_code="PRT_PAUSED")
-    assert status.status == text
-    assert not isinstance(status.status, Status)
-    assert not status.is_final
-    assert not status.is_produced
-    assert status.error_meaning is None
-    assert status.raise_for_failure() is status
-
-
-@pytest.mark.parametrize("code", ErrorCode)
-def test_known_code_becomes_the_enum(code: ErrorCode) -> None:
-    """The text of a known error code becomes the enum's member, with its origin."""
-    status = ProductionStatus("PRODUCTION_ERROR", error_code=code.value)
-    assert status.error_code is code
-    assert status.error_origin is code.origin
+    for text in ("TELEPORTED", "produced", "PRODUCED ", "Status.PRODUCED"):
+        status = ProductionStatus(text, error_code="PRT_PAUSED")
+        assert status.status == text
+        assert not isinstance(status.status, Status)
+        assert not status.is_final
+        assert not status.is_produced
+        assert status.error_meaning is None
+        assert status.raise_for_failure() is status
 
 
 def test_unknown_code_stays_text() -> None:
@@ -198,56 +185,44 @@ def test_no_code_has_no_origin() -> None:
     assert IN_PROGRESS.error_meaning is None
 
 
-@pytest.mark.parametrize(
-    ("status", "is_final", "is_produced"),
-    [
-        (Status.READY, False, False),
-        (Status.IN_PROGRESS, False, False),
-        (Status.PRODUCED, True, True),
-        (Status.PRODUCTION_ERROR, True, False),
-        (Status.REQUEST_ERROR, True, False),
-    ],
-)
-def test_final_and_produced(status: Status, is_final: bool, is_produced: bool) -> None:
+def test_final_and_produced() -> None:
     """Three statuses are final, and one of them means that the card is printed."""
-    seen = ProductionStatus(status)
-    assert (seen.is_final, seen.is_produced) == (is_final, is_produced)
+    assert {status: (seen.is_final, seen.is_produced) for status in Status for seen in [ProductionStatus(status)]} == {
+        Status.READY: (False, False),
+        Status.IN_PROGRESS: (False, False),
+        Status.PRODUCED: (True, True),
+        Status.PRODUCTION_ERROR: (True, False),
+        Status.REQUEST_ERROR: (True, False),
+    }
 
 
-@pytest.mark.parametrize(
-    ("status", "code", "meaning"),
-    [
-        ("REQUEST_ERROR", "UNKNOWN_ERROR", "An error occurred on the server"),
-        ("PRODUCTION_ERROR", "UNKNOWN_ERROR", "Unknown error"),
-        ("REQUEST_ERROR", "PRT_PAUSED", None),
-        ("PRODUCTION_ERROR", "PAN_ALREADY_EXISTS", None),
-        ("READY", "UNKNOWN_ERROR", None),
-    ],
-)
-def test_meaning_needs_status_and_code(status: str, code: str, meaning: str | None) -> None:
+def test_meaning_needs_status_and_code() -> None:
     """A code is read together with its status, and means nothing under a status it is not documented for."""
-    assert ProductionStatus(status, error_code=code).error_meaning == meaning
+    meanings = {
+        ("REQUEST_ERROR", "UNKNOWN_ERROR"): "An error occurred on the server",
+        ("PRODUCTION_ERROR", "UNKNOWN_ERROR"): "Unknown error",
+        ("REQUEST_ERROR", "PRT_PAUSED"): None,
+        ("PRODUCTION_ERROR", "PAN_ALREADY_EXISTS"): None,
+        ("READY", "UNKNOWN_ERROR"): None,
+    }
+    assert {row: ProductionStatus(row[0], error_code=row[1]).error_meaning for row in meanings} == meanings
 
 
-@pytest.mark.parametrize("status", ["PRODUCTION_ERROR", "REQUEST_ERROR"])
-def test_raise_for_failure_raises(status: str) -> None:
-    """A card that ended in an error raises with the status on it, if asked to."""
-    seen = ProductionStatus(status, kiosk_id="WIS00001", error_code="UNKNOWN_ERROR")
-    with pytest.raises(ProductionFailed, match=f"{status} at WIS00001: UNKNOWN_ERROR") as caught:
-        seen.raise_for_failure()
-    assert caught.value.status is seen
+def test_raise_for_failure() -> None:
+    """A card that ended in an error raises with the status on it, if asked to; any other is given back."""
+    for status in Status:
+        seen = ProductionStatus(status, kiosk_id="WIS00001", error_code="UNKNOWN_ERROR")
+        if status.endswith("_ERROR"):
+            with pytest.raises(ProductionFailed, match=f"^not produced: {status} at WIS00001: UNKNOWN_ERROR") as caught:
+                seen.raise_for_failure()
+            assert caught.value.status is seen
+        else:
+            assert seen.raise_for_failure() is seen
 
 
-@pytest.mark.parametrize("status", ["READY", "IN_PROGRESS", "PRODUCED"])
-def test_raise_for_failure_lets_the_rest_pass(status: str) -> None:
-    """What is no failure is given back, so that the call can stand in a chain."""
-    seen = ProductionStatus(status)
-    assert seen.raise_for_failure() is seen
-
-
-@pytest.mark.parametrize(
-    ("status", "text"),
-    [
+def test_status_printed() -> None:
+    """Printed, a status is what a person wants to know: what, where, and what went wrong, in 300 characters."""
+    texts = [
         (READY, "READY"),
         (ProductionStatus("READY", description="Card ready for production"), "READY"),
         (IN_PROGRESS, "IN_PROGRESS at WIS00001"),
@@ -256,21 +231,27 @@ def test_raise_for_failure_lets_the_rest_pass(status: str) -> None:
             ProductionStatus("PRODUCTION_ERROR", error_code="PRT_ON_FIRE", description="smoke"),
             "PRODUCTION_ERROR: PRT_ON_FIRE (smoke)",
         ),
+        (
+            ProductionStatus("PRODUCTION_ERROR", error_code="PRT_PAUSED", description="smoke"),
+            "PRODUCTION_ERROR: PRT_PAUSED (Printer error: printer paused)",
+        ),
         (ProductionStatus("REQUEST_ERROR", error_code="NEW"), "REQUEST_ERROR: NEW"),
         (ProductionStatus("TELEPORTED", occurred_at=datetime(2024, 1, 1, tzinfo=UTC)), "TELEPORTED"),
-    ],
-)
-def test_status_printed(status: ProductionStatus, text: str) -> None:
-    """Printed, a status is what a person wants to know: what, where, and what went wrong."""
-    assert str(status) == text
+        (ProductionStatus("T" * 300), "T" * 300),
+        (ProductionStatus("T" * 301), "T" * 299 + "…"),
+    ]
+    with Table() as table:
+        for status, text in texts:
+            with table.row(status):
+                assert str(status) == text
 
 
 # --- Transition ---
 
 
-@pytest.mark.parametrize(
-    ("previous", "current", "text"),
-    [
+def test_transition_printed() -> None:
+    """Printed, a transition says from what to what; the first poll says only what."""
+    texts = [
         (None, READY, "READY"),
         (READY, IN_PROGRESS, "READY -> IN_PROGRESS at WIS00001"),
         (
@@ -278,17 +259,121 @@ def test_status_printed(status: ProductionStatus, text: str) -> None:
             FAILED,
             "IN_PROGRESS -> PRODUCTION_ERROR at WIS00001: PRT_RIBBON_ENDED (Printer error: ribbon has ended)",
         ),
-        (ProductionStatus("TELEPORTED"), READY, "TELEPORTED -> READY"),
-    ],
+        (ProductionStatus("TELE\nPORTED"), READY, "TELE PORTED -> READY"),
+        (ProductionStatus("T" * 301), READY, "T" * 299 + "… -> READY"),
+    ]
+    with Table() as table:
+        for previous, current, text in texts:
+            with table.row(text):
+                assert str(Transition(previous=previous, current=current, elapsed=1.0, polls=2)) == text
+
+
+def test_transition_is_as_final_as_its_status() -> None:
+    """A transition is final when the status it leads to is, and comes from a poll where nothing else is said."""
+    for current, is_final in ((READY, False), (IN_PROGRESS, False), (FAILED, True)):
+        transition = Transition(previous=READY, current=current, elapsed=1.0, polls=2)
+        assert transition.is_final is is_final
+        assert transition.source == "poll"
+
+
+# --- ProductionEvent ---
+
+SENT_AT = datetime(2026, 11, 24, 12, 0, 5, 250_000, UTC)
+# As version 0.1.0 wrote it: what waits in somebody's queue must be read by the version after it.
+WRITTEN: dict[str, Any] = {
+    "version": 1,
+    "card": {"profile_id": 1, "card_token": "a"},
+    "status": {
+        "status": "IN_PROGRESS",
+        "kiosk_id": "WIS00001",
+        "occurred_at": "2026-11-24T12:00:05.250000+00:00",
+        "error_code": None,
+        "description": None,
+    },
+    "sent_at": "2026-11-24T12:00:05.250000+00:00",
+    "delivery_id": "d-1",
+    "subscription_id": "s-1",
+    "schema_version": "4.0.0",
+    "is_test": False,
+}
+EVENT = ProductionEvent(
+    card=Card(1, "a"),
+    status=ProductionStatus("IN_PROGRESS", kiosk_id="WIS00001", occurred_at=SENT_AT),
+    sent_at=SENT_AT,
+    delivery_id="d-1",
+    subscription_id="s-1",
+    schema_version="4.0.0",
 )
-def test_transition_printed(previous: ProductionStatus | None, current: ProductionStatus, text: str) -> None:
-    """Printed, a transition says from what to what; the first look says only what."""
-    assert str(Transition(previous=previous, current=current, elapsed=1.0, polls=2)) == text
 
 
-@pytest.mark.parametrize(("current", "is_final"), [(READY, False), (IN_PROGRESS, False), (FAILED, True)])
-def test_transition_is_as_final_as_what_is_seen(current: ProductionStatus, is_final: bool) -> None:
-    """A transition is final when the status it leads to is."""
-    transition = Transition(previous=READY, current=current, elapsed=1.0, polls=2)
-    assert transition.is_final is is_final
-    assert transition.source == "poll"
+def test_event_is_written_as_before() -> None:
+    """An event is one line of JSON in a form that stays, and what was written in it is read."""
+    assert json.loads(EVENT.to_json()) == WRITTEN
+    assert "\n" not in EVENT.to_json()
+    assert ProductionEvent.from_json(json.dumps(WRITTEN)) == EVENT
+
+
+@given(
+    st.builds(
+        ProductionEvent,
+        card=st.none() | st.just(Card(1, TOKEN)),
+        status=st.builds(
+            ProductionStatus,
+            status=st.text(),
+            kiosk_id=st.none() | st.text(),
+            occurred_at=st.none() | st.datetimes(timezones=st.just(UTC)),
+            error_code=st.none() | st.text(),
+            description=st.none() | st.text(),
+        ),
+        sent_at=st.none() | st.datetimes(timezones=st.just(UTC)),
+        delivery_id=st.none() | st.text(),
+        is_test=st.booleans(),
+    )
+)
+def test_json_of_an_event(event: ProductionEvent) -> None:
+    """An event that is written as JSON is read as the same event."""
+    assert ProductionEvent.from_json(event.to_json()) == event
+
+
+def test_bad_json_of_an_event() -> None:
+    """What was not written by `to_json`, or by another version, is refused."""
+    not_ours = "this is not what ProductionEvent.to_json gave"
+    other_version = "this event was written in version 2; only 1 is known"
+    texts = dict.fromkeys(("", "[]", "{}", "null", "1", "[" * 100_000), not_ours) | {
+        json.dumps(WRITTEN | {"version": 2}): other_version,
+        json.dumps(WRITTEN | {"card": {"profile_id": 0, "card_token": "a"}}): not_ours,
+        json.dumps(WRITTEN | {"status": {"status": "READY"}}): not_ours,
+        json.dumps(WRITTEN | {"sent_at": "soon"}): not_ours,
+        json.dumps(WRITTEN | {"unknown": 1}): not_ours,
+    }
+    with Table() as table:
+        for text, problem in texts.items():
+            with table.row(text):
+                with pytest.raises(UsageError) as caught:
+                    ProductionEvent.from_json(text)
+                assert str(caught.value) == problem
+
+
+def test_event_that_cannot_be() -> None:
+    """An event that somebody makes wrongly is refused when it is made, not when somebody waits for its card."""
+    naive = datetime(2026, 1, 1)  # noqa: DTZ001 - it is what must be refused
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"card": (1, "a")}, "card must be a Card or None, not a tuple"),
+        ({"status": "PRODUCED"}, "status must be a ProductionStatus, not a str"),
+        ({"sent_at": naive}, "sent_at must be an aware datetime or None, not "),
+        ({"sent_at": "2026-01-01T00:00:00Z"}, "sent_at must be an aware datetime or None, not "),
+        ({"status": ProductionStatus("READY", occurred_at=naive)}, "occurred_at must be an aware datetime or None"),
+    ]
+    with Table() as table:
+        for change, problem in wrong:
+            fields: dict[str, Any] = {"card": Card(1, TOKEN), "status": READY} | change
+            with table.row(problem), pytest.raises(UsageError, match=f"^an event's {problem}"):
+                ProductionEvent(**fields)
+
+
+def test_event_is_made_by_names() -> None:
+    """An event is no test where nothing else is said, and its fields have no order."""
+    assert not ProductionEvent(card=None, status=READY).is_test
+    make: Any = ProductionEvent
+    with pytest.raises(TypeError):
+        make(None, READY)

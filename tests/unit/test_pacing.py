@@ -13,12 +13,11 @@ from hypothesis import strategies as st
 
 from cardprod.errors import UsageError
 from cardprod.pacing import Pacer, RateLimit
-
-NAMES = ["per_second", "per_minute"]
+from tests.table import Table
 
 
 def depart(pacer: Pacer, asked_at: float) -> float:
-    """Leave as the turnstile lets requests leave: at once, or when the pacer says."""
+    """Leave as requests do: at once, or when the pacer says."""
     now = max(asked_at, pacer.ready_at())
     pacer.depart(now)
     return now
@@ -33,50 +32,37 @@ def most_in_a_window(departures: list[float], length: float) -> int:
 
 
 def test_default_is_what_wise_allows() -> None:
-    """Without a word said, the limit is Wise's default."""
+    """Where nothing is said, the limit is Wise's default, and nobody can loosen it afterwards."""
     assert RateLimit() == RateLimit(per_second=100, per_minute=1000)
-
-
-@pytest.mark.parametrize("value", [0, -1, 1.5, 100.0, True, "100", None, float("inf")], ids=repr)
-@pytest.mark.parametrize("name", NAMES)
-def test_refuses_other_numbers(name: str, value: Any) -> None:
-    """What is not an int of 1 or more is refused, and the message names the argument."""
-    with pytest.raises(UsageError, match=f"^RateLimit: {name} must be an int of 1 or more"):
-        RateLimit(**{name: value})
-
-
-def test_is_frozen() -> None:
-    """A rate limit cannot be loosened behind its clients' backs."""
     with pytest.raises(attrs.exceptions.FrozenInstanceError):
         setattr(RateLimit(), "per_second", 10**6)  # noqa: B010 - assigned, a type checker would refuse it first
 
 
-@pytest.mark.parametrize(
-    ("workers", "share"),
-    [
-        (1, RateLimit(per_second=100, per_minute=1000)),
-        (3, RateLimit(per_second=33, per_minute=333)),
-        (4, RateLimit(per_second=25, per_minute=250)),
-        (100, RateLimit(per_second=1, per_minute=10)),
-    ],
-)
-def test_share(workers: int, share: RateLimit) -> None:
-    """Each worker gets its part, rounded down."""
-    assert RateLimit().share(workers) == share
+def test_refuses_other_numbers() -> None:
+    """What is not an int of 1 or more is refused, and the message names the argument."""
+    refused: list[Any] = [0, -1, 1.5, 100.0, True, "100", None, float("inf")]
+    with Table() as table:
+        for name in ("per_second", "per_minute"):
+            for value in refused:
+                with (
+                    table.row(name, value),
+                    pytest.raises(UsageError, match=f"^RateLimit: {name} must be an int of 1 or more, not "),
+                ):
+                    RateLimit(**{name: value})
+        for value in refused:
+            with table.row("share", value), pytest.raises(UsageError, match="workers must be an int of 1 or more, not"):
+                RateLimit().share(value)
+    assert RateLimit(per_second=1, per_minute=1).share(1) == RateLimit(per_second=1, per_minute=1)
 
 
-@pytest.mark.parametrize("workers", [0, -1, 1.0, True, "4", None], ids=repr)
-def test_share_refuses_other_numbers(workers: Any) -> None:
-    """A number of workers that is not an int of 1 or more is refused by name."""
-    with pytest.raises(UsageError, match="workers must be an int of 1 or more"):
-        RateLimit().share(workers)
-
-
-@pytest.mark.parametrize("limit", [RateLimit(per_second=3), RateLimit(per_minute=3)], ids=str)
-def test_share_refuses_more_workers_than_requests(limit: RateLimit) -> None:
-    """Four workers cannot share three requests."""
-    with pytest.raises(UsageError, match="cannot be shared by 4 workers"):
-        limit.share(4)
+def test_share() -> None:
+    """Each worker gets its part, rounded down; four cannot share three requests."""
+    shares = {1: (100, 1000), 3: (33, 333), 4: (25, 250), 100: (1, 10)}
+    for workers, (per_second, per_minute) in shares.items():
+        assert RateLimit().share(workers) == RateLimit(per_second, per_minute)
+    for limit in (RateLimit(per_second=3), RateLimit(per_minute=3)):
+        with pytest.raises(UsageError, match="cannot be shared by 4 workers"):
+            limit.share(4)
 
 
 @given(limit=st.builds(RateLimit, per_second=st.integers(1, 500), per_minute=st.integers(1, 5000)), data=st.data())
@@ -91,24 +77,32 @@ def test_shares_never_exceed_the_whole(limit: RateLimit, data: st.DataObject) ->
 # --- Pacer ---
 
 
-@pytest.mark.parametrize("limit", [None, RateLimit()], ids=["none", "default"])
-def test_first_request_leaves_at_once(limit: RateLimit | None) -> None:
+def test_first_request_leaves_at_once() -> None:
     """Before anything was sent there is nothing to wait for, whatever the clock says."""
-    assert Pacer(limit).ready_at() == float("-inf")
+    for limit in (None, RateLimit()):
+        assert Pacer(limit).ready_at() == float("-inf")
 
 
-def test_the_second_is_full() -> None:
-    """As many leave at once as a second may hold; the next one just after the first of them is a second old."""
-    pacer = Pacer(RateLimit(per_second=3, per_minute=100))
-    assert [depart(pacer, 50.0) for _ in range(3)] == [50.0, 50.0, 50.0]
-    assert 51.0 < depart(pacer, 50.0) <= 51.01
+def test_full_windows() -> None:
+    """The next request leaves a millisecond after the first in a full second or minute is that old, and not sooner."""
+    pacer = Pacer(RateLimit(per_second=3, per_minute=4))
+    departures = [depart(pacer, at) for at in (50.0, 50.25, 50.5, 50.5, 50.5, 50.5)]
+    assert departures == pytest.approx([50.0, 50.25, 50.5, 51.001, 110.001, 110.251], abs=1e-9)
 
 
-def test_the_minute_is_full() -> None:
-    """When the minute is full, the next one leaves just after the first of them is a minute old."""
-    pacer = Pacer(RateLimit(per_second=2, per_minute=4))
-    departures = [depart(pacer, 0.0) for _ in range(5)]
-    assert 60.0 < departures[-1] <= 60.01
+def test_another_limit() -> None:
+    """What has left already counts under another limit, as far as the longest memory goes; with none, all may leave."""
+    pacer = Pacer(RateLimit(per_second=2, per_minute=100))
+    for at in (0.0, 2.0, 4.0, 6.0):
+        pacer.depart(at)
+    pacer.change(RateLimit(per_second=10, per_minute=4))
+    assert pacer.ready_at() == pytest.approx(60.001)
+    pacer.change(RateLimit(per_second=1, per_minute=100))
+    assert pacer.ready_at() == pytest.approx(7.001)
+    pacer.change(None)
+    assert pacer.ready_at() == float("-inf")
+    pacer.change(RateLimit(per_second=1, per_minute=1))
+    assert depart(pacer, 8.0) == 8.0
 
 
 def test_default_pace() -> None:
@@ -138,30 +132,24 @@ def test_taken_back() -> None:
 
 
 def test_taken_back_once() -> None:
-    """Of two that left at the same moment, taking one back leaves the other counted."""
+    """Of two that left at the same moment, taking one back leaves the other counted; one that never left, both."""
     pacer = Pacer(RateLimit(per_second=2, per_minute=100))
     pacer.depart(5.0)
     pacer.depart(5.0)
+    pacer.take_back(4.0)
+    assert pacer.ready_at() > 6.0
     pacer.take_back(5.0)
     assert depart(pacer, 5.0) == 5.0
     assert pacer.ready_at() > 6.0
 
 
-def test_taking_back_what_never_left() -> None:
-    """Taking back what is not counted changes nothing."""
-    pacer = Pacer(RateLimit(per_second=1, per_minute=100))
-    pacer.depart(5.0)
-    ready_at = pacer.ready_at()
-    pacer.take_back(4.0)
-    assert pacer.ready_at() == ready_at
-
-
-@pytest.mark.parametrize("limit", [None, RateLimit()], ids=["none", "default"])
-def test_gate(limit: RateLimit | None) -> None:
+def test_gate() -> None:
     """A closed gate holds everything back until it opens, with a limit or without."""
-    pacer = Pacer(limit)
-    pacer.close_until(30.0)
-    assert [depart(pacer, at) for at in (10.0, 10.0, 40.0)] == [30.0, 30.0, 40.0]
+    for limit in (None, RateLimit()):
+        pacer = Pacer(limit)
+        pacer.close_until(30.0)
+        assert pacer.gate_opens_at == 30.0
+        assert [depart(pacer, at) for at in (10.0, 10.0, 40.0)] == [30.0, 30.0, 40.0]
 
 
 @given(closings=st.lists(st.floats(0, 1e6), min_size=1))
@@ -252,16 +240,36 @@ def test_nobody_waits_without_need(limit: RateLimit, gaps: list[float]) -> None:
 # --- Requests that can wait are spread out ---
 
 
-def test_spread_lets_a_rush_out() -> None:
-    """While half of every window is free, requests that can wait need not."""
-    pacer = Pacer(RateLimit(per_second=100, per_minute=1000))
-    assert pacer.spread(0.0) == 0
-    for _ in range(50):
-        pacer.depart(0.0)
-    assert pacer.spread(0.0) == 0
-    pacer.depart(0.0)
-    assert pacer.spread(0.0) > 0
-    assert Pacer(None).spread(0.0) == 0
+def test_spread() -> None:
+    """Once half of a window is used, what is left lasts until more comes free, at the moment that asks for most."""
+    default, of_ten = RateLimit(), RateLimit(per_second=100, per_minute=10)
+    late = [0.0] + [58.0] * 15  # nothing comes free for long after the first
+    two_rushes = [0.0] * 5 + [50.0] * 5
+    gaps: list[tuple[RateLimit | None, list[float], float, float]] = [
+        (None, [0.0] * 5000, 0.0, 0.0),
+        (default, [], 0.0, 0.0),
+        (default, [0.0] * 50, 0.0, 0.0),
+        (default, [0.0] * 51, 0.0, 1.001 / 50),
+        (default, [0.0] * 51, 0.5, 0.501 / 50),
+        (default, [0.0] * 51, 1.001, 0.0),
+        (default, [0.0] * 100, 0.0, 1.001),
+        (of_ten, [0.0] * 5, 0.0, 0.0),
+        (of_ten, [0.0] * 6, 0.0, 60.001 / 5),
+        (of_ten, [0.0] * 6, 30.0, 30.001 / 5),
+        (of_ten, two_rushes, 60.0, 50.001 / 6),
+        (of_ten, two_rushes, 60.001, 0.0),
+        (of_ten, two_rushes, 61.0, 0.0),
+        # Up to 15 departures, each is a moment that counts; of 16, every second one.
+        (RateLimit(per_second=100, per_minute=15), late[:15], 59.0, 59.001 / 2),
+        (RateLimit(per_second=100, per_minute=16), late, 59.0, 59.001 / 3),
+    ]
+    with Table() as table:
+        for limit, departures, now, gap in gaps:
+            with table.row(limit, len(departures), now):
+                pacer = Pacer(limit)
+                for at in departures:
+                    pacer.depart(at)
+                assert pacer.spread(now) == pytest.approx(gap, abs=1e-9)
 
 
 @given(st.integers(1, 50), st.integers(1, 200), st.lists(st.floats(0, 30), max_size=60))

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import ast
 import importlib
-import re
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
 from typing import Final
 
-import pytest
-
 import cardprod
+from tests.table import Table
 
 PACKAGE: Final = Path(cardprod.__file__).parent
 FILES: Final = sorted(PACKAGE.rglob("*.py"))
@@ -181,11 +179,13 @@ def test_every_room_is_in_the_design() -> None:
     assert {room_of(module_of(file)) for file in FILES} <= {*ROOMS, "cardprod", "__main__"}
 
 
-@pytest.mark.parametrize("file", files_of(PURE), ids=module_of)
-def test_pure_rooms_are_pure(file: Path) -> None:
+def test_pure_rooms_are_pure() -> None:
     """A pure room imports nothing that waits, sends or sleeps, not even inside a function."""
-    imported = imports_of(file.read_text("utf-8"))
-    assert not {module for module in imported for impure in IMPURE if is_within(module, impure)}
+    with Table() as table:
+        for file in files_of(PURE):
+            with table.row(module_of(file)):
+                imported = imports_of(file.read_text("utf-8"))
+                assert {module for module in imported for impure in IMPURE if is_within(module, impure)} == set()
 
 
 def test_all_pure_rooms_are_read() -> None:
@@ -193,32 +193,27 @@ def test_all_pure_rooms_are_read() -> None:
     assert {room_of(module_of(file)) for file in files_of(PURE)} == PURE
 
 
-@pytest.mark.parametrize("file", files_of(set(ROOMS)), ids=module_of)
-def test_imports_point_upward(file: Path) -> None:
-    """A room imports itself and rooms that stand before it in the design's list, never one after it."""
-    room = room_of(module_of(file))
-    allowed = {*ROOMS[: ROOMS.index(room) + 1]}
-    imported = {module for module in imports_of(file.read_text("utf-8")) if is_within(module, "cardprod")}
-    rooms = {room_of(module) for module in imported if module != "cardprod"}
-    assert rooms <= allowed
-    assert not any(module == f"cardprod.{name}" for module in imported for name in PUBLIC), (
-        "import from the room itself"
-    )
+def test_imports_point_upward() -> None:
+    """A room imports itself and rooms that stand before it in the list, never one after it, and no public name."""
+    reexports = {f"cardprod.{name}" for name in PUBLIC}
+    with Table() as table:
+        for file in files_of(set(ROOMS)):
+            with table.row(module_of(file)):
+                imported = {module for module in imports_of(file.read_text("utf-8")) if is_within(module, "cardprod")}
+                rooms = {room_of(module) for module in imported if module != "cardprod"}
+                below = ROOMS[: ROOMS.index(room_of(module_of(file))) + 1]
+                assert rooms - {*below} == set()
+                assert imported & reexports == set(), "import from the room itself"
 
 
-@pytest.mark.parametrize("file", files_of({"simulator"}), ids=module_of)
-def test_simulator_shares_no_wire(file: Path) -> None:
+def test_simulator_shares_no_wire() -> None:
     """The simulator shares no code with the client's wire, so that neither hides the other's mistakes."""
-    rooms = {room_of(module) for module in imports_of(file.read_text("utf-8")) if is_within(module, "cardprod")}
-    assert not rooms & {"wire", "transport", "client", "watch", "wait", "webhooks", "deliveries"}
-
-
-@pytest.mark.parametrize("file", FILES, ids=module_of)
-def test_every_module_says_what_it_is(file: Path) -> None:
-    """Every module opens with a docstring whose first line is a sentence."""
-    docstring = ast.get_docstring(ast.parse(file.read_text("utf-8")))
-    assert docstring
-    assert re.search(r"[.?:]$", docstring.splitlines()[0].rstrip("`"))
+    with Table() as table:
+        for file in files_of({"simulator"}):
+            with table.row(module_of(file)):
+                imported = {module for module in imports_of(file.read_text("utf-8")) if is_within(module, "cardprod")}
+                forbidden = {"wire", "transport", "client", "watch", "wait", "webhooks", "deliveries"}
+                assert {room_of(module) for module in imported} & forbidden == set()
 
 
 def _kind_and_name(name: str) -> tuple[int, str]:
@@ -228,13 +223,15 @@ def _kind_and_name(name: str) -> tuple[int, str]:
     return (1 if name[:1].isupper() else 2), name
 
 
-@pytest.mark.parametrize("module", [module_of(file) for file in FILES if file.name != "__main__.py"])
-def test_all_is_sorted_and_true(module: str) -> None:
+def test_all_is_sorted_and_true() -> None:
     """Every module says in `__all__` what it offers, in order and without repeating itself, and has it."""
-    loaded = importlib.import_module(module)
-    names: list[str] = loaded.__all__
-    assert names == sorted(set(names), key=_kind_and_name)
-    assert [name for name in names if not hasattr(loaded, name)] == []
+    with Table() as table:
+        for module in [module_of(file) for file in FILES if file.name != "__main__.py"]:
+            with table.row(module):
+                loaded = importlib.import_module(module)
+                names: list[str] = loaded.__all__
+                assert names == sorted(set(names), key=_kind_and_name)
+                assert [name for name in names if not hasattr(loaded, name)] == []
 
 
 def test_public_names() -> None:

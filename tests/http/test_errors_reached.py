@@ -1,0 +1,104 @@
+"""Every error class, reached by a real call over HTTP: one line with what came, what to do and the trace id."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import re
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import cardprod
+from cardprod import errors
+from cardprod.errors import (
+    ApiError,
+    BadReply,
+    CardNotFound,
+    CardprodError,
+    Forbidden,
+    ProductionFailed,
+    RateLimited,
+    RequestTimeout,
+    ServerError,
+    StrongAuthenticationRequired,
+    TokenRefreshFailed,
+    TransportError,
+    Unauthorized,
+    UsageError,
+    WaitTimeout,
+)
+from tests.cards import CARD
+from tests.raw_server import RawServer, http_answer
+
+if TYPE_CHECKING:
+    import asyncio
+
+TRACE = {"x_trace_id": "t-123"}
+REACHED: list[tuple[type[CardprodError], str, bytes, str]] = [
+    (UsageError, "closed", b"", "make a new one"),
+    (TransportError, "poll", b"not HTTP at all\r\n\r\n", "check base_url"),
+    (RequestTimeout, "poll", b"", "try again"),
+    (ApiError, "poll", http_answer(422, "{}", **TRACE), "422; .*check base_url"),
+    (Unauthorized, "poll", http_answer(401, "{}", **TRACE), "401; .*get a new user token"),
+    (TokenRefreshFailed, "refresh", http_answer(401, "{}", **TRACE), "401; .*check .*client_secret"),
+    (Forbidden, "poll", http_answer(403, "{}", **TRACE), "403; .*check the profile"),
+    (
+        StrongAuthenticationRequired,
+        "poll",
+        http_answer(403, "{}", x_2fa_approval_result="REJECTED", **TRACE),
+        "403; .*must approve",
+    ),
+    (CardNotFound, "poll", http_answer(404, "{}", **TRACE), "404; .*check both ids"),
+    (RateLimited, "poll", http_answer(429, "{}", **TRACE), "429; .*ask less often"),
+    (ServerError, "poll", http_answer(503, "{}", **TRACE), "503; .*try later"),
+    (BadReply, "poll", http_answer(200, "[]", **TRACE), "a 200 that is not the documented shape: .*array"),
+    (WaitTimeout, "wait", http_answer(), "last seen READY; .*wait again"),
+    (ProductionFailed, "wait", http_answer(200, '{"status":"PRODUCTION_ERROR"}'), "not produced: PRODUCTION_ERROR"),
+]
+
+
+def test_every_class_is_reached() -> None:
+    """No class but the root is missed by the table of those that a real call reaches."""
+    by_a_client = {cls.__name__ for cls, *_ in REACHED} | {"CardprodError"}
+    by_a_webhook = {"BadSignature", "BadEvent"}  # in tests/unit/test_webhooks_verify.py
+    assert by_a_client | by_a_webhook == set(errors.__all__)
+
+
+async def ask(client: cardprod.Client, how: str) -> None:
+    if how == "wait":
+        final = await client.wait_until_final(CARD.profile_id, CARD.card_token, timeout=5)
+        final.raise_for_failure()
+    else:
+        await client.get_status(CARD.profile_id, CARD.card_token)
+
+
+@pytest.mark.parametrize(("cls", "how", "reply", "words"), REACHED, ids=[cls.__name__ for cls, *_ in REACHED])
+async def test_reached_error_is_whole(cls: type[CardprodError], how: str, reply: bytes, words: str) -> None:
+    """A real call's error is one line with what came, what to do and the trace id, and survives pickle and copy."""
+
+    async def answer(writer: asyncio.StreamWriter) -> None:
+        writer.write(reply)
+
+    async with RawServer(answer) as server:
+        token: Any = "token"
+        if how == "refresh":
+            token = cardprod.OAuthToken("client-id", "client-secret", "refresh-token", base_url=server.base_url)
+        async with cardprod.Client(token, base_url=server.base_url, attempts=1) as client:
+            if how == "closed":
+                await client.close()
+            with pytest.raises(cls) as caught:
+                await ask(client, how)
+    error = caught.value
+    assert type(error) is cls
+    assert str(error).isprintable()
+    assert re.search(words, str(error))
+    assert (getattr(error, "trace_id", None) is not None) == (b"x-trace-id" in reply) == ("t-123" in str(error))
+    if cls is not ProductionFailed:  # a status does not know its card
+        assert error.card == CARD
+        assert str(error).startswith(f"card {CARD}: ")
+    crossed: CardprodError = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own bytes
+    for again in (crossed, copy.copy(error), copy.deepcopy(error)):
+        assert (type(again), str(again), vars(again)) == (cls, str(error), vars(error))
+    if type(error) in {TransportError, RequestTimeout}:
+        assert error.__cause__ is not None
