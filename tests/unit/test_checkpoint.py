@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cardprod import Card, Checkpoint, ErrorCode, ProductionEvent, ProductionStatus, Status, Transition, UsageError
-from cardprod.checkpoint import PendingCard, moment_after
+from cardprod.checkpoint import PendingCard, moment_after, written_transition
 from cardprod.errors import CardprodError, ServerError, WaitTimeout
 from cardprod.schedule import AdaptiveSchedule, Backoff
 from cardprod.watch import Terms, Watch
@@ -77,8 +77,41 @@ def test_for_cards() -> None:
     assert [one.card for one in checkpoint.pending] == [Card(1, "b"), Card(1, "a")]
     assert {one.next_look_at for one in checkpoint.pending} == {NOON}
     assert {one.deadline_at for one in checkpoint.pending} == {NOON + timedelta(seconds=60)}
-    assert not checkpoint.is_done
-    assert Checkpoint.for_cards([]).is_done
+    assert (checkpoint.is_done, Checkpoint.for_cards([]).is_done) == (False, True)
+    assert len({Checkpoint.for_cards([]).id for _ in range(3)}) == 3
+
+
+@pytest.mark.parametrize(("timeout", "seconds"), [(None, None), (0, 0), (0.5, 0.5)])
+def test_deadline_of_a_timeout(timeout: float | None, seconds: float | None) -> None:
+    """A timeout counts from now, and none means no deadline."""
+    (one,) = Checkpoint.for_cards([CARD], timeout=timeout, now=NOON).pending
+    assert one.deadline_at == (None if seconds is None else NOON + timedelta(seconds=seconds))
+
+
+def test_now_is_now() -> None:
+    """Where no time is given it is the clock's, in UTC."""
+    before = datetime.now(UTC)
+    checkpoint = Checkpoint.for_cards([CARD])
+    extended = checkpoint.extended(0)
+    times = [before, checkpoint.pending[0].started_at, extended.pending[0].next_look_at, datetime.now(UTC)]
+    assert times == sorted(times)
+    assert extended.pending[0].deadline_at == extended.pending[0].next_look_at
+
+
+def test_defaults() -> None:
+    """A wait ends with the fifth failure in a row unless told; one is the least."""
+    assert Checkpoint(id="x", pending=()) == Checkpoint(id="x", sweep=0, max_failures=5, schedule=None, pending=())
+    assert Checkpoint.for_cards([CARD]).max_failures == 5
+    once = Checkpoint.for_cards([CARD], max_failures=1)
+    assert Checkpoint.from_json(once.to_json()) == once
+    assert once.max_failures == 1
+
+
+@pytest.mark.parametrize("values", [Checkpoint, PendingCard])
+def test_fields_are_named(values: Any) -> None:
+    """Fields have names, so that new ones can come in any place."""
+    with pytest.raises(TypeError):
+        values(*range(len(attrs.fields(values))))
 
 
 def test_for_cards_of_another_zone() -> None:
@@ -94,8 +127,10 @@ def test_for_cards_of_another_zone() -> None:
         ({"cards": "abc"}, "cards must be Cards"),
         ({"cards": 5}, "cards must be Cards"),
         ({"cards": [5]}, "expected a Card"),
-        ({"timeout": -1}, "timeout must be"),
+        ({"timeout": -0.5}, "timeout must be"),
         ({"timeout": float("nan")}, "timeout must be"),
+        ({"timeout": float("inf")}, "timeout must be"),
+        ({"timeout": True}, "timeout must be"),
         ({"schedule": AdaptiveSchedule()}, "schedule must be a Backoff or None"),
         ({"max_failures": 0}, "max_failures must be"),
         ({"max_failures": True}, "max_failures must be"),
@@ -113,8 +148,13 @@ def test_extended() -> None:
     checkpoint = Checkpoint.from_json(SAMPLE).extended(600, now=NOON)
     for one in checkpoint.pending:
         assert (one.deadline_at, one.next_look_at, one.failures) == (NOON + timedelta(seconds=600), NOON, 0)
+
+
+@pytest.mark.parametrize("seconds", [-0.5, float("inf"), float("nan"), True, "60"])
+def test_extended_by_what_cannot_be(seconds: Any) -> None:
+    """A wait is extended by a finite number of seconds, 0 or more."""
     with pytest.raises(UsageError, match="seconds must be"):
-        checkpoint.extended(-1)
+        Checkpoint.for_cards([CARD]).extended(seconds)
 
 
 def test_end_of_time() -> None:
@@ -151,6 +191,7 @@ def _changed(**fields: object) -> str:
         (_changed(schedule=[1]), "schedule is not"),
         (_changed(cards={}), "cards is not"),
         (_changed(cards=[5]), "card number 1 of the checkpoint is not an object"),
+        (_changed(cards=[json.loads(SAMPLE)["cards"][0], 5]), "card number 2 of the checkpoint is not an object"),
         (_changed(polls=True), "card number 1 of the checkpoint, polls is not"),
         (_changed(polls=None), "polls is missing"),
         (_changed(card_token=".."), "profile_id is not what it should be"),
@@ -160,10 +201,17 @@ def _changed(**fields: object) -> str:
         (_changed(deadline_at="soon"), "deadline_at is not"),
         (_changed(looked_at="0001-01-01T00:00:00+14:00"), "looked_at is not"),
         (_changed(last={"status": 5}), "last is not"),
-        (_changed(last=[]), "last is not"),
+        (_changed(last=[]), "last is not what"),
+        (_changed(last={"status": "READY", "kiosk_id": 5}), "last is not what"),
+        (_changed(last={"status": "READY", "error_code": 5}), "last is not what"),
+        (_changed(last={"status": "READY", "description": []}), "last is not what"),
         (_changed(is_first=1), "is_first is not"),
         (_changed(untold=[{"current": {"status": "READY"}, "elapsed": "1"}]), "elapsed is not"),
         (_changed(untold=[{"elapsed": 1.0, "polls": 1, "source": "poll"}]), "current is missing"),
+        (
+            _changed(untold=[{"current": {"status": "READY"}, "elapsed": 1.0, "polls": 1, "source": "rumour"}]),
+            "source is not",
+        ),
         (_changed(untold=5), "untold is not"),
     ],
 )
@@ -174,12 +222,21 @@ def test_foreign_json(text: str, words: str) -> None:
     assert CARD.card_token not in str(caught.value)
 
 
+@pytest.mark.parametrize("depth", [10, 850, 950])
+def test_nested_too_deeply(depth: int) -> None:
+    """However deeply nested a field is, even just within what can be read as JSON, a `UsageError` refuses it."""
+    text = _changed(schedule={"first": "here"}).replace('"here"', "[" * depth + "]" * depth)
+    with pytest.raises(UsageError, match=r"Checkpoint\.to_json"):
+        Checkpoint.from_json(text)
+
+
 def test_same_card_twice() -> None:
     """A checkpoint that holds a card twice is refused: which of the two would be true?"""
     saved = json.loads(SAMPLE)
     saved["cards"].append(saved["cards"][0])
-    with pytest.raises(UsageError, match="each card once"):
+    with pytest.raises(UsageError, match="each card once") as caught:
         Checkpoint.from_json(json.dumps(saved))
+    assert caught.value.card == CARD
 
 
 JSON: Final = st.recursive(
@@ -246,6 +303,7 @@ def _terms(seed: int, schedule: Any, max_failures: int = 3) -> Terms:
 
 # An `AdaptiveSchedule` belongs to one process, and so to one clock.
 @pytest.mark.parametrize(("is_adaptive", "shift"), [(False, 0.0), (False, -1e6), (False, 12345.678), (True, 0.0)])
+@settings(max_examples=settings().max_examples // 4)
 @given(moves=MOVES, seed=st.integers(0, 3))
 def test_saved_and_restored_is_the_same(
     moves: list[tuple[str, ProductionStatus, float, bool]], seed: int, shift: float, is_adaptive: bool
@@ -290,6 +348,74 @@ def test_bad_end_is_still_to_be_seen() -> None:
     assert (again.is_over, again.next_look_at) == (False, 100.0)
     again.fail(ServerError("503", http_status=503), 100.0)
     assert isinstance(again.error, ServerError)
+
+
+@pytest.mark.parametrize(("failures", "max_failures", "saved"), [(1, 1, 0), (3, 3, 2), (1, 3, 1), (0, 3, 0)])
+def test_failures_that_are_saved(failures: int, max_failures: int, saved: int) -> None:
+    """One more failure ends what failures ended; a wait that timed out has as many as it had."""
+    watch = Watch(CARD, _terms(0, Backoff(), max_failures=max_failures), 0.0)
+    for now in range(failures):
+        watch.fail(ServerError("503", http_status=503), float(now))
+    if not watch.is_over:
+        watch.give_up(501.0)
+    assert watch.save(501.0, NOON).failures == saved
+
+
+@pytest.mark.parametrize("timeout", [None, 500.0])
+def test_what_is_saved(timeout: float | None) -> None:
+    """What is saved of a wait is what is known of it, in the wall clock's time, and is the same when saved again."""
+    watch = Watch(CARD, Terms(schedule=Backoff(jitter=0), timeout=timeout, max_failures=3), 1000.0)
+    seen = ProductionStatus("READY", occurred_at=NOON)
+    watch.observe(seen, 1001.0)
+    watch.fail(ServerError("503", http_status=503), 1002.0)
+    event = ProductionEvent(card=CARD, status=ProductionStatus("COOLING", occurred_at=NOON), sent_at=NOON)
+    undelivered = watch.hear(event, 1004.0, NOON)
+    watch.fail(ServerError("503", http_status=503), 1006.0)
+    assert undelivered is not None
+
+    def at(now: float) -> datetime:
+        return NOON + timedelta(seconds=now - 1010.0)
+
+    expected = PendingCard(
+        card=CARD,
+        started_at=at(1000.0),
+        deadline_at=None if timeout is None else at(1500.0),
+        next_look_at=at(1007.6),
+        polls=1,
+        failures=1,
+        unchanged=1,
+        last=event.status,
+        occurred_at=NOON,
+        began_at=at(1004.0),
+        looked_at=at(1004.0),
+        is_first=False,
+        told_at=at(1004.0),
+        told_sent_at=NOON,
+        untold=(undelivered,),
+    )
+    saved = watch.save(1010.0, NOON, [undelivered])
+    assert saved == expected
+    assert Checkpoint.from_json(Checkpoint(id="x", pending=(saved,)).to_json()).pending == (expected,)
+    assert undelivered.source == "webhook"
+    again = Watch(CARD, _terms(0, Backoff(), max_failures=1), 0.0)
+    again.restore(saved, 50.0, NOON)
+    assert again.save(50.0, NOON, [undelivered]) == expected
+
+
+def test_an_end_that_nobody_saw_is_over() -> None:
+    """A wait that ended well is saved as ended, and restored as such."""
+    watch, again = (Watch(CARD, _terms(0, Backoff()), 0.0) for _ in range(2))
+    watch.observe(ProductionStatus("PRODUCED"), 1.0)
+    saved = watch.save(5.0, NOON)
+    assert saved.next_look_at == NOON
+    again.restore(saved, 7.0, NOON)
+    assert again.is_over
+
+
+def test_elapsed_is_saved_to_the_microsecond() -> None:
+    """Seconds that passed are written with six digits, which is what times have."""
+    step = Transition(previous=None, current=ProductionStatus("READY"), elapsed=1 / 3, polls=1)
+    assert written_transition(step)["elapsed"] == 0.333333
 
 
 def test_clock_that_is_behind() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -71,6 +73,50 @@ def test_late_event_is_a_hit() -> None:
     assert deliveries.trust == 0.3
 
 
+@pytest.mark.parametrize(("seconds", "trust"), [(14.9, 0.51), (15.0, 0.15)])
+def test_event_that_comes_too_late_is_a_miss(seconds: float, trust: float) -> None:
+    """An event counts as a hit for 15 s after a poll found the change; from then on the change was a miss."""
+    deliveries = trusting(events=1)
+    deliveries.found(CARDS[1], DONE, 10)
+    deliveries.arrived(CARDS[1], DONE, 10 + seconds, is_news=False)
+    assert deliveries.trust == pytest.approx(trust)
+
+
+def test_first_event_proves_nothing_of_what_came_before() -> None:
+    """A change that was found before any event ever came is no hit when its event comes."""
+    deliveries = Deliveries(300)
+    deliveries.found(CARDS[0], DONE, 0)
+    deliveries.arrived(CARDS[0], DONE, 1, is_news=False)
+    assert deliveries.trust == 0
+
+
+def test_second_change_takes_the_place_of_the_first() -> None:
+    """Of two changes of a card in a row the second waits for its event, from when it was found; the first does not."""
+    deliveries = trusting()
+    before = deliveries.trust
+    deliveries.found(CARDS[0], PRINTING, 0)
+    deliveries.found(CARDS[1], DONE, 1)
+    deliveries.found(CARDS[0], DONE, 10)
+    misses: list[int] = []
+    for now in (15.5, 16.5, 24.5, 25.5):
+        deliveries.gap(now)
+        misses.append(round(math.log2(before / deliveries.trust)))
+    assert misses == [0, 1, 1, 2]
+
+
+def test_memory_is_bounded() -> None:
+    """Of thousands of changes that no event told, 4,096 are remembered; of the rest no event is a hit."""
+    deliveries = Deliveries(300)
+    cards = [Card(1, f"card-{number}") for number in range(4097)]
+    deliveries.arrived(CARDS[0], DONE, 0, is_news=False)
+    for card in cards:
+        deliveries.found(card, DONE, 0)
+    deliveries.arrived(cards[4096], DONE, 1, is_news=False)
+    assert deliveries.trust == 0
+    deliveries.arrived(cards[4095], DONE, 1, is_news=False)
+    assert deliveries.trust == 0.3
+
+
 def test_misses_close_the_gap() -> None:
     """Changes that only looks find bring the looks back: after three the gap is a hundredth."""
     deliveries = trusting()
@@ -109,7 +155,7 @@ def test_a_change_found_by_many_is_one_miss() -> None:
     st.floats(0, 1000),
 )
 def test_bounds(happenings: list[tuple[str, Card, ProductionStatus, float]], safety_net: float) -> None:
-    """Whatever happens, the gap is between nothing and the safety net, and what is remembered is bounded."""
+    """Whatever happens, the gap is between nothing and the safety net, and settles when every event is overdue."""
     deliveries = Deliveries(safety_net)
     now = 0.0
     for what, card, status, later in happenings:
@@ -120,7 +166,5 @@ def test_bounds(happenings: list[tuple[str, Card, ProductionStatus, float]], saf
             deliveries.arrived(card, status, now, is_news=what == "news")
         assert 0 <= deliveries.gap(now) <= safety_net
         assert 0 <= deliveries.trust < 1
-    untold = deliveries._untold  # pyright: ignore[reportPrivateUsage]
-    assert len(untold) <= len(CARDS)
-    deliveries.gap(now + 20)
-    assert not untold
+    settled = deliveries.gap(now + 20)
+    assert deliveries.gap(now + 1e6) == settled  # nothing waits for its event any more

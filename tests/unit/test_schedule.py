@@ -346,14 +346,6 @@ def test_settings_that_cannot_be_right(settings: dict[str, Any], words: str) -> 
         AdaptiveSchedule(**settings)
 
 
-def test_made_up_statuses() -> None:
-    """A server that makes up a status in every answer does not fill the memory."""
-    schedule = AdaptiveSchedule()
-    for number in range(500):
-        assert schedule.delay_at(f"STATUS-{number}", 1, number, 0.5, is_first=False) > 0
-    assert len(schedule._curves) <= 66  # pyright: ignore[reportPrivateUsage]
-
-
 def test_another_clock() -> None:
     """A schedule that is used in another loop, whose clock is behind, goes on."""
     schedule = AdaptiveSchedule()

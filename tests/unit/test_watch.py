@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pytest
 from hypothesis import given
@@ -25,11 +25,13 @@ from cardprod.errors import (
     UsageError,
     WaitTimeout,
 )
-from cardprod.models import Card, ProductionStatus, Status, Transition
-from cardprod.schedule import Backoff
+from cardprod.models import Card, ProductionEvent, ProductionStatus, Status, Transition
+from cardprod.schedule import AdaptiveSchedule, Backoff
 from cardprod.watch import Terms, Watch
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from cardprod.schedule import Schedule
 
 CARD = Card(123456, "ca0c8154-1e14-4464-a1ce-dcea7dc3de52")
@@ -133,6 +135,14 @@ def test_a_missing_time_tells_nothing(times: list[datetime | None], transitions:
     assert [step is not None for step in steps] == transitions
 
 
+@pytest.mark.parametrize("seconds", [0.001, 0.5, -0.5, -60.0])
+def test_times_of_polls_are_exact(seconds: float) -> None:
+    """Without an event in between, any other time is a new request: one server writes its times in one way."""
+    watch = a_watch()
+    watch.observe(seen("IN_PROGRESS", NOON), 100.0)
+    assert watch.observe(seen("IN_PROGRESS", NOON + timedelta(seconds=seconds)), 110.0) is not None
+
+
 def test_a_time_counts_only_under_its_status() -> None:
     """The time of an earlier status is not held against a later one."""
     watch = a_watch()
@@ -181,18 +191,25 @@ def test_unknown_status_does_not_end_the_wait() -> None:
 
 @pytest.mark.parametrize("ending", [seen("PRODUCED"), UsageError("no"), CardNotFound("no", http_status=404)])
 def test_nothing_more_after_the_end(ending: Observed) -> None:
-    """Whoever goes on after the end is told so, and the count of looks stands."""
+    """Whatever is done with a wait that is over is refused, and what is known of it stands."""
     watch = a_watch()
     if isinstance(ending, CardprodError):
         watch.fail(ending, 100.0)
     else:
         watch.observe(ending, 100.0)
-    polls, failures = watch.polls, watch.failures
-    with pytest.raises(UsageError, match="this wait is over"):
-        watch.observe(seen("READY"), 110.0)
-    with pytest.raises(UsageError, match="this wait is over"):
-        watch.fail(BROKEN, 110.0)
-    assert (watch.polls, watch.failures) == (polls, failures)
+    event = ProductionEvent(card=CARD, status=seen("READY", ONE_O_CLOCK), sent_at=ONE_O_CLOCK)
+    known = watch.polls, watch.failures, watch.last, watch.error
+    moves: list[Callable[[], object]] = [
+        lambda: watch.observe(seen("READY"), 110.0),
+        lambda: watch.fail(BROKEN, 110.0),
+        lambda: watch.hear(event, 110.0, ONE_O_CLOCK),
+        lambda: watch.give_up(110.0),
+    ]
+    for move in moves:
+        with pytest.raises(UsageError, match="this wait is over") as caught:
+            move()
+        assert caught.value.card == CARD
+    assert (watch.polls, watch.failures, watch.last, watch.error) == known
 
 
 # --- Failures ---
@@ -426,6 +443,31 @@ def test_timeout_of_zero_and_a_final_card() -> None:
     assert (watch.is_over, watch.error) == (True, None)
 
 
+def test_given_up() -> None:
+    """A wait whose turn did not come before its deadline has timed out, with what it saw until then."""
+    watch = a_watch(timeout=15.0)
+    watch.observe(seen("READY"), 101.0)
+    watch.give_up(117.0)
+    error = final_error(watch)
+    assert isinstance(error, WaitTimeout)
+    assert (error.last, error.polls, error.elapsed, error.__cause__) == (seen("READY"), 1, 17.0, None)
+
+
+def test_deadline_of_its_own() -> None:
+    """A deadline that is given counts, and not the one that the timeout would make."""
+    terms = Terms(schedule=EVERY_10, timeout=900.0, max_failures=5)
+    assert Watch(CARD, terms, 100.0, deadline_at=150.0).cut_off_at == 150.0
+
+
+@pytest.mark.parametrize(("began_at", "due_at"), [(100.0, 110.0), (110.0, 110.0), (112.0, 112.0), (115.0, 115.0)])
+def test_poll_that_begins_late(began_at: float, due_at: float) -> None:
+    """A poll that begins later than it was due is due then, and so is the last one if that is past the deadline."""
+    watch = a_watch(timeout=15.0)
+    watch.observe(seen("READY"), 100.0)
+    watch.begin_look(began_at)
+    assert (watch.next_look_at, watch.cut_off_at) == (due_at, None if due_at == 115.0 else 115.0)
+
+
 # --- Whatever happens ---
 
 
@@ -549,9 +591,29 @@ def test_last_look_has_its_own_time() -> None:
     watch.observe(seen("READY"), 101.0)
     watch.observe(seen("READY"), 111.0)
     assert (watch.next_look_at, watch.cut_off_at) == (115.0, 122.0)
+    watch.begin_look(118.0)
+    assert (watch.cut_off_at, watch.expires_at) == (125.0, 122.0)
 
 
-@pytest.mark.parametrize("delay", [0.0, -1.0, math.nan, math.inf])
+def test_what_never_ends_never_expires() -> None:
+    """A wait without a deadline does not expire."""
+    assert a_watch(timeout=None).expires_at == math.inf
+
+
+def test_saved_schedule() -> None:
+    """Of schedules only a `Backoff` is saved: another belongs to its process."""
+    for schedule, saved in ((EVERY_10, EVERY_10), (AdaptiveSchedule(), None)):
+        assert Terms(schedule=schedule, timeout=None, max_failures=5).saved_schedule is saved
+
+
+def test_terms_are_named() -> None:
+    """Three numbers in a row would say nothing, so they have names."""
+    positional: Any = Terms
+    with pytest.raises(TypeError):
+        positional(EVERY_10, 900.0, 5)
+
+
+@pytest.mark.parametrize("delay", [0.0, -0.5, -1.0, math.nan, math.inf])
 def test_impossible_delay_ends_the_wait(delay: float) -> None:
     """A schedule that gives no positive, finite delay ends the wait with a UsageError; what was seen is still told."""
 

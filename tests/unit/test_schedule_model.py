@@ -1,0 +1,349 @@
+"""The model of `AdaptiveSchedule`, checked by numbers: what it saves against a plain reading of its description."""
+
+from __future__ import annotations
+
+import json
+import math
+from statistics import NormalDist
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from cardprod.errors import UsageError
+from cardprod.models import Status
+from cardprod.schedule import AdaptiveSchedule, Backoff
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+EDGES = [0.0, *(2 ** (step / 4) for step in range(67)), math.inf]
+"""Bins of age: the first second, then each 19 % longer, the last without an end."""
+BINS = range(68)
+WIDTHS = [*(EDGES[bin_ + 1] - EDGES[bin_] for bin_ in BINS[:-1]), EDGES[67]]
+"""Of the last bin, which has no end, as much as it is away from 0."""
+PRINTING = Status.IN_PROGRESS
+FRESH_SPACING = math.sqrt((1 + 0.02) / 2)
+NO_BOUNDS: Mapping[str, Any] = {"shortest": 1e-9, "longest": 1e9}
+
+
+def overlap(bin_: int, begin: float, end: float) -> float:
+    """Say how many seconds of an interval are in a bin."""
+    return max(0.0, min(end, EDGES[bin_ + 1]) - max(begin, EDGES[bin_]))
+
+
+def curves(schedule: AdaptiveSchedule) -> dict[tuple[str, bool], Any]:
+    """Give what was learned, by status and whether a wait began with it."""
+    return {(one["status"], one["is_first"]): one for one in json.loads(schedule.to_json())["curves"]}
+
+
+class Model:
+    """What is known of printing, and what follows: every formula of the description, as it stands there."""
+
+    def __init__(self, schedule: AdaptiveSchedule) -> None:
+        saved = json.loads(schedule.to_json())
+        nothing = {"events": [0.0] * 68, "at_risk": [0.0] * 68, "ends": 0.0, "final_ends": 0.0}
+        known = curves(schedule).get((PRINTING, False), nothing)
+        self.events, self.at_risk = known["events"], known["at_risk"]
+        share = (known["final_ends"] + 0.5) / (known["ends"] + 1)
+        self.worth = share + (1 - share) * saved["progress_weight"]
+        self.fallback = Backoff(**saved["fallback"])
+
+    def prior(self, bin_: int) -> float:
+        """The hazard for which the fallback would be best: its density of polls, squared."""
+        age = EDGES[bin_] + WIDTHS[bin_] / 2
+        delay = self.fallback.first + (self.fallback.factor - 1) * age
+        return 1 / min(delay, self.fallback.ceiling) ** 2
+
+    def hazard(self, bin_: int) -> float:
+        """The mean of a Gamma distribution, with the prior worth one card."""
+        seconds = WIDTHS[bin_]
+        return (self.prior(bin_) * seconds + averaged(self.events, bin_)) / (seconds + averaged(self.at_risk, bin_))
+
+    def used(self, begin: float, end: float) -> float:
+        """The integral of √(v h) between two ages."""
+        return sum(math.sqrt(self.worth * self.hazard(bin_)) * overlap(bin_, begin, end) for bin_ in BINS)
+
+
+def averaged(values: list[float], bin_: int) -> float:
+    """Average a bin with its neighbours, 1:2:1, where the first and the last are their own."""
+    return (values[max(bin_ - 1, 0)] + 2 * values[bin_] + values[min(bin_ + 1, 67)]) / 4
+
+
+def learn(
+    schedule: AdaptiveSchedule,
+    begin: float,
+    end: float,
+    now: float,
+    *,
+    ended: bool = False,
+    is_final: bool = False,
+    rate: float = 10,
+) -> None:
+    schedule.learn(PRINTING, begin, end, now, is_first=False, ended=ended, is_final=is_final, looks_per_second=rate)
+
+
+def delay(schedule: AdaptiveSchedule, age: float, now: float, chance: float = 0.5) -> float:
+    return schedule.delay_at(PRINTING, age, now, chance, is_first=False)
+
+
+def experienced(**settings: Any) -> AdaptiveSchedule:
+    """Make a schedule that has seen a few cards, of which one printed to the end."""
+    schedule = AdaptiveSchedule(**NO_BOUNDS, **settings)
+    for number, (begin, end) in enumerate([(0, 3.0), (2.0, 40.0), (30.0, 34.0), (0.0, 90.0), (100.0, 2000.0)]):
+        learn(schedule, begin, end, 0.1 * number, ended=number > 1, is_final=number == 3)
+    return schedule
+
+
+# --- What is learned ---
+
+
+@pytest.mark.parametrize(
+    ("begin", "end"), [(0, 0.5), (0, 1), (0.25, 10), (1, 1.5), (50, 70), (2**16.5, 2**17), (5, 5), (9, 3)]
+)
+def test_stay_is_at_risk(begin: float, end: float) -> None:
+    """A card that is still there was at risk from one poll to the next, and not where clocks went backwards."""
+    schedule = AdaptiveSchedule()
+    learn(schedule, begin, end, 0)
+    curve = curves(schedule)[PRINTING, False]
+    assert curve["at_risk"] == pytest.approx([overlap(bin_, begin, end) for bin_ in BINS], abs=1e-3)
+    assert (sum(curve["events"]), curve["ends"], curve["final_ends"]) == (0, 0, 0)
+
+
+@pytest.mark.parametrize(("begin", "end"), [(0, 0.5), (0, 10), (0.25, 100), (50, 50), (60, 70), (2**16.5, 2**17)])
+@pytest.mark.parametrize("is_final", [True, False])
+def test_end_is_spread_over_the_interval(begin: float, end: float, *, is_final: bool) -> None:
+    """An end between two polls is spread over the bins in proportion to the hazard, and at risk until then."""
+    schedule = AdaptiveSchedule()
+    model = Model(schedule)
+    learn(schedule, begin, end, 0, ended=True, is_final=is_final)
+    curve = curves(schedule)[PRINTING, False]
+    weights = [model.prior(bin_) * overlap(bin_, begin, end) for bin_ in BINS]
+    if begin == end:
+        weights = [float(EDGES[bin_] <= begin < EDGES[bin_ + 1]) for bin_ in BINS]
+    shares = [weight / sum(weights) for weight in weights]
+    left_at = [sum(shares[:bin_]) + shares[bin_] / 2 for bin_ in BINS]
+    assert curve["events"] == pytest.approx(shares, abs=1e-6)
+    assert curve["at_risk"] == pytest.approx(
+        [(1 - left_at[bin_]) * overlap(bin_, begin, end) for bin_ in BINS], abs=1e-3
+    )
+    assert (curve["ends"], curve["final_ends"]) == (1, int(is_final))
+
+
+def test_each_end_lowers_the_weight_of_all_before() -> None:
+    """After n ended stays the first one weighs (1 - 1/memory)^(n-1), whether they were seen one by one or at once."""
+    one_by_one, at_once = AdaptiveSchedule(memory=10), AdaptiveSchedule(memory=10)
+    for number in range(20):
+        learn(one_by_one, 0, 0.5, 5.0 * number, ended=True, is_final=True)
+        learn(at_once, 0, 0.5, 0.0, ended=True, is_final=True)
+    weight = sum(0.9**age for age in range(20))
+    first = {"events": weight, "at_risk": weight * 0.25}
+    curve = curves(one_by_one)[PRINTING, False]
+    assert (curve["ends"], curve["final_ends"]) == pytest.approx((weight, weight))
+    assert {name: curve[name][0] for name in first} == pytest.approx(first, abs=1e-3)
+    delay(at_once, 0, 5.0)
+    delay(at_once, 0, 10.0)  # nothing ended meanwhile, so nothing is forgotten
+    curve = curves(at_once)[PRINTING, False]
+    assert (curve["ends"], curve["events"][0]) == pytest.approx((20 * 0.9**20, 20 * 0.9**20), abs=1e-6)
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_typical_is_worth_five_cards(*, is_first: bool) -> None:
+    """What is typical counts as five cards, lognormal around it with a sigma of a half; no end is counted by it."""
+    typical = curves(AdaptiveSchedule(typical={PRINTING: 240}))[PRINTING, is_first]
+    log_normal = NormalDist(math.log(240), 0.5)
+    left_by = [0.0, *(log_normal.cdf(math.log(edge)) for edge in EDGES[1:-1]), 1.0]
+    assert typical["events"] == pytest.approx([5 * (left_by[bin_ + 1] - left_by[bin_]) for bin_ in BINS], abs=1e-6)
+    there = [1 - (left_by[bin_] + left_by[bin_ + 1]) / 2 for bin_ in BINS]
+    assert typical["at_risk"] == pytest.approx([5 * there[bin_] * WIDTHS[bin_] for bin_ in BINS], abs=1e-3)
+    assert typical["ends"] == 0
+
+
+def test_statuses_are_learned_apart() -> None:
+    """Each status has a curve of its own, and another for waits that began with it; beyond 64 they share two."""
+    schedule = AdaptiveSchedule()
+    for number in range(70):
+        for is_first in (True, False):
+            schedule.delay_at(f"STATUS-{number}", 1, number, 0.5, is_first=is_first)
+    known = [(f"STATUS-{number}", is_first) for number in range(32) for is_first in (True, False)]
+    assert [*curves(schedule)] == [*known, ("…", True), ("…", False)]
+
+
+# --- What follows ---
+
+
+@pytest.mark.parametrize("age", [0.0, 0.3, 1.0, 1.1, 2.0, 33.0, 100.0, 5000.0, 2**16.5, 2e5])
+@pytest.mark.parametrize("chance", [0.0, 0.5, 0.9])
+def test_delay_uses_up_one_spacing(age: float, chance: float) -> None:
+    """The integral of √(v h) between two polls is the spacing, which chance changes by its share."""
+    schedule = experienced(jitter=0.4, fallback=Backoff(first=2, factor=3, ceiling=50))
+    longer = delay(schedule, age, 10.0, chance)
+    assert Model(schedule).used(age, age + longer) == pytest.approx(
+        FRESH_SPACING * (1 + 0.4 * (chance - 0.5)), rel=1e-3
+    )
+
+
+def test_what_is_not_final_matters_less() -> None:
+    """A status whose ends are not final is polled in proportion to the root of `progress_weight`."""
+    delays: list[float] = []
+    for is_final in (True, False):
+        schedule = AdaptiveSchedule(**NO_BOUNDS, progress_weight=0.25, memory=1e9)
+        for _ in range(5000):
+            learn(schedule, 10, 10.5, 0, ended=True, is_final=is_final)
+        delays.append(delay(schedule, 10, 10))
+    assert delays[1] == pytest.approx(2 * delays[0], rel=0.01)
+
+
+def test_delay_is_bounded() -> None:
+    """A delay is not shorter than `shortest` nor longer than `longest`."""
+    often, rarely = AdaptiveSchedule(shortest=50), AdaptiveSchedule(longest=2)
+    assert (delay(often, 0, 0), delay(rarely, 5000, 0)) == (50.0, 2.0)
+
+
+@pytest.mark.parametrize(("later", "is_in_it"), [(0.0, False), (0.75, False), (1.0, True), (-0.25, True)])
+def test_curves_are_refreshed_each_second(later: float, *, is_in_it: bool) -> None:
+    """What was learned is in the delays a second later, and at once where another loop's clock is behind."""
+    schedule, now = AdaptiveSchedule(**NO_BOUNDS), 64.0
+    before = delay(schedule, 10, now)
+    for _ in range(10):
+        learn(schedule, 10, 11, now, ended=True, is_final=True)
+    assert (delay(schedule, 10, now + later) != before) is is_in_it
+
+
+# --- The budget ---
+
+
+def test_spacing_is_what_the_fleet_uses_up() -> None:
+    """The spacing is the measured use per second, forgotten over 30 s, divided by the polls that are allowed."""
+    schedule, used = AdaptiveSchedule.from_json(experienced().to_json()), 0.0  # which has measured nothing yet
+    polls = [
+        (100.0, 5.0, 9.0),
+        (101.0, 0.0, 3.0),
+        (102.0, 30.0, 50.0),
+        (110.0, 7.0, 8.0),
+        (110.0, 8.0, 9.0),
+        (150.0, 1.0, 60.0),
+    ]
+    for number, (now, begin, end) in enumerate(polls):
+        model = Model(schedule)
+        learn(schedule, begin, end, now, rate=0.001)
+        since = now - (polls[number - 1][0] if number else 0.0)
+        used = used * math.exp(-since / 30) + model.used(begin, end)
+        measured = used / (30 * (1 - math.exp(-(now - 100) / 30))) / 0.001 if now > 102 else FRESH_SPACING
+        next_one = delay(schedule, 20, now)
+        assert model.used(20, 20 + next_one) == pytest.approx(measured, rel=1e-2)
+
+
+def test_spacing_is_worth_its_poll() -> None:
+    """However many polls are allowed, the spacing is the root of twice what a poll costs."""
+    schedule = experienced(look_cost=0.125)
+    for now in (100.0, 103.0):
+        learn(schedule, 5, 9, now, rate=math.inf)
+    model = Model(schedule)
+    assert model.used(20, 20 + delay(schedule, 20, 110)) == pytest.approx(0.5, rel=1e-3)
+
+
+def test_longest_gives_way_to_a_large_fleet() -> None:
+    """Where cards wait longer than `longest` on average, as lately measured, a delay may be as long as that."""
+    schedule = AdaptiveSchedule(longest=10)
+    delays: list[float] = []
+    for now, waited in ((0.0, 4.0), (1.0, 60.0), (31.0, 60.0)):
+        learn(schedule, 100, 100 + waited, now, rate=1e-9)
+        delays.append(delay(schedule, 100, now))
+    first, second = math.exp(-31 / 30), math.exp(-30 / 30)
+    lately = (4 * first + 60 * second + 60) / (first + second + 1)
+    mean = (4 * math.exp(-1 / 30) + 60) / (math.exp(-1 / 30) + 1)
+    fresh = AdaptiveSchedule(longest=10)
+    learn(fresh, 100, 104, 0.0, rate=1e-9)
+    assert delays[0] == delay(fresh, 100, 0.0) == 10
+    assert delays[1] <= mean
+    assert delays[2] == pytest.approx(lately)
+
+
+def test_one_poll_is_a_measure() -> None:
+    """A single card that waited longer than `longest` shows that the fleet is large."""
+    schedule = AdaptiveSchedule(longest=10)
+    assert delay(schedule, 5000, 0.0) == 10
+    learn(schedule, 5000, 5020, 0.0)
+    assert delay(schedule, 5000, 0.0) == 20
+
+
+def test_another_clock_is_measured_anew() -> None:
+    """Where the clock is behind, as in another loop, measuring begins anew: what was measured is of no use."""
+    used, fresh = AdaptiveSchedule(), AdaptiveSchedule()
+    for now in (1000.0, 1010.0):
+        used.learn("READY", 0, 300, now, is_first=True, ended=False, is_final=False, looks_per_second=1e-9)
+    for now in (5.0, 6.0, 15.0):
+        for schedule in (used, fresh):
+            learn(schedule, 0, 2, now, rate=0.1)
+    assert delay(used, 50, 15.0) == delay(fresh, 50, 15.0)  # measured for long enough
+
+
+# --- What is saved ---
+
+
+def test_settings_at_their_bounds() -> None:
+    """What is just right is taken, and what is just wrong is refused with its bound."""
+    AdaptiveSchedule(progress_weight=1, shortest=0.001, longest=0.001, memory=2, jitter=0, look_cost=0.001)
+    for name in ("shortest", "longest", "look_cost"):
+        settings: dict[str, Any] = {name: 0}
+        with pytest.raises(UsageError, match=f"{name} must be above 0 seconds"):
+            AdaptiveSchedule(**settings)
+
+
+def test_settings_that_nobody_set() -> None:
+    """The settings are what the documentation says where nothing is set."""
+    saved = json.loads(AdaptiveSchedule().to_json())
+    assert saved == {
+        "version": 1,
+        "look_cost": 0.002,
+        "progress_weight": 0.02,
+        "shortest": 1.0,
+        "longest": 120.0,
+        "memory": 200.0,
+        "jitter": 0.1,
+        "fallback": {"first": 1.0, "factor": 1.6, "ceiling": 30.0, "jitter": 0.1},
+        "curves": [],
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "is_right"),
+    [
+        ({"ends": 0}, True),
+        ({"ends": 1e15}, True),
+        ({"ends": 1e15 + 1}, False),
+        ({"ends": -0.5}, False),
+        ({"final_ends": -1}, False),
+        ({"events": [0] * 68}, True),
+        ({"events": [1] * 67}, False),
+        ({"at_risk": [1] * 69}, False),
+        ({"events": [*[0.0] * 67, -1.0]}, False),
+        ({"at_risk": [*[0.0] * 67, "1"]}, False),
+        ({"at_risk": [*[0.0] * 67, math.inf]}, False),
+    ],
+)
+def test_saved_numbers(change: dict[str, Any], *, is_right: bool) -> None:
+    """What is restored is as many finite numbers as there are bins, each 0 or more and no larger than life."""
+    saved = json.loads(experienced().to_json())
+    saved["curves"][0] |= change
+    if is_right:
+        restored = curves(AdaptiveSchedule.from_json(json.dumps(saved)))
+        assert restored[PRINTING, False] == saved["curves"][0]
+        return
+    with pytest.raises(UsageError, match=r"AdaptiveSchedule\.to_json"):
+        AdaptiveSchedule.from_json(json.dumps(saved))
+
+
+def test_saved_whole() -> None:
+    """Every setting and every curve is saved and restored."""
+    schedule = experienced(
+        look_cost=0.5,
+        progress_weight=0.5,
+        memory=50.0,
+        jitter=0.0,
+        fallback=Backoff(first=2),
+        typical={Status.READY: 9},
+    )
+    text = schedule.to_json()
+    assert AdaptiveSchedule.from_json(text).to_json() == text
+    assert {*curves(schedule)} == {(Status.READY, False), (Status.READY, True), (PRINTING, False)}
