@@ -1,6 +1,6 @@
-"""How much memory looks at a hostile server take at their peak, as a program: `python -m tests.http.peak own`.
+"""How much memory polls of a hostile server take at their peak, as a program: `python -m tests.http.peak own [WAY …]`.
 
-It prints, for each way that sends much, by how many bytes the process grew while it looked, as one JSON object.
+It prints, for each way that sends much, or for those named, by how many bytes the process grew, as one JSON object.
 """
 
 from __future__ import annotations
@@ -63,9 +63,11 @@ async def growth(base_url: str, way: str, *, is_borrowed: bool) -> int:
 
 
 def main() -> None:
-    """Measure every way that sends much."""
+    """Measure every way that sends much, or those that are named."""
     is_borrowed = sys.argv[1] == "borrowed"
-    floods = [way for way in WAYS if way.startswith("endless") or way.endswith(("bomb", "gibibyte", "endlessly"))]
+    floods = sys.argv[2:] or [
+        way for way in WAYS if way.startswith("endless") or way.endswith(("bomb", "gibibyte", "endlessly"))
+    ]
     with in_another_process(partial(HostileServer, pause=0)) as server:
         grown = {way: asyncio.run(growth(server.base_url, way, is_borrowed=is_borrowed)) for way in floods}
     sys.stdout.write(json.dumps(grown))

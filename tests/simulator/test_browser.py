@@ -11,14 +11,18 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 from aiohttp import web
-from selenium.webdriver.common.keys import Keys
 
 import cardprod
 from cardprod.simulator import PLANS, Simulator, Stage
-from tests.simulator.browser import Browser, browser_programs
-from tests.simulator.pictures_page import furnish
 from tests.table import Table, pairwise_rows
 from tests.waiting import LIMIT
+
+pytest.importorskip("selenium", reason="selenium is not installed: pip install -e '.[browser]'")
+
+from selenium.webdriver.common.keys import Keys
+
+from tests.simulator.browser import Browser, browser_programs
+from tests.simulator.pictures_page import furnish
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterator
