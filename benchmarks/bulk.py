@@ -108,9 +108,9 @@ class _MostlyAsleep:
     often: int
     asked: int = 0
 
-    def delay(self, unchanged: int, chance: float) -> float:
+    def delay(self, unchanged: int, random: float) -> float:
         """Say how long to sleep: a schedule that can tell one card from another only by when it first asks."""
-        del chance
+        del random
         self.asked += unchanged == 0
         return 0.01 if unchanged > 0 or self.asked <= self.often else 3600.0
 

@@ -217,7 +217,7 @@ async def _without_engine(port: int, batches: int, seconds: float) -> tuple[floa
             checkpoint = Checkpoint.for_cards(cards, schedule=Backoff(first=0.5, factor=1, ceiling=0.5))
             while True:
                 sweep = await client.sweep(checkpoint)
-                looks += sweep.looks
+                looks += sweep.polls
                 checkpoint = sweep.checkpoint
                 if sweep.next_poll_at is not None:
                     await asyncio.sleep(max(0.0, sweep.next_poll_at.timestamp() - time.time()))

@@ -22,22 +22,26 @@ import attrs
 import looptime
 
 from benchmarks.table import markdown
-from cardprod.bulk import Waits
-from cardprod.deliveries import Deliveries
+from cardprod._http.rate_limit import RateLimit
+from cardprod._http.transport import Transport
+from cardprod._polling.adaptive import AdaptiveSchedule
+from cardprod._polling.backoff import Backoff
+from cardprod._polling.bulk import Waits
+from cardprod._polling.poller import Poller
+from cardprod._polling.state import PollOptions
+from cardprod._polling.subscriptions import Subscriptions
+from cardprod._polling.webhook_trust import WebhookTrust
+from cardprod._protocol.requests import Endpoint
 from cardprod.errors import RateLimited
 from cardprod.models import Card, ProductionStatus, Status
-from cardprod.pacing import RateLimit
-from cardprod.schedule import AdaptiveSchedule, Backoff
-from cardprod.sharing import SharedLooks
-from cardprod.transport import Transport
-from cardprod.watch import Terms
-from cardprod.wire import Endpoint
+from cardprod.telemetry import Telemetry
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 
-    from cardprod.schedule import Schedule
+    from cardprod._http.limiter import Permit
+    from cardprod._polling.backoff import Schedule
 
 _FIXED: Final = (5.0, 15.0, 30.0, 60.0)
 _LOOK_COSTS: Final = (0.002, 0.02, 0.1, 0.2, 0.5, 0.8, 1.5)
@@ -118,6 +122,7 @@ class _Kiosk(Transport):
         super().__init__(
             Endpoint("http://127.0.0.1:1", "v3", False),
             "token-that-is-never-sent",
+            Telemetry(),
             session=None,
             request_timeout=10.0,
             attempts=3,
@@ -150,20 +155,20 @@ class _Kiosk(Transport):
         card: Card,
         token: str,  # noqa: ARG002 - as the real one is called
         loop: asyncio.AbstractEventLoop,
-        now: float,  # noqa: ARG002
+        permit: Permit,
     ) -> ProductionStatus:
         try:
             self._arrive(loop.time())
             return await self._answer(card, loop)
         finally:
-            self._turnstile.leave()
+            permit.release()
 
     def _arrive(self, now: float) -> None:
         """Count a request as a server does that holds both limits exactly."""
         arrivals = self._arrivals
         if any(len(arrivals) >= most and now - arrivals[-most] < seconds for seconds, most in self._windows):
             self.refused += 1
-            self._turnstile.close_until(now + 5)
+            self.limiter.pause_until(now + 5)
             raise RateLimited("429", http_status=429, retry_after=5.0)
         arrivals.append(now)
 
@@ -197,14 +202,15 @@ class _Kiosk(Transport):
 
 
 async def _by_waits(kiosk: _Kiosk, schedule: Schedule, workload: Workload) -> None:
-    terms = Terms(
+    terms = PollOptions(
         schedule=schedule,
         timeout=None,
         max_failures=5,
-        looks_per_second=min(workload.limit.per_second, workload.limit.per_minute / 60),
-        chance=Random(workload.seed).random,
+        requests_per_second=min(workload.limit.per_second, workload.limit.per_minute / 60),
+        random=Random(workload.seed).random,
     )
-    async with Waits(kiosk.arriving(), kiosk, SharedLooks(Deliveries(0)), terms) as steps:
+    poller = Poller(kiosk, Subscriptions(WebhookTrust(0)), Telemetry())
+    async with Waits(kiosk.arriving(), poller, set(), terms) as steps:
         async for _ in steps:
             pass
 
@@ -215,7 +221,7 @@ async def _by_hand(kiosk: _Kiosk, delays: Callable[[int], float]) -> None:
     async def follow(card: Card) -> None:
         looks = 0
         while True:
-            if (await kiosk.look(card)).is_final:
+            if (await kiosk.request(card)).is_final:
                 return
             await asyncio.sleep(delays(looks))
             looks += 1
@@ -241,7 +247,7 @@ def _oracle(workload: Workload) -> AdaptiveSchedule:
                     is_first=is_first,
                     ended=ended,
                     is_final=ended and not is_first,
-                    looks_per_second=math.inf,
+                    requests_per_second=math.inf,
                 )
     return schedule
 
@@ -259,7 +265,7 @@ def _work(kiosk: _Kiosk, name: str, workload: Workload) -> Coroutine[Any, Any, N
             return _by_waits(kiosk, _oracle(workload), workload)
         case _:
             cost = float(value.removeprefix("at ").removesuffix(" s"))
-            return _by_waits(kiosk, AdaptiveSchedule(look_cost=cost), workload)
+            return _by_waits(kiosk, AdaptiveSchedule(poll_cost=cost), workload)
 
 
 def _run(job: tuple[str, Workload]) -> Outcome:
@@ -359,7 +365,7 @@ def _draw(comparisons: Sequence[Comparison], path: Path) -> None:
     rows = math.ceil(len(comparisons) / columns)
     figure, panels = plt.subplots(rows, columns, figsize=(5.0 * columns, 3.8 * rows), squeeze=False)
     for comparison, axes in zip(comparisons, panels.flat, strict=False):
-        lines = (("every", "o--", "fixed interval"), ("Adaptive", "s-", "AdaptiveSchedule, by look_cost"))
+        lines = (("every", "o--", "fixed interval"), ("Adaptive", "s-", "AdaptiveSchedule, by poll_cost"))
         for start, style, label in lines:
             line = sorted((one.looks, one.mean) for one in comparison.outcomes if one.name.startswith(start))
             axes.plot(*zip(*line, strict=True), style, label=label)

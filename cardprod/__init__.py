@@ -45,9 +45,14 @@ package survives as text: a status or an error code that is not in `Status` or `
 
 from __future__ import annotations
 
+from cardprod._http.auth import OAuthToken, TokenPair, TokenSource
+from cardprod._http.rate_limit import RateLimit
+from cardprod._polling.adaptive import AdaptiveSchedule
+from cardprod._polling.backoff import Backoff, Schedule
+from cardprod._polling.bulk import Progress, Statuses, Waits
+from cardprod._polling.sweep import Sweep
+from cardprod._polling.wait import Wait
 from cardprod._version import VERSION
-from cardprod.auth import OAuthToken, TokenPair, TokenSource
-from cardprod.bulk import Progress, Statuses, Waits
 from cardprod.checkpoint import Checkpoint
 from cardprod.client import PRODUCTION, SANDBOX, Client
 from cardprod.error_codes import ErrorCode, ErrorOrigin
@@ -71,10 +76,6 @@ from cardprod.errors import (
     WaitTimeout,
 )
 from cardprod.models import FINAL_STATUSES, Card, CardLike, ProductionEvent, ProductionStatus, Status, Transition
-from cardprod.pacing import RateLimit
-from cardprod.schedule import AdaptiveSchedule, Backoff, Schedule
-from cardprod.sweep import Sweep
-from cardprod.wait import Wait
 
 __version__ = VERSION
 

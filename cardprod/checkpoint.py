@@ -18,13 +18,13 @@ and each card of
 | field | what it is |
 | --- | --- |
 | `profile_id` `card_token` | the card |
-| `started_at` `deadline_at` `next_look_at` | times; the deadline can be null |
+| `started_at` `deadline_at` `next_poll_at` | times; the deadline can be null |
 | `polls` `failures` `unchanged` | looks answered; looks failed in a row; looks since the last transition |
 | `last` | the last status seen, or null: `status kiosk_id occurred_at error_code description` |
 | `occurred_at` | the last time known for that status, or null |
-| `began_at` `looked_at` `is_first` | when the status was first seen; when last; whether the wait began with it |
-| `told_at` `told_sent_at` | when an event told of it that no look has confirmed, and when that was sent; or null |
-| `untold` | transitions seen that nobody was told of: `previous current elapsed polls source` |
+| `began_at` `polled_at` `is_first` | when the status was first seen; when last; whether the wait began with it |
+| `event_at` `event_sent_at` | when an event told of it that no look has confirmed, and when that was sent; or null |
+| `undelivered` | transitions seen that nobody was told of: `previous current elapsed polls source` |
 
 Times are ISO 8601 in UTC, seconds are numbers. Versions that were ever written can be read for ever.
 """
@@ -39,9 +39,10 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import attrs
 
+from cardprod._polling.backoff import Backoff
+from cardprod._protocol.validation import check_count, check_seconds, is_finite_number
 from cardprod.errors import UsageError
 from cardprod.models import Card, ProductionStatus, Transition
-from cardprod.schedule import Backoff, is_finite_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -88,35 +89,35 @@ class PendingCard:
         card: The card.
         started_at: When the wait began.
         deadline_at: When it ends; None for no deadline.
-        next_look_at: When the next look is due.
+        next_poll_at: When the next look is due.
         polls: Answered looks so far.
         failures: Looks that failed since the last answer.
         unchanged: Looks since the last transition.
         last: The last status seen; None before the first answer.
         occurred_at: The last time known for that status.
         began_at: When the card came to that status, as far as it was seen.
-        looked_at: When it was last seen there.
+        polled_at: When it was last seen there.
         is_first: Whether that is the status the wait began with.
-        told_at: When an event told of that status, if no look has confirmed it.
-        told_sent_at: When that event was sent.
-        untold: Transitions seen that nobody was told of.
+        event_at: When an event told of that status, if no look has confirmed it.
+        event_sent_at: When that event was sent.
+        undelivered: Transitions seen that nobody was told of.
     """
 
     card: Card
     started_at: datetime
     deadline_at: datetime | None = None
-    next_look_at: datetime
+    next_poll_at: datetime
     polls: int = 0
     failures: int = 0
     unchanged: int = 0
     last: ProductionStatus | None = None
     occurred_at: datetime | None = None
     began_at: datetime
-    looked_at: datetime
+    polled_at: datetime
     is_first: bool = True
-    told_at: datetime | None = None
-    told_sent_at: datetime | None = None
-    untold: tuple[Transition, ...] = ()
+    event_at: datetime | None = None
+    event_sent_at: datetime | None = None
+    undelivered: tuple[Transition, ...] = ()
 
 
 @attrs.frozen(kw_only=True)
@@ -150,8 +151,7 @@ class Checkpoint:
     pending: tuple[PendingCard, ...] = attrs.field(repr=lambda pending: f"<{len(pending)} cards>")
 
     def __attrs_post_init__(self) -> None:
-        if type(self.max_failures) is not int or self.max_failures < 1:
-            raise UsageError(f"max_failures must be an int of 1 or more, not {self.max_failures!r}")
+        check_count("max_failures", self.max_failures)
         seen: set[Card] = set()
         for one in self.pending:
             if one.card in seen:
@@ -181,8 +181,8 @@ class Checkpoint:
             UsageError: An argument that cannot be right.
         """
         _check_cards(cards)
-        if timeout is not None and not (is_finite_number(timeout) and timeout >= 0):
-            raise UsageError(f"timeout must be a finite number of 0 seconds or more, or None, not {timeout!r}")
+        if timeout is not None:
+            check_seconds("timeout", timeout)
         # A caller without a type checker may pass another.
         if not isinstance(schedule, Backoff | None):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise UsageError(f"schedule must be a Backoff or None: others do not travel, unlike {schedule!r}")
@@ -193,9 +193,9 @@ class Checkpoint:
                 card=card,
                 started_at=now,
                 deadline_at=deadline_at,
-                next_look_at=now,
+                next_poll_at=now,
                 began_at=now,
-                looked_at=now,
+                polled_at=now,
             )
             for card in dict.fromkeys(map(Card.of, cards))
         )
@@ -219,11 +219,10 @@ class Checkpoint:
         Raises:
             UsageError: `seconds` cannot be right.
         """
-        if not (is_finite_number(seconds) and seconds >= 0):
-            raise UsageError(f"seconds must be a finite number of 0 or more, not {seconds!r}")
+        check_seconds("seconds", seconds)
         now = _checked(now)
         deadline_at = moment_after(now, seconds)
-        pending = [attrs.evolve(one, deadline_at=deadline_at, next_look_at=now, failures=0) for one in self.pending]
+        pending = [attrs.evolve(one, deadline_at=deadline_at, next_poll_at=now, failures=0) for one in self.pending]
         return attrs.evolve(self, pending=tuple(pending))
 
     def to_json(self) -> str:
@@ -295,18 +294,18 @@ def _written(one: PendingCard) -> dict[str, object]:
         "card_token": one.card.card_token,
         "started_at": _text(one.started_at),
         "deadline_at": _text(one.deadline_at),
-        "next_look_at": _text(one.next_look_at),
+        "next_poll_at": _text(one.next_poll_at),
         "polls": one.polls,
         "failures": one.failures,
         "unchanged": one.unchanged,
         "last": written_status(one.last),
         "occurred_at": _text(one.occurred_at),
         "began_at": _text(one.began_at),
-        "looked_at": _text(one.looked_at),
+        "polled_at": _text(one.polled_at),
         "is_first": one.is_first,
-        "told_at": _text(one.told_at),
-        "told_sent_at": _text(one.told_sent_at),
-        "untold": [written_transition(step) for step in one.untold],
+        "event_at": _text(one.event_at),
+        "event_sent_at": _text(one.event_sent_at),
+        "undelivered": [written_transition(step) for step in one.undelivered],
     }
 
 
@@ -383,20 +382,22 @@ def _read(fields: _Fields) -> PendingCard:
     card = fields.needed("profile_id", lambda profile_id: Card(profile_id, card_token))
     return PendingCard(
         card=card,
-        started_at=fields.needed("started_at", _moment),
-        deadline_at=fields.made("deadline_at", _moment),
-        next_look_at=fields.needed("next_look_at", _moment),
+        started_at=fields.needed("started_at", parse_time),
+        deadline_at=fields.made("deadline_at", parse_time),
+        next_poll_at=fields.needed("next_poll_at", parse_time),
         polls=fields.get("polls", _is_count),
         failures=fields.get("failures", _is_count),
         unchanged=fields.get("unchanged", _is_count),
         last=fields.made("last", read_status),
-        occurred_at=fields.made("occurred_at", _moment),
-        began_at=fields.needed("began_at", _moment),
-        looked_at=fields.needed("looked_at", _moment),
+        occurred_at=fields.made("occurred_at", parse_time),
+        began_at=fields.needed("began_at", parse_time),
+        polled_at=fields.needed("polled_at", parse_time),
         is_first=fields.get("is_first", _is_bool),
-        told_at=fields.made("told_at", _moment),
-        told_sent_at=fields.made("told_sent_at", _moment),
-        untold=tuple(read_transition(step, f"untold, card {card},") for step in fields.get("untold", _is_list)),
+        event_at=fields.made("event_at", parse_time),
+        event_sent_at=fields.made("event_sent_at", parse_time),
+        undelivered=tuple(
+            read_transition(step, f"undelivered, card {card},") for step in fields.get("undelivered", _is_list)
+        ),
     )
 
 
@@ -426,13 +427,13 @@ def read_status(saved: object) -> ProductionStatus:
     return ProductionStatus(
         fields.get("status", _is_text),
         kiosk_id=fields.get("kiosk_id", _is_text_or_none),
-        occurred_at=fields.made("occurred_at", _moment),
+        occurred_at=fields.made("occurred_at", parse_time),
         error_code=fields.get("error_code", _is_text_or_none),
         description=fields.get("description", _is_text_or_none),
     )
 
 
-def _moment(text: str) -> datetime:
+def parse_time(text: str) -> datetime:
     moment = datetime.fromisoformat(text)
     if moment.tzinfo is None:
         raise ValueError("a time needs its offset")

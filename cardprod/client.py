@@ -1,7 +1,8 @@
-"""`Client`, the face: it checks what it is given, and puts the other rooms together. No logic of its own."""
+"""`Client`, the façade: it checks arguments and puts the parts together. No logic of its own."""
 
 from __future__ import annotations
 
+import asyncio
 import math
 import os
 import ssl as _ssl
@@ -11,30 +12,34 @@ from typing import TYPE_CHECKING, Final
 import aiohttp
 import attrs
 
-from cardprod.bulk import Statuses, Waits, check_source
+from cardprod._http.rate_limit import RateLimit
+from cardprod._http.transport import Transport
+from cardprod._polling.adaptive import AdaptiveSchedule
+from cardprod._polling.backoff import Backoff
+from cardprod._polling.bulk import Batches, Statuses, Waits, check_source
+from cardprod._polling.coroutine import returns_coroutine
+from cardprod._polling.poller import Poller
+from cardprod._polling.state import PollOptions
+from cardprod._polling.subscriptions import Subscriptions
+from cardprod._polling.sweep import sweep
+from cardprod._polling.wait import Wait
+from cardprod._polling.webhook_trust import WebhookTrust
+from cardprod._protocol.requests import PRODUCTION, SANDBOX, Endpoint
+from cardprod._protocol.validation import check_count, check_flag, check_seconds, check_type
 from cardprod.checkpoint import Checkpoint
-from cardprod.deliveries import Deliveries
 from cardprod.errors import UsageError
 from cardprod.models import Card, ProductionEvent
-from cardprod.pacing import RateLimit
-from cardprod.schedule import AdaptiveSchedule, Backoff, is_finite_number
-from cardprod.sharing import SharedLooks
-from cardprod.sweep import sweep
-from cardprod.transport import Transport
-from cardprod.wait import Wait
-from cardprod.watch import Terms
-from cardprod.wire import PRODUCTION, SANDBOX, Endpoint
+from cardprod.telemetry import Telemetry
 
 if TYPE_CHECKING:
-    import asyncio
     from types import TracebackType
     from typing import Self
 
-    from cardprod.auth import TokenSource
-    from cardprod.bulk import Cards
+    from cardprod._http.auth import TokenSource
+    from cardprod._polling.backoff import Schedule
+    from cardprod._polling.bulk import Cards
+    from cardprod._polling.sweep import Sweep
     from cardprod.models import ProductionStatus
-    from cardprod.schedule import Schedule
-    from cardprod.sweep import Sweep
     from cardprod.telemetry import Observer
 
 __all__ = ["PRODUCTION", "SANDBOX", "Client"]
@@ -74,7 +79,7 @@ class Client:
         allow_plain_http: Accept plain http to hosts other than this machine. For test networks only: whoever is on the
             way can read the token.
         safety_net: Seconds between looks at a card while events given to `notify` tell every change; 0 to look as
-            often as without events. `cardprod.deliveries` has what "while" means.
+            often as without events. See `cardprod._polling.webhook_trust` for what "while" means.
 
     Raises:
         UsageError: An argument that cannot be right; which, and what would be.
@@ -95,22 +100,22 @@ class Client:
         allow_plain_http: bool = False,
         safety_net: float = 300.0,
     ) -> None:
-        _check_seconds("request_timeout", request_timeout, at_least=0, exclusive=True)
-        _check_count("attempts", attempts)
-        _check_count("max_concurrency", max_concurrency)
-        if type(allow_plain_http) is not bool:
-            raise UsageError(f"allow_plain_http must be True or False, not {allow_plain_http!r}")
-        _check_type("session", session, aiohttp.ClientSession)
-        _check_type("rate_limit", rate_limit, RateLimit)
-        _check_type("ssl", ssl, _ssl.SSLContext)
+        check_seconds("request_timeout", request_timeout, above_zero=True)
+        check_count("attempts", attempts)
+        check_count("max_concurrency", max_concurrency)
+        check_flag("allow_plain_http", allow_plain_http)
+        check_type("session", session, aiohttp.ClientSession)
+        check_type("rate_limit", rate_limit, RateLimit)
+        check_type("ssl", ssl, _ssl.SSLContext)
         self._request_timeout = request_timeout
         self._rate_limit = rate_limit
-        self._shared = SharedLooks(Deliveries(safety_net))
         self._schedule: AdaptiveSchedule | None = None
         self._endpoint = Endpoint(base_url, api_version, allow_plain_http)
+        self._telemetry = Telemetry()
         self._transport = Transport(
             self._endpoint,
             token,
+            self._telemetry,
             session=session,
             request_timeout=request_timeout,
             attempts=attempts,
@@ -118,6 +123,8 @@ class Client:
             max_concurrency=max_concurrency,
             ssl=ssl,
         )
+        self._poller = Poller(self._transport, Subscriptions(WebhookTrust(safety_net)), self._telemetry)
+        self._batches: Batches = set()
 
     @classmethod
     def from_env(cls) -> Self:
@@ -157,8 +164,9 @@ class Client:
             ApiError: The answer is an error; the subclass says which.
             BadReply: The answer is not of the documented shape.
         """
-        return await self._transport.look(Card(profile_id, card_token))
+        return await self._poller.request(Card(profile_id, card_token))
 
+    @returns_coroutine
     def wait_until_final(
         self,
         profile_id: int,
@@ -189,9 +197,9 @@ class Client:
             UsageError: An argument that cannot be right. See `Wait` for what waiting raises.
         """
         card = Card(profile_id, card_token)
-        terms = self._terms(schedule, timeout, max_failures)
-        return Wait(card, self._transport.look, terms, self._shared, self.observer)
+        return Wait(card, self._poller, self._options(schedule, timeout, max_failures))
 
+    @returns_coroutine
     def get_statuses(self, cards: Cards) -> Statuses:
         """Look once at each of many cards.
 
@@ -209,8 +217,9 @@ class Client:
             UsageError: `cards` cannot be iterated. See `Statuses` for what iterating raises.
         """
         check_source(cards)
-        return Statuses(cards, self._transport, self._shared)
+        return Statuses(cards, self._poller, self._batches)
 
+    @returns_coroutine
     def wait_until_all_final(
         self,
         cards: Cards | None,
@@ -248,10 +257,11 @@ class Client:
         if schedule is None:
             schedule = self._own_schedule()
         if batch_timeout is not None:
-            _check_seconds("batch_timeout", batch_timeout, at_least=0)
-        terms = self._terms(schedule, timeout, max_failures)
-        return Waits(cards, self._transport, self._shared, terms, batch_timeout=batch_timeout)
+            batch_timeout = _check_timeout("batch_timeout", batch_timeout)
+        options = self._options(schedule, timeout, max_failures)
+        return Waits(cards, self._poller, self._batches, options, batch_timeout=batch_timeout)
 
+    @returns_coroutine
     def resume(self, checkpoint: Checkpoint, *, schedule: Schedule | None = None) -> Waits:
         """Go on with the waits of a checkpoint, in this process, until each of its cards is final.
 
@@ -269,8 +279,8 @@ class Client:
         Raises:
             UsageError: An argument that cannot be right. See `Waits` for what iterating raises.
         """
-        terms = self._terms_of(checkpoint, schedule)
-        return Waits((), self._transport, self._shared, terms, resumed=checkpoint)
+        options = self._options_of(checkpoint, schedule)
+        return Waits((), self._poller, self._batches, options, resumed=checkpoint)
 
     async def sweep(
         self, checkpoint: Checkpoint, *, schedule: Schedule | None = None, stop: asyncio.Event | None = None
@@ -294,9 +304,9 @@ class Client:
         Raises:
             UsageError: An argument, the client or its token source cannot be right. The checkpoint is still good.
         """
-        chance = random()  # noqa: S311 - one for all, so that cards that are due together stay together
-        terms = self._terms_of(checkpoint, schedule)
-        return await sweep(checkpoint, self._transport, attrs.evolve(terms, chance=lambda: chance), stop)
+        jitter = random()  # noqa: S311 - one for all, so that cards that are due together stay together
+        options = attrs.evolve(self._options_of(checkpoint, schedule), random=lambda: jitter)
+        return await sweep(checkpoint, self._poller, options, stop)
 
     def notify(self, event: ProductionEvent) -> int:
         """Tell the waits for a card, single and in batches, what a webhook says of it. Call it in the client's loop.
@@ -317,34 +327,35 @@ class Client:
         # A caller without a type checker may pass the bare JSON.
         if not isinstance(event, ProductionEvent):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise UsageError(f"event must be what Verifier.parse gives, not a {type(event).__name__}")
+        self._check_loop("notify")
         self._transport.check_usable()
-        return self._shared.tell(event)
+        return self._poller.subscriptions.notify(event)
 
-    def _terms_of(self, checkpoint: Checkpoint, schedule: Schedule | None) -> Terms:
+    def _options_of(self, checkpoint: Checkpoint, schedule: Schedule | None) -> PollOptions:
         # A caller without a type checker may pass the bare JSON.
         if not isinstance(checkpoint, Checkpoint):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise UsageError(f"checkpoint must be a Checkpoint, not a {type(checkpoint).__name__}: use its from_json")
         if schedule is None:
             schedule = checkpoint.schedule or self._own_schedule()
-        return self._terms(schedule, None, checkpoint.max_failures)
+        return self._options(schedule, None, checkpoint.max_failures)
 
     def _own_schedule(self) -> AdaptiveSchedule:
         self._schedule = self._schedule or AdaptiveSchedule()
         return self._schedule
 
-    def _terms(self, schedule: Schedule, timeout: float | None, max_failures: int) -> Terms:
+    def _options(self, schedule: Schedule, timeout: float | None, max_failures: int) -> PollOptions:
         if timeout is not None:
-            _check_seconds("timeout", timeout, at_least=0)
-        _check_count("max_failures", max_failures)
+            timeout = _check_timeout("timeout", timeout)
+        check_count("max_failures", max_failures)
         if isinstance(schedule, type) or not callable(getattr(schedule, "delay", None)):
             raise UsageError(f"schedule must be a Backoff or have its delay method, unlike {schedule!r}")
         limit = self._rate_limit
-        return Terms(
+        return PollOptions(
             schedule=schedule,
             timeout=timeout,
             max_failures=max_failures,
-            last_look_seconds=self._request_timeout,
-            looks_per_second=math.inf if limit is None else min(limit.per_second, limit.per_minute / 60),
+            last_poll_seconds=self._request_timeout,
+            requests_per_second=math.inf if limit is None else min(limit.per_second, limit.per_minute / 60),
         )
 
     @property
@@ -358,14 +369,14 @@ class Client:
 
     @rate_limit.setter
     def rate_limit(self, rate_limit: RateLimit | None) -> None:
-        _check_type("rate_limit", rate_limit, RateLimit)
+        check_type("rate_limit", rate_limit, RateLimit)
         self._rate_limit = rate_limit
-        self._transport.change_limit(rate_limit)
+        self._transport.limiter.change_limit(rate_limit)
 
     @property
     def paused_for(self) -> float:
         """Seconds for which this client sends nothing, because it was told 429, or `pause` was called; 0 mostly."""
-        return self._transport.gate_closed_for
+        return self._transport.paused_for
 
     def pause(self, seconds: float) -> None:
         """Send nothing for a while, as after a 429: for one that another process with the same token was told.
@@ -376,24 +387,42 @@ class Client:
         Raises:
             UsageError: `seconds` cannot be right.
         """
-        _check_seconds("seconds", seconds, at_least=0)
-        self._transport.close_gate(seconds)
+        check_seconds("seconds", seconds)
+        self._check_loop("pause")
+        self._transport.pause(seconds)
 
     @property
-    def observer(self) -> Observer | None:
-        """Who is told of requests, looks and waits as they happen; `cardprod.otel.instrument` sets it."""
-        return self._transport.observer
+    def on_event(self) -> Observer | None:
+        """What gets each event of `cardprod.telemetry` as it happens; `cardprod.otel.instrument` sets it.
 
-    @observer.setter
-    def observer(self, observer: Observer | None) -> None:
-        self._transport.observer = observer
+        Raises (when set):
+            UsageError: It is neither callable nor None.
+        """
+        return self._telemetry.observer
+
+    @on_event.setter
+    def on_event(self, observer: Observer | None) -> None:
+        if observer is not None and not callable(observer):
+            raise UsageError(f"on_event must be a callable that takes an event, not a {type(observer).__name__}")
+        self._telemetry.observer = observer
+
+    @staticmethod
+    def _check_loop(name: str) -> None:
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            raise UsageError(
+                f"{name} must be called in the client's event loop; "
+                f"from another thread use loop.call_soon_threadsafe(client.{name}, ...)"
+            ) from None
 
     async def close(self) -> None:
         """Close the client: looks under way and waits that go on after it end with `UsageError`. Twice does no harm.
 
         If its `OAuthToken` is being refreshed, that is waited for, so that the new pair is stored.
         """
-        self._shared.close(UsageError("this client was closed while cards were waited for"))
+        for batch in tuple(self._batches):
+            batch.break_off(UsageError("this client was closed while cards were waited for"))
         await self._transport.close()
 
     async def __aenter__(self) -> Self:
@@ -409,18 +438,9 @@ class Client:
         return f"<Client of {self._endpoint.base_url}, {self._endpoint.api_version}>"
 
 
-def _check_seconds(name: str, value: float, *, at_least: float, exclusive: bool = False) -> None:
-    if not is_finite_number(value):
-        raise UsageError(f"{name} must be a finite number of seconds, not {value!r}")
-    if value < at_least or (exclusive and value == at_least):
-        raise UsageError(f"{name} must be {'above' if exclusive else 'at least'} {at_least:g} seconds, not {value!r}")
-
-
-def _check_count(name: str, value: object) -> None:
-    if type(value) is not int or value < 1:
-        raise UsageError(f"{name} must be an int of 1 or more, not {value!r}")
-
-
-def _check_type(name: str, value: object, expected: type) -> None:
-    if value is not None and not isinstance(value, expected):
-        raise UsageError(f"{name} must be a {expected.__name__} or None, not a {type(value).__name__}")
+def _check_timeout(name: str, seconds: float) -> float | None:
+    """Check a timeout; infinite is none."""
+    if seconds == math.inf:
+        return None
+    check_seconds(name, seconds)
+    return seconds

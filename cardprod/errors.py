@@ -58,7 +58,7 @@ _E = TypeVar("_E", bound="CardprodError")
 def _rebuild(cls: type[_E], args: tuple[object, ...], state: dict[str, Any]) -> _E:
     """Make the error again from its parts, without calling a constructor that wants more than its message."""
     error = cls.__new__(cls, *args)
-    error.args = args  # those that are an OSError as well forget them
+    error.args = args  # those that are an OSError as well redact them
     error.__dict__.update(state)
     return error
 

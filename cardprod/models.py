@@ -17,6 +17,7 @@ from cardprod.error_codes import PRODUCTION_ERROR_MEANINGS, REQUEST_ERROR_MEANIN
 from cardprod.errors import ProductionFailed, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import Self
 
 __all__ = [
@@ -70,7 +71,7 @@ def _refuse(profile_id: object, card_token: object) -> UsageError:
     )
 
 
-@attrs.frozen(repr=False)
+@attrs.frozen(repr=False, eq=False)
 class Card:
     """One card: the profile that owns it and the card's token. Hashable, so it can be a key.
 
@@ -106,9 +107,18 @@ class Card:
             return cls(*card)
         raise UsageError(f"expected a Card or a (profile_id, card_token) tuple, got a {type(card).__name__}")
 
+    def __iter__(self) -> Iterator[int | str]:
+        """Unpack like the tuple: `profile_id, card_token = card`."""
+        return iter((self.profile_id, self.card_token))
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, Card):
+            return self.card_token == other.card_token and self.profile_id == other.profile_id
+        return (self.profile_id, self.card_token) == other if isinstance(other, tuple) else NotImplemented
+
     def __hash__(self) -> int:
-        # A text remembers its hash, and the token alone tells cards apart. Of very many, each look asks for it.
-        return hash(self.card_token)
+        # As the tuple's, so that either finds the other in a dict.
+        return hash((self.profile_id, self.card_token))
 
     def _short_token(self) -> str:
         return self.card_token if len(self.card_token) <= _SHOWN else f"{self.card_token[:_SHOWN]}…"
@@ -308,8 +318,8 @@ class ProductionEvent:
             if version == _EVENT_VERSION:
                 return cls(
                     card=None if card is None else Card(**card),
-                    status=ProductionStatus(**status | {"occurred_at": _moment(status["occurred_at"])}),
-                    sent_at=_moment(sent_at),
+                    status=ProductionStatus(**status | {"occurred_at": parse_time(status["occurred_at"])}),
+                    sent_at=parse_time(sent_at),
                     **saved,
                 )
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as exc:
@@ -317,5 +327,5 @@ class ProductionEvent:
         raise UsageError(f"this event was written in version {version!r}; only {_EVENT_VERSION} is known")
 
 
-def _moment(text: str | None) -> datetime | None:
+def parse_time(text: str | None) -> datetime | None:
     return None if text is None else datetime.fromisoformat(text)

@@ -4,12 +4,12 @@ Only `opentelemetry-api` is used; where they go is for the application's SDK to 
 
 | span | attributes | events |
 | --- | --- | --- |
-| `cardprod.wait` | `cardprod.card` (shortened) `.status` `.polls`, `error.type` | `transition`, `look failed` |
+| `cardprod.wait` | `cardprod.card` (shortened) `.status` `.polls`, `error.type` | `transition`, `poll failed` |
 
 | metric | kind | attributes |
 | --- | --- | --- |
-| `cardprod.looks` | counter | `cardprod.status`, or `error.type` |
-| `cardprod.look.duration` | histogram, s | as above |
+| `cardprod.polls` | counter | `cardprod.status`, or `error.type` |
+| `cardprod.poll.duration` | histogram, s | as above |
 | `cardprod.retries` | counter | `error.type` |
 | `cardprod.rate_limited` | counter of 429s | |
 | `cardprod.requests.in_flight` | up-down counter | |
@@ -25,19 +25,34 @@ from typing import TYPE_CHECKING
 
 from cardprod._version import VERSION
 from cardprod.models import Status
+from cardprod.telemetry import (
+    PollEnded,
+    PollFailed,
+    PollStarted,
+    RequestEnded,
+    RequestRefused,
+    RequestRetried,
+    RequestStarted,
+    TransitionSeen,
+    WaitEnded,
+    WaitStarted,
+)
 
 try:
-    from opentelemetry import metrics, trace
+    from opentelemetry import context, metrics, trace
 except ImportError as _missing:  # pragma: no cover - tests have the extra; one runs a Python that hides it
     raise ImportError("cardprod.otel needs the extra 'otel': pip install 'cardprod[otel]'") from _missing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from contextlib import AbstractContextManager
+    from contextvars import Token
+
+    from opentelemetry.context import Context
 
     from cardprod.client import Client
     from cardprod.errors import CardprodError
-    from cardprod.models import Card, ProductionStatus, Transition
+    from cardprod.models import ProductionStatus, Transition
+    from cardprod.telemetry import Event
 
 __all__ = ["instrument"]
 
@@ -48,7 +63,7 @@ def instrument(
     tracer_provider: trace.TracerProvider | None = None,
     meter_provider: metrics.MeterProvider | None = None,
 ) -> None:
-    """Let OpenTelemetry see what a client does from now on. It takes the place of the client's `observer`.
+    """Give a client's events to OpenTelemetry, from this moment. It takes the place of the client's `on_event`.
 
     ```python
     from cardprod.otel import instrument
@@ -62,7 +77,7 @@ def instrument(
         tracer_provider: Where spans go; None for the global one.
         meter_provider: Where metrics go; None for the global one.
     """
-    client.observer = _ClientObserver(
+    client.on_event = _Instrumentation(
         trace.get_tracer("cardprod", VERSION, tracer_provider), metrics.get_meter("cardprod", VERSION, meter_provider)
     )
 
@@ -70,17 +85,17 @@ def instrument(
 def _attributes_of(outcome: ProductionStatus | CardprodError) -> Mapping[str, str]:
     if isinstance(outcome, Exception):
         return {"error.type": type(outcome).__name__}
-    # What Wise has yet to document could be anything: a series for each such text would never end.
+    # A status that is not documented could be anything: a series for each such text would never end.
     return {"cardprod.status": str(outcome.status) if isinstance(outcome.status, Status) else "other"}
 
 
-class _ClientObserver:
-    """Counts what a client does."""
+class _Instrumentation:
+    """Makes spans and metrics of events."""
 
     def __init__(self, tracer: trace.Tracer, meter: metrics.Meter) -> None:
         self._tracer = tracer
-        self._looks = meter.create_counter("cardprod.looks", "{look}", "Looks that were answered or failed")
-        self._seconds = meter.create_histogram("cardprod.look.duration", "s", "A whole look, retries included")
+        self._polls = meter.create_counter("cardprod.polls", "{poll}", "Polls that were answered or failed")
+        self._seconds = meter.create_histogram("cardprod.poll.duration", "s", "A whole poll, retries included")
         self._retries = meter.create_counter("cardprod.retries", "{request}", "Requests that were sent again")
         self._rate_limited = meter.create_counter("cardprod.rate_limited", "{answer}", "Answers with 429")
         self._in_flight = meter.create_up_down_counter(
@@ -89,66 +104,62 @@ class _ClientObserver:
         self._time_to_final = meter.create_histogram(
             "cardprod.time_to_final", "s", "From the beginning of a wait to the final status"
         )
+        self._spans: dict[int, trace.Span] = {}
+        self._tokens: dict[int, Token[Context]] = {}
 
-    def request_began(self) -> None:
-        self._in_flight.add(1)
+    def __call__(self, event: Event) -> None:  # noqa: C901, PLR0912 - one case for each kind of event
+        match event:
+            case RequestStarted():
+                self._in_flight.add(1)
+            case RequestEnded():
+                self._in_flight.add(-1)
+            case RequestRefused():
+                self._rate_limited.add(1)
+            case RequestRetried():
+                self._retries.add(1, {"error.type": type(event.error).__name__})
+            case PollStarted():
+                if (span := self._span_of(event.wait)) is not None and event.wait is not None:
+                    self._tokens[event.wait] = context.attach(trace.set_span_in_context(span))
+            case PollEnded():
+                if event.wait is not None and (token := self._tokens.pop(event.wait, None)) is not None:
+                    context.detach(token)
+                if event.outcome is not None:
+                    attributes = _attributes_of(event.outcome)
+                    self._polls.add(1, attributes)
+                    self._seconds.record(event.seconds, attributes)
+            case WaitStarted():
+                attributes = {"cardprod.card": str(event.card)}
+                self._spans[event.wait] = self._tracer.start_span("cardprod.wait", attributes=attributes)
+            case TransitionSeen():
+                self._report_transition(event.transition, self._span_of(event.wait))
+            case PollFailed():
+                if (span := self._span_of(event.wait)) is not None:
+                    error = event.error
+                    span.add_event("poll failed", {"error.type": type(error).__name__, "error.message": str(error)})
+            case WaitEnded():
+                if (span := self._spans.pop(event.wait, None)) is not None:
+                    if event.error is not None:
+                        span.set_attribute("error.type", type(event.error).__name__)
+                        span.set_status(trace.StatusCode.ERROR, str(event.error))
+                    span.end()
 
-    def request_ended(self) -> None:
-        self._in_flight.add(-1)
+    def _span_of(self, wait: int | None) -> trace.Span | None:
+        return None if wait is None else self._spans.get(wait)
 
-    def rate_limited(self) -> None:
-        self._rate_limited.add(1)
-
-    def retried(self, error: BaseException | None) -> None:
-        self._retries.add(1, {"error.type": type(error).__name__})
-
-    def looked(self, card: Card, seconds: float, outcome: ProductionStatus | CardprodError) -> None:  # noqa: ARG002 - a card would make a series of its own
-        attributes = _attributes_of(outcome)
-        self._looks.add(1, attributes)
-        self._seconds.record(seconds, attributes)
-
-    def wait_began(self, card: Card) -> _WaitObserver:
-        span = self._tracer.start_span("cardprod.wait", attributes={"cardprod.card": str(card)})
-        return _WaitObserver(span, self._time_to_final)
-
-
-class _WaitObserver:
-    """Tells a wait's span what happens."""
-
-    def __init__(self, span: trace.Span, time_to_final: metrics.Histogram) -> None:
-        self._span = span
-        self._time_to_final = time_to_final
-        self._is_ended = False
-
-    def looking(self) -> AbstractContextManager[trace.Span]:
-        return trace.use_span(self._span, record_exception=False, set_status_on_exception=False)
-
-    def saw(self, step: Transition) -> None:
+    def _report_transition(self, step: Transition, span: trace.Span | None) -> None:
         current, previous = step.current, step.previous
-        told = {
+        if step.is_final:
+            self._time_to_final.record(step.elapsed, _attributes_of(current))
+        if span is None:
+            return
+        fields = {
             "cardprod.status": str(current.status),
             "cardprod.previous_status": None if previous is None else str(previous.status),
             "cardprod.kiosk_id": current.kiosk_id,
             "cardprod.error_code": None if current.error_code is None else str(current.error_code),
             "cardprod.source": step.source,
         }
-        attributes: dict[str, str | int | float] = {name: value for name, value in told.items() if value is not None}
+        attributes: dict[str, str | int | float] = {name: value for name, value in fields.items() if value is not None}
         attributes |= {"cardprod.elapsed": step.elapsed, "cardprod.polls": step.polls}
-        self._span.add_event("transition", attributes)
-        self._span.set_attributes({"cardprod.status": str(current.status), "cardprod.polls": step.polls})
-        if step.is_final:
-            self._time_to_final.record(step.elapsed, _attributes_of(current))
-
-    def failed_look(self, error: CardprodError) -> None:
-        self._span.add_event("look failed", {"error.type": type(error).__name__, "error.message": str(error)})
-
-    def ended(self, error: Exception | None) -> None:
-        if error is not None:
-            self._span.set_attribute("error.type", type(error).__name__)
-            self._span.set_status(trace.StatusCode.ERROR, str(error))
-        self._is_ended = True
-        self._span.end()
-
-    def __del__(self) -> None:
-        if not self._is_ended:
-            self._span.end()
+        span.add_event("transition", attributes)
+        span.set_attributes({"cardprod.status": str(current.status), "cardprod.polls": step.polls})

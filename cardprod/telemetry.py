@@ -1,40 +1,67 @@
-"""What can be seen of the work: the log records of the logger `cardprod`, and what an `Observer` is told.
+"""What can be observed of a client: event values, the one hook that gets them, and the logger `cardprod`.
 
-It decides nothing and imports no telemetry; `otel` turns what an observer is told into spans and metrics.
+Every event passes one place, `Telemetry.emit`: it is logged, and given to the observer if there is one. An observer is
+any callable that takes an event; `cardprod.otel.instrument` sets one that makes spans and metrics of them.
 
-| level | record | `extra` |
+```python
+from cardprod.telemetry import Event, TransitionSeen
+
+def on_event(event: Event) -> None:
+    if isinstance(event, TransitionSeen):
+        print(event.card, event.transition)
+
+client.on_event = on_event
+```
+
+It is called in the event loop, so it must be quick. What it raises is logged once, and changes nothing.
+
+| event | logged | fields of the record, each with the prefix `cardprod_` |
 | --- | --- | --- |
-| DEBUG | a look was answered or failed | `card seconds status error` |
-| DEBUG | a request failed and is tried again | `card attempt error retry_in` |
-| INFO | a transition | `card previous_status status kiosk_id error_code elapsed polls source` |
-| WARNING | a look failed and the wait goes on | `card error failures` |
-| WARNING | the token could not be refreshed, and the old one is still good | `error` |
-| WARNING | a time in an answer or an event was illegible and left out | |
+| `RequestStarted` `RequestEnded` `RequestRefused` | | |
+| `RequestRetried` | DEBUG | `card attempt error retry_in` |
+| `PollStarted` | | |
+| `PollEnded` | DEBUG | `card seconds status error` |
+| `WaitStarted` | | |
+| `TransitionSeen` | INFO | `card previous_status status kiosk_id error_code elapsed polls source` |
+| `PollFailed` | WARNING | `card error failures` |
+| `WaitEnded` | | |
+
+Beside them the logger has a WARNING when a token could not be refreshed while the old one is still good, with
+`cardprod_error`, and one when a time in an answer or an event was illegible and left out.
 
 `card` is shortened as everywhere; `error` is an error's class. Seconds are floats. No record holds a bearer token.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from typing import TYPE_CHECKING, Final, Protocol
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final, TypeAlias
 
-from cardprod.models import one_line
+import attrs
+
+from cardprod.models import Card, ProductionStatus, Transition, one_line
 
 if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
-
     from cardprod.errors import CardprodError
-    from cardprod.models import Card, ProductionStatus, Transition
 
 __all__ = [
     "LOGGER",
+    "Event",
     "Observer",
-    "WaitObserver",
-    "log_failed_look",
-    "log_look",
-    "log_retry",
-    "log_transition",
+    "PollEnded",
+    "PollFailed",
+    "PollStarted",
+    "RequestEnded",
+    "RequestRefused",
+    "RequestRetried",
+    "RequestStarted",
+    "Telemetry",
+    "TransitionSeen",
+    "WaitEnded",
+    "WaitStarted",
+    "record_fields",
 ]
 
 _SHOWN_STATUS: Final = 100
@@ -42,95 +69,199 @@ _SHOWN_STATUS: Final = 100
 LOGGER: Final = logging.getLogger("cardprod")
 
 
-class Observer(Protocol):
-    """Is told what a client does, as it does it. It is called in the event loop, so it must be quick and not raise."""
+@attrs.frozen
+class RequestStarted:
+    """A request is sent. Each is followed by one `RequestEnded`."""
 
-    def request_began(self) -> None:
-        """Take note that a request leaves. Each is followed by one `request_ended`."""
-        ...
-
-    def request_ended(self) -> None:
-        """Take note that a request has its answer, or will not have one."""
-        ...
-
-    def rate_limited(self) -> None:
-        """Take note of a 429."""
-        ...
-
-    def retried(self, error: BaseException | None) -> None:
-        """Take note that a request failed and is tried again."""
-        ...
-
-    def looked(self, card: Card, seconds: float, outcome: ProductionStatus | CardprodError) -> None:
-        """Take note of a whole look, retries and queueing included."""
-        ...
-
-    def wait_began(self, card: Card) -> WaitObserver:
-        """Take note that a wait begins, and say who is told of it."""
-        ...
+    card: Card
 
 
-class WaitObserver(Protocol):
-    """Is told of one wait. A wait that is dropped half-way is not told of again."""
+@attrs.frozen
+class RequestEnded:
+    """A request has its answer, or will not have one."""
 
-    def looking(self) -> AbstractContextManager[object]:
-        """Give what to hold around each look."""
-        ...
+    card: Card
 
-    def saw(self, step: Transition) -> None:
-        """Take note of a transition. The last one is final."""
-        ...
 
-    def failed_look(self, error: CardprodError) -> None:
-        """Take note of a look that failed while the wait goes on."""
-        ...
+@attrs.frozen
+class RequestRefused:
+    """A request was answered 429. `retry_after` are the seconds that the answer asks to wait, if it says so."""
 
-    def ended(self, error: Exception | None) -> None:
-        """Take note of the end: a final status, this error, or, with neither, that the wait was cancelled."""
-        ...
+    card: Card
+    retry_after: float | None
+
+
+@attrs.frozen
+class RequestRetried:
+    """A request failed and is sent again in `retry_in` seconds. `attempt` counts from 1."""
+
+    card: Card
+    attempt: int
+    error: CardprodError
+    retry_in: float
+
+
+@attrs.frozen
+class PollStarted:
+    """A poll starts, queueing and retries included. `wait` identifies the wait it is for; None for a single poll."""
+
+    card: Card
+    wait: int | None
+
+
+@attrs.frozen
+class PollEnded:
+    """A poll was answered or failed, or, with an `outcome` of None, was cancelled. In the task of its `PollStarted`."""
+
+    card: Card
+    wait: int | None
+    seconds: float
+    outcome: ProductionStatus | CardprodError | None
+
+
+@attrs.frozen
+class WaitStarted:
+    """A wait for a card starts, on its own, in a batch, or in a sweep. `wait` identifies it until its `WaitEnded`."""
+
+    card: Card
+    wait: int
+
+
+@attrs.frozen
+class TransitionSeen:
+    """A wait saw a transition, from a poll or a webhook."""
+
+    card: Card
+    wait: int
+    transition: Transition
+
+
+@attrs.frozen
+class PollFailed:
+    """A poll failed, after its own attempts, and the wait goes on. `failures` counts those in a row."""
+
+    card: Card
+    wait: int
+    error: CardprodError
+    failures: int
+
+
+@attrs.frozen
+class WaitEnded:
+    """A wait ended: in a final status, with this error, or, with neither, because it was left or goes on elsewhere."""
+
+    card: Card
+    wait: int
+    error: Exception | None
+
+
+Event: TypeAlias = (
+    RequestStarted
+    | RequestEnded
+    | RequestRefused
+    | RequestRetried
+    | PollStarted
+    | PollEnded
+    | WaitStarted
+    | TransitionSeen
+    | PollFailed
+    | WaitEnded
+)
+"""Whatever an observer may get; more kinds may come."""
+
+Observer: TypeAlias = Callable[[Event], object]
+"""Gets each event as it happens."""
+
+
+class Telemetry:
+    """The one place that every event passes: it is logged, and given to the observer if there is one."""
+
+    __slots__ = ("_has_complained", "_observer")
+
+    def __init__(self) -> None:
+        self._observer: Observer | None = None
+        self._has_complained = False
+
+    @property
+    def observer(self) -> Observer | None:
+        """Who gets the events."""
+        return self._observer
+
+    @observer.setter
+    def observer(self, observer: Observer | None) -> None:
+        self._observer = observer
+        self._has_complained = False
+
+    @property
+    def wants_everything(self) -> bool:
+        """Whether events that are frequent and of no interest to most are worth making."""
+        return self._observer is not None or LOGGER.isEnabledFor(logging.DEBUG)
+
+    def emit(self, event: Event) -> None:
+        """Log an event and give it to the observer. Whatever either raises is logged once, and changes nothing."""
+        try:
+            _log(event)
+            if self._observer is not None:
+                self._observer(event)
+        except Exception as exc:  # noqa: BLE001 - an observer's own, a logging handler's own
+            self._complain(exc)
+
+    def _complain(self, exc: Exception) -> None:
+        if self._has_complained:
+            return
+        self._has_complained = True
+        with contextlib.suppress(Exception):  # the handler that raised before: there is nowhere left to say it
+            LOGGER.error(
+                "an observer or a log handler raised %s; this is logged once", type(exc).__name__, exc_info=exc
+            )
+
+
+def _log(event: Event) -> None:
+    match event:
+        case TransitionSeen(card, _, transition):
+            if LOGGER.isEnabledFor(logging.INFO):
+                _log_transition(card, transition)
+        case PollFailed(card, _, error, failures):
+            # As text: a record is kept by handlers, and would keep the error's traceback with all that its frames hold.
+            extra = record_fields(card=str(card), error=type(error).__name__, failures=failures)
+            LOGGER.warning("a poll failed and the wait goes on (%d in a row): %s", failures, str(error), extra=extra)
+        case PollEnded(card, _, seconds, outcome) if outcome is not None and LOGGER.isEnabledFor(logging.DEBUG):
+            name = type(outcome).__name__ if isinstance(outcome, Exception) else None
+            status = None if isinstance(outcome, Exception) else _shortened(str(outcome.status), card)
+            shown = name if status is None else one_line(status, _SHOWN_STATUS)
+            extra = record_fields(card=str(card), seconds=seconds, status=status, error=name)
+            LOGGER.debug("poll of card %s: %s in %.3f s", card, shown, seconds, extra=extra)
+        case RequestRetried(card, attempt, error, retry_in) if LOGGER.isEnabledFor(logging.DEBUG):
+            name = type(error).__name__
+            extra = record_fields(card=str(card), attempt=attempt, error=name, retry_in=retry_in)
+            LOGGER.debug(
+                "card %s: attempt %d failed with %s, again in %.3f s", card, attempt, name, retry_in, extra=extra
+            )
+        case _:
+            pass
+
+
+def _log_transition(card: Card, transition: Transition) -> None:
+    current, previous = transition.current, transition.previous
+    extra = record_fields(
+        card=str(card),
+        previous_status=None if previous is None else _shortened(str(previous.status), card),
+        status=_shortened(str(current.status), card),
+        kiosk_id=None if current.kiosk_id is None else _shortened(current.kiosk_id, card),
+        error_code=None if current.error_code is None else _shortened(str(current.error_code), card),
+        elapsed=transition.elapsed,
+        polls=transition.polls,
+        source=transition.source,
+    )
+    words = _shortened(str(transition), card)
+    LOGGER.info("card %s: %s after %.1f s", card, words, transition.elapsed, extra=extra)
+
+
+def record_fields(**fields: object) -> dict[str, object]:
+    """Prefix the fields of a record: `LogRecord` refuses names that it, or an application's record factory, has set."""
+    return {f"cardprod_{name}": value for name, value in fields.items()}
 
 
 def _shortened(text: str, card: Card) -> str:
-    """Shorten the card's token in somebody else's words, where it may stand whole."""
+    """Shorten the card's token in a server's words, which may hold it whole."""
     return text.replace(card.card_token, str(card).partition("/")[2])
-
-
-def log_look(card: Card, seconds: float, outcome: ProductionStatus | CardprodError) -> None:
-    """Log one whole look."""
-    if LOGGER.isEnabledFor(logging.DEBUG):
-        error = type(outcome).__name__ if isinstance(outcome, Exception) else None
-        status = None if isinstance(outcome, Exception) else _shortened(str(outcome.status), card)
-        shown = error if status is None else one_line(status, _SHOWN_STATUS)
-        extra = {"card": str(card), "seconds": seconds, "status": status, "error": error}
-        LOGGER.debug("look at card %s: %s in %.3f s", card, shown, seconds, extra=extra)
-
-
-def log_retry(card: Card, attempt: int, error: BaseException | None, retry_in: float) -> None:
-    """Log that a request failed and will be sent again."""
-    name = type(error).__name__
-    extra = {"card": str(card), "attempt": attempt, "error": name, "retry_in": retry_in}
-    LOGGER.debug("card %s: attempt %d failed with %s, again in %.3f s", card, attempt, name, retry_in, extra=extra)
-
-
-def log_transition(card: Card, step: Transition) -> None:
-    """Log a transition."""
-    if LOGGER.isEnabledFor(logging.INFO):
-        current, previous = step.current, step.previous
-        extra = {
-            "card": str(card),
-            "previous_status": None if previous is None else _shortened(str(previous.status), card),
-            "status": _shortened(str(current.status), card),
-            "kiosk_id": None if current.kiosk_id is None else _shortened(current.kiosk_id, card),
-            "error_code": None if current.error_code is None else _shortened(str(current.error_code), card),
-            "elapsed": step.elapsed,
-            "polls": step.polls,
-            "source": step.source,
-        }
-        LOGGER.info("card %s: %s after %.1f s", card, _shortened(str(step), card), step.elapsed, extra=extra)
-
-
-def log_failed_look(card: Card, error: CardprodError, failures: int) -> None:
-    """Log that a look failed and the wait goes on."""
-    extra = {"card": str(card), "error": type(error).__name__, "failures": failures}
-    # As text: whoever keeps the record would keep the error's traceback by it, and all that its frames hold.
-    LOGGER.warning("a look failed and the wait goes on (%d in a row): %s", failures, str(error), extra=extra)

@@ -25,9 +25,10 @@ import base64
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
+from cardprod._protocol.api_errors import MAX_BODY
+from cardprod._protocol.events import parse_event
 from cardprod.errors import BadSignature, UsageError
 from cardprod.models import ProductionEvent
-from cardprod.wire import MAX_BODY, decipher_event
 
 try:
     from cryptography.exceptions import InvalidSignature
@@ -126,7 +127,7 @@ class Verifier:
         if len(body) > MAX_BODY or not self._is_signed(body, _all_of(headers, SIGNATURE_HEADER.lower())):
             raise BadSignature(_NOT_SIGNED)
         delivery_ids = _all_of(headers, _DELIVERY_ID)
-        return decipher_event(
+        return parse_event(
             body,
             delivery_id=delivery_ids[0][:100] if delivery_ids else None,
             is_test=any(value.strip().lower() == "true" for value in _all_of(headers, _TEST)),

@@ -21,6 +21,9 @@ def wall_clock_of_the_loop() -> Generator[None]:
         return datetime(2026, 11, 24, 12, tzinfo=UTC) + timedelta(seconds=asyncio.get_running_loop().time())
 
     with pytest.MonkeyPatch.context() as patch:
-        for room in ("checkpoint", "sharing", "wait", "bulk", "sweep"):
-            patch.setattr(f"cardprod.{room}.wall_clock", now)
+        for module in (
+            "checkpoint",
+            *(f"_polling.{name}" for name in ("subscriptions", "poller", "wait", "bulk", "sweep")),
+        ):
+            patch.setattr(f"cardprod.{module}.wall_clock", now)
         yield

@@ -20,11 +20,11 @@ async def assert_nothing_left(*, but: int = 0) -> None:
 
 
 def assert_idle(client: cardprod.Client) -> None:
-    """Check that nothing of the client's is under way: no exchange, no place taken, no queued turn, no connection."""
-    # No user can see these, and a left-over is just what no user would see either.
+    """Check that nothing of the client's is under way: no request, no permit held or waited for, no connection."""
+    # No user can see these, and what is left behind is just what no user would see either.
     transport: Any = client._transport  # pyright: ignore[reportPrivateUsage]
-    assert not transport._cutoff._under_way
-    assert not transport._cutoff._cut_off
-    assert [turn for turn in transport._turnstile._queue if not turn.done()] == []
+    assert transport._time_limit.running == 0
+    assert transport.limiter.in_use == 0
+    assert transport.limiter.waiting == 0
     if transport._channel is not None and transport._channel.session.connector is not None:
         assert not transport._channel.session.connector._acquired

@@ -1,6 +1,6 @@
 """Mutation testing of the pure modules, as a program: do their unit tests notice when the code is wrong?
 
-`python -m tests.mutants watch schedule` changes each module in one small way after another, runs the module's own tests
+`python -m tests.mutants checkpoint models` changes each module in one small way after another, runs its own tests
 on it, and counts the mutants that died: those for which a test failed, or which ran into the time limit. What survives
 is printed as a line of source before and after. `--list` prints all mutants of a module, `--only 17` prints one of them
 as a diff and runs it with the tests' output shown. The exit code is 1 if fewer died than `--at-least` percent of those
@@ -46,39 +46,87 @@ if TYPE_CHECKING:
 ROOT: Final = Path(__file__).parents[1]
 
 TESTS: Final[Mapping[str, tuple[str, ...]]] = {
+    "_http.rate_limit": ("unit/test_rate_limit.py",),
+    "_polling.adaptive": ("unit/test_schedule.py", "unit/test_schedule_model.py"),
+    "_polling.backoff": ("unit/test_schedule.py",),
+    "_polling.ordering": ("unit/test_ordering.py",),
+    "_polling.queue": ("unit/test_queue.py",),
+    "_polling.state": (
+        "unit/test_state.py",
+        "unit/test_state_events.py",
+        "unit/test_state_learning.py",
+        "unit/test_checkpoint.py",  # what is saved and restored
+    ),
+    "_polling.webhook_trust": ("unit/test_webhook_trust.py",),
+    "_protocol.api_errors": ("unit/test_protocol.py",),
+    "_protocol.documents": ("unit/test_protocol.py", "unit/test_events.py"),
+    "_protocol.events": ("unit/test_events.py",),
+    "_protocol.requests": ("unit/test_protocol.py",),
+    "_protocol.responses": ("unit/test_protocol.py",),
     "card_files": ("unit/test_card_files.py",),
     "checkpoint": ("unit/test_checkpoint.py",),
-    "deliveries": ("unit/test_deliveries.py",),
     "error_codes": ("unit/test_error_codes.py",),
     "errors": ("unit/test_errors.py",),
     "models": ("unit/test_models.py",),
-    "pacing": ("unit/test_pacing.py",),
-    "schedule": ("unit/test_schedule.py", "unit/test_schedule_model.py"),
     "telemetry": ("unit/test_log_records.py",),
-    "watch": (
-        "unit/test_watch.py",
-        "unit/test_watch_events.py",
-        "unit/test_watch_learning.py",
-        "unit/test_checkpoint.py",  # what is saved and restored
-    ),
     "webhooks": ("unit/test_webhooks_verify.py",),
-    "wire": ("unit/test_wire.py", "unit/test_wire_events.py"),
 }
 """Each pure module, and the files under `tests/` that test it."""
 
 EQUIVALENT: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
-    "card_files": {},
-    "checkpoint": {},
-    "deliveries": {
+    "_http.rate_limit": {
+        "A deque of a window always has a length, of 1 or more.": (
+            "most = times.maxlen or 0 -> most = times.maxlen or -1",
+            "most = times.maxlen or 0 -> most = times.maxlen or 1",
+        ),
+    },
+    "_polling.adaptive": {
+        "The first poll sets it before anything reads it.": ("self._measured_at = 0.0 -> self._measured_at = 1.0",),
+        "Only differences of the mass are used.": ("mass = [0.0] -> mass = [1.0]",),
+        "Where nothing has ended, all is multiplied by one.": ("if self._ended: -> if True:",),
+    },
+    "_polling.webhook_trust": {
         "Of what is missing only the status is read, and not its time.": (
             (
-                'was_found = self._untold.get(card, (0.0, ""))[1] == status.status'
-                ' -> was_found = self._untold.get(card, (1.0, ""))[1] == status.status'
+                'was_found = self._found.get(card, (0.0, ""))[1] == status.status'
+                ' -> was_found = self._found.get(card, (1.0, ""))[1] == status.status'
             ),
         ),
     },
-    "error_codes": {},
-    "errors": {},
+    "_protocol.api_errors": {
+        "A 299 is a success, of a card and of a refresh alike, and never asked for its error.": (
+            "if 300 <= http_status < 400: # noqa: PLR2004 -> if 299 <= http_status < 400: # noqa: PLR2004",
+        ),
+        "An empty text is neither digits nor a date, so that None comes of it anyway.": ("if not text: -> if False:",),
+    },
+    "_protocol.documents": {
+        "ASCII is a shortcut: `_text` gives the same text.": (
+            (
+                "text = value if type(value) is str and value.isascii() else _text(value) -> text = value if False "
+                "else _text(value)"
+            ),
+        ),
+        "Every note that cattrs adds to a fault has a name.": (
+            (
+                'field = next((note.name for note in getattr(fault, "__notes__", ()) if hasattr(note, "name")), '
+                '"?") -> field = next((note.name for note in getattr(fault, "__notes__", ()) if True), "?")'
+            ),
+        ),
+    },
+    "_protocol.requests": {
+        "The prefix is made of the other fields, so that two endpoints differ in it only if they differ in those.": (
+            (
+                "prefix: str = attrs.field(init=False, repr=False, eq=False) -> prefix: str = "
+                "attrs.field(init=False, repr=False, eq=True)"
+            ),
+        ),
+    },
+    "_protocol.responses": {
+        "A 200 has been answered for before this line.": (
+            "if 200 < http_status < 300: # noqa: PLR2004 -> if 199 < http_status < 300: # noqa: PLR2004",
+            "if 200 < http_status < 300: # noqa: PLR2004 -> if 200 <= http_status < 300: # noqa: PLR2004",
+        ),
+    },
     "models": {
         "None is no code of the table, and comes back as it is.": (
             (
@@ -94,19 +142,6 @@ EQUIVALENT: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
             ),
         ),
     },
-    "pacing": {
-        "A deque of a window always has a length, of 1 or more.": (
-            "most = departures.maxlen or 0 -> most = departures.maxlen or -1",
-            "most = departures.maxlen or 0 -> most = departures.maxlen or 1",
-        ),
-    },
-    "schedule": {
-        "The first poll sets it before anything reads it.": ("self._measured_at = 0.0 -> self._measured_at = 1.0",),
-        "Only differences of the mass are used.": ("mass = [0.0] -> mass = [1.0]",),
-        "Where nothing has ended, all is multiplied by one.": ("if self._ended: -> if True:",),
-    },
-    "telemetry": {},
-    "watch": {},
     "webhooks": {
         "There is exactly one signature here, the first and the last.": (
             (
@@ -118,34 +153,6 @@ EQUIVALENT: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
                 'base64.b64decode(signatures[-1].strip(" \\t"), validate=True)'
             ),
         ),
-    },
-    "wire": {
-        "The prefix is made of the other fields, so that two endpoints differ in it only if they differ in those.": (
-            (
-                "prefix: str = attrs.field(init=False, repr=False, eq=False) -> prefix: str = "
-                "attrs.field(init=False, repr=False, eq=True)"
-            ),
-        ),
-        "A 200 has been answered for before this line.": (
-            "if 200 < http_status < 300: # noqa: PLR2004 -> if 199 < http_status < 300: # noqa: PLR2004",
-            "if 200 < http_status < 300: # noqa: PLR2004 -> if 200 <= http_status < 300: # noqa: PLR2004",
-        ),
-        "A 299 is a success, of a card and of a refresh alike, and never asked for its error.": (
-            "if 300 <= http_status < 400: # noqa: PLR2004 -> if 299 <= http_status < 400: # noqa: PLR2004",
-        ),
-        "ASCII is a shortcut: `_text` gives the same text.": (
-            (
-                "text = value if type(value) is str and value.isascii() else _text(value) -> text = value if False "
-                "else _text(value)"
-            ),
-        ),
-        "Every note that cattrs adds to a fault has a name.": (
-            (
-                'field = next((note.name for note in getattr(fault, "__notes__", ()) if hasattr(note, "name")), '
-                '"?") -> field = next((note.name for note in getattr(fault, "__notes__", ()) if True), "?")'
-            ),
-        ),
-        "An empty text is neither digits nor a date, so that None comes of it anyway.": ("if not text: -> if False:",),
     },
 }
 """Mutants that no test can tell from the original: for each module, the reason and the mutants as they are printed.

@@ -92,7 +92,7 @@ class Child:
         return " ".join(self._argv)[:_SHOWN]
 
     def close(self) -> None:
-        """Kill it, and what it started, unless it has ended; and forget its output."""
+        """Kill it, and what it started, unless it has ended; and redact its output."""
         if self.exit_code is None:
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait(LIMIT)

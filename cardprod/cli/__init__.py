@@ -33,10 +33,10 @@ With `--json`, one JSON object per line on standard output, told apart by `type`
 
 Both `progress` and the `summary` of `watch` have `cards`, of which `produced`, `failed` (ended in an error status),
 `unfinished` (not final: under way, or their time ran out) and `errors` (no usable answer) add up to all; `bad_rows`;
-`requests` and `seconds` of this run. `progress` also has `pending` (what is waited for), `statuses` (how many of those
-were seen where), `looks_in_last_minute` and `seconds_left` (null if nobody knows). `summary` also has `ends`, a list of
-`name` (the status, or the error's class), `error_code`, `meaning` and `cards`; and `stopped_by`: null, "SIGINT",
-"SIGTERM", or "Unauthorized" if the token was refused.
+`requests` and `seconds` of this run. `progress` also has `pending` (what is waited for), `statuses` (how many of
+those were seen where), `requests_in_last_minute` and `seconds_left` (null if nobody knows). `summary` also has
+`ends`, a list of `name` (the status, or the error's class), `error_code`, `meaning` and `cards`; and `stopped_by`:
+null, "SIGINT", "SIGTERM", or "Unauthorized" if the token was refused.
 
 What `worker` tells are lines `transition` and `error` that also have `key` and `batch_id`: a line may come again, with
 the same key. `watch --checkpoint` may tell a `transition` or `error` again after it was killed. `card` is

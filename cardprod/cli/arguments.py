@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any, Final
 
+from cardprod._http.rate_limit import RateLimit
 from cardprod._version import VERSION
 from cardprod.cli import batches, commands, completion, watching
 from cardprod.client import PRODUCTION
-from cardprod.pacing import RateLimit
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Final
 
 import attrs
 
+from cardprod._polling.backoff import Backoff
 from cardprod.cli.completion import script
 from cardprod.cli.exit_codes import NOT_FINAL, PRODUCED, USAGE, exit_code_of, worst_of
 from cardprod.cli.lists import CardList, read_list
 from cardprod.client import Client
 from cardprod.errors import CardprodError, UsageError, WaitTimeout
 from cardprod.models import Card
-from cardprod.schedule import Backoff
 
 if TYPE_CHECKING:
     import argparse

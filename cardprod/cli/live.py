@@ -227,7 +227,7 @@ def _count(count: int, name: str, fate: Fate | None, *, wide: int, named: int) -
 
 def _looks(tally: Tally, setting: Setting, width: int) -> list[Text]:
     """Say how much of the rate limit is used, and what is in the way."""
-    used, most = tally.looks_in_last_minute, setting.per_minute
+    used, most = tally.requests_in_last_minute, setting.per_minute
     line = Text(f"{used:,}" + ("" if most is None else f" of {most:,}") + " looks in the last minute")
     if width >= _NARROW:
         if most is not None:

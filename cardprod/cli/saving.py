@@ -25,11 +25,11 @@ from typing import IO, TYPE_CHECKING, Any, Final, cast
 
 import attrs
 
+from cardprod._polling.adaptive import AdaptiveSchedule
 from cardprod.checkpoint import Checkpoint
 from cardprod.cli.tally import Fate
 from cardprod.errors import UsageError
 from cardprod.models import Card, ProductionStatus
-from cardprod.schedule import AdaptiveSchedule
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping

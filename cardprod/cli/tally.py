@@ -335,7 +335,7 @@ class Tally:
         return self.pending - self.statuses.total()
 
     @property
-    def looks_in_last_minute(self) -> int:
+    def requests_in_last_minute(self) -> int:
         """Requests sent in the minute before the last sample."""
         return self._requests.growth[0]
 

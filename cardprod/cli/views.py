@@ -165,7 +165,7 @@ class _JsonView:
             **_counts(tally.summary()),
             pending=tally.pending,
             statuses={status: count for status, count in tally.statuses.items() if count},
-            looks_in_last_minute=tally.looks_in_last_minute,
+            requests_in_last_minute=tally.requests_in_last_minute,
             seconds_left=None if left is None else round(left),
         )
 
@@ -219,7 +219,7 @@ class _LinesView:
         parts += [", ".join(f"{count:,} {name}" for name, count in standing(tally))]
         budget = "" if per_minute is None else f" of {per_minute:,}"
         parts += [
-            f"{tally.looks_in_last_minute:,}{budget} looks in the last minute",
+            f"{tally.requests_in_last_minute:,}{budget} looks in the last minute",
             f"{roughly(tally.seconds_left)} left",
         ]
         parts.append(tally.trouble or "")

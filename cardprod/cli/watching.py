@@ -19,12 +19,14 @@ import os
 import re
 import signal
 import sys
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
+from cardprod._http.rate_limit import RateLimit
+from cardprod._polling.adaptive import AdaptiveSchedule
 from cardprod.checkpoint import Checkpoint
 from cardprod.cli.exit_codes import SIGNALLED
 from cardprod.cli.lists import read_list
@@ -34,15 +36,13 @@ from cardprod.cli.views import Setting
 from cardprod.client import PRODUCTION, Client
 from cardprod.errors import Unauthorized, UsageError
 from cardprod.models import one_line
-from cardprod.pacing import RateLimit
-from cardprod.schedule import AdaptiveSchedule
 from cardprod.telemetry import LOGGER
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import AsyncGenerator, Collection, Coroutine, Generator
 
-    from cardprod.bulk import Waits
+    from cardprod._polling.bulk import Waits
     from cardprod.cli.lists import CardList
     from cardprod.cli.reports import Report
     from cardprod.cli.views import View
@@ -79,8 +79,6 @@ async def _watch(
     if file is not None and saved is not None:
         _check_same(file, saved, cards, base_url)
     schedule = AdaptiveSchedule() if saved is None else AdaptiveSchedule.from_json(saved.learned)
-    waits = _waits(client, cards, saved, arguments.timeout, schedule)
-
     tally = Tally(cards, asyncio.get_running_loop().time())
     if saved is not None:
         tally.go_on_from(saved.checkpoint.pending, saved.ended)
@@ -95,9 +93,10 @@ async def _watch(
         checkpoint=None if file is None else file.name,
         is_gone_on_with=saved is not None,
     )
-    del saved  # of a million cards it is as large as the waits
     report.bad_rows(listed)
-    async with client:
+    waits = _waits(client, cards, saved, arguments.timeout, schedule)
+    del saved  # of a million cards it is as large as the waits
+    async with client, aclosing(waits):  # also where they are never begun, because nobody reads the output
         view = report.view(tally, setting, plain=arguments.plain)
         return await _Watching(client, tally, view, keeper).run(waits, bad_rows=setting.bad_rows)
 
@@ -318,7 +317,7 @@ class _Troubles(logging.Handler):
         self._tally = tally
 
     def emit(self, record: logging.LogRecord) -> None:
-        if hasattr(record, "failures") and isinstance(record.args, tuple):
+        if hasattr(record, "cardprod_failures") and isinstance(record.args, tuple):
             self._tally.failed_look(_CARD.sub("", str(record.args[-1])))  # the error's words
 
 

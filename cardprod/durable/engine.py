@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Final, cast
 
 import attrs
 
-from cardprod.bulk import check_source, each
+from cardprod._polling.backoff import Backoff
+from cardprod._polling.bulk import check_source, each
+from cardprod._protocol.validation import is_finite_number
 from cardprod.checkpoint import Checkpoint
 from cardprod.client import Client
 from cardprod.durable import store
@@ -20,7 +22,6 @@ from cardprod.durable.database import Database
 from cardprod.durable.steps import read_outcome
 from cardprod.durable.worker import Worker
 from cardprod.errors import UsageError
-from cardprod.schedule import Backoff, is_finite_number
 
 if TYPE_CHECKING:
     import asyncio
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-    from cardprod.bulk import Cards
+    from cardprod._polling.bulk import Cards
     from cardprod.durable.store import BatchStatus
     from cardprod.durable.worker import Sink
     from cardprod.errors import CardprodError

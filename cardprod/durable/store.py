@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 __all__ = ["BatchStatus", "Counts", "Part"]
 
 _LOCK: Final = 0x63617264_70726F64 % 2**63
-"""Held while migrations are applied: "cardprod" in ASCII."""
+"""WouldBlock while migrations are applied: "cardprod" in ASCII."""
 
 _MIGRATIONS: Final[tuple[tuple[str, LiteralString], ...]] = (
     (
@@ -57,7 +57,7 @@ _MIGRATIONS: Final[tuple[tuple[str, LiteralString], ...]] = (
             batch_id uuid NOT NULL REFERENCES cardprod_batches ON DELETE CASCADE,
             version bigint NOT NULL DEFAULT 0,
             checkpoint text NOT NULL,
-            untold text,
+            undelivered text,
             finished_at timestamptz,
             total integer NOT NULL,
             pending integer NOT NULL,
@@ -130,7 +130,7 @@ class Part:
     token_name: str
     version: int
     checkpoint: str
-    untold: list[dict[str, Any]] | None
+    undelivered: list[dict[str, Any]] | None
     pending: int
     closed_for: float
 
@@ -203,7 +203,7 @@ async def part(connection: AsyncConnection, part_id: int) -> Part | None:
     row = await _maybe(
         connection,
         """
-        SELECT part.id, batch.id::text AS batch_id, batch.token_name, part.version, part.checkpoint, part.untold,
+        SELECT part.id, batch.id::text AS batch_id, batch.token_name, part.version, part.checkpoint, part.undelivered,
                part.pending, coalesce(extract(epoch FROM gate.opens_at - now()), 0)::float8 AS closed_for
         FROM cardprod_parts part
         JOIN cardprod_batches batch ON batch.id = part.batch_id
@@ -214,15 +214,15 @@ async def part(connection: AsyncConnection, part_id: int) -> Part | None:
     )
     if row is None:
         return None
-    untold: str | None = row.pop("untold")
-    return Part(untold=None if untold is None else json.loads(untold), **row)
+    undelivered: str | None = row.pop("undelivered")
+    return Part(undelivered=None if undelivered is None else json.loads(undelivered), **row)
 
 
 async def write_part(  # noqa: PLR0913 - one for each column
     connection: AsyncConnection,
     part: Part,
     checkpoint: str,
-    untold: list[dict[str, Any]] | None,
+    undelivered: list[dict[str, Any]] | None,
     counts: Counts,
     *,
     is_finished: bool,
@@ -234,7 +234,7 @@ async def write_part(  # noqa: PLR0913 - one for each column
         UPDATE cardprod_parts SET
             version = version + 1,
             checkpoint = %s,
-            untold = %s,
+            undelivered = %s,
             pending = %s,
             produced = produced + %s,
             failed = failed + %s,
@@ -246,7 +246,7 @@ async def write_part(  # noqa: PLR0913 - one for each column
         """,
         (
             checkpoint,
-            None if untold is None else json.dumps(untold),
+            None if undelivered is None else json.dumps(undelivered),
             counts.pending,
             counts.produced,
             counts.failed,
@@ -266,7 +266,7 @@ async def forget_untold(connection: AsyncConnection, part: Part, *, is_finished:
         connection,
         """
         UPDATE cardprod_parts
-        SET version = version + 1, untold = NULL, finished_at = CASE WHEN %s THEN now() END
+        SET version = version + 1, undelivered = NULL, finished_at = CASE WHEN %s THEN now() END
         WHERE id = %s AND version = %s
         RETURNING id
         """,
@@ -356,7 +356,7 @@ async def cancel(connection: AsyncConnection, batch_id: str) -> bool:
     await connection.execute(
         """
         WITH ended AS (
-            UPDATE cardprod_parts SET version = version + 1, untold = NULL, finished_at = now()
+            UPDATE cardprod_parts SET version = version + 1, undelivered = NULL, finished_at = now()
             WHERE batch_id = %s AND finished_at IS NULL RETURNING id
         )
         DELETE FROM procrastinate_jobs

@@ -36,12 +36,12 @@ if TYPE_CHECKING:
     from procrastinate import App
     from psycopg import AsyncConnection
 
+    from cardprod._http.rate_limit import RateLimit
+    from cardprod._polling.sweep import Sweep
     from cardprod.client import Client
     from cardprod.durable.database import Database
     from cardprod.durable.steps import Step
     from cardprod.durable.store import Part
-    from cardprod.pacing import RateLimit
-    from cardprod.sweep import Sweep
 
 __all__ = ["Sink", "Worker"]
 
@@ -212,10 +212,10 @@ class Worker:
             if part is None:
                 return
             token_name = part.token_name
-            if part.untold is None:
+            if part.undelivered is None:
                 await self._sweep(part)
             else:
-                await self._tell(part, Checkpoint.from_json(part.checkpoint), part.untold)
+                await self._tell(part, Checkpoint.from_json(part.checkpoint), part.undelivered)
         except Exception:  # noqa: BLE001 - a sink's own, a token source's: nothing may end the work
             delay = min(2.0**attempts, 60.0)
             LOGGER.exception("part %d was not gone on with; again in %.0f s", part_id, delay)
@@ -232,13 +232,13 @@ class Worker:
             client.pause(part.closed_for)
         with self._stopping() as stop:
             sweep = await client.sweep(Checkpoint.from_json(part.checkpoint), stop=stop)
-        untold = written_steps(sweep.steps) if sweep.steps and self._on_steps is not None else None
+        undelivered = written_steps(sweep.steps) if sweep.steps and self._on_steps is not None else None
         is_written = await self._patiently(
-            lambda connection: self._write(connection, part, sweep, untold, client.paused_for)
+            lambda connection: self._write(connection, part, sweep, undelivered, client.paused_for)
         )
-        if is_written and untold is not None:
+        if is_written and undelivered is not None:
             written = attrs.evolve(part, version=part.version + 1)
-            await self._tell(written, sweep.checkpoint, untold)
+            await self._tell(written, sweep.checkpoint, undelivered)
 
     @contextmanager
     def _stopping(self) -> Generator[asyncio.Event]:
@@ -259,7 +259,7 @@ class Worker:
         connection: AsyncConnection,
         part: Part,
         sweep: Sweep,
-        untold: list[dict[str, Any]] | None,
+        undelivered: list[dict[str, Any]] | None,
         paused_for: float,
     ) -> bool:
         ends = outcomes_of(sweep.steps)
@@ -270,11 +270,11 @@ class Worker:
             produced=produced,
             failed=len(statuses) - produced,
             errors=len(ends) - len(statuses),
-            looks=sweep.looks,
+            looks=sweep.polls,
         )
-        is_over = untold is None and sweep.checkpoint.is_done
+        is_over = undelivered is None and sweep.checkpoint.is_done
         if not await store.write_part(
-            connection, part, sweep.checkpoint.to_json(), untold, counts, is_finished=is_over
+            connection, part, sweep.checkpoint.to_json(), undelivered, counts, is_finished=is_over
         ):
             return False
         if ends:
@@ -284,30 +284,30 @@ class Worker:
             await store.close_gate(connection, part.token_name, paused_for)
         if is_over:
             await store.finish_batch(connection, part.batch_id)
-        elif untold is None:
+        elif undelivered is None:
             await self._database.defer(connection, part.id, part.token_name, sweep.next_poll_at)
         return True
 
-    async def _tell(self, part: Part, checkpoint: Checkpoint, untold: Sequence[dict[str, Any]]) -> None:
+    async def _tell(self, part: Part, checkpoint: Checkpoint, undelivered: Sequence[dict[str, Any]]) -> None:
         """Tell the sink, and take note that it was told."""
         if self._on_steps is not None:
             told: object = self._on_steps(
-                read_steps(part.batch_id, f"{part.batch_id}.{part.id}.{part.version}", untold)
+                read_steps(part.batch_id, f"{part.batch_id}.{part.id}.{part.version}", undelivered)
             )
             if not isawaitable(told):
                 raise UsageError("on_steps must be an async function: what it gives is awaited")
             await told
 
-        async def forget(connection: AsyncConnection) -> None:
+        async def redact(connection: AsyncConnection) -> None:
             if not await store.forget_untold(connection, part, is_finished=checkpoint.is_done):
                 return
             if checkpoint.is_done:
                 await store.finish_batch(connection, part.batch_id)
             else:
-                at = min(one.next_look_at for one in checkpoint.pending)
+                at = min(one.next_poll_at for one in checkpoint.pending)
                 await self._database.defer(connection, part.id, part.token_name, at)
 
-        await self._patiently(forget)
+        await self._patiently(redact)
 
     async def _patiently(self, work: Callable[[AsyncConnection], Awaitable[_T]]) -> _T:
         """Do something in a transaction, again and again while the database is away."""

@@ -49,7 +49,7 @@ def add_cards(kiosk: Simulator, chance: Random) -> list[Card]:
 
 
 async def picture(name: str) -> None:
-    """Watch, and take the picture."""
+    """PollState, and take the picture."""
     chance, limit = Random(7), RateLimit()
     loop = asyncio.get_running_loop()
     async with Simulator() as kiosk, Client(kiosk.token, base_url=kiosk.base_url, rate_limit=limit) as client:

@@ -172,10 +172,10 @@ def test_looks_in_the_last_minute() -> None:
     tally = Tally(CARDS, 0)
     for second in range(0, 200, 10):
         tally.sample(second, 5 * second)
-    assert tally.looks_in_last_minute == 300
+    assert tally.requests_in_last_minute == 300
     tally.sample(300, 950)
     tally.sample(361, 950)
-    assert tally.looks_in_last_minute == 0
+    assert tally.requests_in_last_minute == 0
 
 
 def test_trouble_passes() -> None:

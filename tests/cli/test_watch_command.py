@@ -97,7 +97,7 @@ async def test_progress_as_json(kiosk: Simulator, tmp_path: Path) -> None:
         "requests": progress[0]["requests"],
         "seconds": 10.0,
         "statuses": {"READY": 1},
-        "looks_in_last_minute": progress[0]["requests"],
+        "requests_in_last_minute": progress[0]["requests"],
         "seconds_left": None,
     }
     assert [round(after["seconds"] - before["seconds"]) for before, after in pairwise(progress)] == [60] * 6
@@ -278,7 +278,7 @@ async def test_cancelled_and_gone_on_with(kiosk: Simulator, tmp_path: Path, seco
 
 
 async def cancelled_after(seconds: float, file: str, state: str) -> list[dict[str, Any]]:
-    """Watch for so long, and give what was told until then."""
+    """PollState for so long, and give what was told until then."""
     out = io.StringIO()
     arguments = cli.parser().parse_args(["watch", file, "--checkpoint", state, "--json", *SLOWLY])
     watching = asyncio.create_task(cli.run(arguments, cli.report_to(out, as_json=True)))
@@ -466,7 +466,7 @@ async def test_stopped_by_a_signal(kiosk: Simulator, tmp_path: Path, number: sig
         lines = [json.loads(line) for line in watching.lines]
     assert (lines[-1]["stopped_by"], lines[-1]["unfinished"]) == (number.name, 3)
     assert told(lines) == {card.card_token: ["READY"] for card in cards}
-    assert '"untold": [{' not in state.read_text()
+    assert '"undelivered": [{' not in state.read_text()
 
 
 @pytest.mark.usefixtures("environment")

@@ -41,7 +41,7 @@ def test_bad_argument_is_named() -> None:
         ],
         "api_version": [None, 3, "", "v3/", "../v3", "v 3", "v3?x"],
         "session": [0, "session", aiohttp.ClientSession],
-        "request_timeout": [0, -1, True, None, "10", float("nan"), float("inf"), 10**400],
+        "request_timeout": [0, -1, True, None, "10", float("nan"), float("-inf"), 10**400],
         "attempts": [0, -1, True, None, 1.0, "3"],
         "max_concurrency": [0, -1, True, None, 1.0, "3"],
         "rate_limit": [0, 100, (100, 1000), cardprod.RateLimit],
@@ -96,7 +96,7 @@ async def test_bad_card_is_named(client: Client, kiosk: Simulator) -> None:
 def test_bad_wait_argument_is_named() -> None:
     """A wait's argument that cannot be right is a `UsageError` that names it, before the wait is made."""
     bad: dict[str, list[Any]] = {
-        "timeout": [-1, True, "900", float("nan"), float("inf"), 10**400],
+        "timeout": [-1, True, "900", float("nan"), float("-inf"), 10**400],
         "max_failures": [0, -1, True, None, 1.0, "5"],
         "schedule": [None, 5, "often", cardprod.Backoff],
     }

@@ -49,7 +49,7 @@ async def client_of(base_url: str, *, way: Way = "direct", **settings: Any) -> A
         session = await stack.enter_async_context(aiohttp.ClientSession()) if way == "lent session" else None
         if way == "own session":
             patch = stack.enter_context(pytest.MonkeyPatch.context())
-            patch.setattr("cardprod.channel._SENDER", "_gone_one_day")
+            patch.setattr("cardprod._http.fast_path._SENDER", "_gone_one_day")
         client = Client(
             "token", base_url=base_url, session=session, request_timeout=TIMEOUT, attempts=ATTEMPTS, **settings
         )
@@ -225,7 +225,7 @@ async def test_flood_within_an_answer_is_told(way: Way) -> None:
 @pytest.mark.parametrize("name", ["_PROTOCOL", "_PROTOCOL_FACTORY"])
 async def test_looks_without_the_guard_too(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """Should what the guard against floods hangs on be gone from aiohttp one day, looks go on without it."""
-    monkeypatch.setattr(f"cardprod.exchange.{name}", "_gone_one_day")
+    monkeypatch.setattr(f"cardprod._http.fast_path.{name}", "_gone_one_day")
     async with HostileServer() as server, client_of(server.base_url) as client:
         await assert_right(client, HONEST)
         await assert_right(client, HONEST)

@@ -58,16 +58,16 @@ class _Spill:
 
     Args:
         collect: Takes what other people collect: log records, output, warnings.
-        forget: Lets them begin anew.
+        redact: Lets them begin anew.
     """
 
     def __init__(
-        self, collect: Callable[[_Spill], None] | None = None, forget: Callable[[], None] | None = None
+        self, collect: Callable[[_Spill], None] | None = None, redact: Callable[[], None] | None = None
     ) -> None:
         self.texts: list[tuple[str, str]] = []
         self.logs: list[tuple[str, str]] = []
         self._collect = collect
-        self._forget = forget
+        self._forget = redact
         self.is_checked = False
 
     def check(self) -> None:
@@ -149,12 +149,12 @@ def spill(
         spill.take("stdout and stderr", *capsys.readouterr())
         spill.take("warnings", *(warning.message for warning in recwarn))
 
-    def forget() -> None:
+    def redact() -> None:
         caplog.clear()
         capsys.readouterr()
         recwarn.clear()
 
-    spill = _Spill(collect, forget)
+    spill = _Spill(collect, redact)
     yield spill
     assert spill.is_checked
 
@@ -518,7 +518,7 @@ async def test_garbage_that_repeats_the_secret(
             name, token, way = row
             with table.row(*row), spill.checked(), monkeypatch.context() as patch:
                 if way == "session":
-                    patch.setattr("cardprod.channel._SENDER", "_gone_one_day")
+                    patch.setattr("cardprod._http.fast_path._SENDER", "_gone_one_day")
                 await _drive_at_garbage(spill, _GARBLED[name], with_oauth=token == "oauth")
 
 

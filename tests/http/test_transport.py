@@ -166,23 +166,31 @@ async def test_each_failing_look_has_its_own_outcome(kiosk: Simulator, client: C
     assert Counter(request.card for request in kiosk.requests) == dict.fromkeys(cards, 3)
 
 
-def test_happy_path_does_without_tenacity() -> None:
-    """Looks that are answered never import tenacity."""
+def test_nothing_is_imported_when_something_fails() -> None:
+    """After a client's first request nothing is imported any more, whatever fails: by then there may be no way to."""
     code = """
 import asyncio, sys
 import cardprod
-from cardprod.simulator import Simulator
+from cardprod.simulator import Fault, Simulator
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        raise OSError(24, "Too many open files", name)
 
 async def main():
     async with Simulator() as kiosk:
-        kiosk.add((1, "card"), "never")
+        kiosk.add((1, "card"), [("READY", 1), ("PRODUCED", 0)])
         async with cardprod.Client(kiosk.token, base_url=kiosk.base_url) as client:
             print((await client.get_status(1, "card")).status)
+            sys.meta_path.insert(0, Refuse())
+            for fault in (Fault.server_error(), Fault.reset(), Fault.bad_reply('{"status":5}')):
+                kiosk.fail_next(fault)
+                print((await client.wait_until_final(1, "card", schedule=cardprod.Backoff(first=0.1))).status)
+            print(type((await client.get_statuses([(1, "unknown")])).popitem()[1]).__name__)
 
 asyncio.run(main())
-print("tenacity" in sys.modules)
 """
-    assert run_program(sys.executable, "-c", code).out.split() == ["READY", "False"]
+    assert run_program(sys.executable, "-c", code).out.split() == ["READY", *["PRODUCED"] * 3, "CardNotFound"]
 
 
 # --- Retry-After and the gate ---
@@ -743,7 +751,7 @@ async def test_cancelled_queued_looks_lose_no_slot(limit: RateLimit | None) -> N
 
 def queued(client: Client) -> Any:  # the turnstile is nobody's business but ours
     """Show the client's turnstile, to hit the very instant a turn comes."""
-    return client._transport._turnstile  # pyright: ignore[reportPrivateUsage]
+    return client._transport.limiter  # pyright: ignore[reportPrivateUsage]
 
 
 async def test_place_that_just_came_is_given_back() -> None:
@@ -759,7 +767,7 @@ async def test_place_that_just_came_is_given_back() -> None:
     async with RawServer(answer) as server, Client("token", base_url=server.base_url, max_concurrency=1) as client:
         first, second, third = (asyncio.create_task(client.get_status(1, name)) for name in "abc")
         await asyncio.sleep(1)
-        turn = queued(client)._queue[0]
+        turn = queued(client)._single[0]
         may_answer.set()
         await until("the second's place", turn.done, interval=0)  # not a turn of the loop may be missed
         second.cancel()
@@ -1071,8 +1079,8 @@ async def test_closed_client_leaves_nothing(kiosk: Simulator) -> None:
         await asyncio.gather(*(look(client, card) for card in cards))
     assert_idle(client)
     transport: Any = client._transport  # pyright: ignore[reportPrivateUsage] # no user can see a timer
-    assert transport._cutoff._timer is None
-    assert transport._turnstile._timer is None
+    assert transport._time_limit._timer is None
+    assert transport.limiter._timer is None
 
 
 # --- What a review found ---
@@ -1148,8 +1156,8 @@ async def test_failed_look_leaves_no_garbage(kiosk: Simulator, client: Client) -
 
 async def test_sent_once_without_the_attribute_too(kiosk: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
     """Should aiohttp's attribute be gone one day, a look whose connection breaks is sent no more than told."""
-    monkeypatch.setattr("cardprod.exchange._SENDS_AGAIN", "_gone_one_day")
-    monkeypatch.setattr("cardprod.channel._SENDER", "_gone_one_day")
+    monkeypatch.setattr("cardprod._http.fast_path._RESENDS", "_gone_one_day")
+    monkeypatch.setattr("cardprod._http.fast_path._SENDER", "_gone_one_day")
     kiosk.add(CARD, "never")
     async with Client(kiosk.token, base_url=kiosk.base_url, attempts=1) as client:
         await look(client)  # a connection is kept alive

@@ -41,7 +41,7 @@ from tests.waiting import until
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-    from cardprod.bulk import Cards
+    from cardprod._polling.bulk import Cards
 
 FOREVER = RateLimit(per_second=1, per_minute=1)
 PLAN = [("READY", 20.0), ("IN_PROGRESS", 30.0), ("PRODUCED", 0.0)]
@@ -58,13 +58,10 @@ def put(kiosk: Simulator, count: int) -> list[Card]:
 
 def assert_none_waited_for(client: Client) -> None:
     """Check that nothing of a batch is left in its client."""
-    shared = client._shared  # pyright: ignore[reportPrivateUsage]
+    shared = client._poller.subscriptions  # pyright: ignore[reportPrivateUsage]
     assert len(shared) == 0
-    assert not shared.batches
-    assert not any(shared.is_looked_at(card) for card in cards_of(100))
-    turnstile: Any = client._transport._turnstile  # pyright: ignore[reportPrivateUsage]
-    assert not turnstile._flows
-    assert turnstile._places == 100
+    assert not client._batches  # pyright: ignore[reportPrivateUsage]
+    assert not any(shared.is_polled(card) for card in cards_of(100))
     assert_idle(client)
 
 
@@ -135,16 +132,29 @@ async def test_repeated_cards(kiosk: Simulator, client: Client) -> None:
     ]
 
 
-async def test_garbage_among_cards(kiosk: Simulator, client: Client) -> None:
-    """What is no card is refused by its number, and the block is left clean."""
-    bad: list[Any] = [None, 5, (1,), (0, "card"), (1, "no spaces"), "123456"]
+async def test_what_is_no_card_is_an_error_value(kiosk: Simulator, client: Client) -> None:
+    """What a source gives and is no card is an error beside the others, under what it gave, and names its place."""
+    bad: list[Any] = [None, 5, (1,), (0, "card"), (1, "no spaces"), "123456", [1, "list"]]
+    (card,) = put(kiosk, 1)
     with Table() as table:
-        for garbage in bad:
-            for face in (client.get_statuses, client.wait_until_all_final):
-                with table.row(garbage, face.__name__):
-                    with pytest.raises(UsageError, match="card number 2: "):
-                        await face([*put(kiosk, 1), garbage])
-                    assert_none_waited_for(client)
+        for face in (client.get_statuses, client.wait_until_all_final):
+            with table.row(face.__name__):
+                outcome: dict[Any, Any] = await face([card, *bad])
+                assert isinstance(outcome.pop(card), ProductionStatus)
+                assert list(outcome) == [*bad[:-1], "[1, 'list']"]
+                assert all(isinstance(error, UsageError) for error in outcome.values())
+                assert "card number 2: " in str(outcome[None])
+                assert_none_waited_for(client)
+
+
+async def test_tuples_find_their_cards(kiosk: Simulator, client: Client) -> None:
+    """A card equals its tuple and unpacks like it, so either finds the other's outcome."""
+    (card,) = put(kiosk, 1)
+    profile_id, card_token = card
+    outcome: dict[Any, Any] = await client.get_statuses([card])
+    assert outcome[profile_id, card_token] is outcome[card]
+    assert {(profile_id, card_token): 1}[card] == 1  # type: ignore[index]
+    assert card != (profile_id, "another")
 
 
 async def test_no_source(client: Client) -> None:
@@ -328,11 +338,11 @@ async def test_schedule_of_nonsense(kiosk: Simulator, client: Client) -> None:
     """A schedule's nonsense ends each card's wait; what it raises ends the batch."""
 
     class Nonsense:
-        def delay(self, unchanged: int, chance: float) -> float:
+        def delay(self, unchanged: int, random: float) -> float:
             return -unchanged
 
     class Raising:
-        def delay(self, unchanged: int, chance: float) -> float:
+        def delay(self, unchanged: int, random: float) -> float:
             raise ZeroDivisionError
 
     outcome = await client.wait_until_all_final(put(kiosk, 2), schedule=Nonsense())
@@ -343,7 +353,7 @@ async def test_schedule_of_nonsense(kiosk: Simulator, client: Client) -> None:
 
 
 async def test_terms_that_cannot_be_right(client: Client) -> None:
-    """Terms that cannot be right are refused at once, by name."""
+    """PollOptions that cannot be right are refused at once, by name."""
     bad: dict[str, Any] = {
         "timeout": -1,
         "batch_timeout": float("nan"),
@@ -511,7 +521,7 @@ async def test_leaving_many(kiosk: Simulator, again: bool) -> None:
 
         task = asyncio.create_task(wait())
         await asyncio.sleep(30)
-        assert len(client._shared) > 19_000  # pyright: ignore[reportPrivateUsage]
+        assert len(client._poller.subscriptions) > 19_000  # pyright: ignore[reportPrivateUsage]
         task.cancel()
         if again:
             await asyncio.sleep(0)
@@ -546,7 +556,7 @@ async def test_events_from_outside(kiosk: Simulator, client: Client) -> None:
     """What an event says of a card reaches everybody who waits for it, at once, whatever becomes of it just then."""
     done = ProductionStatus(Status.PRODUCED, kiosk_id="WIS00001")
     kiosk.add(CARD, "never")
-    shared = client._shared  # pyright: ignore[reportPrivateUsage]
+    shared = client._poller.subscriptions  # pyright: ignore[reportPrivateUsage]
     for after in (0.0, 0.001, 1.3, 20.0):
         batch = asyncio.ensure_future(client.wait_until_all_final([CARD]))
         alone = asyncio.create_task(steps_of(client, CARD))
@@ -614,7 +624,7 @@ async def test_heap_stays_small(kiosk: Simulator, client: Client) -> None:
         quick = asyncio.create_task(steps_of(client, CARD, schedule=Backoff(first=0.2, factor=1), timeout=250))
         with pytest.raises(WaitTimeout):
             await quick
-        assert len(steps._heap) <= 1100  # pyright: ignore[reportPrivateUsage]
+        assert len(steps._queue) <= 1100  # pyright: ignore[reportPrivateUsage]
         reading.cancel()
 
 

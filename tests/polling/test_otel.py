@@ -148,7 +148,7 @@ async def test_metrics(kiosk: Simulator, watched: cardprod.Client, seen: _Seen) 
     assert set(metrics) == set(
         re.findall(r"^\| `(cardprod\.\S+)` \| (?:counter|hist|up)", otel.__doc__ or "", re.MULTILINE)
     )
-    assert metrics["cardprod.looks"] == metrics["cardprod.look.duration"] == {("ServerError",): 1, ("PRODUCED",): 1}
+    assert metrics["cardprod.polls"] == metrics["cardprod.poll.duration"] == {("ServerError",): 1, ("PRODUCED",): 1}
     assert metrics["cardprod.retries"] == {("RateLimited",): 1, ("ServerError",): 1}
     assert metrics["cardprod.rate_limited"] == {(): 1}
     assert metrics["cardprod.requests.in_flight"] == {(): 0}

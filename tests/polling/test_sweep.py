@@ -96,7 +96,7 @@ async def test_swept_to_the_end(kiosk: Simulator, client: Client) -> None:
     assert sweeps[-1].checkpoint.is_done
     assert [sweep.checkpoint.sweep for sweep in sweeps] == list(range(1, len(sweeps) + 1))
     assert len({sweep.checkpoint.id for sweep in sweeps}) == 1
-    assert sum(sweep.looks for sweep in sweeps) == len(kiosk.requests)
+    assert sum(sweep.polls for sweep in sweeps) == len(kiosk.requests)
     assert_idle(client)
     await client.close()
     await assert_nothing_left(but=1)
@@ -119,7 +119,7 @@ async def test_sweep_never_sleeps(kiosk: Simulator, client: Client) -> None:
     began_at = asyncio.get_running_loop().time()
     second = await client.sweep(first.checkpoint)
     assert asyncio.get_running_loop().time() == began_at
-    assert (second.looks, second.steps, len(kiosk.requests)) == (0, (), 1)
+    assert (second.polls, second.steps, len(kiosk.requests)) == (0, (), 1)
     assert first.next_poll_at is not None
     assert second.next_poll_at is not None
     assert abs(second.next_poll_at - first.next_poll_at) < timedelta(seconds=0.001)
@@ -130,7 +130,7 @@ async def test_cards_stay_together(kiosk: Simulator, client: Client) -> None:
     """Cards that wait alike are looked at in the same sweeps, jitter or not: a sweep is worth its while."""
     cards = cards_of(kiosk, 20, [("READY", 200.0), ("PRODUCED", 0.0)])
     _, sweeps = await swept_to_the_end(client, Checkpoint.for_cards(cards))
-    assert all(sweep.looks == 20 for sweep in sweeps)
+    assert all(sweep.polls == 20 for sweep in sweeps)
 
 
 async def test_failures_are_counted_across_sweeps(kiosk: Simulator) -> None:
@@ -193,7 +193,7 @@ async def test_429_leaves_cards_due(kiosk: Simulator, client: Client) -> None:
     assert sweep.next_poll_at is not None
     assert 35 < (sweep.next_poll_at - wall_now()).total_seconds() <= 40
     nothing = await client.sweep(sweep.checkpoint)
-    assert (nothing.looks, nothing.steps) == (0, ())
+    assert (nothing.polls, nothing.steps) == (0, ())
     await until(sweep.next_poll_at)
     rest = await client.sweep(sweep.checkpoint)
     assert {card for card, _ in rest.steps} == {one.card for one in left}
@@ -210,7 +210,7 @@ async def test_429_of_another_sweep(kiosk: Simulator) -> None:
         began_at = asyncio.get_running_loop().time()
         sweeps = await asyncio.gather(*map(client.sweep, checkpoints))
         assert asyncio.get_running_loop().time() - began_at < 20
-        assert 0 < sum(sweep.looks for sweep in sweeps) < 40
+        assert 0 < sum(sweep.polls for sweep in sweeps) < 40
         for sweep in sweeps:
             assert {one.failures for one in sweep.checkpoint.pending} == {0}
         assert_idle(client)
@@ -238,13 +238,13 @@ async def test_stop(kiosk: Simulator) -> None:
     async with Client(kiosk.token, base_url=kiosk.base_url, rate_limit=limit) as client:
         asyncio.get_running_loop().call_later(2.6, stop.set)
         sweep = await client.sweep(Checkpoint.for_cards(cards), stop=stop)
-        assert 4 <= sweep.looks == len(sweep.steps) == len(kiosk.requests) < 10
+        assert 4 <= sweep.polls == len(sweep.steps) == len(kiosk.requests) < 10
         left = [one for one in sweep.checkpoint.pending if one.last is None]
-        assert len(left) == 20 - sweep.looks
+        assert len(left) == 20 - sweep.polls
         assert sweep.next_poll_at is not None
         assert sweep.next_poll_at <= wall_now()
         again = await client.sweep(sweep.checkpoint, stop=stop)  # set already
-        assert again.looks == 0
+        assert again.polls == 0
         assert_idle(client)
 
 
@@ -261,7 +261,7 @@ async def test_sweep_cancelled(kiosk: Simulator) -> None:
             await asyncio.wait([task])
             assert_idle(client)
             transport: Any = client._transport  # pyright: ignore[reportPrivateUsage]
-            assert transport._turnstile._places == 7
+            assert transport.limiter._places == 7
         sweep = await client.sweep(Checkpoint.for_cards(cards))
         assert len(sweep.steps) == 30
     await assert_nothing_left(but=1)
@@ -456,7 +456,7 @@ async def test_checkpoint_holds_what_is_unread(kiosk: Simulator, client: Client)
         await asyncio.sleep(30)
         checkpoint = steps.checkpoint()
         assert steps.progress.pending == 0
-    assert all(len(one.untold) == 3 for one in checkpoint.pending)
+    assert all(len(one.undelivered) == 3 for one in checkpoint.pending)
     requests = len(kiosk.requests)
     sweep = await client.sweep(checkpoint)
     for card in cards:

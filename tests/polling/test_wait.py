@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import gc
+import math
+import sys
+from contextlib import aclosing
+from functools import partial
+from importlib import import_module
 from itertools import pairwise, product
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import cardprod
 from cardprod import Backoff, Client, Status, UsageError, Wait
 from cardprod.simulator import Fault, Simulator, Stage
-from tests.cards import CARD
+from tests.cards import CARD, event_of
 from tests.leftovers import assert_idle, assert_nothing_left
 from tests.raw_server import RawServer, http_answer
 from tests.table import Table
@@ -168,7 +172,7 @@ async def test_last_polls_and_repr_follow(kiosk: Simulator, client: Client) -> N
     assert waiting.last is not None
     assert (waiting.last.status, waiting.polls) == ("READY", 2)
     assert "READY" in repr(waiting)
-    assert "2 looks" in repr(waiting)
+    assert "2 polls" in repr(waiting)
     assert CARD.card_token not in repr(waiting)
     await task
 
@@ -349,11 +353,12 @@ async def test_wait_for_is_the_callers(kiosk: Simulator, client: Client) -> None
     assert len(kiosk.requests) == 2
 
 
-async def test_never_awaited_wait_leaves_nothing(kiosk: Simulator, client: Client) -> None:
-    """A wait that is dropped without being awaited does no I/O and gives no warning."""
-    waiting = wait(client)
-    del waiting
-    gc.collect()
+async def test_never_awaited_wait_warns(kiosk: Simulator, client: Client) -> None:
+    """A wait or batch that is dropped without being awaited warns as a coroutine would, and does no I/O."""
+    with pytest.warns(RuntimeWarning, match="wait_until_final was never awaited"):
+        wait(client).__del__()
+    with pytest.warns(RuntimeWarning, match="get_statuses was never awaited"):
+        client.get_statuses([CARD]).__del__()
     await asyncio.sleep(60)
     assert kiosk.requests == []
 
@@ -506,6 +511,45 @@ async def test_no_timeout_waits_for_days(kiosk: Simulator, client: Client) -> No
     kiosk.add(CARD, [("READY", 3 * 86400.0), Stage("PRODUCED")])
     waiting = wait(client, timeout=None, schedule=Backoff(ceiling=3600))
     assert (await waiting).status is Status.PRODUCED
+
+
+async def test_infinite_timeout_is_none(kiosk: Simulator, client: Client) -> None:
+    """An infinite timeout is none, for one card and for many."""
+    kiosk.add(CARD, [("READY", 86400.0), Stage("PRODUCED")])
+    hourly = Backoff(ceiling=3600)
+    assert (await wait(client, timeout=math.inf, schedule=hourly)).is_produced
+    batch = client.wait_until_all_final([CARD], timeout=math.inf, batch_timeout=math.inf)
+    assert [status.status for status in (await batch).values()] == ["PRODUCED"]  # type: ignore[union-attr]
+
+
+def is_coroutine_function(function: Any) -> bool:
+    """Ask as Starlette does, by the Python it runs on."""
+    asks = import_module("inspect" if sys.version_info >= (3, 13) else "asyncio")
+    return bool(asks.iscoroutinefunction(function))
+
+
+async def test_every_way_to_use_it(kiosk: Simulator, client: Client) -> None:
+    """A wait or batch works with `aclosing`, `TaskGroup.create_task`, and what asks for a coroutine function first."""
+    kiosk.add(CARD, [("READY", 5), Stage("PRODUCED")])
+    assert is_coroutine_function(client.wait_until_final)
+    async with aclosing(wait(client)) as steps:
+        async for step in steps:
+            assert step.current.status == "READY"
+            break
+    async with asyncio.TaskGroup() as group:
+        batch = group.create_task(client.wait_until_all_final([CARD]))
+        statuses = group.create_task(client.get_statuses([CARD]))
+    assert batch.result().keys() == statuses.result().keys() == {CARD}
+    assert_idle(client)
+
+
+async def test_from_another_thread(kiosk: Simulator, client: Client) -> None:
+    """`notify` and `pause` from another thread are usage errors that say what to call instead."""
+    kiosk.add(CARD, "never")
+    await client.get_status(CARD.profile_id, CARD.card_token)
+    for call in (partial(client.notify, event_of(CARD, "PRODUCED")), partial(client.pause, 5)):
+        with pytest.raises(UsageError, match="call_soon_threadsafe"):
+            await asyncio.to_thread(call)
 
 
 async def test_clock_starts_with_the_first_step(kiosk: Simulator, client: Client) -> None:

@@ -1,4 +1,4 @@
-"""Deliveries: who signed them, what they tell, and what becomes of waits that hear of them."""
+"""WebhookTrust: who signed them, what they tell, and what becomes of waits that hear of them."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 def shared_by(client: Client) -> Any:
     """Give what a client knows of who waits for which card, which no user sees."""
-    return client._shared  # pyright: ignore[reportPrivateUsage]
+    return client._poller.subscriptions  # pyright: ignore[reportPrivateUsage]
 
 
 async def stop_deliveries(kiosk: Simulator) -> None:
@@ -286,8 +286,8 @@ class _Wrong:
 
     is_wrong = False
 
-    def delay(self, unchanged: int, chance: float) -> float:
-        del unchanged, chance
+    def delay(self, unchanged: int, random: float) -> float:
+        del unchanged, random
         if self.is_wrong:
             raise LookupError("a schedule's own mistake")
         return 3600.0
@@ -327,42 +327,6 @@ async def test_schedule_that_raises_at_anothers_look(kiosk: Simulator, client: C
             await broken
     assert asyncio.get_running_loop().time() - began_at < 9
     assert (await good).is_produced
-    assert len(shared_by(client)) == 0
-
-
-class _Grumpy:
-    """An observer that cannot bear webhooks."""
-
-    def request_began(self) -> None: ...
-    def request_ended(self, *_: object) -> None: ...
-    def retried(self, *_: object) -> None: ...
-    def looked(self, *_: object) -> None: ...
-    def failed_look(self, *_: object) -> None: ...
-    def ended(self, *_: object) -> None: ...
-
-    def wait_began(self, _: Card) -> _Grumpy:
-        return self
-
-    def looking(self) -> contextlib.AbstractContextManager[object]:
-        return contextlib.nullcontext()
-
-    def saw(self, step: Transition) -> None:
-        if step.source == "webhook":
-            raise LookupError("an observer's own mistake")
-
-
-async def test_observer_that_raises_at_an_event(kiosk: Simulator, client: Client) -> None:
-    """What an observer raises when an event comes is told to whoever waits, and not to whoever brought the event."""
-    kiosk.add(CARD, "never")
-    grumpy: Any = _Grumpy()
-    client.observer = grumpy
-    alone = asyncio.create_task(asyncio.wait_for(client.wait_until_final(CARD.profile_id, CARD.card_token), None))
-    batch = asyncio.ensure_future(client.wait_until_all_final([CARD]))
-    await asyncio.sleep(5)
-    assert client.notify(event_of(CARD, "PRODUCED")) == 2
-    for broken in (alone, batch):
-        with pytest.raises(LookupError, match="an observer's own mistake"):
-            await broken
     assert len(shared_by(client)) == 0
 
 
@@ -415,19 +379,19 @@ async def test_slow_events_thin_looks_out_too(kiosk: Simulator, client: Client, 
         card = kiosk.add((1, f"card-{number}"), "prints")
         await client.wait_until_final(card.profile_id, card.card_token, schedule=quick)
         await asyncio.sleep(5)
-    assert shared_by(client).deliveries.trust > 0.9
+    assert shared_by(client).trust.trust > 0.9
 
 
 async def test_polls_come_back(kiosk: Simulator, client: Client, endpoint: str) -> None:
     """When events stop in the middle, the ends are seen as soon as without events, but for the first few."""
     kiosk.subscribe(endpoint)
     await _follow_fleet(kiosk, client, 20)
-    assert shared_by(client).deliveries.trust > 0.9
+    assert shared_by(client).trust.trust > 0.9
     await stop_deliveries(kiosk)
     _, ends = await _follow_fleet(kiosk, client, 30)
     assert len(ends) == 30
     assert all(late <= 31 for _, late in ends[15:])
-    assert shared_by(client).deliveries.gap(asyncio.get_running_loop().time()) < 1
+    assert shared_by(client).trust.gap(asyncio.get_running_loop().time()) < 1
 
 
 async def test_safety_net_of_zero(kiosk: Simulator, endpoint: str) -> None:
@@ -439,7 +403,7 @@ async def test_safety_net_of_zero(kiosk: Simulator, endpoint: str) -> None:
             kiosk.add(CARD, [Stage("READY", 30), Stage("IN_PROGRESS", 300), Stage("PRODUCED")])
             await client.wait_until_final(CARD.profile_id, CARD.card_token, schedule=Backoff(jitter=0))
             looks.append(len(kiosk.requests) - before)
-            shared_by(client).deliveries.trust = 0.99
+            shared_by(client).trust.trust = 0.99
         assert looks[0] == looks[1]
 
 

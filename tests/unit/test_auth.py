@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from cardprod.auth import check_token
+from cardprod._http.auth import check_token
 from cardprod.errors import UsageError
 from tests.table import Table
 

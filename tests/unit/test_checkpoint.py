@@ -14,10 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cardprod import Card, Checkpoint, ErrorCode, ProductionEvent, ProductionStatus, Status, Transition, UsageError
+from cardprod._polling.adaptive import AdaptiveSchedule
+from cardprod._polling.backoff import Backoff
+from cardprod._polling.state import PollOptions, PollState
 from cardprod.checkpoint import PendingCard, moment_after, written_transition
 from cardprod.errors import CardprodError, ServerError, WaitTimeout
-from cardprod.schedule import AdaptiveSchedule, Backoff
-from cardprod.watch import Terms, Watch
 
 if TYPE_CHECKING:
     from cardprod import CardLike
@@ -40,14 +41,14 @@ def test_sample_of_version_1() -> None:
     )
     assert first.deadline_at == datetime(2026, 11, 24, 10, tzinfo=UTC)
     assert (first.polls, first.failures, first.unchanged, first.is_first) == (14, 1, 3, False)
-    assert first.told_sent_at == datetime(2026, 11, 24, 9, 5, 3, tzinfo=UTC)
-    (step,) = second.untold
+    assert first.event_sent_at == datetime(2026, 11, 24, 9, 5, 3, tzinfo=UTC)
+    (step,) = second.undelivered
     assert step.is_final
     assert step.previous is not None
     assert (step.previous.status, step.current.status, step.elapsed) == (Status.READY, Status.PRODUCTION_ERROR, 312.0)
     at = datetime(2026, 11, 24, 9, 5, 11, tzinfo=UTC)
     card = Card(2**63 - 1, "never-looked-at")
-    assert third == PendingCard(card=card, started_at=at, next_look_at=at, began_at=at, looked_at=at)
+    assert third == PendingCard(card=card, started_at=at, next_poll_at=at, began_at=at, polled_at=at)
 
 
 def test_written_as_read() -> None:
@@ -56,7 +57,7 @@ def test_written_as_read() -> None:
 
 
 def test_every_version_has_a_sample() -> None:
-    """The version that is written now is among the samples, so that a new one cannot forget to add its own."""
+    """The version that is written now is among the samples, so that a new one cannot redact to add its own."""
     written = json.loads(Checkpoint.for_cards([CARD]).to_json())
     assert written["version"] in {json.loads(file.read_text())["version"] for file in DATA.glob("checkpoint-*.json")}
     assert written.keys() == json.loads(SAMPLE).keys()
@@ -75,7 +76,7 @@ def test_for_cards() -> None:
     cards: list[CardLike] = [(1, "b"), Card(1, "a"), (1, "b")]
     checkpoint = Checkpoint.for_cards(cards, timeout=60, now=NOON)
     assert [one.card for one in checkpoint.pending] == [Card(1, "b"), Card(1, "a")]
-    assert {one.next_look_at for one in checkpoint.pending} == {NOON}
+    assert {one.next_poll_at for one in checkpoint.pending} == {NOON}
     assert {one.deadline_at for one in checkpoint.pending} == {NOON + timedelta(seconds=60)}
     assert (checkpoint.is_done, Checkpoint.for_cards([]).is_done) == (False, True)
     assert len({Checkpoint.for_cards([]).id for _ in range(3)}) == 3
@@ -93,9 +94,9 @@ def test_now_is_now() -> None:
     before = datetime.now(UTC)
     checkpoint = Checkpoint.for_cards([CARD])
     extended = checkpoint.extended(0)
-    times = [before, checkpoint.pending[0].started_at, extended.pending[0].next_look_at, datetime.now(UTC)]
+    times = [before, checkpoint.pending[0].started_at, extended.pending[0].next_poll_at, datetime.now(UTC)]
     assert times == sorted(times)
-    assert extended.pending[0].deadline_at == extended.pending[0].next_look_at
+    assert extended.pending[0].deadline_at == extended.pending[0].next_poll_at
 
 
 def test_defaults() -> None:
@@ -147,7 +148,7 @@ def test_extended() -> None:
     """More time is from now on, the next look is at once, and failures before it do not count."""
     checkpoint = Checkpoint.from_json(SAMPLE).extended(600, now=NOON)
     for one in checkpoint.pending:
-        assert (one.deadline_at, one.next_look_at, one.failures) == (NOON + timedelta(seconds=600), NOON, 0)
+        assert (one.deadline_at, one.next_poll_at, one.failures) == (NOON + timedelta(seconds=600), NOON, 0)
 
 
 @pytest.mark.parametrize("seconds", [-0.5, float("inf"), float("nan"), True, "60"])
@@ -199,20 +200,20 @@ def _changed(**fields: object) -> str:
         (_changed(started_at="2026-11-24T09:00:00"), "started_at is not"),
         (_changed(started_at=5), "started_at is not"),
         (_changed(deadline_at="soon"), "deadline_at is not"),
-        (_changed(looked_at="0001-01-01T00:00:00+14:00"), "looked_at is not"),
+        (_changed(polled_at="0001-01-01T00:00:00+14:00"), "polled_at is not"),
         (_changed(last={"status": 5}), "last is not"),
         (_changed(last=[]), "last is not what"),
         (_changed(last={"status": "READY", "kiosk_id": 5}), "last is not what"),
         (_changed(last={"status": "READY", "error_code": 5}), "last is not what"),
         (_changed(last={"status": "READY", "description": []}), "last is not what"),
         (_changed(is_first=1), "is_first is not"),
-        (_changed(untold=[{"current": {"status": "READY"}, "elapsed": "1"}]), "elapsed is not"),
-        (_changed(untold=[{"elapsed": 1.0, "polls": 1, "source": "poll"}]), "current is missing"),
+        (_changed(undelivered=[{"current": {"status": "READY"}, "elapsed": "1"}]), "elapsed is not"),
+        (_changed(undelivered=[{"elapsed": 1.0, "polls": 1, "source": "poll"}]), "current is missing"),
         (
-            _changed(untold=[{"current": {"status": "READY"}, "elapsed": 1.0, "polls": 1, "source": "rumour"}]),
+            _changed(undelivered=[{"current": {"status": "READY"}, "elapsed": 1.0, "polls": 1, "source": "rumour"}]),
             "source is not",
         ),
-        (_changed(untold=5), "untold is not"),
+        (_changed(undelivered=5), "undelivered is not"),
     ],
 )
 def test_foreign_json(text: str, words: str) -> None:
@@ -283,22 +284,22 @@ MOVES: Final = st.lists(
 
 
 def _moved(
-    watch: Watch, what: str, status: ProductionStatus, now: float, wall_now: datetime
+    watch: PollState, what: str, status: ProductionStatus, now: float, wall_now: datetime
 ) -> Transition | CardprodError | None:
     if watch.is_over:
         return None
     if what == "fail":
-        watch.fail(ServerError("503", http_status=503), now)
+        watch.process_failure(ServerError("503", http_status=503), now)
         return watch.error
     if what == "event":
         event = ProductionEvent(card=CARD, status=status, sent_at=wall_now)
-        return watch.hear(event, now, wall_now)
-    watch.begin_look(now)
-    return watch.observe(status, now)
+        return watch.process_event(event, now, wall_now)
+    watch.begin_poll(now)
+    return watch.process_status(status, now)
 
 
-def _terms(seed: int, schedule: Any, max_failures: int = 3) -> Terms:
-    return Terms(schedule=schedule, timeout=500.0, max_failures=max_failures, chance=Random(seed).random)
+def _terms(seed: int, schedule: Any, max_failures: int = 3) -> PollOptions:
+    return PollOptions(schedule=schedule, timeout=500.0, max_failures=max_failures, random=Random(seed).random)
 
 
 # An `AdaptiveSchedule` belongs to one process, and so to one clock.
@@ -310,9 +311,9 @@ def test_saved_and_restored_is_the_same(
 ) -> None:
     """A watch that is saved as JSON and restored by another clock, at any moment, tells what an unbroken one tells."""
     schedules: list[Any] = [AdaptiveSchedule() if is_adaptive else Backoff() for _ in range(2)]
-    unbroken = Watch(CARD, _terms(seed, schedules[0]), 0.0)
+    unbroken = PollState(CARD, _terms(seed, schedules[0]), 0.0)
     terms = _terms(seed, schedules[1])
-    broken, offset, now = Watch(CARD, terms, 0.0), 0.0, 0.0
+    broken, offset, now = PollState(CARD, terms, 0.0), 0.0, 0.0
     for what, status, seconds, is_saved in moves:
         now += seconds
         wall_now = moment_after(NOON, now)
@@ -321,7 +322,7 @@ def test_saved_and_restored_is_the_same(
             text = Checkpoint(id="x", pending=(saved,)).to_json()
             offset += shift
             (read,) = Checkpoint.from_json(text).pending
-            broken = Watch(CARD, terms, 0.0)
+            broken = PollState(CARD, terms, 0.0)
             broken.restore(read, now + offset, wall_now)
         expected = _moved(unbroken, what, status, now, wall_now)
         told = _moved(broken, what, status, now + offset, wall_now)
@@ -333,44 +334,44 @@ def test_saved_and_restored_is_the_same(
             assert type(told) is type(expected)
         assert (broken.is_over, broken.polls, broken.failures) == (unbroken.is_over, unbroken.polls, unbroken.failures)
         if not unbroken.is_over:
-            assert broken.next_look_at - offset == pytest.approx(unbroken.next_look_at, abs=1e-3)
+            assert broken.next_poll_at - offset == pytest.approx(unbroken.next_poll_at, abs=1e-3)
 
 
 def test_bad_end_is_still_to_be_seen() -> None:
     """A wait that ended badly, and of which nobody was told, is saved so that the next look ends it again."""
-    watch = Watch(CARD, _terms(0, Backoff(), max_failures=2), 0.0)
+    watch = PollState(CARD, _terms(0, Backoff(), max_failures=2), 0.0)
     for now in (1.0, 2.0):
-        watch.fail(ServerError("503", http_status=503), now)
+        watch.process_failure(ServerError("503", http_status=503), now)
     assert isinstance(watch.error, ServerError)
     saved = watch.save(2.0, NOON)
-    again = Watch(CARD, _terms(0, Backoff(), max_failures=2), 0.0)
+    again = PollState(CARD, _terms(0, Backoff(), max_failures=2), 0.0)
     again.restore(saved, 100.0, NOON)
-    assert (again.is_over, again.next_look_at) == (False, 100.0)
-    again.fail(ServerError("503", http_status=503), 100.0)
+    assert (again.is_over, again.next_poll_at) == (False, 100.0)
+    again.process_failure(ServerError("503", http_status=503), 100.0)
     assert isinstance(again.error, ServerError)
 
 
 @pytest.mark.parametrize(("failures", "max_failures", "saved"), [(1, 1, 0), (3, 3, 2), (1, 3, 1), (0, 3, 0)])
 def test_failures_that_are_saved(failures: int, max_failures: int, saved: int) -> None:
     """One more failure ends what failures ended; a wait that timed out has as many as it had."""
-    watch = Watch(CARD, _terms(0, Backoff(), max_failures=max_failures), 0.0)
+    watch = PollState(CARD, _terms(0, Backoff(), max_failures=max_failures), 0.0)
     for now in range(failures):
-        watch.fail(ServerError("503", http_status=503), float(now))
+        watch.process_failure(ServerError("503", http_status=503), float(now))
     if not watch.is_over:
-        watch.give_up(501.0)
+        watch.expire(501.0)
     assert watch.save(501.0, NOON).failures == saved
 
 
 @pytest.mark.parametrize("timeout", [None, 500.0])
 def test_what_is_saved(timeout: float | None) -> None:
     """What is saved of a wait is what is known of it, in the wall clock's time, and is the same when saved again."""
-    watch = Watch(CARD, Terms(schedule=Backoff(jitter=0), timeout=timeout, max_failures=3), 1000.0)
+    watch = PollState(CARD, PollOptions(schedule=Backoff(jitter=0), timeout=timeout, max_failures=3), 1000.0)
     seen = ProductionStatus("READY", occurred_at=NOON)
-    watch.observe(seen, 1001.0)
-    watch.fail(ServerError("503", http_status=503), 1002.0)
+    watch.process_status(seen, 1001.0)
+    watch.process_failure(ServerError("503", http_status=503), 1002.0)
     event = ProductionEvent(card=CARD, status=ProductionStatus("COOLING", occurred_at=NOON), sent_at=NOON)
-    undelivered = watch.hear(event, 1004.0, NOON)
-    watch.fail(ServerError("503", http_status=503), 1006.0)
+    undelivered = watch.process_event(event, 1004.0, NOON)
+    watch.process_failure(ServerError("503", http_status=503), 1006.0)
     assert undelivered is not None
 
     def at(now: float) -> datetime:
@@ -380,34 +381,34 @@ def test_what_is_saved(timeout: float | None) -> None:
         card=CARD,
         started_at=at(1000.0),
         deadline_at=None if timeout is None else at(1500.0),
-        next_look_at=at(1007.6),
+        next_poll_at=at(1007.6),
         polls=1,
         failures=1,
         unchanged=1,
         last=event.status,
         occurred_at=NOON,
         began_at=at(1004.0),
-        looked_at=at(1004.0),
+        polled_at=at(1004.0),
         is_first=False,
-        told_at=at(1004.0),
-        told_sent_at=NOON,
-        untold=(undelivered,),
+        event_at=at(1004.0),
+        event_sent_at=NOON,
+        undelivered=(undelivered,),
     )
     saved = watch.save(1010.0, NOON, [undelivered])
     assert saved == expected
     assert Checkpoint.from_json(Checkpoint(id="x", pending=(saved,)).to_json()).pending == (expected,)
     assert undelivered.source == "webhook"
-    again = Watch(CARD, _terms(0, Backoff(), max_failures=1), 0.0)
+    again = PollState(CARD, _terms(0, Backoff(), max_failures=1), 0.0)
     again.restore(saved, 50.0, NOON)
     assert again.save(50.0, NOON, [undelivered]) == expected
 
 
 def test_an_end_that_nobody_saw_is_over() -> None:
     """A wait that ended well is saved as ended, and restored as such."""
-    watch, again = (Watch(CARD, _terms(0, Backoff()), 0.0) for _ in range(2))
-    watch.observe(ProductionStatus("PRODUCED"), 1.0)
+    watch, again = (PollState(CARD, _terms(0, Backoff()), 0.0) for _ in range(2))
+    watch.process_status(ProductionStatus("PRODUCED"), 1.0)
     saved = watch.save(5.0, NOON)
-    assert saved.next_look_at == NOON
+    assert saved.next_poll_at == NOON
     again.restore(saved, 7.0, NOON)
     assert again.is_over
 
@@ -420,24 +421,24 @@ def test_elapsed_is_saved_to_the_microsecond() -> None:
 
 def test_clock_that_is_behind() -> None:
     """A machine whose clock is a little behind goes on as if the last look was just now, and its schedule bears it."""
-    watch = Watch(CARD, _terms(0, AdaptiveSchedule()), 0.0)
-    watch.observe(ProductionStatus("READY"), 1.0)
+    watch = PollState(CARD, _terms(0, AdaptiveSchedule()), 0.0)
+    watch.process_status(ProductionStatus("READY"), 1.0)
     saved = watch.save(1.0, NOON)
-    behind = Watch(CARD, _terms(0, AdaptiveSchedule()), 0.0)
+    behind = PollState(CARD, _terms(0, AdaptiveSchedule()), 0.0)
     behind.restore(saved, 50.0, NOON - timedelta(seconds=5))
-    step = behind.observe(ProductionStatus("PRODUCED"), 50.0)
+    step = behind.process_status(ProductionStatus("PRODUCED"), 50.0)
     assert step is not None
     assert step.is_final
 
 
 def test_timeout_has_a_message_of_its_own() -> None:
     """A watch that was restored past its deadline looks once more and then times out."""
-    watch = Watch(CARD, _terms(0, Backoff()), 0.0)
-    watch.observe(ProductionStatus("READY"), 1.0)
-    restored = Watch(CARD, _terms(0, Backoff()), 0.0)
+    watch = PollState(CARD, _terms(0, Backoff()), 0.0)
+    watch.process_status(ProductionStatus("READY"), 1.0)
+    restored = PollState(CARD, _terms(0, Backoff()), 0.0)
     restored.restore(watch.save(1.0, NOON), 0.0, NOON + timedelta(seconds=1000))
-    restored.begin_look(0.0)
-    assert restored.observe(ProductionStatus("READY"), 0.2) is None
+    restored.begin_poll(0.0)
+    assert restored.process_status(ProductionStatus("READY"), 0.2) is None
     assert isinstance(restored.error, WaitTimeout)
     assert restored.error.elapsed == pytest.approx(1001.2)
 
@@ -446,7 +447,7 @@ def test_known_codes_come_back_as_such() -> None:
     """An error code that is known is an `ErrorCode` again after the journey."""
     status = ProductionStatus("PRODUCTION_ERROR", error_code=next(iter(ErrorCode)))
     step = Transition(previous=None, current=status, elapsed=1.0, polls=1)
-    pending = attrs.evolve(Checkpoint.for_cards([CARD]).pending[0], last=status, untold=(step,))
+    pending = attrs.evolve(Checkpoint.for_cards([CARD]).pending[0], last=status, undelivered=(step,))
     (read,) = Checkpoint.from_json(Checkpoint(id="x", pending=(pending,)).to_json()).pending
     assert read == pending
-    assert isinstance(read.untold[0].current.error_code, ErrorCode)
+    assert isinstance(read.undelivered[0].current.error_code, ErrorCode)

@@ -53,7 +53,7 @@ API_ERRORS: list[type[ApiError]] = [
 ]
 
 
-def _api_error(cls: type[ApiError]) -> ApiError:
+def api_error(cls: type[ApiError]) -> ApiError:
     return cls(
         "said no", http_status=418, code="teapot", detail="short", trace_id="t-1", body="{}", retry_after=1.5, card=CARD
     )
@@ -64,7 +64,7 @@ EVERY_ERROR: list[CardprodError] = [
     UsageError("said no", card=CARD),
     TransportError("said no", card=CARD),
     RequestTimeout("said no", card=CARD),
-    *map(_api_error, API_ERRORS),
+    *map(api_error, API_ERRORS),
     BadReply("said no", trace_id="t-1", body="[]", card=CARD),
     WaitTimeout("said no", last=SEEN, polls=3, elapsed=9.5, card=CARD),
     ProductionFailed("said no", status=FAILED, card=CARD),
@@ -169,7 +169,7 @@ def test_message_is_the_first_argument() -> None:
 def test_api_error_has_what_the_answer_said() -> None:
     """Whatever an answer said is an attribute of every `ApiError`."""
     said = {"http_status": 418, "code": "teapot", "detail": "short", "trace_id": "t-1", "body": "{}"}
-    for error in map(_api_error, API_ERRORS):
+    for error in map(api_error, API_ERRORS):
         assert vars(error) == said | {"retry_after": 1.5, "card": CARD}
 
 

@@ -13,9 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cardprod._polling.adaptive import AdaptiveSchedule
+from cardprod._polling.backoff import Backoff, Schedule
 from cardprod.errors import UsageError
 from cardprod.models import Status
-from cardprod.schedule import AdaptiveSchedule, Backoff, Schedule
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -145,7 +146,7 @@ AGES = st.floats(0, 1e7)
 
 
 def learn(schedule: AdaptiveSchedule, before: float, age: float, now: float, *, ended: bool, rate: float = 10) -> None:
-    schedule.learn(PRINTING, before, age, now, is_first=False, ended=ended, is_final=ended, looks_per_second=rate)
+    schedule.learn(PRINTING, before, age, now, is_first=False, ended=ended, is_final=ended, requests_per_second=rate)
 
 
 def watch_cards(schedule: AdaptiveSchedule, dwell: Callable[[Random], float], cards: int, every: float) -> None:
@@ -244,9 +245,9 @@ def test_budget_is_used(rate: float) -> None:
     heap = [(0.0, number, 0.0, 0.0, chance.expovariate(1 / 200)) for number in range(300)]
     looks = 0
     while heap[0][0] < 1500:
-        now, number, began_at, looked_at, ends_at = heapq.heappop(heap)
+        now, number, began_at, polled_at, ends_at = heapq.heappop(heap)
         has_ended = now >= ends_at
-        learn(schedule, looked_at - began_at, now - began_at, now, ended=has_ended, rate=rate)
+        learn(schedule, polled_at - began_at, now - began_at, now, ended=has_ended, rate=rate)
         looks += now > 1000
         if has_ended:  # the next card takes its place
             began_at, ends_at = now, now + chance.expovariate(1 / 200)
@@ -257,7 +258,7 @@ def test_budget_is_used(rate: float) -> None:
 
 def test_a_look_must_be_worth_it() -> None:
     """However large the budget, looks are no closer than their cost allows."""
-    quick, dear = AdaptiveSchedule(look_cost=0.01), AdaptiveSchedule(look_cost=4)
+    quick, dear = AdaptiveSchedule(poll_cost=0.01), AdaptiveSchedule(poll_cost=4)
     for schedule in (quick, dear):
         watch_cards(schedule, lambda chance: chance.expovariate(1 / 100), 300, 5)
         for number in range(10):
@@ -276,11 +277,11 @@ def test_typical_durations_are_a_beginning() -> None:
 
 def test_saved_and_restored() -> None:
     """What was learned survives as JSON: the restored schedule gives the same delays."""
-    schedule = AdaptiveSchedule(look_cost=0.5, fallback=Backoff(first=2))
+    schedule = AdaptiveSchedule(poll_cost=0.5, fallback=Backoff(first=2))
     watch_cards(schedule, lambda chance: chance.uniform(100, 300), 50, 7)
-    restored, fresh = AdaptiveSchedule.from_json(schedule.to_json()), AdaptiveSchedule(look_cost=0.5)
+    restored, fresh = AdaptiveSchedule.from_json(schedule.to_json()), AdaptiveSchedule(poll_cost=0.5)
     schedule._spacing = fresh._spacing  # pyright: ignore[reportPrivateUsage] - measured, and so not saved
-    schedule._looks = 0  # pyright: ignore[reportPrivateUsage]
+    schedule._polls = 0  # pyright: ignore[reportPrivateUsage]
     ages = [0.0, 50.0, 150.0, 250.0, 1000.0]
     assert looks_by_age(restored, ages) == pytest.approx(looks_by_age(schedule, ages), rel=0.02)
     assert restored.delay(3, 0.5) == schedule.delay(3, 0.5)
@@ -325,7 +326,7 @@ def test_no_curve(curve: Any) -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"look_cost": 0}, "look_cost"),
+        ({"poll_cost": 0}, "poll_cost"),
         ({"progress_weight": 0}, "progress_weight"),
         ({"progress_weight": 1.1}, "progress_weight"),
         ({"shortest": -1}, "shortest"),
@@ -337,7 +338,7 @@ def test_no_curve(curve: Any) -> None:
         ({"fallback": 5}, "fallback"),
         ({"typical": {"READY": 0}}, "typical"),
         ({"typical": {5: 5}}, "typical"),
-        ({"look_cost": "cheap"}, "look_cost"),
+        ({"poll_cost": "cheap"}, "poll_cost"),
     ],
 )
 def test_settings_that_cannot_be_right(settings: dict[str, Any], words: str) -> None:

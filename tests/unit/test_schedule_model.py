@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from cardprod._polling.adaptive import AdaptiveSchedule
+from cardprod._polling.backoff import Backoff
 from cardprod.errors import UsageError
 from cardprod.models import Status
-from cardprod.schedule import AdaptiveSchedule, Backoff
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -79,7 +80,7 @@ def learn(
     is_final: bool = False,
     rate: float = 10,
 ) -> None:
-    schedule.learn(PRINTING, begin, end, now, is_first=False, ended=ended, is_final=is_final, looks_per_second=rate)
+    schedule.learn(PRINTING, begin, end, now, is_first=False, ended=ended, is_final=is_final, requests_per_second=rate)
 
 
 def delay(schedule: AdaptiveSchedule, age: float, now: float, chance: float = 0.5) -> float:
@@ -235,7 +236,7 @@ def test_spacing_is_what_the_fleet_uses_up() -> None:
 
 def test_spacing_is_worth_its_poll() -> None:
     """However many polls are allowed, the spacing is the root of twice what a poll costs."""
-    schedule = experienced(look_cost=0.125)
+    schedule = experienced(poll_cost=0.125)
     for now in (100.0, 103.0):
         learn(schedule, 5, 9, now, rate=math.inf)
     model = Model(schedule)
@@ -271,7 +272,7 @@ def test_another_clock_is_measured_anew() -> None:
     """Where the clock is behind, as in another loop, measuring begins anew: what was measured is of no use."""
     used, fresh = AdaptiveSchedule(), AdaptiveSchedule()
     for now in (1000.0, 1010.0):
-        used.learn("READY", 0, 300, now, is_first=True, ended=False, is_final=False, looks_per_second=1e-9)
+        used.learn("READY", 0, 300, now, is_first=True, ended=False, is_final=False, requests_per_second=1e-9)
     for now in (5.0, 6.0, 15.0):
         for schedule in (used, fresh):
             learn(schedule, 0, 2, now, rate=0.1)
@@ -283,10 +284,10 @@ def test_another_clock_is_measured_anew() -> None:
 
 def test_settings_at_their_bounds() -> None:
     """What is just right is taken, and what is just wrong is refused with its bound."""
-    AdaptiveSchedule(progress_weight=1, shortest=0.001, longest=0.001, memory=2, jitter=0, look_cost=0.001)
-    for name in ("shortest", "longest", "look_cost"):
+    AdaptiveSchedule(progress_weight=1, shortest=0.001, longest=0.001, memory=2, jitter=0, poll_cost=0.001)
+    for name in ("shortest", "longest", "poll_cost"):
         settings: dict[str, Any] = {name: 0}
-        with pytest.raises(UsageError, match=f"{name} must be above 0 seconds"):
+        with pytest.raises(UsageError, match=f"{name} must be (above 0|at least)"):
             AdaptiveSchedule(**settings)
 
 
@@ -295,7 +296,7 @@ def test_settings_that_nobody_set() -> None:
     saved = json.loads(AdaptiveSchedule().to_json())
     assert saved == {
         "version": 1,
-        "look_cost": 0.002,
+        "poll_cost": 0.002,
         "progress_weight": 0.02,
         "shortest": 1.0,
         "longest": 120.0,
@@ -337,7 +338,7 @@ def test_saved_numbers(change: dict[str, Any], *, is_right: bool) -> None:
 def test_saved_whole() -> None:
     """Every setting and every curve is saved and restored."""
     schedule = experienced(
-        look_cost=0.5,
+        poll_cost=0.5,
         progress_weight=0.5,
         memory=50.0,
         jitter=0.0,

@@ -1,0 +1,1 @@
+"""One request and its answer: permits, tokens, the aiohttp session, and what failures mean."""

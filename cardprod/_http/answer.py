@@ -1,0 +1,28 @@
+"""An answer as it comes from the network: its HTTP status, its headers, and its body up to a limit."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+import aiohttp
+
+from cardprod._protocol.api_errors import MAX_BODY
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["NO_TIMEOUT", "Answer", "read_body"]
+
+Answer: TypeAlias = "tuple[int, Mapping[str, str], bytes]"
+"""The HTTP status, the headers and the body; of a body over `MAX_BODY`, a start that is over it as well."""
+
+NO_TIMEOUT: Final = aiohttp.ClientTimeout()
+"""Not aiohttp's timeouts: the sender holds the whole exchange to one time limit, which begins with its permit."""
+
+
+async def read_body(content: aiohttp.StreamReader) -> bytes:
+    """Read a body to its end, or until it is over `MAX_BODY`."""
+    received = await content.readany()
+    while not content.at_eof() and len(received) <= MAX_BODY:
+        received += await content.readany()
+    return received

@@ -1,0 +1,403 @@
+"""Where the bearer token comes from: a `TokenSource` of the user's own, or `OAuthToken`, which refreshes itself.
+
+A token, a refresh token or a client's secret is never shown: not in a repr, a log or an error. Asking for cards lives
+elsewhere; what goes over the wire for a token is `wire`'s business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import random
+import re
+import ssl as _ssl
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Final, Protocol
+
+import aiohttp
+import attrs
+
+from cardprod._http.secrets import parse_redacted, redact
+from cardprod._http.session import check_verifies, open_session, send
+from cardprod._protocol.requests import PRODUCTION, TokenEndpoint, is_token
+from cardprod._protocol.responses import parse_token_response
+from cardprod._protocol.validation import check_seconds, check_type
+from cardprod.errors import ApiError, CardprodError, RequestTimeout, TokenRefreshFailed, TransportError, UsageError
+from cardprod.telemetry import LOGGER, record_fields
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from cardprod._protocol.responses import TokenGrant
+
+__all__ = ["OAuthToken", "TokenPair", "TokenSource", "check_token"]
+
+_ATTEMPTS: Final = 3
+"""How often one refresh is sent before it fails."""
+_REST_FIRST: Final = 1.0
+_REST_CEILING: Final = 60.0
+"""Seconds that the token endpoint is left in peace after a refresh failed, doubled each time up to the other."""
+_GRACE: Final = 2.0
+"""Seconds that a refresh holds up its callers as long as the old token is good. A refresh ends that token, so it is
+worth waiting for; an endpoint that does not answer is not."""
+_FOR_GOOD: Final = frozenset({"invalid_grant", "invalid_client", "unauthorized_client"})
+"""Refusals that no later refresh would mend."""
+_CLIENT_ID: Final = re.compile(r"[\x20-\x39\x3b-\x7e]+")
+"""RFC 7617, section 2: what stands before the colon of HTTP Basic has none in it."""
+_CLIENT_SECRET: Final = re.compile(r"[\x20-\x7e]+")
+
+
+class TokenSource(Protocol):
+    """Gives the token for the next request. An async function without arguments is one.
+
+    It is awaited before every request, so it should answer from memory and fetch only when it must; it has as long as a
+    request may take. When a token is answered with 401, the source is asked once more: if it has another token by then,
+    the request is repeated with that. A source that has a method `invalidate(token)` is told of the 401 first. What it
+    raises passes through as it is, and ends a wait.
+    """
+
+    def __call__(self) -> Awaitable[str]:
+        """Give a bearer token that is good now."""
+        ...
+
+
+def check_token(token: object) -> str:
+    """Let a token pass, or refuse it without showing it.
+
+    Raises:
+        UsageError: It is not a str, is empty, or holds white space, control or non-ASCII characters.
+    """
+    return _check_token("token", token)
+
+
+def _check_token(name: str, token: object) -> str:
+    name = name.replace("_", " ")
+    if not isinstance(token, str):
+        or_source = " or an async callable that gives one" if name == "token" else ""
+        raise UsageError(f"the {name} must be a str{or_source}, not a {type(token).__name__}")
+    if not token:
+        raise UsageError(f"the {name} is empty")
+    if not is_token(token):
+        raise UsageError(
+            f"the {name} holds white space, control or non-ASCII characters; "
+            "was it read from a file with its line break?"
+        )
+    return token
+
+
+@attrs.frozen
+class TokenPair:
+    """An access token and the refresh token that renews it: what to store, so that a restart can go on with it.
+
+    Printed, it shows neither token.
+
+    Args:
+        access_token: The bearer token.
+        refresh_token: What the next refresh needs; the one before it may be no longer good.
+        expires_at: When the access token expires, aware and in UTC; None if that is not known.
+    """
+
+    access_token: str = attrs.field(repr=False)
+    refresh_token: str = attrs.field(repr=False)
+    expires_at: datetime | None = None
+
+
+class OAuthToken:
+    """A Wise user token that refreshes itself: a `TokenSource` for `Client`.
+
+    ```python
+    async def store(pair: TokenPair) -> None:
+        ...  # where a restart finds it
+
+
+    token = OAuthToken("client-id", "client-secret", "refresh-token", base_url=SANDBOX, on_refresh=store)
+    async with Client(token, base_url=SANDBOX) as client:
+        status = await client.get_status(123456, "ca0c8154-1e14-4464-a1ce-dcea7dc3de52")
+    ```
+
+    However many requests need it, one refresh is under way at a time: Wise ends the old access token with it. Requests
+    that come back 401 with the old token are sent once more with the new one; a 401 to the current token makes one
+    refresh and one repetition. A refresh that fails for now, well before the old token expires, harms nobody: the old
+    token is used on, after 2 seconds if there is no answer, and the endpoint is left in peace for 1 to 60 seconds. A
+    refusal for good, such as `invalid_grant`, is told to every later call without asking again. A caller that is
+    cancelled does not cancel the refresh.
+
+    Share one among all clients of a process that act for the same user, in one event loop. Among several processes let
+    one refresh, and give the others an async callable that reads what `on_refresh` stored.
+
+    Args:
+        client_id: The client's id, from Wise.
+        client_secret: The client's secret, from Wise.
+        refresh_token: The newest refresh token.
+        access_token: The access token that came with it; None to get one with the first request.
+        expires_at: When that expires, an aware datetime; None if that is not known, and so until it gets a 401.
+        base_url: `PRODUCTION`, `SANDBOX` or another place that speaks Wise's HTTP.
+        api_version: As for `Client`: "v3" and its like ask `/oauth/token`, calendar versions `/2026Q3/oauth/token`.
+        on_refresh: Is awaited with each new `TokenPair`, before any request uses it: store it. What it raises is raised
+            by the requests that wait for the token; the next request offers it the same pair again.
+        refresh_before: Seconds before its expiry that a token is refreshed, or half its life if that is shorter; up
+            to half as much again, by chance, so that many processes do not refresh at once.
+        session: A session to use instead of one for each refresh; it is never closed here.
+        ssl: A TLS context, for a client certificate or a private authority.
+        request_timeout: Seconds for one request for a token. One refresh is up to three of them.
+        allow_plain_http: Accept plain http to hosts other than this machine. For test networks only.
+
+    Raises:
+        UsageError: An argument that cannot be right; which, and what would be.
+    """
+
+    def __init__(  # noqa: PLR0913 - one for each thing a user may set
+        self,
+        client_id: str,
+        client_secret: str,
+        refresh_token: str,
+        *,
+        access_token: str | None = None,
+        expires_at: datetime | None = None,
+        base_url: str = PRODUCTION,
+        api_version: str = "v3",
+        on_refresh: Callable[[TokenPair], Awaitable[None]] | None = None,
+        refresh_before: float = 600.0,
+        session: aiohttp.ClientSession | None = None,
+        ssl: _ssl.SSLContext | None = None,
+        request_timeout: float = 10.0,
+        allow_plain_http: bool = False,
+    ) -> None:
+        _check_text("client_id", client_id, _CLIENT_ID, "printable ASCII without a colon")
+        _check_text("client_secret", client_secret, _CLIENT_SECRET, "printable ASCII")
+        _check_token("refresh_token", refresh_token)
+        if access_token is not None:
+            _check_token("access_token", access_token)
+        _check_expiry(expires_at, access_token)
+        if on_refresh is not None and not callable(on_refresh):
+            raise UsageError(
+                f"on_refresh must be an async callable that takes a TokenPair, not a {type(on_refresh).__name__}"
+            )
+        check_seconds("refresh_before", refresh_before)
+        check_seconds("request_timeout", request_timeout, above_zero=True)
+        check_type("session", session, aiohttp.ClientSession)
+        check_type("ssl", ssl, _ssl.SSLContext)
+        check_verifies(ssl, session)
+        self._endpoint = TokenEndpoint(base_url, api_version, allow_plain_http)
+        self._client_id = client_id
+        self._client_secret = client_secret
+        self._refresh_token = refresh_token
+        self._access_token = access_token
+        self._expires_at = expires_at
+        self._on_refresh = on_refresh
+        self._refresh_before = refresh_before
+        self._session = session
+        self._ssl: _ssl.SSLContext | bool = True if ssl is None else ssl
+        self._request_timeout = request_timeout
+        # On the event loop's clock; None until it is worked out from `expires_at`, in the loop that asks first.
+        self._refresh_at: float | None = None
+        self._good_until = float("inf")
+        self._is_refused = False  # the current access token got a 401
+        self._unstored: TokenPair | None = None  # came, and `on_refresh` has not taken it yet
+        self._refreshing: asyncio.Task[Exception | None] | None = None
+        self._began_at = 0.0
+        self._failure: CardprodError | None = None
+        self._rests_until = 0.0
+        self._failures = 0
+
+    @property
+    def access_token(self) -> str | None:
+        """The newest access token, whether or not `on_refresh` has stored it; None before the first."""
+        return self._access_token
+
+    @property
+    def refresh_token(self) -> str:
+        """The newest refresh token, whether or not `on_refresh` has stored it."""
+        return self._refresh_token
+
+    @property
+    def expires_at(self) -> datetime | None:
+        """When the newest access token expires, in UTC; None if that is not known."""
+        return self._expires_at
+
+    async def __call__(self) -> str:
+        """Give an access token that is good now, after refreshing it if that is due.
+
+        Raises:
+            TokenRefreshFailed: The endpoint refused; with `code` "invalid_grant", the user must authorise again.
+            TransportError: The endpoint did not answer.
+            ApiError: It answered with another error.
+            BadReply: It answered without a token.
+            UsageError: A refresh is under way in another event loop.
+        """
+        loop = asyncio.get_running_loop()
+        if self._refresh_at is None:
+            self._time(loop)
+        if self._access_token is None or self._unstored is not None or self._is_due(loop.time()):
+            return await self._renew(loop)
+        return self._access_token
+
+    def invalidate(self, token: str) -> None:
+        """Take note that a token got a 401. If it is the current one, the next call refreshes it."""
+        if token == self._access_token:
+            self._is_refused = True
+
+    async def close(self) -> None:
+        """Wait for a refresh that is under way, so that the pair it brings is stored. Closing a client does it too.
+
+        It waits as long as the requests of one refresh may take, and not on for an `on_refresh` that hangs.
+        """
+        task = self._refreshing
+        if task is not None and task.get_loop() is asyncio.get_running_loop():
+            await asyncio.wait([task], timeout=_ATTEMPTS * self._request_timeout)
+
+    def __repr__(self) -> str:
+        return f"<OAuthToken at {self._endpoint.base_url}, expires at {self._expires_at}>"
+
+    def _is_due(self, now: float) -> bool:
+        return self._is_refused or self._refresh_at is None or now >= self._refresh_at
+
+    def _is_good(self, now: float) -> bool:
+        """Whether the current token can be used on although a refresh was due."""
+        is_usable = self._access_token is not None and self._unstored is None
+        return is_usable and not self._is_refused and now < self._good_until
+
+    def _time(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Work out when to refresh, on the loop's clock, from when the token expires."""
+        self._refresh_at = self._good_until = float("inf")
+        if self._expires_at is not None:
+            left = (self._expires_at - datetime.now(UTC)).total_seconds()
+            early = min(self._refresh_before * random.uniform(1, 1.5), left / 2)  # noqa: S311 - to spread the load
+            self._good_until = loop.time() + left
+            self._refresh_at = self._good_until - max(early, 0)
+
+    async def _renew(self, loop: asyncio.AbstractEventLoop) -> str:
+        """Join the refresh under way, or begin one; whatever becomes of it, it goes on without its callers."""
+        failure: Exception | None = self._failure
+        if failure is None or loop.time() >= self._rests_until:
+            failure = await self._outcome_of(self._begin_refresh(loop), loop)
+        token = self._access_token
+        if token is not None and self._unstored is None and (failure is None or self._is_good(loop.time())):
+            return token
+        try:
+            raise _one_more(failure)
+        finally:
+            del failure  # its traceback holds this frame: part them
+
+    def _begin_refresh(self, loop: asyncio.AbstractEventLoop) -> asyncio.Task[Exception | None]:
+        task = self._refreshing
+        if task is None:
+            self._began_at = loop.time()
+            task = self._refreshing = loop.create_task(self._refresh(loop))
+            task.add_done_callback(self._end_refresh)
+        elif task.get_loop() is not loop:
+            raise UsageError("this token is being refreshed in another event loop; make one in each loop")
+        return task
+
+    async def _outcome_of(
+        self, task: asyncio.Task[Exception | None], loop: asyncio.AbstractEventLoop
+    ) -> Exception | None:
+        """Wait for a refresh without holding on to it: whoever is cancelled here leaves it to the others."""
+        if self._is_good(loop.time()):
+            await asyncio.wait([task], timeout=max(self._began_at + _GRACE - loop.time(), 0))
+            if not task.done() and self._is_good(loop.time()):
+                return RequestTimeout("refreshing the token: no answer yet")
+        if not task.done():
+            await asyncio.wait([task])
+        if task.cancelled():
+            return TransportError("refreshing the token: it was cancelled, as by the end of its event loop")
+        return task.result()
+
+    def _end_refresh(self, _: object) -> None:
+        self._refreshing = None
+
+    async def _refresh(self, loop: asyncio.AbstractEventLoop) -> Exception | None:
+        """Get a new pair, have it stored, and say what went wrong instead of raising it: many may want to raise it."""
+        if self._unstored is None:
+            try:
+                self._take(await self._ask(), loop)
+            except CardprodError as error:
+                self._rest(error, loop.time())
+                return error
+        pair = self._unstored
+        if self._on_refresh is not None and pair is not None:
+            try:
+                await self._on_refresh(pair)
+            except Exception as error:  # noqa: BLE001 - the user's own; it is raised by whoever waits for the token
+                return error
+        self._unstored = None
+        return None
+
+    def _take(self, grant: TokenGrant, loop: asyncio.AbstractEventLoop) -> None:
+        self._access_token = grant.access_token
+        self._refresh_token = grant.refresh_token or self._refresh_token
+        self._expires_at = None
+        if grant.expires_in is not None:
+            self._expires_at = datetime.now(UTC) + timedelta(seconds=grant.expires_in)
+        self._time(loop)
+        self._is_refused = False
+        self._failure, self._failures = None, 0
+        self._unstored = TokenPair(self._access_token, self._refresh_token, self._expires_at)
+
+    def _rest(self, failure: CardprodError, now: float) -> None:
+        """Leave the endpoint in peace for a while, or for good."""
+        rest = min(_REST_FIRST * 2**self._failures, _REST_CEILING) * random.uniform(0.5, 1)  # noqa: S311 - as above
+        if isinstance(failure, ApiError):
+            rest = max(rest, failure.retry_after or 0.0)
+        is_for_good = isinstance(failure, TokenRefreshFailed) and failure.code in _FOR_GOOD
+        self._failure = failure
+        self._failures = min(self._failures + 1, 10)
+        self._rests_until = float("inf") if is_for_good else now + rest
+        if self._is_good(now):
+            extra = record_fields(error=type(failure).__name__)
+            LOGGER.warning("the token is not refreshed yet, and the old one used on: %s", str(failure), extra=extra)
+
+    async def _ask(self) -> TokenGrant:
+        """Send the refresh, again if that may help."""
+        from cardprod._http.retries import retry  # noqa: PLC0415 - loaded before the first request
+
+        try:
+            return await retry(self._ask_once, made=0, attempts=_ATTEMPTS, sleep=asyncio.sleep)
+        except CardprodError as error:
+            error.args = (f"refreshing the token: {error.args[0]}",)
+            raise
+
+    async def _ask_once(self) -> TokenGrant:
+        request, body = self._endpoint.build_request(
+            client_id=self._client_id, client_secret=self._client_secret, refresh_token=self._refresh_token
+        )
+        basic = request[1]["Authorization"].removeprefix("Basic ")
+        secrets = [basic, self._client_secret, self._refresh_token, self._access_token or ""]
+        session = self._session or open_session()
+        try:
+            async with asyncio.timeout(self._request_timeout):
+                answer = await send(session, "POST", request, ssl=self._ssl, body=body)
+        except CardprodError as error:
+            redact(secrets, error)
+            raise
+        except TimeoutError as exc:
+            raise RequestTimeout(f"no whole answer within {self._request_timeout:g} s: try again") from exc
+        finally:
+            if self._session is None:
+                await session.close()
+        return parse_redacted(secrets, parse_token_response, *answer)
+
+
+def _one_more(failure: Exception | None) -> Exception:
+    """Make an error for one caller of those that share it, whose card can be named on it."""
+    if failure is None:
+        return UsageError("the refresh gave no token")
+    if not isinstance(failure, CardprodError):
+        return failure
+    error = copy.copy(failure)
+    error.__cause__ = failure.__cause__
+    return error
+
+
+def _check_text(name: str, value: object, allowed: re.Pattern[str], words: str) -> None:
+    if not isinstance(value, str) or not allowed.fullmatch(value):
+        raise UsageError(f"{name} must be a str of {words}, and not empty")
+
+
+def _check_expiry(expires_at: object, access_token: str | None) -> None:
+    if expires_at is None:
+        return
+    if not isinstance(expires_at, datetime) or expires_at.tzinfo is None:
+        raise UsageError(f"expires_at must be a datetime with a time zone, not a {type(expires_at).__name__} without")
+    if access_token is None:
+        raise UsageError("expires_at says when the access_token expires: pass that too, or neither")

@@ -1,0 +1,113 @@
+"""One table from the exceptions of aiohttp, the operating system and TLS to ours; and which are worth a retry."""
+
+from __future__ import annotations
+
+import random
+import ssl as _ssl
+from typing import TYPE_CHECKING, Final
+
+import aiohttp
+from aiohttp.http import HttpProcessingError
+from multidict import CIMultiDict, CIMultiDictProxy
+
+from cardprod._protocol.api_errors import is_transient
+from cardprod.errors import ApiError, RequestTimeout, TransportError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from tenacity import RetryCallState
+
+__all__ = ["is_retryable", "retry_delay", "transport_error"]
+
+_RETRY_FIRST: Final = 0.5
+_RETRY_CEILING: Final = 8.0
+"""Seconds: the first retry waits up to the one, later ones up to twice as long each time, at most the other."""
+_PATIENCE: Final = 60.0
+"""Seconds. A request that is told to come back later than this is given up at once, rather than slept on."""
+_NO_HEADERS: Final = CIMultiDictProxy[str](CIMultiDict())
+_FAILURES: Final[tuple[tuple[type[BaseException], type[TransportError], str], ...]] = (
+    (TimeoutError, RequestTimeout, "the connection timed out: check the network and base_url"),
+    (aiohttp.ClientConnectorDNSError, TransportError, "the host's name was not found: check base_url and DNS"),
+    (
+        aiohttp.ClientConnectorCertificateError,
+        TransportError,
+        "the server's TLS certificate was not trusted: check base_url, and the authorities in ssl=",
+    ),
+    (aiohttp.ClientSSLError, TransportError, "no TLS connection could be made: check base_url and ssl="),
+    (aiohttp.ClientConnectorError, TransportError, "no connection could be made: check base_url and the network"),
+    (
+        aiohttp.ServerDisconnectedError,
+        TransportError,
+        "the server closed the connection without a whole answer: try again",
+    ),
+    (aiohttp.ClientPayloadError, TransportError, "the answer's body was cut short or garbled: try again"),
+    (aiohttp.ClientResponseError, TransportError, "the answer is not HTTP: check base_url and proxies on the way"),
+    (HttpProcessingError, TransportError, "the answer is not HTTP: check base_url and proxies on the way"),
+    (aiohttp.ClientOSError, TransportError, "the connection broke: try again"),
+    (aiohttp.ClientError, TransportError, "the request failed: see the cause"),
+    (OSError, TransportError, "the connection broke: try again"),
+)
+"""Every failure of aiohttp, TLS and the operating system → the error it becomes; the first that fits counts."""
+_DISTRUST: Final[Mapping[int, str]] = {
+    9: "the server's TLS certificate is not valid yet: check this machine's clock",
+    10: "the server's TLS certificate has expired: tell whoever runs it",
+    18: "the server's TLS certificate is signed by itself: check base_url, or trust it in ssl=",
+    19: "the server's TLS certificate is from an unknown authority: check base_url, or trust the authority in ssl=",
+    20: "the server's TLS certificate is from an unknown authority: check base_url, or trust the authority in ssl=",
+    21: "the server's TLS certificate is from an unknown authority: check base_url, or trust the authority in ssl=",
+    62: "the server's TLS certificate is for another host: check base_url",
+    64: "the server's TLS certificate is for another host: check base_url",
+}
+"""OpenSSL's X509_V_ERR_… → what it means."""
+_ALERTS: Final[Mapping[str, str]] = {
+    "CERTIFICATE_REQUIRED": "the server wants a client certificate: load one with ssl=, see load_cert_chain",
+    "HANDSHAKE_FAILURE": "the server refused TLS, perhaps for want of a client certificate: check ssl=",
+    "UNKNOWN_CA": "the server does not know the authority of the client certificate: check ssl=",
+    "CERTIFICATE_EXPIRED": "the client certificate has expired: load a new one with ssl=",
+    "BAD_CERTIFICATE": "the server refused the client certificate: check ssl=",
+    "CERTIFICATE_REVOKED": "the server refused the client certificate, which was revoked: load a new one with ssl=",
+    "CERTIFICATE_UNKNOWN": "the server refused the client certificate: check ssl=",
+    "UNSUPPORTED_CERTIFICATE": "the server refused the client certificate: check ssl=",
+    "ACCESS_DENIED": "the server refused the client certificate: check ssl=",
+}
+"""The TLS alert the server sent (RFC 8446, section 6.2) → what it means."""
+
+
+def is_retryable(error: BaseException) -> bool:
+    """Whether the same request may well succeed a little later, and soon enough to be worth waiting for."""
+    if isinstance(error, ApiError):
+        return is_transient(error) and (error.retry_after or 0.0) <= _PATIENCE
+    return isinstance(error, TransportError)
+
+
+def retry_delay(state: RetryCallState) -> float:
+    """Exponential backoff with full jitter, or `Retry-After` if that is longer; for tenacity."""
+    backoff = random.uniform(0, min(_RETRY_FIRST * 2 ** (state.attempt_number - 1), _RETRY_CEILING))  # noqa: S311
+    error = state.outcome.exception() if state.outcome is not None else None
+    return max(backoff, (error.retry_after or 0.0) if isinstance(error, ApiError) else 0.0)
+
+
+def transport_error(exc: BaseException) -> TransportError:
+    """Name what happened, by the table of failures."""
+    name = type(exc).__name__
+    if isinstance(exc, aiohttp.ClientResponseError):
+        # It carries the request's headers, and so the token, to wherever an error's cause is shown.
+        request = exc.request_info
+        exc.request_info = aiohttp.RequestInfo(request.url, request.method, _NO_HEADERS, request.real_url)
+        exc.args = (exc.request_info, exc.history)
+    _, cls, words = next(row for row in _FAILURES if isinstance(exc, row[0]))
+    # The exception's own text may hold the whole URL, and so the whole card token: only the system's words are quoted.
+    reason: str | None = getattr(exc, "strerror", None)
+    return cls(f"{_tls_words(exc) or words} ({reason or name})")
+
+
+def _tls_words(exc: BaseException) -> str | None:
+    """Say which of the two sides' certificates is at fault, and why, where TLS is."""
+    for fault in (getattr(exc, "certificate_error", None), getattr(exc, "os_error", None), exc.__cause__, exc):
+        if isinstance(fault, _ssl.SSLCertVerificationError):
+            return _DISTRUST.get(fault.verify_code)
+        if isinstance(fault, _ssl.SSLError):
+            text = str(fault)
+            return next((words for alert, words in _ALERTS.items() if f"ALERT_{alert}" in text), None)
+    return None

@@ -1,0 +1,82 @@
+"""How a request is tried again: which failures are worth it, how long to wait, and tenacity, which counts.
+
+Nothing here is imported before it is needed but `transport`, which does so before its first request: at the first
+failure there may be no file descriptor left to import with.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING, Final, TypeVar
+
+import tenacity
+
+from cardprod._http.failures import is_retryable
+from cardprod.errors import ApiError, CardprodError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+__all__ = ["retry", "retry_delay"]
+
+_T = TypeVar("_T")
+
+_FIRST: Final = 0.5
+_CEILING: Final = 8.0
+"""Seconds: the first retry waits up to the one, later ones up to twice as long each time, at most the other."""
+
+
+def retry_delay(attempt: int, error: BaseException | None) -> float:
+    """Return how long to wait after a failed attempt: exponential, with full jitter; or `Retry-After` if it is longer.
+
+    Args:
+        attempt: Which attempt failed, from 1.
+        error: What it failed with.
+    """
+    backoff = random.uniform(0, min(_FIRST * 2 ** (attempt - 1), _CEILING))  # noqa: S311 - to spread the load
+    return max(backoff, (error.retry_after or 0.0) if isinstance(error, ApiError) else 0.0)
+
+
+async def retry(  # noqa: PLR0913 - what to try, how often, and where its pieces come from
+    send: Callable[[], Awaitable[_T]],
+    *,
+    made: int,
+    attempts: int,
+    sleep: Callable[[float], Awaitable[None]],
+    is_worth_it: Callable[[BaseException], bool] = is_retryable,
+    before_sleep: Callable[[int, CardprodError, float], None] | None = None,
+) -> _T:
+    """Send until it succeeds, fails with what is not worth another attempt, or the attempts are used up.
+
+    Args:
+        send: One attempt.
+        made: Attempts that were made already.
+        attempts: How many there may be, those included.
+        sleep: How to sleep between two.
+        is_worth_it: Whether a failure is worth another attempt.
+        before_sleep: Is called with the attempt that failed, from 1, its error, and the seconds until the next.
+
+    Raises:
+        CardprodError: The last failure.
+    """
+
+    async def attempt() -> _T:
+        return await send()
+
+    def error_of(state: tenacity.RetryCallState) -> BaseException | None:
+        return None if state.outcome is None else state.outcome.exception()
+
+    def report(state: tenacity.RetryCallState) -> None:
+        error = error_of(state)
+        if before_sleep is not None and isinstance(error, CardprodError):
+            before_sleep(made + state.attempt_number, error, state.upcoming_sleep)
+
+    retrying = tenacity.AsyncRetrying(
+        sleep=sleep,
+        stop=tenacity.stop_after_attempt(attempts - made),
+        wait=lambda state: retry_delay(made + state.attempt_number, error_of(state)),
+        retry=tenacity.retry_if_exception(is_worth_it),
+        before_sleep=report,
+        reraise=True,
+    )
+    return await retrying(attempt)

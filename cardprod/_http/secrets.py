@@ -1,0 +1,63 @@
+"""Secrets are redacted: in what an answer repeats, and in what an exception carries."""
+
+from __future__ import annotations
+
+import html
+import json
+from typing import TYPE_CHECKING, Final, TypeVar
+from urllib.parse import quote, quote_plus
+
+from cardprod.errors import ApiError, BadReply
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+
+__all__ = ["parse_redacted", "redact"]
+
+_Said = TypeVar("_Said")
+_SECRET: Final = 12
+"""Characters. No real token is shorter, and a shorter one may be a word that the error says for another reason."""
+
+
+def parse_redacted(
+    secrets: Iterable[str],
+    parse_response: Callable[[int, Mapping[str, str], bytes], _Said],
+    http_status: int,
+    headers: Mapping[str, str],
+    body: bytes,
+) -> _Said:
+    """Decipher an answer; an error of it repeats no secret, however the answer spells what it complains of.
+
+    Raises:
+        ApiError, BadReply: As `parse_response` does.
+    """
+    try:
+        return parse_response(http_status, headers, body)
+    except (ApiError, BadReply):
+        pass
+    shown: dict[str, bytes] = {name: value.encode("utf-8", "surrogateescape") for name, value in headers.items()}
+    for secret in filter(lambda secret: len(secret) >= _SECRET, secrets):
+        as_json = json.dumps(secret)[1:-1]
+        spellings = {secret, quote(secret, safe=""), quote_plus(secret), html.escape(secret), as_json}
+        spellings.add(as_json.replace("/", "\\/"))  # as some write JSON
+        for spelling in sorted(spellings, key=len, reverse=True):
+            body = body.replace(spelling.encode(), b"[secret]")
+            shown = {name: value.replace(spelling.encode(), b"[secret]") for name, value in shown.items()}
+    return parse_response(http_status, {name: value.decode("utf-8", "replace") for name, value in shown.items()}, body)
+
+
+def redact(secrets: Iterable[str], error: BaseException) -> None:
+    """Let no cause of an error repeat a secret: what is wrong with an answer is told in the answer's own words."""
+    hidden = [secret for secret in secrets if len(secret) >= _SECRET]
+
+    def without(value: object) -> object:
+        text = f"{value} {value!r}"
+        return "[secret]" if any(secret in text for secret in hidden) else value
+
+    cause, seen = error.__cause__, [error]
+    while cause is not None and cause not in seen:
+        seen.append(cause)
+        vars(cause).update({name: without(value) for name, value in vars(cause).items()})
+        cause.args = tuple(map(without, cause.args))
+        cause = cause.__cause__ or cause.__context__

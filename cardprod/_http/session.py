@@ -1,0 +1,178 @@
+"""The aiohttp session, our own or a lent one, and one exchange over it.
+
+No rate limit, time limit or further attempt is decided here.
+"""
+
+from __future__ import annotations
+
+import ssl as _ssl
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+import aiohttp
+from yarl import URL
+
+from cardprod._http.answer import NO_TIMEOUT, read_body
+from cardprod._http.failures import transport_error
+from cardprod.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+    from cardprod._http.answer import Answer
+    from cardprod._protocol.requests import Request
+
+__all__ = ["Channel", "check_verifies", "open_session", "send"]
+
+
+def _load_fast_path() -> Any:  # noqa: ANN401 - a module, or None
+    try:
+        return import_module("cardprod._http.fast_path")
+    except ImportError:  # it was removed, or aiohttp has changed: the package works without it
+        return None
+
+
+_FAST_PATH: Final[Any] = _load_fast_path()
+
+
+class Channel:
+    """The way to one server. Opening it does no I/O; it belongs to the running event loop.
+
+    Args:
+        prefix: What the URL of every request begins with: the scheme, the host, and some of the path.
+        session: A lent one, which is not closed; None to open one.
+        ssl: The TLS context; True for the session's own.
+    """
+
+    __slots__ = ("_fast", "_is_own", "_length", "_parsed", "_path", "_ssl", "session")
+
+    def __init__(self, prefix: str, session: aiohttp.ClientSession | None, ssl: _ssl.SSLContext | bool) -> None:
+        self._length = len(prefix)
+        self._parsed = URL(prefix)
+        self._path = self._parsed.raw_path
+        self._ssl = ssl
+        self._is_own = session is None
+        self.session: aiohttp.ClientSession = open_session() if session is None else session
+        """Where the connections are kept."""
+        self._fast = None
+        if self._is_own and _FAST_PATH is not None:
+            self._fast = _FAST_PATH.open_fast_path(self.session, self._parsed, ssl)
+
+    def get(self, request: Request) -> Coroutine[object, object, Answer]:
+        """Send a GET and read its whole answer.
+
+        Args:
+            request: A URL that begins with the prefix and needs no escaping after it, and the headers.
+
+        Returns:
+            The answer, as from `send`.
+
+        Raises:
+            TransportError: No whole answer came.
+            UsageError: The session is closed or cannot be used.
+        """
+        url, headers = request
+        path = self._path + url[self._length :]  # the prefix was parsed before, so that the whole need not be
+        if self._fast is not None and self._fast.is_usable():
+            answer: Coroutine[object, object, Answer] = self._fast.get(path, headers)
+            return answer
+        return send(self.session, "GET", (self._parsed.with_path(path, encoded=True), headers), ssl=self._ssl)
+
+    async def close(self) -> None:
+        """Close the session, if it is our own."""
+        if self._is_own:
+            await self.session.close()
+
+
+def open_session() -> aiohttp.ClientSession:
+    """Open a session of our own: no cookies, and no limit of connections, which the limiter holds.
+
+    aiohttp's own limit would count the time spent queueing for a connection as the request's.
+    """
+    connector = aiohttp.TCPConnector(limit=0)
+    if _FAST_PATH is not None:
+        _FAST_PATH.guard_connector(connector)
+    session = aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
+    if _FAST_PATH is not None and _FAST_PATH.turn_off_resending(session):
+        return session
+    session.detach()
+    # This keeps aiohttp from sending a GET again by itself as well, for 4 µs more a request.
+    return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar(), middlewares=(_send_once,))
+
+
+async def send(
+    session: aiohttp.ClientSession,
+    method: Literal["GET", "POST"],
+    request: tuple[str | URL, dict[str, str]],
+    *,
+    ssl: _ssl.SSLContext | bool,
+    body: bytes | None = None,
+) -> Answer:
+    """Send one request and read its whole answer.
+
+    Args:
+        session: Our own, or a lent one.
+        method: The method.
+        request: The URL and the headers.
+        ssl: The TLS context; True for the session's own.
+        body: What to send along.
+
+    Returns:
+        The answer.
+
+    Raises:
+        TransportError: No whole answer came.
+        UsageError: The session is closed or cannot be used.
+    """
+    url, headers = request
+    try:
+        answer = await session.request(
+            method,
+            url,
+            headers=headers,
+            data=body,
+            allow_redirects=False,
+            raise_for_status=False,
+            ssl=ssl,
+            timeout=NO_TIMEOUT,
+        )
+        content = answer.content
+        try:
+            received = content.read_nowait() if content.is_eof() else await read_body(content)
+        finally:
+            if not answer.closed:  # at its end, the connection has gone back to the pool by itself
+                answer.close()
+    except (aiohttp.ClientError, OSError) as exc:
+        raise transport_error(exc) from exc
+    except (RuntimeError, ValueError) as exc:
+        if session.closed:
+            raise UsageError("the session lent to this client is closed; keep it open as long as the client") from exc
+        raise UsageError(f"the session lent to this client cannot be used: {exc}") from exc
+    return answer.status, answer.headers, received
+
+
+def check_verifies(context: _ssl.SSLContext | None, session: aiohttp.ClientSession | None) -> None:
+    """Check that the server will be verified, which a context or a session may turn off by accident.
+
+    Raises:
+        UsageError: The context does not verify the certificate or the host; or, with no context, the session's.
+    """
+    own = "the ssl context"
+    if context is None and session is not None and _FAST_PATH is not None:
+        setting = _FAST_PATH.ssl_setting(session)
+        if setting is False:
+            raise UsageError("the session's connector has ssl=False: it would send the token to any server")
+        context, own = (setting if isinstance(setting, _ssl.SSLContext) else None), "the session's ssl context"
+    if context is not None and not (context.verify_mode is _ssl.CERT_REQUIRED and context.check_hostname):
+        raise UsageError(
+            f"{own} does not verify the server's certificate and host, so anybody could take the token; "
+            "make it with ssl.create_default_context(), without Purpose.CLIENT_AUTH, which is for servers"
+        )
+
+
+async def _send_once(request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+    """Keep aiohttp from sending a GET again by itself: it does so after these two errors, and not after ours."""
+    try:
+        return await send(request)
+    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as exc:
+        raise transport_error(exc) from exc

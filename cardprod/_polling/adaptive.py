@@ -1,0 +1,430 @@
+"""`AdaptiveSchedule` learns how long each status lasts, and spends a budget of polls where they find most. Pure.
+
+The model:
+
+**What is wanted.** Of a card that has been in its status for `t` seconds let `h(t)` be the hazard: the chance per
+second that the status ends now. If polls are taken with the density `n(t)` per second, a change is seen `1 / (2 n)`
+seconds late on average, so the mean delay is `∫ f/(2n) dt` and the polls it takes are `∫ S n dt`, with `f` the
+distribution of the dwell time and `S` the share that lasts longer. The least delay for a number of polls has `n` in
+proportion to `√(f/S) = √h` (Barlow, Hunter & Proschan, "Optimum checking procedures", 1963; Keller, "Optimum checking
+schedules for systems subject to random failure", 1974). So polls are set such that the integral of `√(v h)` between two
+of them is the same number, the spacing θ, for all cards, at any age. The worth `v` is 1 if the status ends in a
+final one and `progress_weight` if not: their mean, as often as each was seen.
+
+**The spacing.** The fleet uses up `∫ √(v h)` at a rate A, which is measured: each poll adds what its card used up since
+the poll before it, and what was added is forgotten over `_FORGET` seconds. Polls fall due at the rate A/θ, so
+θ = A / budget uses all of the budget, whatever the cards are doing. But a poll shall save `poll_cost` seconds of delay
+at least: at θ, the next poll saves `θ²/2`, so θ is never below `√(2 poll_cost)`, and a small fleet polls no oftener
+than makes sense.
+
+**The hazard.** Ages are cut into bins, each 19 % longer than the one before. A bin's hazard is the mean of a Gamma
+distribution: (events + prior events) / (seconds at risk + prior seconds). Polls only bracket a change, so an event is
+spread over the interval between the two polls, in proportion to the hazard so far (one step of Turnbull's
+self-consistent estimate for interval-censored data), and counts at risk until then. A card that is still in its
+status counts at risk at each poll (right-censored), from the age at which it was first seen in it (left-truncated).
+The age counts from the middle of the interval in which the status began; for the status a wait begins with, which
+began unseen, from the wait's beginning, and those have a curve of their own. Neighbouring bins are averaged, 1:2:1.
+
+**Forgetting.** Each ended stay lowers the weight of all before it in its status by one part in `memory`; so a changing
+kiosk is followed in so many cards, and a quiet night forgets nothing.
+
+**Nothing learned yet.** The prior hazard is the one for which `fallback` would be best, with the weight of one card. So
+an unknown status is polled as `fallback` does, stretched or tightened to the budget, until cards have come through.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from bisect import bisect_right
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Final
+
+import attrs
+
+from cardprod.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import Self
+from cardprod._polling.backoff import Backoff
+from cardprod._protocol.validation import check_number, is_finite_number
+
+__all__ = ["AdaptiveSchedule"]
+
+_EDGES: Final = (0.0, *(2 ** (step / 4) for step in range(67)))
+"""Where the bins of age begin, in seconds: 0, 1, 1.19, 1.41 … to 25 hours, where the last begins and does not end."""
+_LAST: Final = len(_EDGES) - 1
+_WIDTHS: Final = (*(after - edge for edge, after in pairwise(_EDGES)), _EDGES[-1])
+_FORGET: Final = 30.0
+"""Seconds over which the measured use of polls is forgotten: longer than most gaps, shorter than a rush."""
+_REFRESH: Final = 1.0
+"""Seconds for which the curves are used as they were computed; what is learned meanwhile is in the next ones."""
+_SETTLED: Final = 2.0
+"""Seconds of measuring before the measure is used."""
+_PRIOR_CARDS: Final = 1.0
+_SEED_CARDS: Final = 5.0
+_SEED_SIGMA: Final = 0.5
+_MOST_CURVES: Final = 64
+"""Statuses are open: a server that makes up a new one in every answer does not fill the memory."""
+_OTHERS: Final = "…"
+_SAVED_VERSION: Final = 1
+_MOST: Final = 1e15
+"""More than any fleet's seconds at risk; what is saved beyond that is no fleet's."""
+
+
+class _Curve:
+    """What is known of how long one status lasts, and the density of polls that follows from it."""
+
+    __slots__ = ("_computed_at", "_ended", "at_risk", "density", "ends", "events", "final_ends", "mass")
+
+    def __init__(self) -> None:
+        self.events = [0.0] * len(_EDGES)
+        self.at_risk = [0.0] * len(_EDGES)
+        self.ends = 0.0
+        """Stays that ended, by weight, and of those the ones that ended in a final status."""
+        self.final_ends = 0.0
+        self.density: Sequence[float] = ()
+        """For each bin, √(v h)."""
+        self.mass: Sequence[float] = ()
+        """For each bin, the integral of the density from age 0 to its beginning."""
+        self._ended = 0
+        self._computed_at = -math.inf
+
+    def compute(self, now: float, prior: Sequence[float], progress_weight: float, memory: float) -> None:
+        """Bring density and mass up to date, unless they were just now."""
+        if 0 <= now - self._computed_at < _REFRESH:
+            return
+        self._computed_at = now
+        self._forget(memory)
+        final_share = (self.final_ends + 0.5) / (self.ends + 1)
+        worth = final_share + (1 - final_share) * progress_weight
+        events, at_risk = _averaged(self.events), _averaged(self.at_risk)
+        density: list[float] = []
+        mass = [0.0]
+        for bin_, width in enumerate(_WIDTHS):
+            prior_seconds = _PRIOR_CARDS * width
+            hazard = (prior[bin_] * prior_seconds + events[bin_]) / (prior_seconds + at_risk[bin_])
+            density.append(math.sqrt(worth * hazard))
+            mass.append(mass[-1] + density[-1] * width)
+        self.density, self.mass = density, mass[:-1]
+
+    def mass_at(self, age: float) -> float:
+        """Integrate the density from 0 to an age."""
+        bin_ = bisect_right(_EDGES, age) - 1
+        return self.mass[bin_] + self.density[bin_] * (age - _EDGES[bin_])
+
+    def age_at(self, mass: float) -> float:
+        """Return up to which age the density integrates to so much."""
+        bin_ = bisect_right(self.mass, mass) - 1
+        return _EDGES[bin_] + (mass - self.mass[bin_]) / self.density[bin_]
+
+    def add_stay(self, begin: float, end: float) -> None:
+        """Record that a card was in this status from one age to another."""
+        for bin_, seconds in _bins(begin, end):
+            self.at_risk[bin_] += seconds
+
+    def add_end(self, begin: float, end: float, *, is_final: bool) -> None:
+        """Record that a card's stay ended, nobody knows when, between two ages."""
+        shares = [(bin_, seconds, self.density[bin_] ** 2 * seconds) for bin_, seconds in _bins(begin, end)]
+        total = sum(share for _, _, share in shares)
+        still_there = 1.0
+        for bin_, seconds, share in shares:
+            left = share / total if total > 0 else 1 / len(shares)
+            self.events[bin_] += left
+            self.at_risk[bin_] += (still_there - left / 2) * seconds
+            still_there -= left
+        self.ends += 1
+        self.final_ends += is_final
+        self._ended += 1
+
+    def seed(self, seconds: float) -> None:
+        """Pretend that some cards stayed about so long: lognormally around it."""
+        below = 0.0
+        for bin_, width in enumerate(_WIDTHS):
+            until = 1.0 if bin_ == _LAST else _lognormal(_EDGES[bin_ + 1], seconds)
+            self.events[bin_] += _SEED_CARDS * (until - below)
+            self.at_risk[bin_] += _SEED_CARDS * (1 - (below + until) / 2) * width
+            below = until
+        self._computed_at = -math.inf
+
+    def save(self) -> dict[str, object]:
+        """Give what was learned as plain JSON values."""
+        return {
+            "ends": self.ends,
+            "final_ends": self.final_ends,
+            "events": [round(value, 6) for value in self.events],
+            "at_risk": [round(value, 3) for value in self.at_risk],
+        }
+
+    def load(self, saved: Mapping[str, Any]) -> None:
+        """Take what `save` gave.
+
+        Raises:
+            ValueError, KeyError, TypeError: It is not that.
+        """
+        events, at_risk, ends = saved["events"], saved["at_risk"], [saved["ends"], saved["final_ends"]]
+        if not len(events) == len(at_risk) == len(_EDGES):
+            raise ValueError("as many numbers as there are bins are wanted")
+        for value in (*events, *at_risk, *ends):
+            if not is_finite_number(value) or not 0 <= value <= _MOST:
+                raise ValueError("numbers of 0 or more are wanted")
+        self.events, self.at_risk = [*map(float, events)], [*map(float, at_risk)]
+        self.ends, self.final_ends = map(float, ends)
+
+    def _forget(self, memory: float) -> None:
+        if self._ended:
+            keep = (1 - 1 / memory) ** self._ended
+            self._ended = 0
+            self.events = [value * keep for value in self.events]
+            self.at_risk = [value * keep for value in self.at_risk]
+            self.ends *= keep
+            self.final_ends *= keep
+
+
+def _bins(begin: float, end: float) -> list[tuple[int, float]]:
+    """Cut an interval of ages into bins and the seconds in each."""
+    bin_ = bisect_right(_EDGES, begin) - 1
+    parts: list[tuple[int, float]] = []
+    while bin_ < _LAST and end > _EDGES[bin_ + 1]:
+        parts.append((bin_, _EDGES[bin_ + 1] - begin))
+        bin_ += 1
+        begin = _EDGES[bin_]
+    parts.append((bin_, end - begin))
+    return parts
+
+
+def _averaged(values: Sequence[float]) -> list[float]:
+    """Average each with its neighbours, 1:2:1."""
+    before = [values[0], *values[:-1]]
+    after = [*values[1:], values[-1]]
+    return [(left + 2 * value + right) / 4 for left, value, right in zip(before, values, after, strict=True)]
+
+
+def _lognormal(value: float, median: float) -> float:
+    return 0.5 * math.erfc(-math.log(value / median) / (_SEED_SIGMA * math.sqrt(2)))
+
+
+_DEFAULT_FALLBACK: Final = Backoff()
+
+
+class AdaptiveSchedule:
+    """Learns how long each status lasts, and polls most often where a change is likeliest, within the rate limit.
+
+    ```python
+    learned = AdaptiveSchedule()                         # knows nothing yet, and learns
+    AdaptiveSchedule(typical={Status.IN_PROGRESS: 240})  # printing takes about four minutes here
+    AdaptiveSchedule(poll_cost=0.5)                      # a third fewer polls, a little later
+    AdaptiveSchedule.from_json(learned.to_json())        # what another process learned
+    ```
+
+    It is meant to be shared: by all cards of a batch, and by all waits on kiosks that behave alike. What they use
+    together then just fits the client's rate limit. The model is described in `cardprod._polling.adaptive`.
+
+    Args:
+        typical: Statuses and how many seconds each typically lasts, to begin with; worth five cards.
+        poll_cost: Seconds of delay that a poll must be expected to save to be worth taking. Lower polls more often
+            where the rate limit allows it; it is what keeps a few cards from being asked for ten times a second.
+        progress_weight: How much a delay in seeing a change that is not final counts beside one that is: above 0, and
+            at most 1, where READY -> IN_PROGRESS is as urgent as the end, and the end is seen later for it.
+        shortest: The shortest delay, in seconds.
+        longest: The longest delay, in seconds, unless the fleet is so large that it is longer than that on average.
+        memory: After how many cards the first is all but forgotten.
+        jitter: The share of a spacing, from 0 up to 1, that randomness spreads polls by.
+        fallback: How to poll at a status of which nothing is known.
+
+    Raises:
+        UsageError: A number that cannot be right.
+    """
+
+    def __init__(  # noqa: PLR0913 - one for each thing a user may set
+        self,
+        *,
+        typical: Mapping[str, float] | None = None,
+        poll_cost: float = 0.002,
+        progress_weight: float = 0.02,
+        shortest: float = 1.0,
+        longest: float = 120.0,
+        memory: float = 200.0,
+        jitter: float = 0.1,
+        fallback: Backoff = _DEFAULT_FALLBACK,
+    ) -> None:
+        self._settings = {
+            "poll_cost": poll_cost,
+            "progress_weight": progress_weight,
+            "shortest": shortest,
+            "longest": longest,
+            "memory": memory,
+            "jitter": jitter,
+        }
+        check_number("AdaptiveSchedule: poll_cost", poll_cost, above=0)
+        check_number("AdaptiveSchedule: progress_weight", progress_weight, above=0, most=1)
+        check_number("AdaptiveSchedule: shortest", shortest, above=0)
+        check_number("AdaptiveSchedule: longest", longest, least=shortest)
+        check_number("AdaptiveSchedule: memory", memory, least=2)
+        check_number("AdaptiveSchedule: jitter", jitter, least=0, below=1)
+        # A caller without a type checker may pass another.
+        if not isinstance(fallback, Backoff):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise UsageError(f"AdaptiveSchedule: fallback must be a Backoff, not a {type(fallback).__name__}")
+        self._fallback = fallback
+        self._progress_weight = progress_weight
+        self._shortest = shortest
+        self._longest = longest
+        self._memory = memory
+        self._jitter = jitter
+        self._prior = tuple(
+            _density(fallback, edge + width / 2) ** 2 for edge, width in zip(_EDGES, _WIDTHS, strict=True)
+        )
+        self._least_spacing = math.sqrt(2 * poll_cost)
+        # With this and nothing learned, where half of the ends are taken to be final, the delays are fallback's.
+        self._spacing = math.sqrt((1 + progress_weight) / 2)
+        self._used = self._polls = self._waited = 0.0  # mass, polls, and the seconds between them; all forgotten alike
+        self._measured_from: float | None = None
+        self._measured_at = 0.0
+        self._curves: dict[tuple[str, bool], _Curve] = {}
+        for status, seconds in ({} if typical is None else dict(typical)).items():
+            if not isinstance(status, str):  # pyright: ignore[reportUnnecessaryIsInstance] - as above
+                raise UsageError(f"AdaptiveSchedule: typical is by status, a str, not by a {type(status).__name__}")
+            check_number(f"AdaptiveSchedule: typical of {status}", seconds, above=0)
+            for is_first in (False, True):
+                self._curve(status, is_first=is_first).seed(seconds)
+
+    def delay(self, unchanged: int, random: float) -> float:
+        """Return how long to sleep before the next poll at a card of which nothing is known: what `fallback` says.
+
+        Args:
+            unchanged: Polls since the last transition that showed nothing new, failed ones included.
+            random: A random number from 0 up to, not including, 1, to spread polls with.
+
+        Returns:
+            Seconds, positive and finite.
+        """
+        return self._fallback.delay(unchanged, random)
+
+    def delay_at(self, status: str, age: float, now: float, random: float, *, is_first: bool) -> float:
+        """Return how long to sleep before the next poll at a card.
+
+        Args:
+            status: The status it was last seen in.
+            age: Seconds since that began.
+            now: The time, on any clock in seconds.
+            random: A random number from 0 up to, not including, 1, to spread polls with.
+            is_first: Whether it is the status the wait began with, so that nobody saw when it began.
+
+        Returns:
+            Seconds, positive and finite.
+        """
+        curve = self._computed(status, now, is_first=is_first)
+        spacing = self._spacing * (1 + self._jitter * (random - 0.5))
+        delay = curve.age_at(curve.mass_at(age) + spacing) - age
+        longest = self._longest
+        if self._polls > 0:
+            longest = max(longest, self._waited / self._polls)
+        return min(max(delay, self._shortest), longest)
+
+    def learn(  # noqa: PLR0913 - one poll's worth
+        self,
+        status: str,
+        before: float,
+        age: float,
+        now: float,
+        *,
+        is_first: bool,
+        ended: bool,
+        is_final: bool,
+        requests_per_second: float,
+    ) -> None:
+        """Take an answered poll at a card that was polled before.
+
+        Args:
+            status: The status it was in at the poll before.
+            before: Its age in that status at the poll before, in seconds.
+            age: Its age in that status now, or what it would be.
+            now: The time.
+            is_first: Whether it is the status the wait began with.
+            ended: Whether it has left that status.
+            is_final: Whether it has left it for a final one.
+            requests_per_second: How many polls all cards on this schedule may use.
+        """
+        age = max(age, before)
+        curve = self._computed(status, now, is_first=is_first)
+        self._measure(curve.mass_at(age) - curve.mass_at(before), age - before, now, requests_per_second)
+        if ended:
+            curve.add_end(before, age, is_final=is_final)
+        else:
+            curve.add_stay(before, age)
+
+    def to_json(self) -> str:
+        """Save what is set and what was learned, as JSON. No card is in it."""
+        curves = [
+            {"status": status, "is_first": is_first, **curve.save()}
+            for (status, is_first), curve in self._curves.items()
+        ]
+        fallback = attrs.asdict(self._fallback)
+        return json.dumps({"version": _SAVED_VERSION, **self._settings, "fallback": fallback, "curves": curves})
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Make a schedule of what another saved.
+
+        Args:
+            text: What `to_json` gave.
+
+        Raises:
+            UsageError: It is not that.
+        """
+        try:
+            saved: dict[str, Any] = json.loads(text)
+            version = saved.pop("version", None)
+            curves: list[dict[str, Any]] = saved.pop("curves")
+            schedule = cls(fallback=Backoff(**saved.pop("fallback")), **saved)
+            for one in curves:
+                schedule._curve(str(one["status"]), is_first=one["is_first"] is True).load(one)
+        except UsageError:
+            raise
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as exc:
+            raise UsageError("this is not what AdaptiveSchedule.to_json gave") from exc
+        if version != _SAVED_VERSION:
+            raise UsageError(f"this schedule was saved in version {version!r}; only {_SAVED_VERSION} is known")
+        return schedule
+
+    def __repr__(self) -> str:
+        learned = ", ".join(f"{status}: {curve.ends:.0f}" for (status, _), curve in self._curves.items() if curve.ends)
+        return f"<AdaptiveSchedule that has learned from {learned or 'nothing yet'}>"
+
+    def _curve(self, status: str, *, is_first: bool) -> _Curve:
+        key = str(status), is_first
+        curve = self._curves.get(key)
+        if curve is None:
+            if len(self._curves) >= _MOST_CURVES:
+                key = _OTHERS, is_first
+            curve = self._curves.setdefault(key, _Curve())
+        return curve
+
+    def _computed(self, status: str, now: float, *, is_first: bool) -> _Curve:
+        curve = self._curve(status, is_first=is_first)
+        curve.compute(now, self._prior, self._progress_weight, self._memory)
+        return curve
+
+    def _measure(self, mass: float, waited: float, now: float, requests_per_second: float) -> None:
+        """Measure how fast the fleet uses up what polls are spaced by, and space them so that the budget is used."""
+        if self._measured_from is None or now < self._measured_at:  # the first poll, or another loop's clock
+            self._measured_from = now
+            self._used = self._polls = self._waited = 0.0
+        else:
+            keep = math.exp((self._measured_at - now) / _FORGET)
+            self._used *= keep
+            self._polls *= keep
+            self._waited *= keep
+        self._measured_at = now
+        self._used += mass
+        self._polls += 1
+        self._waited += waited
+        if now - self._measured_from > _SETTLED:
+            seconds = _FORGET * (1 - math.exp((self._measured_from - now) / _FORGET))
+            self._spacing = max(self._least_spacing, self._used / seconds / requests_per_second)
+
+
+def _density(backoff: Backoff, age: float) -> float:
+    """Return how many polls a second a backoff takes at an age: its delays grow by `factor - 1` of the age."""
+    return 1 / min(backoff.first + (backoff.factor - 1) * age, backoff.ceiling)

@@ -1,0 +1,276 @@
+"""`Poller`, the engine: the one place that polls a card, applies what comes to its state, and reports it.
+
+A wait for one card, a batch and a sweep differ in what they poll when, and in where transitions go. Everything else
+they promise is here, once: a poll is shared with all who wait for the card and cut off at the deadline; a failure, an
+answer and an event change the state in the same way; logs and observers see the same events; what a user's schedule or
+token source raises ends the face it belongs to and nobody else's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from abc import abstractmethod
+from typing import TYPE_CHECKING, ClassVar
+
+from cardprod._http.limiter import WouldBlock
+from cardprod._polling.state import PollState
+from cardprod.checkpoint import wall_clock
+from cardprod.errors import CardprodError, RateLimited, RequestTimeout, UsageError
+from cardprod.telemetry import PollEnded, PollFailed, PollStarted, TransitionSeen, WaitEnded, WaitStarted
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+    from datetime import datetime
+
+    from cardprod._http.limiter import LimiterQueue, Permit
+    from cardprod._http.transport import Transport
+    from cardprod._polling.subscriptions import Outcome, SharedPoll, Subscriptions
+    from cardprod.models import Card, ProductionEvent, ProductionStatus, Transition
+    from cardprod.telemetry import Telemetry
+
+__all__ = ["PollEntry", "Poller"]
+
+
+class PollEntry(PollState):
+    """One card that is waited for, as the engine sees it. Each face has a kind of its own.
+
+    After every change the engine calls `settle`: the one place where a face moves a card on.
+    """
+
+    __slots__ = ()
+
+    aborts_on_usage_errors: ClassVar[bool] = False
+    """Whether a client that cannot be used ends the face, rather than this card's wait."""
+
+    @property
+    @abstractmethod
+    def poller(self) -> Poller:
+        """The engine."""
+
+    @abstractmethod
+    def deliver(self, transition: Transition) -> None:
+        """Take a transition, to be delivered to the user."""
+
+    @abstractmethod
+    def settle(self) -> None:
+        """Move the card on: its state has changed."""
+
+    @abstractmethod
+    def abort(self, error: BaseException) -> None:
+        """End the face, by an error that is not this card's: a schedule's own, a token source's."""
+
+    @property
+    def is_interrupted(self) -> bool:
+        """Whether a poll under way was cut off because an event has brought what it was for."""
+        return False
+
+    def limit_poll(self, limit: asyncio.Timeout | None) -> None:
+        """Take what a poll under way can be cut off with, for as long as it is under way."""
+
+    # --- A subscriber ---
+
+    def take_outcome(self, outcome: Outcome) -> None:
+        """Take the outcome of somebody else's poll of the card."""
+        self.poller.apply(self, outcome)
+
+    def take_event(self, event: ProductionEvent, wall_now: datetime) -> bool:
+        """Take an event of the card. Return whether it was news."""
+        return self.poller.apply_event(self, event, wall_now)
+
+    @abstractmethod
+    def poll_yourself(self) -> None:
+        """Go on: somebody else's poll of the card is over, and its outcome does not count here."""
+
+
+class Poller:
+    """Polls cards for every face.
+
+    Args:
+        transport: What sends the requests.
+        subscriptions: Who waits for which card.
+        telemetry: Where events go.
+    """
+
+    def __init__(self, transport: Transport, subscriptions: Subscriptions, telemetry: Telemetry) -> None:
+        self.transport = transport
+        """What sends the requests."""
+        self.subscriptions = subscriptions
+        """Who waits for which card."""
+        self.telemetry = telemetry
+        """Where events go."""
+        self._observed: set[int] = set()  # the waits whose end the observer is still to get
+
+    # --- A wait begins and ends ---
+
+    def begin(self, entry: PollEntry) -> None:
+        """Begin a wait: it gets the events and polls of its card."""
+        self.subscriptions.join(entry.card, entry)
+        if self.telemetry.observer is not None:
+            self._observed.add(id(entry))
+            self.telemetry.emit(WaitStarted(entry.card, id(entry)))
+
+    def end(self, entry: PollEntry, error: Exception | None = None) -> None:
+        """End a wait, or leave it. Only the first time counts."""
+        self.subscriptions.leave(entry.card, entry)
+        if self._observed and id(entry) in self._observed:
+            self._observed.discard(id(entry))
+            self.telemetry.emit(WaitEnded(entry.card, id(entry), error))
+
+    # --- A poll ---
+
+    def request(
+        self,
+        card: Card,
+        queue: LimiterQueue | None = None,
+        permit: Permit | None = None,
+        wait: int | None = None,
+    ) -> Coroutine[object, object, ProductionStatus]:
+        """Ask for a card's status, its retries included. For a poll that belongs to no wait, this is all.
+
+        Args:
+            card: Which card.
+            queue: The batch it is for; None for one that somebody awaits alone.
+            permit: One that was acquired, for the first attempt.
+            wait: Which wait it is for.
+
+        Raises:
+            CardprodError, WouldBlock: As `Transport.request`.
+        """
+        if self.telemetry.wants_everything:
+            return self._observed_request(card, queue, permit, wait)
+        return self.transport.request(card, queue, permit)
+
+    async def _observed_request(
+        self, card: Card, queue: LimiterQueue | None, permit: Permit | None, wait: int | None
+    ) -> ProductionStatus:
+        loop = asyncio.get_running_loop()
+        began_at = loop.time()
+        outcome: Outcome | None = None
+        self.telemetry.emit(PollStarted(card, wait))
+        try:
+            outcome = await self.transport.request(card, queue, permit)
+        except CardprodError as error:
+            outcome = error
+            raise
+        else:
+            return outcome
+        finally:
+            self.telemetry.emit(PollEnded(card, wait, loop.time() - began_at, outcome))
+            del outcome  # if it is an error, its traceback holds this frame: separate them
+
+    async def poll_once(
+        self, entry: PollEntry, shared: SharedPoll, queue: LimiterQueue | None = None, permit: Permit | None = None
+    ) -> bool:
+        """Poll a card once, and apply the outcome to its state and to everybody else's who waits for it.
+
+        Args:
+            entry: The card.
+            shared: The poll, as it was begun in the subscriptions; it is ended here.
+            queue: The batch it is for.
+            permit: One that was acquired; it is released or given back here.
+
+        Returns:
+            Whether something came of it: False if requests are paused, or an event made it unnecessary.
+        """
+        outcome: Outcome | None = None
+        try:
+            outcome = await self._outcome_of(entry, queue, permit)
+        except Exception as exc:  # noqa: BLE001 - a token source's own, or a fault of this package
+            entry.abort(exc)
+        finally:
+            shared.end(outcome)
+        if outcome is None:
+            return False
+        self.apply(entry, outcome)
+        del outcome  # if it is an error, its traceback holds this frame: separate them
+        return True
+
+    async def _outcome_of(self, entry: PollEntry, queue: LimiterQueue | None, permit: Permit | None) -> Outcome | None:
+        limit = asyncio.timeout_at(entry.cut_off_at)
+        try:
+            async with limit:
+                entry.limit_poll(limit)
+                return await self.request(entry.card, queue, permit, id(entry))
+        except WouldBlock:
+            return None
+        except RateLimited as error:
+            # For a queue that does not wait for it nothing is known of the card, and nothing is wrong with it.
+            is_pause = queue is not None and not queue.waits_for(error)
+            return None if is_pause else error
+        except CardprodError as error:
+            if entry.aborts_on_usage_errors and isinstance(error, UsageError):
+                raise
+            return error
+        except TimeoutError as exc:
+            if not limit.expired():
+                raise
+            return None if entry.is_interrupted else _cut_off(entry.card, exc)
+        finally:
+            entry.limit_poll(None)
+            if permit is not None:
+                permit.give_back()  # unless it was used
+
+    # --- What comes ---
+
+    def apply(self, entry: PollEntry, outcome: Outcome) -> None:
+        """Apply the outcome of a poll, one's own or somebody else's, to a card's state."""
+        if entry.is_over:
+            return
+        now = asyncio.get_running_loop().time()
+        try:
+            if isinstance(outcome, CardprodError):
+                entry.process_failure(outcome, now)
+                if not entry.is_over:
+                    self.telemetry.emit(PollFailed(entry.card, id(entry), outcome, entry.failures))
+            else:
+                self._apply_status(entry, outcome, now)
+        except Exception as exc:  # noqa: BLE001 - a user's schedule's own
+            entry.abort(exc)
+            return
+        self._settle(entry)
+
+    def apply_event(self, entry: PollEntry, event: ProductionEvent, wall_now: datetime) -> bool:
+        """Apply an event to a card's state. Return whether it was news."""
+        if entry.is_over:
+            return False
+        try:
+            transition = entry.process_event(event, asyncio.get_running_loop().time(), wall_now)
+        except Exception as exc:  # noqa: BLE001 - as above
+            entry.abort(exc)
+            return False
+        if transition is None:
+            return False
+        self._report(entry, transition)
+        self._settle(entry)
+        return True
+
+    def apply_cut_off(self, entry: PollEntry) -> None:
+        """Let a card's deadline pass while somebody else's poll of it, which was to serve it too, goes on."""
+        self.apply(entry, _cut_off(entry.card, None))
+
+    def _apply_status(self, entry: PollEntry, status: ProductionStatus, now: float) -> None:
+        transition = entry.process_status(status, now)
+        if transition is None:
+            return
+        self._report(entry, transition)
+        if transition.previous is not None:
+            self.subscriptions.trust.found(entry.card, status, now)
+        elif not entry.is_over and (event := self.subscriptions.recent_event(entry.card)) is not None:
+            later = entry.process_event(event, now, wall_clock())
+            if later is not None:
+                self._report(entry, later)
+
+    def _report(self, entry: PollEntry, transition: Transition) -> None:
+        self.telemetry.emit(TransitionSeen(entry.card, id(entry), transition))
+        entry.deliver(transition)
+
+    def _settle(self, entry: PollEntry) -> None:
+        if entry.is_over:
+            self.end(entry, entry.error)
+        entry.settle()
+
+
+def _cut_off(card: Card, cause: BaseException | None) -> RequestTimeout:
+    error = RequestTimeout("the wait's time ran out during a poll", card=card)
+    error.__cause__ = cause
+    return error

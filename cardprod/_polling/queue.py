@@ -1,0 +1,204 @@
+"""`PollQueue`: which of many cards is due, and in which phase each one is. Pure: time is a number, no asyncio.
+
+Every change of a card ends in `reschedule`, the only place that moves one from phase to phase; but for `take`, which
+hands a due card out to be polled.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from enum import Enum
+from heapq import heapify, heappop, heappush
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
+
+from cardprod._polling.state import PollState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from cardprod.models import Card
+
+__all__ = ["TICK", "Phase", "PollQueue", "QueuedState"]
+
+TICK: Final = 0.001
+"""Seconds by which a timer may come before its time on the loop's clock."""
+
+_STALE: Final = 1024
+
+
+class Phase(Enum):
+    """Where a card is."""
+
+    NEW = "never polled"
+    SCHEDULED = "its next poll is scheduled"
+    POLLING = "a poll of it is under way"
+    FOLLOWING = "a poll of it by somebody else is under way"
+    IDLE = "it was polled or postponed, and is to be rescheduled"
+    OVER = "its wait is over, or was left"
+
+
+class QueuedState(PollState):
+    """One card's state, and its phase in its queue. Two that are due at the same time are equal to the heap."""
+
+    # Of 1,000,000 cards each byte is a megabyte: so this is the state, and does not have one.
+    __slots__ = ("phase",)
+
+    phase: Phase
+
+    def __lt__(self, other: object) -> bool:
+        return False
+
+
+_S = TypeVar("_S", bound=QueuedState)
+
+
+class PollQueue(Generic[_S]):
+    """The cards of one batch.
+
+    A card that was never polled takes turns with those that are due again, so that neither has to wait for all of the
+    others. Entries of the heap that no longer count stay there until they come up, or until most are such.
+    """
+
+    def __init__(self) -> None:
+        self._new: deque[_S] = deque()
+        self._heap: list[tuple[float, _S]] = []
+        self._stale = 0
+        self._is_new_next = True
+        self._active: set[_S] = set()  # POLLING and FOLLOWING
+        self._deadlines: deque[_S] = deque()
+
+    def __len__(self) -> int:
+        """Count the entries that are kept, those that no longer count included."""
+        return len(self._new) + len(self._heap) + len(self._active)
+
+    def __iter__(self) -> Iterator[_S]:
+        """Give every card whose wait is not over."""
+        yield from (state for state in self._new if state.phase is Phase.NEW)
+        yield from (state for state in self._active if not state.is_over)
+        seen: set[_S] = set()  # one that was rescheduled for the same time has two entries that count
+        for at, state in self._heap:
+            if _counts(at, state) and state not in seen:
+                seen.add(state)
+                yield state
+
+    def add(self, state: _S) -> None:
+        """Add a card. Those with a deadline are added in the order of their deadlines."""
+        if state.last is None:
+            state.phase = Phase.NEW
+            self._new.append(state)
+        else:
+            self._schedule(state)
+        if state.expires_at != math.inf:
+            self._deadlines.append(state)
+
+    def due_at(self, now: float) -> float:
+        """Return when the next card is due; infinite if none ever is."""
+        return min(now if self._new else math.inf, self._first_due_at())
+
+    def take(self, now: float, is_polled: Callable[[Card], bool]) -> _S | None:
+        """Hand out the card to poll, in the phase POLLING; None if none is due.
+
+        Cards that somebody else polls at the moment are passed over: they follow that poll.
+        """
+        while True:
+            is_due = self._first_due_at() <= now
+            if self._new and (self._is_new_next or not is_due):
+                self._is_new_next = False
+                state = self._new.popleft()
+                if state.phase is not Phase.NEW or state.is_over:
+                    continue  # an event came, or its deadline, before it was polled
+            elif is_due:
+                self._is_new_next = True
+                state = heappop(self._heap)[1]
+            else:
+                return None
+            self._active.add(state)
+            if not is_polled(state.card):
+                state.phase = Phase.POLLING
+                return state
+            state.phase = Phase.FOLLOWING
+
+    def postpone(self, now: float, gap: float) -> _S | None:
+        """Postpone the poll that is due first, if events make it unnecessary; return whose poll it was, else None.
+
+        The card is to be rescheduled.
+        """
+        if gap <= 0 or self._first_due_at() > now + TICK or not self._heap[0][1].postpone(now, gap):
+            return None
+        state = heappop(self._heap)[1]
+        state.phase = Phase.IDLE
+        return state
+
+    def end_poll(self, state: _S) -> None:
+        """Take a card back after its poll, or after the one it followed; it is to be rescheduled."""
+        if state.phase is not Phase.OVER:
+            state.phase = Phase.IDLE
+
+    def reschedule(self, state: _S) -> bool:
+        """Put a card where it belongs after anything about it has changed.
+
+        Returns:
+            Whether its wait is over, and it is no longer here. That is so once.
+        """
+        if state.phase is Phase.OVER or (state.phase is Phase.POLLING and not state.is_over):
+            return False
+        if state.phase is Phase.SCHEDULED:
+            self._leave_stale()
+        self._active.discard(state)
+        if not state.is_over:
+            self._schedule(state)
+            return False
+        state.phase = Phase.OVER
+        return True
+
+    def next_expiry(self) -> float:
+        """Return when the next deadline passes for good; infinite if none does."""
+        while self._deadlines and self._deadlines[0].phase is Phase.OVER:
+            self._deadlines.popleft()
+        return self._deadlines[0].expires_at if self._deadlines else math.inf
+
+    def expire(self, now: float) -> Iterator[_S]:
+        """Give those whose deadline has passed for good without a last poll, expired; each is to be rescheduled.
+
+        One that is being polled ends by itself.
+        """
+        while self.next_expiry() <= now + TICK:
+            state = self._deadlines.popleft()
+            if state.phase is not Phase.POLLING:
+                state.expire(now)
+                yield state
+
+    def clear(self) -> list[_S]:
+        """Forget all cards, in the phase OVER, and return those whose wait is not over."""
+        left = list(self)
+        for state in left:
+            state.phase = Phase.OVER
+        self._new.clear()
+        self._heap.clear()
+        self._active.clear()
+        self._deadlines.clear()
+        return left
+
+    def _schedule(self, state: _S) -> None:
+        state.phase = Phase.SCHEDULED
+        heappush(self._heap, (state.next_poll_at, state))
+
+    def _first_due_at(self) -> float:
+        """Return when the first card of the heap is due, without the entries before it that no longer count."""
+        heap = self._heap
+        while heap and not _counts(*heap[0]):
+            self._stale -= 1
+            heappop(heap)
+        return heap[0][0] if heap else math.inf
+
+    def _leave_stale(self) -> None:
+        self._stale += 1
+        if self._stale > _STALE and self._stale * 2 > len(self._heap):
+            self._heap = [entry for entry in self._heap if _counts(*entry)]
+            heapify(self._heap)
+            self._stale = 0
+
+
+def _counts(at: float, state: QueuedState) -> bool:
+    return state.phase is Phase.SCHEDULED and state.next_poll_at == at and not state.is_over

@@ -1,0 +1,173 @@
+"""`ResultStream`: results on their way from the polls that find them to one reader, and how many there are.
+
+Nothing is lost: whoever adds results holds back while there is no room, and an error comes after what is there already.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+import attrs
+
+from cardprod._polling.signal import Signal
+from cardprod.errors import CardprodError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from cardprod.models import ProductionStatus
+
+__all__ = ["Progress", "ResultStream"]
+
+_T = TypeVar("_T")
+
+_CAPACITY = 256
+
+
+@attrs.frozen(kw_only=True)
+class Progress:
+    """How far a batch is.
+
+    Args:
+        total: Cards taken so far, each once.
+        pending: Cards that have no final result yet.
+        produced: Cards that are PRODUCED.
+        failed: Cards that ended in PRODUCTION_ERROR or REQUEST_ERROR.
+        errors: Cards that ended with a `CardprodError`.
+        requests: Requests sent, repeated ones included.
+    """
+
+    total: int
+    pending: int
+    produced: int
+    failed: int
+    errors: int
+    requests: int
+
+
+class ResultStream(Generic[_T]):
+    """A buffer with one reader, and the counts of what went through it.
+
+    Args:
+        on_room: Is called when there is room again after there was none.
+    """
+
+    def __init__(self, on_room: Callable[[], None]) -> None:
+        self._on_room = on_room
+        self._results: deque[_T] = deque()
+        self._readable = Signal()
+        self._is_being_read = False
+        self._is_finished = False
+        self._broken_by: BaseException | None = None
+        self.reserved = 0
+        """Results that polls under way will add."""
+        self.total = self.pending = self.produced = self.failed = self.errors = 0
+
+    def __iter__(self) -> Iterator[_T]:
+        """Give what was added and not read yet."""
+        return iter(self._results)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether there is room for one more result, beside those that are reserved."""
+        return len(self._results) + self.reserved < _CAPACITY
+
+    @property
+    def room(self) -> int:
+        """How many more results may wait for the reader."""
+        return max(0, _CAPACITY - len(self._results))
+
+    @property
+    def is_full(self) -> bool:
+        """Whether as many results wait for the reader as may."""
+        return len(self._results) >= _CAPACITY
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether it ends with an error."""
+        return self._broken_by is not None
+
+    def progress(self, requests: int) -> Progress:
+        """Return the counts."""
+        return Progress(
+            total=self.total,
+            pending=self.pending,
+            produced=self.produced,
+            failed=self.failed,
+            errors=self.errors,
+            requests=requests,
+        )
+
+    def reserve(self) -> None:
+        """Reserve room for a poll that begins."""
+        self.reserved += 1
+
+    def unreserve(self) -> None:
+        """Free the room of a poll that has ended; what it found was added before."""
+        had_room = self.has_room
+        self.reserved -= 1
+        if not had_room:
+            self._on_room()
+
+    def add(self, result: _T) -> None:
+        """Add a result."""
+        self._results.append(result)
+        self._readable.set()
+
+    def count_card(self) -> None:
+        """Count a card that was taken."""
+        self.total += 1
+        self.pending += 1
+
+    def count_end(self, outcome: ProductionStatus | CardprodError) -> None:
+        """Count how a card ended."""
+        self.pending -= 1
+        if isinstance(outcome, CardprodError):
+            self.errors += 1
+        elif outcome.is_produced:
+            self.produced += 1
+        elif outcome.is_final:
+            self.failed += 1
+        self._readable.set()
+
+    def finish(self) -> None:
+        """End after what is there already, once no card is pending: no more cards come."""
+        self._is_finished = True
+        self._readable.set()
+
+    def break_off(self, error: BaseException) -> None:
+        """End with an error, after what is there already."""
+        self._broken_by = self._broken_by or error
+        self._readable.set()
+
+    def clear(self) -> None:
+        """End at once, and forget what is there."""
+        self._results.clear()
+        self.pending = 0
+        self.finish()
+
+    async def read(self) -> _T:
+        """Return the next result.
+
+        Raises:
+            StopAsyncIteration: There will be no more.
+            UsageError: Another task is reading.
+        """
+        if self._is_being_read:
+            raise UsageError("it is already being iterated by another task")
+        self._is_being_read = True
+        try:
+            while not self._results:
+                if self._broken_by is not None:
+                    raise self._broken_by
+                if self._is_finished and not self.pending:
+                    raise StopAsyncIteration
+                await self._readable.wait_until(None)
+        finally:
+            self._is_being_read = False
+        had_room = self.has_room
+        result = self._results.popleft()
+        if not had_room:
+            self._on_room()
+        return result

@@ -1,0 +1,49 @@
+"""`Signal`: what one task sleeps by until a time comes, or until somebody sets it."""
+
+from __future__ import annotations
+
+import asyncio
+
+__all__ = ["Signal"]
+
+
+class Signal:
+    """An `asyncio.Event` for one waiter, with a deadline on the loop's clock, that is cleared by waiting."""
+
+    __slots__ = ("_is_set", "_waiter")
+
+    def __init__(self) -> None:
+        self._is_set = False
+        self._waiter: asyncio.Future[None] | None = None
+
+    def set(self) -> None:
+        """Wake the waiter, or let the next wait end at once."""
+        self._is_set = True
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def wait_until(self, at: float | None) -> bool:
+        """Wait until a time on the loop's clock, or, if it is None, until it is set.
+
+        Returns:
+            Whether it was set. If not, the time has come, even if the clock, which is coarser, does not show it yet.
+        """
+        if self._is_set:
+            self._is_set = False
+            return True
+        loop = asyncio.get_running_loop()
+        self._waiter = loop.create_future()
+        timer = None if at is None else loop.call_at(at, _wake, self._waiter)
+        try:
+            await self._waiter
+            return self._is_set
+        finally:
+            self._waiter = None
+            self._is_set = False
+            if timer is not None:
+                timer.cancel()
+
+
+def _wake(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)

@@ -1,0 +1,444 @@
+"""`PollState`: one card's wait as a state machine. Pure: time is a number that the caller passes in.
+
+Three rules:
+
+1. Every answer is processed, and so is every failed poll. `next_poll_at` then says when to poll again, until `is_over`
+   says that the wait has ended; `error` says whether it ended badly.
+2. Polls count in their order. An event counts only if it is newer than what is known, as `ordering` decides, or, where
+   that cannot, by when it was sent; and from then until a poll has confirmed it, a poll that shows something older is
+   the API lagging behind, and changes nothing. So a wait never goes back.
+3. A sleep never goes past the deadline. The poll that is due there is the last: whatever comes of it, the wait ends.
+
+Sleeping, sending and cancelling are done by `poller`, which drives this. What is known can be saved as a value and
+restored under another clock; how that value travels is `checkpoint`'s business.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from typing import TYPE_CHECKING, Final, Literal
+
+import attrs
+
+from cardprod._polling.adaptive import AdaptiveSchedule
+from cardprod._polling.backoff import Backoff
+from cardprod._polling.ordering import Order, compare, compare_times
+from cardprod.checkpoint import PendingCard, moment_after
+from cardprod.errors import CardNotFound, CardprodError, Forbidden, Unauthorized, UsageError, WaitTimeout
+from cardprod.models import Transition, one_line
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from datetime import datetime
+
+    from cardprod._polling.backoff import Schedule
+    from cardprod.models import Card, ProductionEvent, ProductionStatus
+
+__all__ = ["LAG", "PollOptions", "PollState"]
+
+_END_AT_ONCE: Final = (UsageError, Unauthorized, Forbidden, CardNotFound)
+"""Failures that no later poll would get over."""
+
+LAG: Final = 60.0
+"""Seconds for which polls may lag behind an event. If they still show another end after that, that end counts: better
+reported late than never."""
+
+_SKEW: Final = 1.0
+"""Seconds by which two machines' clocks may differ."""
+
+
+@attrs.frozen(kw_only=True)
+class PollOptions:
+    """What holds for a wait from its beginning, and for all waits of a batch.
+
+    Args:
+        schedule: When to poll again after a poll.
+        timeout: Seconds from the beginning to the deadline; None for no deadline.
+        max_failures: How many polls in a row may fail before the wait does.
+        last_poll_seconds: How long the last poll, which begins at the deadline, may take; infinite for as long as it
+            takes.
+        requests_per_second: What an `AdaptiveSchedule` may use, for all the cards on it.
+        random: Where randomness comes from: a function that gives a number from 0 up to, not including, 1.
+    """
+
+    schedule: Schedule
+    timeout: float | None
+    max_failures: int
+    last_poll_seconds: float = math.inf
+    requests_per_second: float = math.inf
+    random: Callable[[], float] = random.random
+
+    @property
+    def saved_schedule(self) -> Backoff | None:
+        """What a checkpoint holds of the schedule: only a `Backoff` travels."""
+        return self.schedule if isinstance(self.schedule, Backoff) else None
+
+
+class PollState:
+    """Follows one card from its first poll to its final status.
+
+    Args:
+        card: The card, for errors to name.
+        options: What holds for the wait.
+        started_at: The time of the beginning; the first poll is due at once. Any clock in seconds.
+        deadline_at: The time of the end, if it is another than `options.timeout` makes it.
+    """
+
+    # A million of these wait in one process, so what can be shared is in `PollOptions`, and nothing is kept twice.
+    __slots__ = (
+        "_began_at",
+        "_deadline_at",
+        "_event",
+        "_is_first",
+        "_occurred_at",
+        "_options",
+        "_polled_at",
+        "_unchanged",
+        "card",
+        "error",
+        "failures",
+        "is_over",
+        "last",
+        "next_poll_at",
+        "polls",
+        "started_at",
+    )
+
+    def __init__(self, card: Card, options: PollOptions, started_at: float, deadline_at: float | None = None) -> None:
+        self.card: Card = card
+        """The card that is waited for."""
+        self.started_at: float = started_at
+        """When the wait began."""
+        self._options = options
+        if deadline_at is None:
+            deadline_at = math.inf if options.timeout is None else started_at + options.timeout
+        self._deadline_at = deadline_at
+        self._began_at = self._polled_at = started_at  # the status it was last seen in; the poll that saw it
+        self._is_first = True  # whether that is the status the wait began with
+        self._unchanged = 0
+        self._occurred_at: datetime | None = None
+        self._event: tuple[float, datetime | None] | None = None  # when one came that no poll confirmed; its sent_at
+        self.last: ProductionStatus | None = None
+        """The last status seen."""
+        self.polls: int = 0
+        """Answered polls so far."""
+        self.failures: int = 0
+        """Polls that failed since the last answer, or event that was news."""
+        self.next_poll_at: float = started_at
+        """When the next poll is due; meaningless once the wait is over."""
+        self.is_over: bool = False
+        """Whether the wait has ended, well or badly."""
+        self.error: CardprodError | None = None
+        """What it ended with, if it ended badly."""
+
+    # --- When to poll ---
+
+    @property
+    def cut_off_at(self) -> float | None:
+        """When the poll that is due now must be given up, its retries and its queueing included; None for never.
+
+        A poll that begins before the deadline ends there; the last poll, which begins there, a little later.
+        """
+        at = self.next_poll_at + self._options.last_poll_seconds if self._is_last_poll else self._deadline_at
+        return None if math.isinf(at) else at
+
+    @property
+    def expires_at(self) -> float:
+        """When even a last poll that began late must have ended; infinite for never."""
+        return self._deadline_at + self._options.last_poll_seconds
+
+    def begin_poll(self, now: float) -> None:
+        """Begin the poll that is due: late, if the driver was busy, and so perhaps the last.
+
+        Args:
+            now: The time.
+        """
+        self.next_poll_at = max(self.next_poll_at, now)
+
+    def postpone(self, now: float, gap: float) -> bool:
+        """Postpone the poll that is due, if an event or a poll showed the card a short while ago.
+
+        The first poll, one after a failure and the last one are never postponed.
+
+        Args:
+            now: The time.
+            gap: Seconds for which the card need not be polled after it was last seen.
+
+        Returns:
+            Whether it was postponed. `next_poll_at` is later then; or the wait is over, if the schedule is wrong.
+        """
+        if self.last is None or self.failures or self._is_last_poll or now - self._polled_at >= gap:
+            return False
+        self._unchanged += 1
+        self._schedule_next(now, None)
+        return True
+
+    @property
+    def _is_last_poll(self) -> bool:
+        return self.next_poll_at >= self._deadline_at
+
+    # --- What comes ---
+
+    def process_status(self, status: ProductionStatus, now: float) -> Transition | None:
+        """Process the answer to a poll.
+
+        Args:
+            status: What it says.
+            now: The time it came.
+
+        Returns:
+            The transition it makes, or None if it shows nothing new.
+
+        Raises:
+            UsageError: The wait is already over.
+        """
+        self._check_under_way()
+        self.polls += 1
+        self.failures = 0
+        if self.last is not None and self._event is not None and self._lags(status, self.last, now, self._event[0]):
+            return self._take(self.last, now, "poll")
+        transition = self._take(status, now, "poll")
+        self._event = None
+        return transition
+
+    def process_event(self, event: ProductionEvent, now: float, wall_now: datetime) -> Transition | None:
+        """Process an event.
+
+        Before anything is known of the card, only an event that was sent since the wait began counts: an older one may
+        be of an earlier production, and the first poll will show.
+
+        Args:
+            event: An event of this card.
+            now: The time it came.
+            wall_now: The same on the clock that the event's times are by.
+
+        Returns:
+            The transition it makes, or None if it is no news.
+
+        Raises:
+            UsageError: The wait is already over.
+        """
+        self._check_under_way()
+        if not self._is_news(event, now, wall_now):
+            return None
+        transition = self._take(event.status, now, "webhook")
+        self._event = now, event.sent_at
+        self.failures = 0  # something is known of it, if not from polls
+        return transition
+
+    def process_failure(self, failure: CardprodError, now: float) -> None:
+        """Process a poll that failed, after its own retries.
+
+        It ends the wait if it is the kind that no later poll would get over, if it is one in a row too many, or if it
+        was the last poll or was cut off by the deadline.
+
+        Args:
+            failure: Why there is no answer.
+            now: The time it was known.
+
+        Raises:
+            UsageError: The wait is already over.
+        """
+        self._check_under_way()
+        self.failures += 1
+        self._unchanged += 1
+        if isinstance(failure, _END_AT_ONCE):
+            self._end(failure)
+        elif self._is_last_poll or now >= self._deadline_at:
+            self._end(self._timed_out(now, failure))
+        elif self.failures >= self._options.max_failures:
+            self._end(failure)
+        else:
+            self._schedule_next(now, failure)
+
+    def expire(self, now: float) -> None:
+        """End the wait, past its deadline, without a last poll: its turn did not come in time.
+
+        Args:
+            now: The time.
+
+        Raises:
+            UsageError: The wait is already over.
+        """
+        self._check_under_way()
+        self._end(self._timed_out(now, None))
+
+    def _is_news(self, event: ProductionEvent, now: float, wall_now: datetime) -> bool:
+        sent_at = event.sent_at
+        if self.last is None:
+            return sent_at is not None and (wall_now - sent_at).total_seconds() <= now - self.started_at + _SKEW
+        order = compare(event.status, self.last, self._occurred_at)
+        if order is Order.UNDECIDED and event.status.status != self.last.status and self._event is not None:
+            known_sent_at = self._event[1]
+            return sent_at is not None and known_sent_at is not None and sent_at > known_sent_at
+        return order is Order.NEWER
+
+    def _lags(self, status: ProductionStatus, last: ProductionStatus, now: float, event_at: float) -> bool:
+        """Whether a poll shows what was before the event that brought the last status."""
+        is_older = compare(status, last, self._occurred_at) is Order.OLDER
+        return is_older and not (status.is_final and now - event_at > LAG)
+
+    def _take(self, status: ProductionStatus, now: float, source: Literal["poll", "webhook"]) -> Transition | None:
+        previous, self.last = self.last, status
+        if previous is None or status.status != previous.status:
+            is_new = True
+            self._occurred_at = status.occurred_at
+        else:
+            is_new = self._is_new_request(status)
+            self._occurred_at = status.occurred_at or self._occurred_at
+        self._unchanged = 0 if is_new else self._unchanged + 1
+        if previous is not None:
+            self._learn(previous, now, ended=is_new, is_exact=source == "webhook")
+        elif source == "webhook":
+            self._began_at, self._is_first = now, False  # seen as it began
+        self._polled_at = now
+        if status.is_final:
+            self.is_over = True
+        else:
+            self._schedule_next(now, None)
+        if not is_new:
+            return None
+        elapsed = now - self.started_at
+        return Transition(previous=previous, current=status, elapsed=elapsed, polls=self.polls, source=source)
+
+    def _is_new_request(self, status: ProductionStatus) -> bool:
+        """Whether the same status has another time: the card was sent to the kiosk again.
+
+        A missing or illegible time decides nothing, so the last one known under this status is what counts.
+        """
+        if self._event is not None:
+            return compare_times(status.occurred_at, self._occurred_at) is not Order.UNDECIDED
+        return None not in (status.occurred_at, self._occurred_at) and status.occurred_at != self._occurred_at
+
+    # --- What the schedule learns, and says ---
+
+    def _learn(self, previous: ProductionStatus, now: float, *, ended: bool, is_exact: bool) -> None:
+        """Let a schedule that learns know how long the card stayed, and set when its new status began."""
+        before = self._polled_at
+        if ended and is_exact:  # it stayed until now
+            self._learn_stay(previous, before, now, ended=False)
+            before = now
+        self._learn_stay(previous, before, now, ended=ended)
+        if ended:
+            self._is_first = False
+            self._began_at = (before + now) / 2  # nobody knows better
+
+    def _learn_stay(self, previous: ProductionStatus, before: float, now: float, *, ended: bool) -> None:
+        schedule = self._options.schedule
+        if isinstance(schedule, AdaptiveSchedule) and self.last is not None:
+            schedule.learn(
+                previous.status,
+                before - self._began_at,
+                now - self._began_at,
+                now,
+                is_first=self._is_first,
+                ended=ended,
+                is_final=ended and self.last.is_final,
+                requests_per_second=self._options.requests_per_second,
+            )
+
+    def _schedule_next(self, now: float, failure: CardprodError | None) -> None:
+        if self._is_last_poll:
+            self._end(self._timed_out(now, failure))
+            return
+        delay = self._delay(now, failure)
+        if 0 < delay < math.inf:
+            self.next_poll_at = min(now + delay, max(now, self._deadline_at))
+        else:
+            message = f"a schedule's delay must be above 0 seconds and finite, not {delay!r}"
+            self._end(UsageError(message, card=self.card))
+
+    def _delay(self, now: float, failure: CardprodError | None) -> float:
+        schedule, jitter = self._options.schedule, self._options.random()
+        if not isinstance(schedule, AdaptiveSchedule) or self.last is None:
+            return schedule.delay(self._unchanged, jitter)
+        age = now - self._began_at
+        delay = schedule.delay_at(self.last.status, age, now, jitter, is_first=self._is_first)
+        return delay if failure is None else max(delay, schedule.delay(self.failures - 1, jitter))
+
+    # --- How it ends ---
+
+    def _timed_out(self, now: float, failure: CardprodError | None) -> WaitTimeout:
+        elapsed = now - self.started_at
+        seen = "nothing was seen" if self.last is None else f"last seen {one_line(self.last.status, 100)}"
+        error = WaitTimeout(
+            f"not final after {elapsed:.0f} s and {self.polls} answered polls: {seen}; "
+            "the card may still be produced, so wait again",
+            last=self.last,
+            polls=self.polls,
+            elapsed=elapsed,
+            card=self.card,
+        )
+        error.__cause__ = failure
+        return error
+
+    def _end(self, error: CardprodError) -> None:
+        self.is_over = True
+        self.error = error
+
+    def _check_under_way(self) -> None:
+        if self.is_over:
+            raise UsageError("this wait is over", card=self.card)
+
+    # --- Saved and restored ---
+
+    def save(self, now: float, wall_now: datetime, undelivered: Sequence[Transition] = ()) -> PendingCard:
+        """Return all that is known, for another `PollState` to go on with.
+
+        A wait that ended badly is saved as if its end were still to be seen: the next poll is due at once.
+
+        Args:
+            now: The time.
+            wall_now: The same on the wall's clock.
+            undelivered: Transitions that were seen and not delivered.
+        """
+
+        def moment(at: float) -> datetime:
+            return moment_after(wall_now, at - now)
+
+        event_at, event_sent_at = (None, None) if self._event is None else self._event
+        return PendingCard(
+            card=self.card,
+            started_at=moment(self.started_at),
+            deadline_at=None if math.isinf(self._deadline_at) else moment(self._deadline_at),
+            next_poll_at=moment(now if self.is_over else self.next_poll_at),
+            polls=self.polls,
+            failures=self.failures if self.error is None else min(self.failures, self._options.max_failures - 1),
+            unchanged=self._unchanged,
+            last=self.last,
+            occurred_at=self._occurred_at,
+            began_at=moment(self._began_at),
+            polled_at=moment(self._polled_at),
+            is_first=self._is_first,
+            event_at=None if event_at is None else moment(event_at),
+            event_sent_at=event_sent_at,
+            undelivered=tuple(undelivered),
+        )
+
+    def restore(self, saved: PendingCard, now: float, wall_now: datetime) -> None:
+        """Go on with what another `PollState` of the same card saved.
+
+        Args:
+            saved: What it saved.
+            now: The time.
+            wall_now: The same on the wall's clock.
+        """
+
+        def at(moment: datetime) -> float:
+            return now + (moment - wall_now).total_seconds()
+
+        self.started_at = at(saved.started_at)
+        self._deadline_at = math.inf if saved.deadline_at is None else at(saved.deadline_at)
+        self.next_poll_at = at(saved.next_poll_at)
+        self.polls = saved.polls
+        self.failures = saved.failures
+        self._unchanged = saved.unchanged
+        self.last = saved.last
+        self._occurred_at = saved.occurred_at
+        # Two machines' clocks may differ, and no schedule should learn of a card seen in the future.
+        self._polled_at = min(at(saved.polled_at), now)
+        self._began_at = min(at(saved.began_at), self._polled_at)
+        self._is_first = saved.is_first
+        self._event = None if saved.event_at is None else (at(saved.event_at), saved.event_sent_at)
+        self.is_over = saved.last is not None and saved.last.is_final

@@ -1,0 +1,227 @@
+"""`Sweep`: one pass over the waits of a checkpoint: every card that is due is polled once, and nobody sleeps.
+
+It is what a job engine asks for, again and again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+import attrs
+
+from cardprod._http.limiter import LimiterQueue, WouldBlock
+from cardprod._polling.poller import PollEntry
+from cardprod._polling.queue import TICK
+from cardprod.checkpoint import moment_after, wall_clock
+from cardprod.errors import CardprodError, WaitTimeout
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from datetime import datetime
+
+    from cardprod._http.limiter import Permit
+    from cardprod._polling.poller import Poller
+    from cardprod._polling.state import PollOptions
+    from cardprod._polling.subscriptions import SharedPoll
+    from cardprod.checkpoint import Checkpoint, PendingCard
+    from cardprod.models import Card, Transition
+
+__all__ = ["Sweep", "sweep"]
+
+_TOGETHER: Final = 0.1
+"""Cards that are due within this share of the time until the first of them are polled together with it."""
+
+
+@attrs.frozen(kw_only=True)
+class Sweep:
+    """What one sweep saw, and how to go on.
+
+    Args:
+        steps: What there is to deliver, in the order it was seen: cards, each with a `Transition`, or with the
+            `CardprodError` that ended its wait.
+        checkpoint: The waits as they are now. Keep it in the same transaction as what you make of the steps, if you
+            can: until it is kept, the sweep has not happened.
+        next_poll_at: When to sweep again, aware and in UTC; None if every wait has ended. Cards that are due a little
+            later than the first are waited for, so that they stay together.
+        polls: How many polls were answered or failed.
+    """
+
+    steps: tuple[tuple[Card, Transition | CardprodError], ...]
+    checkpoint: Checkpoint
+    next_poll_at: datetime | None
+    polls: int
+
+
+async def sweep(checkpoint: Checkpoint, poller: Poller, options: PollOptions, stop: asyncio.Event | None) -> Sweep:
+    """Poll once every card that is due.
+
+    Args:
+        checkpoint: The waits.
+        poller: The engine.
+        options: What holds for the waits.
+        stop: An event; once it is set, no poll begins any more.
+
+    Raises:
+        UsageError: The client is closed or not usable; nothing has happened then.
+    """
+    poller.transport.check_usable()
+    loop = asyncio.get_running_loop()
+    now, wall_now = loop.time(), wall_clock()
+    this = _Pass(poller)
+    entries: list[_Entry] = []
+    for saved in checkpoint.pending:
+        entry = _Entry(saved.card, options, now, this)
+        entry.restore(saved, now, wall_now)
+        this.steps.extend((saved.card, transition) for transition in saved.undelivered)
+        if not entry.is_over:
+            entries.append(entry)
+    due = sorted((entry for entry in entries if entry.next_poll_at <= now + TICK), key=lambda entry: entry.next_poll_at)
+    for entry in due:
+        poller.begin(entry)
+    try:
+        await this.poll_all(due, stop)
+    finally:
+        for entry in due:
+            poller.end(entry)
+
+    now, wall_now = loop.time(), wall_clock()
+    paused_for = poller.transport.paused_for
+    if paused_for > 0:
+        this.expire(due, now)
+    pending: list[PendingCard] = []
+    for entry in entries:
+        if not entry.is_over:
+            pending.append(entry.save(now, wall_now))
+        elif isinstance(entry.error, WaitTimeout):
+            entry.error.checkpoint = attrs.evolve(checkpoint, pending=(entry.save(now, wall_now),))
+    next_poll_at = _next_of([entry.next_poll_at for entry in entries if not entry.is_over], now)
+    if next_poll_at is not None:
+        next_poll_at = max(next_poll_at, now + paused_for)
+    return Sweep(
+        steps=tuple(this.steps),
+        checkpoint=attrs.evolve(checkpoint, sweep=checkpoint.sweep + 1, pending=tuple(pending)),
+        next_poll_at=None if next_poll_at is None else moment_after(wall_now, next_poll_at - now),
+        polls=this.polls,
+    )
+
+
+def _next_of(dues: Iterable[float], now: float) -> float | None:
+    """Return when to poll again: when the first card is due, or, if the next ones are a little later, with them."""
+    dues = sorted(dues)
+    if not dues:
+        return None
+    until = dues[0] + max(0.0, dues[0] - now) * _TOGETHER
+    return max(due for due in dues if due <= until)
+
+
+class _Entry(PollEntry):
+    """One card of a sweep."""
+
+    __slots__ = ("_pass",)
+
+    aborts_on_usage_errors = True  # the checkpoint is still good for a client that is usable
+
+    def __init__(self, card: Card, options: PollOptions, now: float, this: _Pass) -> None:
+        super().__init__(card, options, now)
+        self._pass = this
+
+    @property
+    def poller(self) -> Poller:
+        return self._pass.poller
+
+    def deliver(self, transition: Transition) -> None:
+        self._pass.steps.append((self.card, transition))
+
+    def settle(self) -> None:
+        if self.error is not None:
+            self._pass.steps.append((self.card, self.error))
+
+    def abort(self, error: BaseException) -> None:
+        self._pass.abort(error)
+
+    def poll_yourself(self) -> None:
+        """Nothing: a card of a sweep waits for nobody else's poll; it stays due."""
+
+
+class _Pass:
+    """The polls of one sweep."""
+
+    def __init__(self, poller: Poller) -> None:
+        self.poller = poller
+        """The engine."""
+        self.steps: list[tuple[Card, Transition | CardprodError]] = []
+        """What there is to deliver."""
+        self.polls = 0
+        """How many polls were answered or failed."""
+        self._requests = LimiterQueue(waits_for_pauses=False)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._aborted_by: BaseException | None = None
+
+    async def poll_all(self, due: Sequence[_Entry], stop: asyncio.Event | None) -> None:
+        """Poll each, as permits come; until requests are paused, `stop` is set, or a poll shows that none can be."""
+        loop = asyncio.get_running_loop()
+        starting = loop.create_task(self._start_all(due))
+        stopping = None if stop is None else loop.create_task(_cancel_at(stop, starting))
+        try:
+            await asyncio.wait({starting})
+            while self._tasks and self._aborted_by is None:
+                await asyncio.wait(self._tasks)
+        finally:
+            tasks = {starting, *self._tasks, *(() if stopping is None else (stopping,))}
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+        if not starting.cancelled() and (error := starting.exception()) is not None:
+            self._aborted_by = self._aborted_by or error
+        error, self._aborted_by = self._aborted_by, None
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error  # its traceback holds this frame: separate them
+
+    def abort(self, error: BaseException) -> None:
+        """End the sweep with an error that is no card's."""
+        self._aborted_by = self._aborted_by or error
+        for task in self._tasks:
+            task.cancel()
+
+    def expire(self, due: Sequence[_Entry], now: float) -> None:
+        """End the waits whose deadline passed before there was a permit for their last poll."""
+        for entry in due:
+            if not entry.is_over and entry.expires_at <= now:
+                entry.expire(now)
+                entry.settle()
+
+    async def _start_all(self, due: Sequence[_Entry]) -> None:
+        loop = asyncio.get_running_loop()
+        for entry in due:
+            try:
+                permit = await self.poller.transport.acquire(self._requests)
+            except WouldBlock:
+                return
+            now = loop.time()
+            if entry.is_over or entry.next_poll_at > now + TICK or self._aborted_by is not None:
+                permit.give_back()  # an event or somebody else's poll came first
+                continue
+            entry.begin_poll(now)
+            shared = self.poller.subscriptions.begin_poll(entry.card, entry, now)
+
+            async def poll(entry: _Entry = entry, shared: SharedPoll = shared, permit: Permit = permit) -> None:
+                if await self.poller.poll_once(entry, shared, self._requests, permit):
+                    self.polls += 1
+
+            def ended(task: asyncio.Task[None], shared: SharedPoll = shared, permit: Permit = permit) -> None:
+                self._tasks.discard(task)
+                shared.end(None)  # unless it ran
+                permit.give_back()
+
+            task = loop.create_task(poll())
+            self._tasks.add(task)
+            task.add_done_callback(ended)
+
+
+async def _cancel_at(stop: asyncio.Event, task: asyncio.Task[None]) -> None:
+    await stop.wait()
+    task.cancel()

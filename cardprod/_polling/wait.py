@@ -1,0 +1,318 @@
+"""`Wait`: one card, awaited or iterated. It sleeps until its card is due, and has the engine poll it."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections import deque
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
+
+from cardprod._polling.coroutine import CoroutineLike
+from cardprod._polling.poller import PollEntry
+from cardprod._polling.signal import Signal
+from cardprod.checkpoint import Checkpoint, wall_clock
+from cardprod.errors import UsageError, WaitTimeout
+from cardprod.models import ProductionStatus, Transition
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+    from datetime import datetime
+    from typing import Any
+
+    from cardprod._polling.poller import Poller
+    from cardprod._polling.state import PollOptions
+    from cardprod.checkpoint import PendingCard
+    from cardprod.models import Card, ProductionEvent
+
+__all__ = ["Wait"]
+
+
+class Wait(CoroutineLike[ProductionStatus], AsyncIterator[Transition]):
+    """The wait for one card. Await it for the final status, or iterate it for each transition on the way.
+
+    ```python
+    final = await client.wait_until_final(123456, token)
+
+    async for step in client.wait_until_final(123456, token):
+        print(step)  # READY, then READY -> IN_PROGRESS at WIS00001, …
+    ```
+
+    It is a coroutine to everything that takes one: `asyncio.gather`, `asyncio.create_task`, `TaskGroup.create_task`,
+    `asyncio.wait_for`. Its time starts when it is first awaited or iterated. Between polls it holds no connection,
+    and at no time a task of its own, so it can be dropped half-way: `break` out of the loop and nothing is left.
+    Events that come while you are busy with a step are delivered next. It is consumed once; `UsageError` the second
+    time.
+
+    Raises (when awaited or iterated):
+        WaitTimeout: The timeout came before a final status.
+        Unauthorized, Forbidden, CardNotFound: At once, because no later poll would get over them.
+        TransportError, ApiError, BadReply: `max_failures` polls in a row failed; this is the last failure.
+        UsageError: It was consumed before, or its client is closed or belongs to another event loop.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_card",
+        "_checkpoint_id",
+        "_entry",
+        "_is_begun",
+        "_is_closed",
+        "_is_consumed",
+        "_is_polling",
+        "_options",
+        "_poller",
+    )
+
+    __name__ = "wait_until_final"
+
+    def __init__(self, card: Card, poller: Poller, options: PollOptions) -> None:
+        self._card = card
+        self._poller = poller
+        self._options = options
+        self._entry: _Entry | None = None
+        self._checkpoint_id: str | None = None
+        self._coroutine = None
+        self._is_consumed = False  # by `await`, `async for` or `close`
+        self._is_begun = False  # by `anext`
+        self._is_closed = False
+        self._is_polling = False
+
+    @property
+    def last(self) -> ProductionStatus | None:
+        """The last status seen; None before the first answered poll."""
+        return None if self._entry is None else self._entry.last
+
+    @property
+    def polls(self) -> int:
+        """How many polls were answered so far."""
+        return 0 if self._entry is None else self._entry.polls
+
+    def checkpoint(self) -> Checkpoint:
+        """Save the wait as it is, to go on with elsewhere by `Client.resume` or `Client.sweep`.
+
+        What was delivered to you will not be delivered again; what was seen and not delivered yet comes first. Before
+        the wait has begun its time begins now; once its end was delivered, nothing is left to wait for.
+
+        Raises:
+            UsageError: It has begun, and this is not its event loop.
+        """
+        if self._entry is not None:
+            return self._entry.checkpoint()
+        if self._checkpoint_id is None:
+            self._checkpoint_id = str(uuid.uuid4())
+        pending = Checkpoint.for_cards([self._card], timeout=self._options.timeout).pending
+        return _checkpoint_of(self._options, pending, self._checkpoint_id)
+
+    def __repr__(self) -> str:
+        return f"<Wait for card {self._card}: {self.polls} polls, last {self.last}>"
+
+    def __del__(self) -> None:
+        # Between two steps it still gets events; a consumer that drops it there, by `break`, says nothing.
+        if self._entry is not None:
+            self._poller.end(self._entry)
+        elif not (self._is_consumed or self._is_begun or self._checkpoint_id):
+            self._is_consumed = True
+            self._warn_unused()
+
+    # --- A coroutine ---
+
+    def _start(self) -> Coroutine[Any, Any, ProductionStatus]:
+        self._is_consumed = self._is_consumed or self._is_begun  # a wait whose steps were taken cannot be awaited
+        self._consume()
+        return self._run()
+
+    def close(self) -> None:
+        """Give the wait up, without an await: no poll begins any more, and an iteration of it ends."""
+        self._is_consumed = self._is_closed = True
+        if self._coroutine is not None:
+            self._coroutine.close()
+        if self._entry is not None:
+            self._poller.end(self._entry)
+
+    # --- An iterator ---
+
+    def __aiter__(self) -> AsyncIterator[Transition]:  # noqa: PYI034 - what iterates may be asked again, a wait may not
+        self._consume()
+        return _Steps(self)
+
+    async def __anext__(self) -> Transition:
+        self._is_begun = True
+        step = await self._next_step()
+        if step is None:
+            raise StopAsyncIteration
+        return step
+
+    async def aclose(self) -> None:
+        """Give the wait up, as `contextlib.aclosing` does."""
+        self.close()
+
+    # --- The wait itself ---
+
+    def _consume(self) -> None:
+        if self._is_consumed:
+            raise UsageError("a wait can be awaited or iterated once; ask the client for another", card=self._card)
+        self._is_consumed = True
+
+    async def _run(self) -> ProductionStatus:
+        step = await self._next_step()
+        while step is not None and not step.is_final:
+            step = await self._next_step()
+        if step is None:
+            raise UsageError("this wait was given up", card=self._card)
+        return step.current
+
+    async def _next_step(self) -> Transition | None:
+        """Sleep and poll until there is a transition to deliver; None when there will be no more."""
+        if self._is_polling:
+            raise UsageError("this wait is already being iterated by another task", card=self._card)
+        self._is_polling = True
+        try:
+            entry = self._entry
+            if entry is None:
+                self._poller.transport.check_usable()
+                now = asyncio.get_running_loop().time()
+                entry = self._entry = _Entry(self._card, self._options, now, self._poller, self._checkpoint_id)
+                self._poller.begin(entry)
+            elif not entry.is_over:
+                self._poller.subscriptions.join(self._card, entry)
+            while not (entry.steps or entry.is_over or self._is_closed):
+                await entry.poll_when_due()
+                entry.raise_aborted()
+        except BaseException as exc:
+            # A consumer that was cancelled may ask for the next step, which begins again; mostly nobody does.
+            if self._entry is not None and (isinstance(exc, Exception) or self._coroutine is not None):
+                self._poller.end(self._entry, exc if isinstance(exc, Exception) else None)
+            elif self._entry is not None:
+                self._poller.subscriptions.leave(self._card, self._entry)
+            raise
+        finally:
+            self._is_polling = False
+        return None if self._is_closed else entry.take_step()
+
+
+class _Entry(PollEntry):
+    """The card of a wait. It gets events from the first step on, whether a step is asked for or not.
+
+    The wait holds it and it does not hold the wait, so that a wait that is dropped is freed.
+    """
+
+    __slots__ = ("_aborted_by", "_checkpoint_id", "_is_interrupted", "_limit", "_poller", "_signal", "steps")
+
+    def __init__(self, card: Card, options: PollOptions, now: float, poller: Poller, checkpoint_id: str | None) -> None:
+        super().__init__(card, options, now)
+        self._poller = poller
+        self._checkpoint_id = checkpoint_id or str(uuid.uuid4())
+        self._signal = Signal()
+        self._aborted_by: BaseException | None = None
+        self._limit: asyncio.Timeout | None = None
+        self._is_interrupted = False
+        self.steps: deque[Transition] = deque()
+        """What was seen and not delivered yet."""
+
+    @property
+    def poller(self) -> Poller:
+        return self._poller
+
+    @property
+    def is_interrupted(self) -> bool:
+        return self._is_interrupted
+
+    async def poll_when_due(self) -> None:
+        """Sleep until the next poll is due, and poll; or get something from an event or another's poll before that."""
+        loop, subscriptions = asyncio.get_running_loop(), self._poller.subscriptions
+        if self.next_poll_at > loop.time() and await self._signal.wait_until(self.next_poll_at):
+            return
+        now = loop.time()
+        if self.postpone(now, subscriptions.trust.gap(now)):
+            return
+        self.begin_poll(now)
+        if not subscriptions.is_polled(self.card):
+            await self._poller.poll_once(self, subscriptions.begin_poll(self.card, self, now))
+        elif not await self._signal.wait_until(self.cut_off_at):
+            self._poller.apply_cut_off(self)
+
+    def raise_aborted(self) -> None:
+        """Raise what a schedule or a token source raised."""
+        error, self._aborted_by = self._aborted_by, None
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error  # its traceback holds this frame: separate them
+
+    def take_step(self) -> Transition | None:
+        """Take what is to be delivered next: a transition, the error that ended the wait, or nothing any more."""
+        if self.steps:
+            return self.steps.popleft()
+        error = self.error
+        if error is None:
+            return None
+        if isinstance(error, WaitTimeout):
+            error.checkpoint = self.checkpoint()
+        self.error = None  # raised once; iterating on finds the end
+        try:
+            raise error
+        finally:
+            del error  # as above
+
+    def checkpoint(self) -> Checkpoint:
+        """Save what is still to be waited for, or to be delivered."""
+        if self.is_over and self.error is None and not self.steps:
+            return _checkpoint_of(self._options, (), self._checkpoint_id)
+        try:
+            now = asyncio.get_running_loop().time()
+        except RuntimeError as exc:
+            message = "a wait that has begun is saved in its event loop, whose clock it goes by"
+            raise UsageError(message, card=self.card) from exc
+        return _checkpoint_of(self._options, (self.save(now, wall_clock(), self.steps),), self._checkpoint_id)
+
+    # --- For the engine ---
+
+    def deliver(self, transition: Transition) -> None:
+        self.steps.append(transition)
+
+    def settle(self) -> None:
+        self._signal.set()
+
+    def abort(self, error: BaseException) -> None:
+        self._aborted_by = error
+        self._signal.set()
+        self._interrupt()
+
+    def limit_poll(self, limit: asyncio.Timeout | None) -> None:
+        self._limit = limit
+        self._is_interrupted = False
+
+    def take_event(self, event: ProductionEvent, wall_now: datetime) -> bool:
+        """An event that is news is worth more than a poll under way, and cuts it off."""
+        is_news = super().take_event(event, wall_now)
+        if is_news:
+            self._interrupt()
+        return is_news
+
+    def poll_yourself(self) -> None:
+        self._signal.set()
+
+    def _interrupt(self) -> None:
+        if self._limit is not None and not self._limit.expired():
+            self._is_interrupted = True
+            self._limit.reschedule(asyncio.get_running_loop().time())
+
+
+class _Steps(AsyncIterator[Transition]):
+    """What `aiter` makes of a wait: an iterator as any other, which gives itself when asked for one."""
+
+    __slots__ = ("_wait",)
+
+    def __init__(self, wait: Wait) -> None:
+        self._wait = wait
+
+    async def __anext__(self) -> Transition:
+        return await anext(self._wait)
+
+
+def _checkpoint_of(options: PollOptions, pending: tuple[PendingCard, ...], checkpoint_id: str) -> Checkpoint:
+    return Checkpoint(
+        id=checkpoint_id, schedule=options.saved_schedule, max_failures=options.max_failures, pending=pending
+    )

@@ -1,0 +1,204 @@
+"""Error answers: which error an HTTP status becomes, what it means, and what the answer says of it. Pure.
+
+Sources: the page "Errors" of the Wise Platform API. Nothing but 200 and 429 is documented for a card, so every error
+shape of the error guide is read.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+from cardprod.errors import (
+    ApiError,
+    BadReply,
+    CardNotFound,
+    Forbidden,
+    RateLimited,
+    ServerError,
+    StrongAuthenticationRequired,
+    TokenRefreshFailed,
+    Unauthorized,
+)
+from cardprod.models import one_line
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+from cardprod._protocol.documents import Json, Malformed, load_object
+
+__all__ = ["MAX_BODY", "TOO_LONG", "api_error", "bad_reply", "check_length", "is_transient", "meaning_of_refresh"]
+
+MAX_BODY: Final = 1024 * 1024
+"""Bytes. An answer for one card is a few hundred; what is larger is not read to its end."""
+_KEPT_BODY: Final = 2048
+_SHOWN_DETAIL: Final = 300
+_MAX_RETRY_AFTER: Final = 3600.0
+"""Seconds. Wise's windows are a second and a minute; a longer `Retry-After` is a mistake somewhere, not a plan."""
+TOO_LONG: Final = "the body is over 1 MiB, and was not read to its end"
+
+
+def check_length(headers: Mapping[str, str], body: bytes) -> None:
+    # An error says enough in its first MiB; a success must be whole.
+    if len(body) > MAX_BODY:
+        raise bad_reply(TOO_LONG, headers, body)
+
+
+def is_transient(error: ApiError) -> bool:
+    """Whether the same request may well succeed a little later: 408, 429 and 5xx."""
+    return isinstance(error, RateLimited | ServerError) or error.http_status == 408  # noqa: PLR2004
+
+
+_ERRORS: Final[Mapping[int, tuple[type[ApiError], str]]] = {
+    401: (Unauthorized, "the token was not accepted: get a new user token"),
+    403: (Forbidden, "the token may not see this card: check the profile and the token's scope"),
+    404: (CardNotFound, "no such card under this profile: check both ids"),
+    408: (ApiError, "the server gave up waiting for the request: try again"),
+    429: (RateLimited, "more requests than Wise allows: ask less often"),
+}
+"""HTTP status → the error it becomes, and what it means for whoever reads it."""
+_REFUSALS: Final[Mapping[str, str]] = {
+    "invalid_grant": "the refresh token is no longer good: the user must authorise again",
+    "invalid_client": "the client is not known: check client_id and client_secret",
+    "unauthorized_client": "the client may not refresh tokens: ask Wise for that",
+}
+"""The code of a refusal of the token endpoint (RFC 6749, section 5.2) → what it means and what to do."""
+_CODE_KEYS: Final = ("code", "error")
+_DETAIL_KEYS: Final = ("detail", "error_description", "message", "title")
+"""Where the shapes of Wise's error guide keep their code and their words, the most telling first."""
+_Meaning: TypeAlias = "tuple[type[ApiError], str]"
+"""The error an answer becomes, and what it means for whoever reads it."""
+
+
+def _meaning_of_status(http_status: int, lowered: Mapping[str, str], _: str | None) -> _Meaning:
+    if http_status == 403 and lowered.get("x-2fa-approval-result", "").strip().upper() == "REJECTED":  # noqa: PLR2004
+        return StrongAuthenticationRequired, "the user must approve this with strong authentication"
+    return _ERRORS.get(http_status) or _meaning_by_class(http_status)
+
+
+def _meaning_by_class(http_status: int) -> _Meaning:
+    if 500 <= http_status < 600:  # noqa: PLR2004
+        return ServerError, "trouble at the server, not with the request: try later"
+    if 300 <= http_status < 400:  # noqa: PLR2004
+        return ApiError, "a redirect, which is never followed: check base_url"
+    return ApiError, "not an answer this call is documented to give: check base_url and api_version"
+
+
+def meaning_of_refresh(http_status: int, _: Mapping[str, str], code: str | None) -> _Meaning:
+    if http_status in {408, 429} or not 400 <= http_status < 500:  # noqa: PLR2004
+        return _ERRORS.get(http_status) or _meaning_by_class(http_status)
+    meaning = _REFUSALS.get(code or "", "the token endpoint refused: check base_url, client_id and client_secret")
+    return TokenRefreshFailed, meaning
+
+
+def api_error(
+    http_status: int,
+    headers: Mapping[str, str],
+    body: bytes,
+    now: float | None,
+    mean: Callable[[int, Mapping[str, str], str | None], _Meaning] = _meaning_of_status,
+) -> ApiError:
+    lowered = {name.lower(): value for name, value in headers.items()}
+    code, detail = _code_and_detail(body, lowered.get("content-type", ""))
+    cls, meaning = mean(http_status, lowered, code)
+    trace_id = _trace_id(lowered)
+    parts = [f"{http_status} {code}" if code else str(http_status), meaning]
+    if detail:
+        parts.append(detail)
+    retry_after = _retry_after(lowered, now)
+    if retry_after is not None:
+        parts.append(f"welcome again in {retry_after:g} s")
+    if trace_id:
+        parts.append(f"trace id {trace_id}")
+    return cls(
+        "; ".join(parts),
+        http_status=http_status,
+        code=code,
+        detail=detail,
+        trace_id=trace_id,
+        body=_start_of(body),
+        retry_after=retry_after,
+    )
+
+
+def bad_reply(what: str, headers: Mapping[str, str], body: bytes) -> BadReply:
+    trace_id = _trace_id({name.lower(): value for name, value in headers.items()})
+    message = what if trace_id is None else f"{what}; trace id {trace_id}"
+    return BadReply(message, trace_id=trace_id, body=_start_of(body))
+
+
+def _trace_id(lowered: Mapping[str, str]) -> str | None:
+    return one_line(lowered.get("x-trace-id", ""), 100) or None
+
+
+def _code_and_detail(body: bytes, content_type: str) -> tuple[str | None, str | None]:
+    """Find the code and the words of an error, in whichever of the shapes it comes."""
+    try:
+        document = load_object(body)
+    except Malformed:
+        return None, _plain_detail(body, content_type)
+    listed = document.get("errors")
+    causes = [cause for cause in listed if isinstance(cause, dict)] if isinstance(listed, list) else []
+    code, detail = _first_text(document, _CODE_KEYS), _first_text(document, _DETAIL_KEYS)
+    if causes:
+        code = code or _first_text(causes[0], _CODE_KEYS)
+        reasons = "; ".join(filter(None, (_reason(cause) for cause in causes[:5])))
+        detail = ": ".join(filter(None, (detail, reasons)))
+    return (
+        one_line(code, 100) if code else None,
+        one_line(detail, _SHOWN_DETAIL) if detail else None,
+    )
+
+
+def _reason(cause: Mapping[str, Json]) -> str:
+    where = _first_text(cause, ("path", "ref"))
+    words = _first_text(cause, _DETAIL_KEYS) or _first_text(cause, _CODE_KEYS) or ""
+    return f"{words} ({where})" if words and where else words
+
+
+def _first_text(document: Mapping[str, Json], keys: tuple[str, ...]) -> str | None:
+    for key in keys:
+        value = document.get(key)
+        if isinstance(value, str) and value.strip():
+            return value
+    return None
+
+
+def _plain_detail(body: bytes, content_type: str) -> str | None:
+    if not body.strip():
+        return None
+    if "html" in content_type.lower() or body.lstrip()[:1] == b"<":
+        return "an HTML page, so probably from a proxy on the way"
+    return one_line(body[:_KEPT_BODY].decode("utf-8", "replace"), _SHOWN_DETAIL) or None
+
+
+def _start_of(body: bytes) -> str:
+    return body[:_KEPT_BODY].decode("utf-8", "replace")
+
+
+def _retry_after(lowered: Mapping[str, str], now: float | None) -> float | None:
+    """Read `Retry-After`: seconds or an HTTP date (RFC 9110, section 10.2.3); never negative."""
+    text = lowered.get("retry-after", "").strip()
+    if not text:
+        return None
+    if re.fullmatch(r"[0-9]+", text):
+        return min(float(text), _MAX_RETRY_AFTER)
+    at = _http_date(text)
+    if at is None:
+        return None
+    # Against the server's own clock where it tells it, so that two clocks that differ do no harm.
+    sent_at = _http_date(lowered.get("date", ""))
+    if sent_at is None:
+        sent_at = time.time() if now is None else now
+    return min(max(at - sent_at, 0.0), _MAX_RETRY_AFTER)
+
+
+def _http_date(text: str) -> float | None:
+    try:
+        moment = parsedate_to_datetime(text)
+        return moment.replace(tzinfo=moment.tzinfo or UTC).timestamp()
+    except (TypeError, ValueError, OverflowError, IndexError):
+        return None

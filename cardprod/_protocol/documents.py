@@ -1,0 +1,154 @@
+"""JSON documents as servers send them: read strictly, and each fault named by its field. Pure."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from codecs import BOM_UTF8
+from datetime import UTC, datetime
+from functools import cache
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias, cast
+
+from cardprod.models import ProductionStatus, one_line
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from cattrs import BaseValidationError
+
+__all__ = ["Json", "Malformed", "kind_of", "load_object", "parse_time", "status_structurer"]
+
+_logger = logging.getLogger("cardprod")
+_ISO_8601: Final = re.compile(r"[0-9-]{10}T[0-9:]{8}(\.[0-9]{1,9})?(Z|[+-][0-9]{2}:?[0-9]{2})")
+_JSON_SPACE: Final = " \t\n\r"
+Json: TypeAlias = "dict[str, Json] | list[Json] | str | int | float | bool | None"
+_decode_json: Final[Callable[[str], tuple[object, int]]] = json.JSONDecoder().raw_decode
+
+
+class Malformed(Exception):
+    """A body that is not the documented shape; the message says in what."""
+
+
+def load_object(body: bytes) -> dict[str, Json]:
+    if not body:
+        raise Malformed("the body is empty")
+    try:
+        text = body.removeprefix(BOM_UTF8).decode().strip(_JSON_SPACE)
+        value, end = _decode_json(text)
+        if end != len(text):
+            raise ValueError(f"something follows the JSON at character {end}")  # noqa: TRY301 - as json itself would
+    except UnicodeDecodeError as exc:
+        raise Malformed(f"not UTF-8: {exc.reason} at byte {exc.start}") from exc
+    except RecursionError as exc:
+        raise Malformed("JSON nested too deep") from exc
+    except ValueError as exc:  # not JSON, or an integer of thousands of digits
+        raise Malformed(f"not JSON: {one_line(str(exc), 100)}") from exc
+    if not isinstance(value, dict):
+        raise Malformed(f"expected a JSON object, got {kind_of(value)}")
+    return cast("dict[str, Json]", value)
+
+
+def _text(value: object) -> str:
+    if type(value) is not str:
+        raise Malformed(f"expected a string, got {kind_of(value)}")
+    # JSON can spell half a surrogate pair, which no terminal, file or database would take.
+    return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _optional_text(value: object, _: object) -> str | None:
+    if value is None or (type(value) is str and value.isascii()):
+        return value
+    return _text(value)
+
+
+def _status_text(value: object, _: object) -> str:
+    text = value if type(value) is str and value.isascii() else _text(value)
+    if not text.strip():
+        raise Malformed("expected a status, got an empty string")
+    return text
+
+
+def parse_time(value: object, _: object) -> datetime | None:
+    """Read ISO 8601 with an offset. An illegible time must not cost the status it comes with."""
+    if value is None:
+        return None
+    try:
+        # `fromisoformat` alone would take a date without a time, a time without an offset, and the
+        # malformed second of a sample of Wise's, 12:24:560.
+        if isinstance(value, str) and _ISO_8601.fullmatch(value):
+            return datetime.fromisoformat(value).astimezone(UTC)
+    except (ValueError, OverflowError):
+        pass
+    _logger.warning("a time is not in ISO 8601 and was left out: %s", one_line(repr(value), 60))
+    return None
+
+
+_NAMES: Final[Mapping[str, Mapping[str, str]]] = {
+    "answer": {"kiosk_id": "kioskId", "occurred_at": "occurredAt", "error_code": "errorCode"},
+    "event": {"kiosk_id": "kiosk_id", "occurred_at": "occurred_at", "error_code": "error_code"},
+}
+"""How an answer and an event spell what both have."""
+
+
+@cache
+def status_structurer(kind: Literal["answer", "event"]) -> Callable[[dict[str, Json]], ProductionStatus]:
+    # cattrs writes the function once, when the first answer comes, so that an import does not pay for it.
+    from cattrs import BaseValidationError, Converter  # noqa: PLC0415
+    from cattrs.gen import make_dict_structure_fn, override  # noqa: PLC0415
+
+    names = _NAMES[kind]
+
+    def make(
+        *, detailed: bool, moment: Callable[[object, object], datetime | None]
+    ) -> Callable[[dict[str, Json], type[ProductionStatus]], ProductionStatus]:
+        return make_dict_structure_fn(
+            ProductionStatus,
+            Converter(detailed_validation=detailed),
+            status=override(struct_hook=_status_text),
+            kiosk_id=override(rename=names["kiosk_id"], struct_hook=_optional_text),
+            occurred_at=override(rename=names["occurred_at"], struct_hook=moment),
+            error_code=override(rename=names["error_code"], struct_hook=_optional_text),
+            description=override(struct_hook=_optional_text),
+        )
+
+    # The one is faster; the other is asked after it, and says which field is wrong. It complains of no time again.
+    quick = make(detailed=False, moment=parse_time)
+    detailed = make(detailed=True, moment=lambda _, __: None)
+
+    def structure(body: dict[str, Json]) -> ProductionStatus:
+        try:
+            return quick(body, ProductionStatus)
+        except (KeyError, Malformed):
+            pass
+        try:
+            return detailed(body, ProductionStatus)
+        except BaseValidationError as exc:
+            raise Malformed("; ".join(_faults(exc, names))) from exc
+
+    return structure
+
+
+def _faults(exc: BaseValidationError, names: Mapping[str, str]) -> list[str]:
+    """Read what cattrs found wrong, field by field."""
+    faults: list[str] = []
+    for fault in exc.exceptions:
+        field = next((note.name for note in getattr(fault, "__notes__", ()) if hasattr(note, "name")), "?")
+        reason = "missing" if isinstance(fault, KeyError) else str(fault)
+        faults.append(f"{names.get(field, field)}: {reason}")
+    return faults
+
+
+_KINDS: Final[Mapping[type, str]] = {
+    dict: "an object",
+    list: "an array",
+    str: "a string",
+    int: "a number",
+    float: "a number",
+    bool: "a boolean",
+    type(None): "null",
+}
+
+
+def kind_of(value: object) -> str:
+    return _KINDS[type(value)]

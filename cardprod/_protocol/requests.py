@@ -1,0 +1,175 @@
+"""The requests that are sent: where they go, and what their URL, headers and body are. Pure.
+
+Sources: the Wise Platform API's pages "Retrieve card production status" and the one on refreshing user tokens.
+"""
+
+from __future__ import annotations
+
+import base64
+import ipaddress
+import re
+from typing import TYPE_CHECKING, Final, TypeAlias
+from urllib.parse import urlencode, urlsplit
+
+import attrs
+
+from cardprod._version import VERSION
+from cardprod.errors import (
+    UsageError,
+)
+
+if TYPE_CHECKING:
+    from cardprod.models import Card
+
+
+__all__ = ["CORRELATION_ID", "PRODUCTION", "SANDBOX", "Endpoint", "Request", "TokenEndpoint", "is_token"]
+
+PRODUCTION: Final = "https://api.wise.com"
+"""Wise's production API."""
+SANDBOX: Final = "https://api.wise-sandbox.com"
+"""Wise's sandbox: the same API with made-up money and cards."""
+CORRELATION_ID: Final = "X-External-Correlation-Id"
+_USER_AGENT: Final = f"cardprod/{VERSION}"
+_API_VERSION: Final = re.compile(r"[A-Za-z0-9_-]{1,32}")
+_LEGACY_VERSION: Final = re.compile(r"v[0-9]+")
+# RFC 6750, section 2.1, gives the characters of a bearer token; what goes beyond them but is printable ASCII is let
+# through, because the issuer's word counts for more than ours.
+_TOKEN: Final = re.compile(r"[\x21-\x7e]+")
+_NO_URL: Final = "base_url is not a URL: its host or port cannot be; 'https://api.wise.com' can"
+Request: TypeAlias = tuple[str, dict[str, str]]
+"""What to send: the URL and the headers."""
+
+
+def _check_text(_: Endpoint | TokenEndpoint, attribute: attrs.Attribute[str], value: object) -> None:
+    if not isinstance(value, str):
+        raise UsageError(f"{attribute.name} must be a str, not a {type(value).__name__}")
+
+
+@attrs.frozen
+class Endpoint:
+    """Where the production status of cards is asked for.
+
+    Args:
+        base_url: Scheme, host and perhaps a path before the version, such as `https://api.wise.com`.
+        api_version: The path's first segment, such as `v3` or `2026Q3`.
+        allow_plain_http: Accept plain http to hosts other than this machine: a test network.
+
+    Raises:
+        UsageError: A URL that is not https (or http to loopback), that carries credentials, a query or a fragment, or
+            a version that is not one path segment.
+    """
+
+    base_url: str = attrs.field(validator=_check_text)
+    api_version: str = attrs.field(default="v3", validator=_check_text)
+    allow_plain_http: bool = False
+    prefix: str = attrs.field(init=False, repr=False, eq=False)
+    """What the URL of every request begins with."""
+
+    def __attrs_post_init__(self) -> None:
+        _check_base_url(self.base_url, allow_plain_http=self.allow_plain_http)
+        _check_api_version(self.api_version)
+        prefix = f"{self.base_url.rstrip('/')}/{self.api_version}/spend/profiles/"
+        object.__setattr__(self, "prefix", prefix)  # frozen, and derived once instead of at every look
+
+    def build_request(self, card: Card, *, token: str, correlation_id: str) -> Request:
+        """Build the request for a card's production status.
+
+        Nothing in the URL needs escaping: a `Card` holds an int and characters that stand for themselves in a path
+        (RFC 3986, section 2.3).
+
+        Args:
+            card: Which card.
+            token: The bearer token, already checked.
+            correlation_id: A UUID that Wise echoes back, and that its support can search for; 36 characters at most.
+        """
+        return (
+            f"{self.prefix}{card.profile_id}/cards/{card.card_token}/production",
+            {
+                "Authorization": f"Bearer {token}",
+                "Accept": "application/json",
+                "User-Agent": _USER_AGENT,
+                CORRELATION_ID: correlation_id,
+            },
+        )
+
+
+@attrs.frozen
+class TokenEndpoint:
+    """Where a refresh token is turned into an access token: `/oauth/token`, under a calendar version if there is one.
+
+    Args:
+        base_url: As for `Endpoint`.
+        api_version: As for `Endpoint`.
+        allow_plain_http: As for `Endpoint`.
+
+    Raises:
+        UsageError: As for `Endpoint`.
+    """
+
+    base_url: str = attrs.field(validator=_check_text)
+    api_version: str = attrs.field(default="v3", validator=_check_text)
+    allow_plain_http: bool = False
+
+    def __attrs_post_init__(self) -> None:
+        _check_base_url(self.base_url, allow_plain_http=self.allow_plain_http)
+        _check_api_version(self.api_version)
+
+    def build_request(self, *, client_id: str, client_secret: str, refresh_token: str) -> tuple[Request, bytes]:
+        """Build the request that refreshes a token (RFC 6749, section 6), and its body: a POST."""
+        # "v3" and its like never stood before /oauth/token; "2026Q3" and its like do.
+        version = "" if _LEGACY_VERSION.fullmatch(self.api_version) else f"/{self.api_version}"
+        basic = base64.b64encode(f"{client_id}:{client_secret}".encode()).decode()
+        headers = {
+            "Authorization": f"Basic {basic}",
+            "Accept": "application/json",
+            "Content-Type": "application/x-www-form-urlencoded",
+            "User-Agent": _USER_AGENT,
+        }
+        form = urlencode({"grant_type": "refresh_token", "refresh_token": refresh_token})
+        return (f"{self.base_url.rstrip('/')}{version}/oauth/token", headers), form.encode()
+
+
+def is_token(text: str) -> bool:
+    """Whether a text may stand in a header as a token: printable ASCII, and no white space."""
+    return _TOKEN.fullmatch(text) is not None
+
+
+def _check_api_version(api_version: str) -> None:
+    if not _API_VERSION.fullmatch(api_version):
+        # Not shown: it may be a token in the wrong place.
+        raise UsageError("api_version must be one path segment of A-Z a-z 0-9 _ -, 32 at most, such as 'v3'")
+
+
+def _check_base_url(base_url: str, *, allow_plain_http: bool) -> None:
+    # The URL itself is in no message: whoever put credentials into it would find them in a log.
+    try:
+        url = urlsplit(base_url)
+        host, _ = url.hostname, url.port
+        if host is not None:
+            host.encode("idna")  # what resolving it will do, and refuse with a bare UnicodeError
+    except ValueError:
+        raise UsageError(_NO_URL) from None
+    if url.username is not None or url.password is not None:
+        raise UsageError("base_url must not carry credentials; pass the token to Client instead")
+    if re.search(r"[\s\\?#\x00-\x1f\x7f]", base_url):
+        raise UsageError("base_url must have no query, fragment or spaces")
+    if url.scheme not in {"https", "http"} or not host:
+        raise UsageError("base_url must be like 'https://api.wise.com': https, and a host")
+    if url.scheme == "http" and not allow_plain_http and not _is_loopback(host):
+        raise UsageError(
+            f"base_url is plain http to {host}, where anybody on the way could read the token; use https, "
+            "or allow_plain_http=True on a test network"
+        )
+    from yarl import URL  # noqa: PLC0415 - of no use to those who send nothing, such as webhooks
+
+    try:
+        URL(base_url)  # what sending does, and refuses with a bare ValueError, as a character that cannot be seen
+    except ValueError:
+        raise UsageError(_NO_URL) from None
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,148 @@
+"""The faces of waiting, each as one function: wait for a card, and give what was reported of it.
+
+A law is written once, in `test_laws`, and run against each of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+import attrs
+
+from cardprod import CardprodError, Checkpoint, Client, Transition, checkpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from cardprod import Backoff, Card
+
+__all__ = ["FACES", "Face", "Report"]
+
+
+@attrs.define
+class Report:
+    """What a face reported of its card."""
+
+    transitions: list[Transition] = attrs.field(factory=list[Transition])
+    error: CardprodError | None = None
+
+    @property
+    def statuses(self) -> list[str]:
+        """The statuses of the transitions."""
+        return [str(transition.current.status) for transition in self.transitions]
+
+
+@attrs.frozen
+class Options:
+    """What a law asks a face to wait with. No law takes longer than the timeout, which bounds it where one fails."""
+
+    schedule: Backoff
+    timeout: float = 3600.0
+    max_failures: int = 5
+
+
+_MOST_SWEEPS = 2000
+
+Follow: TypeAlias = "Callable[[Client, Card, Options, Report], Awaitable[None]]"
+
+
+@attrs.frozen
+class Face:
+    """One way to wait.
+
+    Args:
+        name: What it is called.
+        wait: Waits to the end, and writes what is reported into the report as it comes.
+        reports_all: Whether it reports each transition, or the last one only.
+        is_present: Whether it is there all the time and gets events, or only while it polls.
+    """
+
+    name: str
+    wait: Follow
+    reports_all: bool = True
+    is_present: bool = True
+
+    async def follow(self, client: Client, card: Card, **options: Any) -> Report:
+        """Wait for a card, and return what was reported of it."""
+        report = Report()
+        await self.wait(client, card, Options(**options), report)
+        return report
+
+
+def _arguments(options: Options) -> dict[str, Any]:
+    return {"schedule": options.schedule, "timeout": options.timeout, "max_failures": options.max_failures}
+
+
+async def _awaited(client: Client, card: Card, options: Options, report: Report) -> None:
+    wait = client.wait_until_final(card.profile_id, card.card_token, **_arguments(options))
+    try:
+        final = await wait
+    except CardprodError as error:
+        report.error = error
+    else:
+        report.transitions.append(
+            Transition(previous=None, current=final, elapsed=0.0, polls=wait.polls, source="poll")
+        )
+
+
+async def _iterated(client: Client, card: Card, options: Options, report: Report) -> None:
+    try:
+        async for transition in client.wait_until_final(card.profile_id, card.card_token, **_arguments(options)):
+            report.transitions.append(transition)
+    except CardprodError as error:
+        report.error = error
+
+
+async def _in_a_batch(client: Client, card: Card, options: Options, report: Report) -> None:
+    async with client.wait_until_all_final([card], **_arguments(options)) as steps:
+        await _read(steps, report)
+
+
+async def _resumed(client: Client, card: Card, options: Options, report: Report) -> None:
+    """Begin in one batch, leave it after the first result, and go on from its checkpoint in another."""
+    async with client.wait_until_all_final([card], **_arguments(options)) as steps:
+        async for _, result in steps:
+            _write(result, report)
+            saved = steps.checkpoint().to_json()
+            break
+        else:
+            return
+    async with client.resume(Checkpoint.from_json(saved)) as steps:
+        await _read(steps, report)
+
+
+async def _swept(client: Client, card: Card, options: Options, report: Report) -> None:
+    waits = Checkpoint.for_cards(
+        [card], timeout=options.timeout, schedule=options.schedule, max_failures=options.max_failures
+    )
+    for _ in range(_MOST_SWEEPS):
+        sweep = await client.sweep(waits)
+        for _, result in sweep.steps:
+            _write(result, report)
+        waits = Checkpoint.from_json(sweep.checkpoint.to_json())
+        if waits.is_done:
+            return
+        if sweep.next_poll_at is not None:
+            await asyncio.sleep((sweep.next_poll_at - checkpoint.wall_clock()).total_seconds())
+
+
+async def _read(steps: Any, report: Report) -> None:
+    async for _, result in steps:
+        _write(result, report)
+
+
+def _write(result: Transition | CardprodError, report: Report) -> None:
+    if isinstance(result, CardprodError):
+        report.error = result
+    else:
+        report.transitions.append(result)
+
+
+FACES: Final = (
+    Face("awaited", _awaited, reports_all=False),
+    Face("iterated", _iterated),
+    Face("batch", _in_a_batch),
+    Face("resumed", _resumed),
+    Face("swept", _swept, is_present=False),
+)

@@ -1,0 +1,376 @@
+"""The laws of waiting, each written once and run against every face."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from cardprod import (
+    ApiError,
+    Backoff,
+    CardNotFound,
+    Client,
+    Forbidden,
+    RateLimit,
+    ServerError,
+    TransportError,
+    Unauthorized,
+    UsageError,
+    WaitTimeout,
+)
+from cardprod.simulator import Fault, Simulator, Stage
+from cardprod.telemetry import PollFailed, TransitionSeen, WaitEnded, WaitStarted
+from tests.cards import CARD, event_of
+from tests.clock import wall_clock_of_the_loop
+from tests.conformance.faces import FACES, Face
+from tests.leftovers import assert_idle, assert_nothing_left
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from cardprod.telemetry import Event
+
+EVERY_5 = Backoff(first=5, factor=1, jitter=0)
+PRINTS = [Stage("READY", 12), Stage("IN_PROGRESS", 12), Stage("PRODUCED")]
+JAMS_AND_PRINTS = [
+    Stage("READY", 12),
+    Stage("IN_PROGRESS", 12),
+    Stage("IN_PROGRESS", 12, is_new_request=True),
+    Stage("PRODUCTION_ERROR", error_code="PRD_FEEDER_JAM"),
+]
+
+each_face = pytest.mark.parametrize("face", FACES, ids=lambda face: face.name)
+# A sweep is not there between its polls: it sees by the next one what an event said, and polls what is due to itself.
+each_present_face = pytest.mark.parametrize(
+    "face", [face for face in FACES if face.is_present], ids=lambda face: face.name
+)
+
+
+@pytest.fixture(autouse=True)
+def _wall_clock() -> Iterator[None]:
+    with wall_clock_of_the_loop():
+        yield
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def requests_at(kiosk: Simulator) -> list[float]:
+    """Return when the requests came, from the first one on."""
+    return [request.at - kiosk.requests[0].at for request in kiosk.requests]
+
+
+# --- Transitions ---
+
+
+@each_face
+async def test_transitions(kiosk: Simulator, client: Client, face: Face) -> None:
+    """Every status that a poll sees to be new is reported once, in order, and a new request of the same status too."""
+    kiosk.add(CARD, JAMS_AND_PRINTS)
+    report = await face.follow(client, CARD, schedule=EVERY_5)
+    assert report.error is None
+    expected = ["READY", "IN_PROGRESS", "IN_PROGRESS", "PRODUCTION_ERROR"]
+    assert report.statuses == (expected if face.reports_all else expected[-1:])
+    last = report.transitions[-1]
+    assert last.current.error_code == "PRD_FEEDER_JAM"
+    assert last.polls == len(kiosk.requests)
+    if face.reports_all:
+        assert [step.previous for step in report.transitions] == [
+            None,
+            *(step.current for step in report.transitions[:-1]),
+        ]
+    assert_idle(client)
+
+
+@each_face
+async def test_unchanged_polls_report_nothing(kiosk: Simulator, client: Client, face: Face) -> None:
+    """Polls that show nothing new report nothing."""
+    kiosk.add(CARD, [Stage("READY", 100), Stage("PRODUCED")])
+    report = await face.follow(client, CARD, schedule=EVERY_5)
+    assert report.statuses == (["READY", "PRODUCED"] if face.reports_all else ["PRODUCED"])
+    assert len(kiosk.requests) == 21
+
+
+# --- The deadline ---
+
+
+@each_face
+async def test_last_poll_at_the_deadline(kiosk: Simulator, client: Client, face: Face) -> None:
+    """The last sleep is cut to the deadline, one last poll is made there, and what it shows counts."""
+    kiosk.add(CARD, [Stage("READY", 11.9), Stage("PRODUCED")])
+    report = await face.follow(client, CARD, schedule=EVERY_5, timeout=12)
+    assert report.statuses[-1] == "PRODUCED"
+    assert requests_at(kiosk) == pytest.approx([0, 5, 10, 12], abs=0.1)
+
+
+@each_face
+async def test_timeout(kiosk: Simulator, client: Client, face: Face) -> None:
+    """A card that is not final after its last poll ends in a `WaitTimeout` that says what was seen, to go on with."""
+    kiosk.add(CARD, "never")
+    report = await face.follow(client, CARD, schedule=EVERY_5, timeout=12)
+    error = report.error
+    assert isinstance(error, WaitTimeout)
+    assert (error.card, error.polls, error.last and error.last.status) == (CARD, 4, "READY")
+    assert error.elapsed == pytest.approx(12, abs=0.1)
+    assert error.checkpoint is not None
+    kiosk.add(CARD, [Stage("READY", 3), Stage("PRODUCED")])
+    outcome = await client.resume(error.checkpoint.extended(60))
+    assert [status.status for status in outcome.values()] == ["PRODUCED"]  # type: ignore[union-attr]
+
+
+@each_face
+async def test_request_is_cut_off_by_the_deadline(kiosk: Simulator, client: Client, face: Face) -> None:
+    """A poll that is under way at the deadline is cut off there."""
+    kiosk.add(CARD, "never")
+    kiosk.fail_next(Fault.stall(), times=100)
+    report = await face.follow(client, CARD, schedule=EVERY_5, timeout=7)
+    assert isinstance(report.error, WaitTimeout)
+    assert now() == pytest.approx(7, abs=0.5)
+    assert_idle(client)
+
+
+# --- Failures ---
+
+
+@each_face
+async def test_failures_in_a_row_end_it(kiosk: Simulator, face: Face) -> None:
+    """As many failed polls in a row as `max_failures` end the wait with the last of them; an answer starts anew."""
+    async with Client(kiosk.token, base_url=kiosk.base_url, attempts=1) as client:
+        kiosk.add(CARD, "never")
+        kiosk.fail_next(Fault.server_error(), times=2)
+        asyncio.get_running_loop().call_later(12, lambda: kiosk.fail_next(Fault.server_error(503), times=3))
+        report = await face.follow(client, CARD, schedule=EVERY_5, max_failures=3)
+    assert isinstance(report.error, ServerError)
+    assert report.error.http_status == 503
+    assert len(kiosk.requests) == 2 + 1 + 3
+
+
+@each_face
+@pytest.mark.parametrize(("http_status", "error"), [(401, Unauthorized), (403, Forbidden), (404, CardNotFound)])
+async def test_some_answers_end_it_at_once(
+    kiosk: Simulator, client: Client, face: Face, http_status: int, error: type[ApiError]
+) -> None:
+    """401, 403 and 404 end a wait at once."""
+    if http_status != 404:
+        kiosk.add(CARD, "never")
+        kiosk.fail_next(Fault.server_error(http_status), times=5)
+    report = await face.follow(client, CARD, schedule=EVERY_5)
+    assert type(report.error) is error
+    assert len(kiosk.requests) == 1
+
+
+@each_face
+async def test_retry_after(kiosk: Simulator, client: Client, face: Face) -> None:
+    """After a 429 no request is sent before its `Retry-After`, and it costs no wait anything."""
+    kiosk.add(CARD, PRINTS)
+    kiosk.fail_next(Fault.too_many_requests(30))
+    report = await face.follow(client, CARD, schedule=EVERY_5, max_failures=1)
+    assert report.error is None
+    assert report.statuses[-1] == "PRODUCED"
+    first, second, *_ = requests_at(kiosk)
+    assert second - first >= 30
+
+
+# --- Events ---
+
+
+@each_present_face
+async def test_event_is_reported_at_once(kiosk: Simulator, client: Client, face: Face) -> None:
+    """An event is reported when it comes, without a poll, and ends the wait if it is final."""
+    kiosk.add(CARD, "never")
+    hourly = Backoff(first=3600, factor=1, ceiling=3600)
+    waiting = asyncio.create_task(face.follow(client, CARD, schedule=hourly))
+    await asyncio.sleep(100)
+    assert client.notify(event_of(CARD, "PRODUCED")) == 1
+    report = await waiting
+    assert now() == pytest.approx(100, abs=0.1)
+    assert report.statuses[-1] == "PRODUCED"
+    assert_idle(client)
+
+
+@each_face
+async def test_older_event_changes_nothing(kiosk: Simulator, client: Client, face: Face) -> None:
+    """An event that is older than what is known, late or repeated, is not reported and undoes nothing."""
+    kiosk.add(CARD, PRINTS)
+    waiting = asyncio.create_task(face.follow(client, CARD, schedule=EVERY_5))
+    long_ago = datetime(2026, 11, 24, 9, tzinfo=UTC)
+    for _ in range(5):
+        await asyncio.sleep(4)
+        client.notify(event_of(CARD, "READY", occurred_at=long_ago, sent_at=long_ago))
+        client.notify(event_of(CARD, "PRODUCTION_ERROR", occurred_at=long_ago, sent_at=long_ago))
+    report = await waiting
+    assert report.statuses == (["READY", "IN_PROGRESS", "PRODUCED"] if face.reports_all else ["PRODUCED"])
+
+
+# --- Sharing ---
+
+
+@each_present_face
+async def test_polls_are_shared(kiosk: Simulator, client: Client, face: Face) -> None:
+    """Waits for the same card in one client, begun together, cost one wait's requests."""
+    kiosk.add(CARD, PRINTS)
+    reports = await asyncio.gather(*(face.follow(client, CARD, schedule=EVERY_5) for _ in range(4)))
+    assert {report.statuses[-1] for report in reports} == {"PRODUCED"}
+    assert len(kiosk.requests) <= 8
+
+
+# --- Telemetry ---
+
+
+def extract(events: list[Event], kind: type[Any]) -> list[Any]:
+    return [event for event in events if isinstance(event, kind)]
+
+
+@each_face
+async def test_observer_sees_every_wait(kiosk: Simulator, client: Client, face: Face) -> None:
+    """An observer gets the start and the end of each wait, each transition once, and each failed poll."""
+    events: list[Event] = []
+    client.on_event = events.append
+    kiosk.add(CARD, PRINTS)
+    kiosk.fail_next(Fault.bad_reply())
+    await face.follow(client, CARD, schedule=EVERY_5)
+    started, ended = extract(events, WaitStarted), extract(events, WaitEnded)
+    assert [event.wait for event in started] == [event.wait for event in ended] != []
+    seen = [str(event.transition.current.status) for event in extract(events, TransitionSeen)]
+    assert seen == ["READY", "IN_PROGRESS", "PRODUCED"]
+    assert [event.failures for event in extract(events, PollFailed)] == [1]
+    assert all(event.error is None for event in ended)
+
+
+@each_face
+async def test_observer_that_raises_harms_nothing(
+    kiosk: Simulator, client: Client, face: Face, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What an observer raises is logged once, and no wait notices."""
+
+    def grumble(event: Event) -> None:
+        raise LookupError(type(event).__name__)
+
+    client.on_event = grumble
+    kiosk.add(CARD, PRINTS)
+    report = await face.follow(client, CARD, schedule=EVERY_5)
+    assert report.statuses[-1] == "PRODUCED"
+    assert [record.levelname for record in caplog.records if "LookupError" in record.getMessage()] == ["ERROR"]
+
+
+@each_face
+async def test_record_factory_of_an_application(kiosk: Simulator, client: Client, face: Face) -> None:
+    """A record factory that sets fields with the names of ours does not disturb a wait."""
+    usual = logging.getLogRecordFactory()
+
+    def factory(*args: Any, **kwargs: Any) -> logging.LogRecord:
+        record = usual(*args, **kwargs)
+        for name in ("card", "status", "error", "elapsed", "polls", "failures", "cardprod_card", "cardprod_error"):
+            setattr(record, name, "the application's")
+        return record
+
+    kiosk.add(CARD, PRINTS)
+    kiosk.fail_next(Fault.bad_reply())
+    logging.setLogRecordFactory(factory)
+    try:
+        report = await face.follow(client, CARD, schedule=EVERY_5)
+    finally:
+        logging.setLogRecordFactory(usual)
+    assert report.statuses[-1] == "PRODUCED"
+
+
+# --- Cancellation, closing, tasks ---
+
+
+@each_face
+async def test_cancelled_at_any_moment(kiosk: Simulator, client: Client, face: Face) -> None:
+    """Cancelled at any moment, a wait ends at once and leaves no task, permit, request or subscription behind."""
+    kiosk.add(CARD, "never")
+    kiosk.slow_down(0.5)
+    for turns in range(60):
+        waiting = asyncio.create_task(face.follow(client, CARD, schedule=EVERY_5))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        if turns % 3 == 2:
+            await asyncio.sleep(turns / 10)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        del waiting
+        gc.collect()
+        assert_idle(client)
+        assert len(client._poller.subscriptions) == 0  # pyright: ignore[reportPrivateUsage]
+    kiosk.clear_weather()
+    await asyncio.sleep(1)
+    await assert_nothing_left(but=1)  # the simulator's connection
+
+
+@each_face
+async def test_closing_the_client_ends_it(kiosk: Simulator, face: Face) -> None:
+    """A wait whose client is closed ends with a `UsageError` that says so."""
+    kiosk.add(CARD, "never")
+    client = Client(kiosk.token, base_url=kiosk.base_url)
+    waiting = asyncio.create_task(_ending(face, client))
+    await asyncio.sleep(12)
+    await client.close()
+    error = await waiting
+    assert isinstance(error, UsageError)
+    assert "closed" in str(error)
+    await assert_nothing_left(but=1)
+
+
+async def _ending(face: Face, client: Client) -> BaseException | None:
+    try:
+        return (await face.follow(client, CARD, schedule=EVERY_5)).error
+    except UsageError as error:
+        return error
+
+
+@each_face
+async def test_eager_tasks(kiosk: Simulator, face: Face) -> None:
+    """Under an eager task factory, of Python 3.12, every wait reports the same, and no permit is given back twice."""
+    eager: Any = getattr(asyncio, "eager_task_factory", None)
+    asyncio.get_running_loop().set_task_factory(eager)
+    limit = RateLimit(per_second=1000, per_minute=10_000)
+    cards = [kiosk.add((123456, f"card-{number}"), PRINTS) for number in range(12)]
+    async with Client(kiosk.token, base_url=kiosk.base_url, max_concurrency=3, rate_limit=limit) as client:
+        reports = await asyncio.gather(*(face.follow(client, card, schedule=EVERY_5) for card in cards))
+        assert_idle(client)
+    assert {report.statuses[-1] for report in reports} == {"PRODUCED"}
+
+
+@each_face
+async def test_token_source_that_ends_in_a_cancellation(kiosk: Simulator, face: Face) -> None:
+    """A token source that raises a `CancelledError` of its own is a failure like any other, and nothing hangs."""
+
+    async def cancelled() -> str:
+        raise asyncio.CancelledError
+
+    kiosk.add(CARD, "never")
+    async with Client(cancelled, base_url=kiosk.base_url) as client:
+        async with asyncio.timeout(600):
+            report = await face.follow(client, CARD, schedule=EVERY_5, max_failures=2)
+        assert type(report.error) is TransportError
+        assert_idle(client)
+    assert kiosk.requests == []
+
+
+# --- Secrets ---
+
+
+@each_face
+async def test_no_secret_is_shown(kiosk: Simulator, face: Face, caplog: pytest.LogCaptureFixture) -> None:
+    """The bearer token is in no record and no error of a wait, and a card's token is whole in no record."""
+    caplog.set_level(logging.DEBUG)
+    token = "bearer-canary-5b1d7f9e2c"
+    async with Client(token, base_url=kiosk.base_url, attempts=2) as client:
+        kiosk.add(CARD, "never")  # the simulator refuses this token
+        report = await face.follow(client, CARD, schedule=EVERY_5)
+    assert isinstance(report.error, Unauthorized)
+    printed = f"{report.error} {report.error!r} {report.error.__cause__!r} {vars(report.error)}"
+    records = " ".join(
+        f"{record.getMessage()} {vars(record)}" for record in caplog.records if record.name == "cardprod"
+    )
+    assert token not in printed + records
+    assert CARD.card_token not in records

@@ -1,0 +1,293 @@
+"""The layers of the design: who may import whom, what is pure, what is public, and what an import costs."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import sys
+from pathlib import Path
+from typing import Final
+
+import cardprod
+from tests.table import Table
+from tests.waiting import run_program
+
+PACKAGE: Final = Path(cardprod.__file__).parent
+EMPTY: Final = {PACKAGE / name / "__init__.py" for name in ("_http", "_polling", "_protocol")}
+FILES: Final = sorted({*PACKAGE.rglob("*.py")} - EMPTY)
+
+LAYERS: Final = [
+    "_version",
+    "error_codes",
+    "errors",
+    "models",
+    "telemetry",
+    "_protocol.validation",
+    "_protocol.requests",
+    "_protocol.documents",
+    "_protocol.api_errors",
+    "_protocol.responses",
+    "_protocol.events",
+    "_http.rate_limit",
+    "_http.limiter",
+    "_http.answer",
+    "_http.failures",
+    "_http.secrets",
+    "_http.retries",
+    "_http.time_limit",
+    "_http.fast_path",
+    "_http.session",
+    "_http.auth",
+    "_http.transport",
+    "_polling.signal",
+    "_polling.coroutine",
+    "_polling.backoff",
+    "_polling.adaptive",
+    "_polling.webhook_trust",
+    "_polling.ordering",
+    "checkpoint",
+    "_polling.state",
+    "_polling.queue",
+    "_polling.subscriptions",
+    "_polling.results",
+    "_polling.poller",
+    "_polling.wait",
+    "_polling.bulk",
+    "_polling.sweep",
+    "schedule",
+    "client",
+    "webhooks",
+    "durable",
+    "otel",
+    "simulator",
+    "card_files",
+    "cli",
+]
+"""Bottom first: an import points downward only, also one that only a type checker reads."""
+
+FOR_TYPES_ONLY: Final = {("errors", "models"), ("errors", "checkpoint")}
+"""What an error carries is described by the modules that raise it."""
+
+PURE: Final = {
+    "_version",
+    "errors",
+    "error_codes",
+    "models",
+    "telemetry",
+    "checkpoint",
+    "webhooks",
+    "card_files",
+    "_protocol",
+    "_http.rate_limit",
+    "_polling.backoff",
+    "_polling.adaptive",
+    "_polling.webhook_trust",
+    "_polling.ordering",
+    "_polling.state",
+    "_polling.queue",
+}
+IMPURE: Final = {"asyncio", "aiohttp", "tenacity", "time.sleep", "socket", "ssl", "threading", "concurrent"}
+
+PUBLIC: Final = [
+    "FINAL_STATUSES",
+    "PRODUCTION",
+    "SANDBOX",
+    "AdaptiveSchedule",
+    "ApiError",
+    "Backoff",
+    "BadEvent",
+    "BadReply",
+    "BadSignature",
+    "Card",
+    "CardLike",
+    "CardNotFound",
+    "CardprodError",
+    "Checkpoint",
+    "Client",
+    "ErrorCode",
+    "ErrorOrigin",
+    "Forbidden",
+    "OAuthToken",
+    "ProductionEvent",
+    "ProductionFailed",
+    "ProductionStatus",
+    "Progress",
+    "RateLimit",
+    "RateLimited",
+    "RequestTimeout",
+    "Schedule",
+    "ServerError",
+    "Status",
+    "Statuses",
+    "StrongAuthenticationRequired",
+    "Sweep",
+    "TokenPair",
+    "TokenRefreshFailed",
+    "TokenSource",
+    "Transition",
+    "TransportError",
+    "Unauthorized",
+    "UsageError",
+    "Wait",
+    "WaitTimeout",
+    "Waits",
+    "__version__",
+]
+
+
+def module_of(file: Path) -> str:
+    parts = ["cardprod", *file.relative_to(PACKAGE).with_suffix("").parts]
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def layer_of(module: str) -> str | None:
+    """Return the layer that a module of this package is in; None for the package itself."""
+    inside = module.removeprefix("cardprod").removeprefix(".")
+    return next((layer for layer in LAYERS if is_within(inside, layer)), None)
+
+
+def is_within(module: str, package: str) -> bool:
+    return module == package or module.startswith(f"{package}.")
+
+
+class _Imports(ast.NodeVisitor):
+    """Everything a module imports, in functions too: when it runs, and for type checkers only."""
+
+    def __init__(self) -> None:
+        self.modules: set[str] = set()
+        self.for_types: set[str] = set()
+        self._found = self.modules
+
+    def visit_If(self, node: ast.If) -> None:
+        """Note what only a type checker reads apart."""
+        if ast.unparse(node.test) in {"TYPE_CHECKING", "typing.TYPE_CHECKING"}:
+            self._found = self.for_types
+            for statement in node.body:
+                self.visit(statement)
+            self._found = self.modules
+            for statement in node.orelse:
+                self.visit(statement)
+        else:
+            self.generic_visit(node)
+
+    def visit_Import(self, node: ast.Import) -> None:
+        """Take `import a, b.c`."""
+        self._found.update(alias.name for alias in node.names)
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
+        """Take `from a import b`, where b may be a module itself."""
+        assert node.level == 0, "a relative import hides where it points"
+        assert node.module is not None
+        self._found.add(node.module)
+        self._found.update(f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def imports_of(source: str) -> _Imports:
+    visitor = _Imports()
+    visitor.visit(ast.parse(source))
+    return visitor
+
+
+def ours(imported: set[str]) -> set[str]:
+    return {module for module in imported if is_within(module, "cardprod")}
+
+
+def test_reading_imports() -> None:
+    """The reader of imports sees those in functions and in else, and those for type checkers apart."""
+    source = """
+import a.b
+if TYPE_CHECKING:
+    import typed
+else:
+    import c
+def f():
+    from d import e
+"""
+    found = imports_of(source)
+    assert (found.modules, found.for_types) == ({"a.b", "c", "d", "d.e"}, {"typed"})
+
+
+def test_every_module_has_a_layer() -> None:
+    """No module stands outside the layers, but the package itself, and no layer is listed that is not there."""
+    modules = {module_of(file) for file in FILES}
+    assert {module for module in modules if layer_of(module) is None} == {"cardprod", "cardprod.__main__"}
+    assert {layer_of(module) for module in modules} - {None} == set(LAYERS)
+
+
+def test_pure_modules_are_pure() -> None:
+    """A pure module imports nothing that waits, sends or sleeps, not even inside a function."""
+    with Table() as table:
+        for file in FILES:
+            inside = module_of(file).removeprefix("cardprod.")
+            if any(is_within(inside, pure) for pure in PURE):
+                with table.row(inside):
+                    imported = imports_of(file.read_text("utf-8")).modules
+                    assert {module for module in imported for impure in IMPURE if is_within(module, impure)} == set()
+
+
+def test_imports_point_downward() -> None:
+    """A module imports its own layer and those below it, also for types; and names from where they are defined."""
+    reexports = {f"cardprod.{name}" for name in PUBLIC}
+    with Table() as table:
+        for file in FILES:
+            layer = layer_of(module_of(file))
+            if layer is None:
+                continue
+            with table.row(module_of(file)):
+                found = imports_of(file.read_text("utf-8"))
+                allowed = LAYERS[: LAYERS.index(layer) + 1]
+                for_types = {other for one, other in FOR_TYPES_ONLY if one == layer}
+                assert {layer_of(module) for module in ours(found.modules)} - {None, *allowed} == set()
+                assert {layer_of(module) for module in ours(found.for_types)} - {None, *allowed, *for_types} == set()
+                assert (found.modules | found.for_types) & reexports == set()
+
+
+def test_simulator_shares_no_code_with_the_client() -> None:
+    """The simulator shares no code with what it tests, so that neither hides the other's mistakes."""
+    shared = {"_version", "errors", "error_codes", "models", "telemetry", "simulator"}
+    with Table() as table:
+        for file in FILES:
+            if layer_of(module_of(file)) == "simulator":
+                with table.row(module_of(file)):
+                    imported = ours(imports_of(file.read_text("utf-8")).modules)
+                    assert {layer_of(module) for module in imported} - {None, *shared} == set()
+
+
+def test_only_the_fast_path_knows_aiohttp_inside() -> None:
+    """No module but `fast_path` uses a name of aiohttp that is not public."""
+    private = ["_retry_connection", "ResponseHandler", "client_proto", '"_factory"', "set_response_params"]
+    for file in FILES:
+        if file.name != "fast_path.py":
+            text = file.read_text("utf-8")
+            assert [name for name in private if name in text] == [], file.name
+
+
+def _kind_and_name(name: str) -> tuple[int, str]:
+    """Order as ruff's RUF022 does: CONSTANTS, then Classes, then functions, each by name."""
+    if name.isupper() and len(name) > 1:
+        return 0, name
+    return (1 if name[:1].isupper() else 2), name
+
+
+def test_all_is_sorted_and_true() -> None:
+    """Every module lists in `__all__` what it offers, in order and once, and has it."""
+    with Table() as table:
+        for module in [module_of(file) for file in FILES if file.name != "__main__.py"]:
+            with table.row(module):
+                loaded = importlib.import_module(module)
+                names: list[str] = loaded.__all__
+                assert names == sorted(set(names), key=_kind_and_name)
+                assert [name for name in names if not hasattr(loaded, name)] == []
+
+
+def test_public_names() -> None:
+    """What `cardprod` offers changes only together with this list."""
+    assert cardprod.__all__ == PUBLIC
+
+
+def test_import_is_light() -> None:
+    """Importing the package does not load what only a client that runs needs."""
+    code = "import sys, cardprod; print(*sorted({name.split('.')[0] for name in sys.modules}))"
+    loaded = set(run_program(sys.executable, "-c", code).out.split())
+    assert "cardprod" in loaded
+    assert not loaded & {"tenacity", "cattrs", "cattr", "rich", "argparse", "opentelemetry", "cryptography"}

@@ -1,0 +1,210 @@
+"""`PollQueue` in numbers: what is due when, and in which phase each card is."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from cardprod import Backoff, Card, ProductionStatus
+from cardprod._polling.queue import Phase, PollQueue, QueuedState
+from cardprod._polling.state import PollOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+OPTIONS = PollOptions(schedule=Backoff(first=10, factor=1, jitter=0), timeout=None, max_failures=3)
+LIMITED = PollOptions(schedule=Backoff(first=10, factor=1, jitter=0), timeout=60, max_failures=3, last_poll_seconds=5)
+READY, DONE = ProductionStatus("READY"), ProductionStatus("PRODUCED")
+
+
+def state(name: str, *, now: float = 0.0, options: PollOptions = OPTIONS) -> QueuedState:
+    return QueuedState(Card(1, name), options, now)
+
+
+def nobody(_: Card) -> bool:
+    return False
+
+
+def poll(queue: PollQueue[QueuedState], now: float, status: ProductionStatus = READY) -> QueuedState:
+    """Take what is due, and let a poll of it show a status."""
+    taken = queue.take(now, nobody)
+    assert taken is not None
+    taken.process_status(status, now)
+    queue.end_poll(taken)
+    queue.reschedule(taken)
+    return taken
+
+
+def test_new_cards_are_due_at_once() -> None:
+    """A card that was never polled is due now, and after its poll when its schedule says."""
+    queue = PollQueue[QueuedState]()
+    assert queue.due_at(7) == math.inf
+    queue.add(state("a"))
+    assert queue.due_at(7) == 7
+    poll(queue, 7)
+    assert queue.due_at(7) == 17
+    assert queue.take(16.9, nobody) is None
+    assert queue.take(17, nobody) is not None
+
+
+def test_new_and_old_cards_take_turns() -> None:
+    """While some were never polled and others are due again, each kind gets every other poll."""
+    queue = PollQueue[QueuedState]()
+    old = [state(f"old-{number}") for number in range(3)]
+    for one in old:
+        queue.add(one)
+    for _ in old:
+        poll(queue, 0)
+    new = [state(f"new-{number}") for number in range(3)]
+    for one in new:
+        queue.add(one)
+    taken = [poll(queue, 10).card.card_token.partition("-")[0] for _ in range(6)]
+    assert sorted([taken[0:2], taken[2:4], taken[4:6]]) in ([["new", "old"]] * 3, [["old", "new"]] * 3)
+
+
+def test_followed_polls_are_passed_over() -> None:
+    """A card that somebody else polls follows that poll, and the next one is taken."""
+    queue = PollQueue[QueuedState]()
+    first, second = state("first"), state("second")
+    queue.add(first)
+    queue.add(second)
+    assert queue.take(0, lambda card: card == first.card) is second
+    assert (first.phase, second.phase) == (Phase.FOLLOWING, Phase.POLLING)
+    queue.reschedule(first)
+    assert first.phase is Phase.SCHEDULED
+
+
+def test_over_is_said_once() -> None:
+    """A card whose wait is over leaves, whichever way it ended, and that is reported once."""
+    queue = PollQueue[QueuedState]()
+    one = state("a")
+    queue.add(one)
+    taken = queue.take(0, nobody)
+    assert taken is one
+    one.process_status(DONE, 0)
+    assert queue.reschedule(one)
+    queue.end_poll(one)
+    assert not queue.reschedule(one)
+    assert (one.phase, list(queue), queue.due_at(0)) == (Phase.OVER, [], math.inf)
+
+
+def test_expiry() -> None:
+    """A card expires when even a last poll would have ended; one that is being polled does not."""
+    queue = PollQueue[QueuedState]()
+    waiting, polling = state("waiting", options=LIMITED), state("polling", options=LIMITED)
+    queue.add(polling)
+    queue.add(waiting)
+    assert queue.take(0, nobody) is polling
+    assert queue.next_expiry() == 65
+    assert list(queue.expire(64)) == []
+    (expired,) = queue.expire(65)
+    assert expired is waiting
+    assert queue.reschedule(waiting)
+    assert waiting.error is not None
+    assert queue.next_expiry() == math.inf
+
+
+def test_postponed() -> None:
+    """A due poll is postponed while the card was seen a short while ago, and not its first."""
+    queue = PollQueue[QueuedState]()
+    one = state("a")
+    queue.add(one)
+    assert queue.postpone(0, 100) is None
+    poll(queue, 0)
+    assert queue.postpone(10, 5) is None
+    assert queue.postpone(10, 100) is one
+    queue.reschedule(one)
+    assert queue.due_at(10) == 20
+
+
+def test_entries_that_no_longer_count_are_dropped() -> None:
+    """A card that is rescheduled again and again takes no more room for it."""
+    queue = PollQueue[QueuedState]()
+    one = state("a")
+    queue.add(one)
+    poll(queue, 0)
+    for number in range(5000):
+        one.process_status(READY, number / 1000)
+        queue.reschedule(one)
+    assert len(queue) < 1100
+    assert list(queue) == [one]
+
+
+class Fleet(RuleBasedStateMachine):
+    """Whatever happens to cards, each is in one place, and none that is due is forgotten."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.queue = PollQueue[QueuedState]()
+        self.now = 0.0
+        self.states: list[QueuedState] = []
+        self.polling: list[QueuedState] = []
+
+    @rule(limited=st.booleans())
+    def add(self, limited: bool) -> None:
+        """Add a card."""
+        options = LIMITED if limited and not any(s.expires_at < math.inf for s in self.states) else OPTIONS
+        one = state(f"card-{len(self.states)}", now=self.now, options=options)
+        self.states.append(one)
+        self.queue.add(one)
+
+    @rule(seconds=st.sampled_from([0.0, 1.0, 10.0, 70.0]))
+    def sleep(self, seconds: float) -> None:
+        """Let time go by."""
+        self.now += seconds
+        for one in self.queue.expire(self.now):
+            assert self.queue.reschedule(one)
+
+    @rule(follows=st.booleans())
+    def take(self, follows: bool) -> None:
+        """Take what is due."""
+        is_due = self.queue.due_at(self.now) <= self.now
+        is_polled: Callable[[Card], bool] = (lambda card: int(card.card_token[5:]) % 2 == 1) if follows else nobody
+        taken = self.queue.take(self.now, is_polled)
+        assert taken is None or taken.next_poll_at <= self.now
+        assert is_due or taken is None
+        if taken is not None:
+            self.polling.append(taken)
+
+    @precondition(lambda self: self.polling)
+    @rule(is_done=st.booleans())
+    def answer(self, is_done: bool) -> None:
+        """End a poll with an answer."""
+        one = self.polling.pop()
+        if not one.is_over:
+            one.begin_poll(self.now)
+            one.process_status(DONE if is_done else READY, self.now)
+        self.queue.end_poll(one)
+        self.queue.reschedule(one)
+
+    @precondition(lambda self: self.states)
+    @rule(number=st.integers(0, 100), is_done=st.booleans())
+    def event(self, number: int, is_done: bool) -> None:
+        """Let a card change while it is anywhere."""
+        one = self.states[number % len(self.states)]
+        if not one.is_over:
+            one.process_status(DONE if is_done else READY, self.now)
+            self.queue.reschedule(one)
+
+    @invariant()
+    def each_is_in_one_place(self) -> None:
+        """Every card whose wait goes on is in the queue once, and no other is."""
+        there = list(self.queue)
+        going_on = [one for one in self.states if not one.is_over]
+        assert sorted(map(id, there)) == sorted(map(id, going_on))
+
+    @invariant()
+    def none_is_forgotten(self) -> None:
+        """What is scheduled is due when its state says, and the first of them is what the queue says."""
+        scheduled = [one.next_poll_at for one in self.states if one.phase is Phase.SCHEDULED]
+        new = [self.now for one in self.states if one.phase is Phase.NEW]
+        if not any(one.phase is Phase.NEW and one.is_over for one in self.states):
+            assert self.queue.due_at(self.now) <= min(scheduled + new, default=math.inf)
+
+
+TestFleet = Fleet.TestCase
+TestFleet.settings = settings(stateful_step_count=30)

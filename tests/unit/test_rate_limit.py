@@ -1,0 +1,305 @@
+"""The rate limit, and that no window of either length ever holds more than it allows."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from typing import Any
+
+import attrs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cardprod._http.rate_limit import RateLimit, SlidingWindow
+from cardprod.errors import UsageError
+from tests.table import Table
+
+
+def depart(pacer: SlidingWindow, asked_at: float) -> float:
+    """Leave as requests do: at once, or when the pacer says."""
+    now = max(asked_at, pacer.ready_at())
+    pacer.record(now)
+    return now
+
+
+def most_in_a_window(departures: list[float], length: float) -> int:
+    """Count the most departures in any closed window of this length; the fullest one begins with a departure."""
+    return max((bisect_right(departures, at + length) - first for first, at in enumerate(departures)), default=0)
+
+
+# --- RateLimit ---
+
+
+def test_default_is_what_wise_allows() -> None:
+    """Where nothing is said, the limit is Wise's default, and nobody can loosen it afterwards."""
+    assert RateLimit() == RateLimit(per_second=100, per_minute=1000)
+    with pytest.raises(attrs.exceptions.FrozenInstanceError):
+        setattr(RateLimit(), "per_second", 10**6)  # noqa: B010 - assigned, a type checker would refuse it first
+
+
+def test_refuses_other_numbers() -> None:
+    """What is not an int of 1 or more is refused, and the message names the argument."""
+    refused: list[Any] = [0, -1, 1.5, 100.0, True, "100", None, float("inf")]
+    with Table() as table:
+        for name in ("per_second", "per_minute"):
+            for value in refused:
+                with (
+                    table.row(name, value),
+                    pytest.raises(UsageError, match=f"^RateLimit: {name} must be an int of 1 or more, not "),
+                ):
+                    RateLimit(**{name: value})
+        for value in refused:
+            with table.row("share", value), pytest.raises(UsageError, match="workers must be an int of 1 or more, not"):
+                RateLimit().share(value)
+    assert RateLimit(per_second=1, per_minute=1).share(1) == RateLimit(per_second=1, per_minute=1)
+
+
+def test_share() -> None:
+    """Each worker gets its part, rounded down; four cannot share three requests."""
+    shares = {1: (100, 1000), 3: (33, 333), 4: (25, 250), 100: (1, 10)}
+    for workers, (per_second, per_minute) in shares.items():
+        assert RateLimit().share(workers) == RateLimit(per_second, per_minute)
+    for limit in (RateLimit(per_second=3), RateLimit(per_minute=3)):
+        with pytest.raises(UsageError, match="cannot be shared by 4 workers"):
+            limit.share(4)
+
+
+@given(limit=st.builds(RateLimit, per_second=st.integers(1, 500), per_minute=st.integers(1, 5000)), data=st.data())
+def test_shares_never_exceed_the_whole(limit: RateLimit, data: st.DataObject) -> None:
+    """All workers' parts together are at most the whole."""
+    workers = data.draw(st.integers(1, min(limit.per_second, limit.per_minute)))
+    share = limit.share(workers)
+    assert share.per_second * workers <= limit.per_second
+    assert share.per_minute * workers <= limit.per_minute
+
+
+# --- SlidingWindow ---
+
+
+def test_first_request_leaves_at_once() -> None:
+    """Before anything was sent there is nothing to wait for, whatever the clock says."""
+    for limit in (None, RateLimit()):
+        assert SlidingWindow(limit).ready_at() == float("-inf")
+
+
+def test_full_windows() -> None:
+    """The next request leaves a millisecond after the first in a full second or minute is that old, and not sooner."""
+    pacer = SlidingWindow(RateLimit(per_second=3, per_minute=4))
+    departures = [depart(pacer, at) for at in (50.0, 50.25, 50.5, 50.5, 50.5, 50.5)]
+    assert departures == pytest.approx([50.0, 50.25, 50.5, 51.001, 110.001, 110.251], abs=1e-9)
+
+
+def test_another_limit() -> None:
+    """What has left already counts under another limit, as far as the longest memory goes; with none, all may leave."""
+    pacer = SlidingWindow(RateLimit(per_second=2, per_minute=100))
+    for at in (0.0, 2.0, 4.0, 6.0):
+        pacer.record(at)
+    pacer.change(RateLimit(per_second=10, per_minute=4))
+    assert pacer.ready_at() == pytest.approx(60.001)
+    pacer.change(RateLimit(per_second=1, per_minute=100))
+    assert pacer.ready_at() == pytest.approx(7.001)
+    pacer.change(None)
+    assert pacer.ready_at() == float("-inf")
+    pacer.change(RateLimit(per_second=1, per_minute=1))
+    assert depart(pacer, 8.0) == 8.0
+
+
+def test_default_pace() -> None:
+    """By default a thousand leave within ten seconds and a bit, and the next one a minute after the first."""
+    pacer = SlidingWindow(RateLimit())
+    departures = [depart(pacer, 0.0) for _ in range(1001)]
+    assert 9.0 < departures[999] <= 9.1
+    assert 60.0 < departures[1000] <= 60.01
+
+
+def test_no_limit() -> None:
+    """Without a limit everything leaves at once."""
+    pacer = SlidingWindow(None)
+    assert {depart(pacer, 7.0) for _ in range(10_000)} == {7.0}
+
+
+def test_taken_back() -> None:
+    """A departure that was taken back leaves its place to another."""
+    pacer = SlidingWindow(RateLimit(per_second=2, per_minute=2))
+    pacer.record(5.0)
+    pacer.record(5.5)
+    assert pacer.ready_at() > 5.5
+    pacer.withdraw(5.5)
+    assert pacer.ready_at() <= 5.5
+    assert depart(pacer, 5.75) == 5.75
+    assert pacer.ready_at() > 60.0
+
+
+def test_taken_back_once() -> None:
+    """Of two that left at the same moment, taking one back leaves the other counted; one that never left, both."""
+    pacer = SlidingWindow(RateLimit(per_second=2, per_minute=100))
+    pacer.record(5.0)
+    pacer.record(5.0)
+    pacer.withdraw(4.0)
+    assert pacer.ready_at() > 6.0
+    pacer.withdraw(5.0)
+    assert depart(pacer, 5.0) == 5.0
+    assert pacer.ready_at() > 6.0
+
+
+def test_gate() -> None:
+    """A closed gate holds everything back until it opens, with a limit or without."""
+    for limit in (None, RateLimit()):
+        pacer = SlidingWindow(limit)
+        pacer.pause_until(30.0)
+        assert pacer.paused_until == 30.0
+        assert [depart(pacer, at) for at in (10.0, 10.0, 40.0)] == [30.0, 30.0, 40.0]
+
+
+@given(closings=st.lists(st.floats(0, 1e6), min_size=1))
+def test_gate_never_opens_sooner(closings: list[float]) -> None:
+    """Whatever is said after it, a gate opens at the latest time that was ever said."""
+    pacer = SlidingWindow(None)
+    for opens_at in closings:
+        before = pacer.ready_at()
+        pacer.pause_until(opens_at)
+        assert pacer.ready_at() >= before
+    assert pacer.ready_at() == max(closings)
+
+
+def test_gate_does_not_loosen_the_limit() -> None:
+    """A gate that opens before the window has room changes nothing about the window."""
+    pacer = SlidingWindow(RateLimit(per_second=1, per_minute=100))
+    pacer.record(5.0)
+    ready_at = pacer.ready_at()
+    pacer.pause_until(5.5)
+    assert pacer.ready_at() == ready_at
+
+
+GAPS = st.one_of(
+    st.just(0.0), st.just(0.0), st.floats(0, 0.3), st.floats(0, 3), st.sampled_from([1.0, 20.0, 59.0, 60.0])
+)
+LIMITS = st.builds(RateLimit, per_second=st.integers(1, 6), per_minute=st.integers(1, 25))
+
+
+@given(
+    limit=LIMITS,
+    started_at=st.one_of(st.just(0.0), st.floats(0, 1e6)),
+    gaps=st.lists(GAPS, max_size=80),
+    closings=st.dictionaries(st.integers(0, 79), st.floats(0, 90), max_size=3),
+)
+def test_no_window_is_too_full(
+    limit: RateLimit, started_at: float, gaps: list[float], closings: dict[int, float]
+) -> None:
+    """However requests arrive, no second and no minute, wherever it starts, holds more than the limit."""
+    pacer = SlidingWindow(limit)
+    asked_at, now = started_at, started_at
+    departures: list[float] = []
+    for number, gap in enumerate(gaps):
+        asked_at += gap
+        if number in closings:
+            pacer.pause_until(now + closings[number])
+        now = depart(pacer, max(asked_at, now))
+        departures.append(now)
+    assert departures == sorted(departures)
+    assert most_in_a_window(departures, 1.0) <= limit.per_second
+    assert most_in_a_window(departures, 60.0) <= limit.per_minute
+
+
+@given(limit=LIMITS, requests=st.lists(st.tuples(GAPS, st.booleans()), max_size=80))
+def test_taking_back_never_lets_too_many_out(limit: RateLimit, requests: list[tuple[float, bool]]) -> None:
+    """Requests that had leave to go and did not are not counted, and those that did go still keep the limit."""
+    pacer = SlidingWindow(limit)
+    asked_at, now = 0.0, 0.0
+    departures: list[float] = []
+    for gap, is_taken_back in requests:
+        asked_at += gap
+        now = depart(pacer, max(asked_at, now))
+        if is_taken_back:
+            pacer.withdraw(now)
+        else:
+            departures.append(now)
+    assert most_in_a_window(departures, 1.0) <= limit.per_second
+    assert most_in_a_window(departures, 60.0) <= limit.per_minute
+
+
+@given(limit=LIMITS, gaps=st.lists(GAPS, min_size=1, max_size=80))
+def test_nobody_waits_without_need(limit: RateLimit, gaps: list[float]) -> None:
+    """A request that waits would, a moment sooner, have crowded a window a hundredth of a second longer."""
+    pacer = SlidingWindow(limit)
+    asked_at, now = 0.0, 0.0
+    departures: list[float] = []
+    for gap in gaps:
+        asked_at += gap
+        arrived = max(asked_at, now)
+        now = depart(pacer, arrived)
+        if now > arrived:
+            sooner = [*departures, max(arrived, now - 0.001)]
+            assert (
+                most_in_a_window(sooner, 1.01) > limit.per_second or most_in_a_window(sooner, 60.01) > limit.per_minute
+            )
+        departures.append(now)
+
+
+# --- Requests that can wait are spread out ---
+
+
+def test_spread() -> None:
+    """Once half of a window is used, what is left lasts until more comes free, at the moment that asks for most."""
+    default, of_ten = RateLimit(), RateLimit(per_second=100, per_minute=10)
+    late = [0.0] + [58.0] * 15  # nothing comes free for long after the first
+    two_rushes = [0.0] * 5 + [50.0] * 5
+    gaps: list[tuple[RateLimit | None, list[float], float, float]] = [
+        (None, [0.0] * 5000, 0.0, 0.0),
+        (default, [], 0.0, 0.0),
+        (default, [0.0] * 50, 0.0, 0.0),
+        (default, [0.0] * 51, 0.0, 1.001 / 50),
+        (default, [0.0] * 51, 0.5, 0.501 / 50),
+        (default, [0.0] * 51, 1.001, 0.0),
+        (default, [0.0] * 100, 0.0, 1.001),
+        (of_ten, [0.0] * 5, 0.0, 0.0),
+        (of_ten, [0.0] * 6, 0.0, 60.001 / 5),
+        (of_ten, [0.0] * 6, 30.0, 30.001 / 5),
+        (of_ten, two_rushes, 60.0, 50.001 / 6),
+        (of_ten, two_rushes, 60.001, 0.0),
+        (of_ten, two_rushes, 61.0, 0.0),
+        # Up to 15 departures, each is a moment that counts; of 16, every second one.
+        (RateLimit(per_second=100, per_minute=15), late[:15], 59.0, 59.001 / 2),
+        (RateLimit(per_second=100, per_minute=16), late, 59.0, 59.001 / 3),
+    ]
+    with Table() as table:
+        for limit, departures, now, gap in gaps:
+            with table.row(limit, len(departures), now):
+                pacer = SlidingWindow(limit)
+                for at in departures:
+                    pacer.record(at)
+                assert pacer.min_interval(now) == pytest.approx(gap, abs=1e-9)
+
+
+@given(st.integers(1, 50), st.integers(1, 200), st.lists(st.floats(0, 30), max_size=60))
+def test_spread_keeps_the_limit_and_uses_it(per_second: int, per_minute: int, alone: list[float]) -> None:
+    """Spread out, requests use what the limit allows in the long run, and never more."""
+    pacer = SlidingWindow(RateLimit(per_second, per_minute))
+    departures: list[float] = []
+    now, last = 0.0, -math.inf
+    waiting_alone = sorted(alone, reverse=True)
+    while now < 600:
+        at = max(now, pacer.ready_at(), last + pacer.min_interval(now))
+        if waiting_alone and max(waiting_alone[-1], pacer.ready_at()) <= at:
+            now = max(now, waiting_alone.pop(), pacer.ready_at())
+        else:
+            now = last = at
+        pacer.record(now)
+        departures.append(now)
+    assert most_in_a_window(departures, 1.0) <= per_second
+    assert most_in_a_window(departures, 60.0) <= per_minute
+    allowed = min(per_second, per_minute / 60)
+    assert sum(300 <= at < 600 for at in departures) >= 0.9 * 300 * allowed - 2
+
+
+def test_spread_leaves_no_long_silence() -> None:
+    """Even right after the first rush of a crowd, some request may leave every few tenths of a second."""
+    pacer = SlidingWindow(RateLimit())
+    now, last, longest = 0.0, -math.inf, 0.0
+    while now < 300:
+        at = max(now, pacer.ready_at(), last + pacer.min_interval(now))
+        longest = max(longest, at - now)
+        now = last = at
+        pacer.record(now)
+    assert longest < 0.5

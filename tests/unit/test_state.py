@@ -1,0 +1,627 @@
+"""One card's wait, told by numbers: what is a transition, when to look next, when it ends."""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cardprod._polling.adaptive import AdaptiveSchedule
+from cardprod._polling.backoff import Backoff
+from cardprod._polling.state import PollOptions, PollState
+from cardprod.errors import (
+    ApiError,
+    BadReply,
+    CardNotFound,
+    CardprodError,
+    Forbidden,
+    RateLimited,
+    RequestTimeout,
+    ServerError,
+    StrongAuthenticationRequired,
+    TransportError,
+    Unauthorized,
+    UsageError,
+    WaitTimeout,
+)
+from cardprod.models import Card, ProductionEvent, ProductionStatus, Status, Transition
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from cardprod._polling.backoff import Schedule
+
+CARD = Card(123456, "ca0c8154-1e14-4464-a1ce-dcea7dc3de52")
+EVERY_10 = Backoff(first=10, factor=1, ceiling=10, jitter=0)
+NOON = datetime(2024, 1, 1, 12, tzinfo=UTC)
+ONE_O_CLOCK = NOON + timedelta(hours=1)
+BROKEN = TransportError("the connection broke", card=CARD)
+
+Observed: TypeAlias = ProductionStatus | CardprodError
+
+
+def a_watch(
+    *,
+    timeout: float | None = 900.0,
+    schedule: Schedule = EVERY_10,
+    started_at: float = 100.0,
+    max_failures: int = 5,
+    random: float = 0.0,
+) -> PollState:
+    terms = PollOptions(schedule=schedule, timeout=timeout, max_failures=max_failures, random=lambda: random)
+    return PollState(CARD, terms, started_at)
+
+
+def seen(status: str, occurred_at: datetime | None = None) -> ProductionStatus:
+    return ProductionStatus(status, occurred_at=occurred_at)
+
+
+def final_error(watch: PollState) -> CardprodError:
+    assert watch.is_over
+    assert watch.error is not None
+    return watch.error
+
+
+# --- What is a transition ---
+
+
+def test_first_look_is_due_at_once() -> None:
+    """A wait begins with a look, and with nothing seen."""
+    watch = a_watch(started_at=100.0)
+    assert watch.next_poll_at == 100.0
+    assert (watch.last, watch.polls, watch.failures, watch.is_over, watch.error) == (None, 0, 0, False, None)
+
+
+def test_first_look_is_a_transition() -> None:
+    """The first answer is a transition from nothing."""
+    assert a_watch(started_at=100.0).process_status(seen("READY"), 100.5) == Transition(
+        previous=None, current=seen("READY"), elapsed=0.5, polls=1
+    )
+
+
+def test_new_status_is_a_transition() -> None:
+    """A new status yields one transition, with what was before, the seconds since the beginning and the looks."""
+    watch = a_watch(started_at=100.0)
+    watch.process_status(seen("READY"), 100.5)
+    assert watch.process_status(seen("IN_PROGRESS"), 130.0) == Transition(
+        previous=seen("READY"), current=seen("IN_PROGRESS"), elapsed=30.0, polls=2
+    )
+
+
+@pytest.mark.parametrize("status", ["READY", "TELEPORTED"])
+def test_same_status_is_no_transition(status: str) -> None:
+    """A card seen twice in the same status yields one transition."""
+    watch = a_watch()
+    assert watch.process_status(seen(status, NOON), 100.0) is not None
+    assert watch.process_status(seen(status, NOON), 110.0) is None
+    assert watch.polls == 2
+
+
+def test_other_details_are_no_transition() -> None:
+    """A kiosk id, a code or words that change under the same status and time yield nothing, and are remembered."""
+    watch = a_watch()
+    watch.process_status(ProductionStatus("IN_PROGRESS", occurred_at=NOON), 100.0)
+    latest = ProductionStatus("IN_PROGRESS", "WIS00001", NOON, "PRT_PAUSED", "waiting")
+    assert watch.process_status(latest, 110.0) is None
+    assert watch.last is latest
+
+
+def test_same_status_at_another_time_is_a_transition() -> None:
+    """The same status under a new `occurred_at` is a new production request, and so a transition."""
+    watch = a_watch()
+    watch.process_status(seen("IN_PROGRESS", NOON), 100.0)
+    step = watch.process_status(seen("IN_PROGRESS", ONE_O_CLOCK), 110.0)
+    assert step is not None
+    assert (step.previous, step.current) == (seen("IN_PROGRESS", NOON), seen("IN_PROGRESS", ONE_O_CLOCK))
+
+
+@pytest.mark.parametrize(
+    ("times", "transitions"),
+    [
+        ([NOON, None, NOON], [True, False, False]),
+        ([NOON, None, None, ONE_O_CLOCK], [True, False, False, True]),
+        ([None, NOON, None, NOON], [True, False, False, False]),
+        ([None, NOON, ONE_O_CLOCK], [True, False, True]),
+        ([None, None], [True, False]),
+    ],
+)
+def test_a_missing_time_tells_nothing(times: list[datetime | None], transitions: list[bool]) -> None:
+    """A missing `occurred_at` neither makes a transition nor hides one: the last known time counts."""
+    watch = a_watch()
+    steps = [watch.process_status(seen("IN_PROGRESS", at), 100.0 + 10 * index) for index, at in enumerate(times)]
+    assert [step is not None for step in steps] == transitions
+
+
+@pytest.mark.parametrize("seconds", [0.001, 0.5, -0.5, -60.0])
+def test_times_of_polls_are_exact(seconds: float) -> None:
+    """Without an event in between, any other time is a new request: one server writes its times in one way."""
+    watch = a_watch()
+    watch.process_status(seen("IN_PROGRESS", NOON), 100.0)
+    assert watch.process_status(seen("IN_PROGRESS", NOON + timedelta(seconds=seconds)), 110.0) is not None
+
+
+def test_a_time_counts_only_under_its_status() -> None:
+    """The time of an earlier status is not held against a later one."""
+    watch = a_watch()
+    watch.process_status(seen("READY", NOON), 100.0)
+    watch.process_status(seen("IN_PROGRESS"), 110.0)
+    assert watch.process_status(seen("IN_PROGRESS", ONE_O_CLOCK), 120.0) is None
+
+
+def test_there_and_back_again() -> None:
+    """A status that comes back is a transition again."""
+    watch = a_watch()
+    steps = [watch.process_status(seen(status), 100.0) for status in ("READY", "IN_PROGRESS", "READY")]
+    assert [step and step.current.status for step in steps] == ["READY", "IN_PROGRESS", "READY"]
+
+
+# --- When it ends well ---
+
+
+@pytest.mark.parametrize("status", ["PRODUCED", "PRODUCTION_ERROR", "REQUEST_ERROR"])
+@pytest.mark.parametrize("before", [[], ["READY"], ["READY", "IN_PROGRESS"]])
+def test_final_status_ends_the_wait(before: list[str], status: str) -> None:
+    """A final status ends the wait well, be it the first thing seen or the last."""
+    watch = a_watch()
+    for early in before:
+        watch.process_status(seen(early), 100.0)
+    step = watch.process_status(seen(status), 110.0)
+    assert step is not None
+    assert step.is_final
+    assert (watch.is_over, watch.error, watch.last) == (True, None, seen(status))
+
+
+def test_final_status_counts_after_the_deadline() -> None:
+    """A final status heard late is still the end the caller waited for."""
+    watch = a_watch(started_at=100.0, timeout=5.0)
+    step = watch.process_status(seen("PRODUCED"), 500.0)
+    assert step is not None
+    assert (watch.is_over, watch.error) == (True, None)
+
+
+def test_unknown_status_does_not_end_the_wait() -> None:
+    """A status this package does not know is not final."""
+    watch = a_watch()
+    watch.process_status(seen("TELEPORTED"), 100.0)
+    assert not watch.is_over
+
+
+@pytest.mark.parametrize("ending", [seen("PRODUCED"), UsageError("no"), CardNotFound("no", http_status=404)])
+def test_nothing_more_after_the_end(ending: Observed) -> None:
+    """Whatever is done with a wait that is over is refused, and what is known of it stands."""
+    watch = a_watch()
+    if isinstance(ending, CardprodError):
+        watch.process_failure(ending, 100.0)
+    else:
+        watch.process_status(ending, 100.0)
+    event = ProductionEvent(card=CARD, status=seen("READY", ONE_O_CLOCK), sent_at=ONE_O_CLOCK)
+    known = watch.polls, watch.failures, watch.last, watch.error
+    moves: list[Callable[[], object]] = [
+        lambda: watch.process_status(seen("READY"), 110.0),
+        lambda: watch.process_failure(BROKEN, 110.0),
+        lambda: watch.process_event(event, 110.0, ONE_O_CLOCK),
+        lambda: watch.expire(110.0),
+    ]
+    for move in moves:
+        with pytest.raises(UsageError, match="this wait is over") as caught:
+            move()
+        assert caught.value.card == CARD
+    assert (watch.polls, watch.failures, watch.last, watch.error) == known
+
+
+# --- Failures ---
+
+
+@pytest.mark.parametrize("max_failures", [1, 2, 5])
+def test_too_many_failures_in_a_row(max_failures: int) -> None:
+    """A wait ends with the failure that is one in a row too many, and not before."""
+    watch = a_watch(max_failures=max_failures)
+    failures = [TransportError(f"failure {number}") for number in range(max_failures)]
+    for failure in failures:
+        assert not watch.is_over
+        watch.process_failure(failure, watch.next_poll_at)
+    assert final_error(watch) is failures[-1]
+    assert watch.polls == 0
+
+
+def test_an_answer_resets_the_count() -> None:
+    """Failures with an answer in between are not in a row, even if the answer shows nothing new."""
+    watch = a_watch(max_failures=2)
+    for _ in range(5):
+        watch.process_failure(BROKEN, watch.next_poll_at)
+        watch.process_status(seen("READY"), watch.next_poll_at)
+        assert (watch.is_over, watch.failures) == (False, 0)
+    watch.process_failure(BROKEN, watch.next_poll_at)
+    watch.process_failure(BROKEN, watch.next_poll_at)
+    assert final_error(watch) is BROKEN
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        UsageError("closed"),
+        Unauthorized("401", http_status=401),
+        Forbidden("403", http_status=403),
+        StrongAuthenticationRequired("403", http_status=403),
+        CardNotFound("404", http_status=404),
+    ],
+    ids=lambda failure: type(failure).__name__,
+)
+@pytest.mark.parametrize("timeout", [0.0, 900.0, None])
+def test_some_failures_end_at_once(failure: CardprodError, timeout: float | None) -> None:
+    """What no later look would mend ends the wait at once, as itself."""
+    watch = a_watch(max_failures=100, timeout=timeout)
+    watch.process_failure(failure, 100.0)
+    assert final_error(watch) is failure
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        TransportError("reset"),
+        RequestTimeout("slow"),
+        BadReply("garbage"),
+        ApiError("422", http_status=422),
+        RateLimited("429", http_status=429),
+        ServerError("503", http_status=503),
+    ],
+    ids=lambda failure: type(failure).__name__,
+)
+def test_other_failures_do_not(failure: CardprodError) -> None:
+    """A single look that failed for another reason does not end the wait."""
+    watch = a_watch(max_failures=2)
+    watch.process_failure(failure, 100.0)
+    assert (watch.is_over, watch.failures, watch.next_poll_at) == (False, 1, 110.0)
+
+
+# --- When to look next ---
+
+
+def test_looks_again_as_the_schedule_says() -> None:
+    """The next look is due its delay after the last one was answered."""
+    watch = a_watch(schedule=Backoff(first=1, factor=2, ceiling=8, jitter=0.5), random=0.5)
+    due: list[float] = []
+    for _ in range(5):
+        watch.process_status(seen("READY"), watch.next_poll_at + 0.25)
+        due.append(watch.next_poll_at)
+    assert due == [101.0, 102.75, 106.0, 112.25, 118.5]
+
+
+def test_backoff_starts_again_after_a_transition() -> None:
+    """After a change the next look is soon again, because more may follow."""
+    watch = a_watch(schedule=Backoff(first=1, factor=2, ceiling=60, jitter=0))
+    delays: list[float] = []
+    for status in ["READY", "READY", "READY", "IN_PROGRESS", "IN_PROGRESS", "IN_PROGRESS"]:
+        now = watch.next_poll_at
+        watch.process_status(seen(status), now)
+        delays.append(watch.next_poll_at - now)
+    assert delays == [1.0, 2.0, 4.0, 1.0, 2.0, 4.0]
+
+
+def test_failures_slow_down_the_looking() -> None:
+    """A failed look counts as one that showed nothing new, so that trouble is not hammered upon."""
+    watch = a_watch(schedule=Backoff(first=1, factor=2, ceiling=60, jitter=0), max_failures=10)
+    watch.process_status(seen("READY"), 100.0)
+    delays: list[float] = []
+    for _ in range(3):
+        now = watch.next_poll_at
+        watch.process_failure(BROKEN, now)
+        delays.append(watch.next_poll_at - now)
+    assert delays == [2.0, 4.0, 8.0]
+
+
+# --- The deadline ---
+
+
+def test_last_sleep_is_cut_to_the_deadline() -> None:
+    """A sleep that would go past the deadline ends there."""
+    watch = a_watch(timeout=15.0)
+    watch.process_status(seen("READY"), 100.0)
+    assert watch.next_poll_at == 110.0
+    watch.process_status(seen("READY"), 110.0)
+    assert watch.next_poll_at == 115.0
+
+
+def test_deadline_ends_the_wait() -> None:
+    """The look at the deadline is the last: not final then, the wait ends and says what it saw."""
+    watch = a_watch(timeout=15.0)
+    for _ in range(3):
+        assert not watch.is_over
+        watch.process_status(seen("READY", NOON), watch.next_poll_at)
+    error = final_error(watch)
+    assert isinstance(error, WaitTimeout)
+    assert (error.last, error.polls, error.elapsed, error.card) == (seen("READY", NOON), 3, 15.0, CARD)
+    assert error.__cause__ is None
+    assert "15 s" in str(error)
+    assert "READY" in str(error)
+
+
+def test_last_look_may_still_be_the_final_one() -> None:
+    """A card that is done at the deadline is done, not late."""
+    watch = a_watch(timeout=15.0)
+    watch.process_status(seen("READY"), 100.0)
+    watch.process_status(seen("READY"), 110.0)
+    step = watch.process_status(seen("PRODUCED"), 118.0)
+    assert step is not None
+    assert (watch.is_over, watch.error) == (True, None)
+
+
+def test_last_look_may_still_show_a_transition() -> None:
+    """What the last look shows is told, although the wait then times out."""
+    watch = a_watch(timeout=10.0)
+    watch.process_status(seen("READY"), 100.0)
+    step = watch.process_status(seen("IN_PROGRESS"), 110.0)
+    assert step is not None
+    error = final_error(watch)
+    assert isinstance(error, WaitTimeout)
+    assert error.last == seen("IN_PROGRESS")
+
+
+def test_answer_after_the_deadline_to_an_earlier_look() -> None:
+    """A look that began before the deadline is not the last one: one more is due at once, never in the past."""
+    watch = a_watch(timeout=15.0)
+    watch.process_status(seen("READY"), 100.0)
+    watch.process_status(seen("READY"), 116.0)
+    assert (watch.is_over, watch.next_poll_at) == (False, 116.0)
+    watch.process_status(seen("READY"), 116.5)
+    assert isinstance(final_error(watch), WaitTimeout)
+
+
+@pytest.mark.parametrize(
+    ("failed_at", "case"), [(115.0, "at the deadline"), (125.0, "after it, a last look that took its time")]
+)
+def test_failed_last_look(failed_at: float, case: str) -> None:
+    """A last look that fails ends the wait as timed out, with the failure as its cause."""
+    watch = a_watch(timeout=15.0)
+    watch.process_status(seen("READY"), 100.0)
+    watch.process_status(seen("READY"), 110.0)
+    watch.process_failure(BROKEN, failed_at)
+    error = final_error(watch)
+    assert isinstance(error, WaitTimeout), case
+    assert (error.__cause__, error.polls, error.last) == (BROKEN, 2, seen("READY"))
+
+
+def test_look_cut_off_by_the_deadline() -> None:
+    """A look that the deadline cuts off ends the wait as timed out, with no look after it."""
+    watch = a_watch(timeout=15.0)
+    watch.process_status(seen("READY"), 100.0)
+    cut = RequestTimeout("the wait's time ran out during a look")
+    watch.process_failure(cut, 115.0)
+    error = final_error(watch)
+    assert isinstance(error, WaitTimeout)
+    assert error.__cause__ is cut
+
+
+def test_deadline_goes_before_too_many_failures() -> None:
+    """At the deadline a wait has timed out, even if the same failure is also one in a row too many."""
+    watch = a_watch(timeout=10.0, max_failures=2)
+    watch.process_failure(BROKEN, 100.0)
+    watch.process_failure(BROKEN, 110.0)
+    error = final_error(watch)
+    assert isinstance(error, WaitTimeout)
+    assert (error.__cause__, error.last, error.polls) == (BROKEN, None, 0)
+    assert "nothing was seen" in str(error)
+
+
+def test_looks_end_at_the_deadline() -> None:
+    """A look before the deadline is cut off there; the last one has its own time."""
+    watch = a_watch(timeout=15.0)
+    assert watch.cut_off_at == 115.0
+    watch.process_status(seen("READY"), 100.0)
+    assert watch.cut_off_at == 115.0
+    watch.process_status(seen("READY"), 110.0)
+    assert watch.cut_off_at is None
+
+
+def test_no_timeout_never_times_out() -> None:
+    """Without a timeout a wait goes on for as long as it takes, and no look is cut off."""
+    watch = a_watch(timeout=None)
+    for _ in range(10_000):
+        watch.process_status(seen("READY"), watch.next_poll_at)
+        assert watch.cut_off_at is None
+    assert not watch.is_over
+    assert watch.next_poll_at == 100_100.0
+
+
+def test_timeout_of_zero_looks_once() -> None:
+    """With a timeout of 0 there is one look, with all its own time, and its transition is told."""
+    watch = a_watch(timeout=0.0)
+    assert (watch.next_poll_at, watch.cut_off_at) == (100.0, None)
+    assert watch.process_status(seen("READY"), 103.0) is not None
+    error = final_error(watch)
+    assert isinstance(error, WaitTimeout)
+    assert error.polls == 1
+
+
+def test_timeout_of_zero_and_a_final_card() -> None:
+    """With a timeout of 0 a card that is final already is a success."""
+    watch = a_watch(timeout=0.0)
+    assert watch.process_status(seen("PRODUCED"), 103.0) is not None
+    assert (watch.is_over, watch.error) == (True, None)
+
+
+def test_given_up() -> None:
+    """A wait whose turn did not come before its deadline has timed out, with what it saw until then."""
+    watch = a_watch(timeout=15.0)
+    watch.process_status(seen("READY"), 101.0)
+    watch.expire(117.0)
+    error = final_error(watch)
+    assert isinstance(error, WaitTimeout)
+    assert (error.last, error.polls, error.elapsed, error.__cause__) == (seen("READY"), 1, 17.0, None)
+
+
+def test_deadline_of_its_own() -> None:
+    """A deadline that is given counts, and not the one that the timeout would make."""
+    terms = PollOptions(schedule=EVERY_10, timeout=900.0, max_failures=5)
+    assert PollState(CARD, terms, 100.0, deadline_at=150.0).cut_off_at == 150.0
+
+
+@pytest.mark.parametrize(("began_at", "due_at"), [(100.0, 110.0), (110.0, 110.0), (112.0, 112.0), (115.0, 115.0)])
+def test_poll_that_begins_late(began_at: float, due_at: float) -> None:
+    """A poll that begins later than it was due is due then, and so is the last one if that is past the deadline."""
+    watch = a_watch(timeout=15.0)
+    watch.process_status(seen("READY"), 100.0)
+    watch.begin_poll(began_at)
+    assert (watch.next_poll_at, watch.cut_off_at) == (due_at, None if due_at == 115.0 else 115.0)
+
+
+# --- Whatever happens ---
+
+
+class Model:
+    """What a wait should do, told again as simply as can be: keep everything, and look back."""
+
+    def __init__(self) -> None:
+        self.heard: list[Observed] = []
+
+    @property
+    def answers(self) -> list[ProductionStatus]:
+        """The answers so far."""
+        return [what for what in self.heard if isinstance(what, ProductionStatus)]
+
+    @property
+    def failures_in_a_row(self) -> int:
+        """How many of the latest looks failed."""
+        count = 0
+        for what in reversed(self.heard):
+            if isinstance(what, ProductionStatus):
+                break
+            count += 1
+        return count
+
+    def is_change(self) -> bool:
+        """Whether the latest answer differs from those before it under the same status."""
+        *before, latest = self.answers
+        if not before or before[-1].status != latest.status:
+            return True
+        known: list[datetime] = []
+        for status in reversed(before):
+            if status.status != latest.status:
+                break
+            if status.occurred_at is not None:
+                known.append(status.occurred_at)
+        return latest.occurred_at is not None and bool(known) and known[0] != latest.occurred_at
+
+
+STATUSES = st.builds(
+    ProductionStatus,
+    st.sampled_from(["READY", "IN_PROGRESS", "READY", "IN_PROGRESS", "TELEPORTED", *Status]),
+    occurred_at=st.sampled_from([None, None, NOON, ONE_O_CLOCK]),
+)
+FAILURES = st.sampled_from(
+    [BROKEN, BadReply("garbage"), ServerError("503", http_status=503), Unauthorized("401", http_status=401)]
+)
+SCHEDULES = st.builds(
+    Backoff,
+    first=st.floats(0.01, 10),
+    factor=st.floats(1, 3),
+    ceiling=st.floats(10, 100),
+    jitter=st.floats(0, 0.9),
+)
+
+
+@given(
+    story=st.lists(st.tuples(st.one_of(STATUSES, STATUSES, FAILURES), st.floats(0, 40), st.booleans()), max_size=40),
+    schedule=SCHEDULES,
+    timeout=st.one_of(st.none(), st.floats(0, 300)),
+    max_failures=st.integers(1, 6),
+    random=st.floats(0, 1, exclude_max=True),
+    started_at=st.floats(0, 1e6),
+)
+def test_any_story(
+    *,
+    story: list[tuple[Observed, float, bool]],
+    schedule: Backoff,
+    timeout: float | None,
+    max_failures: int,
+    random: float,
+    started_at: float,
+) -> None:
+    """However answers and failures interleave, a wait tells every change once and ends when, and only when, it must."""
+    watch = a_watch(schedule=schedule, timeout=timeout, max_failures=max_failures, random=random, started_at=started_at)
+    model = Model()
+    deadline = math.inf if timeout is None else started_at + timeout
+    now = started_at
+    for what, gap, is_when_due in story:
+        was_last_look = watch.next_poll_at >= deadline
+        now = max(now, watch.next_poll_at) + gap if is_when_due else now + gap
+        model.heard.append(what)
+        if isinstance(what, CardprodError):
+            watch.process_failure(what, now)
+            ends_badly = (
+                isinstance(what, Unauthorized)
+                or was_last_look
+                or now >= deadline
+                or model.failures_in_a_row >= max_failures
+            )
+            assert watch.is_over is ends_badly
+            assert (watch.error is not None) is ends_badly
+        else:
+            step = watch.process_status(what, now)
+            assert (step is not None) is model.is_change()
+            if step is not None:
+                before = model.answers[:-1]
+                assert step == Transition(
+                    previous=before[-1] if before else None,
+                    current=what,
+                    elapsed=now - started_at,
+                    polls=len(model.answers),
+                )
+            assert watch.is_over is (what.is_final or was_last_look)
+            assert (watch.error is not None) is (watch.is_over and not what.is_final)
+        assert watch.polls == len(model.answers)
+        assert watch.failures == model.failures_in_a_row
+        assert watch.last is (model.answers[-1] if model.answers else None)
+        if watch.is_over:
+            break
+        assert now <= watch.next_poll_at <= max(now, deadline)
+        assert watch.cut_off_at in {None, deadline}
+
+
+# --- The last look's own time, and schedules that cannot be ---
+
+
+def test_last_look_has_its_own_time() -> None:
+    """The last look, which begins at the deadline, is given up so many seconds after it, and no sooner."""
+    watch = PollState(CARD, PollOptions(schedule=EVERY_10, timeout=15.0, max_failures=5, last_poll_seconds=7.0), 100.0)
+    assert watch.cut_off_at == 115.0
+    watch.process_status(seen("READY"), 101.0)
+    watch.process_status(seen("READY"), 111.0)
+    assert (watch.next_poll_at, watch.cut_off_at) == (115.0, 122.0)
+    watch.begin_poll(118.0)
+    assert (watch.cut_off_at, watch.expires_at) == (125.0, 122.0)
+
+
+def test_what_never_ends_never_expires() -> None:
+    """A wait without a deadline does not expire."""
+    assert a_watch(timeout=None).expires_at == math.inf
+
+
+def test_saved_schedule() -> None:
+    """Of schedules only a `Backoff` is saved: another belongs to its process."""
+    for schedule, saved in ((EVERY_10, EVERY_10), (AdaptiveSchedule(), None)):
+        assert PollOptions(schedule=schedule, timeout=None, max_failures=5).saved_schedule is saved
+
+
+def test_terms_are_named() -> None:
+    """Three numbers in a row would say nothing, so they have names."""
+    positional: Any = PollOptions
+    with pytest.raises(TypeError):
+        positional(EVERY_10, 900.0, 5)
+
+
+@pytest.mark.parametrize("delay", [0.0, -0.5, -1.0, math.nan, math.inf])
+def test_impossible_delay_ends_the_wait(delay: float) -> None:
+    """A schedule that gives no positive, finite delay ends the wait with a UsageError; what was seen is still told."""
+
+    class Impossible:
+        def delay(self, unchanged: int, random: float) -> float:
+            return delay
+
+    watch = a_watch(schedule=Impossible())
+    assert watch.process_status(seen("READY"), 101.0) is not None
+    assert isinstance(final_error(watch), UsageError)

@@ -1,0 +1,161 @@
+"""What one card's wait passes on to a schedule that learns, and what it makes of the answer."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+
+from cardprod._polling.adaptive import AdaptiveSchedule
+from cardprod._polling.backoff import Backoff
+from cardprod._polling.state import PollOptions, PollState
+from cardprod.errors import ServerError
+from cardprod.models import ProductionEvent, ProductionStatus
+from tests.cards import CARD
+
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
+NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
+START = 100.0
+RATE = 7.0
+CHANCE = 0.25
+BROKEN = ServerError("503", http_status=503)
+
+Move: TypeAlias = tuple[str, str, float]
+"""`poll`, `event` or `fail`; the status; and how many seconds after the beginning."""
+
+
+class Recorder(AdaptiveSchedule):
+    """Records what it is asked and what it learns; always says 40 s, or what its fallback says."""
+
+    def __init__(self) -> None:
+        super().__init__(fallback=Backoff(first=20, factor=3, ceiling=500, jitter=0.5))
+        self.stays: list[tuple[str, float, float, str]] = []
+        self.asked: list[tuple[str, float, bool]] = []
+        self.now = START
+
+    def delay_at(self, status: str, age: float, now: float, random: float, *, is_first: bool) -> float:
+        """Record what is known of the card."""
+        assert (now, random) == (self.now, CHANCE)
+        self.asked.append((status, age, is_first))
+        return 40.0
+
+    def learn(
+        self,
+        status: str,
+        before: float,
+        age: float,
+        now: float,
+        *,
+        is_first: bool,
+        ended: bool,
+        is_final: bool,
+        requests_per_second: float,
+    ) -> None:
+        """Record a stay."""
+        assert (now, requests_per_second) == (self.now, RATE)
+        words = ["first"] * is_first + ["ended"] * ended + ["final"] * is_final
+        self.stays.append((status, before, age, " ".join(words)))
+
+
+def waited(schedule: AdaptiveSchedule | Backoff, *moves: Move) -> PollState:
+    """Begin a wait at noon and make some moves."""
+    terms = PollOptions(
+        schedule=schedule, timeout=None, max_failures=9, requests_per_second=RATE, random=lambda: CHANCE
+    )
+    watch = PollState(CARD, terms, START)
+    for what, name, seconds in moves:
+        now, wall_now, status = START + seconds, NOON + timedelta(seconds=seconds), ProductionStatus(name)
+        if isinstance(schedule, Recorder):
+            schedule.now = now
+        if what == "poll":
+            watch.process_status(status, now)
+        elif what == "fail":
+            watch.process_failure(BROKEN, now)
+        else:
+            watch.process_event(ProductionEvent(card=CARD, status=status, sent_at=wall_now), now, wall_now)
+    return watch
+
+
+@pytest.mark.parametrize(
+    ("moves", "stays"),
+    [
+        pytest.param([("poll", "READY", 1)], [], id="nothing before the second"),
+        pytest.param(
+            [("poll", "READY", 1), ("poll", "READY", 4), ("poll", "IN_PROGRESS", 10), ("poll", "PRODUCED", 20)],
+            [
+                ("READY", 1, 4, "first"),
+                ("READY", 4, 10, "first ended"),
+                ("IN_PROGRESS", 3, 13, "ended final"),  # it began at 7, halfway between two polls
+            ],
+            id="polls bracket a change",
+        ),
+        pytest.param(
+            [("poll", "READY", 1), ("event", "IN_PROGRESS", 10), ("event", "PRODUCED", 30)],
+            [
+                ("READY", 1, 10, "first"),
+                ("READY", 10, 10, "first ended"),
+                ("IN_PROGRESS", 0, 20, ""),
+                ("IN_PROGRESS", 20, 20, "ended final"),
+            ],
+            id="events are exact",
+        ),
+        pytest.param(
+            [("event", "IN_PROGRESS", 5), ("poll", "IN_PROGRESS", 9), ("poll", "READY", 11)],
+            [("IN_PROGRESS", 0, 4, ""), ("IN_PROGRESS", 4, 6, "ended")],
+            id="what an event shows first was seen as it began",
+        ),
+        pytest.param(
+            [("poll", "READY", 1), ("event", "IN_PROGRESS", 10), ("poll", "READY", 12), ("poll", "PRODUCED", 20)],
+            [
+                ("READY", 1, 10, "first"),
+                ("READY", 10, 10, "first ended"),
+                ("IN_PROGRESS", 0, 2, ""),  # a poll that lags behind the event
+                ("IN_PROGRESS", 2, 10, "ended final"),
+            ],
+            id="a poll that lags behind an event shows that event's status",
+        ),
+        pytest.param(
+            [("poll", "READY", 1), ("fail", "", 4), ("poll", "READY", 6)],
+            [("READY", 1, 6, "first")],
+            id="a failed poll shows nothing",
+        ),
+    ],
+)
+def test_what_is_learned(moves: list[Move], stays: list[tuple[str, float, float, str]]) -> None:
+    """A schedule learns every stay: polls only bracket its end, an event dates it."""
+    schedule = Recorder()
+    waited(schedule, *moves)
+    assert schedule.stays == stays
+
+
+def test_what_is_asked() -> None:
+    """The next poll is due when the schedule says, which is asked by status and by age in that status."""
+    schedule = Recorder()
+    watch = waited(schedule, ("poll", "READY", 1), ("poll", "IN_PROGRESS", 10), ("event", "COOLING", 12))
+    assert schedule.asked == [("READY", 1, True), ("IN_PROGRESS", 4.5, False)]  # COOLING is no news
+    assert watch.next_poll_at == START + 10 + 40
+
+
+def test_failures_are_backed_off_from() -> None:
+    """After a failed poll the next is no sooner than the fallback says for so many failures in a row."""
+    schedule = Recorder()
+    due = [waited(schedule, ("poll", "READY", 1), *[("fail", "", 1)] * failures).next_poll_at for failures in range(4)]
+    fallback = [20 * 3**failures * (1 - 0.5 * CHANCE) for failures in range(3)]
+    assert due == [START + 1 + delay for delay in (40.0, 40.0, *fallback[1:])]
+    assert fallback[0] < 40 < fallback[1]
+
+
+def test_fallback_until_something_is_known() -> None:
+    """Before the first answer a schedule that learns is asked as any other: by how many polls failed."""
+    watch = waited(Recorder(), ("fail", "", 0), ("fail", "", 0))
+    assert watch.next_poll_at == START + 20 * 3**2 * (1 - 0.5 * CHANCE)
+
+
+def test_another_schedule_is_asked_by_count() -> None:
+    """A `Backoff` learns nothing, and is asked by how many polls showed nothing new."""
+    backoff = Backoff(first=1, factor=2, ceiling=60, jitter=0)
+    watch = waited(backoff, ("poll", "READY", 1), ("poll", "READY", 2), ("poll", "READY", 3))
+    assert watch.next_poll_at == START + 3 + 4
