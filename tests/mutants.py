@@ -29,7 +29,7 @@ import time
 import traceback
 from bisect import bisect_left, bisect_right
 from importlib.machinery import ModuleSpec, SourceFileLoader
-from importlib.util import spec_from_file_location
+from importlib.util import find_spec, spec_from_file_location
 from multiprocessing.connection import wait
 from pathlib import Path
 from random import Random
@@ -44,6 +44,11 @@ if TYPE_CHECKING:
     from types import CodeType
 
 ROOT: Final = Path(__file__).parents[1]
+_found = find_spec("cardprod")  # without importing it: each mutant does that for itself
+assert _found is not None
+assert _found.origin is not None
+PACKAGE: Final = Path(_found.origin).parent
+"""The package that the tests run on, here or installed."""
 
 TESTS: Final[Mapping[str, tuple[str, ...]]] = {
     "_http.rate_limit": ("unit/test_rate_limit.py",),
@@ -496,7 +501,7 @@ class Module:
     @classmethod
     def named(cls, name: str) -> Module:
         """Find one of the pure modules by its name in the package."""
-        path = ROOT / "cardprod" / f"{name.replace('.', '/')}.py"
+        path = PACKAGE / f"{name.replace('.', '/')}.py"
         return cls(name, path, path.read_text(), tuple(str(ROOT / "tests" / test) for test in TESTS[name]))
 
     def run(
@@ -659,7 +664,7 @@ class Result:
         }
 
     def _place(self, one: Mutant) -> str:
-        return f"{self.module.path.relative_to(ROOT)}:{one.line}"
+        return f"{self.module.path.relative_to(PACKAGE.parent)}:{one.line}"
 
 
 def _percent(part: int, whole: int) -> float:
@@ -744,7 +749,7 @@ def run(module: Module, mutants: Sequence[Mutant], jobs: int, directory: Path) -
 
 def run_one(module: Module, mutant: Mutant) -> int:
     """Print one mutant as a diff, and run it with the tests' output shown."""
-    name = str(module.path.relative_to(ROOT))
+    name = str(module.path.relative_to(PACKAGE.parent))
     changed = mutant.applied_to(module.source)
     diff = difflib.unified_diff(
         module.source.splitlines(keepends=True), changed.splitlines(keepends=True), name, f"{name} (mutant)"
@@ -781,7 +786,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.list:
         for module in modules:
             for position, one in enumerate(mutants_of(module.source), start=1):
-                _print(f"{position} {module.path.relative_to(ROOT)}:{one.line}: {one.description}")
+                _print(f"{position} {module.path.relative_to(PACKAGE.parent)}:{one.line}: {one.description}")
         return 0
     with tempfile.TemporaryDirectory(prefix="mutants-") as directory:
         _prepare(directory)
