@@ -28,7 +28,7 @@ asyncio.set_event_loop(None)
 
 # The same examples in every run: a failure is then the change's and not the day's. The full size draws new ones.
 settings.register_profile("quick", max_examples=50, deadline=None, derandomize=True)
-settings.register_profile("full", max_examples=1_000, deadline=None, print_blob=True)
+settings.register_profile("full", max_examples=500, deadline=None, print_blob=True)
 
 
 # --- The options of a run ---
