@@ -24,7 +24,7 @@ _RETRY_FIRST: Final = 0.5
 _RETRY_CEILING: Final = 8.0
 """Seconds: the first retry waits up to the one, later ones up to twice as long each time, at most the other."""
 _PATIENCE: Final = 60.0
-"""Seconds. A request that is told to come back later than this is given up at once, rather than slept on."""
+"""Seconds. With a longer `Retry-After` a request fails at once, instead of sleeping that long."""
 _NO_HEADERS: Final = CIMultiDictProxy[str](CIMultiDict())
 _FAILURES: Final[tuple[tuple[type[BaseException], type[TransportError], str], ...]] = (
     (TimeoutError, RequestTimeout, "the connection timed out: check the network and base_url"),
@@ -51,7 +51,7 @@ _FAILURES: Final[tuple[tuple[type[BaseException], type[TransportError], str], ..
 """Every failure of aiohttp, TLS and the operating system → the error it becomes; the first that fits counts."""
 _DISTRUST: Final[Mapping[int, str]] = {
     9: "the server's TLS certificate is not valid yet: check this machine's clock",
-    10: "the server's TLS certificate has expired: tell whoever runs it",
+    10: "the server's TLS certificate has expired: tell its operator",
     18: "the server's TLS certificate is signed by itself: check base_url, or trust it in ssl=",
     19: "the server's TLS certificate is from an unknown authority: check base_url, or trust the authority in ssl=",
     20: "the server's TLS certificate is from an unknown authority: check base_url, or trust the authority in ssl=",

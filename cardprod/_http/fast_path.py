@@ -66,7 +66,7 @@ def turn_off_resending(session: aiohttp.ClientSession) -> bool:
 
 
 def guard_connector(connector: aiohttp.BaseConnector) -> None:
-    """Let a connector drop connections on which an answer came that was not requested.
+    """Make a connector drop connections on which an answer came that was not requested.
 
     aiohttp would take such an answer for the one to the next request. Called in the running event loop.
     """

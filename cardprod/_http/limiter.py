@@ -30,7 +30,7 @@ class WouldBlock(Exception):
 
 
 class Permit:
-    """The right to send one request. Whoever acquired it releases it or gives it back; only the first call counts.
+    """The right to send one request. Its owner releases it or gives it back; only the first call counts.
 
     Args:
         limiter: Where it comes from.
@@ -44,13 +44,13 @@ class Permit:
         self.acquired_at = acquired_at
 
     def release(self) -> None:
-        """Let the next request have the place: this one was sent, and is over."""
+        """Free the place for the next request: this one was sent, and is over."""
         limiter, self._limiter = self._limiter, None
         if limiter is not None:
             limiter._release()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - a permit is part of its limiter
 
     def give_back(self) -> None:
-        """Let another request be sent instead of this one, which was not."""
+        """Free the place and its share of the rate limit: no request was sent."""
         if self._limiter is not None:
             self._limiter.window.withdraw(self.acquired_at)
             self.release()

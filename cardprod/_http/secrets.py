@@ -27,7 +27,7 @@ def parse_redacted(
     headers: Mapping[str, str],
     body: bytes,
 ) -> _Said:
-    """Decipher an answer; an error of it repeats no secret, however the answer spells what it complains of.
+    """Parse an answer; its error repeats no secret, in whichever encoding the answer does.
 
     Raises:
         ApiError, BadReply: As `parse_response` does.
@@ -48,7 +48,7 @@ def parse_redacted(
 
 
 def redact(secrets: Iterable[str], error: BaseException) -> None:
-    """Let no cause of an error repeat a secret: what is wrong with an answer is told in the answer's own words."""
+    """Replace secrets in the causes of an error: they quote the answer, which may repeat them."""
     hidden = [secret for secret in secrets if len(secret) >= _SECRET]
 
     def without(value: object) -> object:

@@ -15,7 +15,7 @@ class TimeLimit:
 
     The one that started first is the first to be overdue, because each may take equally long. A timer for each would
     cost more than everything else this package adds to a request: 8 of 65 µs, as `asyncio.timeout` or aiohttp's own.
-    Ending one is cancelling its task, and is told from a caller's cancelling as `asyncio.timeout` does.
+    Ending one cancels its task; a caller's own cancellation is told apart as `asyncio.timeout` does it.
 
     Args:
         seconds: How long each may take.

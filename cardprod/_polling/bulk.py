@@ -485,7 +485,7 @@ class Waits(_Batch[Transition]):
 
         What was delivered to you will not be delivered again; what was seen and not delivered yet comes first. Cards
         that are still in their source are not in it. It is made at once, so of a million cards it holds the event loop
-        for some seconds. A schedule that is no `Backoff` is not in it: give it again to whoever resumes.
+        for some seconds. A schedule that is no `Backoff` is not in it: pass it again to `resume`.
 
         Raises:
             UsageError: The block is not entered yet, or left already: take it inside.

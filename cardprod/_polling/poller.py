@@ -245,7 +245,7 @@ class Poller:
         return True
 
     def apply_cut_off(self, entry: PollEntry) -> None:
-        """Let a card's deadline pass while somebody else's poll of it, which was to serve it too, goes on."""
+        """End a card's poll at its deadline, while another wait's poll that was to serve it too goes on."""
         self.apply(entry, _cut_off(entry.card, None))
 
     def _apply_status(self, entry: PollEntry, status: ProductionStatus, now: float) -> None:

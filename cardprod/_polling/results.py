@@ -1,6 +1,6 @@
 """`ResultStream`: results on their way from the polls that find them to one reader, and how many there are.
 
-Nothing is lost: whoever adds results holds back while there is no room, and an error comes after what is there already.
+Nothing is lost: polls are held back while there is no room, and an error comes after what is there already.
 """
 
 from __future__ import annotations
