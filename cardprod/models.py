@@ -1,6 +1,6 @@
 """What the rest of the package talks about: a card, its production status, a transition, an event. Values only, no I/O.
 
-How they travel over the wire is `wire`'s business, when to look is `schedule`'s.
+How they travel is `_protocol`'s business, when to poll is `_polling`'s.
 """
 
 from __future__ import annotations
@@ -175,7 +175,8 @@ class ProductionStatus:
     Args:
         status: A `Status`, or the raw text of one this package does not know. Unknown ones are not final.
         kiosk_id: The kiosk's id; None while nobody started production.
-        occurred_at: When it happened, aware and in UTC; None if the answer did not say, or not legibly.
+        occurred_at: When the production request was sent to the kiosk machine (as Wise defines it), aware and in UTC;
+            None if the answer did not say, or not legibly.
         error_code: An `ErrorCode`, or the raw text of one this package does not know; None without an error.
         description: Wise's words on it. Can be set without there being an error.
     """
@@ -232,7 +233,7 @@ class ProductionStatus:
 
 @attrs.frozen
 class Transition:
-    """One change seen during a wait: the first look, a new status, or the same status under a new `occurred_at`.
+    """One change seen during a wait: the first poll, a new status, or the same status under a new `occurred_at`.
 
     Args:
         previous: What was seen before; None for the first look.
