@@ -41,7 +41,7 @@ class Permit:
 
     def __init__(self, limiter: RequestLimiter, acquired_at: float) -> None:
         self._limiter: RequestLimiter | None = limiter
-        self.acquired_at = acquired_at
+        self.acquired_at: float = acquired_at
 
     def release(self) -> None:
         """Free the place for the next request: this one was sent, and is over."""
@@ -86,7 +86,7 @@ class RequestLimiter:
     """
 
     def __init__(self, rate_limit: RateLimit | None, places: int) -> None:
-        self.window = SlidingWindow(rate_limit)
+        self.window: SlidingWindow = SlidingWindow(rate_limit)
         """When the next request may be sent."""
         self._places = places
         self._in_use = 0

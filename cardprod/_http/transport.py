@@ -82,7 +82,7 @@ class Transport:
         self._request_timeout = request_timeout
         self._time_limit = TimeLimit(request_timeout)
         self._attempts = attempts
-        self.limiter = RequestLimiter(rate_limit, max_concurrency)
+        self.limiter: RequestLimiter = RequestLimiter(rate_limit, max_concurrency)
         """Where permits come from."""
         self._ssl: _ssl.SSLContext | bool = True if ssl is None else ssl
         self._loop: asyncio.AbstractEventLoop | None = None

@@ -92,11 +92,11 @@ class Poller:
     """
 
     def __init__(self, transport: Transport, subscriptions: Subscriptions, telemetry: Telemetry) -> None:
-        self.transport = transport
+        self.transport: Transport = transport
         """What sends the requests."""
-        self.subscriptions = subscriptions
+        self.subscriptions: Subscriptions = subscriptions
         """Who waits for which card."""
-        self.telemetry = telemetry
+        self.telemetry: Telemetry = telemetry
         """Where events go."""
         self._observed: set[int] = set()  # the waits whose end the observer is still to get
 

@@ -60,9 +60,13 @@ class ResultStream(Generic[_T]):
         self._is_being_read = False
         self._is_finished = False
         self._broken_by: BaseException | None = None
-        self.reserved = 0
+        self.reserved: int = 0
         """Results that polls under way will add."""
-        self.total = self.pending = self.produced = self.failed = self.errors = 0
+        self.total: int = 0
+        self.pending: int = 0
+        self.produced: int = 0
+        self.failed: int = 0
+        self.errors: int = 0
 
     def __iter__(self) -> Iterator[_T]:
         """Give what was added and not read yet."""

@@ -93,7 +93,7 @@ class Subscriptions:
     """
 
     def __init__(self, trust: WebhookTrust) -> None:
-        self.trust = trust
+        self.trust: WebhookTrust = trust
         """How reliably events come."""
         self._recent: dict[Card, tuple[float, ProductionEvent]] = {}
         # In many small dicts, because one that grows is copied at once: with a million cards that would hold the event

@@ -148,11 +148,11 @@ class _Pass:
     """The polls of one sweep."""
 
     def __init__(self, poller: Poller) -> None:
-        self.poller = poller
+        self.poller: Poller = poller
         """The engine."""
         self.steps: list[tuple[Card, Transition | CardprodError]] = []
         """What there is to deliver."""
-        self.polls = 0
+        self.polls: int = 0
         """How many polls were answered or failed."""
         self._requests = LimiterQueue(waits_for_pauses=False)
         self._tasks: set[asyncio.Task[None]] = set()
