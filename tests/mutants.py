@@ -90,6 +90,14 @@ EQUIVALENT: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
         "Only differences of the mass are used.": ("mass = [0.0] -> mass = [1.0]",),
         "Where nothing has ended, all is multiplied by one.": ("if self._ended: -> if True:",),
     },
+    "_polling.ordering": {
+        "Equal times were sent back before this line.": (
+            (
+                "return Order.NEWER if new > known else Order.OLDER -> return Order.NEWER if new >= known else "
+                "Order.OLDER"
+            ),
+        ),
+    },
     "_polling.webhook_trust": {
         "Of what is missing only the status is read, and not its time.": (
             (

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from cardprod import Backoff, Card, ProductionStatus
-from cardprod._polling.queue import Phase, PollQueue, QueuedState
+from cardprod._polling.queue import TICK, Phase, PollQueue, QueuedState
 from cardprod._polling.state import PollOptions
 
 if TYPE_CHECKING:
@@ -132,6 +132,122 @@ def test_entries_that_no_longer_count_are_dropped() -> None:
         queue.reschedule(one)
     assert len(queue) < 1100
     assert list(queue) == [one]
+
+
+def scheduled(queue: PollQueue[QueuedState], name: str, at: float) -> QueuedState:
+    """Add a card that was polled ten seconds before it is due again."""
+    one = state(name, now=at - 10)
+    one.process_status(READY, at - 10)
+    queue.add(one)
+    return one
+
+
+def test_resumed_cards_are_due_when_their_state_says() -> None:
+    """A card that was polled before it was added is scheduled, and comes up in the order of its time."""
+    queue = PollQueue[QueuedState]()
+    late, soon = scheduled(queue, "late", 30), scheduled(queue, "soon", 20)
+    assert (late.phase, soon.phase, queue.due_at(0), queue.next_expiry()) == (
+        *(Phase.SCHEDULED, Phase.SCHEDULED),
+        *(20, math.inf),
+    )
+    assert [queue.take(40, nobody), queue.take(40, nobody), queue.take(40, nobody)] == [soon, late, None]
+
+
+def test_a_moved_card_is_due_at_its_new_time_only() -> None:
+    """After a change a card is due at its new time, and the others before it come first; it is listed once."""
+    queue = PollQueue[QueuedState]()
+    moved, other, last = scheduled(queue, "moved", 10), scheduled(queue, "other", 20), scheduled(queue, "last", 90)
+    moved.process_status(READY, 15)
+    assert not queue.reschedule(moved)
+    assert not queue.reschedule(moved)  # for the same time again
+    assert queue.due_at(0) == 20
+    assert sorted(one.card.card_token for one in queue) == ["last", "moved", "other"]
+    assert [queue.take(100, nobody) for _ in range(4)] == [other, moved, last, None]
+
+
+def test_new_cards_that_an_event_changed() -> None:
+    """A new card that an event showed is scheduled like any other, one that it ended is gone, and the next is taken."""
+    queue = PollQueue[QueuedState]()
+    shown, ended, untouched = state("shown"), state("ended"), state("untouched")
+    for one in (shown, ended, untouched):
+        queue.add(one)
+    shown.process_status(READY, 0)
+    assert not queue.reschedule(shown)
+    ended.process_status(DONE, 0)
+    assert queue.reschedule(ended)
+    assert sorted(one.card.card_token for one in queue) == ["shown", "untouched"]
+    assert queue.take(0, nobody) is untouched
+    assert queue.take(0, nobody) is None
+    assert queue.take(10, nobody) is shown
+
+
+def test_a_card_being_polled_stays_until_its_poll_ends() -> None:
+    """A change of a card under poll moves it only if it ends it; what has ended is not listed, even before it moves."""
+    queue = PollQueue[QueuedState]()
+    one = state("a")
+    queue.add(one)
+    assert queue.take(0, nobody) is one
+    one.process_status(READY, 0)
+    assert not queue.reschedule(one)
+    assert (one.phase, list(queue), queue.due_at(100)) == (Phase.POLLING, [one], math.inf)
+    one.process_status(DONE, 1)
+    assert list(queue) == []
+    assert queue.reschedule(one)
+
+
+def test_postponing_takes_the_first_that_is_due() -> None:
+    """Only the card that is due first is postponed, from a millisecond before its time, and not without a gap."""
+    queue = PollQueue[QueuedState]()
+    first, second = scheduled(queue, "first", 10), scheduled(queue, "second", 11)
+    assert queue.postpone(10, 0) is None
+    assert queue.postpone(9.9, 100) is None
+    assert queue.postpone(10 - TICK, 100) is first
+    assert first.phase is Phase.IDLE
+    queue.reschedule(first)
+    assert (queue.due_at(0), second.phase) == (11, Phase.SCHEDULED)
+    assert PollQueue[QueuedState]().postpone(10, 100) is None
+
+
+def test_deadlines_pass_in_their_order() -> None:
+    """The next deadline is that of the first card whose wait is not over, and passes a millisecond early at most."""
+    queue = PollQueue[QueuedState]()
+    endless, first, second = state("endless"), state("first", options=LIMITED), state("second", now=7, options=LIMITED)
+    for one in (endless, first, second):
+        queue.add(one)
+    assert queue.next_expiry() == 65
+    first.process_status(DONE, 1)
+    assert queue.reschedule(first)
+    assert queue.next_expiry() == 72
+    assert list(queue.expire(72 - 2 * TICK)) == []
+    assert list(queue.expire(72 - TICK)) == [second]
+
+
+def test_cleared() -> None:
+    """Clearing forgets every card, in whichever phase, and returns those whose wait is not over."""
+    queue = PollQueue[QueuedState]()
+    polling, waiting = state("polling", options=LIMITED), scheduled(queue, "waiting", 10)
+    new, ended = state("new"), state("ended")
+    for one in (polling, ended, new):
+        queue.add(one)
+    assert queue.take(0, nobody) is polling
+    ended.process_status(DONE, 0)
+    queue.reschedule(ended)
+    assert {one.card.card_token for one in queue.clear()} == {"polling", "waiting", "new"}
+    assert {one.phase for one in (polling, waiting, new, ended)} == {Phase.OVER}
+    assert (len(queue), list(queue), queue.due_at(99), queue.next_expiry()) == (0, [], math.inf, math.inf)
+
+
+def test_sorting_out_loses_nobody() -> None:
+    """When entries that no longer count are sorted out, every card that waits is still there, in its order."""
+    queue = PollQueue[QueuedState]()
+    others = [scheduled(queue, f"card-{number}", 100_000 - number) for number in range(50)]
+    one = scheduled(queue, "restless", 10)
+    for number in range(3000):
+        one.process_status(READY, number / 1000)
+        queue.reschedule(one)
+        assert len(queue) <= 2200
+    assert queue.take(100, nobody) is one
+    assert [queue.take(200_000, nobody) for _ in range(51)] == [*reversed(others), None]
 
 
 class Fleet(RuleBasedStateMachine):
