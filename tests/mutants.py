@@ -98,6 +98,33 @@ EQUIVALENT: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
             ),
         ),
     },
+    "_polling.queue": {
+        "A gap of 0 postpones nothing anyway: the card was seen 0 seconds ago or more.": (
+            (
+                "if gap <= 0 or self._first_due_at() > now + TICK or not self._heap[0][1].postpone(now, gap): -> "
+                "if gap < 0 or self._first_due_at() > now + TICK or not self._heap[0][1].postpone(now, gap):"
+            ),
+            (
+                "if gap <= 0 or self._first_due_at() > now + TICK or not self._heap[0][1].postpone(now, gap): -> "
+                "if gap <= -1 or self._first_due_at() > now + TICK or not self._heap[0][1].postpone(now, gap):"
+            ),
+        ),
+        "What is left there is over, and drops out when it comes up.": ("self._deadlines.clear() -> pass",),
+        "Entries that no longer count are sorted out one change sooner or later.": (
+            "_STALE: Final = 1024 -> _STALE: Final = 1023",
+            "_STALE: Final = 1024 -> _STALE: Final = 1025",
+            "self._stale = 0 -> self._stale = -1",
+            "self._stale = 0 -> self._stale = 1",
+            (
+                "if self._stale > _STALE and self._stale * 2 > len(self._heap): -> if self._stale >= _STALE and "
+                "self._stale * 2 > len(self._heap):"
+            ),
+            (
+                "if self._stale > _STALE and self._stale * 2 > len(self._heap): -> if self._stale > _STALE and "
+                "self._stale * 2 >= len(self._heap):"
+            ),
+        ),
+    },
     "_polling.webhook_trust": {
         "Of what is missing only the status is read, and not its time.": (
             (
