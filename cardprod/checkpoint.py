@@ -23,8 +23,8 @@ and each card of
 | `last` | the last status seen, or null: `status kiosk_id occurred_at error_code description` |
 | `occurred_at` | the last time known for that status, or null |
 | `began_at` `polled_at` `is_first` | when the status was first seen; when last; whether the wait began with it |
-| `event_at` `event_sent_at` | when an event told of it that no look has confirmed, and when that was sent; or null |
-| `undelivered` | transitions seen that nobody was told of: `previous current elapsed polls source` |
+| `event_at` `event_sent_at` | when an event brought it that no poll has confirmed, and when that was sent; or null |
+| `undelivered` | transitions seen and not delivered: `previous current elapsed polls source` |
 
 Times are ISO 8601 in UTC, seconds are numbers. Versions that were ever written can be read for ever.
 """
@@ -89,7 +89,7 @@ class PendingCard:
         card: The card.
         started_at: When the wait began.
         deadline_at: When it ends; None for no deadline.
-        next_poll_at: When the next look is due.
+        next_poll_at: When the next poll is due.
         polls: Answered looks so far.
         failures: Looks that failed since the last answer.
         unchanged: Looks since the last transition.
@@ -98,7 +98,7 @@ class PendingCard:
         began_at: When the card came to that status, as far as it was seen.
         polled_at: When it was last seen there.
         is_first: Whether that is the status the wait began with.
-        event_at: When an event told of that status, if no look has confirmed it.
+        event_at: When an event brought that status, if no poll has confirmed it.
         event_sent_at: When that event was sent.
         undelivered: Transitions seen that nobody was told of.
     """

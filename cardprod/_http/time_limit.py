@@ -15,7 +15,7 @@ class TimeLimit:
 
     The one that started first is the first to be overdue, because each may take equally long. A timer for each would
     cost more than everything else this package adds to a request: 8 of 65 µs, as `asyncio.timeout` or aiohttp's own.
-    Ending one cancels its task; a caller's own cancellation is told apart as `asyncio.timeout` does it.
+    Ending one cancels its task; it distinguishes a caller's cancellation as `asyncio.timeout` does.
 
     Args:
         seconds: How long each may take.

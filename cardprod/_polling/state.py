@@ -314,7 +314,7 @@ class PollState:
     # --- What the schedule learns, and says ---
 
     def _learn(self, previous: ProductionStatus, now: float, *, ended: bool, is_exact: bool) -> None:
-        """Let a schedule that learns know how long the card stayed, and set when its new status began."""
+        """Report to a schedule that learns how long the card stayed, and set when its new status began."""
         before = self._polled_at
         if ended and is_exact:  # it stayed until now
             self._learn_stay(previous, before, now, ended=False)

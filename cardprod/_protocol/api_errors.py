@@ -59,7 +59,7 @@ _ERRORS: Final[Mapping[int, tuple[type[ApiError], str]]] = {
     408: (ApiError, "the server gave up waiting for the request: try again"),
     429: (RateLimited, "more requests than Wise allows: ask less often"),
 }
-"""HTTP status → the error it becomes, and what it means for whoever reads it."""
+"""HTTP status → the error it becomes, and what it means for its reader."""
 _REFUSALS: Final[Mapping[str, str]] = {
     "invalid_grant": "the refresh token is no longer good: the user must authorise again",
     "invalid_client": "the client is not known: check client_id and client_secret",
@@ -70,7 +70,7 @@ _CODE_KEYS: Final = ("code", "error")
 _DETAIL_KEYS: Final = ("detail", "error_description", "message", "title")
 """Where the shapes of Wise's error guide keep their code and their words, the most telling first."""
 _Meaning: TypeAlias = "tuple[type[ApiError], str]"
-"""The error an answer becomes, and what it means for whoever reads it."""
+"""The error an answer becomes, and what it means for its reader."""
 
 
 def _meaning_of_status(http_status: int, lowered: Mapping[str, str], _: str | None) -> _Meaning:
@@ -189,7 +189,7 @@ def _retry_after(lowered: Mapping[str, str], now: float | None) -> float | None:
     at = _http_date(text)
     if at is None:
         return None
-    # Against the server's own clock where it tells it, so that two clocks that differ do no harm.
+    # Against the server's own clock where the answer has it, so that two clocks that differ do no harm.
     sent_at = _http_date(lowered.get("date", ""))
     if sent_at is None:
         sent_at = time.time() if now is None else now

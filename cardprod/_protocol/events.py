@@ -18,7 +18,7 @@ _EVENT_TYPE: Final = "cards#card-production-status-change"
 
 
 def parse_event(body: bytes, *, delivery_id: str | None = None, is_test: bool = False) -> ProductionEvent:
-    """Turn the body of a delivery, whose signature was verified, into what it tells.
+    """Parse the body of a delivery, whose signature was verified.
 
     A test may hold whatever Wise likes; what it says of a card is read where it can be.
 

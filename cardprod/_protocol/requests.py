@@ -141,7 +141,7 @@ def _check_api_version(api_version: str) -> None:
 
 
 def _check_base_url(base_url: str, *, allow_plain_http: bool) -> None:
-    # The URL itself is in no message: whoever put credentials into it would find them in a log.
+    # The URL itself is in no message: credentials in it would end up in a log.
     try:
         url = urlsplit(base_url)
         host, _ = url.hostname, url.port

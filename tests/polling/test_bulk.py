@@ -147,6 +147,37 @@ async def test_what_is_no_card_is_an_error_value(kiosk: Simulator, client: Clien
                 assert_none_waited_for(client)
 
 
+async def test_source_that_ends_in_a_cancellation(kiosk: Simulator, client: Client) -> None:
+    """A source that raises a `CancelledError` of its own ends its batch with an error, and nothing hangs."""
+
+    async def cancelled() -> AsyncIterator[Card]:
+        yield put(kiosk, 1)[0]
+        raise asyncio.CancelledError
+
+    for face in (client.get_statuses, client.wait_until_all_final):
+        async with asyncio.timeout(600):
+            with pytest.raises(UsageError, match="source of cards was cancelled"):
+                await face(cancelled())
+        assert_none_waited_for(client)
+
+
+async def test_batch_left_before_its_tasks_run_uses_no_budget(kiosk: Simulator) -> None:
+    """Batches that are left before any task of theirs runs send nothing, and leave the whole rate limit to others."""
+    cards = put(kiosk, 10)
+    limit = RateLimit(per_second=10, per_minute=10)
+    async with Client(kiosk.token, base_url=kiosk.base_url, rate_limit=limit) as client:
+        for _ in range(10):
+            async with client.wait_until_all_final(cards):
+                pass
+            async with client.get_statuses(cards):
+                await asyncio.sleep(0)
+        began_at = asyncio.get_running_loop().time()
+        sent = len(kiosk.requests)
+        await asyncio.gather(*(client.get_status(*card) for card in cards[sent:]))
+        assert asyncio.get_running_loop().time() - began_at < 5
+        assert_idle(client)
+
+
 async def test_tuples_find_their_cards(kiosk: Simulator, client: Client) -> None:
     """A card equals its tuple and unpacks like it, so either finds the other's outcome."""
     (card,) = put(kiosk, 1)
