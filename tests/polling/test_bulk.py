@@ -173,7 +173,7 @@ async def test_batch_left_before_its_tasks_run_uses_no_budget(kiosk: Simulator) 
                 await asyncio.sleep(0)
         began_at = asyncio.get_running_loop().time()
         sent = len(kiosk.requests)
-        await asyncio.gather(*(client.get_status(*card) for card in cards[sent:]))
+        await asyncio.gather(*(client.get_status(card.profile_id, card.card_token) for card in cards[sent:]))
         assert asyncio.get_running_loop().time() - began_at < 5
         assert_idle(client)
 
