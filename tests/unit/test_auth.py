@@ -1,4 +1,4 @@
-"""What may pass for a bearer token."""
+"""What is accepted as a bearer token."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from cardprod.errors import UsageError
 from tests.table import Table
 
 
-def test_lets_a_token_pass() -> None:
-    """A token of printable ASCII passes unchanged, however long."""
+def test_accepts_a_token() -> None:
+    """A token of printable ASCII is accepted unchanged, however long."""
     for token in ("a", "6b4d3f8e-user-token", "AbC123-._~+/==", "!~", "x" * 5000):
         assert check_token(token) == token
 
 
 def test_refuses_a_token_without_showing_it() -> None:
-    """What cannot be a token is refused in words that say why and show nothing of it."""
+    """What cannot be a token is refused with the reason, which shows nothing of it."""
     characters = "^the token holds white space, control or non-ASCII characters; "
     refused: list[tuple[Any, str]] = [
         ("", "^the token is empty$"),

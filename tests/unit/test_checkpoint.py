@@ -1,4 +1,4 @@
-"""Checkpoints: what is known of waits, as JSON, in every version there ever was."""
+"""Checkpoints: what is known of waits, as JSON, in every version of the format."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_written_as_read() -> None:
 
 
 def test_every_version_has_a_sample() -> None:
-    """The version that is written now is among the samples, so that a new one cannot redact to add its own."""
+    """The version that is written now is among the samples, so that a new one must add its own."""
     written = json.loads(Checkpoint.for_cards([CARD]).to_json())
     assert written["version"] in {json.loads(file.read_text())["version"] for file in DATA.glob("checkpoint-*.json")}
     assert written.keys() == json.loads(SAMPLE).keys()
@@ -100,7 +100,7 @@ def test_now_is_now() -> None:
 
 
 def test_defaults() -> None:
-    """A wait ends with the fifth failure in a row unless told; one is the least."""
+    """By default a wait ends with the fifth failure in a row; one is the least."""
     assert Checkpoint(id="x", pending=()) == Checkpoint(id="x", sweep=0, max_failures=5, schedule=None, pending=())
     assert Checkpoint.for_cards([CARD]).max_failures == 5
     once = Checkpoint.for_cards([CARD], max_failures=1)
@@ -145,7 +145,7 @@ def test_for_cards_that_cannot_be(arguments: dict[str, Any], words: str) -> None
 
 
 def test_extended() -> None:
-    """More time is from now on, the next look is at once, and failures before it do not count."""
+    """More time counts from now on, the next poll is due at once, and failures before it do not count."""
     checkpoint = Checkpoint.from_json(SAMPLE).extended(600, now=NOON)
     for one in checkpoint.pending:
         assert (one.deadline_at, one.next_poll_at, one.failures) == (NOON + timedelta(seconds=600), NOON, 0)
@@ -265,7 +265,7 @@ def test_hostile_fields(field: Any, value: object) -> None:
     assert Checkpoint.from_json(checkpoint.to_json()) == checkpoint
 
 
-# --- A watch that is saved and restored ---
+# --- A wait that is saved and restored ---
 
 STATUSES: Final = st.builds(
     ProductionStatus,
@@ -274,7 +274,7 @@ STATUSES: Final = st.builds(
 )
 MOVES: Final = st.lists(
     st.tuples(
-        st.sampled_from(["look", "look", "look", "fail", "event"]),
+        st.sampled_from(["poll", "poll", "poll", "fail", "event"]),
         STATUSES,
         st.floats(min_value=0.01, max_value=100),
         st.booleans(),
@@ -284,21 +284,21 @@ MOVES: Final = st.lists(
 
 
 def _moved(
-    watch: PollState, what: str, status: ProductionStatus, now: float, wall_now: datetime
+    state: PollState, what: str, status: ProductionStatus, now: float, wall_now: datetime
 ) -> Transition | CardprodError | None:
-    if watch.is_over:
+    if state.is_over:
         return None
     if what == "fail":
-        watch.process_failure(ServerError("503", http_status=503), now)
-        return watch.error
+        state.process_failure(ServerError("503", http_status=503), now)
+        return state.error
     if what == "event":
         event = ProductionEvent(card=CARD, status=status, sent_at=wall_now)
-        return watch.process_event(event, now, wall_now)
-    watch.begin_poll(now)
-    return watch.process_status(status, now)
+        return state.process_event(event, now, wall_now)
+    state.begin_poll(now)
+    return state.process_status(status, now)
 
 
-def _terms(seed: int, schedule: Any, max_failures: int = 3) -> PollOptions:
+def _options(seed: int, schedule: Any, max_failures: int = 3) -> PollOptions:
     return PollOptions(schedule=schedule, timeout=500.0, max_failures=max_failures, random=Random(seed).random)
 
 
@@ -309,11 +309,11 @@ def _terms(seed: int, schedule: Any, max_failures: int = 3) -> PollOptions:
 def test_saved_and_restored_is_the_same(
     moves: list[tuple[str, ProductionStatus, float, bool]], seed: int, shift: float, is_adaptive: bool
 ) -> None:
-    """A watch that is saved as JSON and restored by another clock, at any moment, tells what an unbroken one tells."""
+    """A wait saved as JSON and restored under another clock, at any moment, reports what an unbroken one reports."""
     schedules: list[Any] = [AdaptiveSchedule() if is_adaptive else Backoff() for _ in range(2)]
-    unbroken = PollState(CARD, _terms(seed, schedules[0]), 0.0)
-    terms = _terms(seed, schedules[1])
-    broken, offset, now = PollState(CARD, terms, 0.0), 0.0, 0.0
+    unbroken = PollState(CARD, _options(seed, schedules[0]), 0.0)
+    options = _options(seed, schedules[1])
+    broken, offset, now = PollState(CARD, options, 0.0), 0.0, 0.0
     for what, status, seconds, is_saved in moves:
         now += seconds
         wall_now = moment_after(NOON, now)
@@ -322,29 +322,29 @@ def test_saved_and_restored_is_the_same(
             text = Checkpoint(id="x", pending=(saved,)).to_json()
             offset += shift
             (read,) = Checkpoint.from_json(text).pending
-            broken = PollState(CARD, terms, 0.0)
+            broken = PollState(CARD, options, 0.0)
             broken.restore(read, now + offset, wall_now)
         expected = _moved(unbroken, what, status, now, wall_now)
-        told = _moved(broken, what, status, now + offset, wall_now)
+        reported = _moved(broken, what, status, now + offset, wall_now)
         if isinstance(expected, Transition):
-            assert isinstance(told, Transition)
-            assert told.elapsed == pytest.approx(expected.elapsed, abs=1e-3)
-            assert attrs.evolve(told, elapsed=0.0) == attrs.evolve(expected, elapsed=0.0)
+            assert isinstance(reported, Transition)
+            assert reported.elapsed == pytest.approx(expected.elapsed, abs=1e-3)
+            assert attrs.evolve(reported, elapsed=0.0) == attrs.evolve(expected, elapsed=0.0)
         else:
-            assert type(told) is type(expected)
+            assert type(reported) is type(expected)
         assert (broken.is_over, broken.polls, broken.failures) == (unbroken.is_over, unbroken.polls, unbroken.failures)
         if not unbroken.is_over:
             assert broken.next_poll_at - offset == pytest.approx(unbroken.next_poll_at, abs=1e-3)
 
 
-def test_bad_end_is_still_to_be_seen() -> None:
-    """A wait that ended badly, and of which nobody was told, is saved so that the next look ends it again."""
-    watch = PollState(CARD, _terms(0, Backoff(), max_failures=2), 0.0)
+def test_undelivered_failure_is_saved() -> None:
+    """A wait that ended badly, undelivered, is saved so that the next poll ends it again."""
+    state = PollState(CARD, _options(0, Backoff(), max_failures=2), 0.0)
     for now in (1.0, 2.0):
-        watch.process_failure(ServerError("503", http_status=503), now)
-    assert isinstance(watch.error, ServerError)
-    saved = watch.save(2.0, NOON)
-    again = PollState(CARD, _terms(0, Backoff(), max_failures=2), 0.0)
+        state.process_failure(ServerError("503", http_status=503), now)
+    assert isinstance(state.error, ServerError)
+    saved = state.save(2.0, NOON)
+    again = PollState(CARD, _options(0, Backoff(), max_failures=2), 0.0)
     again.restore(saved, 100.0, NOON)
     assert (again.is_over, again.next_poll_at) == (False, 100.0)
     again.process_failure(ServerError("503", http_status=503), 100.0)
@@ -354,24 +354,24 @@ def test_bad_end_is_still_to_be_seen() -> None:
 @pytest.mark.parametrize(("failures", "max_failures", "saved"), [(1, 1, 0), (3, 3, 2), (1, 3, 1), (0, 3, 0)])
 def test_failures_that_are_saved(failures: int, max_failures: int, saved: int) -> None:
     """One more failure ends what failures ended; a wait that timed out has as many as it had."""
-    watch = PollState(CARD, _terms(0, Backoff(), max_failures=max_failures), 0.0)
+    state = PollState(CARD, _options(0, Backoff(), max_failures=max_failures), 0.0)
     for now in range(failures):
-        watch.process_failure(ServerError("503", http_status=503), float(now))
-    if not watch.is_over:
-        watch.expire(501.0)
-    assert watch.save(501.0, NOON).failures == saved
+        state.process_failure(ServerError("503", http_status=503), float(now))
+    if not state.is_over:
+        state.expire(501.0)
+    assert state.save(501.0, NOON).failures == saved
 
 
 @pytest.mark.parametrize("timeout", [None, 500.0])
 def test_what_is_saved(timeout: float | None) -> None:
     """What is saved of a wait is what is known of it, in the wall clock's time, and is the same when saved again."""
-    watch = PollState(CARD, PollOptions(schedule=Backoff(jitter=0), timeout=timeout, max_failures=3), 1000.0)
+    state = PollState(CARD, PollOptions(schedule=Backoff(jitter=0), timeout=timeout, max_failures=3), 1000.0)
     seen = ProductionStatus("READY", occurred_at=NOON)
-    watch.process_status(seen, 1001.0)
-    watch.process_failure(ServerError("503", http_status=503), 1002.0)
+    state.process_status(seen, 1001.0)
+    state.process_failure(ServerError("503", http_status=503), 1002.0)
     event = ProductionEvent(card=CARD, status=ProductionStatus("COOLING", occurred_at=NOON), sent_at=NOON)
-    undelivered = watch.process_event(event, 1004.0, NOON)
-    watch.process_failure(ServerError("503", http_status=503), 1006.0)
+    undelivered = state.process_event(event, 1004.0, NOON)
+    state.process_failure(ServerError("503", http_status=503), 1006.0)
     assert undelivered is not None
 
     def at(now: float) -> datetime:
@@ -394,20 +394,20 @@ def test_what_is_saved(timeout: float | None) -> None:
         event_sent_at=NOON,
         undelivered=(undelivered,),
     )
-    saved = watch.save(1010.0, NOON, [undelivered])
+    saved = state.save(1010.0, NOON, [undelivered])
     assert saved == expected
     assert Checkpoint.from_json(Checkpoint(id="x", pending=(saved,)).to_json()).pending == (expected,)
     assert undelivered.source == "webhook"
-    again = PollState(CARD, _terms(0, Backoff(), max_failures=1), 0.0)
+    again = PollState(CARD, _options(0, Backoff(), max_failures=1), 0.0)
     again.restore(saved, 50.0, NOON)
     assert again.save(50.0, NOON, [undelivered]) == expected
 
 
-def test_an_end_that_nobody_saw_is_over() -> None:
+def test_undelivered_end_is_saved() -> None:
     """A wait that ended well is saved as ended, and restored as such."""
-    watch, again = (PollState(CARD, _terms(0, Backoff()), 0.0) for _ in range(2))
-    watch.process_status(ProductionStatus("PRODUCED"), 1.0)
-    saved = watch.save(5.0, NOON)
+    state, again = (PollState(CARD, _options(0, Backoff()), 0.0) for _ in range(2))
+    state.process_status(ProductionStatus("PRODUCED"), 1.0)
+    saved = state.save(5.0, NOON)
     assert saved.next_poll_at == NOON
     again.restore(saved, 7.0, NOON)
     assert again.is_over
@@ -420,23 +420,23 @@ def test_elapsed_is_saved_to_the_microsecond() -> None:
 
 
 def test_clock_that_is_behind() -> None:
-    """A machine whose clock is a little behind goes on as if the last look was just now, and its schedule bears it."""
-    watch = PollState(CARD, _terms(0, AdaptiveSchedule()), 0.0)
-    watch.process_status(ProductionStatus("READY"), 1.0)
-    saved = watch.save(1.0, NOON)
-    behind = PollState(CARD, _terms(0, AdaptiveSchedule()), 0.0)
+    """Under a clock that is a little behind, a restored wait goes on as if its last poll was just now."""
+    state = PollState(CARD, _options(0, AdaptiveSchedule()), 0.0)
+    state.process_status(ProductionStatus("READY"), 1.0)
+    saved = state.save(1.0, NOON)
+    behind = PollState(CARD, _options(0, AdaptiveSchedule()), 0.0)
     behind.restore(saved, 50.0, NOON - timedelta(seconds=5))
     step = behind.process_status(ProductionStatus("PRODUCED"), 50.0)
     assert step is not None
     assert step.is_final
 
 
-def test_timeout_has_a_message_of_its_own() -> None:
-    """A watch that was restored past its deadline looks once more and then times out."""
-    watch = PollState(CARD, _terms(0, Backoff()), 0.0)
-    watch.process_status(ProductionStatus("READY"), 1.0)
-    restored = PollState(CARD, _terms(0, Backoff()), 0.0)
-    restored.restore(watch.save(1.0, NOON), 0.0, NOON + timedelta(seconds=1000))
+def test_restored_past_its_deadline() -> None:
+    """A wait that was restored past its deadline polls once more and then times out."""
+    state = PollState(CARD, _options(0, Backoff()), 0.0)
+    state.process_status(ProductionStatus("READY"), 1.0)
+    restored = PollState(CARD, _options(0, Backoff()), 0.0)
+    restored.restore(state.save(1.0, NOON), 0.0, NOON + timedelta(seconds=1000))
     restored.begin_poll(0.0)
     assert restored.process_status(ProductionStatus("READY"), 0.2) is None
     assert isinstance(restored.error, WaitTimeout)

@@ -55,7 +55,7 @@ def test_status_and_code_give_meaning_and_origin() -> None:
 
 
 def test_facts_cannot_be_changed() -> None:
-    """Nobody can rewrite a meaning for everybody else in the process."""
+    """The table of meanings cannot be changed."""
     for meanings in MEANINGS.values():
         facts: Any = meanings
         with pytest.raises(TypeError):

@@ -68,7 +68,7 @@ def test_malformed_time(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_null_card_token() -> None:
-    """An event that names no card is an event, and concerns nobody."""
+    """An event that names no card is an event, and concerns no wait."""
     assert event_of(delivered(resource={"card_token": None})).card is None
 
 
@@ -99,7 +99,7 @@ def test_test_notification() -> None:
 
 
 def test_test_notification_about_a_card() -> None:
-    """What a test says of a card is read where it can be."""
+    """The card of a test notification is read where it can be."""
     event = parse_event(json.dumps(delivered()).encode(), is_test=True)
     assert (event.is_test, event.card, event.status.status) == (True, CARD, "IN_PROGRESS")
 

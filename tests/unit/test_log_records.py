@@ -150,7 +150,7 @@ def test_foreign_status_is_one_line(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_observer_and_handlers_that_raise(caplog: pytest.LogCaptureFixture) -> None:
-    """What an observer raises is logged once, an observer set anew is heard of again, and nothing gets out."""
+    """What an observer raises is logged once for each time it is set, and nothing is raised."""
     telemetry_ = Telemetry()
     event = PollEnded(CARD, None, 1.0, _READY)
 
@@ -165,7 +165,7 @@ def test_observer_and_handlers_that_raise(caplog: pytest.LogCaptureFixture) -> N
 
 
 def test_frequent_events_are_made_only_where_wanted(caplog: pytest.LogCaptureFixture) -> None:
-    """Events of each poll are worth making only with an observer, or where DEBUG is logged."""
+    """Events of each poll are made only with an observer, or where DEBUG is logged."""
     wanted: list[bool] = []
     for level, observer in ((logging.INFO, None), (logging.DEBUG, None), (logging.INFO, print)):
         telemetry_ = Telemetry()

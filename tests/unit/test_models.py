@@ -269,7 +269,7 @@ def test_transition_printed() -> None:
 
 
 def test_transition_is_as_final_as_its_status() -> None:
-    """A transition is final when the status it leads to is, and comes from a poll where nothing else is said."""
+    """A transition is final when the status it leads to is, and comes from a poll by default."""
     for current, is_final in ((READY, False), (IN_PROGRESS, False), (FAILED, True)):
         transition = Transition(previous=READY, current=current, elapsed=1.0, polls=2)
         assert transition.is_final is is_final
@@ -279,7 +279,7 @@ def test_transition_is_as_final_as_its_status() -> None:
 # --- ProductionEvent ---
 
 SENT_AT = datetime(2026, 11, 24, 12, 0, 5, 250_000, UTC)
-# As version 0.1.0 wrote it: what waits in somebody's queue must be read by the version after it.
+# As version 0.1.0 wrote it: what waits in a queue must be read by the version after it.
 WRITTEN: dict[str, Any] = {
     "version": 1,
     "card": {"profile_id": 1, "card_token": "a"},
@@ -355,7 +355,7 @@ def test_bad_json_of_an_event() -> None:
 
 
 def test_event_that_cannot_be() -> None:
-    """An event that somebody makes wrongly is refused when it is made, not when somebody waits for its card."""
+    """An invalid event is refused when it is made, not when it is delivered."""
     naive = datetime(2026, 1, 1)  # noqa: DTZ001 - it is what must be refused
     wrong: list[tuple[dict[str, Any], str]] = [
         ({"card": (1, "a")}, "card must be a Card or None, not a tuple"),
@@ -372,7 +372,7 @@ def test_event_that_cannot_be() -> None:
 
 
 def test_event_is_made_by_names() -> None:
-    """An event is no test where nothing else is said, and its fields have no order."""
+    """By default an event is no test, and its fields are passed by name."""
     assert not ProductionEvent(card=None, status=READY).is_test
     make: Any = ProductionEvent
     with pytest.raises(TypeError):

@@ -723,7 +723,7 @@ def test_html_is_known_by_its_content_type() -> None:
 
 
 def test_monstrous_error_bodies() -> None:
-    """An error whose body no parser survives is that error nevertheless, in a line of bearable length."""
+    """An error whose body no parser survives is that error nevertheless, in a short line."""
     with Table() as table:
         for body in (b'{"message":' + b"[" * 100_000, b'{"message":' + b"1" * 10_000 + b"}"):
             with table.row(body):

@@ -25,13 +25,13 @@ def state(name: str, *, now: float = 0.0, options: PollOptions = OPTIONS) -> Que
     return QueuedState(Card(1, name), options, now)
 
 
-def nobody(_: Card) -> bool:
+def not_polled(_: Card) -> bool:
     return False
 
 
 def poll(queue: PollQueue[QueuedState], now: float, status: ProductionStatus = READY) -> QueuedState:
     """Take what is due, and let a poll of it show a status."""
-    taken = queue.take(now, nobody)
+    taken = queue.take(now, not_polled)
     assert taken is not None
     taken.process_status(status, now)
     queue.end_poll(taken)
@@ -47,11 +47,11 @@ def test_new_cards_are_due_at_once() -> None:
     assert queue.due_at(7) == 7
     poll(queue, 7)
     assert queue.due_at(7) == 17
-    assert queue.take(16.9, nobody) is None
-    assert queue.take(17, nobody) is not None
+    assert queue.take(16.9, not_polled) is None
+    assert queue.take(17, not_polled) is not None
 
 
-def test_new_and_old_cards_take_turns() -> None:
+def test_new_and_old_cards_alternate() -> None:
     """While some were never polled and others are due again, each kind gets every other poll."""
     queue = PollQueue[QueuedState]()
     old = [state(f"old-{number}") for number in range(3)]
@@ -67,7 +67,7 @@ def test_new_and_old_cards_take_turns() -> None:
 
 
 def test_followed_polls_are_passed_over() -> None:
-    """A card that somebody else polls follows that poll, and the next one is taken."""
+    """A card that another wait polls follows that poll, and the next one is taken."""
     queue = PollQueue[QueuedState]()
     first, second = state("first"), state("second")
     queue.add(first)
@@ -78,12 +78,12 @@ def test_followed_polls_are_passed_over() -> None:
     assert first.phase is Phase.SCHEDULED
 
 
-def test_over_is_said_once() -> None:
+def test_over_is_reported_once() -> None:
     """A card whose wait is over leaves, whichever way it ended, and that is reported once."""
     queue = PollQueue[QueuedState]()
     one = state("a")
     queue.add(one)
-    taken = queue.take(0, nobody)
+    taken = queue.take(0, not_polled)
     assert taken is one
     one.process_status(DONE, 0)
     assert queue.reschedule(one)
@@ -98,7 +98,7 @@ def test_expiry() -> None:
     waiting, polling = state("waiting", options=LIMITED), state("polling", options=LIMITED)
     queue.add(polling)
     queue.add(waiting)
-    assert queue.take(0, nobody) is polling
+    assert queue.take(0, not_polled) is polling
     assert queue.next_expiry() == 65
     assert list(queue.expire(64)) == []
     (expired,) = queue.expire(65)
@@ -150,7 +150,7 @@ def test_resumed_cards_are_due_when_their_state_says() -> None:
         *(Phase.SCHEDULED, Phase.SCHEDULED),
         *(20, math.inf),
     )
-    assert [queue.take(40, nobody), queue.take(40, nobody), queue.take(40, nobody)] == [soon, late, None]
+    assert [queue.take(40, not_polled), queue.take(40, not_polled), queue.take(40, not_polled)] == [soon, late, None]
 
 
 def test_a_moved_card_is_due_at_its_new_time_only() -> None:
@@ -162,7 +162,7 @@ def test_a_moved_card_is_due_at_its_new_time_only() -> None:
     assert not queue.reschedule(moved)  # for the same time again
     assert queue.due_at(0) == 20
     assert sorted(one.card.card_token for one in queue) == ["last", "moved", "other"]
-    assert [queue.take(100, nobody) for _ in range(4)] == [other, moved, last, None]
+    assert [queue.take(100, not_polled) for _ in range(4)] == [other, moved, last, None]
 
 
 def test_new_cards_that_an_event_changed() -> None:
@@ -176,9 +176,9 @@ def test_new_cards_that_an_event_changed() -> None:
     ended.process_status(DONE, 0)
     assert queue.reschedule(ended)
     assert sorted(one.card.card_token for one in queue) == ["shown", "untouched"]
-    assert queue.take(0, nobody) is untouched
-    assert queue.take(0, nobody) is None
-    assert queue.take(10, nobody) is shown
+    assert queue.take(0, not_polled) is untouched
+    assert queue.take(0, not_polled) is None
+    assert queue.take(10, not_polled) is shown
 
 
 def test_a_card_being_polled_stays_until_its_poll_ends() -> None:
@@ -186,7 +186,7 @@ def test_a_card_being_polled_stays_until_its_poll_ends() -> None:
     queue = PollQueue[QueuedState]()
     one = state("a")
     queue.add(one)
-    assert queue.take(0, nobody) is one
+    assert queue.take(0, not_polled) is one
     one.process_status(READY, 0)
     assert not queue.reschedule(one)
     assert (one.phase, list(queue), queue.due_at(100)) == (Phase.POLLING, [one], math.inf)
@@ -229,7 +229,7 @@ def test_cleared() -> None:
     new, ended = state("new"), state("ended")
     for one in (polling, ended, new):
         queue.add(one)
-    assert queue.take(0, nobody) is polling
+    assert queue.take(0, not_polled) is polling
     ended.process_status(DONE, 0)
     queue.reschedule(ended)
     assert {one.card.card_token for one in queue.clear()} == {"polling", "waiting", "new"}
@@ -237,7 +237,7 @@ def test_cleared() -> None:
     assert (len(queue), list(queue), queue.due_at(99), queue.next_expiry()) == (0, [], math.inf, math.inf)
 
 
-def test_sorting_out_loses_nobody() -> None:
+def test_sorting_out_loses_no_card() -> None:
     """When entries that no longer count are sorted out, every card that waits is still there, in its order."""
     queue = PollQueue[QueuedState]()
     others = [scheduled(queue, f"card-{number}", 100_000 - number) for number in range(50)]
@@ -246,8 +246,8 @@ def test_sorting_out_loses_nobody() -> None:
         one.process_status(READY, number / 1000)
         queue.reschedule(one)
         assert len(queue) <= 2200
-    assert queue.take(100, nobody) is one
-    assert [queue.take(200_000, nobody) for _ in range(51)] == [*reversed(others), None]
+    assert queue.take(100, not_polled) is one
+    assert [queue.take(200_000, not_polled) for _ in range(51)] == [*reversed(others), None]
 
 
 class Fleet(RuleBasedStateMachine):
@@ -279,7 +279,7 @@ class Fleet(RuleBasedStateMachine):
     def take(self, follows: bool) -> None:
         """Take what is due."""
         is_due = self.queue.due_at(self.now) <= self.now
-        is_polled: Callable[[Card], bool] = (lambda card: int(card.card_token[5:]) % 2 == 1) if follows else nobody
+        is_polled: Callable[[Card], bool] = (lambda card: int(card.card_token[5:]) % 2 == 1) if follows else not_polled
         taken = self.queue.take(self.now, is_polled)
         assert taken is None or taken.next_poll_at <= self.now
         assert is_due or taken is None

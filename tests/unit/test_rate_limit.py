@@ -16,10 +16,10 @@ from cardprod.errors import UsageError
 from tests.table import Table
 
 
-def depart(pacer: SlidingWindow, asked_at: float) -> float:
-    """Leave as requests do: at once, or when the pacer says."""
-    now = max(asked_at, pacer.ready_at())
-    pacer.record(now)
+def leave(window: SlidingWindow, asked_at: float) -> float:
+    """Leave as a request does: at once, or when the window allows it."""
+    now = max(asked_at, window.ready_at())
+    window.record(now)
     return now
 
 
@@ -32,7 +32,7 @@ def most_in_a_window(departures: list[float], length: float) -> int:
 
 
 def test_default_is_what_wise_allows() -> None:
-    """Where nothing is said, the limit is Wise's default, and nobody can loosen it afterwards."""
+    """The default limit is Wise's, and cannot be changed afterwards."""
     assert RateLimit() == RateLimit(per_second=100, per_minute=1000)
     with pytest.raises(attrs.exceptions.FrozenInstanceError):
         setattr(RateLimit(), "per_second", 10**6)  # noqa: B010 - assigned, a type checker would refuse it first
@@ -85,91 +85,91 @@ def test_first_request_leaves_at_once() -> None:
 
 def test_full_windows() -> None:
     """The next request leaves a millisecond after the first in a full second or minute is that old, and not sooner."""
-    pacer = SlidingWindow(RateLimit(per_second=3, per_minute=4))
-    departures = [depart(pacer, at) for at in (50.0, 50.25, 50.5, 50.5, 50.5, 50.5)]
+    window = SlidingWindow(RateLimit(per_second=3, per_minute=4))
+    departures = [leave(window, at) for at in (50.0, 50.25, 50.5, 50.5, 50.5, 50.5)]
     assert departures == pytest.approx([50.0, 50.25, 50.5, 51.001, 110.001, 110.251], abs=1e-9)
 
 
 def test_another_limit() -> None:
     """What has left already counts under another limit, as far as the longest memory goes; with none, all may leave."""
-    pacer = SlidingWindow(RateLimit(per_second=2, per_minute=100))
+    window = SlidingWindow(RateLimit(per_second=2, per_minute=100))
     for at in (0.0, 2.0, 4.0, 6.0):
-        pacer.record(at)
-    pacer.change(RateLimit(per_second=10, per_minute=4))
-    assert pacer.ready_at() == pytest.approx(60.001)
-    pacer.change(RateLimit(per_second=1, per_minute=100))
-    assert pacer.ready_at() == pytest.approx(7.001)
-    pacer.change(None)
-    assert pacer.ready_at() == float("-inf")
-    pacer.change(RateLimit(per_second=1, per_minute=1))
-    assert depart(pacer, 8.0) == 8.0
+        window.record(at)
+    window.change(RateLimit(per_second=10, per_minute=4))
+    assert window.ready_at() == pytest.approx(60.001)
+    window.change(RateLimit(per_second=1, per_minute=100))
+    assert window.ready_at() == pytest.approx(7.001)
+    window.change(None)
+    assert window.ready_at() == float("-inf")
+    window.change(RateLimit(per_second=1, per_minute=1))
+    assert leave(window, 8.0) == 8.0
 
 
 def test_default_pace() -> None:
     """By default a thousand leave within ten seconds and a bit, and the next one a minute after the first."""
-    pacer = SlidingWindow(RateLimit())
-    departures = [depart(pacer, 0.0) for _ in range(1001)]
+    window = SlidingWindow(RateLimit())
+    departures = [leave(window, 0.0) for _ in range(1001)]
     assert 9.0 < departures[999] <= 9.1
     assert 60.0 < departures[1000] <= 60.01
 
 
 def test_no_limit() -> None:
     """Without a limit everything leaves at once."""
-    pacer = SlidingWindow(None)
-    assert {depart(pacer, 7.0) for _ in range(10_000)} == {7.0}
+    window = SlidingWindow(None)
+    assert {leave(window, 7.0) for _ in range(10_000)} == {7.0}
 
 
-def test_taken_back() -> None:
-    """A departure that was taken back leaves its place to another."""
-    pacer = SlidingWindow(RateLimit(per_second=2, per_minute=2))
-    pacer.record(5.0)
-    pacer.record(5.5)
-    assert pacer.ready_at() > 5.5
-    pacer.withdraw(5.5)
-    assert pacer.ready_at() <= 5.5
-    assert depart(pacer, 5.75) == 5.75
-    assert pacer.ready_at() > 60.0
+def test_withdrawn() -> None:
+    """A departure that was withdrawn leaves its place to another."""
+    window = SlidingWindow(RateLimit(per_second=2, per_minute=2))
+    window.record(5.0)
+    window.record(5.5)
+    assert window.ready_at() > 5.5
+    window.withdraw(5.5)
+    assert window.ready_at() <= 5.5
+    assert leave(window, 5.75) == 5.75
+    assert window.ready_at() > 60.0
 
 
-def test_taken_back_once() -> None:
-    """Of two that left at the same moment, taking one back leaves the other counted; one that never left, both."""
-    pacer = SlidingWindow(RateLimit(per_second=2, per_minute=100))
-    pacer.record(5.0)
-    pacer.record(5.0)
-    pacer.withdraw(4.0)
-    assert pacer.ready_at() > 6.0
-    pacer.withdraw(5.0)
-    assert depart(pacer, 5.0) == 5.0
-    assert pacer.ready_at() > 6.0
+def test_withdrawn_once() -> None:
+    """Of two that left at the same moment, withdrawing one leaves the other counted; one that never left, both."""
+    window = SlidingWindow(RateLimit(per_second=2, per_minute=100))
+    window.record(5.0)
+    window.record(5.0)
+    window.withdraw(4.0)
+    assert window.ready_at() > 6.0
+    window.withdraw(5.0)
+    assert leave(window, 5.0) == 5.0
+    assert window.ready_at() > 6.0
 
 
-def test_gate() -> None:
-    """A closed gate holds everything back until it opens, with a limit or without."""
+def test_pause() -> None:
+    """A pause holds every request back until it ends, with a limit or without."""
     for limit in (None, RateLimit()):
-        pacer = SlidingWindow(limit)
-        pacer.pause_until(30.0)
-        assert pacer.paused_until == 30.0
-        assert [depart(pacer, at) for at in (10.0, 10.0, 40.0)] == [30.0, 30.0, 40.0]
+        window = SlidingWindow(limit)
+        window.pause_until(30.0)
+        assert window.paused_until == 30.0
+        assert [leave(window, at) for at in (10.0, 10.0, 40.0)] == [30.0, 30.0, 40.0]
 
 
-@given(closings=st.lists(st.floats(0, 1e6), min_size=1))
-def test_gate_never_opens_sooner(closings: list[float]) -> None:
-    """Whatever is said after it, a gate opens at the latest time that was ever said."""
-    pacer = SlidingWindow(None)
-    for opens_at in closings:
-        before = pacer.ready_at()
-        pacer.pause_until(opens_at)
-        assert pacer.ready_at() >= before
-    assert pacer.ready_at() == max(closings)
+@given(pauses=st.lists(st.floats(0, 1e6), min_size=1))
+def test_pause_never_ends_sooner(pauses: list[float]) -> None:
+    """Of several pauses the one that ends last counts, in whatever order they were set."""
+    window = SlidingWindow(None)
+    for ends_at in pauses:
+        before = window.ready_at()
+        window.pause_until(ends_at)
+        assert window.ready_at() >= before
+    assert window.ready_at() == max(pauses)
 
 
-def test_gate_does_not_loosen_the_limit() -> None:
-    """A gate that opens before the window has room changes nothing about the window."""
-    pacer = SlidingWindow(RateLimit(per_second=1, per_minute=100))
-    pacer.record(5.0)
-    ready_at = pacer.ready_at()
-    pacer.pause_until(5.5)
-    assert pacer.ready_at() == ready_at
+def test_pause_does_not_loosen_the_limit() -> None:
+    """A pause that ends before the window has room does not change the window."""
+    window = SlidingWindow(RateLimit(per_second=1, per_minute=100))
+    window.record(5.0)
+    ready_at = window.ready_at()
+    window.pause_until(5.5)
+    assert window.ready_at() == ready_at
 
 
 GAPS = st.one_of(
@@ -182,20 +182,20 @@ LIMITS = st.builds(RateLimit, per_second=st.integers(1, 6), per_minute=st.intege
     limit=LIMITS,
     started_at=st.one_of(st.just(0.0), st.floats(0, 1e6)),
     gaps=st.lists(GAPS, max_size=80),
-    closings=st.dictionaries(st.integers(0, 79), st.floats(0, 90), max_size=3),
+    pauses=st.dictionaries(st.integers(0, 79), st.floats(0, 90), max_size=3),
 )
 def test_no_window_is_too_full(
-    limit: RateLimit, started_at: float, gaps: list[float], closings: dict[int, float]
+    limit: RateLimit, started_at: float, gaps: list[float], pauses: dict[int, float]
 ) -> None:
     """However requests arrive, no second and no minute, wherever it starts, holds more than the limit."""
-    pacer = SlidingWindow(limit)
+    window = SlidingWindow(limit)
     asked_at, now = started_at, started_at
     departures: list[float] = []
     for number, gap in enumerate(gaps):
         asked_at += gap
-        if number in closings:
-            pacer.pause_until(now + closings[number])
-        now = depart(pacer, max(asked_at, now))
+        if number in pauses:
+            window.pause_until(now + pauses[number])
+        now = leave(window, max(asked_at, now))
         departures.append(now)
     assert departures == sorted(departures)
     assert most_in_a_window(departures, 1.0) <= limit.per_second
@@ -203,16 +203,16 @@ def test_no_window_is_too_full(
 
 
 @given(limit=LIMITS, requests=st.lists(st.tuples(GAPS, st.booleans()), max_size=80))
-def test_taking_back_never_lets_too_many_out(limit: RateLimit, requests: list[tuple[float, bool]]) -> None:
-    """Requests that had leave to go and did not are not counted, and those that did go still keep the limit."""
-    pacer = SlidingWindow(limit)
+def test_withdrawing_never_lets_too_many_out(limit: RateLimit, requests: list[tuple[float, bool]]) -> None:
+    """Requests that were withdrawn are not counted, and those that left still keep the limit."""
+    window = SlidingWindow(limit)
     asked_at, now = 0.0, 0.0
     departures: list[float] = []
     for gap, is_taken_back in requests:
         asked_at += gap
-        now = depart(pacer, max(asked_at, now))
+        now = leave(window, max(asked_at, now))
         if is_taken_back:
-            pacer.withdraw(now)
+            window.withdraw(now)
         else:
             departures.append(now)
     assert most_in_a_window(departures, 1.0) <= limit.per_second
@@ -220,15 +220,15 @@ def test_taking_back_never_lets_too_many_out(limit: RateLimit, requests: list[tu
 
 
 @given(limit=LIMITS, gaps=st.lists(GAPS, min_size=1, max_size=80))
-def test_nobody_waits_without_need(limit: RateLimit, gaps: list[float]) -> None:
+def test_no_request_waits_without_need(limit: RateLimit, gaps: list[float]) -> None:
     """A request that waits would, a moment sooner, have crowded a window a hundredth of a second longer."""
-    pacer = SlidingWindow(limit)
+    window = SlidingWindow(limit)
     asked_at, now = 0.0, 0.0
     departures: list[float] = []
     for gap in gaps:
         asked_at += gap
         arrived = max(asked_at, now)
-        now = depart(pacer, arrived)
+        now = leave(window, arrived)
         if now > arrived:
             sooner = [*departures, max(arrived, now - 0.001)]
             assert (
@@ -237,10 +237,10 @@ def test_nobody_waits_without_need(limit: RateLimit, gaps: list[float]) -> None:
         departures.append(now)
 
 
-# --- Requests that can wait are spread out ---
+# --- The minimum interval of requests that can wait ---
 
 
-def test_spread() -> None:
+def test_min_interval() -> None:
     """Once half of a window is used, what is left lasts until more comes free, at the moment that asks for most."""
     default, of_ten = RateLimit(), RateLimit(per_second=100, per_minute=10)
     late = [0.0] + [58.0] * 15  # nothing comes free for long after the first
@@ -266,26 +266,26 @@ def test_spread() -> None:
     with Table() as table:
         for limit, departures, now, gap in gaps:
             with table.row(limit, len(departures), now):
-                pacer = SlidingWindow(limit)
+                window = SlidingWindow(limit)
                 for at in departures:
-                    pacer.record(at)
-                assert pacer.min_interval(now) == pytest.approx(gap, abs=1e-9)
+                    window.record(at)
+                assert window.min_interval(now) == pytest.approx(gap, abs=1e-9)
 
 
 @given(st.integers(1, 50), st.integers(1, 200), st.lists(st.floats(0, 30), max_size=60))
-def test_spread_keeps_the_limit_and_uses_it(per_second: int, per_minute: int, alone: list[float]) -> None:
+def test_min_interval_keeps_the_limit_and_uses_it(per_second: int, per_minute: int, alone: list[float]) -> None:
     """Spread out, requests use what the limit allows in the long run, and never more."""
-    pacer = SlidingWindow(RateLimit(per_second, per_minute))
+    window = SlidingWindow(RateLimit(per_second, per_minute))
     departures: list[float] = []
     now, last = 0.0, -math.inf
     waiting_alone = sorted(alone, reverse=True)
     while now < 600:
-        at = max(now, pacer.ready_at(), last + pacer.min_interval(now))
-        if waiting_alone and max(waiting_alone[-1], pacer.ready_at()) <= at:
-            now = max(now, waiting_alone.pop(), pacer.ready_at())
+        at = max(now, window.ready_at(), last + window.min_interval(now))
+        if waiting_alone and max(waiting_alone[-1], window.ready_at()) <= at:
+            now = max(now, waiting_alone.pop(), window.ready_at())
         else:
             now = last = at
-        pacer.record(now)
+        window.record(now)
         departures.append(now)
     assert most_in_a_window(departures, 1.0) <= per_second
     assert most_in_a_window(departures, 60.0) <= per_minute
@@ -293,13 +293,13 @@ def test_spread_keeps_the_limit_and_uses_it(per_second: int, per_minute: int, al
     assert sum(300 <= at < 600 for at in departures) >= 0.9 * 300 * allowed - 2
 
 
-def test_spread_leaves_no_long_silence() -> None:
+def test_min_interval_leaves_no_long_silence() -> None:
     """Even right after the first rush of a crowd, some request may leave every few tenths of a second."""
-    pacer = SlidingWindow(RateLimit())
+    window = SlidingWindow(RateLimit())
     now, last, longest = 0.0, -math.inf, 0.0
     while now < 300:
-        at = max(now, pacer.ready_at(), last + pacer.min_interval(now))
+        at = max(now, window.ready_at(), last + window.min_interval(now))
         longest = max(longest, at - now)
         now = last = at
-        pacer.record(now)
+        window.record(now)
     assert longest < 0.5

@@ -1,4 +1,4 @@
-"""When to look next: `Backoff`, and `AdaptiveSchedule`, which learns it."""
+"""When to poll next: `Backoff`, and `AdaptiveSchedule`, which learns it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NAMES = ["first", "factor", "ceiling", "jitter"]
 
 @st.composite
 def backoffs(draw: st.DrawFn) -> Backoff:
-    """Any backoff that somebody might ask for: from milliseconds to years."""
+    """Draw any backoff, from milliseconds to years."""
     first = draw(st.floats(1e-3, 1e6))
     return Backoff(
         first=first,
@@ -37,8 +37,8 @@ def backoffs(draw: st.DrawFn) -> Backoff:
     )
 
 
-CHANCES = st.floats(0, 1, exclude_max=True)
-LOOKS = st.one_of(st.integers(0, 100), st.integers(0, 10**6))
+RANDOMS = st.floats(0, 1, exclude_max=True)
+UNCHANGED = st.one_of(st.integers(0, 100), st.integers(0, 10**6))
 
 
 @pytest.mark.parametrize(
@@ -56,16 +56,16 @@ def test_delays(backoff: Backoff, delays: list[float]) -> None:
         assert math.isclose(backoff.delay(unchanged, 0.5), delay)
 
 
-@pytest.mark.parametrize(("chance", "delay"), [(0.0, 10.0), (0.5, 8.0), (0.999999, 6.000004)])
-def test_jitter_only_shortens(chance: float, delay: float) -> None:
-    """Chance takes up to the share `jitter` off a delay, and never adds to it."""
-    assert math.isclose(Backoff(first=10, jitter=0.4).delay(0, chance), delay)
+@pytest.mark.parametrize(("random", "delay"), [(0.0, 10.0), (0.5, 8.0), (0.999999, 6.000004)])
+def test_jitter_only_shortens(random: float, delay: float) -> None:
+    """Jitter takes up to its share off a delay, and never adds to it."""
+    assert math.isclose(Backoff(first=10, jitter=0.4).delay(0, random), delay)
 
 
 @pytest.mark.parametrize("unchanged", [10**3, 10**4, 10**6])
 @pytest.mark.parametrize("factor", [1.6, 2, 1000.0])
-def test_very_many_looks(factor: float, unchanged: int) -> None:
-    """After a million looks without a change the delay is still the ceiling, not an overflow."""
+def test_very_many_polls(factor: float, unchanged: int) -> None:
+    """After a million polls without a change the delay is still the ceiling, not an overflow."""
     assert Backoff(factor=factor, jitter=0).delay(unchanged, 0.5) == 30.0
 
 
@@ -100,7 +100,7 @@ def test_refuses_numbers_that_cannot_be_right(arguments: dict[str, float], name:
 
 
 def test_takes_its_arguments_by_name_only() -> None:
-    """Four numbers in a row would say nothing, so they have names."""
+    """A backoff takes its arguments by name only."""
     positional: Any = Backoff
     with pytest.raises(TypeError):
         positional(1.0)
@@ -118,23 +118,23 @@ def test_is_a_schedule() -> None:
     assert schedule.delay(1, 0.0) == 1.6
 
 
-@given(backoff=backoffs(), unchanged=LOOKS, chance=CHANCES)
-def test_delay_is_positive_and_at_most_the_ceiling(backoff: Backoff, unchanged: int, chance: float) -> None:
+@given(backoff=backoffs(), unchanged=UNCHANGED, random=RANDOMS)
+def test_delay_is_positive_and_at_most_the_ceiling(backoff: Backoff, unchanged: int, random: float) -> None:
     """Whatever was asked for, a delay is above 0 and never over the ceiling."""
-    assert 0 < backoff.delay(unchanged, chance) <= backoff.ceiling
+    assert 0 < backoff.delay(unchanged, random) <= backoff.ceiling
 
 
-@given(backoff=backoffs(), looks=st.tuples(LOOKS, LOOKS).map(sorted), chance=CHANCES)
-def test_delays_never_shrink(backoff: Backoff, looks: list[int], chance: float) -> None:
-    """With equal luck, more looks without a change never mean a shorter delay."""
-    fewer, more = looks
-    assert backoff.delay(fewer, chance) <= backoff.delay(more, chance)
+@given(backoff=backoffs(), counts=st.tuples(UNCHANGED, UNCHANGED).map(sorted), random=RANDOMS)
+def test_delays_never_shrink(backoff: Backoff, counts: list[int], random: float) -> None:
+    """With the same random number, more polls without a change never shorten a delay."""
+    fewer, more = counts
+    assert backoff.delay(fewer, random) <= backoff.delay(more, random)
 
 
-@given(backoff=backoffs(), unchanged=LOOKS, chances=st.tuples(CHANCES, CHANCES).map(sorted))
-def test_chance_stays_within_the_jitter(backoff: Backoff, unchanged: int, chances: list[float]) -> None:
-    """A higher chance never lengthens a delay, and no chance takes off more than `jitter` says."""
-    low, high = (backoff.delay(unchanged, chance) for chance in chances)
+@given(backoff=backoffs(), unchanged=UNCHANGED, randoms=st.tuples(RANDOMS, RANDOMS).map(sorted))
+def test_randomness_stays_within_the_jitter(backoff: Backoff, unchanged: int, randoms: list[float]) -> None:
+    """A higher random number never lengthens a delay, and none takes off more than `jitter`."""
+    low, high = (backoff.delay(unchanged, random) for random in randoms)
     longest = backoff.delay(unchanged, 0.0)
     assert longest * (1 - backoff.jitter) <= high <= low <= longest
 
@@ -149,28 +149,28 @@ def learn(schedule: AdaptiveSchedule, before: float, age: float, now: float, *, 
     schedule.learn(PRINTING, before, age, now, is_first=False, ended=ended, is_final=ended, requests_per_second=rate)
 
 
-def watch_cards(schedule: AdaptiveSchedule, dwell: Callable[[Random], float], cards: int, every: float) -> None:
+def poll_cards(schedule: AdaptiveSchedule, dwell: Callable[[Random], float], cards: int, every: float) -> None:
     """Poll so many cards at a fixed interval, each until it has left its status, in the time of a fleet of fifty."""
-    chance, now = Random(1), 0.0
+    generator, now = Random(1), 0.0
     for _ in range(cards):
-        leaves_at, age = dwell(chance), 0.0
+        leaves_at, age = dwell(generator), 0.0
         while age < leaves_at:
             now += every / 50
             learn(schedule, age, age + every, now, ended=age + every >= leaves_at)
             age += every
 
 
-def looks_by_age(schedule: AdaptiveSchedule, ages: list[float]) -> list[float]:
+def polls_by_age(schedule: AdaptiveSchedule, ages: list[float]) -> list[float]:
     return [schedule.delay_at(PRINTING, age, 1e9, 0.5, is_first=False) for age in ages]
 
 
-@given(AGES, AGES, CHANCES, st.floats(1e-3, 1e6), st.booleans())
-def test_adaptive_delay_is_sane(age: float, more: float, chance: float, rate: float, ended: bool) -> None:
+@given(AGES, AGES, RANDOMS, st.floats(1e-3, 1e6), st.booleans())
+def test_adaptive_delay_is_sane(age: float, more: float, random: float, rate: float, ended: bool) -> None:
     """Whatever was seen, a delay is within its bounds, or as long as the fleet's mean one."""
     schedule = AdaptiveSchedule(shortest=2, longest=50)
     for number in range(5):
         learn(schedule, age, age + more, 10.0 * number, ended=ended, rate=rate)
-        delay = schedule.delay_at(PRINTING, age + more, 10.0 * number, chance, is_first=False)
+        delay = schedule.delay_at(PRINTING, age + more, 10.0 * number, random, is_first=False)
         assert 2 <= delay <= max(50, more) * 1.000001
 
 
@@ -187,20 +187,20 @@ def test_nothing_learned_is_fallback() -> None:
 
 
 @pytest.mark.parametrize("every", [0.5, 10, 30])
-def test_looks_are_densest_where_changes_are(every: float, full_size: bool) -> None:
-    """Having learned from looks at any interval that printing takes four minutes, it looks most often around then."""
+def test_polls_are_densest_where_changes_are(every: float, full_size: bool) -> None:
+    """A schedule that learned, from polls at any interval, that printing takes four minutes polls most often then."""
     schedule = AdaptiveSchedule(memory=1000)
-    watch_cards(schedule, lambda chance: 240 * math.exp(chance.gauss(0, 0.2)), 400 if full_size else 80, every)
-    early, about_then = looks_by_age(schedule, [20, 240])
+    poll_cards(schedule, lambda generator: 240 * math.exp(generator.gauss(0, 0.2)), 400 if full_size else 80, every)
+    early, about_then = polls_by_age(schedule, [20, 240])
     assert early > 4 * about_then
 
 
 @pytest.mark.parametrize("every", [1, 20, 60])
 def test_hazard_is_learned_honestly(every: float, full_size: bool) -> None:
-    """Of a memoryless status the learned hazard is the true one at every age, however coarse the looks."""
+    """Of a memoryless status the learned hazard is the true one at every age, however coarse the polls."""
     cards = 4000 if full_size else 400
     schedule = AdaptiveSchedule(memory=1e9)
-    watch_cards(schedule, lambda chance: chance.expovariate(1 / 200), cards, every)
+    poll_cards(schedule, lambda generator: generator.expovariate(1 / 200), cards, every)
     curve = schedule._curves[PRINTING, False]  # pyright: ignore[reportPrivateUsage]
     ended, at_risk = sum(curve.events), sum(curve.at_risk)
     assert ended == pytest.approx(cards, rel=1e-3)
@@ -210,7 +210,7 @@ def test_hazard_is_learned_honestly(every: float, full_size: bool) -> None:
 
 @given(AGES, st.floats(0, 1e6))
 def test_an_end_is_one_event(age: float, more: float) -> None:
-    """A change somewhere between two looks counts as one event, at risk for at most the time between them."""
+    """A change somewhere between two polls counts as one event, at risk for at most the time between them."""
     schedule = AdaptiveSchedule()
     learn(schedule, age, age + more, 1.0, ended=True)
     curve = schedule._curves[PRINTING, False]  # pyright: ignore[reportPrivateUsage]
@@ -219,48 +219,48 @@ def test_an_end_is_one_event(age: float, more: float) -> None:
 
 
 def test_changes_are_followed() -> None:
-    """When the kiosk slows down, a few times `memory` cards later its old pace is all but forgotten."""
+    """When a kiosk slows down, its old pace is all but forgotten after a few times `memory` cards."""
     schedule = AdaptiveSchedule(memory=50)
-    watch_cards(schedule, lambda chance: chance.uniform(90, 110), 300, 5)
-    before = looks_by_age(schedule, [100, 300])
-    watch_cards(schedule, lambda chance: chance.uniform(290, 310), 200, 5)
-    after = looks_by_age(schedule, [100, 300])
+    poll_cards(schedule, lambda generator: generator.uniform(90, 110), 300, 5)
+    before = polls_by_age(schedule, [100, 300])
+    poll_cards(schedule, lambda generator: generator.uniform(290, 310), 200, 5)
+    after = polls_by_age(schedule, [100, 300])
     assert before[0] < before[1]
     assert after[0] > 2 * after[1]
 
 
 def test_a_quiet_night_forgets_nothing() -> None:
-    """What was learned is as good in the morning, if no card came."""
+    """Time without cards forgets nothing."""
     schedule = AdaptiveSchedule()
-    watch_cards(schedule, lambda chance: chance.uniform(90, 110), 100, 5)
+    poll_cards(schedule, lambda generator: generator.uniform(90, 110), 100, 5)
     evening = schedule.delay_at(PRINTING, 80, 1e6, 0.5, is_first=False)
     assert schedule.delay_at(PRINTING, 80, 1e6 + 50_000, 0.5, is_first=False) == pytest.approx(evening)
 
 
 @pytest.mark.parametrize("rate", [5.0, 10.0, 20.0])
 def test_budget_is_used(rate: float) -> None:
-    """A fleet with more to look at than it may uses its budget, within a tenth."""
+    """A fleet that is too large for its budget uses the budget, within a tenth."""
     schedule = AdaptiveSchedule(shortest=0.01)
-    chance = Random(1)
-    heap = [(0.0, number, 0.0, 0.0, chance.expovariate(1 / 200)) for number in range(300)]
-    looks = 0
+    generator = Random(1)
+    heap = [(0.0, number, 0.0, 0.0, generator.expovariate(1 / 200)) for number in range(300)]
+    polls = 0
     while heap[0][0] < 1500:
         now, number, began_at, polled_at, ends_at = heapq.heappop(heap)
         has_ended = now >= ends_at
         learn(schedule, polled_at - began_at, now - began_at, now, ended=has_ended, rate=rate)
-        looks += now > 1000
+        polls += now > 1000
         if has_ended:  # the next card takes its place
-            began_at, ends_at = now, now + chance.expovariate(1 / 200)
-        delay = schedule.delay_at(PRINTING, now - began_at, now, chance.random(), is_first=False)
+            began_at, ends_at = now, now + generator.expovariate(1 / 200)
+        delay = schedule.delay_at(PRINTING, now - began_at, now, generator.random(), is_first=False)
         heapq.heappush(heap, (now + delay, number, began_at, now, ends_at))
-    assert looks / 500 == pytest.approx(rate, rel=0.1)
+    assert polls / 500 == pytest.approx(rate, rel=0.1)
 
 
-def test_a_look_must_be_worth_it() -> None:
-    """However large the budget, looks are no closer than their cost allows."""
+def test_a_poll_must_be_worth_its_cost() -> None:
+    """However large the budget, polls are no closer than their cost allows."""
     quick, dear = AdaptiveSchedule(poll_cost=0.01), AdaptiveSchedule(poll_cost=4)
     for schedule in (quick, dear):
-        watch_cards(schedule, lambda chance: chance.expovariate(1 / 100), 300, 5)
+        poll_cards(schedule, lambda generator: generator.expovariate(1 / 100), 300, 5)
         for number in range(10):
             learn(schedule, 1, 2, 1e6 + number, ended=False, rate=1e9)
     cheap, few = (schedule.delay_at(PRINTING, 50, 1e6 + 20, 0.5, is_first=False) for schedule in (quick, dear))
@@ -269,21 +269,21 @@ def test_a_look_must_be_worth_it() -> None:
 
 
 def test_typical_durations_are_a_beginning() -> None:
-    """A schedule told what is typical looks most often about then, before it has seen a card."""
+    """A schedule that is given typical durations polls most often about then, before it has seen a card."""
     schedule = AdaptiveSchedule(typical={Status.IN_PROGRESS: 240})
-    early, about_then = looks_by_age(schedule, [20, 260])
+    early, about_then = polls_by_age(schedule, [20, 260])
     assert early > 1.5 * about_then
 
 
 def test_saved_and_restored() -> None:
     """What was learned survives as JSON: the restored schedule gives the same delays."""
     schedule = AdaptiveSchedule(poll_cost=0.5, fallback=Backoff(first=2))
-    watch_cards(schedule, lambda chance: chance.uniform(100, 300), 50, 7)
+    poll_cards(schedule, lambda generator: generator.uniform(100, 300), 50, 7)
     restored, fresh = AdaptiveSchedule.from_json(schedule.to_json()), AdaptiveSchedule(poll_cost=0.5)
     schedule._spacing = fresh._spacing  # pyright: ignore[reportPrivateUsage] - measured, and so not saved
     schedule._polls = 0  # pyright: ignore[reportPrivateUsage]
     ages = [0.0, 50.0, 150.0, 250.0, 1000.0]
-    assert looks_by_age(restored, ages) == pytest.approx(looks_by_age(schedule, ages), rel=0.02)
+    assert polls_by_age(restored, ages) == pytest.approx(polls_by_age(schedule, ages), rel=0.02)
     assert restored.delay(3, 0.5) == schedule.delay(3, 0.5)
     assert "IN_PROGRESS" in repr(restored)
 

@@ -28,7 +28,7 @@ NO_BOUNDS: Mapping[str, Any] = {"shortest": 1e-9, "longest": 1e9}
 
 
 def overlap(bin_: int, begin: float, end: float) -> float:
-    """Say how many seconds of an interval are in a bin."""
+    """Compute how many seconds of an interval are in a bin."""
     return max(0.0, min(end, EDGES[bin_ + 1]) - max(begin, EDGES[bin_]))
 
 
@@ -83,8 +83,8 @@ def learn(
     schedule.learn(PRINTING, begin, end, now, is_first=False, ended=ended, is_final=is_final, requests_per_second=rate)
 
 
-def delay(schedule: AdaptiveSchedule, age: float, now: float, chance: float = 0.5) -> float:
-    return schedule.delay_at(PRINTING, age, now, chance, is_first=False)
+def delay(schedule: AdaptiveSchedule, age: float, now: float, random: float = 0.5) -> float:
+    return schedule.delay_at(PRINTING, age, now, random, is_first=False)
 
 
 def experienced(**settings: Any) -> AdaptiveSchedule:
@@ -173,13 +173,13 @@ def test_statuses_are_learned_apart() -> None:
 
 
 @pytest.mark.parametrize("age", [0.0, 0.3, 1.0, 1.1, 2.0, 33.0, 100.0, 5000.0, 2**16.5, 2e5])
-@pytest.mark.parametrize("chance", [0.0, 0.5, 0.9])
-def test_delay_uses_up_one_spacing(age: float, chance: float) -> None:
-    """The integral of √(v h) between two polls is the spacing, which chance changes by its share."""
+@pytest.mark.parametrize("random", [0.0, 0.5, 0.9])
+def test_delay_uses_up_one_spacing(age: float, random: float) -> None:
+    """The integral of √(v h) between two polls is the spacing, which jitter changes by its share."""
     schedule = experienced(jitter=0.4, fallback=Backoff(first=2, factor=3, ceiling=50))
-    longer = delay(schedule, age, 10.0, chance)
+    longer = delay(schedule, age, 10.0, random)
     assert Model(schedule).used(age, age + longer) == pytest.approx(
-        FRESH_SPACING * (1 + 0.4 * (chance - 0.5)), rel=1e-3
+        FRESH_SPACING * (1 + 0.4 * (random - 0.5)), rel=1e-3
     )
 
 
@@ -283,7 +283,7 @@ def test_another_clock_is_measured_anew() -> None:
 
 
 def test_settings_at_their_bounds() -> None:
-    """What is just right is taken, and what is just wrong is refused with its bound."""
+    """A setting at its bound is accepted, and one just beyond is refused with the bound."""
     AdaptiveSchedule(progress_weight=1, shortest=0.001, longest=0.001, memory=2, jitter=0, poll_cost=0.001)
     for name in ("shortest", "longest", "poll_cost"):
         settings: dict[str, Any] = {name: 0}
@@ -291,8 +291,8 @@ def test_settings_at_their_bounds() -> None:
             AdaptiveSchedule(**settings)
 
 
-def test_settings_that_nobody_set() -> None:
-    """The settings are what the documentation says where nothing is set."""
+def test_default_settings() -> None:
+    """The default settings are the documented ones."""
     saved = json.loads(AdaptiveSchedule().to_json())
     assert saved == {
         "version": 1,

@@ -1,4 +1,4 @@
-"""One card's wait, told by numbers: what is a transition, when to look next, when it ends."""
+"""One card's wait, in numbers: what is a transition, when to poll next, when it ends."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ NOON = datetime(2024, 1, 1, 12, tzinfo=UTC)
 ONE_O_CLOCK = NOON + timedelta(hours=1)
 BROKEN = TransportError("the connection broke", card=CARD)
 
-Observed: TypeAlias = ProductionStatus | CardprodError
+Received: TypeAlias = ProductionStatus | CardprodError
 
 
-def a_watch(
+def new_state(
     *,
     timeout: float | None = 900.0,
     schedule: Schedule = EVERY_10,
@@ -52,42 +52,42 @@ def a_watch(
     max_failures: int = 5,
     random: float = 0.0,
 ) -> PollState:
-    terms = PollOptions(schedule=schedule, timeout=timeout, max_failures=max_failures, random=lambda: random)
-    return PollState(CARD, terms, started_at)
+    options = PollOptions(schedule=schedule, timeout=timeout, max_failures=max_failures, random=lambda: random)
+    return PollState(CARD, options, started_at)
 
 
 def seen(status: str, occurred_at: datetime | None = None) -> ProductionStatus:
     return ProductionStatus(status, occurred_at=occurred_at)
 
 
-def final_error(watch: PollState) -> CardprodError:
-    assert watch.is_over
-    assert watch.error is not None
-    return watch.error
+def final_error(state: PollState) -> CardprodError:
+    assert state.is_over
+    assert state.error is not None
+    return state.error
 
 
 # --- What is a transition ---
 
 
-def test_first_look_is_due_at_once() -> None:
-    """A wait begins with a look, and with nothing seen."""
-    watch = a_watch(started_at=100.0)
-    assert watch.next_poll_at == 100.0
-    assert (watch.last, watch.polls, watch.failures, watch.is_over, watch.error) == (None, 0, 0, False, None)
+def test_first_poll_is_due_at_once() -> None:
+    """A wait begins with a poll, and with nothing seen."""
+    state = new_state(started_at=100.0)
+    assert state.next_poll_at == 100.0
+    assert (state.last, state.polls, state.failures, state.is_over, state.error) == (None, 0, 0, False, None)
 
 
-def test_first_look_is_a_transition() -> None:
+def test_first_answer_is_a_transition() -> None:
     """The first answer is a transition from nothing."""
-    assert a_watch(started_at=100.0).process_status(seen("READY"), 100.5) == Transition(
+    assert new_state(started_at=100.0).process_status(seen("READY"), 100.5) == Transition(
         previous=None, current=seen("READY"), elapsed=0.5, polls=1
     )
 
 
 def test_new_status_is_a_transition() -> None:
-    """A new status yields one transition, with what was before, the seconds since the beginning and the looks."""
-    watch = a_watch(started_at=100.0)
-    watch.process_status(seen("READY"), 100.5)
-    assert watch.process_status(seen("IN_PROGRESS"), 130.0) == Transition(
+    """A new status yields one transition, with the previous status, the seconds since the beginning and the polls."""
+    state = new_state(started_at=100.0)
+    state.process_status(seen("READY"), 100.5)
+    assert state.process_status(seen("IN_PROGRESS"), 130.0) == Transition(
         previous=seen("READY"), current=seen("IN_PROGRESS"), elapsed=30.0, polls=2
     )
 
@@ -95,26 +95,26 @@ def test_new_status_is_a_transition() -> None:
 @pytest.mark.parametrize("status", ["READY", "TELEPORTED"])
 def test_same_status_is_no_transition(status: str) -> None:
     """A card seen twice in the same status yields one transition."""
-    watch = a_watch()
-    assert watch.process_status(seen(status, NOON), 100.0) is not None
-    assert watch.process_status(seen(status, NOON), 110.0) is None
-    assert watch.polls == 2
+    state = new_state()
+    assert state.process_status(seen(status, NOON), 100.0) is not None
+    assert state.process_status(seen(status, NOON), 110.0) is None
+    assert state.polls == 2
 
 
 def test_other_details_are_no_transition() -> None:
     """A kiosk id, a code or words that change under the same status and time yield nothing, and are remembered."""
-    watch = a_watch()
-    watch.process_status(ProductionStatus("IN_PROGRESS", occurred_at=NOON), 100.0)
+    state = new_state()
+    state.process_status(ProductionStatus("IN_PROGRESS", occurred_at=NOON), 100.0)
     latest = ProductionStatus("IN_PROGRESS", "WIS00001", NOON, "PRT_PAUSED", "waiting")
-    assert watch.process_status(latest, 110.0) is None
-    assert watch.last is latest
+    assert state.process_status(latest, 110.0) is None
+    assert state.last is latest
 
 
 def test_same_status_at_another_time_is_a_transition() -> None:
     """The same status under a new `occurred_at` is a new production request, and so a transition."""
-    watch = a_watch()
-    watch.process_status(seen("IN_PROGRESS", NOON), 100.0)
-    step = watch.process_status(seen("IN_PROGRESS", ONE_O_CLOCK), 110.0)
+    state = new_state()
+    state.process_status(seen("IN_PROGRESS", NOON), 100.0)
+    step = state.process_status(seen("IN_PROGRESS", ONE_O_CLOCK), 110.0)
     assert step is not None
     assert (step.previous, step.current) == (seen("IN_PROGRESS", NOON), seen("IN_PROGRESS", ONE_O_CLOCK))
 
@@ -129,33 +129,33 @@ def test_same_status_at_another_time_is_a_transition() -> None:
         ([None, None], [True, False]),
     ],
 )
-def test_a_missing_time_tells_nothing(times: list[datetime | None], transitions: list[bool]) -> None:
+def test_a_missing_time_means_nothing(times: list[datetime | None], transitions: list[bool]) -> None:
     """A missing `occurred_at` neither makes a transition nor hides one: the last known time counts."""
-    watch = a_watch()
-    steps = [watch.process_status(seen("IN_PROGRESS", at), 100.0 + 10 * index) for index, at in enumerate(times)]
+    state = new_state()
+    steps = [state.process_status(seen("IN_PROGRESS", at), 100.0 + 10 * index) for index, at in enumerate(times)]
     assert [step is not None for step in steps] == transitions
 
 
 @pytest.mark.parametrize("seconds", [0.001, 0.5, -0.5, -60.0])
 def test_times_of_polls_are_exact(seconds: float) -> None:
     """Without an event in between, any other time is a new request: one server writes its times in one way."""
-    watch = a_watch()
-    watch.process_status(seen("IN_PROGRESS", NOON), 100.0)
-    assert watch.process_status(seen("IN_PROGRESS", NOON + timedelta(seconds=seconds)), 110.0) is not None
+    state = new_state()
+    state.process_status(seen("IN_PROGRESS", NOON), 100.0)
+    assert state.process_status(seen("IN_PROGRESS", NOON + timedelta(seconds=seconds)), 110.0) is not None
 
 
 def test_a_time_counts_only_under_its_status() -> None:
     """The time of an earlier status is not held against a later one."""
-    watch = a_watch()
-    watch.process_status(seen("READY", NOON), 100.0)
-    watch.process_status(seen("IN_PROGRESS"), 110.0)
-    assert watch.process_status(seen("IN_PROGRESS", ONE_O_CLOCK), 120.0) is None
+    state = new_state()
+    state.process_status(seen("READY", NOON), 100.0)
+    state.process_status(seen("IN_PROGRESS"), 110.0)
+    assert state.process_status(seen("IN_PROGRESS", ONE_O_CLOCK), 120.0) is None
 
 
 def test_there_and_back_again() -> None:
     """A status that comes back is a transition again."""
-    watch = a_watch()
-    steps = [watch.process_status(seen(status), 100.0) for status in ("READY", "IN_PROGRESS", "READY")]
+    state = new_state()
+    steps = [state.process_status(seen(status), 100.0) for status in ("READY", "IN_PROGRESS", "READY")]
     assert [step and step.current.status for step in steps] == ["READY", "IN_PROGRESS", "READY"]
 
 
@@ -166,51 +166,51 @@ def test_there_and_back_again() -> None:
 @pytest.mark.parametrize("before", [[], ["READY"], ["READY", "IN_PROGRESS"]])
 def test_final_status_ends_the_wait(before: list[str], status: str) -> None:
     """A final status ends the wait well, be it the first thing seen or the last."""
-    watch = a_watch()
+    state = new_state()
     for early in before:
-        watch.process_status(seen(early), 100.0)
-    step = watch.process_status(seen(status), 110.0)
+        state.process_status(seen(early), 100.0)
+    step = state.process_status(seen(status), 110.0)
     assert step is not None
     assert step.is_final
-    assert (watch.is_over, watch.error, watch.last) == (True, None, seen(status))
+    assert (state.is_over, state.error, state.last) == (True, None, seen(status))
 
 
 def test_final_status_counts_after_the_deadline() -> None:
-    """A final status heard late is still the end the caller waited for."""
-    watch = a_watch(started_at=100.0, timeout=5.0)
-    step = watch.process_status(seen("PRODUCED"), 500.0)
+    """A final status received after the deadline ends the wait well."""
+    state = new_state(started_at=100.0, timeout=5.0)
+    step = state.process_status(seen("PRODUCED"), 500.0)
     assert step is not None
-    assert (watch.is_over, watch.error) == (True, None)
+    assert (state.is_over, state.error) == (True, None)
 
 
 def test_unknown_status_does_not_end_the_wait() -> None:
     """A status this package does not know is not final."""
-    watch = a_watch()
-    watch.process_status(seen("TELEPORTED"), 100.0)
-    assert not watch.is_over
+    state = new_state()
+    state.process_status(seen("TELEPORTED"), 100.0)
+    assert not state.is_over
 
 
 @pytest.mark.parametrize("ending", [seen("PRODUCED"), UsageError("no"), CardNotFound("no", http_status=404)])
-def test_nothing_more_after_the_end(ending: Observed) -> None:
-    """Whatever is done with a wait that is over is refused, and what is known of it stands."""
-    watch = a_watch()
+def test_nothing_more_after_the_end(ending: Received) -> None:
+    """A wait that is over refuses every change and keeps what it knows."""
+    state = new_state()
     if isinstance(ending, CardprodError):
-        watch.process_failure(ending, 100.0)
+        state.process_failure(ending, 100.0)
     else:
-        watch.process_status(ending, 100.0)
+        state.process_status(ending, 100.0)
     event = ProductionEvent(card=CARD, status=seen("READY", ONE_O_CLOCK), sent_at=ONE_O_CLOCK)
-    known = watch.polls, watch.failures, watch.last, watch.error
+    known = state.polls, state.failures, state.last, state.error
     moves: list[Callable[[], object]] = [
-        lambda: watch.process_status(seen("READY"), 110.0),
-        lambda: watch.process_failure(BROKEN, 110.0),
-        lambda: watch.process_event(event, 110.0, ONE_O_CLOCK),
-        lambda: watch.expire(110.0),
+        lambda: state.process_status(seen("READY"), 110.0),
+        lambda: state.process_failure(BROKEN, 110.0),
+        lambda: state.process_event(event, 110.0, ONE_O_CLOCK),
+        lambda: state.expire(110.0),
     ]
     for move in moves:
         with pytest.raises(UsageError, match="this wait is over") as caught:
             move()
         assert caught.value.card == CARD
-    assert (watch.polls, watch.failures, watch.last, watch.error) == known
+    assert (state.polls, state.failures, state.last, state.error) == known
 
 
 # --- Failures ---
@@ -219,25 +219,25 @@ def test_nothing_more_after_the_end(ending: Observed) -> None:
 @pytest.mark.parametrize("max_failures", [1, 2, 5])
 def test_too_many_failures_in_a_row(max_failures: int) -> None:
     """A wait ends with the failure that is one in a row too many, and not before."""
-    watch = a_watch(max_failures=max_failures)
+    state = new_state(max_failures=max_failures)
     failures = [TransportError(f"failure {number}") for number in range(max_failures)]
     for failure in failures:
-        assert not watch.is_over
-        watch.process_failure(failure, watch.next_poll_at)
-    assert final_error(watch) is failures[-1]
-    assert watch.polls == 0
+        assert not state.is_over
+        state.process_failure(failure, state.next_poll_at)
+    assert final_error(state) is failures[-1]
+    assert state.polls == 0
 
 
 def test_an_answer_resets_the_count() -> None:
     """Failures with an answer in between are not in a row, even if the answer shows nothing new."""
-    watch = a_watch(max_failures=2)
+    state = new_state(max_failures=2)
     for _ in range(5):
-        watch.process_failure(BROKEN, watch.next_poll_at)
-        watch.process_status(seen("READY"), watch.next_poll_at)
-        assert (watch.is_over, watch.failures) == (False, 0)
-    watch.process_failure(BROKEN, watch.next_poll_at)
-    watch.process_failure(BROKEN, watch.next_poll_at)
-    assert final_error(watch) is BROKEN
+        state.process_failure(BROKEN, state.next_poll_at)
+        state.process_status(seen("READY"), state.next_poll_at)
+        assert (state.is_over, state.failures) == (False, 0)
+    state.process_failure(BROKEN, state.next_poll_at)
+    state.process_failure(BROKEN, state.next_poll_at)
+    assert final_error(state) is BROKEN
 
 
 @pytest.mark.parametrize(
@@ -253,10 +253,10 @@ def test_an_answer_resets_the_count() -> None:
 )
 @pytest.mark.parametrize("timeout", [0.0, 900.0, None])
 def test_some_failures_end_at_once(failure: CardprodError, timeout: float | None) -> None:
-    """What no later look would mend ends the wait at once, as itself."""
-    watch = a_watch(max_failures=100, timeout=timeout)
-    watch.process_failure(failure, 100.0)
-    assert final_error(watch) is failure
+    """A failure that no later poll would get over ends the wait at once, as itself."""
+    state = new_state(max_failures=100, timeout=timeout)
+    state.process_failure(failure, 100.0)
+    assert final_error(state) is failure
 
 
 @pytest.mark.parametrize(
@@ -271,46 +271,46 @@ def test_some_failures_end_at_once(failure: CardprodError, timeout: float | None
     ],
     ids=lambda failure: type(failure).__name__,
 )
-def test_other_failures_do_not(failure: CardprodError) -> None:
-    """A single look that failed for another reason does not end the wait."""
-    watch = a_watch(max_failures=2)
-    watch.process_failure(failure, 100.0)
-    assert (watch.is_over, watch.failures, watch.next_poll_at) == (False, 1, 110.0)
+def test_other_failures_do_not_end_it_at_once(failure: CardprodError) -> None:
+    """A single poll that failed for another reason does not end the wait."""
+    state = new_state(max_failures=2)
+    state.process_failure(failure, 100.0)
+    assert (state.is_over, state.failures, state.next_poll_at) == (False, 1, 110.0)
 
 
-# --- When to look next ---
+# --- When to poll next ---
 
 
-def test_looks_again_as_the_schedule_says() -> None:
-    """The next look is due its delay after the last one was answered."""
-    watch = a_watch(schedule=Backoff(first=1, factor=2, ceiling=8, jitter=0.5), random=0.5)
+def test_polls_again_as_the_schedule_says() -> None:
+    """The next poll is due its delay after the last one was answered."""
+    state = new_state(schedule=Backoff(first=1, factor=2, ceiling=8, jitter=0.5), random=0.5)
     due: list[float] = []
     for _ in range(5):
-        watch.process_status(seen("READY"), watch.next_poll_at + 0.25)
-        due.append(watch.next_poll_at)
+        state.process_status(seen("READY"), state.next_poll_at + 0.25)
+        due.append(state.next_poll_at)
     assert due == [101.0, 102.75, 106.0, 112.25, 118.5]
 
 
 def test_backoff_starts_again_after_a_transition() -> None:
-    """After a change the next look is soon again, because more may follow."""
-    watch = a_watch(schedule=Backoff(first=1, factor=2, ceiling=60, jitter=0))
+    """After a transition delays start again from the shortest, because more may follow."""
+    state = new_state(schedule=Backoff(first=1, factor=2, ceiling=60, jitter=0))
     delays: list[float] = []
     for status in ["READY", "READY", "READY", "IN_PROGRESS", "IN_PROGRESS", "IN_PROGRESS"]:
-        now = watch.next_poll_at
-        watch.process_status(seen(status), now)
-        delays.append(watch.next_poll_at - now)
+        now = state.next_poll_at
+        state.process_status(seen(status), now)
+        delays.append(state.next_poll_at - now)
     assert delays == [1.0, 2.0, 4.0, 1.0, 2.0, 4.0]
 
 
-def test_failures_slow_down_the_looking() -> None:
-    """A failed look counts as one that showed nothing new, so that trouble is not hammered upon."""
-    watch = a_watch(schedule=Backoff(first=1, factor=2, ceiling=60, jitter=0), max_failures=10)
-    watch.process_status(seen("READY"), 100.0)
+def test_failures_slow_down_polling() -> None:
+    """A failed poll lengthens the delay like one that showed nothing new."""
+    state = new_state(schedule=Backoff(first=1, factor=2, ceiling=60, jitter=0), max_failures=10)
+    state.process_status(seen("READY"), 100.0)
     delays: list[float] = []
     for _ in range(3):
-        now = watch.next_poll_at
-        watch.process_failure(BROKEN, now)
-        delays.append(watch.next_poll_at - now)
+        now = state.next_poll_at
+        state.process_failure(BROKEN, now)
+        delays.append(state.next_poll_at - now)
     assert delays == [2.0, 4.0, 8.0]
 
 
@@ -319,20 +319,20 @@ def test_failures_slow_down_the_looking() -> None:
 
 def test_last_sleep_is_cut_to_the_deadline() -> None:
     """A sleep that would go past the deadline ends there."""
-    watch = a_watch(timeout=15.0)
-    watch.process_status(seen("READY"), 100.0)
-    assert watch.next_poll_at == 110.0
-    watch.process_status(seen("READY"), 110.0)
-    assert watch.next_poll_at == 115.0
+    state = new_state(timeout=15.0)
+    state.process_status(seen("READY"), 100.0)
+    assert state.next_poll_at == 110.0
+    state.process_status(seen("READY"), 110.0)
+    assert state.next_poll_at == 115.0
 
 
 def test_deadline_ends_the_wait() -> None:
-    """The look at the deadline is the last: not final then, the wait ends and says what it saw."""
-    watch = a_watch(timeout=15.0)
+    """The poll at the deadline is the last: if it is not final, the wait times out and says what it saw."""
+    state = new_state(timeout=15.0)
     for _ in range(3):
-        assert not watch.is_over
-        watch.process_status(seen("READY", NOON), watch.next_poll_at)
-    error = final_error(watch)
+        assert not state.is_over
+        state.process_status(seen("READY", NOON), state.next_poll_at)
+    error = final_error(state)
     assert isinstance(error, WaitTimeout)
     assert (error.last, error.polls, error.elapsed, error.card) == (seen("READY", NOON), 3, 15.0, CARD)
     assert error.__cause__ is None
@@ -340,154 +340,154 @@ def test_deadline_ends_the_wait() -> None:
     assert "READY" in str(error)
 
 
-def test_last_look_may_still_be_the_final_one() -> None:
-    """A card that is done at the deadline is done, not late."""
-    watch = a_watch(timeout=15.0)
-    watch.process_status(seen("READY"), 100.0)
-    watch.process_status(seen("READY"), 110.0)
-    step = watch.process_status(seen("PRODUCED"), 118.0)
+def test_last_poll_may_be_final() -> None:
+    """A card that is final at the deadline is a success, not a timeout."""
+    state = new_state(timeout=15.0)
+    state.process_status(seen("READY"), 100.0)
+    state.process_status(seen("READY"), 110.0)
+    step = state.process_status(seen("PRODUCED"), 118.0)
     assert step is not None
-    assert (watch.is_over, watch.error) == (True, None)
+    assert (state.is_over, state.error) == (True, None)
 
 
-def test_last_look_may_still_show_a_transition() -> None:
-    """What the last look shows is told, although the wait then times out."""
-    watch = a_watch(timeout=10.0)
-    watch.process_status(seen("READY"), 100.0)
-    step = watch.process_status(seen("IN_PROGRESS"), 110.0)
+def test_last_poll_may_show_a_transition() -> None:
+    """What the last poll shows is reported, although the wait then times out."""
+    state = new_state(timeout=10.0)
+    state.process_status(seen("READY"), 100.0)
+    step = state.process_status(seen("IN_PROGRESS"), 110.0)
     assert step is not None
-    error = final_error(watch)
+    error = final_error(state)
     assert isinstance(error, WaitTimeout)
     assert error.last == seen("IN_PROGRESS")
 
 
-def test_answer_after_the_deadline_to_an_earlier_look() -> None:
-    """A look that began before the deadline is not the last one: one more is due at once, never in the past."""
-    watch = a_watch(timeout=15.0)
-    watch.process_status(seen("READY"), 100.0)
-    watch.process_status(seen("READY"), 116.0)
-    assert (watch.is_over, watch.next_poll_at) == (False, 116.0)
-    watch.process_status(seen("READY"), 116.5)
-    assert isinstance(final_error(watch), WaitTimeout)
+def test_answer_after_the_deadline_to_an_earlier_poll() -> None:
+    """A poll that began before the deadline is not the last one: one more is due at once, never in the past."""
+    state = new_state(timeout=15.0)
+    state.process_status(seen("READY"), 100.0)
+    state.process_status(seen("READY"), 116.0)
+    assert (state.is_over, state.next_poll_at) == (False, 116.0)
+    state.process_status(seen("READY"), 116.5)
+    assert isinstance(final_error(state), WaitTimeout)
 
 
 @pytest.mark.parametrize(
-    ("failed_at", "case"), [(115.0, "at the deadline"), (125.0, "after it, a last look that took its time")]
+    ("failed_at", "case"), [(115.0, "at the deadline"), (125.0, "after it, a last poll that took its time")]
 )
-def test_failed_last_look(failed_at: float, case: str) -> None:
-    """A last look that fails ends the wait as timed out, with the failure as its cause."""
-    watch = a_watch(timeout=15.0)
-    watch.process_status(seen("READY"), 100.0)
-    watch.process_status(seen("READY"), 110.0)
-    watch.process_failure(BROKEN, failed_at)
-    error = final_error(watch)
+def test_failed_last_poll(failed_at: float, case: str) -> None:
+    """A last poll that fails ends the wait as timed out, with the failure as its cause."""
+    state = new_state(timeout=15.0)
+    state.process_status(seen("READY"), 100.0)
+    state.process_status(seen("READY"), 110.0)
+    state.process_failure(BROKEN, failed_at)
+    error = final_error(state)
     assert isinstance(error, WaitTimeout), case
     assert (error.__cause__, error.polls, error.last) == (BROKEN, 2, seen("READY"))
 
 
-def test_look_cut_off_by_the_deadline() -> None:
-    """A look that the deadline cuts off ends the wait as timed out, with no look after it."""
-    watch = a_watch(timeout=15.0)
-    watch.process_status(seen("READY"), 100.0)
-    cut = RequestTimeout("the wait's time ran out during a look")
-    watch.process_failure(cut, 115.0)
-    error = final_error(watch)
+def test_poll_cut_off_by_the_deadline() -> None:
+    """A poll that the deadline cuts off ends the wait as timed out, with no poll after it."""
+    state = new_state(timeout=15.0)
+    state.process_status(seen("READY"), 100.0)
+    cut = RequestTimeout("the wait's time ran out during a poll")
+    state.process_failure(cut, 115.0)
+    error = final_error(state)
     assert isinstance(error, WaitTimeout)
     assert error.__cause__ is cut
 
 
 def test_deadline_goes_before_too_many_failures() -> None:
-    """At the deadline a wait has timed out, even if the same failure is also one in a row too many."""
-    watch = a_watch(timeout=10.0, max_failures=2)
-    watch.process_failure(BROKEN, 100.0)
-    watch.process_failure(BROKEN, 110.0)
-    error = final_error(watch)
+    """At the deadline a wait times out, even if the same failure is also one in a row too many."""
+    state = new_state(timeout=10.0, max_failures=2)
+    state.process_failure(BROKEN, 100.0)
+    state.process_failure(BROKEN, 110.0)
+    error = final_error(state)
     assert isinstance(error, WaitTimeout)
     assert (error.__cause__, error.last, error.polls) == (BROKEN, None, 0)
     assert "nothing was seen" in str(error)
 
 
-def test_looks_end_at_the_deadline() -> None:
-    """A look before the deadline is cut off there; the last one has its own time."""
-    watch = a_watch(timeout=15.0)
-    assert watch.cut_off_at == 115.0
-    watch.process_status(seen("READY"), 100.0)
-    assert watch.cut_off_at == 115.0
-    watch.process_status(seen("READY"), 110.0)
-    assert watch.cut_off_at is None
+def test_polls_end_at_the_deadline() -> None:
+    """A poll before the deadline is cut off there; the last one has its own time."""
+    state = new_state(timeout=15.0)
+    assert state.cut_off_at == 115.0
+    state.process_status(seen("READY"), 100.0)
+    assert state.cut_off_at == 115.0
+    state.process_status(seen("READY"), 110.0)
+    assert state.cut_off_at is None
 
 
 def test_no_timeout_never_times_out() -> None:
-    """Without a timeout a wait goes on for as long as it takes, and no look is cut off."""
-    watch = a_watch(timeout=None)
+    """Without a timeout a wait goes on for as long as it takes, and no poll is cut off."""
+    state = new_state(timeout=None)
     for _ in range(10_000):
-        watch.process_status(seen("READY"), watch.next_poll_at)
-        assert watch.cut_off_at is None
-    assert not watch.is_over
-    assert watch.next_poll_at == 100_100.0
+        state.process_status(seen("READY"), state.next_poll_at)
+        assert state.cut_off_at is None
+    assert not state.is_over
+    assert state.next_poll_at == 100_100.0
 
 
-def test_timeout_of_zero_looks_once() -> None:
-    """With a timeout of 0 there is one look, with all its own time, and its transition is told."""
-    watch = a_watch(timeout=0.0)
-    assert (watch.next_poll_at, watch.cut_off_at) == (100.0, None)
-    assert watch.process_status(seen("READY"), 103.0) is not None
-    error = final_error(watch)
+def test_timeout_of_zero_polls_once() -> None:
+    """With a timeout of 0 there is one poll, with all its own time, and its transition is reported."""
+    state = new_state(timeout=0.0)
+    assert (state.next_poll_at, state.cut_off_at) == (100.0, None)
+    assert state.process_status(seen("READY"), 103.0) is not None
+    error = final_error(state)
     assert isinstance(error, WaitTimeout)
     assert error.polls == 1
 
 
 def test_timeout_of_zero_and_a_final_card() -> None:
     """With a timeout of 0 a card that is final already is a success."""
-    watch = a_watch(timeout=0.0)
-    assert watch.process_status(seen("PRODUCED"), 103.0) is not None
-    assert (watch.is_over, watch.error) == (True, None)
+    state = new_state(timeout=0.0)
+    assert state.process_status(seen("PRODUCED"), 103.0) is not None
+    assert (state.is_over, state.error) == (True, None)
 
 
-def test_given_up() -> None:
-    """A wait whose turn did not come before its deadline has timed out, with what it saw until then."""
-    watch = a_watch(timeout=15.0)
-    watch.process_status(seen("READY"), 101.0)
-    watch.expire(117.0)
-    error = final_error(watch)
+def test_expired() -> None:
+    """A wait that could not be polled before its deadline times out, with what it saw until then."""
+    state = new_state(timeout=15.0)
+    state.process_status(seen("READY"), 101.0)
+    state.expire(117.0)
+    error = final_error(state)
     assert isinstance(error, WaitTimeout)
     assert (error.last, error.polls, error.elapsed, error.__cause__) == (seen("READY"), 1, 17.0, None)
 
 
 def test_deadline_of_its_own() -> None:
     """A deadline that is given counts, and not the one that the timeout would make."""
-    terms = PollOptions(schedule=EVERY_10, timeout=900.0, max_failures=5)
-    assert PollState(CARD, terms, 100.0, deadline_at=150.0).cut_off_at == 150.0
+    options = PollOptions(schedule=EVERY_10, timeout=900.0, max_failures=5)
+    assert PollState(CARD, options, 100.0, deadline_at=150.0).cut_off_at == 150.0
 
 
 @pytest.mark.parametrize(("began_at", "due_at"), [(100.0, 110.0), (110.0, 110.0), (112.0, 112.0), (115.0, 115.0)])
 def test_poll_that_begins_late(began_at: float, due_at: float) -> None:
     """A poll that begins later than it was due is due then, and so is the last one if that is past the deadline."""
-    watch = a_watch(timeout=15.0)
-    watch.process_status(seen("READY"), 100.0)
-    watch.begin_poll(began_at)
-    assert (watch.next_poll_at, watch.cut_off_at) == (due_at, None if due_at == 115.0 else 115.0)
+    state = new_state(timeout=15.0)
+    state.process_status(seen("READY"), 100.0)
+    state.begin_poll(began_at)
+    assert (state.next_poll_at, state.cut_off_at) == (due_at, None if due_at == 115.0 else 115.0)
 
 
 # --- Whatever happens ---
 
 
 class Model:
-    """What a wait should do, told again as simply as can be: keep everything, and look back."""
+    """What a wait should do, as simply as can be: keep everything, and search it."""
 
     def __init__(self) -> None:
-        self.heard: list[Observed] = []
+        self.received: list[Received] = []
 
     @property
     def answers(self) -> list[ProductionStatus]:
         """The answers so far."""
-        return [what for what in self.heard if isinstance(what, ProductionStatus)]
+        return [what for what in self.received if isinstance(what, ProductionStatus)]
 
     @property
     def failures_in_a_row(self) -> int:
-        """How many of the latest looks failed."""
+        """How many of the latest polls failed."""
         count = 0
-        for what in reversed(self.heard):
+        for what in reversed(self.received):
             if isinstance(what, ProductionStatus):
                 break
             count += 1
@@ -534,34 +534,36 @@ SCHEDULES = st.builds(
 )
 def test_any_story(
     *,
-    story: list[tuple[Observed, float, bool]],
+    story: list[tuple[Received, float, bool]],
     schedule: Backoff,
     timeout: float | None,
     max_failures: int,
     random: float,
     started_at: float,
 ) -> None:
-    """However answers and failures interleave, a wait tells every change once and ends when, and only when, it must."""
-    watch = a_watch(schedule=schedule, timeout=timeout, max_failures=max_failures, random=random, started_at=started_at)
+    """However answers and failures interleave, a wait reports every change once and ends exactly when it must."""
+    state = new_state(
+        schedule=schedule, timeout=timeout, max_failures=max_failures, random=random, started_at=started_at
+    )
     model = Model()
     deadline = math.inf if timeout is None else started_at + timeout
     now = started_at
     for what, gap, is_when_due in story:
-        was_last_look = watch.next_poll_at >= deadline
-        now = max(now, watch.next_poll_at) + gap if is_when_due else now + gap
-        model.heard.append(what)
+        was_last_poll = state.next_poll_at >= deadline
+        now = max(now, state.next_poll_at) + gap if is_when_due else now + gap
+        model.received.append(what)
         if isinstance(what, CardprodError):
-            watch.process_failure(what, now)
+            state.process_failure(what, now)
             ends_badly = (
                 isinstance(what, Unauthorized)
-                or was_last_look
+                or was_last_poll
                 or now >= deadline
                 or model.failures_in_a_row >= max_failures
             )
-            assert watch.is_over is ends_badly
-            assert (watch.error is not None) is ends_badly
+            assert state.is_over is ends_badly
+            assert (state.error is not None) is ends_badly
         else:
-            step = watch.process_status(what, now)
+            step = state.process_status(what, now)
             assert (step is not None) is model.is_change()
             if step is not None:
                 before = model.answers[:-1]
@@ -571,34 +573,34 @@ def test_any_story(
                     elapsed=now - started_at,
                     polls=len(model.answers),
                 )
-            assert watch.is_over is (what.is_final or was_last_look)
-            assert (watch.error is not None) is (watch.is_over and not what.is_final)
-        assert watch.polls == len(model.answers)
-        assert watch.failures == model.failures_in_a_row
-        assert watch.last is (model.answers[-1] if model.answers else None)
-        if watch.is_over:
+            assert state.is_over is (what.is_final or was_last_poll)
+            assert (state.error is not None) is (state.is_over and not what.is_final)
+        assert state.polls == len(model.answers)
+        assert state.failures == model.failures_in_a_row
+        assert state.last is (model.answers[-1] if model.answers else None)
+        if state.is_over:
             break
-        assert now <= watch.next_poll_at <= max(now, deadline)
-        assert watch.cut_off_at in {None, deadline}
+        assert now <= state.next_poll_at <= max(now, deadline)
+        assert state.cut_off_at in {None, deadline}
 
 
-# --- The last look's own time, and schedules that cannot be ---
+# --- The last poll's own time, and schedules that cannot be ---
 
 
-def test_last_look_has_its_own_time() -> None:
-    """The last look, which begins at the deadline, is given up so many seconds after it, and no sooner."""
-    watch = PollState(CARD, PollOptions(schedule=EVERY_10, timeout=15.0, max_failures=5, last_poll_seconds=7.0), 100.0)
-    assert watch.cut_off_at == 115.0
-    watch.process_status(seen("READY"), 101.0)
-    watch.process_status(seen("READY"), 111.0)
-    assert (watch.next_poll_at, watch.cut_off_at) == (115.0, 122.0)
-    watch.begin_poll(118.0)
-    assert (watch.cut_off_at, watch.expires_at) == (125.0, 122.0)
+def test_last_poll_has_its_own_time() -> None:
+    """The last poll, which begins at the deadline, expires so many seconds after it, and no sooner."""
+    state = PollState(CARD, PollOptions(schedule=EVERY_10, timeout=15.0, max_failures=5, last_poll_seconds=7.0), 100.0)
+    assert state.cut_off_at == 115.0
+    state.process_status(seen("READY"), 101.0)
+    state.process_status(seen("READY"), 111.0)
+    assert (state.next_poll_at, state.cut_off_at) == (115.0, 122.0)
+    state.begin_poll(118.0)
+    assert (state.cut_off_at, state.expires_at) == (125.0, 122.0)
 
 
 def test_what_never_ends_never_expires() -> None:
     """A wait without a deadline does not expire."""
-    assert a_watch(timeout=None).expires_at == math.inf
+    assert new_state(timeout=None).expires_at == math.inf
 
 
 def test_saved_schedule() -> None:
@@ -607,8 +609,8 @@ def test_saved_schedule() -> None:
         assert PollOptions(schedule=schedule, timeout=None, max_failures=5).saved_schedule is saved
 
 
-def test_terms_are_named() -> None:
-    """Three numbers in a row would say nothing, so they have names."""
+def test_options_are_named() -> None:
+    """Options are passed by name only."""
     positional: Any = PollOptions
     with pytest.raises(TypeError):
         positional(EVERY_10, 900.0, 5)
@@ -616,12 +618,12 @@ def test_terms_are_named() -> None:
 
 @pytest.mark.parametrize("delay", [0.0, -0.5, -1.0, math.nan, math.inf])
 def test_impossible_delay_ends_the_wait(delay: float) -> None:
-    """A schedule that gives no positive, finite delay ends the wait with a UsageError; what was seen is still told."""
+    """A delay that is not positive and finite ends the wait with a UsageError; what was seen is still reported."""
 
     class Impossible:
         def delay(self, unchanged: int, random: float) -> float:
             return delay
 
-    watch = a_watch(schedule=Impossible())
-    assert watch.process_status(seen("READY"), 101.0) is not None
-    assert isinstance(final_error(watch), UsageError)
+    state = new_state(schedule=Impossible())
+    assert state.process_status(seen("READY"), 101.0) is not None
+    assert isinstance(final_error(state), UsageError)

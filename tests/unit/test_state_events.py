@@ -1,4 +1,4 @@
-"""One card's wait when events are told as well as looks: what is news, what is old, and when a look can be put off."""
+"""One card's wait when it receives events as well as polls: what is new, what is old, and when a poll is postponed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def at(seconds: float) -> datetime:
     return NOON + timedelta(seconds=seconds)
 
 
-def told(status: str, occurred_at: float | None, sent_at: float | None) -> ProductionEvent:
+def event_of(status: str, occurred_at: float | None, sent_at: float | None) -> ProductionEvent:
     """Make an event, with its times in seconds after noon."""
     return ProductionEvent(
         card=CARD,
@@ -49,7 +49,7 @@ def begun(*, schedule: Schedule | None = None, timeout: float | None = None, sta
 
 
 @pytest.mark.parametrize(
-    ("known", "event", "is_news"),
+    ("known", "event", "counts"),
     [
         (("READY", 1.1), ("IN_PROGRESS", 2.2), True),  # later
         (("READY", 1.1), ("IN_PROGRESS", 1.1), True),  # of the same request, and further along
@@ -63,7 +63,7 @@ def begun(*, schedule: Schedule | None = None, timeout: float | None = None, sta
         (("IN_PROGRESS", 2.2), ("IN_PROGRESS", 1.1), False),
         (("IN_PROGRESS", 1.1), ("IN_PROGRESS", 2.2), True),  # sent to the kiosk again
         (("IN_PROGRESS", 1.1), ("READY", 2.2), True),  # a new one, not started yet
-        (("IN_PROGRESS", 1.1), ("EMBOSSING", 1.1), False),  # nobody knows which is first, and a look showed the one
+        (("IN_PROGRESS", 1.1), ("EMBOSSING", 1.1), False),  # undecided, and a poll showed the one
         (("IN_PROGRESS", 1.625), ("PRODUCED", 1.0), True),  # the same, in whole seconds
         (("IN_PROGRESS", 1.625), ("IN_PROGRESS", 2.0), False),
         (("IN_PROGRESS", 1.0), ("IN_PROGRESS", 1.625), False),
@@ -71,91 +71,89 @@ def begun(*, schedule: Schedule | None = None, timeout: float | None = None, sta
         (("IN_PROGRESS", 1.25), ("IN_PROGRESS", 1.5), True),  # both are exact
     ],
 )
-def test_which_event_is_news(
-    known: tuple[str, float | None], event: tuple[str, float | None], *, is_news: bool
-) -> None:
+def test_which_event_counts(known: tuple[str, float | None], event: tuple[str, float | None], *, counts: bool) -> None:
     """An event counts if it is newer by its time, or, if that is the same or missing, by the order of statuses."""
-    watch = begun()
-    watch.process_status(seen(*known), 0)
-    step = watch.process_event(told(*event, 3), 3, at(3))
-    assert (step is not None) is is_news
-    assert watch.last == (seen(*event) if is_news else seen(*known))
+    state = begun()
+    state.process_status(seen(*known), 0)
+    step = state.process_event(event_of(*event, 3), 3, at(3))
+    assert (step is not None) is counts
+    assert state.last == (seen(*event) if counts else seen(*known))
     if step is not None:
         assert (step.source, step.polls, step.elapsed) == ("webhook", 1, 3)
-        assert watch.is_over is step.is_final
+        assert state.is_over is step.is_final
 
 
 def test_sent_at_breaks_ties() -> None:
-    """Of two events of one time whose order nobody knows, the one sent later counts; if one does not say, the first."""
-    watch = begun()
-    watch.process_status(seen("READY", 1.1), 0)
-    assert watch.process_event(told("COOLING", 2.1, 5), 6, at(6)) is not None
-    assert watch.process_event(told("EMBOSSING", 2.1, 4), 7, at(7)) is None
-    assert watch.process_event(told("EMBOSSING", 2.1, None), 7, at(7)) is None
-    assert watch.process_event(told("EMBOSSING", 2.1, 6), 7, at(7)) is not None
-    assert watch.process_event(told("COOLING", 2.1, 5), 8, at(8)) is None
-    assert watch.process_event(told("COOLING", 2.1, 6), 8, at(8)) is None  # at the same moment
-    assert watch.process_event(told("EMBOSSING", 2.1, 9), 9, at(9)) is None  # the same again
-    assert watch.process_event(told("READY", 1.1, 9), 9, at(9)) is None  # older, however late it was sent
-    assert watch.process_event(told("PRODUCED", 3.1, None), 9, at(9)) is not None  # newer, whenever it was sent
+    """Of two events that times and statuses do not order, the one sent later counts; if that is unknown, the first."""
+    state = begun()
+    state.process_status(seen("READY", 1.1), 0)
+    assert state.process_event(event_of("COOLING", 2.1, 5), 6, at(6)) is not None
+    assert state.process_event(event_of("EMBOSSING", 2.1, 4), 7, at(7)) is None
+    assert state.process_event(event_of("EMBOSSING", 2.1, None), 7, at(7)) is None
+    assert state.process_event(event_of("EMBOSSING", 2.1, 6), 7, at(7)) is not None
+    assert state.process_event(event_of("COOLING", 2.1, 5), 8, at(8)) is None
+    assert state.process_event(event_of("COOLING", 2.1, 6), 8, at(8)) is None  # at the same moment
+    assert state.process_event(event_of("EMBOSSING", 2.1, 9), 9, at(9)) is None  # the same again
+    assert state.process_event(event_of("READY", 1.1, 9), 9, at(9)) is None  # older, however late it was sent
+    assert state.process_event(event_of("PRODUCED", 3.1, None), 9, at(9)) is not None  # newer, whenever it was sent
 
 
-def test_event_without_sent_at_stands() -> None:
-    """Where an event does not say when it was sent, no other of the same time and rank is later."""
-    watch = begun()
-    watch.process_status(seen("READY", 1.1), 0)
-    assert watch.process_event(told("COOLING", 2.1, None), 6, at(6)) is not None
-    assert watch.process_event(told("EMBOSSING", 2.1, 7), 7, at(7)) is None
+def test_event_without_sent_at_is_not_replaced() -> None:
+    """After an event without `sent_at`, no other of the same time and rank counts."""
+    state = begun()
+    state.process_status(seen("READY", 1.1), 0)
+    assert state.process_event(event_of("COOLING", 2.1, None), 6, at(6)) is not None
+    assert state.process_event(event_of("EMBOSSING", 2.1, 7), 7, at(7)) is None
 
 
 def test_poll_breaks_ties() -> None:
-    """Of an event and a poll of one time whose order nobody knows, the poll counts, which came later."""
-    watch = begun()
-    watch.process_status(seen("READY", 1.1), 0)
-    watch.process_event(told("COOLING", 2.1, 5), 6, at(6))
-    assert watch.process_status(seen("EMBOSSING", 2.1), 7) is not None
+    """Of an event and a later poll that times and statuses do not order, the poll counts."""
+    state = begun()
+    state.process_status(seen("READY", 1.1), 0)
+    state.process_event(event_of("COOLING", 2.1, 5), 6, at(6))
+    assert state.process_status(seen("EMBOSSING", 2.1), 7) is not None
 
 
 @pytest.mark.parametrize(
-    ("sent_at", "is_news"),
+    ("sent_at", "counts"),
     [(-3600, False), (-2, False), (-1.001, False), (-1, True), (3, True), (10, True), (None, False)],
 )
-def test_event_before_the_first_look(sent_at: float | None, *, is_news: bool) -> None:
-    """Where nothing is known, an event counts only if it was sent since the wait began: an old one may be a replay."""
-    watch = begun(started_at=1000)
-    step = watch.process_event(told("PRODUCTION_ERROR", -4000, sent_at), 1004, at(4))
-    assert (step is not None) is is_news
-    assert watch.is_over is is_news
+def test_event_before_the_first_poll(sent_at: float | None, *, counts: bool) -> None:
+    """Before the first poll an event counts only if it was sent since the wait began: an old one may be a replay."""
+    state = begun(started_at=1000)
+    step = state.process_event(event_of("PRODUCTION_ERROR", -4000, sent_at), 1004, at(4))
+    assert (step is not None) is counts
+    assert state.is_over is counts
     if step is not None:
         assert (step.previous, step.polls) == (None, 0)
 
 
-def test_lagging_look_changes_nothing() -> None:
-    """Looks that still show what was before an event change nothing, and the one that agrees makes no second step."""
-    watch = begun()
-    watch.process_status(seen("READY", 1.1), 0)
-    assert watch.process_event(told("IN_PROGRESS", 1.1, 5), 5, at(5)) is not None
-    assert watch.process_status(seen("READY", 1.1), 6) is None
-    assert watch.process_status(seen("READY"), 7) is None
-    assert watch.last == seen("IN_PROGRESS", 1.1)
-    assert watch.polls == 3
-    assert watch.process_status(seen("IN_PROGRESS", 1.1), 8) is None
-    assert watch.process_event(told("IN_PROGRESS", 1.1, 5), 9, at(9)) is None
-    assert watch.process_status(seen("READY", 1.1), 9) is not None  # looks among themselves are believed in their order
-    assert watch.process_status(seen("IN_PROGRESS", 1.1), 9.5) is not None
-    step = watch.process_status(seen("PRODUCED", 1.1), 10)
+def test_lagging_poll_changes_nothing() -> None:
+    """Polls that still show what was before an event change nothing, and the one that agrees yields no second step."""
+    state = begun()
+    state.process_status(seen("READY", 1.1), 0)
+    assert state.process_event(event_of("IN_PROGRESS", 1.1, 5), 5, at(5)) is not None
+    assert state.process_status(seen("READY", 1.1), 6) is None
+    assert state.process_status(seen("READY"), 7) is None
+    assert state.last == seen("IN_PROGRESS", 1.1)
+    assert state.polls == 3
+    assert state.process_status(seen("IN_PROGRESS", 1.1), 8) is None
+    assert state.process_event(event_of("IN_PROGRESS", 1.1, 5), 9, at(9)) is None
+    assert state.process_status(seen("READY", 1.1), 9) is not None  # polls count in their order
+    assert state.process_status(seen("IN_PROGRESS", 1.1), 9.5) is not None
+    step = state.process_status(seen("PRODUCED", 1.1), 10)
     assert step is not None
     assert step.previous == seen("IN_PROGRESS", 1.1)
 
 
-def test_look_in_whole_seconds_is_no_new_request() -> None:
-    """A look that gives the milliseconds of what an event told in whole seconds shows nothing new."""
-    watch = begun()
-    watch.process_status(seen("READY", 1.25), 0)
-    assert watch.process_event(told("IN_PROGRESS", 9.0, 10), 10, at(10)) is not None
-    assert watch.process_status(seen("IN_PROGRESS", 9.375), 11) is None
-    assert watch.process_status(seen("IN_PROGRESS", 9.375), 12) is None
-    assert watch.process_status(seen("IN_PROGRESS", 9.5), 13) is not None  # looks among themselves are exact
+def test_poll_with_milliseconds_is_no_new_request() -> None:
+    """A poll that has the milliseconds of what an event had in whole seconds shows nothing new."""
+    state = begun()
+    state.process_status(seen("READY", 1.25), 0)
+    assert state.process_event(event_of("IN_PROGRESS", 9.0, 10), 10, at(10)) is not None
+    assert state.process_status(seen("IN_PROGRESS", 9.375), 11) is None
+    assert state.process_status(seen("IN_PROGRESS", 9.375), 12) is None
+    assert state.process_status(seen("IN_PROGRESS", 9.5), 13) is not None  # times of polls are exact
 
 
 @pytest.mark.parametrize(
@@ -168,75 +166,75 @@ def test_look_in_whole_seconds_is_no_new_request() -> None:
     ],
 )
 def test_end_that_lags_for_too_long_counts(status: str, seconds: float, *, counts: bool) -> None:
-    """An end under an older time than an event's is the API lagging for a minute, and then it is believed."""
-    watch = begun()
-    watch.process_status(seen("READY", 1.1), 0)
-    assert watch.process_event(told("IN_PROGRESS", 50.5, 51), 51, at(51)) is not None
-    step = watch.process_status(seen(status, 20.5), 51 + seconds)
-    assert (step is not None) is watch.is_over is counts
+    """An end under an older time than an event's counts as the API lagging for a minute, and then as the end."""
+    state = begun()
+    state.process_status(seen("READY", 1.1), 0)
+    assert state.process_event(event_of("IN_PROGRESS", 50.5, 51), 51, at(51)) is not None
+    step = state.process_status(seen(status, 20.5), 51 + seconds)
+    assert (step is not None) is state.is_over is counts
 
 
 def test_events_after_the_end() -> None:
-    """A wait that is over takes no event."""
-    watch = begun()
-    watch.process_event(told("PRODUCED", 1.1, 2), 2, at(2))
+    """A wait that is over refuses events."""
+    state = begun()
+    state.process_event(event_of("PRODUCED", 1.1, 2), 2, at(2))
     with pytest.raises(UsageError, match="over"):
-        watch.process_event(told("PRODUCED", 1.1, 2), 2, at(2))
+        state.process_event(event_of("PRODUCED", 1.1, 2), 2, at(2))
 
 
-def test_event_plans_the_next_look() -> None:
+def test_event_schedules_the_next_poll() -> None:
     """After an event the schedule starts again, as after any transition."""
-    watch = begun()
-    watch.process_status(seen("READY"), 0)
+    state = begun()
+    state.process_status(seen("READY"), 0)
     for now in (1.0, 2.6, 5.16):
-        watch.process_status(seen("READY"), now)
-    watch.process_event(told("IN_PROGRESS", None, 6), 6, at(6))
-    assert watch.next_poll_at == 7
+        state.process_status(seen("READY"), now)
+    state.process_event(event_of("IN_PROGRESS", None, 6), 6, at(6))
+    assert state.next_poll_at == 7
 
 
-def test_put_off() -> None:
-    """A look is put off while the card was heard of lately, by as much as the schedule says, and no longer."""
-    watch = begun()
-    watch.process_status(seen("READY"), 0)
+def test_postponed() -> None:
+    """A poll is postponed while the card was seen lately, by as much as the schedule says, and no longer."""
+    state = begun()
+    state.process_status(seen("READY"), 0)
     delays: list[float] = []
-    while watch.postpone(watch.next_poll_at, 100):
-        delays.append(watch.next_poll_at)
+    while state.postpone(state.next_poll_at, 100):
+        delays.append(state.next_poll_at)
     assert delays[:3] == pytest.approx([2.6, 5.16, 9.256])
-    assert 100 <= watch.next_poll_at < 130
-    watch.process_status(seen("READY"), watch.next_poll_at)
-    polled_at, due_at = watch.next_poll_at - 30, watch.next_poll_at
-    assert not watch.postpone(due_at, due_at - polled_at)
-    assert watch.postpone(due_at, due_at - polled_at + 0.5)
-    assert watch.next_poll_at == due_at + 30
+    assert 100 <= state.next_poll_at < 130
+    state.process_status(seen("READY"), state.next_poll_at)
+    polled_at, due_at = state.next_poll_at - 30, state.next_poll_at
+    assert not state.postpone(due_at, due_at - polled_at)
+    assert state.postpone(due_at, due_at - polled_at + 0.5)
+    assert state.next_poll_at == due_at + 30
 
 
-def test_never_put_off() -> None:
-    """The first look, one after a failure and the last one are never put off."""
-    watch = begun(timeout=10)
-    assert not watch.postpone(0, 1000)
-    watch.process_status(seen("READY"), 0)
-    watch.process_failure(ServerError("trouble", http_status=500), 1)
-    assert not watch.postpone(watch.next_poll_at, 1000)
-    watch.process_status(seen("READY"), watch.next_poll_at)
-    while watch.next_poll_at < 10:
-        assert watch.postpone(watch.next_poll_at, 1000)
-    assert watch.next_poll_at == 10
-    assert not watch.postpone(10, 1000)
-    assert watch.process_status(seen("READY"), 10) is None
-    assert isinstance(watch.error, WaitTimeout)
+def test_never_postponed() -> None:
+    """The first poll, one after a failure and the last one are never postponed."""
+    state = begun(timeout=10)
+    assert not state.postpone(0, 1000)
+    state.process_status(seen("READY"), 0)
+    state.process_failure(ServerError("trouble", http_status=500), 1)
+    assert not state.postpone(state.next_poll_at, 1000)
+    state.process_status(seen("READY"), state.next_poll_at)
+    while state.next_poll_at < 10:
+        assert state.postpone(state.next_poll_at, 1000)
+    assert state.next_poll_at == 10
+    assert not state.postpone(10, 1000)
+    assert state.process_status(seen("READY"), 10) is None
+    assert isinstance(state.error, WaitTimeout)
 
 
 class Interleaving(RuleBasedStateMachine):
-    """A card goes its way; looks see it lagging, events tell of it late, twice, out of order or never."""
+    """A card changes; polls lag behind it, and its events come late, twice, out of order or never."""
 
     def __init__(self) -> None:
         super().__init__()
         self.now = 0.0
-        self.watch = begun(schedule=AdaptiveSchedule())
-        self.watch.process_status(seen("READY", 0.5), 0.0)
+        self.state = begun(schedule=AdaptiveSchedule())
+        self.state.process_status(seen("READY", 0.5), 0.0)
         self.history = [("READY", 0.5)]
         self.changed_at = [0.0]
-        self.shown = 0  # what looks show: the API lags, and never goes back
+        self.shown = 0  # what polls show: the API lags, and never goes back
         self.sent: list[ProductionEvent] = []
         self.steps: list[Transition] = []
 
@@ -249,7 +247,7 @@ class Interleaving(RuleBasedStateMachine):
     def card_changes(self, choice: str, *, is_whole: bool, has_time: bool) -> None:
         """Let the card be in its next status, or be sent to the kiosk again; and write the event of it."""
         status, occurred_at = self.history[-1]
-        self.now += 2  # so that two requests are told apart in whole seconds
+        self.now += 2  # so that two requests differ in whole seconds
         if choice == "again" and status != "READY":
             status, occurred_at = "IN_PROGRESS", math.floor(self.now) + 0.5
         elif status == "READY":
@@ -261,41 +259,41 @@ class Interleaving(RuleBasedStateMachine):
         self.history.append((status, occurred_at))
         self.changed_at.append(self.now)
         if has_time:
-            self.sent.append(told(status, math.floor(occurred_at) if is_whole else occurred_at, self.now))
-        elif status != "IN_PROGRESS":  # without a time, nobody can tell a new request from the one before
-            self.sent.append(told(status, None, self.now))
+            self.sent.append(event_of(status, math.floor(occurred_at) if is_whole else occurred_at, self.now))
+        elif status != "IN_PROGRESS":  # without a time, a new request is like the one before
+            self.sent.append(event_of(status, None, self.now))
 
-    @precondition(lambda self: not self.watch.is_over)
+    @precondition(lambda self: not self.state.is_over)
     @rule(lag=st.integers(0, 3))
-    def look(self, lag: int) -> None:
-        """Look: at what is, or what was."""
+    def poll(self, lag: int) -> None:
+        """Poll what is, or what was."""
         known_to_all = max(
             index for index, changed_at in enumerate(self.changed_at) if changed_at <= max(self.now - 59, 0)
         )
         self.shown = max(self.shown, known_to_all, len(self.history) - 1 - lag)
-        self.note(self.watch.process_status(seen(*self.history[self.shown]), self.now))
+        self.note(self.state.process_status(seen(*self.history[self.shown]), self.now))
 
-    @precondition(lambda self: not self.watch.is_over)
+    @precondition(lambda self: not self.state.is_over)
     @rule()
-    def look_fails(self) -> None:
-        """Let a look fail."""
-        if self.watch.failures < 4:
-            self.watch.process_failure(ServerError("trouble", http_status=500), self.now)
+    def poll_fails(self) -> None:
+        """Let a poll fail."""
+        if self.state.failures < 4:
+            self.state.process_failure(ServerError("trouble", http_status=500), self.now)
 
-    @precondition(lambda self: self.sent and not self.watch.is_over)
+    @precondition(lambda self: self.sent and not self.state.is_over)
     @rule(data=st.data())
     def event_comes(self, data: st.DataObject) -> None:
         """Deliver any event that was ever sent, for the first time or again."""
         event = data.draw(st.sampled_from(self.sent))
         if event.status.occurred_at is None and event.status.status != self.history[-1][0]:
-            return  # of an old event without a time nobody can tell that it is old
-        self.note(self.watch.process_event(event, self.now, at(self.now)))
+            return  # without a time, an old event is like a new one
+        self.note(self.state.process_event(event, self.now, at(self.now)))
 
-    @precondition(lambda self: not self.watch.is_over)
+    @precondition(lambda self: not self.state.is_over)
     @rule()
     def postpone(self) -> None:
-        """Put the next look off, if it may be."""
-        self.watch.postpone(self.now, 60)
+        """Postpone the next poll, if it may be."""
+        self.state.postpone(self.now, 60)
 
     def note(self, step: Transition | None) -> None:
         """Keep a transition, and check that it goes on from the one before."""
@@ -310,7 +308,7 @@ class Interleaving(RuleBasedStateMachine):
         self.steps.append(step)
 
     def place(self, status: ProductionStatus) -> int:
-        """Say where in the card's history a status belongs."""
+        """Find where in the card's history a status belongs."""
         at_second = None if status.occurred_at is None else math.floor((status.occurred_at - NOON).total_seconds())
         return max(
             index
@@ -320,45 +318,45 @@ class Interleaving(RuleBasedStateMachine):
 
     @invariant()
     def never_ahead_or_over_too_soon(self) -> None:
-        """A wait ends with a final status that was there, and its next look is never in the past for ever."""
-        if self.watch.is_over:
-            assert self.watch.error is None
+        """A wait ends only with a final status that the card had; until then a next poll is due."""
+        if self.state.is_over:
+            assert self.state.error is None
             assert self.steps[-1].is_final
         else:
-            assert math.isfinite(self.watch.next_poll_at)
+            assert math.isfinite(self.state.next_poll_at)
 
     def teardown(self) -> None:
         """Whichever source shows the end last, the wait ends."""
-        if not self.watch.is_over and self.history[-1][0] == "PRODUCED":
-            self.note(self.watch.process_status(seen(*self.history[-1]), self.now))
-            assert self.watch.is_over
+        if not self.state.is_over and self.history[-1][0] == "PRODUCED":
+            self.note(self.state.process_status(seen(*self.history[-1]), self.now))
+            assert self.state.is_over
 
 
 TestInterleaving = Interleaving.TestCase
 TestInterleaving.settings = settings(max_examples=settings().max_examples // 4, stateful_step_count=30)
 TestInterleaving.__doc__ = (
-    "In any interleaving of looks and events a wait never goes back, repeats itself or misses an end."
+    "In any interleaving of polls and events a wait never goes back, repeats itself or misses an end."
 )
 
 
 def test_event_alone_ends_it() -> None:
-    """A wait whose looks all fail ends when an event tells the end."""
-    watch = begun()
+    """A wait whose polls all fail ends when an event reports the end."""
+    state = begun()
     for now in range(4):
-        watch.process_failure(ServerError("trouble", http_status=500), now)
-    step = watch.process_event(told("PRODUCED", 1.5, 4), 4, at(4))
+        state.process_failure(ServerError("trouble", http_status=500), now)
+    step = state.process_event(event_of("PRODUCED", 1.5, 4), 4, at(4))
     assert step is not None
-    assert watch.is_over
-    assert watch.error is None
+    assert state.is_over
+    assert state.error is None
 
 
-def test_event_is_worth_an_answer() -> None:
-    """An event that is news resets the count of failures: the card is heard of, if not by looks."""
-    watch = begun()
-    watch.process_status(seen("READY", 1.1), 0)
+def test_event_resets_the_failures() -> None:
+    """An event that counts resets the count of failures, as an answer does."""
+    state = begun()
+    state.process_status(seen("READY", 1.1), 0)
     for now in range(1, 5):
-        watch.process_failure(ServerError("trouble", http_status=500), now)
-    watch.process_event(told("IN_PROGRESS", 1.1, 5), 5, at(5))
-    assert watch.failures == 0
-    watch.process_failure(ServerError("trouble", http_status=500), 6)
-    assert not watch.is_over
+        state.process_failure(ServerError("trouble", http_status=500), now)
+    state.process_event(event_of("IN_PROGRESS", 1.1, 5), 5, at(5))
+    assert state.failures == 0
+    state.process_failure(ServerError("trouble", http_status=500), 6)
+    assert not state.is_over

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
 START = 100.0
 RATE = 7.0
-CHANCE = 0.25
+RANDOM = 0.25
 BROKEN = ServerError("503", http_status=503)
 
 Move: TypeAlias = tuple[str, str, float]
@@ -28,7 +28,7 @@ Move: TypeAlias = tuple[str, str, float]
 
 
 class Recorder(AdaptiveSchedule):
-    """Records what it is asked and what it learns; always says 40 s, or what its fallback says."""
+    """Records what it is asked and what it learns; always gives 40 s, or what its fallback gives."""
 
     def __init__(self) -> None:
         super().__init__(fallback=Backoff(first=20, factor=3, ceiling=500, jitter=0.5))
@@ -38,7 +38,7 @@ class Recorder(AdaptiveSchedule):
 
     def delay_at(self, status: str, age: float, now: float, random: float, *, is_first: bool) -> float:
         """Record what is known of the card."""
-        assert (now, random) == (self.now, CHANCE)
+        assert (now, random) == (self.now, RANDOM)
         self.asked.append((status, age, is_first))
         return 40.0
 
@@ -62,21 +62,21 @@ class Recorder(AdaptiveSchedule):
 
 def waited(schedule: AdaptiveSchedule | Backoff, *moves: Move) -> PollState:
     """Begin a wait at noon and make some moves."""
-    terms = PollOptions(
-        schedule=schedule, timeout=None, max_failures=9, requests_per_second=RATE, random=lambda: CHANCE
+    options = PollOptions(
+        schedule=schedule, timeout=None, max_failures=9, requests_per_second=RATE, random=lambda: RANDOM
     )
-    watch = PollState(CARD, terms, START)
+    state = PollState(CARD, options, START)
     for what, name, seconds in moves:
         now, wall_now, status = START + seconds, NOON + timedelta(seconds=seconds), ProductionStatus(name)
         if isinstance(schedule, Recorder):
             schedule.now = now
         if what == "poll":
-            watch.process_status(status, now)
+            state.process_status(status, now)
         elif what == "fail":
-            watch.process_failure(BROKEN, now)
+            state.process_failure(BROKEN, now)
         else:
-            watch.process_event(ProductionEvent(card=CARD, status=status, sent_at=wall_now), now, wall_now)
-    return watch
+            state.process_event(ProductionEvent(card=CARD, status=status, sent_at=wall_now), now, wall_now)
+    return state
 
 
 @pytest.mark.parametrize(
@@ -131,31 +131,31 @@ def test_what_is_learned(moves: list[Move], stays: list[tuple[str, float, float,
     assert schedule.stays == stays
 
 
-def test_what_is_asked() -> None:
-    """The next poll is due when the schedule says, which is asked by status and by age in that status."""
+def test_what_the_schedule_is_given() -> None:
+    """The next poll is due when the schedule says, which is given the status and the age in it."""
     schedule = Recorder()
-    watch = waited(schedule, ("poll", "READY", 1), ("poll", "IN_PROGRESS", 10), ("event", "COOLING", 12))
-    assert schedule.asked == [("READY", 1, True), ("IN_PROGRESS", 4.5, False)]  # COOLING is no news
-    assert watch.next_poll_at == START + 10 + 40
+    state = waited(schedule, ("poll", "READY", 1), ("poll", "IN_PROGRESS", 10), ("event", "COOLING", 12))
+    assert schedule.asked == [("READY", 1, True), ("IN_PROGRESS", 4.5, False)]  # COOLING changes nothing
+    assert state.next_poll_at == START + 10 + 40
 
 
 def test_failures_are_backed_off_from() -> None:
     """After a failed poll the next is no sooner than the fallback says for so many failures in a row."""
     schedule = Recorder()
     due = [waited(schedule, ("poll", "READY", 1), *[("fail", "", 1)] * failures).next_poll_at for failures in range(4)]
-    fallback = [20 * 3**failures * (1 - 0.5 * CHANCE) for failures in range(3)]
+    fallback = [20 * 3**failures * (1 - 0.5 * RANDOM) for failures in range(3)]
     assert due == [START + 1 + delay for delay in (40.0, 40.0, *fallback[1:])]
     assert fallback[0] < 40 < fallback[1]
 
 
 def test_fallback_until_something_is_known() -> None:
     """Before the first answer a schedule that learns is asked as any other: by how many polls failed."""
-    watch = waited(Recorder(), ("fail", "", 0), ("fail", "", 0))
-    assert watch.next_poll_at == START + 20 * 3**2 * (1 - 0.5 * CHANCE)
+    state = waited(Recorder(), ("fail", "", 0), ("fail", "", 0))
+    assert state.next_poll_at == START + 20 * 3**2 * (1 - 0.5 * RANDOM)
 
 
 def test_another_schedule_is_asked_by_count() -> None:
     """A `Backoff` learns nothing, and is asked by how many polls showed nothing new."""
     backoff = Backoff(first=1, factor=2, ceiling=60, jitter=0)
-    watch = waited(backoff, ("poll", "READY", 1), ("poll", "READY", 2), ("poll", "READY", 3))
-    assert watch.next_poll_at == START + 3 + 4
+    state = waited(backoff, ("poll", "READY", 1), ("poll", "READY", 2), ("poll", "READY", 3))
+    assert state.next_poll_at == START + 3 + 4
