@@ -1,4 +1,4 @@
-"""The laws of waiting, each written once and run against every face."""
+"""The laws of waiting, each written once and run against every interface."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from cardprod.simulator import Fault, Simulator, Stage
 from cardprod.telemetry import PollFailed, TransitionSeen, WaitEnded, WaitStarted
 from tests.cards import CARD, event_of
 from tests.clock import wall_clock_of_the_loop
-from tests.conformance.faces import FACES, Face
+from tests.conformance.interfaces import INTERFACES, Interface
 from tests.leftovers import assert_idle, assert_nothing_left
 
 if TYPE_CHECKING:
@@ -44,10 +44,12 @@ JAMS_AND_PRINTS = [
     Stage("PRODUCTION_ERROR", error_code="PRD_FEEDER_JAM"),
 ]
 
-each_face = pytest.mark.parametrize("face", FACES, ids=lambda face: face.name)
-# A sweep is not there between its polls: it sees by the next one what an event said, and polls what is due to itself.
-each_present_face = pytest.mark.parametrize(
-    "face", [face for face in FACES if face.is_present], ids=lambda face: face.name
+each_interface = pytest.mark.parametrize("interface", INTERFACES, ids=lambda interface: interface.name)
+# A sweep does not run between its polls: it gets what an event reported by the next one, and shares no polls.
+each_continuous_interface = pytest.mark.parametrize(
+    "interface",
+    [interface for interface in INTERFACES if interface.is_continuous],
+    ids=lambda interface: interface.name,
 )
 
 
@@ -69,18 +71,18 @@ def requests_at(kiosk: Simulator) -> list[float]:
 # --- Transitions ---
 
 
-@each_face
-async def test_transitions(kiosk: Simulator, client: Client, face: Face) -> None:
-    """Every status that a poll sees to be new is reported once, in order, and a new request of the same status too."""
+@each_interface
+async def test_transitions(kiosk: Simulator, client: Client, interface: Interface) -> None:
+    """Every new status is reported once, in order, and so is a new request of the same status."""
     kiosk.add(CARD, JAMS_AND_PRINTS)
-    report = await face.follow(client, CARD, schedule=EVERY_5)
+    report = await interface.follow(client, CARD, schedule=EVERY_5)
     assert report.error is None
     expected = ["READY", "IN_PROGRESS", "IN_PROGRESS", "PRODUCTION_ERROR"]
-    assert report.statuses == (expected if face.reports_all else expected[-1:])
+    assert report.statuses == (expected if interface.reports_all else expected[-1:])
     last = report.transitions[-1]
     assert last.current.error_code == "PRD_FEEDER_JAM"
     assert last.polls == len(kiosk.requests)
-    if face.reports_all:
+    if interface.reports_all:
         assert [step.previous for step in report.transitions] == [
             None,
             *(step.current for step in report.transitions[:-1]),
@@ -88,32 +90,32 @@ async def test_transitions(kiosk: Simulator, client: Client, face: Face) -> None
     assert_idle(client)
 
 
-@each_face
-async def test_unchanged_polls_report_nothing(kiosk: Simulator, client: Client, face: Face) -> None:
+@each_interface
+async def test_unchanged_polls_report_nothing(kiosk: Simulator, client: Client, interface: Interface) -> None:
     """Polls that show nothing new report nothing."""
     kiosk.add(CARD, [Stage("READY", 100), Stage("PRODUCED")])
-    report = await face.follow(client, CARD, schedule=EVERY_5)
-    assert report.statuses == (["READY", "PRODUCED"] if face.reports_all else ["PRODUCED"])
+    report = await interface.follow(client, CARD, schedule=EVERY_5)
+    assert report.statuses == (["READY", "PRODUCED"] if interface.reports_all else ["PRODUCED"])
     assert len(kiosk.requests) == 21
 
 
 # --- The deadline ---
 
 
-@each_face
-async def test_last_poll_at_the_deadline(kiosk: Simulator, client: Client, face: Face) -> None:
+@each_interface
+async def test_last_poll_at_the_deadline(kiosk: Simulator, client: Client, interface: Interface) -> None:
     """The last sleep is cut to the deadline, one last poll is made there, and what it shows counts."""
     kiosk.add(CARD, [Stage("READY", 11.9), Stage("PRODUCED")])
-    report = await face.follow(client, CARD, schedule=EVERY_5, timeout=12)
+    report = await interface.follow(client, CARD, schedule=EVERY_5, timeout=12)
     assert report.statuses[-1] == "PRODUCED"
     assert requests_at(kiosk) == pytest.approx([0, 5, 10, 12], abs=0.1)
 
 
-@each_face
-async def test_timeout(kiosk: Simulator, client: Client, face: Face) -> None:
-    """A card that is not final after its last poll ends in a `WaitTimeout` that says what was seen, to go on with."""
+@each_interface
+async def test_timeout(kiosk: Simulator, client: Client, interface: Interface) -> None:
+    """A card that is not final after its last poll ends in a `WaitTimeout` with what was seen and a checkpoint."""
     kiosk.add(CARD, "never")
-    report = await face.follow(client, CARD, schedule=EVERY_5, timeout=12)
+    report = await interface.follow(client, CARD, schedule=EVERY_5, timeout=12)
     error = report.error
     assert isinstance(error, WaitTimeout)
     assert (error.card, error.polls, error.last and error.last.status) == (CARD, 4, "READY")
@@ -124,12 +126,12 @@ async def test_timeout(kiosk: Simulator, client: Client, face: Face) -> None:
     assert [status.status for status in outcome.values()] == ["PRODUCED"]  # type: ignore[union-attr]
 
 
-@each_face
-async def test_request_is_cut_off_by_the_deadline(kiosk: Simulator, client: Client, face: Face) -> None:
+@each_interface
+async def test_request_is_cut_off_by_the_deadline(kiosk: Simulator, client: Client, interface: Interface) -> None:
     """A poll that is under way at the deadline is cut off there."""
     kiosk.add(CARD, "never")
     kiosk.fail_next(Fault.stall(), times=100)
-    report = await face.follow(client, CARD, schedule=EVERY_5, timeout=7)
+    report = await interface.follow(client, CARD, schedule=EVERY_5, timeout=7)
     assert isinstance(report.error, WaitTimeout)
     assert now() == pytest.approx(7, abs=0.5)
     assert_idle(client)
@@ -138,39 +140,39 @@ async def test_request_is_cut_off_by_the_deadline(kiosk: Simulator, client: Clie
 # --- Failures ---
 
 
-@each_face
-async def test_failures_in_a_row_end_it(kiosk: Simulator, face: Face) -> None:
+@each_interface
+async def test_failures_in_a_row_end_it(kiosk: Simulator, interface: Interface) -> None:
     """As many failed polls in a row as `max_failures` end the wait with the last of them; an answer starts anew."""
     async with Client(kiosk.token, base_url=kiosk.base_url, attempts=1) as client:
         kiosk.add(CARD, "never")
         kiosk.fail_next(Fault.server_error(), times=2)
         asyncio.get_running_loop().call_later(12, lambda: kiosk.fail_next(Fault.server_error(503), times=3))
-        report = await face.follow(client, CARD, schedule=EVERY_5, max_failures=3)
+        report = await interface.follow(client, CARD, schedule=EVERY_5, max_failures=3)
     assert isinstance(report.error, ServerError)
     assert report.error.http_status == 503
     assert len(kiosk.requests) == 2 + 1 + 3
 
 
-@each_face
+@each_interface
 @pytest.mark.parametrize(("http_status", "error"), [(401, Unauthorized), (403, Forbidden), (404, CardNotFound)])
 async def test_some_answers_end_it_at_once(
-    kiosk: Simulator, client: Client, face: Face, http_status: int, error: type[ApiError]
+    kiosk: Simulator, client: Client, interface: Interface, http_status: int, error: type[ApiError]
 ) -> None:
     """401, 403 and 404 end a wait at once."""
     if http_status != 404:
         kiosk.add(CARD, "never")
         kiosk.fail_next(Fault.server_error(http_status), times=5)
-    report = await face.follow(client, CARD, schedule=EVERY_5)
+    report = await interface.follow(client, CARD, schedule=EVERY_5)
     assert type(report.error) is error
     assert len(kiosk.requests) == 1
 
 
-@each_face
-async def test_retry_after(kiosk: Simulator, client: Client, face: Face) -> None:
-    """After a 429 no request is sent before its `Retry-After`, and it costs no wait anything."""
+@each_interface
+async def test_retry_after(kiosk: Simulator, client: Client, interface: Interface) -> None:
+    """After a 429 no request is sent before its `Retry-After`, and it counts as no failure of a wait."""
     kiosk.add(CARD, PRINTS)
     kiosk.fail_next(Fault.too_many_requests(30))
-    report = await face.follow(client, CARD, schedule=EVERY_5, max_failures=1)
+    report = await interface.follow(client, CARD, schedule=EVERY_5, max_failures=1)
     assert report.error is None
     assert report.statuses[-1] == "PRODUCED"
     first, second, *_ = requests_at(kiosk)
@@ -180,12 +182,12 @@ async def test_retry_after(kiosk: Simulator, client: Client, face: Face) -> None
 # --- Events ---
 
 
-@each_present_face
-async def test_event_is_reported_at_once(kiosk: Simulator, client: Client, face: Face) -> None:
+@each_continuous_interface
+async def test_event_is_reported_at_once(kiosk: Simulator, client: Client, interface: Interface) -> None:
     """An event is reported when it comes, without a poll, and ends the wait if it is final."""
     kiosk.add(CARD, "never")
     hourly = Backoff(first=3600, factor=1, ceiling=3600)
-    waiting = asyncio.create_task(face.follow(client, CARD, schedule=hourly))
+    waiting = asyncio.create_task(interface.follow(client, CARD, schedule=hourly))
     await asyncio.sleep(100)
     assert client.notify(event_of(CARD, "PRODUCED")) == 1
     report = await waiting
@@ -194,28 +196,28 @@ async def test_event_is_reported_at_once(kiosk: Simulator, client: Client, face:
     assert_idle(client)
 
 
-@each_face
-async def test_older_event_changes_nothing(kiosk: Simulator, client: Client, face: Face) -> None:
+@each_interface
+async def test_older_event_changes_nothing(kiosk: Simulator, client: Client, interface: Interface) -> None:
     """An event that is older than what is known, late or repeated, is not reported and undoes nothing."""
     kiosk.add(CARD, PRINTS)
-    waiting = asyncio.create_task(face.follow(client, CARD, schedule=EVERY_5))
+    waiting = asyncio.create_task(interface.follow(client, CARD, schedule=EVERY_5))
     long_ago = datetime(2026, 11, 24, 9, tzinfo=UTC)
     for _ in range(5):
         await asyncio.sleep(4)
         client.notify(event_of(CARD, "READY", occurred_at=long_ago, sent_at=long_ago))
         client.notify(event_of(CARD, "PRODUCTION_ERROR", occurred_at=long_ago, sent_at=long_ago))
     report = await waiting
-    assert report.statuses == (["READY", "IN_PROGRESS", "PRODUCED"] if face.reports_all else ["PRODUCED"])
+    assert report.statuses == (["READY", "IN_PROGRESS", "PRODUCED"] if interface.reports_all else ["PRODUCED"])
 
 
 # --- Sharing ---
 
 
-@each_present_face
-async def test_polls_are_shared(kiosk: Simulator, client: Client, face: Face) -> None:
+@each_continuous_interface
+async def test_polls_are_shared(kiosk: Simulator, client: Client, interface: Interface) -> None:
     """Waits for the same card in one client, begun together, cost one wait's requests."""
     kiosk.add(CARD, PRINTS)
-    reports = await asyncio.gather(*(face.follow(client, CARD, schedule=EVERY_5) for _ in range(4)))
+    reports = await asyncio.gather(*(interface.follow(client, CARD, schedule=EVERY_5) for _ in range(4)))
     assert {report.statuses[-1] for report in reports} == {"PRODUCED"}
     assert len(kiosk.requests) <= 8
 
@@ -227,14 +229,14 @@ def extract(events: list[Event], kind: type[Any]) -> list[Any]:
     return [event for event in events if isinstance(event, kind)]
 
 
-@each_face
-async def test_observer_sees_every_wait(kiosk: Simulator, client: Client, face: Face) -> None:
+@each_interface
+async def test_observer_sees_every_wait(kiosk: Simulator, client: Client, interface: Interface) -> None:
     """An observer gets the start and the end of each wait, each transition once, and each failed poll."""
     events: list[Event] = []
     client.on_event = events.append
     kiosk.add(CARD, PRINTS)
     kiosk.fail_next(Fault.bad_reply())
-    await face.follow(client, CARD, schedule=EVERY_5)
+    await interface.follow(client, CARD, schedule=EVERY_5)
     started, ended = extract(events, WaitStarted), extract(events, WaitEnded)
     assert [event.wait for event in started] == [event.wait for event in ended] != []
     seen = [str(event.transition.current.status) for event in extract(events, TransitionSeen)]
@@ -243,24 +245,24 @@ async def test_observer_sees_every_wait(kiosk: Simulator, client: Client, face: 
     assert all(event.error is None for event in ended)
 
 
-@each_face
+@each_interface
 async def test_observer_that_raises_harms_nothing(
-    kiosk: Simulator, client: Client, face: Face, caplog: pytest.LogCaptureFixture
+    kiosk: Simulator, client: Client, interface: Interface, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What an observer raises is logged once, and no wait notices."""
+    """What an observer raises is logged once, and does not change a wait."""
 
-    def grumble(event: Event) -> None:
+    def fail(event: Event) -> None:
         raise LookupError(type(event).__name__)
 
-    client.on_event = grumble
+    client.on_event = fail
     kiosk.add(CARD, PRINTS)
-    report = await face.follow(client, CARD, schedule=EVERY_5)
+    report = await interface.follow(client, CARD, schedule=EVERY_5)
     assert report.statuses[-1] == "PRODUCED"
     assert [record.levelname for record in caplog.records if "LookupError" in record.getMessage()] == ["ERROR"]
 
 
-@each_face
-async def test_record_factory_of_an_application(kiosk: Simulator, client: Client, face: Face) -> None:
+@each_interface
+async def test_record_factory_of_an_application(kiosk: Simulator, client: Client, interface: Interface) -> None:
     """A record factory that sets fields with the names of ours does not disturb a wait."""
     usual = logging.getLogRecordFactory()
 
@@ -274,7 +276,7 @@ async def test_record_factory_of_an_application(kiosk: Simulator, client: Client
     kiosk.fail_next(Fault.bad_reply())
     logging.setLogRecordFactory(factory)
     try:
-        report = await face.follow(client, CARD, schedule=EVERY_5)
+        report = await interface.follow(client, CARD, schedule=EVERY_5)
     finally:
         logging.setLogRecordFactory(usual)
     assert report.statuses[-1] == "PRODUCED"
@@ -283,17 +285,17 @@ async def test_record_factory_of_an_application(kiosk: Simulator, client: Client
 # --- Cancellation, closing, tasks ---
 
 
-@each_face
-async def test_cancelled_at_any_moment(kiosk: Simulator, client: Client, face: Face) -> None:
+@each_interface
+async def test_cancelled_at_any_moment(kiosk: Simulator, client: Client, interface: Interface) -> None:
     """Cancelled at any moment, a wait ends at once and leaves no task, permit, request or subscription behind."""
     kiosk.add(CARD, "never")
     kiosk.slow_down(0.5)
-    for turns in range(60):
-        waiting = asyncio.create_task(face.follow(client, CARD, schedule=EVERY_5))
-        for _ in range(turns):
+    for steps in range(60):
+        waiting = asyncio.create_task(interface.follow(client, CARD, schedule=EVERY_5))
+        for _ in range(steps):
             await asyncio.sleep(0)
-        if turns % 3 == 2:
-            await asyncio.sleep(turns / 10)
+        if steps % 3 == 2:
+            await asyncio.sleep(steps / 10)
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await waiting
@@ -306,12 +308,12 @@ async def test_cancelled_at_any_moment(kiosk: Simulator, client: Client, face: F
     await assert_nothing_left(but=1)  # the simulator's connection
 
 
-@each_face
-async def test_closing_the_client_ends_it(kiosk: Simulator, face: Face) -> None:
+@each_interface
+async def test_closing_the_client_ends_it(kiosk: Simulator, interface: Interface) -> None:
     """A wait whose client is closed ends with a `UsageError` that says so."""
     kiosk.add(CARD, "never")
     client = Client(kiosk.token, base_url=kiosk.base_url)
-    waiting = asyncio.create_task(_ending(face, client))
+    waiting = asyncio.create_task(_ending(interface, client))
     await asyncio.sleep(12)
     await client.close()
     error = await waiting
@@ -320,28 +322,28 @@ async def test_closing_the_client_ends_it(kiosk: Simulator, face: Face) -> None:
     await assert_nothing_left(but=1)
 
 
-async def _ending(face: Face, client: Client) -> BaseException | None:
+async def _ending(interface: Interface, client: Client) -> BaseException | None:
     try:
-        return (await face.follow(client, CARD, schedule=EVERY_5)).error
+        return (await interface.follow(client, CARD, schedule=EVERY_5)).error
     except UsageError as error:
         return error
 
 
-@each_face
-async def test_eager_tasks(kiosk: Simulator, face: Face) -> None:
+@each_interface
+async def test_eager_tasks(kiosk: Simulator, interface: Interface) -> None:
     """Under an eager task factory, of Python 3.12, every wait reports the same, and no permit is given back twice."""
     eager: Any = getattr(asyncio, "eager_task_factory", None)
     asyncio.get_running_loop().set_task_factory(eager)
     limit = RateLimit(per_second=1000, per_minute=10_000)
     cards = [kiosk.add((123456, f"card-{number}"), PRINTS) for number in range(12)]
     async with Client(kiosk.token, base_url=kiosk.base_url, max_concurrency=3, rate_limit=limit) as client:
-        reports = await asyncio.gather(*(face.follow(client, card, schedule=EVERY_5) for card in cards))
+        reports = await asyncio.gather(*(interface.follow(client, card, schedule=EVERY_5) for card in cards))
         assert_idle(client)
     assert {report.statuses[-1] for report in reports} == {"PRODUCED"}
 
 
-@each_face
-async def test_token_source_that_ends_in_a_cancellation(kiosk: Simulator, face: Face) -> None:
+@each_interface
+async def test_token_source_that_ends_in_a_cancellation(kiosk: Simulator, interface: Interface) -> None:
     """A token source that raises a `CancelledError` of its own is a failure like any other, and nothing hangs."""
 
     async def cancelled() -> str:
@@ -350,7 +352,7 @@ async def test_token_source_that_ends_in_a_cancellation(kiosk: Simulator, face: 
     kiosk.add(CARD, "never")
     async with Client(cancelled, base_url=kiosk.base_url) as client:
         async with asyncio.timeout(600):
-            report = await face.follow(client, CARD, schedule=EVERY_5, max_failures=2)
+            report = await interface.follow(client, CARD, schedule=EVERY_5, max_failures=2)
         assert type(report.error) is TransportError
         assert_idle(client)
     assert kiosk.requests == []
@@ -359,14 +361,14 @@ async def test_token_source_that_ends_in_a_cancellation(kiosk: Simulator, face: 
 # --- Secrets ---
 
 
-@each_face
-async def test_no_secret_is_shown(kiosk: Simulator, face: Face, caplog: pytest.LogCaptureFixture) -> None:
+@each_interface
+async def test_no_secret_is_shown(kiosk: Simulator, interface: Interface, caplog: pytest.LogCaptureFixture) -> None:
     """The bearer token is in no record and no error of a wait, and a card's token is whole in no record."""
     caplog.set_level(logging.DEBUG)
     token = "bearer-canary-5b1d7f9e2c"
     async with Client(token, base_url=kiosk.base_url, attempts=2) as client:
         kiosk.add(CARD, "never")  # the simulator refuses this token
-        report = await face.follow(client, CARD, schedule=EVERY_5)
+        report = await interface.follow(client, CARD, schedule=EVERY_5)
     assert isinstance(report.error, Unauthorized)
     printed = f"{report.error} {report.error!r} {report.error.__cause__!r} {vars(report.error)}"
     records = " ".join(

@@ -1,4 +1,4 @@
-"""The faces of waiting, each as one function: wait for a card, and give what was reported of it.
+"""The interfaces of waiting, each as one function: wait for a card, and return what was reported of it.
 
 A law is written once, in `test_laws`, and run against each of them.
 """
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
     from cardprod import Backoff, Card
 
-__all__ = ["FACES", "Face", "Report"]
+__all__ = ["INTERFACES", "Interface", "Report"]
 
 
 @attrs.define
 class Report:
-    """What a face reported of its card."""
+    """What an interface reported of its card."""
 
     transitions: list[Transition] = attrs.field(factory=list[Transition])
     error: CardprodError | None = None
@@ -35,7 +35,7 @@ class Report:
 
 @attrs.frozen
 class Options:
-    """What a law asks a face to wait with. No law takes longer than the timeout, which bounds it where one fails."""
+    """The options of a law's wait. No law takes longer than the timeout, which ends one that fails."""
 
     schedule: Backoff
     timeout: float = 3600.0
@@ -48,20 +48,20 @@ Follow: TypeAlias = "Callable[[Client, Card, Options, Report], Awaitable[None]]"
 
 
 @attrs.frozen
-class Face:
+class Interface:
     """One way to wait.
 
     Args:
         name: What it is called.
         wait: Waits to the end, and writes what is reported into the report as it comes.
         reports_all: Whether it reports each transition, or the last one only.
-        is_present: Whether it is there all the time and gets events, or only while it polls.
+        is_continuous: Whether it runs all the time and receives events, or only while it polls.
     """
 
     name: str
     wait: Follow
     reports_all: bool = True
-    is_present: bool = True
+    is_continuous: bool = True
 
     async def follow(self, client: Client, card: Card, **options: Any) -> Report:
         """Wait for a card, and return what was reported of it."""
@@ -139,10 +139,10 @@ def _write(result: Transition | CardprodError, report: Report) -> None:
         report.transitions.append(result)
 
 
-FACES: Final = (
-    Face("awaited", _awaited, reports_all=False),
-    Face("iterated", _iterated),
-    Face("batch", _in_a_batch),
-    Face("resumed", _resumed),
-    Face("swept", _swept, is_present=False),
+INTERFACES: Final = (
+    Interface("awaited", _awaited, reports_all=False),
+    Interface("iterated", _iterated),
+    Interface("batch", _in_a_batch),
+    Interface("resumed", _resumed),
+    Interface("swept", _swept, is_continuous=False),
 )
