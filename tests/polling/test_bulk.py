@@ -1,4 +1,4 @@
-"""Very many cards: what is told of each, what is held back, and what is left when the block is left."""
+"""Very many cards: what is reported of each, what is held back, and what is left when the block is left."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ def cards_of(count: int) -> list[Card]:
     return [Card(123456, f"card-{number}") for number in range(count)]
 
 
-def put(kiosk: Simulator, count: int) -> list[Card]:
-    """Put so many cards on a plan."""
+def add(kiosk: Simulator, count: int) -> list[Card]:
+    """Add so many cards, all with the same plan."""
     return [kiosk.add(card, PLAN) for card in cards_of(count)]
 
 
-def assert_none_waited_for(client: Client) -> None:
+def assert_nothing_subscribed(client: Client) -> None:
     """Check that nothing of a batch is left in its client."""
     shared = client._poller.subscriptions  # pyright: ignore[reportPrivateUsage]
     assert len(shared) == 0
@@ -65,8 +65,8 @@ def assert_none_waited_for(client: Client) -> None:
     assert_idle(client)
 
 
-async def steps_of(client: Client, card: Card, **terms: Any) -> list[Transition]:
-    return [step async for step in client.wait_until_final(card.profile_id, card.card_token, **terms)]
+async def steps_of(client: Client, card: Card, **options: Any) -> list[Transition]:
+    return [step async for step in client.wait_until_final(card.profile_id, card.card_token, **options)]
 
 
 # --- Where cards come from ---
@@ -92,13 +92,13 @@ async def test_any_source(kiosk: Simulator, client: Client) -> None:
     """Cards come from any iterable or async iterable, for one poll of each or until all are final."""
     with Table() as table:
         for kind in sources([]):
-            cards = put(kiosk, 3)
+            cards = add(kiosk, 3)
             with table.row(kind):
                 outcomes = await client.get_statuses(sources(cards)[kind])
                 assert _statuses(outcomes) == dict.fromkeys(cards, Status.READY)
                 outcomes = await client.wait_until_all_final(sources(cards)[kind])
                 assert _statuses(outcomes) == dict.fromkeys(cards, Status.PRODUCED)
-                assert_none_waited_for(client)
+                assert_nothing_subscribed(client)
 
 
 def _statuses(outcomes: dict[Card, ProductionStatus | CardprodError]) -> dict[Card, object]:
@@ -106,14 +106,14 @@ def _statuses(outcomes: dict[Card, ProductionStatus | CardprodError]) -> dict[Ca
 
 
 async def test_no_cards(client: Client) -> None:
-    """Of no cards there is nothing to tell."""
+    """A batch without cards has no outcomes."""
     assert await client.get_statuses([]) == {}
     assert await client.wait_until_all_final(()) == {}
 
 
 async def test_repeated_cards(kiosk: Simulator, client: Client) -> None:
-    """A card that comes twice, as a tuple or after it has ended, is looked up once and waited for once."""
-    put(kiosk, 2)
+    """A card that comes twice, as a tuple or after it has ended, is polled once and waited for once."""
+    add(kiosk, 2)
     again: list[Any] = [(123456, "card-0"), Card(123456, "card-0"), (123456, "card-1")]
     assert len(await client.get_statuses(again)) == 2
     assert len(kiosk.requests) == 2
@@ -124,8 +124,8 @@ async def test_repeated_cards(kiosk: Simulator, client: Client) -> None:
         yield Card(123456, "card-0")
 
     async with client.wait_until_all_final(late()) as steps:
-        told = [step async for _, step in steps]
-    assert [str(step.current.status) for step in told if isinstance(step, Transition)] == [
+        reported = [step async for _, step in steps]
+    assert [str(step.current.status) for step in reported if isinstance(step, Transition)] == [
         "READY",
         "IN_PROGRESS",
         "PRODUCED",
@@ -133,37 +133,37 @@ async def test_repeated_cards(kiosk: Simulator, client: Client) -> None:
 
 
 async def test_what_is_no_card_is_an_error_value(kiosk: Simulator, client: Client) -> None:
-    """What a source gives and is no card is an error beside the others, under what it gave, and names its place."""
+    """An item that is no card is an error beside the others, under that item, and names its place."""
     bad: list[Any] = [None, 5, (1,), (0, "card"), (1, "no spaces"), "123456", [1, "list"]]
-    (card,) = put(kiosk, 1)
+    (card,) = add(kiosk, 1)
     with Table() as table:
-        for face in (client.get_statuses, client.wait_until_all_final):
-            with table.row(face.__name__):
-                outcome: dict[Any, Any] = await face([card, *bad])
+        for start in (client.get_statuses, client.wait_until_all_final):
+            with table.row(start.__name__):
+                outcome: dict[Any, Any] = await start([card, *bad])
                 assert isinstance(outcome.pop(card), ProductionStatus)
                 assert list(outcome) == [*bad[:-1], "[1, 'list']"]
                 assert all(isinstance(error, UsageError) for error in outcome.values())
                 assert "card number 2: " in str(outcome[None])
-                assert_none_waited_for(client)
+                assert_nothing_subscribed(client)
 
 
 async def test_source_that_ends_in_a_cancellation(kiosk: Simulator, client: Client) -> None:
     """A source that raises a `CancelledError` of its own ends its batch with an error, and nothing hangs."""
 
     async def cancelled() -> AsyncIterator[Card]:
-        yield put(kiosk, 1)[0]
+        yield add(kiosk, 1)[0]
         raise asyncio.CancelledError
 
-    for face in (client.get_statuses, client.wait_until_all_final):
+    for start in (client.get_statuses, client.wait_until_all_final):
         async with asyncio.timeout(600):
             with pytest.raises(UsageError, match="source of cards was cancelled"):
-                await face(cancelled())
-        assert_none_waited_for(client)
+                await start(cancelled())
+        assert_nothing_subscribed(client)
 
 
 async def test_batch_left_before_its_tasks_run_uses_no_budget(kiosk: Simulator) -> None:
     """Batches that are left before any task of theirs runs send nothing, and leave the whole rate limit to others."""
-    cards = put(kiosk, 10)
+    cards = add(kiosk, 10)
     limit = RateLimit(per_second=10, per_minute=10)
     async with Client(kiosk.token, base_url=kiosk.base_url, rate_limit=limit) as client:
         for _ in range(10):
@@ -180,7 +180,7 @@ async def test_batch_left_before_its_tasks_run_uses_no_budget(kiosk: Simulator) 
 
 async def test_tuples_find_their_cards(kiosk: Simulator, client: Client) -> None:
     """A card equals its tuple and unpacks like it, so either finds the other's outcome."""
-    (card,) = put(kiosk, 1)
+    (card,) = add(kiosk, 1)
     profile_id, card_token = card
     outcome: dict[Any, Any] = await client.get_statuses([card])
     assert outcome[profile_id, card_token] is outcome[card]
@@ -201,25 +201,25 @@ async def test_no_source(client: Client) -> None:
 
 
 async def test_source_that_raises(kiosk: Simulator, client: Client) -> None:
-    """What a source raises ends the batch with it, after what was told before."""
+    """What a source raises ends the batch with it, after what was reported before."""
 
     def broken() -> Iterator[Card]:
-        yield from put(kiosk, 3)
+        yield from add(kiosk, 3)
         raise LookupError("the cursor is gone")
 
     for batch in (client.get_statuses(broken()), client.wait_until_all_final(broken())):
         with pytest.raises(LookupError, match="the cursor is gone"):
             await batch
-    assert_none_waited_for(client)
+    assert_nothing_subscribed(client)
 
 
 async def test_statuses_are_lazy(kiosk: Simulator, client: Client) -> None:
-    """Cards are taken for a look as they can be looked up, so nobody who reads slowly gets far ahead."""
+    """Cards are taken from the source as they can be polled, so that a slow reader does not get far ahead."""
     taken = 0
 
     def counted() -> Iterator[Card]:
         nonlocal taken
-        for taken, card in enumerate(put(kiosk, 2000), 1):  # noqa: B007 - it is what is looked at
+        for taken, card in enumerate(add(kiosk, 2000), 1):  # noqa: B007 - it is asserted below
             yield card
 
     async with client.get_statuses(counted()) as pairs:
@@ -227,39 +227,39 @@ async def test_statuses_are_lazy(kiosk: Simulator, client: Client) -> None:
             break
         await asyncio.sleep(3600)
         assert 100 <= taken <= 400
-    assert_none_waited_for(client)
+    assert_nothing_subscribed(client)
 
 
 async def test_waits_take_all(kiosk: Simulator, client: Client) -> None:
-    """Cards to wait for are all taken at once, however few can be looked at."""
+    """Cards to wait for are all taken at once, however few can be polled."""
     async with client.wait_until_all_final([kiosk.add(card, "never") for card in cards_of(5000)]) as steps:
         await until("5000 cards", lambda: steps.progress.total, lambda total: total == 5000, interval=0)
         assert steps.progress.pending == 5000
         assert steps.progress.requests < 200
 
 
-# --- What is told ---
+# --- What is reported ---
 
 
 async def test_same_steps_as_a_single_wait(kiosk: Simulator, client: Client) -> None:
-    """Of each card a batch tells what a single wait tells."""
+    """A batch reports of each card what a single wait reports."""
     cards = [kiosk.add((123456, plan), plan) for plan in ("prints", "jams", "rejected", "retried")]
-    told: dict[Card, list[Transition]] = {card: [] for card in cards}
+    reported: dict[Card, list[Transition]] = {card: [] for card in cards}
     async with client.wait_until_all_final(cards, schedule=Backoff(first=1, factor=1)) as steps:
         async for card, step in steps:
             assert isinstance(step, Transition)
-            told[card].append(step)
+            reported[card].append(step)
     for card in cards:
         kiosk.add(card, card.card_token)
         alone = await steps_of(client, card, schedule=Backoff(first=1, factor=1))
-        assert [step.current.status for step in told[card]] == [step.current.status for step in alone]
-        assert [step.current.error_code for step in told[card]] == [step.current.error_code for step in alone]
-        assert [step.previous for step in told[card]] == [None, *(step.current for step in told[card][:-1])]
+        assert [step.current.status for step in reported[card]] == [step.current.status for step in alone]
+        assert [step.current.error_code for step in reported[card]] == [step.current.error_code for step in alone]
+        assert [step.previous for step in reported[card]] == [None, *(step.current for step in reported[card][:-1])]
 
 
 async def test_errors_are_values(kiosk: Simulator, client: Client) -> None:
-    """One card's error is told with its card, and ends no other."""
-    known = put(kiosk, 3)
+    """One card's error is reported with its card, and ends no other wait."""
+    known = add(kiosk, 3)
     statuses = await client.get_statuses([*known, (1, "unknown")])
     missing = statuses.pop(Card(1, "unknown"))
     assert isinstance(missing, CardNotFound)
@@ -287,13 +287,13 @@ async def test_progress(kiosk: Simulator, client: Client) -> None:
 
 async def test_used_once(kiosk: Simulator, client: Client) -> None:
     """A batch is used once, and iterated inside its block by one task."""
-    for batch in (client.get_statuses(put(kiosk, 1)), client.wait_until_all_final(put(kiosk, 1))):
+    for batch in (client.get_statuses(add(kiosk, 1)), client.wait_until_all_final(add(kiosk, 1))):
         with pytest.raises(UsageError, match="async with"):
             aiter(batch)
         await batch
         with pytest.raises(UsageError, match="once"):
             await batch
-    async with client.wait_until_all_final(put(kiosk, 1)) as steps:
+    async with client.wait_until_all_final(add(kiosk, 1)) as steps:
         await anext(aiter(steps))
         reading = asyncio.ensure_future(anext(aiter(steps)))
         await asyncio.sleep(0)
@@ -304,22 +304,22 @@ async def test_used_once(kiosk: Simulator, client: Client) -> None:
 
 async def test_gathered_and_shielded(kiosk: Simulator, client: Client) -> None:
     """Batches can be gathered and waited for with a timeout, as anything that can be awaited."""
-    cards = put(kiosk, 3)
+    cards = add(kiosk, 3)
     first, second = await asyncio.gather(client.get_statuses(cards), client.wait_until_all_final(cards))
     assert first.keys() == second.keys() == set(cards)
     with pytest.raises(TimeoutError):
-        await asyncio.wait_for(client.wait_until_all_final(put(kiosk, 3)), 10)
-    assert_none_waited_for(client)
+        await asyncio.wait_for(client.wait_until_all_final(add(kiosk, 3)), 10)
+    assert_nothing_subscribed(client)
 
 
 async def test_cards_added(kiosk: Simulator, client: Client) -> None:
-    """A batch begun without cards stays open for those that are added, until there will be no more."""
-    cards = put(kiosk, 3)
+    """A batch begun without cards stays open for those that are added, until `no_more`."""
+    cards = add(kiosk, 3)
     steps = client.wait_until_all_final(None)
     with pytest.raises(UsageError, match="inside"):
         steps.add(cards[0])
     async with steps:
-        told = asyncio.create_task(_read(aiter(steps)))
+        reading = asyncio.create_task(_read(aiter(steps)))
         await asyncio.sleep(1000)
         assert steps.add((123456, "card-0")) == cards[0] == steps.add(cards[0])
         await asyncio.sleep(1000)
@@ -327,7 +327,7 @@ async def test_cards_added(kiosk: Simulator, client: Client) -> None:
         steps.add(cards[0])  # it has ended, and is waited for again
         steps.add(cards[1])
         steps.no_more()
-        seen = await told
+        seen = await reading
         with pytest.raises(UsageError, match="has ended"):
             steps.add(cards[2])
     finals = [card for card, step in seen if isinstance(step, Transition) and step.is_final]
@@ -342,9 +342,9 @@ async def _read(pairs: AsyncIterator[tuple[Card, Any]]) -> list[tuple[Card, Any]
 
 
 async def test_client_closed_meanwhile(kiosk: Simulator) -> None:
-    """A client that is closed ends its batches with that."""
+    """Closing a client ends its batches with a `UsageError`."""
     async with Client(kiosk.token, base_url=kiosk.base_url) as client:
-        batch = asyncio.ensure_future(client.wait_until_all_final(put(kiosk, 3)))
+        batch = asyncio.ensure_future(client.wait_until_all_final(add(kiosk, 3)))
         await asyncio.sleep(5)
     with pytest.raises(UsageError, match="closed"):
         await batch
@@ -353,22 +353,22 @@ async def test_client_closed_meanwhile(kiosk: Simulator) -> None:
 
 
 async def test_token_source_that_raises(kiosk: Simulator) -> None:
-    """What a token source of the caller's raises ends the batch with it: it is no card's error."""
+    """What a token source raises ends the batch with it: it is no card's error."""
 
     async def locked() -> str:
         raise PermissionError("the vault is locked")
 
     async with Client(locked, base_url=kiosk.base_url) as client:
-        for batch in (client.get_statuses(put(kiosk, 3)), client.wait_until_all_final(put(kiosk, 3))):
+        for batch in (client.get_statuses(add(kiosk, 3)), client.wait_until_all_final(add(kiosk, 3))):
             with pytest.raises(PermissionError, match="the vault is locked"):
                 await batch
-        assert_none_waited_for(client)
+        assert_nothing_subscribed(client)
 
 
-async def test_schedule_of_nonsense(kiosk: Simulator, client: Client) -> None:
-    """A schedule's nonsense ends each card's wait; what it raises ends the batch."""
+async def test_impossible_schedule(kiosk: Simulator, client: Client) -> None:
+    """An impossible delay ends each card's wait; what a schedule raises ends the batch."""
 
-    class Nonsense:
+    class Impossible:
         def delay(self, unchanged: int, random: float) -> float:
             return -unchanged
 
@@ -376,15 +376,15 @@ async def test_schedule_of_nonsense(kiosk: Simulator, client: Client) -> None:
         def delay(self, unchanged: int, random: float) -> float:
             raise ZeroDivisionError
 
-    outcome = await client.wait_until_all_final(put(kiosk, 2), schedule=Nonsense())
+    outcome = await client.wait_until_all_final(add(kiosk, 2), schedule=Impossible())
     assert [type(error) for error in outcome.values()] == [UsageError, UsageError]
     with pytest.raises(ZeroDivisionError):
-        await client.wait_until_all_final(put(kiosk, 2), schedule=Raising())
-    assert_none_waited_for(client)
+        await client.wait_until_all_final(add(kiosk, 2), schedule=Raising())
+    assert_nothing_subscribed(client)
 
 
-async def test_terms_that_cannot_be_right(client: Client) -> None:
-    """PollOptions that cannot be right are refused at once, by name."""
+async def test_options_that_cannot_be_right(client: Client) -> None:
+    """Options that cannot be right are refused at once, by name."""
     bad: dict[str, Any] = {
         "timeout": -1,
         "batch_timeout": float("nan"),
@@ -401,22 +401,22 @@ async def test_terms_that_cannot_be_right(client: Client) -> None:
 
 
 async def test_slow_reader(kiosk: Simulator, client: Client) -> None:
-    """Whoever reads slowly holds the polls back, and gets everything in the end."""
-    cards = put(kiosk, 600)
+    """A slow reader holds the polls back, and gets everything in the end."""
+    cards = add(kiosk, 600)
     async with client.wait_until_all_final(cards, schedule=Backoff(first=15, factor=1)) as steps:
         pairs = aiter(steps)
-        told = [await anext(pairs)]
+        reported = [await anext(pairs)]
         await asyncio.sleep(3600)
         assert len(kiosk.requests) < 500
-        told += [pair async for pair in pairs]
-    ends = [card for card, step in told if isinstance(step, Transition) and step.is_final]
+        reported += [pair async for pair in pairs]
+    ends = [card for card, step in reported if isinstance(step, Transition) and step.is_final]
     assert sorted(ends, key=str) == sorted(cards, key=str)
 
 
 async def test_single_poll_beside_a_crowd(kiosk: Simulator, client: Client, *, full_size: bool) -> None:
-    """A poll that somebody awaits alone is answered soon, however many cards are queued."""
+    """A single poll is answered soon, however many cards are queued."""
     crowd, polls = (50_000, 200) if full_size else (2_000, 20)
-    put(kiosk, 1)
+    add(kiosk, 1)
     crowd = 50_000 if full_size else 10_000
     loop = asyncio.get_running_loop()
     async with (
@@ -432,7 +432,7 @@ async def test_single_poll_beside_a_crowd(kiosk: Simulator, client: Client, *, f
         assert waits.progress.pending > crowd / 2  # the crowd is still there
         assert not reading.done()
         reading.cancel()
-    assert_none_waited_for(client)
+    assert_nothing_subscribed(client)
 
 
 # --- Deadlines ---
@@ -455,25 +455,25 @@ async def test_timeout_of_each_card(kiosk: Simulator, client: Client) -> None:
     assert isinstance(outcome[quick], ProductionStatus)
 
 
-async def test_deadline_without_turns(kiosk: Simulator) -> None:
-    """Where no turn comes for a last poll, a card's wait ends all the same, soon after its deadline."""
+async def test_deadline_without_permits(kiosk: Simulator) -> None:
+    """Without a permit for its last poll a wait still ends soon after its deadline."""
     loop = asyncio.get_running_loop()
     deadlines: list[dict[str, Any]] = [{"timeout": 60}, {"batch_timeout": 60}, {"timeout": 900, "batch_timeout": 60}]
     with Table() as table:
-        for terms in deadlines:
+        for options in deadlines:
             async with Client(kiosk.token, base_url=kiosk.base_url, rate_limit=FOREVER) as client:
                 began_at = loop.time()
-                with table.row(terms):
-                    outcome = await client.wait_until_all_final(put(kiosk, 500), **terms)
+                with table.row(options):
+                    outcome = await client.wait_until_all_final(add(kiosk, 500), **options)
                     assert 60 <= loop.time() - began_at <= 75
                     assert len(outcome) == 500
                     assert sum(isinstance(error, WaitTimeout) for error in outcome.values()) >= 498
-                    assert_none_waited_for(client)
+                    assert_nothing_subscribed(client)
 
 
-async def test_deadline_behind_a_closed_gate(kiosk: Simulator, client: Client) -> None:
-    """While a 429 keeps the gate closed, deadlines hold."""
-    cards = put(kiosk, 20)
+async def test_deadline_during_a_pause(kiosk: Simulator, client: Client) -> None:
+    """Deadlines hold while a 429 pauses the client."""
+    cards = add(kiosk, 20)
     kiosk.fail_next(Fault.too_many_requests(retry_after=3000), times=1)
     loop = asyncio.get_running_loop()
     began_at = loop.time()
@@ -486,7 +486,7 @@ async def test_batch_timeout_leaves_the_source(kiosk: Simulator, client: Client)
     """Cards that a source has not given by the batch's end are not waited for."""
 
     async def trickle() -> AsyncIterator[Card]:
-        for card in put(kiosk, 1000):
+        for card in add(kiosk, 1000):
             yield card
             await asyncio.sleep(10)
 
@@ -498,15 +498,15 @@ async def test_batch_timeout_leaves_the_source(kiosk: Simulator, client: Client)
 
 
 async def test_leaving_early(kiosk: Simulator, client: Client) -> None:
-    """However and whenever the block is left, no task, place, poll or registration is left behind."""
-    cards = put(kiosk, 150)
+    """However and whenever the block is left, no task, permit, poll or subscription is left behind."""
+    cards = add(kiosk, 150)
     kiosk.slow_down(2)  # so that some polls are under way at any moment
     with Table() as table:
         for how, after in product(("break", "raise", "cancel", "timeout"), (0, 0.5, 10)):
             for batch in (client.wait_until_all_final(cards), client.get_statuses(cards)):
                 with table.row(type(batch).__name__, how, after):
                     await _leave_early(batch, how, after)
-                    assert_none_waited_for(client)
+                    assert_nothing_subscribed(client)
             await client.get_status(123456, "card-0")
             await asyncio.sleep(1)
 
@@ -543,7 +543,7 @@ async def _leave_early(batch: Any, how: str, after: float) -> None:
 
 @pytest.mark.parametrize("again", [False, True])
 async def test_leaving_many(kiosk: Simulator, again: bool) -> None:
-    """20,000 waiting cards are let go with the block, also if leaving it is cancelled too."""
+    """Leaving the block ends 20,000 waits, also if leaving it is cancelled too."""
     async with Client(kiosk.token, base_url=kiosk.base_url, rate_limit=FOREVER) as client:
 
         async def wait() -> None:
@@ -560,14 +560,14 @@ async def test_leaving_many(kiosk: Simulator, again: bool) -> None:
         with pytest.raises(asyncio.CancelledError):
             await task
         await asyncio.sleep(1)
-        assert_none_waited_for(client)
+        assert_nothing_subscribed(client)
 
 
 # --- Sharing ---
 
 
-async def test_many_waits_cost_one_cards_looks(kiosk: Simulator, client: Client) -> None:
-    """However many wait for a card, in batches or alone, they cost one card's looks, and each is told all of it."""
+async def test_many_waits_cost_one_cards_polls(kiosk: Simulator, client: Client) -> None:
+    """However many waits a card has, in batches or alone, they cost one card's polls, and each gets all transitions."""
     kiosk.add(CARD, PLAN)
     await steps_of(client, CARD)
     alone = len(kiosk.requests)
@@ -580,11 +580,11 @@ async def test_many_waits_cost_one_cards_looks(kiosk: Simulator, client: Client)
         assert [step.current.status for step in outcome] == [status for status, _ in PLAN]
     for outcome in outcomes[250:]:
         assert outcome[CARD].is_produced
-    assert_none_waited_for(client)
+    assert_nothing_subscribed(client)
 
 
-async def test_events_from_outside(kiosk: Simulator, client: Client) -> None:
-    """What an event says of a card reaches everybody who waits for it, at once, whatever becomes of it just then."""
+async def test_event_reaches_all_waits(kiosk: Simulator, client: Client) -> None:
+    """An event reaches every wait for its card at once, at whatever moment of a poll it comes."""
     done = ProductionStatus(Status.PRODUCED, kiosk_id="WIS00001")
     kiosk.add(CARD, "never")
     shared = client._poller.subscriptions  # pyright: ignore[reportPrivateUsage]
@@ -599,11 +599,11 @@ async def test_events_from_outside(kiosk: Simulator, client: Client) -> None:
         assert (await alone)[-1].current == done
         await asyncio.sleep(1)
         assert client.notify(event_of(CARD, "PRODUCED")) == 0
-        assert_none_waited_for(client)
+        assert_nothing_subscribed(client)
 
 
-async def test_look_under_way_does_not_undo_an_event() -> None:
-    """What a look finds that began before an event came does not count after it."""
+async def test_poll_under_way_does_not_undo_an_event() -> None:
+    """The answer to a poll that began before an event does not count after it."""
     may_answer = asyncio.Event()
 
     async def answer(writer: asyncio.StreamWriter) -> None:
@@ -624,7 +624,7 @@ async def test_look_under_way_does_not_undo_an_event() -> None:
             await asyncio.sleep(0.5)
             assert not reading.done()
             reading.cancel()
-        assert_none_waited_for(client)
+        assert_nothing_subscribed(client)
 
 
 async def test_event_ends_a_card_during_its_poll() -> None:
@@ -642,11 +642,11 @@ async def test_event_ends_a_card_during_its_poll() -> None:
         assert client.notify(event_of(CARD, "PRODUCTION_ERROR")) == 1
         may_answer.set()
         assert _statuses(await batch) == {CARD: Status.PRODUCTION_ERROR, other: Status.PRODUCED}
-        assert_none_waited_for(client)
+        assert_nothing_subscribed(client)
 
 
 async def test_heap_stays_small(kiosk: Simulator, client: Client) -> None:
-    """A card that others look at all the time takes no more room for it."""
+    """A card that other waits poll all the time takes no more memory for it."""
     kiosk.add(CARD, "never")
     hourly = Backoff(first=3600, factor=1, ceiling=3600)
     async with client.wait_until_all_final([CARD], schedule=hourly, timeout=None) as steps:
@@ -664,37 +664,37 @@ async def test_heap_stays_small(kiosk: Simulator, client: Client) -> None:
 
 @pytest.mark.seeds(3, 6)
 async def test_chaos(seed: int) -> None:
-    """Batches, waits and polls, cut off at random in a storm, and told of events or not, each tell a chain of what they
-    saw, and leave nothing.
+    """Batches, waits and polls, cancelled at random in a storm, with events or without, each report a chain of
+    transitions and leave nothing.
     """
-    chance = Random(seed)
+    random = Random(seed)
     async with Simulator() as kiosk:
         cards = cards_of(60)
         for card in cards:
-            kiosk.add(card, [("READY", chance.uniform(1, 60)), ("IN_PROGRESS", chance.uniform(1, 60)), ("PRODUCED", 0)])
+            kiosk.add(card, [("READY", random.uniform(1, 60)), ("IN_PROGRESS", random.uniform(1, 60)), ("PRODUCED", 0)])
         kiosk.storm(0.15, seed)
-        limit = chance.choice([None, RateLimit(), RateLimit(5, 100)])
+        limit = random.choice([None, RateLimit(), RateLimit(5, 100)])
         async with Client(kiosk.token, base_url=kiosk.base_url, rate_limit=limit) as client:
-            events = _tell_events(client, kiosk, cards, chance) if seed % 3 else []
-            work = [_at_random(client, cards, chance, kind) for kind in range(4) for _ in range(10)]
+            events = _schedule_events(client, kiosk, cards, random) if seed % 3 else []
+            work = [_at_random(client, cards, random, kind) for kind in range(4) for _ in range(10)]
             tasks = [asyncio.create_task(one) for one in work]
-            await _cancel_some(tasks, chance)
+            await _cancel_some(tasks, random)
             await _check_outcomes(tasks)
             for event in events:
                 event.cancel()
-            # A wait that was left between two steps hears of its card until it is gone; its task's error holds it, and
-            # asyncio in debug holds that until the loop's next turn.
+            # A wait that was left between two steps is subscribed until it is gone; its task's error holds it, and
+            # asyncio in debug holds that until the loop's next iteration.
             tasks.clear()
             await asyncio.sleep(0)
             gc.collect()
-            assert_none_waited_for(client)
+            assert_nothing_subscribed(client)
         await asyncio.sleep(10)
     await assert_nothing_left()
 
 
-async def _cancel_some(tasks: list[asyncio.Task[None]], chance: Random) -> None:
-    for task in chance.sample(tasks, 6):
-        await asyncio.sleep(chance.choice([0, chance.uniform(0, 20)]))
+async def _cancel_some(tasks: list[asyncio.Task[None]], random: Random) -> None:
+    for task in random.sample(tasks, 6):
+        await asyncio.sleep(random.choice([0, random.uniform(0, 20)]))
         task.cancel()
 
 
@@ -704,8 +704,8 @@ async def _check_outcomes(tasks: list[asyncio.Task[None]]) -> None:
             raise outcome
 
 
-def _tell_events(client: Client, kiosk: Simulator, cards: list[Card], chance: Random) -> list[asyncio.TimerHandle]:
-    """Let the client hear of each change: late, twice, or never."""
+def _schedule_events(client: Client, kiosk: Simulator, cards: list[Card], random: Random) -> list[asyncio.TimerHandle]:
+    """Schedule an event of each change for the client: late, twice, or never."""
     loop = asyncio.get_running_loop()
     inner: Any = kiosk
     timers: list[asyncio.TimerHandle] = []
@@ -715,47 +715,47 @@ def _tell_events(client: Client, kiosk: Simulator, cards: list[Card], chance: Ra
             sent_at = datetime.fromisoformat(inner._timestamp(phase.since))
             event = event_of(card, phase.stage.status, occurred_at=occurred_at, sent_at=sent_at)
             timers += [
-                loop.call_at(phase.since + chance.choice([0, chance.uniform(0, 60)]), client.notify, event)
-                for _ in range(chance.choice([0, 1, 1, 2]))
+                loop.call_at(phase.since + random.choice([0, random.uniform(0, 60)]), client.notify, event)
+                for _ in range(random.choice([0, 1, 1, 2]))
             ]
     return timers
 
 
-async def _at_random(client: Client, cards: list[Card], chance: Random, kind: int) -> None:
-    some = chance.choices(cards, k=chance.randint(1, 40))
-    async with asyncio.timeout(chance.choice([None, None, chance.uniform(0, 100)])):
+async def _at_random(client: Client, cards: list[Card], random: Random, kind: int) -> None:
+    some = random.choices(cards, k=random.randint(1, 40))
+    async with asyncio.timeout(random.choice([None, None, random.uniform(0, 100)])):
         if kind == 0:
-            await _follow(client, some, chance)
+            await _follow(client, some, random)
         elif kind == 1:
-            await asyncio.sleep(chance.uniform(0, 50))
-            await steps_of(client, some[0], max_failures=50, timeout=chance.choice([None, 100]))
+            await asyncio.sleep(random.uniform(0, 50))
+            await steps_of(client, some[0], max_failures=50, timeout=random.choice([None, 100]))
         elif kind == 3:
             last: ProductionStatus | None = None
-            wait = client.wait_until_final(*attrs.astuple(some[0]), max_failures=50, timeout=chance.choice([None, 100]))
+            wait = client.wait_until_final(*attrs.astuple(some[0]), max_failures=50, timeout=random.choice([None, 100]))
             async for step in wait:
                 assert (step.previous is None) is (last is None)
                 assert step.previous is None or last is None or step.previous.status == last.status
                 last = step.current
-                await asyncio.sleep(chance.choice([0, chance.uniform(0, 50)]))
-                if chance.random() < 0.1:
+                await asyncio.sleep(random.choice([0, random.uniform(0, 50)]))
+                if random.random() < 0.1:
                     break
         else:
-            await asyncio.sleep(chance.uniform(0, 100))
+            await asyncio.sleep(random.uniform(0, 100))
             assert (await client.get_statuses(some)).keys() == set(some)
 
 
-async def _follow(client: Client, cards: list[Card], chance: Random) -> None:
-    told: dict[Card, list[Any]] = {card: [] for card in cards}
-    timeout, schedule = chance.choice([None, 30, 300]), chance.choice([None, Backoff()])
+async def _follow(client: Client, cards: list[Card], random: Random) -> None:
+    reported: dict[Card, list[Any]] = {card: [] for card in cards}
+    timeout, schedule = random.choice([None, 30, 300]), random.choice([None, Backoff()])
     async with client.wait_until_all_final(cards, max_failures=50, timeout=timeout, schedule=schedule) as steps:
         async for card, step in steps:
-            told[card].append(step)
-            if chance.random() < 0.1:
-                await asyncio.sleep(chance.uniform(0, 5))
-    for told_of_one in told.values():
-        *before, last = told_of_one
+            reported[card].append(step)
+            if random.random() < 0.1:
+                await asyncio.sleep(random.uniform(0, 5))
+    for of_one in reported.values():
+        *before, last = of_one
         assert isinstance(last, WaitTimeout | BadReply | ServerError) or last.is_final
-        chain = [step for step in told_of_one if isinstance(step, Transition)]
+        chain = [step for step in of_one if isinstance(step, Transition)]
         assert [step.previous for step in chain] == [None, *(step.current for step in chain[:-1])][: len(chain)]
         assert len([*groupby(step.current for step in chain)]) == len(chain)
         assert all(isinstance(step, Transition) for step in before)
@@ -765,7 +765,7 @@ async def _follow(client: Client, cards: list[Card], chance: Random) -> None:
 
 
 async def test_waiting_card_is_small(client: Client) -> None:
-    """A card that waits for its turn takes less than 400 bytes beside the card itself: no task, no future, no timer."""
+    """A card that waits for a permit takes less than 400 bytes beside the card itself: no task, no future, no timer."""
     client.pause(3600)
     cards = cards_of(2_000)
     tracemalloc.start()

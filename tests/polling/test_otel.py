@@ -62,7 +62,7 @@ def seen() -> _Seen:
 
 @pytest.fixture
 async def session() -> AsyncIterator[aiohttp.ClientSession]:
-    """A session that writes down which span is the current one as each request leaves."""
+    """A session that records the current span as each request leaves."""
     config = aiohttp.TraceConfig()
     current: list[trace.Span] = []
 
@@ -81,19 +81,19 @@ _current: dict[aiohttp.ClientSession, list[trace.Span]] = {}
 
 
 @pytest.fixture
-async def watched(kiosk: Simulator, seen: _Seen, session: aiohttp.ClientSession) -> AsyncIterator[cardprod.Client]:
-    """A client of the kiosk that OpenTelemetry sees."""
+async def traced(kiosk: Simulator, seen: _Seen, session: aiohttp.ClientSession) -> AsyncIterator[cardprod.Client]:
+    """A client of the kiosk that OpenTelemetry traces."""
     async with cardprod.Client(kiosk.token, base_url=kiosk.base_url, session=session, attempts=2) as client:
         otel.instrument(client, tracer_provider=seen.tracers, meter_provider=seen.meters)
         yield client
 
 
 async def test_wait_is_a_span(
-    kiosk: Simulator, watched: cardprod.Client, seen: _Seen, session: aiohttp.ClientSession
+    kiosk: Simulator, traced: cardprod.Client, seen: _Seen, session: aiohttp.ClientSession
 ) -> None:
-    """A wait is one span, current in its looks and not in its consumer, with an event for each transition in order."""
+    """A wait is one span, current in its polls and not in its consumer, with an event for each transition in order."""
     kiosk.add(CARD, "jams")
-    async for _ in watched.wait_until_final(CARD.profile_id, CARD.card_token):
+    async for _ in traced.wait_until_final(CARD.profile_id, CARD.card_token):
         assert trace.get_current_span() is trace.INVALID_SPAN
     span = seen.span()
     assert span.name == "cardprod.wait"
@@ -109,23 +109,23 @@ async def test_wait_is_a_span(
 
 @pytest.mark.parametrize(("fault", "error"), [(None, "WaitTimeout"), (Fault.server_error(404), "CardNotFound")])
 async def test_failed_wait(
-    kiosk: Simulator, watched: cardprod.Client, seen: _Seen, fault: Fault | None, error: str
+    kiosk: Simulator, traced: cardprod.Client, seen: _Seen, fault: Fault | None, error: str
 ) -> None:
     """A wait that times out or fails is a span with the status error and the error's class."""
     kiosk.add(CARD, "never")
     if fault is not None:
         kiosk.fail_next(fault)
     with pytest.raises(cardprod.CardprodError):
-        await watched.wait_until_final(CARD.profile_id, CARD.card_token, timeout=10)
+        await traced.wait_until_final(CARD.profile_id, CARD.card_token, timeout=10)
     span = seen.span()
     assert (span.status.status_code, span.attributes["error.type"]) == (trace.StatusCode.ERROR, error)
 
 
 @pytest.mark.parametrize("how", ["cancelled", "dropped"])
-async def test_given_up_wait_ends_its_span(kiosk: Simulator, watched: cardprod.Client, seen: _Seen, how: str) -> None:
+async def test_abandoned_wait_ends_its_span(kiosk: Simulator, traced: cardprod.Client, seen: _Seen, how: str) -> None:
     """A wait that is cancelled, or whose iteration is broken off, ends its span when it is freed."""
     kiosk.add(CARD, "never")
-    wait = watched.wait_until_final(CARD.profile_id, CARD.card_token)
+    wait = traced.wait_until_final(CARD.profile_id, CARD.card_token)
     if how == "dropped":
         async for _ in wait:
             break
@@ -138,12 +138,12 @@ async def test_given_up_wait_ends_its_span(kiosk: Simulator, watched: cardprod.C
     assert (span.attributes["cardprod.status"], span.status.status_code) == ("READY", trace.StatusCode.UNSET)
 
 
-async def test_metrics(kiosk: Simulator, watched: cardprod.Client, seen: _Seen) -> None:
-    """The metrics are those of the docstring's table, and count looks, retries, 429s and the time to the final."""
+async def test_metrics(kiosk: Simulator, traced: cardprod.Client, seen: _Seen) -> None:
+    """The metrics are those of the docstring's table, and count polls, retries, 429s and the time to the final."""
     kiosk.add(CARD, [("READY", 1), ("PRODUCED", 0)])
     kiosk.fail_next(Fault.too_many_requests(1))
     kiosk.fail_next(Fault.server_error(500), times=2)
-    await watched.wait_until_final(CARD.profile_id, CARD.card_token)
+    await traced.wait_until_final(CARD.profile_id, CARD.card_token)
     metrics = seen.metrics()
     assert set(metrics) == set(
         re.findall(r"^\| `(cardprod\.\S+)` \| (?:counter|hist|up)", otel.__doc__ or "", re.MULTILINE)

@@ -24,35 +24,35 @@ ENDINGS = (
 )
 
 
-def plan_by(chance: Random) -> list[Stage]:
+def plan_by(random: Random) -> list[Stage]:
     """Make up a plan: READY, then printing once or twice, now and then under a status Wise has yet to invent."""
-    plan = [Stage("READY", chance.uniform(1, 60))]
-    if chance.random() < 0.2:
-        plan.append(Stage("HEATING_UP", chance.uniform(1, 60)))
-    plan.append(Stage("IN_PROGRESS", chance.uniform(1, 60)))
-    if chance.random() < 0.2:
-        plan.append(Stage("IN_PROGRESS", chance.uniform(1, 60), is_new_request=True))
-    return [*plan, chance.choice(ENDINGS)]
+    plan = [Stage("READY", random.uniform(1, 60))]
+    if random.random() < 0.2:
+        plan.append(Stage("HEATING_UP", random.uniform(1, 60)))
+    plan.append(Stage("IN_PROGRESS", random.uniform(1, 60)))
+    if random.random() < 0.2:
+        plan.append(Stage("IN_PROGRESS", random.uniform(1, 60), is_new_request=True))
+    return [*plan, random.choice(ENDINGS)]
 
 
 async def follow(client: Client, card: Card) -> list[Transition]:
-    """Wait for a card, come what may, and tell its transitions."""
+    """Wait for a card with all its failures, and return its transitions."""
     wait = client.wait_until_final(card.profile_id, card.card_token, timeout=None, max_failures=50)
     return [step async for step in wait]
 
 
 @pytest.mark.seeds(1, 3)
-async def test_waits_weather_a_storm(seed: int, full_size: bool) -> None:
+async def test_waits_survive_a_storm(seed: int, full_size: bool) -> None:
     """In a storm, each of many waits reports what the simulator served its card, ends rightly and leaves nothing."""
-    chance = Random(seed)
+    random = Random(seed)
     limit = RateLimit() if full_size else RateLimit(per_second=20, per_minute=200)
-    plans = {Card(123456, f"card-{number}"): plan_by(chance) for number in range(limit.per_minute)}
+    plans = {Card(123456, f"card-{number}"): plan_by(random) for number in range(limit.per_minute)}
     async with Simulator() as kiosk:
         kiosk.storm(0.2, seed)
         for card, plan in plans.items():
             kiosk.add(card, plan)
         async with Client(kiosk.token, base_url=kiosk.base_url, rate_limit=limit) as client:
-            told = dict(zip(plans, await asyncio.gather(*(follow(client, card) for card in plans)), strict=True))
+            reported = dict(zip(plans, await asyncio.gather(*(follow(client, card) for card in plans)), strict=True))
             assert_idle(client)
         requests = kiosk.requests
     served: dict[Card, list[tuple[str, str | None]]] = {card: [] for card in plans}
@@ -62,13 +62,13 @@ async def test_waits_weather_a_storm(seed: int, full_size: bool) -> None:
     for card, plan in plans.items():
         steps = [
             (step.current.status, step.current.occurred_at and f"{step.current.occurred_at:%FT%T.%f}"[:-3] + "Z")
-            for step in told[card]
+            for step in reported[card]
         ]
         assert steps == [one for one, _ in groupby(served[card])]
         assert steps[-1][0] == plan[-1].status
-        assert told[card][-1].current.error_code == plan[-1].error_code
-        assert told[card][-1].polls == len(served[card])
-    # The storm was one, and the pace was kept in it.
+        assert reported[card][-1].current.error_code == plan[-1].error_code
+        assert reported[card][-1].polls == len(served[card])
+    # There were faults, and the rate limit held.
     assert 0.1 < sum(request.fault is not None for request in requests) / len(requests) < 0.3
     times = sorted(request.at for request in requests if request.fault is None or request.fault.kind != "stall")
     for allowed, seconds in ((limit.per_second, 1.0), (limit.per_minute, 60.0)):
@@ -78,7 +78,7 @@ async def test_waits_weather_a_storm(seed: int, full_size: bool) -> None:
     await assert_nothing_left()
 
 
-async def test_batch_weathers_a_storm_and_a_restart(full_size: bool) -> None:
+async def test_batch_survives_a_storm_and_a_restart(full_size: bool) -> None:
     """With faults and a server gone for a while, a batch reports to each card once what was served, to its true end."""
     cards = 100 if full_size else 20
     report = await weather(Storm(cards=cards, faults=0.1, restarts=1, seed=3))

@@ -51,7 +51,7 @@ def subscriptions() -> Subscriptions:
 
 
 def test_joining_and_leaving() -> None:
-    """Each subscriber is there once until it leaves, in any order, and a card without any is forgotten."""
+    """Each subscriber is there once until it leaves, in any order, and a card without subscribers is dropped."""
     with Table() as table:
         for count in (1, 2, 3):
             with table.row(count):
@@ -91,7 +91,7 @@ def test_poll_is_shared() -> None:
 
 
 def test_poll_given_up() -> None:
-    """After a poll that was given up everybody else polls."""
+    """After a poll that was given up the other subscribers poll themselves."""
     subscribed = subscriptions()
     poller, other = Recorder(), Recorder()
     subscribed.join(CARD, poller)
@@ -101,7 +101,7 @@ def test_poll_given_up() -> None:
 
 
 def test_errors_are_not_shared() -> None:
-    """Of a poll that failed each gets an error of its own, equal in all that can be read of it."""
+    """Each subscriber of a failed poll gets an error of its own, equal to the others in every attribute."""
     subscribed = subscriptions()
     poller, *others = recorders = [Recorder() for _ in range(3)]
     for recorder in recorders:
@@ -118,7 +118,7 @@ def test_errors_are_not_shared() -> None:
 
 
 async def test_event_is_shared() -> None:
-    """An event is for each who waits for its card, and counts as a hit if it was news to any of them."""
+    """An event is for each who waits for its card, and counts as a hit if it changed any of them."""
     subscribed = subscriptions()
     first, second, elsewhere = Recorder(is_news=False), Recorder(), Recorder()
     subscribed.join(CARD, first)

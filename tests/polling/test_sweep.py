@@ -1,4 +1,4 @@
-"""Waits that are gone on with: swept step by step by a job engine, or resumed in another process."""
+"""Waits that go on: swept step by step by a job engine, or resumed in another process."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ EVERY_10: Final = Backoff(first=10, factor=1, ceiling=10, jitter=0)
 
 @pytest.fixture(autouse=True)
 def wall() -> Generator[None]:
-    """Let the wall's clock go by the event loop's virtual time."""
+    """Let the wall clock follow the event loop's virtual time."""
     with wall_clock_of_the_loop():
         yield
 
@@ -59,9 +59,9 @@ def cards_of(kiosk: Simulator, count: int, plan: Any = "prints") -> list[Card]:
 
 
 def names(steps: list[tuple[Card, Transition | CardprodError]], card: Card) -> list[str]:
-    """Say what a card was told to have done: its statuses, or the error that ended it."""
-    told = [what for told_card, what in steps if told_card == card]
-    return [str(what.current.status) if isinstance(what, Transition) else type(what).__name__ for what in told]
+    """Return what was reported of a card: its statuses, or the error that ended it."""
+    of_card = [result for reported_card, result in steps if reported_card == card]
+    return [str(what.current.status) if isinstance(what, Transition) else type(what).__name__ for what in of_card]
 
 
 async def swept_to_the_end(
@@ -84,7 +84,7 @@ async def swept_to_the_end(
 
 
 async def test_swept_to_the_end(kiosk: Simulator, client: Client) -> None:
-    """Sweep after sweep, every card is told of from its first status to its last, as by a wait."""
+    """Sweeps report every card from its first status to its last, as a wait does."""
     cards = cards_of(kiosk, 5)
     jammed = kiosk.add((123456, "jammed"), "jams")
     missing = Card(123456, "missing")
@@ -103,17 +103,17 @@ async def test_swept_to_the_end(kiosk: Simulator, client: Client) -> None:
 
 
 async def test_same_transitions_as_a_wait(kiosk: Simulator, client: Client) -> None:
-    """What sweeps tell of a card is what a wait tells of it: previous, elapsed and polls run on from job to job."""
+    """Sweeps report the same transitions as a wait: previous, elapsed and polls run on from job to job."""
     (card,) = cards_of(kiosk, 1, [("READY", 25.0), ("IN_PROGRESS", 30.0), ("PRODUCED", 0.0)])
     steps, sweeps = await swept_to_the_end(client, Checkpoint.for_cards([card], schedule=EVERY_10))
-    told = [what for _, what in steps if isinstance(what, Transition)]
-    assert [(round(step.elapsed), step.polls) for step in told] == [(0, 1), (30, 4), (60, 7)]
-    assert [step.previous and step.previous.status for step in told] == [None, "READY", "IN_PROGRESS"]
+    reported = [what for _, what in steps if isinstance(what, Transition)]
+    assert [(round(step.elapsed), step.polls) for step in reported] == [(0, 1), (30, 4), (60, 7)]
+    assert [step.previous and step.previous.status for step in reported] == [None, "READY", "IN_PROGRESS"]
     assert len(sweeps) == 7
 
 
 async def test_sweep_never_sleeps(kiosk: Simulator, client: Client) -> None:
-    """A sweep with nothing due looks at nothing, takes no time and says when to come."""
+    """A sweep with nothing due polls nothing, takes no time and says when to come back."""
     (card,) = cards_of(kiosk, 1, "never")
     first = await client.sweep(Checkpoint.for_cards([card], schedule=EVERY_10))
     began_at = asyncio.get_running_loop().time()
@@ -127,14 +127,14 @@ async def test_sweep_never_sleeps(kiosk: Simulator, client: Client) -> None:
 
 
 async def test_cards_stay_together(kiosk: Simulator, client: Client) -> None:
-    """Cards that wait alike are looked at in the same sweeps, jitter or not: a sweep is worth its while."""
+    """Cards that wait alike are polled in the same sweeps, with jitter or without."""
     cards = cards_of(kiosk, 20, [("READY", 200.0), ("PRODUCED", 0.0)])
     _, sweeps = await swept_to_the_end(client, Checkpoint.for_cards(cards))
     assert all(sweep.polls == 20 for sweep in sweeps)
 
 
 async def test_failures_are_counted_across_sweeps(kiosk: Simulator) -> None:
-    """Looks that fail in one sweep after the other end the wait as in one process, and an answer resets them."""
+    """Polls that fail in successive sweeps end the wait as in one process, and an answer resets their count."""
     (card,) = cards_of(kiosk, 1, "never")
     async with Client(kiosk.token, base_url=kiosk.base_url, attempts=1) as client:
         kiosk.fail_next(Fault.server_error(500), times=2, card=card)
@@ -154,7 +154,7 @@ async def test_failures_are_counted_across_sweeps(kiosk: Simulator) -> None:
 
 
 async def test_deadline_of_a_sweep(kiosk: Simulator, client: Client) -> None:
-    """The deadline is kept across sweeps: one last look at it, and an error that can be gone on with."""
+    """The deadline is kept across sweeps: one last poll at it, and an error whose checkpoint can be resumed."""
     (card,) = cards_of(kiosk, 1, [("READY", 100.0), ("PRODUCED", 0.0)])
     steps, _ = await swept_to_the_end(client, Checkpoint.for_cards([card], timeout=65, schedule=EVERY_10))
     assert names(steps, card) == ["READY", "WaitTimeout"]
@@ -180,7 +180,7 @@ def _status_fields(status: ProductionStatus | None) -> dict[str, Any]:
 
 
 async def test_429_leaves_cards_due(kiosk: Simulator, client: Client) -> None:
-    """A 429 ends a sweep: nobody's failure, nothing slept on; what is left stays due until requests are welcome."""
+    """A 429 ends a sweep at once and is no card's failure; what is left stays due after the pause."""
     cards = cards_of(kiosk, 30, "never")
     kiosk.fail_next(Fault.too_many_requests(40), card=cards[0])
     began_at = asyncio.get_running_loop().time()
@@ -201,7 +201,7 @@ async def test_429_leaves_cards_due(kiosk: Simulator, client: Client) -> None:
 
 
 async def test_429_of_another_sweep(kiosk: Simulator) -> None:
-    """A 429 to one sweep also ends the others of the same client, though they wait for their turns."""
+    """A 429 to one sweep also ends the others of the same client that wait for permits."""
     cards = cards_of(kiosk, 40, "never")
     limit = RateLimit(per_second=5, per_minute=100)
     async with Client(kiosk.token, base_url=kiosk.base_url, rate_limit=limit) as client:
@@ -216,14 +216,14 @@ async def test_429_of_another_sweep(kiosk: Simulator) -> None:
         assert_idle(client)
 
 
-async def test_deadline_behind_a_closed_gate(kiosk: Simulator, client: Client) -> None:
-    """A card whose deadline passes while requests are not welcome ends without its last look, not never."""
+async def test_deadline_during_a_pause(kiosk: Simulator, client: Client) -> None:
+    """A card whose deadline passes during a pause ends without its last poll."""
     (card,) = cards_of(kiosk, 1, "never")
     first = await client.sweep(Checkpoint.for_cards([card], timeout=20, schedule=EVERY_10))
     client.pause(3600)
     await asyncio.sleep(25)
     waiting = await client.sweep(first.checkpoint)
-    assert (waiting.steps, len(waiting.checkpoint.pending)) == ((), 1)  # its last look may still come
+    assert (waiting.steps, len(waiting.checkpoint.pending)) == ((), 1)  # its last poll may still come
     await asyncio.sleep(10)
     last = await client.sweep(first.checkpoint)
     assert names(list(last.steps), card) == ["WaitTimeout"]
@@ -231,7 +231,7 @@ async def test_deadline_behind_a_closed_gate(kiosk: Simulator, client: Client) -
 
 
 async def test_stop(kiosk: Simulator) -> None:
-    """Told to stop, a sweep finishes the looks under way and begins no other; what is left stays due."""
+    """A sweep that is stopped finishes the polls under way and begins no other; what is left stays due."""
     cards = cards_of(kiosk, 20, "never")
     limit = RateLimit(per_second=2, per_minute=1000)
     stop = asyncio.Event()
@@ -249,13 +249,13 @@ async def test_stop(kiosk: Simulator) -> None:
 
 
 async def test_sweep_cancelled(kiosk: Simulator) -> None:
-    """A sweep that is cancelled, at any moment, leaves no task, no place and no turn behind."""
+    """A sweep that is cancelled, at any moment, leaves no task and no permit behind."""
     cards = cards_of(kiosk, 30, "never")
-    chance = Random(5)
+    random = Random(5)
     async with Client(kiosk.token, base_url=kiosk.base_url, max_concurrency=7) as client:
         for _ in range(30):
             task = asyncio.create_task(client.sweep(Checkpoint.for_cards(cards)))
-            for _ in range(chance.randrange(60)):
+            for _ in range(random.randrange(60)):
                 await asyncio.sleep(0)
             task.cancel()
             await asyncio.wait([task])
@@ -283,7 +283,7 @@ async def test_client_closed_meanwhile(kiosk: Simulator) -> None:
 
 
 async def test_token_source_that_raises(kiosk: Simulator) -> None:
-    """What a token source raises ends the sweep, and no card's wait: it is nobody's fault who waits."""
+    """What a token source raises ends the sweep, and no card's wait."""
 
     async def locked() -> str:
         raise RuntimeError("the vault is locked")
@@ -307,7 +307,7 @@ async def test_adaptive_schedule_learns_from_sweeps(kiosk: Simulator, client: Cl
 
 
 async def test_not_a_checkpoint(client: Client) -> None:
-    """The bare JSON is refused, and it is said what to do."""
+    """The bare JSON is refused, with what to call instead."""
     text: Any = Checkpoint.for_cards([(1, "a")]).to_json()
     with pytest.raises(UsageError, match="from_json"):
         await client.sweep(text)
@@ -319,7 +319,7 @@ async def test_not_a_checkpoint(client: Client) -> None:
 
 
 async def test_resumed_wait(kiosk: Simulator, client: Client) -> None:
-    """A wait that is saved after a step and resumed by another client tells the rest, and nothing twice."""
+    """A wait that is saved after a step and resumed by another client reports the rest, and nothing twice."""
     (card,) = cards_of(kiosk, 1, [("READY", 25.0), ("IN_PROGRESS", 30.0), ("PRODUCED", 0.0)])
     wait = client.wait_until_final(card.profile_id, card.card_token, timeout=100, schedule=EVERY_10)
     async for step in wait:
@@ -331,8 +331,8 @@ async def test_resumed_wait(kiosk: Simulator, client: Client) -> None:
     await asyncio.sleep(5)
     async with Client(kiosk.token, base_url=kiosk.base_url) as other:
         async with other.resume(Checkpoint.from_json(saved)) as steps:
-            told = [pair async for pair in steps]
-        ((_, end),) = told
+            reported = [pair async for pair in steps]
+        ((_, end),) = reported
         assert isinstance(end, Transition)
         assert (end.previous and end.previous.status, end.current.status) == ("IN_PROGRESS", "PRODUCED")
         assert (round(end.elapsed), end.polls) == (60, 7)
@@ -340,7 +340,7 @@ async def test_resumed_wait(kiosk: Simulator, client: Client) -> None:
 
 
 async def test_deadline_stays(kiosk: Simulator, client: Client) -> None:
-    """A wait that is resumed ends when it would have ended, also when that is past: then one look is taken at once."""
+    """A wait that is resumed ends when it would have ended, also when that is past: then it polls once, at once."""
     (card,) = cards_of(kiosk, 1, "never")
     wait = client.wait_until_final(card.profile_id, card.card_token, timeout=100, schedule=EVERY_10)
     await anext(wait)
@@ -350,10 +350,10 @@ async def test_deadline_stays(kiosk: Simulator, client: Client) -> None:
     outcome = await client.resume(checkpoint)
     assert isinstance(outcome[card], WaitTimeout)
     assert round(asyncio.get_running_loop().time()) == 100
-    looks = len(kiosk.requests)
+    polls = len(kiosk.requests)
     outcome = await client.resume(checkpoint)
     assert isinstance(outcome[card], WaitTimeout)
-    assert (len(kiosk.requests), round(asyncio.get_running_loop().time())) == (looks + 1, 100)
+    assert (len(kiosk.requests), round(asyncio.get_running_loop().time())) == (polls + 1, 100)
 
 
 async def test_unbegun_wait(kiosk: Simulator, client: Client) -> None:
@@ -366,8 +366,8 @@ async def test_unbegun_wait(kiosk: Simulator, client: Client) -> None:
     assert isinstance((await client.resume(wait.checkpoint()))[card], ProductionStatus)
 
 
-async def test_told_wait_is_done(kiosk: Simulator, client: Client) -> None:
-    """After its end was told there is nothing left to go on with."""
+async def test_delivered_wait_is_done(kiosk: Simulator, client: Client) -> None:
+    """After its end was delivered nothing of a wait is left to resume."""
     (card,) = cards_of(kiosk, 1)
     wait = client.wait_until_final(card.profile_id, card.card_token)
     await wait
@@ -377,8 +377,8 @@ async def test_told_wait_is_done(kiosk: Simulator, client: Client) -> None:
     assert await client.resume(wait.checkpoint()) == {}
 
 
-async def test_untold_steps_of_a_wait_come_first(kiosk: Simulator, client: Client) -> None:
-    """What a wait has heard and not told when it is saved is told first by whoever resumes it, and by a sweep."""
+async def test_undelivered_steps_of_a_wait_come_first(kiosk: Simulator, client: Client) -> None:
+    """Transitions that are undelivered when a wait is saved come first when it is resumed or swept."""
     (card,) = cards_of(kiosk, 1, "never")
     wait = client.wait_until_final(card.profile_id, card.card_token)
     await anext(wait)
@@ -387,8 +387,8 @@ async def test_untold_steps_of_a_wait_come_first(kiosk: Simulator, client: Clien
     checkpoint = Checkpoint.from_json(wait.checkpoint().to_json())
     requests = len(kiosk.requests)
     async with client.resume(checkpoint) as steps:
-        told = [pair async for pair in steps]
-    assert names(told, card) == ["IN_PROGRESS", "PRODUCED"]
+        reported = [pair async for pair in steps]
+    assert names(reported, card) == ["IN_PROGRESS", "PRODUCED"]
     assert (steps.progress.produced, steps.progress.pending) == (1, 0)
     sweep = await client.sweep(checkpoint)
     assert names(list(sweep.steps), card) == ["IN_PROGRESS", "PRODUCED"]
@@ -396,8 +396,8 @@ async def test_untold_steps_of_a_wait_come_first(kiosk: Simulator, client: Clien
     wait.close()
 
 
-async def test_untold_error_is_seen_again(kiosk: Simulator, client: Client) -> None:
-    """A card that ended with an error nobody was told of is looked at again, and ends with it again."""
+async def test_undelivered_error_is_seen_again(kiosk: Simulator, client: Client) -> None:
+    """A card that ended with an undelivered error is polled again, and ends with it again."""
     card = Card(123456, "missing")
     async with client.wait_until_all_final([card]) as steps:
         await asyncio.sleep(5)
@@ -408,7 +408,7 @@ async def test_untold_error_is_seen_again(kiosk: Simulator, client: Client) -> N
 
 
 async def test_checkpoint_of_a_wait_elsewhere(kiosk: Simulator, client: Client) -> None:
-    """A wait that has begun is saved in its event loop, and it is said so elsewhere."""
+    """A wait that has begun can be saved only in its event loop, as the error elsewhere says."""
     (card,) = cards_of(kiosk, 1, "never")
     wait = client.wait_until_final(card.profile_id, card.card_token, schedule=EVERY_10)
     await anext(wait)
@@ -417,40 +417,40 @@ async def test_checkpoint_of_a_wait_elsewhere(kiosk: Simulator, client: Client) 
 
 
 async def test_waits_are_resumed(kiosk: Simulator, client: Client) -> None:
-    """Many waits broken off anywhere and resumed tell together what unbroken ones tell: each transition once."""
-    chance = Random(11)
+    """Waits broken off anywhere and resumed report each transition once, as unbroken ones do."""
+    random = Random(11)
     cards = [
         kiosk.add(
-            (123456, f"card-{number}"), [("READY", chance.uniform(5, 60)), ("IN_PROGRESS", 40.0), ("PRODUCED", 0.0)]
+            (123456, f"card-{number}"), [("READY", random.uniform(5, 60)), ("IN_PROGRESS", 40.0), ("PRODUCED", 0.0)]
         )
         for number in range(60)
     ]
     cards.append(Card(123456, "missing"))
-    told: list[tuple[Card, Transition | CardprodError]] = []
+    reported: list[tuple[Card, Transition | CardprodError]] = []
     waits = client.wait_until_all_final(cards, timeout=1000)
     checkpoint = None
     async with asyncio.timeout(10_000):
         while checkpoint is None or not checkpoint.is_done:
             async with waits as steps:
-                left = chance.randrange(1, 30)
+                left = random.randrange(1, 30)
                 async for pair in steps:
-                    told.append(pair)
+                    reported.append(pair)
                     left -= 1
                     if not left:
                         break
                 else:
                     break
                 checkpoint = steps.checkpoint()
-                await asyncio.sleep(chance.choice([0, 3]))  # some is seen meanwhile, and told to nobody
+                await asyncio.sleep(random.choice([0, 3]))  # some is seen meanwhile, and not delivered
             waits = client.resume(Checkpoint.from_json(checkpoint.to_json()))
     for card in cards[:-1]:
-        assert names(told, card) == ["READY", "IN_PROGRESS", "PRODUCED"]
-    assert names(told, cards[-1]) == ["CardNotFound"]
+        assert names(reported, card) == ["READY", "IN_PROGRESS", "PRODUCED"]
+    assert names(reported, cards[-1]) == ["CardNotFound"]
     assert_idle(client)
 
 
 async def test_checkpoint_holds_what_is_unread(kiosk: Simulator, client: Client) -> None:
-    """A checkpoint of a batch that nobody reads holds every transition that was seen, ends included."""
+    """A checkpoint of an unread batch holds every transition that was seen, ends included."""
     cards = cards_of(kiosk, 10)
     async with client.wait_until_all_final(cards) as steps:
         await asyncio.sleep(30)
@@ -465,7 +465,7 @@ async def test_checkpoint_holds_what_is_unread(kiosk: Simulator, client: Client)
 
 
 async def test_checkpoint_outside_the_block(client: Client) -> None:
-    """A checkpoint of a batch is taken inside its block, and it is said so."""
+    """A checkpoint of a batch can be taken only inside its block, as the error outside says."""
     waits = client.wait_until_all_final([])
     with pytest.raises(UsageError, match="inside"):
         waits.checkpoint()
@@ -495,13 +495,13 @@ async def test_resumed_batch_takes_more(kiosk: Simulator, client: Client) -> Non
     async with client.resume(Checkpoint.for_cards(cards[:1])) as steps:
         steps.add(cards[0])
         steps.add(cards[1])
-        told = [pair async for pair in steps]
+        reported = [pair async for pair in steps]
     for card in cards:
-        assert names(told, card) == ["READY", "PRODUCED"]
+        assert names(reported, card) == ["READY", "PRODUCED"]
 
 
-async def test_timeout_of_a_batch_can_be_gone_on_with(kiosk: Simulator, client: Client) -> None:
-    """The `WaitTimeout` of a card in a batch, and of a wait, carries what it takes to go on."""
+async def test_timeout_can_be_resumed(kiosk: Simulator, client: Client) -> None:
+    """The `WaitTimeout` of a card in a batch, and of a wait, carries a checkpoint to resume it."""
     (card,) = cards_of(kiosk, 1, [Stage("READY", 100.0), Stage("PRODUCED")])
     outcome = (await client.wait_until_all_final([card], timeout=20))[card]
     assert isinstance(outcome, WaitTimeout)
@@ -511,15 +511,15 @@ async def test_timeout_of_a_batch_can_be_gone_on_with(kiosk: Simulator, client: 
     assert caught.value.checkpoint is not None
     for checkpoint in (outcome.checkpoint, caught.value.checkpoint):
         async with client.resume(checkpoint.extended(600)) as steps:
-            told = [what async for _, what in steps]
-        (step,) = told
+            reported = [what async for _, what in steps]
+        (step,) = reported
         assert isinstance(step, Transition)
         assert step.previous is not None
         assert (step.previous.status, step.current.status) == (Status.READY, Status.PRODUCED)
 
 
 async def test_events_reach_resumed_waits(kiosk: Simulator, client: Client) -> None:
-    """A resumed wait hears of its card by events, from the moment it is resumed."""
+    """A resumed wait receives events from the moment it is resumed."""
     (card,) = cards_of(kiosk, 1, "never")
     async with client.resume(Checkpoint.for_cards([card], schedule=EVERY_10)) as steps:
         pairs = aiter(steps)

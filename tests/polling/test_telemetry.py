@@ -32,7 +32,7 @@ _MESSAGES = {
     "token": (logging.WARNING, r"the token is not refreshed yet, .+"),
     "time": (logging.WARNING, r"a time is not in ISO 8601.+"),
 }
-"""All records there are: their level, and how they read."""
+"""All kinds of records: their level, and how they read."""
 
 
 def _extra(record: logging.LogRecord) -> dict[str, Any]:
@@ -158,7 +158,7 @@ async def test_requests_are_balanced_whatever_fails(kiosk: Simulator) -> None:
 
 
 @pytest.mark.parametrize("how", ["cancelled", "closed"])
-async def test_requests_are_balanced_when_given_up(
+async def test_requests_are_balanced_when_abandoned(
     kiosk: Simulator, observed: tuple[cardprod.Client, list[Event]], how: str
 ) -> None:
     """A request that is cancelled or closed under way ends for the observer, and so does its poll."""

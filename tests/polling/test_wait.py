@@ -28,18 +28,18 @@ EVERY_10 = Backoff(first=10, factor=1, jitter=0)
 
 
 def now() -> float:
-    """Tell the loop's virtual time."""
+    """Return the loop's virtual time."""
     return asyncio.get_running_loop().time()
 
 
 def wait(client: Client, *, timeout: float | None = 900, schedule: Schedule = EVERY_10, max_failures: int = 5) -> Wait:
-    """Wait for the one card, looking every 10 seconds unless told otherwise."""
+    """Wait for the one card, polling every 10 seconds by default."""
     return client.wait_until_final(
         CARD.profile_id, CARD.card_token, timeout=timeout, schedule=schedule, max_failures=max_failures
     )
 
 
-async def say_nothing(_: asyncio.StreamWriter) -> None:
+async def answer_nothing(_: asyncio.StreamWriter) -> None:
     """Answer nothing, and keep the connection open."""
 
 
@@ -163,7 +163,7 @@ async def test_new_request_is_a_transition(kiosk: Simulator, client: Client) -> 
 
 
 async def test_last_polls_and_repr_follow(kiosk: Simulator, client: Client) -> None:
-    """A wait tells what it saw so far, and shows no whole card token."""
+    """A wait has what it saw so far, and its repr no whole card token."""
     kiosk.add(CARD, [("READY", 25), Stage("PRODUCED")])
     waiting = wait(client)
     assert (waiting.last, waiting.polls) == (None, 0)
@@ -237,7 +237,7 @@ async def test_first_step_then_the_rest(kiosk: Simulator, client: Client) -> Non
 
 
 async def test_break_leaves_nothing(kiosk: Simulator, client: Client) -> None:
-    """Breaking out of the iteration leaves no task, no connection in use, and no later look."""
+    """Breaking out of the iteration leaves no task, no connection in use, and no later poll."""
     kiosk.add(CARD, "never")
     async for step in wait(client):
         assert step.current.status is Status.READY
@@ -249,25 +249,25 @@ async def test_break_leaves_nothing(kiosk: Simulator, client: Client) -> None:
 
 
 async def test_cancelled_while_sleeping(kiosk: Simulator, client: Client) -> None:
-    """A wait cancelled between two looks ends cancelled at once, and looks no more."""
+    """A wait cancelled between two polls ends at once, and polls no more."""
     kiosk.add(CARD, "never")
     task = asyncio.create_task(wait(client))
     await asyncio.sleep(15)
     assert_idle(client)
-    looks = len(kiosk.requests)
+    requests = len(kiosk.requests)
     task.cancel()
     began = now()
     with pytest.raises(asyncio.CancelledError):
         await task
     assert now() == began
     await asyncio.sleep(600)
-    assert len(kiosk.requests) == looks
+    assert len(kiosk.requests) == requests
 
 
 @pytest.mark.parametrize("is_iterated", [True, False])
-async def test_cancelled_during_a_look(*, is_iterated: bool) -> None:
-    """A wait cancelled during a look ends cancelled at once, and its connection is closed."""
-    async with RawServer(say_nothing) as server, Client("token", base_url=server.base_url) as client:
+async def test_cancelled_during_a_poll(*, is_iterated: bool) -> None:
+    """A wait cancelled during a poll ends at once, and its connection is closed."""
+    async with RawServer(answer_nothing) as server, Client("token", base_url=server.base_url) as client:
         waiting = wait(client)
         task = asyncio.ensure_future(iterate_it(waiting) if is_iterated else await_it(waiting))
         await asyncio.sleep(5)
@@ -281,9 +281,9 @@ async def test_cancelled_during_a_look(*, is_iterated: bool) -> None:
 
 
 async def test_cancelled_while_queued() -> None:
-    """A wait cancelled while its look queues ends cancelled at once, and its look is never sent."""
+    """A wait cancelled while its poll queues ends at once, and its request is never sent."""
     async with (
-        RawServer(say_nothing) as server,
+        RawServer(answer_nothing) as server,
         Client("token", base_url=server.base_url, max_concurrency=1, attempts=1) as client,
     ):
         ahead, behind = asyncio.create_task(wait(client)), asyncio.create_task(wait(client))
@@ -299,7 +299,7 @@ async def test_cancelled_while_queued() -> None:
 
 
 async def test_cancelled_before_its_first_step(kiosk: Simulator, client: Client) -> None:
-    """A wait whose task is cancelled before it begins never looks."""
+    """A wait whose task is cancelled before it begins never polls."""
     kiosk.add(CARD, "never")
     task = asyncio.create_task(wait(client))
     task.cancel()
@@ -331,7 +331,7 @@ async def test_group_that_fails_cancels_its_waits(kiosk: Simulator, client: Clie
 
 
 async def test_outer_timeout_is_the_callers(kiosk: Simulator, client: Client) -> None:
-    """A caller's own timeout around a wait is the caller's `TimeoutError` and no `WaitTimeout`."""
+    """A timeout of the caller's around a wait is a plain `TimeoutError` and no `WaitTimeout`."""
     kiosk.add(CARD, "never")
     with Table() as table:
         for seconds in (15.0, 10.0, 0.0):
@@ -344,7 +344,7 @@ async def test_outer_timeout_is_the_callers(kiosk: Simulator, client: Client) ->
 
 
 async def test_wait_for_is_the_callers(kiosk: Simulator, client: Client) -> None:
-    """A wait that outlasts `asyncio.wait_for` is cancelled by it, and looks no more."""
+    """A wait that outlasts `asyncio.wait_for` is cancelled by it, and polls no more."""
     kiosk.add(CARD, "never")
     with pytest.raises(TimeoutError) as caught:
         await asyncio.wait_for(wait(client), 15)
@@ -381,8 +381,8 @@ async def test_closed_wait_is_consumed(kiosk: Simulator, client: Client, *, is_b
 # --- The deadline ---
 
 
-async def test_last_look_is_at_the_deadline(kiosk: Simulator, client: Client) -> None:
-    """A change just before the deadline is seen by the look at the deadline."""
+async def test_last_poll_is_at_the_deadline(kiosk: Simulator, client: Client) -> None:
+    """A change just before the deadline is seen by the poll at the deadline."""
     kiosk.add(CARD, [("READY", 24.9), Stage("PRODUCED")])
     final = await wait(client, timeout=25)
     assert final.status is Status.PRODUCED
@@ -390,8 +390,8 @@ async def test_last_look_is_at_the_deadline(kiosk: Simulator, client: Client) ->
     assert [round(request.at - first, 3) for request in kiosk.requests] == [0, 10, 20, 25]
 
 
-async def test_wait_timeout_tells_what_was_seen(kiosk: Simulator, client: Client) -> None:
-    """At the deadline `WaitTimeout` has the last status, the answered looks and the time."""
+async def test_wait_timeout_has_what_was_seen(kiosk: Simulator, client: Client) -> None:
+    """At the deadline `WaitTimeout` has the last status, the answered polls and the time."""
     kiosk.add(CARD, "never")
     waiting = wait(client, timeout=25)
     with pytest.raises(cardprod.WaitTimeout) as caught:
@@ -422,10 +422,10 @@ async def test_iterated_wait_times_out_after_its_steps(kiosk: Simulator, client:
         await anext(waiting)
 
 
-async def test_stalled_look_is_cut_at_the_deadline() -> None:
-    """A look that stalls before the deadline is cut off there, and its connection is closed."""
+async def test_stalled_poll_is_cut_off_at_the_deadline() -> None:
+    """A poll that stalls before the deadline is cut off there, and its connection is closed."""
     async with (
-        RawServer(say_nothing) as server,
+        RawServer(answer_nothing) as server,
         Client("token", base_url=server.base_url, request_timeout=100) as client,
     ):
         began = now()
@@ -440,10 +440,10 @@ async def test_stalled_look_is_cut_at_the_deadline() -> None:
         assert task.cancelling() == 0
 
 
-async def test_queued_look_is_cut_at_the_deadline() -> None:
-    """A look that queues for a place until the deadline is given up there, and never sent."""
+async def test_queued_poll_is_cut_off_at_the_deadline() -> None:
+    """A poll that queues for a permit until the deadline is cancelled there, and never sent."""
     async with (
-        RawServer(say_nothing) as server,
+        RawServer(answer_nothing) as server,
         Client("token", base_url=server.base_url, request_timeout=100, max_concurrency=1) as client,
     ):
         ahead = asyncio.create_task(wait(client))
@@ -459,9 +459,9 @@ async def test_queued_look_is_cut_at_the_deadline() -> None:
 
 
 async def test_request_timeout_at_the_deadline() -> None:
-    """A look whose own time limit is the deadline ends the wait once, with `WaitTimeout`."""
+    """A request whose own time limit is the deadline ends the wait once, with `WaitTimeout`."""
     async with (
-        RawServer(say_nothing) as server,
+        RawServer(answer_nothing) as server,
         Client("token", base_url=server.base_url, request_timeout=25, attempts=1) as client,
     ):
         with pytest.raises(cardprod.WaitTimeout):
@@ -473,8 +473,8 @@ async def test_request_timeout_at_the_deadline() -> None:
 
 
 @pytest.mark.parametrize("timeout", [0.0, 25.0])
-async def test_last_look_has_one_request_timeout(timeout: float) -> None:  # noqa: ASYNC109 - the wait's, in seconds
-    """A last look that stalls makes the wait `request_timeout` late at the most, as its documentation says."""
+async def test_last_poll_has_one_request_timeout(timeout: float) -> None:  # noqa: ASYNC109 - the wait's, in seconds
+    """A last poll that stalls makes the wait late by `request_timeout` at most."""
 
     async def answer(writer: asyncio.StreamWriter) -> None:
         if now() - began < timeout - 0.5:
@@ -487,7 +487,7 @@ async def test_last_look_has_one_request_timeout(timeout: float) -> None:  # noq
         assert caught.value.elapsed <= timeout + 10.01
 
 
-async def test_last_look_does_not_wait_for_the_gate(kiosk: Simulator, client: Client) -> None:
+async def test_last_poll_does_not_wait_for_a_pause(kiosk: Simulator, client: Client) -> None:
     """A `Retry-After` that goes past the deadline does not keep the wait longer than `request_timeout` past it."""
     kiosk.fail_next(Fault.too_many_requests(retry_after=50))
     kiosk.add(CARD, "never")
@@ -496,8 +496,8 @@ async def test_last_look_does_not_wait_for_the_gate(kiosk: Simulator, client: Cl
     assert caught.value.elapsed <= 10.01
 
 
-async def test_timeout_zero_looks_once(kiosk: Simulator, client: Client) -> None:
-    """A wait without any time looks once: a final card is its result, any other `WaitTimeout`."""
+async def test_timeout_zero_polls_once(kiosk: Simulator, client: Client) -> None:
+    """A wait with a timeout of 0 polls once: a final card is its result, any other `WaitTimeout`."""
     kiosk.add(CARD, "never")
     with pytest.raises(cardprod.WaitTimeout) as caught:
         await wait(client, timeout=0)
@@ -562,7 +562,7 @@ async def test_clock_starts_with_the_first_step(kiosk: Simulator, client: Client
     assert caught.value.elapsed == pytest.approx(25, abs=0.01)
 
 
-# --- Failed looks ---
+# --- Failed polls ---
 
 
 async def test_few_failures_do_not_end_it(kiosk: Simulator) -> None:
@@ -616,7 +616,7 @@ async def test_hopeless_answer_ends_it_at_once() -> None:
 
 
 async def _assert_wait_fails(fault: Fault, failure: type[Exception], *, requests: int, attempts: int) -> Wait:
-    """Wait where everything goes wrong in this way; check how it ends, and after how many requests."""
+    """Wait while every answer has this fault; check how it ends, and after how many requests."""
     async with Simulator() as kiosk, Client(kiosk.token, base_url=kiosk.base_url, attempts=attempts) as client:
         kiosk.add(CARD, "never")
         kiosk.fail_next(fault, times=9)
@@ -631,7 +631,7 @@ async def _assert_wait_fails(fault: Fault, failure: type[Exception], *, requests
 
 
 async def test_closed_client_ends_its_waits(kiosk: Simulator) -> None:
-    """A wait that is asleep when its client is closed ends with `UsageError` at its next look."""
+    """A wait that is asleep when its client is closed ends with `UsageError` at its next poll."""
     kiosk.add(CARD, "never")
     async with Client(kiosk.token, base_url=kiosk.base_url) as client:
         task = asyncio.create_task(wait(client))
@@ -641,9 +641,9 @@ async def test_closed_client_ends_its_waits(kiosk: Simulator) -> None:
     assert len(kiosk.requests) == 2
 
 
-async def test_closed_client_ends_its_waits_during_a_look() -> None:
-    """A wait that is looking when its client is closed ends with `UsageError` at once."""
-    async with RawServer(say_nothing) as server:
+async def test_closed_client_ends_its_waits_during_a_poll() -> None:
+    """A wait that is polling when its client is closed ends with `UsageError` at once."""
+    async with RawServer(answer_nothing) as server:
         async with Client("token", base_url=server.base_url) as client:
             task = asyncio.create_task(wait(client))
             await asyncio.sleep(5)
@@ -653,8 +653,8 @@ async def test_closed_client_ends_its_waits_during_a_look() -> None:
         assert now() - began < 0.1
 
 
-async def test_slow_consumer_gets_the_last_look(kiosk: Simulator, client: Client) -> None:
-    """A consumer that is busy past the deadline still gets the last look, and with it the final status."""
+async def test_slow_consumer_gets_the_last_poll(kiosk: Simulator, client: Client) -> None:
+    """A consumer that is busy past the deadline still gets the last poll, and with it the final status."""
     kiosk.add(CARD, [("READY", 15), ("PRODUCED", 0)])
     seen: list[str] = []
     async for step in wait(client, timeout=20):
@@ -664,7 +664,7 @@ async def test_slow_consumer_gets_the_last_look(kiosk: Simulator, client: Client
 
 
 async def test_closed_wait_stops_an_iteration(kiosk: Simulator, client: Client) -> None:
-    """A wait that is closed while it is iterated gives no more steps and looks no more."""
+    """A wait that is closed while it is iterated gives no more steps and polls no more."""
     kiosk.add(CARD, "prints")
     waiting = wait(client)
     steps = aiter(waiting)

@@ -1,4 +1,4 @@
-"""WebhookTrust: who signed them, what they tell, and what becomes of waits that hear of them."""
+"""Webhooks: what a client does with their events, and how the simulator delivers them."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 
-def shared_by(client: Client) -> Any:
-    """Give what a client knows of who waits for which card, which no user sees."""
+def subscriptions_of(client: Client) -> Any:
+    """Return which waits a client has for which card, which no user sees."""
     return client._poller.subscriptions  # pyright: ignore[reportPrivateUsage]
 
 
@@ -56,7 +56,7 @@ async def stop_deliveries(kiosk: Simulator) -> None:
 
 @pytest.fixture
 async def endpoint(client: Client, kiosk: Simulator) -> AsyncIterator[str]:
-    """An endpoint that hands what the kiosk delivers to the client."""
+    """An endpoint that passes what the kiosk delivers to the client."""
     verifier = Verifier(kiosk.public_key)
 
     async def take(request: web.Request) -> web.Response:
@@ -77,7 +77,7 @@ PLAN = [Stage("READY", 20), Stage("IN_PROGRESS", 30), Stage("PRODUCED")]
 
 
 async def test_event_ends_a_single_wait(kiosk: Simulator, client: Client, endpoint: str) -> None:
-    """A wait that would not look for an hour is told of each change the moment its event comes."""
+    """A wait that would not poll for an hour reports each change the moment its event comes."""
     kiosk.subscribe(endpoint)
     kiosk.add(CARD, PLAN)
     wait = client.wait_until_final(CARD.profile_id, CARD.card_token, schedule=HOURLY, timeout=None)
@@ -92,21 +92,21 @@ async def test_event_ends_a_single_wait(kiosk: Simulator, client: Client, endpoi
 
 
 async def test_event_ends_a_batch(kiosk: Simulator, client: Client, endpoint: str) -> None:
-    """So is a batch, with a look at each card and no more."""
+    """A batch reports each change the moment its event comes, with one poll of each card."""
     kiosk.subscribe(endpoint)
     cards = [kiosk.add((1, f"card-{number}"), PLAN) for number in range(50)]
-    told: dict[Card, list[tuple[str, str]]] = {card: [] for card in cards}
+    reported: dict[Card, list[tuple[str, str]]] = {card: [] for card in cards}
     async with client.wait_until_all_final(cards, schedule=HOURLY) as steps:
         async for card, step in steps:
             assert isinstance(step, Transition)
-            told[card].append((step.current.status, step.source))
-    for seen in told.values():
+            reported[card].append((step.current.status, step.source))
+    for seen in reported.values():
         assert seen == [("READY", "poll"), ("IN_PROGRESS", "webhook"), ("PRODUCED", "webhook")]
     assert len(kiosk.requests) == 50
 
 
-async def test_event_interrupts_a_look() -> None:
-    """An event is told at once even while a look hangs, and the look is cut off."""
+async def test_event_interrupts_a_poll() -> None:
+    """An event is reported at once even while a poll hangs, and the poll is cut off."""
 
     async def hang(writer: asyncio.StreamWriter) -> None:
         del writer
@@ -120,13 +120,13 @@ async def test_event_interrupts_a_look() -> None:
         assert client.notify(event_of(CARD, "PRODUCED")) == 1
         assert (await waiting).is_produced
         assert asyncio.get_running_loop().time() - began_at < 0.1
-        assert len(shared_by(client)) == 0
+        assert len(subscriptions_of(client)) == 0
         assert_idle(client)
     await assert_nothing_left()
 
 
-async def test_followers_of_an_interrupted_look() -> None:
-    """Whoever waited for a look that an event cut off is told by the event as well."""
+async def test_followers_of_an_interrupted_poll() -> None:
+    """All waits that shared a poll that an event cut off get the event."""
 
     async def hang(writer: asyncio.StreamWriter) -> None:
         del writer
@@ -154,28 +154,28 @@ async def test_followers_of_an_interrupted_look() -> None:
 
 
 async def test_busy_consumer_misses_nothing(kiosk: Simulator, client: Client, endpoint: str) -> None:
-    """Events that come while whoever iterates does something else are told, each, when a step is asked for."""
+    """Each event that comes while the consumer is busy is delivered when it asks for the next step."""
     kiosk.subscribe(endpoint)
     kiosk.add(CARD, PLAN)
-    told: list[tuple[str, int]] = []
+    reported: list[tuple[str, int]] = []
     async for step in client.wait_until_final(CARD.profile_id, CARD.card_token, schedule=HOURLY, timeout=None):
-        told.append((step.current.status, round(step.elapsed)))
+        reported.append((step.current.status, round(step.elapsed)))
         await asyncio.sleep(100)
-    assert told == [("READY", 0), ("IN_PROGRESS", 20), ("PRODUCED", 50)]
-    assert len(shared_by(client)) == 0
+    assert reported == [("READY", 0), ("IN_PROGRESS", 20), ("PRODUCED", 50)]
+    assert len(subscriptions_of(client)) == 0
 
 
-async def test_dropped_wait_hears_no_more(kiosk: Simulator, client: Client) -> None:
-    """A wait that was left by `break` is forgotten: nothing hears of its card any more."""
+async def test_dropped_wait_receives_no_more(kiosk: Simulator, client: Client) -> None:
+    """A wait that was left by `break` receives no more events."""
     kiosk.add(CARD, "never")
     async for _ in client.wait_until_final(CARD.profile_id, CARD.card_token):
         break
-    assert len(shared_by(client)) == 0
+    assert len(subscriptions_of(client)) == 0
     assert client.notify(event_of(CARD, "PRODUCED")) == 0
 
 
-async def test_cancelled_wait_hears_no_more(kiosk: Simulator, client: Client) -> None:
-    """A wait that is cancelled is forgotten even by whoever holds on to it."""
+async def test_cancelled_wait_receives_no_more(kiosk: Simulator, client: Client) -> None:
+    """A wait that is cancelled receives no more events, even while it is referenced."""
     kiosk.add(CARD, "never")
     wait = client.wait_until_final(CARD.profile_id, CARD.card_token)
     waiting = asyncio.create_task(asyncio.wait_for(wait, None))
@@ -196,7 +196,7 @@ async def test_event_just_before_the_wait() -> None:
 
 
 async def _ends_by_event_before(seconds: float, *, is_batch: bool) -> bool:
-    """Begin a wait so long after an event came, with a server that lags behind it; say if the event ended it."""
+    """Begin a wait so long after an event, at a server that lags behind it; return whether the event ended it."""
 
     async def lag(writer: asyncio.StreamWriter) -> None:
         body = '{"status":"IN_PROGRESS","kioskId":"WIS00001","occurredAt":"2026-01-01T12:00:00.125Z"}'
@@ -217,7 +217,7 @@ async def _ends_by_event_before(seconds: float, *, is_batch: bool) -> bool:
             with contextlib.suppress(WaitTimeout):
                 steps += [(step.current.status, step.source) async for step in wait]
             is_ended = steps == [("IN_PROGRESS", "poll"), ("PRODUCED", "webhook")]
-        assert len(shared_by(client)) == 0
+        assert len(subscriptions_of(client)) == 0
         return is_ended
 
 
@@ -227,13 +227,13 @@ async def test_replay_is_not_recent(client: Client) -> None:
     client.notify(event)
     await asyncio.sleep(50)
     client.notify(event)
-    assert shared_by(client).recent_event(CARD) == event
+    assert subscriptions_of(client).recent_event(CARD) == event
     await asyncio.sleep(20)
-    assert shared_by(client).recent_event(CARD) is None
+    assert subscriptions_of(client).recent_event(CARD) is None
 
 
 async def test_event_of_the_production_before(kiosk: Simulator, client: Client) -> None:
-    """An event that came just before a wait began, of a production before the one that goes on, does not touch it."""
+    """An event that came just before a wait began, of the production before, does not change it."""
     kiosk.add(CARD, [Stage("IN_PROGRESS", 5), Stage("PRODUCED")])
     before = datetime(2026, 1, 1, tzinfo=UTC)
     assert client.notify(event_of(CARD, "PRODUCTION_ERROR", occurred_at=before)) == 0
@@ -241,23 +241,23 @@ async def test_event_of_the_production_before(kiosk: Simulator, client: Client) 
 
 
 async def test_recent_events_are_bounded(client: Client) -> None:
-    """However many events come for cards that nobody waits for, a bounded number is remembered."""
+    """However many events come for cards without waits, a bounded number is remembered."""
     for number in range(5000):
         client.notify(event_of(Card(1, f"card-{number}"), "PRODUCED", occurred_at=datetime(2026, 1, 1, tzinfo=UTC)))
-    assert len(shared_by(client)._recent) == 4096
-    assert shared_by(client).recent_event(Card(1, "card-4999")) is not None
-    assert shared_by(client).recent_event(Card(1, "card-0")) is None
+    assert len(subscriptions_of(client)._recent) == 4096
+    assert subscriptions_of(client).recent_event(Card(1, "card-4999")) is not None
+    assert subscriptions_of(client).recent_event(Card(1, "card-0")) is None
 
 
-async def test_nobody_waits(client: Client) -> None:
-    """An event for a card that nobody waits for, for no card, or of a test, is harmless."""
+async def test_event_without_waits(client: Client) -> None:
+    """An event for a card without waits, for no card, or of a test, reaches no wait."""
     assert client.notify(event_of(CARD, "PRODUCED")) == 0
     assert client.notify(ProductionEvent(card=None, status=ProductionStatus("PRODUCED"))) == 0
     assert client.notify(ProductionEvent(card=CARD, status=ProductionStatus("PRODUCED"), is_test=True)) == 0
 
 
 async def test_test_event_changes_nothing(kiosk: Simulator, client: Client) -> None:
-    """A test that names a card which is waited for does not touch its wait."""
+    """A test event does not change the wait for the card it names."""
     kiosk.add(CARD, "never")
     waiting = asyncio.create_task(asyncio.wait_for(client.wait_until_final(CARD.profile_id, CARD.card_token), None))
     await asyncio.sleep(5)
@@ -270,7 +270,7 @@ async def test_test_event_changes_nothing(kiosk: Simulator, client: Client) -> N
 
 
 async def test_bad_notify(kiosk: Simulator) -> None:
-    """What is no event, or a client that is closed, is told at once."""
+    """`notify` refuses what is no event, and refuses everything once the client is closed."""
     client = Client(kiosk.token, base_url=kiosk.base_url)
     with pytest.raises(UsageError, match="event must be"):
         client.notify({"status": "PRODUCED"})  # type: ignore[arg-type]
@@ -282,7 +282,7 @@ async def test_bad_notify(kiosk: Simulator) -> None:
 
 
 class _Wrong:
-    """A schedule that goes wrong when it is told to."""
+    """A schedule that raises while `is_wrong` is set."""
 
     is_wrong = False
 
@@ -294,7 +294,7 @@ class _Wrong:
 
 
 async def test_schedule_that_raises_at_an_event(kiosk: Simulator, client: Client) -> None:
-    """What a schedule raises when an event comes is told to whose schedule it is, and to nobody else."""
+    """What a schedule raises at an event ends the waits with that schedule, and no other."""
     kiosk.add(CARD, "never")
     wrong = _Wrong()
     wait = client.wait_until_final(CARD.profile_id, CARD.card_token, schedule=wrong, timeout=None)
@@ -311,8 +311,8 @@ async def test_schedule_that_raises_at_an_event(kiosk: Simulator, client: Client
     assert list((await good).values()) == [event_of(CARD, "PRODUCED").status]
 
 
-async def test_schedule_that_raises_at_anothers_look(kiosk: Simulator, client: Client) -> None:
-    """What a schedule raises when somebody else's look is heard of is told to whoever has that schedule, alone."""
+async def test_schedule_that_raises_at_a_shared_poll(kiosk: Simulator, client: Client) -> None:
+    """What a schedule raises at the outcome of a shared poll ends the waits with that schedule, and no other."""
     kiosk.add(CARD, [Stage("READY", 10), Stage("PRODUCED")])
     began_at = asyncio.get_running_loop().time()
     wrong = _Wrong()
@@ -327,10 +327,10 @@ async def test_schedule_that_raises_at_anothers_look(kiosk: Simulator, client: C
             await broken
     assert asyncio.get_running_loop().time() - began_at < 9
     assert (await good).is_produced
-    assert len(shared_by(client)) == 0
+    assert len(subscriptions_of(client)) == 0
 
 
-# --- Looks thin out, and come back ---
+# --- Polls become rare, and come back ---
 
 SLOW = [Stage("READY", 300), Stage("IN_PROGRESS", 240), Stage("PRODUCED")]
 
@@ -338,8 +338,8 @@ SLOW = [Stage("READY", 300), Stage("IN_PROGRESS", 240), Stage("PRODUCED")]
 async def _follow_fleet(
     kiosk: Simulator, client: Client, cards: int, *, apart: float = 5.0
 ) -> tuple[int, list[tuple[float, float]]]:
-    """Wait for cards that come one after another. Give how many looks that took, and when each was seen to end, and
-    how late.
+    """Wait for cards that come one after another. Return how many requests that took, and for each card when its end
+    was seen and how late.
     """
     loop = asyncio.get_running_loop()
     requests_before = len(kiosk.requests)
@@ -361,8 +361,8 @@ async def _follow_fleet(
     return len(kiosk.requests) - requests_before, ends
 
 
-async def test_looks_thin_out(kiosk: Simulator, client: Client, endpoint: str) -> None:
-    """Once events have told of some changes, a card costs a tenth of the looks it costs without."""
+async def test_polls_become_rare(kiosk: Simulator, client: Client, endpoint: str) -> None:
+    """Once events have reported some changes, a card costs a tenth of the polls it costs without."""
     without, _ = await _follow_fleet(kiosk, client, 20)
     kiosk.subscribe(endpoint)
     await _follow_fleet(kiosk, client, 10)
@@ -371,40 +371,40 @@ async def test_looks_thin_out(kiosk: Simulator, client: Client, endpoint: str) -
     assert max(late for _, late in ends) < 1
 
 
-async def test_slow_events_thin_looks_out_too(kiosk: Simulator, client: Client, endpoint: str) -> None:
-    """Events that always come a little after quick looks still show that they come."""
+async def test_slow_events_raise_trust_too(kiosk: Simulator, client: Client, endpoint: str) -> None:
+    """Events that always come a little after quick polls still raise the trust."""
     quick = Backoff(first=1, factor=1)
     kiosk.subscribe(Subscription(url=endpoint, latency=(3, 4)))
     for number in range(30):
         card = kiosk.add((1, f"card-{number}"), "prints")
         await client.wait_until_final(card.profile_id, card.card_token, schedule=quick)
         await asyncio.sleep(5)
-    assert shared_by(client).trust.trust > 0.9
+    assert subscriptions_of(client).trust.trust > 0.9
 
 
 async def test_polls_come_back(kiosk: Simulator, client: Client, endpoint: str) -> None:
     """When events stop in the middle, the ends are seen as soon as without events, but for the first few."""
     kiosk.subscribe(endpoint)
     await _follow_fleet(kiosk, client, 20)
-    assert shared_by(client).trust.trust > 0.9
+    assert subscriptions_of(client).trust.trust > 0.9
     await stop_deliveries(kiosk)
     _, ends = await _follow_fleet(kiosk, client, 30)
     assert len(ends) == 30
     assert all(late <= 31 for _, late in ends[15:])
-    assert shared_by(client).trust.gap(asyncio.get_running_loop().time()) < 1
+    assert subscriptions_of(client).trust.gap(asyncio.get_running_loop().time()) < 1
 
 
 async def test_safety_net_of_zero(kiosk: Simulator, endpoint: str) -> None:
-    """With a safety net of 0 no look is put off, however well events come."""
+    """With a safety net of 0 no poll is postponed, however well events come."""
     async with Client(kiosk.token, base_url=kiosk.base_url, safety_net=0) as client:
-        looks: list[int] = []
+        polls: list[int] = []
         for _ in range(2):
             before = len(kiosk.requests)
             kiosk.add(CARD, [Stage("READY", 30), Stage("IN_PROGRESS", 300), Stage("PRODUCED")])
             await client.wait_until_final(CARD.profile_id, CARD.card_token, schedule=Backoff(jitter=0))
-            looks.append(len(kiosk.requests) - before)
-            shared_by(client).trust.trust = 0.99
-        assert looks[0] == looks[1]
+            polls.append(len(kiosk.requests) - before)
+            subscriptions_of(client).trust.trust = 0.99
+        assert polls[0] == polls[1]
 
 
 async def test_lost_events_are_found_by_the_net(kiosk: Simulator, client: Client, endpoint: str) -> None:
@@ -427,14 +427,14 @@ async def test_storm_of_events(kiosk: Simulator, seed: int) -> None:
     """With events late, twice, lost, out of order and replayed, and polls that fail, each card ends rightly, in steps
     that follow each other, none reported twice; and nothing is left.
     """
-    chance = Random(seed)
+    random = Random(seed)
     ends = [Stage("PRODUCED"), Stage("PRODUCTION_ERROR", error_code="PRD_FEEDER_JAM")]
     limit = RateLimit(per_second=1000, per_minute=20_000)
     verifier = Verifier(kiosk.public_key)
     async with Client(kiosk.token, base_url=kiosk.base_url, rate_limit=limit, request_timeout=5) as client:
 
         async def take(request: web.Request) -> web.Response:
-            if chance.random() < 0.1:
+            if random.random() < 0.1:
                 return web.Response(status=503)
             client.notify(verifier.parse(await request.read(), request.headers))
             return web.Response()
@@ -459,20 +459,20 @@ async def test_storm_of_events(kiosk: Simulator, seed: int) -> None:
             kiosk.storm(0.1, seed)
             plans: dict[Card, list[Stage]] = {}
             for number in range(24):
-                stages = [Stage("READY", chance.uniform(5, 200)), Stage("IN_PROGRESS", chance.uniform(5, 200))]
-                if chance.random() < 0.3:
-                    stages.append(Stage("IN_PROGRESS", chance.uniform(60, 100), is_new_request=True))
-                plans[kiosk.add((1, f"card-{number}"), [*stages, chance.choice(ends)])] = [*stages]
-            told: dict[Card, list[Transition | CardprodError]] = {card: [] for card in plans}
+                stages = [Stage("READY", random.uniform(5, 200)), Stage("IN_PROGRESS", random.uniform(5, 200))]
+                if random.random() < 0.3:
+                    stages.append(Stage("IN_PROGRESS", random.uniform(60, 100), is_new_request=True))
+                plans[kiosk.add((1, f"card-{number}"), [*stages, random.choice(ends)])] = [*stages]
+            reported: dict[Card, list[Transition | CardprodError]] = {card: [] for card in plans}
             singles = {card: asyncio.create_task(_steps(client, card)) for card in list(plans)[::3]}
             async with client.wait_until_all_final(plans, max_failures=100) as steps:
                 async for card, step in steps:
-                    told[card].append(step)
+                    reported[card].append(step)
             for card, single in singles.items():
                 _check_steps(await single, kiosk, card)
-            for card, seen in told.items():
+            for card, seen in reported.items():
                 _check_steps(seen, kiosk, card)
-            assert len(shared_by(client)) == 0
+            assert len(subscriptions_of(client)) == 0
             assert_idle(client)
 
 
@@ -530,7 +530,7 @@ async def test_test_notifications(kiosk: Simulator, client: Client, endpoint: st
     assert await kiosk.send_tests() == []
     kiosk.subscribe(endpoint)
     assert await kiosk.send_tests() == [200]
-    kiosk.subscribe("http://127.0.0.1:9/nobody")
+    kiosk.subscribe("http://127.0.0.1:9/unreachable")
     assert await kiosk.send_tests() == [200, None]
 
 
@@ -542,7 +542,7 @@ async def test_public_key_is_published(kiosk: Simulator, client: Client) -> None
 
 @pytest.mark.parametrize("error_code", [None, "PRD_FEEDER_JAM"])
 async def test_simulation_call(kiosk: Simulator, client: Client, endpoint: str, error_code: str | None) -> None:
-    """The sandbox's simulation call ends a card's production, and whoever waits is told by its event."""
+    """The sandbox's simulation call ends a card's production, and its event ends the wait."""
     kiosk.subscribe(endpoint)
     kiosk.add(CARD, [Stage("READY", 10), Stage("IN_PROGRESS")])
     path = f"/v1/simulation/spend/profiles/{CARD.profile_id}/cards/{CARD.card_token}/production"
@@ -575,7 +575,7 @@ async def test_simulation_call(kiosk: Simulator, client: Client, endpoint: str, 
 
 
 def test_bad_subscription() -> None:
-    """What cannot be right about a subscription is reported by name."""
+    """A wrong argument of a subscription is refused by name."""
     bad: dict[str, Any] = {
         "url": "localhost",
         "schema_version": "3.0.0",
@@ -597,8 +597,8 @@ async def test_subscribing_outside() -> None:
     assert cardprod.ProductionEvent is ProductionEvent
 
 
-async def test_answer_of_nobody(client: Client) -> None:
-    """A raw answer without a time, after an event with one, is taken for what it says of the order of statuses."""
+async def test_answer_without_a_time(client: Client) -> None:
+    """An answer without a time ends a wait if its status is final."""
 
     async def answer(writer: asyncio.StreamWriter) -> None:
         writer.write(http_answer(body='{"status":"PRODUCED"}'))
