@@ -1,6 +1,6 @@
 """A server that misbehaves on demand, each way by its name: what it writes, and the error it should become.
 
-It serves the production status call honestly to every card, but to a card that is named like a way it misbehaves so.
+It serves the production status call honestly, but to a card that is named like a way it misbehaves in that way.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def reply(body: bytes, *headers: str, status: str = "200 OK", length: int | None
 
 
 def stranger(number: int = 0) -> bytes:
-    """Write an answer that nobody asked for: a card that is not the client's is produced."""
+    """Write an unasked answer: a card that is not the client's is produced."""
     return reply(b'{"status":"PRODUCED","description":"stranger %d"}' % number)
 
 
@@ -120,9 +120,9 @@ async def stays_silent(exchange: Exchange) -> None:
 
 
 async def closes_at_next_request(exchange: Exchange) -> None:
-    """Answer honestly, and hang up on whoever asks next."""
+    """Answer honestly, and close the connection at the next request."""
     await exchange.send(reply(exchange.body))
-    exchange.server.note(await exchange.server.read_card(exchange.reader), "closed-on")
+    exchange.server.record(await exchange.server.read_card(exchange.reader), "closed-on")
     exchange.end("close")
 
 
@@ -138,14 +138,14 @@ async def says_the_rest_later(exchange: Exchange) -> None:
     await exchange.send(exchange.body[9:])
 
 
-async def answers_nobody_later(exchange: Exchange) -> None:
+async def answers_unasked_later(exchange: Exchange) -> None:
     """Answer honestly, and once more when the connection is back in the client's pool."""
     await exchange.send(reply(exchange.body))
     await asyncio.sleep(LATER)
     await exchange.send(stranger())
 
 
-async def answers_nobody_endlessly(exchange: Exchange) -> None:
+async def answers_unasked_endlessly(exchange: Exchange) -> None:
     """Answer honestly, and then on and on when the connection is back in the client's pool."""
     await exchange.send(reply(exchange.body))
     await asyncio.sleep(LATER)
@@ -170,7 +170,7 @@ CUT: Final = "cut short or garbled"
 GARBLED: Final = f"{NOT_HTTP}|{CUT}"  # the one if it comes in one piece with the head, the other if after it
 BROKE: Final = "the connection broke"
 TOO_LONG: Final = "over 1 MiB"
-UNHEARD_OF: Final = "not an answer this call is documented to give"
+UNDOCUMENTED: Final = "not an answer this call is documented to give"
 
 WAYS: Final[Mapping[str, Way]] = {
     HONEST: Way(says(reply)),
@@ -212,17 +212,17 @@ WAYS: Final[Mapping[str, Way]] = {
     "br": Way(says(lambda _: reply(b"\x0b\x02\x80{}\x03", "Content-Encoding: br")), TransportError, NOT_HTTP),
     "html": Way(says(lambda _: reply(b"<html>", "Content-Type: text/html")), BadReply, "not JSON"),
     "redirect": Way(redirects, ApiError, "redirect"),
-    "status-099": Way(says(lambda body: reply(body, status="099 Low")), ApiError, UNHEARD_OF),
+    "status-099": Way(says(lambda body: reply(body, status="099 Low")), ApiError, UNDOCUMENTED),
     "status-99": Way(says(lambda body: reply(body, status="99 Low")), TransportError, NOT_HTTP),
     "status-101": Way(
         says(lambda body: reply(body, "Connection: Upgrade", "Upgrade: websocket", status="101 Switch")),
         ApiError,
-        UNHEARD_OF,
+        UNDOCUMENTED,
     ),
     "status-204": Way(says(lambda _: b"HTTP/1.1 204 No Content\r\n\r\n"), BadReply, "got a 204"),
     "status-205": Way(says(lambda _: reply(b"", status="205 Reset")), BadReply, "got a 205"),
     "status-206": Way(says(lambda body: reply(body, status="206 Partial")), BadReply, "got a 206"),
-    "status-999": Way(says(lambda body: reply(body, status="999 High")), ApiError, UNHEARD_OF),
+    "status-999": Way(says(lambda body: reply(body, status="999 High")), ApiError, UNDOCUMENTED),
     "status-1000": Way(says(lambda body: reply(body, status="1000 High")), TransportError, NOT_HTTP),
     "429-now": Way(says(lambda _: reply(b"", "Retry-After: 0", status="429 Slow")), RateLimited, "429"),
     "429-later": Way(says(lambda _: reply(b"", "Retry-After: 1", status="429 Slow")), RateLimited, "429"),
@@ -233,8 +233,8 @@ WAYS: Final[Mapping[str, Way]] = {
     "control-bytes": Way(says(lambda body: reply(body, "X: \x01\x1b[31m\x7f\xff"))),
     "nul-byte": Way(says(lambda body: reply(body, "X: \x00")), TransportError, NOT_HTTP),
     "unasked-at-once": Way(says(lambda body: reply(body) + stranger())),
-    "unasked-later": Way(answers_nobody_later),
-    "unasked-endlessly": Way(answers_nobody_endlessly),
+    "unasked-later": Way(answers_unasked_later),
+    "unasked-endlessly": Way(answers_unasked_endlessly),
 }
 
 
@@ -244,7 +244,7 @@ def way_of_name(card: str) -> str:
 
 
 def ready(card: str) -> bytes:
-    """Tell that a card is ready."""
+    """Write the body of a card that is ready."""
     return json.dumps({"status": "READY", "kioskId": "WIS00001", "description": card}).encode()
 
 
@@ -253,7 +253,7 @@ class HostileServer:
 
     Args:
         choose: Which way, for the card's token.
-        tell: The honest body, for the card's token.
+        body_of: The honest body, for the card's token.
         pause: Seconds between the bytes of what is slow or endless; 0 for as fast as the client takes them.
         host: Where to listen.
     """
@@ -261,13 +261,13 @@ class HostileServer:
     def __init__(
         self,
         choose: Callable[[str], str] = way_of_name,
-        tell: Callable[[str], bytes] = ready,
+        body_of: Callable[[str], bytes] = ready,
         *,
         pause: float = 0.1,
         host: str = "127.0.0.1",
     ) -> None:
         self._choose = choose
-        self._tell = tell
+        self._body_of = body_of
         self._host = host
         self._port = 0
         self._server: asyncio.Server | None = None
@@ -293,7 +293,7 @@ class HostileServer:
         for task in self._serving:
             task.cancel()
         await asyncio.gather(*self._serving, return_exceptions=True)
-        await asyncio.sleep(0.01)  # closed transports take a few turns of the loop to go
+        await asyncio.sleep(0.01)  # closed transports take a few iterations of the loop to go
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -302,12 +302,12 @@ class HostileServer:
     async def __aexit__(self, *_: object) -> None:
         await self.stop()
 
-    def note(self, card: str, way: str, body: bytes | None = None) -> None:
+    def record(self, card: str, way: str, body: bytes | None = None) -> None:
         """Write a request into the log."""
         self.log.append(Served(card, way, body))
 
     async def read_card(self, reader: asyncio.StreamReader) -> str:
-        """Read a request, and tell its card's token."""
+        """Read a request, and return its card's token."""
         head = (await reader.readuntil(b"\r\n\r\n")).decode()
         self.heads.append(head)
         return head.split(" ", 2)[1].split("/")[-2]
@@ -320,8 +320,8 @@ class HostileServer:
             with contextlib.suppress(OSError, EOFError, asyncio.CancelledError):
                 while not writer.is_closing():
                     card = await self.read_card(reader)
-                    way, body = self._choose(card), self._tell(card)
-                    self.note(card, way, body if WAYS[way].error is None else None)
+                    way, body = self._choose(card), self._body_of(card)
+                    self.record(card, way, body if WAYS[way].error is None else None)
                     await WAYS[way].misbehave(Exchange(self, reader, writer, body))
         finally:
             self._serving.discard(task)
@@ -331,7 +331,7 @@ class HostileServer:
 # --- In a process of its own ---
 
 
-def _serve_until_told(pipe: Connection, make: Callable[[], HostileServer]) -> None:
+def _serve_until_asked_to_end(pipe: Connection, make: Callable[[], HostileServer]) -> None:
     async def serve() -> None:
         async with make() as server:
             pipe.send(server.base_url)
@@ -351,10 +351,10 @@ class FarServer:
 
 @contextlib.contextmanager
 def in_another_process(make: Callable[[], HostileServer]) -> Generator[FarServer]:
-    """Let the server that `make` makes run in a process of its own; its log is there when it has ended."""
+    """Run the server that `make` makes in a process of its own; its log is there when it has ended."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_serve_until_told, args=(theirs, make), daemon=True)
+    process = context.Process(target=_serve_until_asked_to_end, args=(theirs, make), daemon=True)
     process.start()
     theirs.close()  # so that ours ends with the process
 

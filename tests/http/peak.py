@@ -25,14 +25,14 @@ IDLE: Final = 1.5
 _HIGH_WATER: Final = "VmHWM:"
 
 
-def forget_peak() -> None:
-    """Begin a new peak, where the system can; elsewhere it only ever rises, and the first way over it is the one."""
+def reset_peak() -> None:
+    """Reset the peak, where the system can; elsewhere it only ever rises, and only the first way over it is seen."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
 def peak() -> int:
-    """Tell the largest resident size, in bytes."""
+    """Return the largest resident size, in bytes."""
     # Linux's ru_maxrss counts what the parent had before this program was loaded into its child.
     with contextlib.suppress(OSError):
         lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
@@ -40,23 +40,23 @@ def peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-async def look(client: Client, card: str) -> None:
-    """Look once, come what may."""
+async def poll(client: Client, card: str) -> None:
+    """Poll once, with whatever outcome."""
     with contextlib.suppress(CardprodError):
         await client.get_status(123456, card)
 
 
 async def growth(base_url: str, way: str, *, is_borrowed: bool) -> int:
-    """Look at one card, idle a while with the connection open, and tell by how much the peak rose."""
+    """Poll one card, idle a while with the connection open, and return by how much the peak rose."""
     async with contextlib.AsyncExitStack() as stack:
         session = await stack.enter_async_context(aiohttp.ClientSession()) if is_borrowed else None
         client = Client("token", base_url=base_url, session=session, request_timeout=TIMEOUT, attempts=1)
         await stack.enter_async_context(client)
-        await look(client, HONEST)
+        await poll(client, HONEST)
         gc.collect()
-        forget_peak()
+        reset_peak()
         before = peak()
-        await look(client, way)
+        await poll(client, way)
         if WAYS[way].error is None:
             await asyncio.sleep(IDLE)
         return peak() - before

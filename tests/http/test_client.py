@@ -1,4 +1,4 @@
-"""The face: what it refuses, what it reads from the environment, what it shows, and the signatures it promises."""
+"""`Client`: what it refuses, what it reads from the environment, what it shows, and the signatures it promises."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ def test_from_env_checks(monkeypatch: pytest.MonkeyPatch, name: str, value: str)
 
 
 def test_repr_shows_no_token() -> None:
-    """A client prints where it asks, and not its token."""
+    """A client's repr has its base URL, and not its token."""
     for token in (SECRET, source):
         shown = repr(Client(token, base_url=cardprod.SANDBOX, api_version="2026Q3"))
         assert shown == "<Client of https://api.wise-sandbox.com, 2026Q3>"
@@ -188,7 +188,7 @@ def test_repr_shows_no_token() -> None:
 
 
 async def test_closed_client_refuses(kiosk: Simulator) -> None:
-    """A closed client looks no more, cannot be entered, and can be closed again."""
+    """A closed client polls no more, cannot be entered, and can be closed again."""
     kiosk.add(CARD, "never")
     async with Client(kiosk.token, base_url=kiosk.base_url) as client:
         await client.get_status(CARD.profile_id, CARD.card_token)
@@ -204,8 +204,8 @@ async def test_closed_client_refuses(kiosk: Simulator) -> None:
     assert len(kiosk.requests) == 1
 
 
-async def test_client_without_a_look_opens_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A client that never looks makes no session."""
+async def test_client_without_a_poll_opens_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that never polls makes no session."""
 
     def no_session(*_: object, **__: object) -> None:
         pytest.fail("a session was made")
@@ -222,18 +222,18 @@ def test_client_belongs_to_its_first_loop() -> None:
     async def enter(client: Client) -> None:
         await client.__aenter__()
 
-    async def look(client: Client) -> None:
+    async def poll(client: Client) -> None:
         await client.get_status(1, "card")
 
     client = Client("token", base_url="http://127.0.0.1:1")
     asyncio.run(enter(client))
     with pytest.raises(UsageError, match="another event loop"):
-        asyncio.run(look(client))
+        asyncio.run(poll(client))
     asyncio.run(client.close())
 
 
 async def test_get_status_gives_what_was_served(kiosk: Simulator, client: Client) -> None:
-    """One look gives the status, the kiosk, the time, the error code and the words that were served."""
+    """One poll gives the status, the kiosk, the time, the error code and the words that were served."""
     kiosk.add(CARD, "jams")
     ready = await client.get_status(CARD.profile_id, CARD.card_token)
     assert (ready.status, ready.kiosk_id, ready.error_code) == (cardprod.Status.READY, None, None)

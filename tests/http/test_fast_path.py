@@ -1,4 +1,4 @@
-"""How looks reach the server: directly on aiohttp's connections, or through a session, and no server can tell."""
+"""How requests reach the server: directly on aiohttp's connections or through a session, alike to the server."""
 
 from __future__ import annotations
 
@@ -24,31 +24,31 @@ if TYPE_CHECKING:
     from tests.conftest import Script
 
 
-async def say_ready(writer: asyncio.StreamWriter) -> None:
+async def answer_ready(writer: asyncio.StreamWriter) -> None:
     """Answer that the card is READY."""
     writer.write(http_answer())
 
 
 async def status_of(client: Client) -> str:
-    """Look once at the card."""
+    """Poll the card once."""
     return (await client.get_status(CARD.profile_id, CARD.card_token)).status
 
 
 @pytest.fixture
 def by_session(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What went through a session so far."""
+    """The URLs of the requests that went through a session."""
     urls: list[str] = []
 
-    def note(session: aiohttp.ClientSession, method: Literal["GET"], request: Any, **settings: Any) -> Any:
+    def record(session: aiohttp.ClientSession, method: Literal["GET"], request: Any, **settings: Any) -> Any:
         urls.append(str(request[0]))
         return send(session, method, request, **settings)
 
-    monkeypatch.setattr("cardprod._http.session.send", note)
+    monkeypatch.setattr("cardprod._http.session.send", record)
     return urls
 
 
 @pytest.fixture
-def without_the_short_way(monkeypatch: pytest.MonkeyPatch) -> None:
+def without_the_sender(monkeypatch: pytest.MonkeyPatch) -> None:
     """An aiohttp in which the method that sends has another name."""
     monkeypatch.setattr("cardprod._http.fast_path._SENDER", "_gone_one_day")
 
@@ -56,8 +56,8 @@ def without_the_short_way(monkeypatch: pytest.MonkeyPatch) -> None:
 # --- Which way ---
 
 
-async def test_own_looks_go_directly(kiosk: Simulator, client: Client, by_session: list[str]) -> None:
-    """A client with a session of its own sends its looks on that session's connections, and keeps them open."""
+async def test_own_requests_go_directly(kiosk: Simulator, client: Client, by_session: list[str]) -> None:
+    """A client with a session of its own sends its requests on that session's connections, and keeps them open."""
     kiosk.add(CARD, "never")
     assert [await status_of(client) for _ in range(3)] == ["READY"] * 3
     assert by_session == []
@@ -65,7 +65,7 @@ async def test_own_looks_go_directly(kiosk: Simulator, client: Client, by_sessio
 
 
 async def test_lent_session_is_used_as_it_is(kiosk: Simulator, by_session: list[str]) -> None:
-    """What a lent session adds to its requests, and whoever traces them, is not passed by."""
+    """A lent session's headers and trace configs apply to its requests."""
     kiosk.add(CARD, "never")
     traced: list[str] = []
 
@@ -86,7 +86,7 @@ async def test_lent_session_is_used_as_it_is(kiosk: Simulator, by_session: list[
 async def test_instrumented_sessions_are_seen(
     kiosk: Simulator, by_session: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where somebody gives every session of the process a trace config, as OpenTelemetry does, no look is missed."""
+    """A trace config that is given to every session of the process, as OpenTelemetry does, sees each request."""
     kiosk.add(CARD, "never")
     make = aiohttp.ClientSession.__init__
 
@@ -100,10 +100,10 @@ async def test_instrumented_sessions_are_seen(
 
 
 async def test_settings_of_all_sessions_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where somebody gives every session of the process a setting, such as a proxy, looks have it too."""
+    """A setting that is given to every session of the process, such as a proxy, applies to requests."""
     make = aiohttp.ClientSession.__init__
 
-    async with RawServer(say_ready) as proxy, RawServer(say_ready) as server:
+    async with RawServer(answer_ready) as proxy, RawServer(answer_ready) as server:
 
         def proxied(session: aiohttp.ClientSession, **settings: Any) -> None:
             make(session, **settings, proxy=proxy.base_url)
@@ -115,7 +115,7 @@ async def test_settings_of_all_sessions_are_kept(monkeypatch: pytest.MonkeyPatch
 
 
 async def test_scripted_replies_are_given(kiosk: Simulator, client: Client, script: Script) -> None:
-    """Whoever answers in the place of aiohttp's sessions is asked, before and after the server was."""
+    """A library that answers in place of aiohttp's sessions is asked instead of the server."""
     kiosk.add(CARD, "never")
     url = f"{kiosk.base_url}/v3/spend/profiles/{CARD.profile_id}/cards/{CARD.card_token}/production"
     script(url, body='{"status":"PRODUCED"}')
@@ -127,7 +127,7 @@ async def test_scripted_replies_are_given(kiosk: Simulator, client: Client, scri
 async def test_scripted_replies_come_and_go(
     kiosk: Simulator, client: Client, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    """Somebody who stands in for aiohttp's sessions for a while is asked for that while."""
+    """A patch of aiohttp's sessions counts for as long as it is there."""
     kiosk.add(CARD, "never")
     assert await status_of(client) == "READY"
 
@@ -151,11 +151,11 @@ def lines_of(head: str) -> set[str]:
 
 
 async def test_request_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server is asked for the same path with the same headers, whichever way a request goes."""
+    """A server gets the same path with the same headers, whichever way a request goes."""
     with Table() as table:
         for path in ("", "/", "/a/b/", "/käse/%7e/x", "/a;b=c"):
             with table.row(path):
-                async with RawServer(say_ready) as server:
+                async with RawServer(answer_ready) as server:
                     async with Client("token", base_url=server.base_url + path) as client:
                         assert await status_of(client) == "READY"
                     with monkeypatch.context() as patch:
@@ -178,7 +178,7 @@ async def test_host_is_the_same() -> None:
 
 
 async def test_connection_is_kept() -> None:
-    """Looks one after the other share a connection, and one that the server closes is replaced."""
+    """Successive requests share a connection, and one that the server closes is replaced."""
 
     async def answer(writer: asyncio.StreamWriter) -> None:
         writer.write(http_answer(Connection="close" if len(server.heads) == 2 else "keep-alive"))
@@ -205,12 +205,12 @@ async def test_interim_answers_are_passed_over() -> None:
 async def test_flood_before_the_request(
     by_session: list[str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A server that pours out answers before it was asked fails a look, and is not taken for another aiohttp."""
+    """A server that sends answers before it was asked fails a poll, and is not taken for another aiohttp."""
     connect = aiohttp.TCPConnector.connect
 
     async def connect_slowly(*args: Any, **settings: Any) -> Connection:
         connection = await connect(*args, **settings)
-        await asyncio.sleep(1)  # as long as TLS may take to tell that it is ready, with answers come along
+        await asyncio.sleep(1)  # as long as a TLS handshake may take, with answers arriving meanwhile
         return connection
 
     async def greet(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -234,28 +234,28 @@ async def test_flood_before_the_request(
 # --- Another aiohttp ---
 
 
-@pytest.mark.usefixtures("without_the_short_way")
-async def test_looks_without_the_sender(kiosk: Simulator, client: Client, by_session: list[str]) -> None:
-    """Should the method that sends have another name one day, looks go through the session."""
+@pytest.mark.usefixtures("without_the_sender")
+async def test_requests_without_the_sender(kiosk: Simulator, client: Client, by_session: list[str]) -> None:
+    """Without aiohttp's method that sends, requests go through the session."""
     kiosk.add(CARD, "never")
     assert await status_of(client) == "READY"
     assert len(by_session) == 1
 
 
-async def test_looks_without_the_encodings(
+async def test_requests_without_the_encodings(
     kiosk: Simulator, client: Client, by_session: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Should aiohttp no longer say which encodings it can undo, looks go through the session."""
+    """Without aiohttp's list of encodings, requests go through the session."""
     kiosk.add(CARD, "never")
     monkeypatch.setattr(aiohttp.ClientRequest, "DEFAULT_HEADERS", {})
     assert await status_of(client) == "READY"
     assert len(by_session) == 1
 
 
-async def test_looks_with_other_requests(
+async def test_requests_that_are_made_otherwise(
     kiosk: Simulator, client: Client, by_session: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Should a request of aiohttp's be made in another way one day, looks go through the session."""
+    """If aiohttp's requests are made with other arguments, requests go through the session."""
     kiosk.add(CARD, "never")
 
     def made_otherwise(*, something_new: object) -> None:
@@ -266,14 +266,14 @@ async def test_looks_with_other_requests(
     assert len(by_session) == 1
 
 
-async def test_looks_with_other_connections(
+async def test_other_connections(
     kiosk: Simulator,
     client: Client,
     by_session: list[str],
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Should a connection of aiohttp's be another thing one day, that costs one attempt, and a warning says so."""
+    """An aiohttp whose connections differ costs one attempt, and a warning says so."""
     kiosk.add(CARD, "never")
     connect = aiohttp.TCPConnector.connect
 

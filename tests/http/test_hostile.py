@@ -32,19 +32,19 @@ LONGEST = ATTEMPTS * TIMEOUT + (ATTEMPTS - 1) * 1.0
 UNASKED = {"unasked-later", "unasked-endlessly"}
 
 Way = Literal["direct", "own session", "lent session"]
-"""How looks go: on connections of a client's own pool, through its own session, or through one that was lent."""
+"""How requests go: on connections of a client's own pool, through its own session, or through one that was lent."""
 
 WAYS_TO_SEND: tuple[Way, ...] = get_args(Way)
 
 
 def now() -> float:
-    """Tell the loop's virtual time."""
+    """Return the loop's virtual time."""
     return asyncio.get_running_loop().time()
 
 
 @contextlib.asynccontextmanager
 async def client_of(base_url: str, *, way: Way = "direct", **settings: Any) -> AsyncGenerator[Client]:
-    """Make a client whose looks go this way."""
+    """Make a client whose requests go this way."""
     async with contextlib.AsyncExitStack() as stack:
         session = await stack.enter_async_context(aiohttp.ClientSession()) if way == "lent session" else None
         if way == "own session":
@@ -57,13 +57,13 @@ async def client_of(base_url: str, *, way: Way = "direct", **settings: Any) -> A
 
 
 async def assert_right(client: Client, card: str) -> None:
-    """Check that a look brings this very card's status."""
+    """Check that a poll returns this very card's status."""
     status = await client.get_status(PROFILE, card)
     assert (status.status, status.kiosk_id, status.description) == ("READY", "WIS00001", card)
 
 
 async def assert_fails(client: Client, card: str, error: type[cardprod.CardprodError], word: str) -> None:
-    """Check that a look fails in time, with this very error, which names the card and what happened."""
+    """Check that a poll fails in time, with this very error, which names the card and what happened."""
     began = now()
     with pytest.raises(error, match=word) as caught:
         await client.get_status(PROFILE, card)
@@ -83,7 +83,7 @@ async def assert_fails(client: Client, card: str, error: type[cardprod.CardprodE
     ],
 )
 async def test_every_way_has_its_outcome(name: str, way: Way, full_size: bool) -> None:
-    """Whichever way a server misbehaves, a look ends in time as told, leaves nothing, and the next one is right."""
+    """Whichever way a server misbehaves, a poll ends in time as listed, leaves nothing, and the next one is right."""
     outcome = WAYS[name]
     async with (
         HostileServer() as elsewhere,
@@ -109,7 +109,7 @@ async def test_every_way_has_its_outcome(name: str, way: Way, full_size: bool) -
 # --- The network ---
 
 
-async def test_unknown_name_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_unknown_name(monkeypatch: pytest.MonkeyPatch) -> None:
     """A host without an address is a `TransportError` that says so, and with an address later the client is right."""
 
     async def not_found(*_: object, **__: object) -> None:
@@ -124,8 +124,8 @@ async def test_unknown_name_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("way", WAYS_TO_SEND)
-async def test_refused_connection_is_told(way: Way) -> None:
-    """A port that nobody listens on is a `TransportError` that says so, and once somebody does the client is right."""
+async def test_refused_connection(way: Way) -> None:
+    """A port without a listener is a `TransportError` that says so, and once there is one the client is right."""
     async with HostileServer() as server:
         await server.stop()
         async with client_of(server.base_url, way=way) as client:
@@ -141,10 +141,10 @@ async def test_wait_outlasts_a_restart(way: Way) -> None:
     """A wait whose server is stopped, and started again a minute later, goes on and ends right."""
     statuses = ["READY"]
 
-    def tell(card: str) -> bytes:
+    def body_of(card: str) -> bytes:
         return json.dumps({"status": statuses[-1], "description": card}).encode()
 
-    async with HostileServer(tell=tell) as server, client_of(server.base_url, way=way) as client:
+    async with HostileServer(body_of=body_of) as server, client_of(server.base_url, way=way) as client:
         wait = client.wait_until_final(PROFILE, HONEST, schedule=Backoff(first=10, factor=1), max_failures=20)
         steps = aiter(wait)
         assert (await anext(steps)).current.status == "READY"
@@ -162,7 +162,7 @@ async def test_wait_outlasts_a_restart(way: Way) -> None:
 
 
 async def test_ipv6_works() -> None:
-    """A server on IPv6 loopback is looked at like any other."""
+    """A server on IPv6 loopback is polled like any other."""
     try:
         with socket.socket(socket.AF_INET6) as probe:
             probe.bind(("::1", 0))
@@ -197,8 +197,8 @@ def test_memory_is_bounded(session: str, full_size: bool) -> None:
 
 
 async def test_answer_to_another_request_is_not_taken() -> None:
-    """An answer that echoes another request's id is not taken for this one's, and the look is tried again."""
-    answers = [http_answer(X_External_Correlation_Id="somebody-elses"), http_answer(body='{"status":"PRODUCED"}')]
+    """An answer that echoes another request's id is refused, and the poll is tried again."""
+    answers = [http_answer(X_External_Correlation_Id="another-id"), http_answer(body='{"status":"PRODUCED"}')]
 
     async def answer(writer: asyncio.StreamWriter) -> None:
         writer.write(answers.pop(0))
@@ -209,8 +209,8 @@ async def test_answer_to_another_request_is_not_taken() -> None:
 
 
 @pytest.mark.parametrize("way", ["direct", "own session"])
-async def test_flood_within_an_answer_is_told(way: Way) -> None:
-    """A connection that is given up for a flood while its answer is under way breaks like any other."""
+async def test_flood_within_an_answer(way: Way) -> None:
+    """A connection that is closed for a flood while its answer is under way fails like a broken one."""
 
     async def answer(writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 103 Early Hints\r\n\r\n" * 1500 + b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{")
@@ -223,8 +223,8 @@ async def test_flood_within_an_answer_is_told(way: Way) -> None:
 
 
 @pytest.mark.parametrize("name", ["_PROTOCOL", "_PROTOCOL_FACTORY"])
-async def test_looks_without_the_guard_too(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """Should what the guard against floods hangs on be gone from aiohttp one day, looks go on without it."""
+async def test_polls_without_the_guard_too(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Without the names of aiohttp that the guard against floods uses, polls go on without the guard."""
     monkeypatch.setattr(f"cardprod._http.fast_path.{name}", "_gone_one_day")
     async with HostileServer() as server, client_of(server.base_url) as client:
         await assert_right(client, HONEST)

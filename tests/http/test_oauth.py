@@ -32,7 +32,7 @@ def client_of(kiosk: Simulator, token: Any, **settings: Any) -> Client:
     return Client(token, base_url=kiosk.base_url, rate_limit=None, **settings)
 
 
-async def look(client: Client, card: cardprod.Card = CARD) -> cardprod.ProductionStatus:
+async def poll(client: Client, card: cardprod.Card = CARD) -> cardprod.ProductionStatus:
     return await client.get_status(card.profile_id, card.card_token)
 
 
@@ -40,7 +40,7 @@ def refreshes(kiosk: Simulator) -> int:
     return sum(request.path.endswith("/oauth/token") for request in kiosk.requests)
 
 
-def looks(kiosk: Simulator) -> int:
+def status_requests(kiosk: Simulator) -> int:
     return len(kiosk.requests) - refreshes(kiosk)
 
 
@@ -49,19 +49,19 @@ def soon(seconds: float) -> datetime:
 
 
 class Store:
-    """What a user's `on_refresh` does: it keeps every pair, and fails as long as it is told to."""
+    """What a user's `on_refresh` does: it keeps every pair, and fails the first `failures` times."""
 
     def __init__(self, kiosk: Simulator, failures: int = 0) -> None:
         self.pairs: list[TokenPair] = []
         self.offered: list[TokenPair] = []
-        self.looks_before: list[int] = []
+        self.requests_before: list[int] = []
         self.failures = failures
         self._kiosk = kiosk
 
     async def __call__(self, pair: TokenPair) -> None:
         """Take a pair."""
         self.offered.append(pair)
-        self.looks_before.append(looks(self._kiosk))
+        self.requests_before.append(status_requests(self._kiosk))
         await asyncio.sleep(0.1)
         if self.failures:
             self.failures -= 1
@@ -74,7 +74,7 @@ class Store:
 
 @pytest.mark.parametrize("begin", ["no token", "expired", "refused"])
 async def test_many_requests_make_one_refresh(kiosk: Simulator, begin: str) -> None:
-    """Hundreds of requests that meet no token, an expired or a refused one cause one refresh, and all succeed."""
+    """Hundreds of requests without a token, or with an expired or refused one, cause one refresh, and all succeed."""
     settings: dict[str, dict[str, Any]] = {
         "no token": {"access_token": None},
         "expired": {"expires_at": soon(-60)},
@@ -83,28 +83,28 @@ async def test_many_requests_make_one_refresh(kiosk: Simulator, begin: str) -> N
     token = oauth(kiosk, **settings[begin])
     kiosk.expire_token()
     async with client_of(kiosk, token) as client:
-        statuses = await asyncio.gather(*(look(client) for _ in range(250)))
+        statuses = await asyncio.gather(*(poll(client) for _ in range(250)))
         assert_idle(client)
     assert {status.status for status in statuses} == {"READY"}
     assert refreshes(kiosk) == 1
     assert token.access_token == kiosk.token
     assert token.refresh_token == kiosk.refresh_token
-    # Those that left with the refused token, one place each, come back once; nobody else does.
-    assert looks(kiosk) == (350 if begin == "refused" else 250)
+    # Those that left with the refused token, one permit each, are repeated once; no others are.
+    assert status_requests(kiosk) == (350 if begin == "refused" else 250)
 
 
-async def test_looks_in_flight_are_repeated_with_the_new_token(kiosk: Simulator) -> None:
-    """Looks that come back 401 with the old token, refreshed meanwhile, are sent once more, without another refresh."""
+async def test_requests_in_flight_are_repeated_with_the_new_token(kiosk: Simulator) -> None:
+    """Requests that get a 401 for a token that was refreshed meanwhile are sent once more, without another refresh."""
     token = oauth(kiosk)
     async with client_of(kiosk, token) as client:
         kiosk.fail_next(Fault.stall(5), times=50)
-        in_flight = [asyncio.create_task(look(client)) for _ in range(50)]
+        in_flight = [asyncio.create_task(poll(client)) for _ in range(50)]
         await asyncio.sleep(1)
         token.invalidate(kiosk.token)
-        assert (await look(client)).status == "READY"
+        assert (await poll(client)).status == "READY"
         assert refreshes(kiosk) == 1
         assert {status.status for status in await asyncio.gather(*in_flight)} == {"READY"}
-    assert (refreshes(kiosk), looks(kiosk)) == (1, 50 + 1 + 50)
+    assert (refreshes(kiosk), status_requests(kiosk)) == (1, 50 + 1 + 50)
 
 
 @pytest.mark.parametrize("many", [1, 100])
@@ -123,7 +123,7 @@ async def test_refused_twice_is_unauthorized(many: int) -> None:
     async with RawServer(answer) as server:
         token = OAuthToken("id", "secret", "refresh-token", access_token="access-0", base_url=server.base_url)
         async with Client(token, base_url=server.base_url, rate_limit=None, max_concurrency=many) as client:
-            errors = await asyncio.gather(*(look(client) for _ in range(many)), return_exceptions=True)
+            errors = await asyncio.gather(*(poll(client) for _ in range(many)), return_exceptions=True)
     assert {type(error) for error in errors} == {cardprod.Unauthorized}
     assert served.count("/oauth/token") == 1
     assert len(served) == 2 * many + 1
@@ -131,11 +131,11 @@ async def test_refused_twice_is_unauthorized(many: int) -> None:
 
 
 async def test_cancelled_caller_does_not_cancel_the_refresh(kiosk: Simulator) -> None:
-    """Cancelling the look that began a refresh, and others, leaves it to those that wait for it too."""
+    """Cancelling the poll that began a refresh does not cancel the refresh for the polls that wait for it."""
     token = oauth(kiosk, access_token=None)
     kiosk.fail_next_refresh(Fault.stall(3))
     async with client_of(kiosk, token) as client:
-        tasks = [asyncio.create_task(look(client)) for _ in range(10)]
+        tasks = [asyncio.create_task(poll(client)) for _ in range(10)]
         await asyncio.sleep(1)
         for task in tasks[:5]:
             task.cancel()
@@ -151,19 +151,19 @@ async def test_closing_waits_for_the_pair(kiosk: Simulator) -> None:
     token = oauth(kiosk, access_token=None, on_refresh=store)
     kiosk.fail_next_refresh(Fault.stall(3))
     async with client_of(kiosk, token) as client:
-        looking = asyncio.create_task(look(client))
+        polling = asyncio.create_task(poll(client))
         await asyncio.sleep(1)
-        looking.cancel()
+        polling.cancel()
     assert [pair.access_token for pair in store.pairs] == [kiosk.token]
     await asyncio.sleep(1)
     await assert_nothing_left()
 
 
-# --- In good time ---
+# --- Before expiry ---
 
 
 async def test_refreshes_well_before_expiry(kiosk: Simulator) -> None:
-    """A token is refreshed between once and one and a half times `refresh_before` before it expires, by chance."""
+    """A token is refreshed between once and one and a half times `refresh_before` before it expires, at random."""
     ages: list[float] = []
     async with client_of(kiosk, "unused"):
         for _ in range(20):
@@ -182,27 +182,27 @@ async def test_refreshes_well_before_expiry(kiosk: Simulator) -> None:
 
 
 async def test_short_life_is_refreshed_at_its_half() -> None:
-    """A token that lives shorter than `refresh_before` is refreshed at half its life, not at every look."""
+    """A token that lives shorter than `refresh_before` is refreshed at half its life, not at every poll."""
     async with Simulator(token_seconds=60) as kiosk:
         token = oauth(kiosk, access_token=None)
         async with client_of(kiosk, token) as client:
             for _ in range(120):
-                await look(client)
+                await poll(client)
                 await asyncio.sleep(1)
         assert 4 <= refreshes(kiosk) <= 5
-        assert looks(kiosk) == 120
+        assert status_requests(kiosk) == 120
 
 
 @pytest.mark.parametrize("fault", [Fault.server_error(503), Fault.reset(), Fault.stall()], ids=lambda fault: fault.kind)
-async def test_failed_refresh_in_good_time_harms_nobody(
+async def test_failed_refresh_before_expiry_fails_no_poll(
     kiosk: Simulator, caplog: pytest.LogCaptureFixture, fault: Fault
 ) -> None:
-    """As long as the old token is good, polls go on with it, a warning is logged, and the endpoint is left in peace."""
+    """While the old token is good, polls go on with it, a warning is logged, and the endpoint is rarely asked."""
     kiosk.fail_next_refresh(fault, times=10_000)
     token = oauth(kiosk, expires_at=soon(600))
     async with client_of(kiosk, token) as client:
         for _ in range(100):
-            assert (await look(client)).status == "READY"
+            assert (await poll(client)).status == "READY"
             await asyncio.sleep(5)
         failed = refreshes(kiosk)
         assert 1 <= failed <= 60 if fault.kind != "stall" else failed == 0
@@ -211,7 +211,7 @@ async def test_failed_refresh_in_good_time_harms_nobody(
         assert all("old one used on" in record.getMessage() for record in warnings)
         await asyncio.sleep(600)
         with pytest.raises(cardprod.CardprodError, match=r"refreshing the token: |no token from its source"):
-            await look(client)
+            await poll(client)
 
 
 # --- The pair ---
@@ -221,12 +221,12 @@ async def test_pair_is_stored_before_it_is_used(kiosk: Simulator) -> None:
     """`on_refresh` has the new pair before any request carries it, and the pair is what a restart needs."""
     store = Store(kiosk)
     async with client_of(kiosk, oauth(kiosk, access_token=None, on_refresh=store)) as client:
-        await asyncio.gather(*(look(client) for _ in range(10)))
+        await asyncio.gather(*(poll(client) for _ in range(10)))
     [pair] = store.pairs
     assert (pair.access_token, pair.refresh_token) == (kiosk.token, kiosk.refresh_token)
     assert pair.expires_at is not None
     assert timedelta(seconds=LIFE - 60) < pair.expires_at - datetime.now(UTC) < timedelta(seconds=LIFE + 60)
-    assert store.looks_before == [0]
+    assert store.requests_before == [0]
     restarted = OAuthToken(
         kiosk.client_id,
         kiosk.client_secret,
@@ -236,7 +236,7 @@ async def test_pair_is_stored_before_it_is_used(kiosk: Simulator) -> None:
         base_url=kiosk.base_url,
     )
     async with client_of(kiosk, restarted) as client:
-        await look(client)
+        await poll(client)
     assert refreshes(kiosk) == 1
 
 
@@ -247,16 +247,16 @@ async def test_pair_that_could_not_be_stored_is_not_lost(kiosk: Simulator) -> No
     async with client_of(kiosk, token) as client:
         for _ in range(2):
             with pytest.raises(RuntimeError, match="database is away"):
-                await look(client)
+                await poll(client)
             assert (token.access_token, token.refresh_token) == (kiosk.token, kiosk.refresh_token)
-        assert looks(kiosk) == 0
-        assert (await look(client)).status == "READY"
+        assert status_requests(kiosk) == 0
+        assert (await poll(client)).status == "READY"
     assert refreshes(kiosk) == 1
     assert store.offered == [store.pairs[0]] * 3
 
 
-async def test_slow_store_keeps_looks_to_their_time(kiosk: Simulator) -> None:
-    """While `on_refresh` hangs, looks fail within their own time, and it is not called a second time."""
+async def test_slow_store_does_not_extend_polls(kiosk: Simulator) -> None:
+    """While `on_refresh` hangs, polls fail within their own time, and it is not called a second time."""
     released = asyncio.Event()
     calls: list[TokenPair] = []
 
@@ -267,9 +267,9 @@ async def test_slow_store_keeps_looks_to_their_time(kiosk: Simulator) -> None:
     async with client_of(kiosk, oauth(kiosk, access_token=None, on_refresh=store), attempts=1) as client:
         for _ in range(2):
             with pytest.raises(cardprod.RequestTimeout, match="no token from its source within 10 s"):
-                await look(client)
+                await poll(client)
         released.set()
-        assert (await look(client)).status == "READY"
+        assert (await poll(client)).status == "READY"
     assert len(calls) == 1
 
 
@@ -280,7 +280,7 @@ async def test_slow_store_keeps_looks_to_their_time(kiosk: Simulator) -> None:
     ("begin", "code", "words"),
     [("revoked", "invalid_grant", "the user must authorise again"), ("stranger", "invalid_client", "client_secret")],
 )
-async def test_refusal_for_good_is_told_without_asking_again(
+async def test_refusal_for_good_is_raised_without_asking_again(
     kiosk: Simulator, begin: str, code: str, words: str
 ) -> None:
     """A refusal for good is `TokenRefreshFailed` that says what to do, to each caller its own, and asked for once."""
@@ -291,7 +291,7 @@ async def test_refusal_for_good_is_told_without_asking_again(
         token = OAuthToken("stranger", "x", kiosk.refresh_token, base_url=kiosk.base_url)
     cards = [cardprod.Card(1, f"card-{number}") for number in range(20)]
     async with client_of(kiosk, token) as client:
-        errors = await asyncio.gather(*(look(client, card) for card in cards), return_exceptions=True)
+        errors = await asyncio.gather(*(poll(client, card) for card in cards), return_exceptions=True)
         for card, error in zip(cards, errors, strict=True):
             assert isinstance(error, cardprod.TokenRefreshFailed)
             assert (error.card, error.code) == (card, code)
@@ -301,7 +301,7 @@ async def test_refusal_for_good_is_told_without_asking_again(
         await asyncio.sleep(86_400)
         with pytest.raises(cardprod.TokenRefreshFailed):
             await client.wait_until_final(1, "card-1")
-        assert len(kiosk.requests) - asked <= 1  # a look with the old token, where there is one
+        assert len(kiosk.requests) - asked <= 1  # a poll with the old token, where there is one
     assert refreshes(kiosk) == 1
 
 
@@ -336,7 +336,7 @@ async def _assert_refresh_fails(kiosk: Simulator, fault: Fault, error: type[Exce
     assert refreshes(kiosk) == requests
     with pytest.raises(error):
         await token()
-    assert refreshes(kiosk) == requests  # left in peace
+    assert refreshes(kiosk) == requests  # not asked again
     await asyncio.sleep(10)
     kiosk.fail_next_refresh(Fault.stall(0))
     if requests == 3:  # what no retry would resolve is still so
@@ -351,11 +351,11 @@ async def test_silent_endpoint_times_out(kiosk: Simulator) -> None:
 
 
 async def test_refresh_that_passes_is_retried(kiosk: Simulator) -> None:
-    """Trouble that passes is retried within the refresh, and no look notices."""
+    """A failure that passes is retried within the refresh, and fails no poll."""
     kiosk.fail_next_refresh(Fault.server_error(503), times=2)
     async with client_of(kiosk, oauth(kiosk, access_token=None), attempts=1) as client:
-        assert (await look(client)).status == "READY"
-    assert (refreshes(kiosk), looks(kiosk)) == (3, 1)
+        assert (await poll(client)).status == "READY"
+    assert (refreshes(kiosk), status_requests(kiosk)) == (3, 1)
 
 
 def test_next_loop_goes_on() -> None:
@@ -391,36 +391,36 @@ async def test_own_source_is_asked_again_after_a_401(kiosk: Simulator, given: li
 
     async with client_of(kiosk, source) as client:
         if requests == 2:
-            assert (await look(client)).status == "READY"
+            assert (await poll(client)).status == "READY"
         else:
             with pytest.raises(cardprod.Unauthorized):
-                await look(client)
-    assert looks(kiosk) == requests
+                await poll(client)
+    assert status_requests(kiosk) == requests
 
 
-async def test_own_source_is_told_of_a_401(kiosk: Simulator) -> None:
-    """A source with `invalidate` is told which token got the 401, before it is asked again."""
+async def test_own_source_is_invalidated_at_a_401(kiosk: Simulator) -> None:
+    """`invalidate` of a source is called with the token that got the 401, before the source is asked again."""
 
     class Source:
         def __init__(self) -> None:
             self.token = "stale-token"
-            self.told: list[str] = []
+            self.invalidated: list[str] = []
 
         async def __call__(self) -> str:
             return self.token
 
         def invalidate(self, token: str) -> None:
-            self.told.append(token)
+            self.invalidated.append(token)
             self.token = kiosk.token
 
     source = Source()
     async with client_of(kiosk, source) as client:
-        assert (await look(client)).status == "READY"
-    assert source.told == ["stale-token"]
+        assert (await poll(client)).status == "READY"
+    assert source.invalidated == ["stale-token"]
 
 
 async def test_token_is_asked_for_again_after_queueing(kiosk: Simulator) -> None:
-    """A look that queued leaves with the token that is good when its turn comes, not with the one from before."""
+    """A queued poll leaves with the token that is good when it gets its permit."""
     current = "simulated-token"
 
     async def source() -> str:
@@ -429,30 +429,30 @@ async def test_token_is_asked_for_again_after_queueing(kiosk: Simulator) -> None
     kiosk.add(CARD, "never")
     limit = cardprod.RateLimit(per_second=1, per_minute=60)
     async with Client(source, base_url=kiosk.base_url, rate_limit=limit) as client:
-        looking = [asyncio.create_task(look(client)) for _ in range(5)]
+        polling = [asyncio.create_task(poll(client)) for _ in range(5)]
         await asyncio.sleep(2.5)
         await oauth(kiosk, access_token=None)()
         current = kiosk.token
-        await asyncio.gather(*looking)
-    assert looks(kiosk) == 5
+        await asyncio.gather(*polling)
+    assert status_requests(kiosk) == 5
 
 
-async def test_failing_source_after_queueing_keeps_no_place(kiosk: Simulator) -> None:
-    """A source that raises when a queued look's turn comes costs no place."""
+async def test_failing_source_after_queueing_keeps_no_permit(kiosk: Simulator) -> None:
+    """A source that raises when a queued poll gets its permit keeps no permit."""
     asked = 0
 
     async def source() -> str:
         nonlocal asked
         asked += 1
-        if asked == 3:  # the second look's second asking
+        if asked == 3:  # the second time for the second poll
             raise LookupError("the vault is sealed")
         return kiosk.token
 
     async with client_of(kiosk, source, max_concurrency=1) as client:
         kiosk.fail_next(Fault.stall(1))
-        outcomes = await asyncio.gather(*(look(client) for _ in range(3)), return_exceptions=True)
+        outcomes = await asyncio.gather(*(poll(client) for _ in range(3)), return_exceptions=True)
         assert sum(isinstance(outcome, LookupError) for outcome in outcomes) == 1
-        assert (await look(client)).status == "READY"
+        assert (await poll(client)).status == "READY"
         assert_idle(client)
 
 
@@ -487,7 +487,7 @@ def test_bad_argument_is_named() -> None:
 
 
 def test_expiry_without_a_token_is_refused() -> None:
-    """When a token expires cannot be said of none."""
+    """`expires_at` without a token is refused."""
     with pytest.raises(UsageError, match="expires_at"):
         OAuthToken("id", "secret", "refresh", expires_at=soon(5))
 

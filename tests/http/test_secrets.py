@@ -58,7 +58,7 @@ class _Spill:
 
     Args:
         collect: Takes what other people collect: log records, output, warnings.
-        redact: Lets them begin anew.
+        clear: Clears what was collected.
     """
 
     def __init__(
@@ -140,7 +140,7 @@ class _Spill:
 def spill(
     caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
 ) -> Iterator[_Spill]:
-    """What takes whatever comes out of a test, and searches it when the test says so."""
+    """Collects what comes out of a test, and searches it when the test says so."""
     for name in (None, "asyncio", "aiohttp", "cardprod"):
         caplog.set_level(logging.DEBUG, name)
 
@@ -149,12 +149,12 @@ def spill(
         spill.take("stdout and stderr", *capsys.readouterr())
         spill.take("warnings", *(warning.message for warning in recwarn))
 
-    def redact() -> None:
+    def clear() -> None:
         caplog.clear()
         capsys.readouterr()
         recwarn.clear()
 
-    spill = _Spill(collect, redact)
+    spill = _Spill(collect, clear)
     yield spill
     assert spill.is_checked
 
@@ -166,15 +166,15 @@ class _Seen:
     spans: InMemorySpanExporter = attrs.Factory(InMemorySpanExporter)
     metrics: InMemoryMetricReader = attrs.Factory(InMemoryMetricReader)
 
-    def watch(self, client: cardprod.Client) -> None:
-        """See what a client does."""
+    def instrument(self, client: cardprod.Client) -> None:
+        """Instrument a client."""
         provider = TracerProvider(shutdown_on_exit=False)
         provider.add_span_processor(SimpleSpanProcessor(self.spans))
         meters = MeterProvider([self.metrics], shutdown_on_exit=False)
         instrument(client, tracer_provider=provider, meter_provider=meters)
 
-    def give(self, spill: _Spill) -> None:
-        """Let it be searched. Spans and metrics travel as logs do: they have no whole card token either."""
+    def add_to(self, spill: _Spill) -> None:
+        """Add it to what is searched. Spans and metrics are sent on like logs: they have no whole card token either."""
         for span in self.spans.get_finished_spans():
             spill.logs.append(("span", span.to_json()))
         data = self.metrics.get_metrics_data()
@@ -240,7 +240,7 @@ def _echo(http_status: int, kind: str, *, with_trace: bool = False) -> Callable[
 
 
 async def _collect(spill: _Spill, doing: Awaitable[object], *shown: object) -> BaseException | None:
-    """Do it, and take what it gives or raises, and how things look after it."""
+    """Do it, and collect what it returns or raises, and the repr of things after it."""
     try:
         spill.take("result", await doing)
     except BaseException as error:  # noqa: BLE001 - whatever it is, it is searched
@@ -261,11 +261,11 @@ async def _sourced() -> str:
 
 
 async def _drive(spill: _Spill, token: Any, base_url: str, **more: Any) -> list[BaseException | None]:
-    """Poll once, wait, and iterate, with everything watching."""
+    """Poll once, wait, and iterate, with every kind of telemetry."""
     seen = _Seen()
     card = (_CARD.profile_id, _CARD.card_token)
     async with cardprod.Client(token, base_url=base_url, rate_limit=None, request_timeout=5, **more) as client:
-        seen.watch(client)
+        seen.instrument(client)
         wait = client.wait_until_final(*card, timeout=30, max_failures=2)
         steps = client.wait_until_final(*card, timeout=30, max_failures=2)
 
@@ -281,7 +281,7 @@ async def _drive(spill: _Spill, token: Any, base_url: str, **more: Any) -> list[
             await _collect(spill, iterate(), steps),
         ]
     ends.append(await _collect(spill, client.get_status(*card), client))  # it is closed
-    seen.give(spill)
+    seen.add_to(spill)
     return ends
 
 
@@ -489,7 +489,7 @@ async def test_on_refresh_raises(spill: _Spill) -> None:
 
 
 async def test_garbage_that_repeats_the_request(spill: _Spill) -> None:
-    """A server that throws the request back as it came, which is no HTTP answer, gets no secret into anything."""
+    """A server that throws the request back as it came, which is no HTTP answer, gets no secret into any output."""
     tokens: dict[str, Any] = {"token": _BEARER, "source": _sourced, "oauth": None}
     with Table() as table:
         for name, token in tokens.items():
@@ -536,8 +536,8 @@ async def _drive_at_garbage(spill: _Spill, garble: Callable[[str], str], *, with
         await asyncio.sleep(0.1)
 
 
-async def test_given_up_half_way(spill: _Spill) -> None:
-    """A poll that is cancelled, overtaken by its time, closed under way or dropped shows no secret."""
+async def test_abandoned_half_way(spill: _Spill) -> None:
+    """A poll that is cancelled, timed out, closed under way or dropped shows no secret."""
     with Table() as table:
         for what, at in itertools.product(["cancelled", "timed out", "closed", "dropped"], ["poll", "refresh"]):
             with table.row(what, at), spill.checked():
@@ -553,7 +553,7 @@ async def _give_up(spill: _Spill, what: str, at: str) -> None:
             kiosk.fail_next_refresh(Fault.stall(5), times=9)
         token = _oauth(kiosk.base_url) if at == "refresh" else _BEARER
         client = cardprod.Client(token, base_url=kiosk.base_url)
-        seen.watch(client)
+        seen.instrument(client)
         wait = client.wait_until_final(*card, timeout=3 if what == "timed out" else 100)
         tasks = [asyncio.create_task(client.get_status(*card)), asyncio.create_task(wait)]
         await asyncio.sleep(2)
@@ -573,7 +573,7 @@ async def _give_up(spill: _Spill, what: str, at: str) -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
         await client.close()
     del wait, tasks
-    seen.give(spill)
+    seen.add_to(spill)
 
 
 async def test_no_connection(spill: _Spill, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -604,7 +604,7 @@ async def test_no_connection(spill: _Spill, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 async def test_borrowed_session_is_closed(spill: _Spill, kiosk: Simulator) -> None:
-    """A session that was closed under a client, or is no good, is told of without a secret."""
+    """A session that was closed under a client, or cannot be used, is reported without a secret."""
     session = aiohttp.ClientSession()
     await session.close()
     for token in (_BEARER, _oauth(kiosk.base_url, session=session)):
@@ -691,7 +691,7 @@ def test_secret_for_a_card(spill: _Spill) -> None:
 
 @pytest.fixture
 def at(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Tell the command where to ask, and with the canary."""
+    """Set the base URL of the command, and the canary as its token."""
     monkeypatch.setenv("CARDPROD_TOKEN", _BEARER)
     return lambda base_url: monkeypatch.setenv("CARDPROD_BASE_URL", base_url)
 

@@ -93,12 +93,12 @@ def issue(identity: str = "127.0.0.1", *, by: str = "ours", years: tuple[int, in
     return authority(by).issue_cert(identity, not_before=first, not_after=last)
 
 
-async def look(base_url: str, context: ssl.SSLContext | None) -> cardprod.ProductionStatus:
+async def poll(base_url: str, context: ssl.SSLContext | None) -> cardprod.ProductionStatus:
     async with Client("bearer-token", base_url=base_url, ssl=context, attempts=1) as client:
         return await client.get_status(1, "card")
 
 
-@pytest.mark.looptime(False)  # the server is a thread, and has no part in virtual time
+@pytest.mark.looptime(False)  # the server is a thread, and does not follow virtual time
 async def test_server_that_is_not_trusted() -> None:
     """A server whose certificate is not good is a `TransportError` that says why, before it gets the token."""
     certificates: dict[str, dict[str, Any]] = {
@@ -111,7 +111,7 @@ async def test_server_that_is_not_trusted() -> None:
         for words, certificate in certificates.items():
             with table.row(words), tls_server(server_context(issue(**certificate))) as base_url:
                 with pytest.raises(cardprod.TransportError, match=words) as caught:
-                    await look(base_url, client_context())
+                    await poll(base_url, client_context())
                 assert isinstance(caught.value.__cause__, aiohttp.ClientConnectorCertificateError)
 
 
@@ -131,7 +131,7 @@ async def test_client_that_is_not_trusted(version: ssl.TLSVersion) -> None:
             own = None if certificate is None else issue("client@bank.example", **certificate)
             refused = pytest.raises(cardprod.TransportError, match=words)
             with table.row(words), tls_server(context) as base_url, refused:
-                await look(base_url, client_context(own))
+                await poll(base_url, client_context(own))
 
 
 @pytest.mark.looptime(False)
@@ -139,7 +139,7 @@ async def test_client_that_is_trusted() -> None:
     """A client certificate in the context that the caller gives lets the client in, on a lent session too."""
     context = client_context(issue("client@bank.example"))
     with tls_server(server_context(issue(), authority("ours"))) as base_url:
-        assert (await look(base_url, context)).status == "READY"
+        assert (await poll(base_url, context)).status == "READY"
         async with (
             aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=context)) as session,
             Client("bearer-token", base_url=base_url, session=session) as client,
@@ -149,7 +149,7 @@ async def test_client_that_is_trusted() -> None:
 
 @pytest.mark.looptime(False)
 async def test_token_endpoint_is_verified_too() -> None:
-    """A refresh goes to nobody whose certificate is not trusted, and to one that is."""
+    """A refresh goes only to a server whose certificate is trusted."""
     with tls_server(server_context(issue())) as base_url:
         stranger = OAuthToken("id", "secret", "refresh-token", base_url=base_url)
         with pytest.raises(cardprod.TransportError, match=r"refreshing the token: .*unknown authority"):

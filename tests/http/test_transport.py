@@ -1,4 +1,4 @@
-"""One look over real HTTP: retries, the gate, time limits, broken connections, sessions, tokens, pace, cancelling."""
+"""One poll over real HTTP: retries, pauses, time limits, broken connections, sessions, tokens, rate, cancelling."""
 
 from __future__ import annotations
 
@@ -37,21 +37,21 @@ SECRET = "secret-bearer-token"
 
 
 def now() -> float:
-    """Tell the loop's virtual time."""
+    """Return the loop's virtual time."""
     return asyncio.get_running_loop().time()
 
 
-def look(client: Client, card: Card = CARD) -> Coroutine[Any, Any, cardprod.ProductionStatus]:
-    """Look once at a card."""
+def poll(client: Client, card: Card = CARD) -> Coroutine[Any, Any, cardprod.ProductionStatus]:
+    """Poll a card once."""
     return client.get_status(card.profile_id, card.card_token)
 
 
 def add_cards(kiosk: Simulator, count: int) -> list[Card]:
-    """Put so many cards on a plan that never ends."""
+    """Add so many cards that never become final."""
     return [kiosk.add((123456, f"card-{number}"), "never") for number in range(count)]
 
 
-async def say_nothing(_: asyncio.StreamWriter) -> None:
+async def answer_nothing(_: asyncio.StreamWriter) -> None:
     """Answer nothing, and keep the connection open."""
 
 
@@ -59,14 +59,14 @@ async def say_nothing(_: asyncio.StreamWriter) -> None:
 
 
 async def test_error_that_passes_is_retried(kiosk: Simulator, client: Client) -> None:
-    """An error that may pass, twice and then no more, makes one answer of three requests."""
+    """An error that may pass and comes twice makes one answer of three requests."""
     kiosk.add(CARD, "never")
     with Table() as table:
         for http_status in (408, 429, 500, 502, 503, 504):
             before = len(kiosk.requests)
             kiosk.fail_next(Fault.server_error(http_status), times=2)
             with table.row(http_status):
-                assert (await look(client)).status == "READY"
+                assert (await poll(client)).status == "READY"
                 sent = [request.http_status for request in kiosk.requests[before:]]
                 assert sent == [http_status, http_status, 200]
             kiosk.clear_weather()
@@ -79,15 +79,15 @@ async def test_broken_connection_is_retried(kiosk: Simulator, client: Client) ->
         for fault in (Fault.reset(), Fault.cut_body(), Fault.garbage(), Fault.stall()):
             kiosk.fail_next(fault)
             with table.row(fault):
-                assert (await look(client)).status == "READY"
+                assert (await poll(client)).status == "READY"
             kiosk.clear_weather()
 
 
 async def test_third_failure_is_final(kiosk: Simulator, client: Client) -> None:
-    """A look is sent three times and no more, and its last failure names the card."""
+    """A poll is sent three times and no more, and its last failure names the card."""
     kiosk.fail_next(Fault.server_error(503), times=10)
     with pytest.raises(cardprod.ServerError) as caught:
-        await look(client)
+        await poll(client)
     assert len(kiosk.requests) == 3
     assert caught.value.card == CARD
 
@@ -102,14 +102,14 @@ async def test_poll_is_sent_as_often_as_attempts_say() -> None:
 
 
 async def _requests_of_failing_poll(fault: Fault, *, attempts: int, is_used: bool) -> int:
-    """Let a poll fail, on a connection that was used before or a new one; count its requests."""
+    """Make a poll fail, on a new or a used connection; count its requests."""
     async with Simulator() as kiosk, Client(kiosk.token, base_url=kiosk.base_url, attempts=attempts) as client:
         kiosk.add(CARD, "never")
         if is_used:
-            await look(client)
+            await poll(client)
         kiosk.fail_next(fault, times=10)
         with pytest.raises(cardprod.CardprodError):
-            await look(client)
+            await poll(client)
         return len(kiosk.requests) - is_used
 
 
@@ -121,7 +121,7 @@ async def test_error_that_stays_is_not_retried(kiosk: Simulator, client: Client)
             kiosk.fail_next(Fault.server_error(http_status), times=3)
             with table.row(http_status):
                 with pytest.raises(cardprod.ApiError) as caught:
-                    await look(client)
+                    await poll(client)
                 assert caught.value.http_status == http_status
                 assert len(kiosk.requests) - before == 1
             kiosk.clear_weather()
@@ -131,7 +131,7 @@ async def test_bad_reply_is_not_retried(kiosk: Simulator, client: Client) -> Non
     """A 200 of the wrong shape is raised after one request."""
     kiosk.fail_next(Fault.bad_reply(), times=3)
     with pytest.raises(cardprod.BadReply):
-        await look(client)
+        await poll(client)
     assert len(kiosk.requests) == 1
 
 
@@ -141,25 +141,25 @@ async def test_scripted_retry(script: Script) -> None:
         url = f"https://kiosk.example/v3/spend/profiles/{CARD.profile_id}/cards/{CARD.card_token}/production"
         script(url, status=503)
         script(url, body='{"status":"IN_PROGRESS"}')
-        assert (await look(client)).status == "IN_PROGRESS"
+        assert (await poll(client)).status == "IN_PROGRESS"
 
 
 async def test_scripted_error(script: Script) -> None:
-    """What a script replies is deciphered like what a server answers."""
+    """What a script replies is parsed like what a server answers."""
     async with Client("token", base_url="https://kiosk.example", api_version="2026Q3") as client:
         url = f"https://kiosk.example/2026Q3/spend/profiles/{CARD.profile_id}/cards/{CARD.card_token}/production"
         script(url, status=401, body='{"error":"invalid_token"}')
         with pytest.raises(cardprod.Unauthorized) as caught:
-            await look(client)
+            await poll(client)
     assert caught.value.code == "invalid_token"
 
 
-async def test_each_failing_look_has_its_own_outcome(kiosk: Simulator, client: Client) -> None:
-    """Fifty looks that fail at once, each in another way, each raise their own failure."""
+async def test_each_failing_poll_has_its_own_outcome(kiosk: Simulator, client: Client) -> None:
+    """Fifty polls that fail at once, each in another way, each raise their own failure."""
     cards = [Card(123456, f"card-{number}") for number in range(50)]
     for number, card in enumerate(cards):
         kiosk.fail_next(Fault.server_error(500 + number), times=3, card=card)
-    outcomes = await asyncio.gather(*(look(client, card) for card in cards), return_exceptions=True)
+    outcomes = await asyncio.gather(*(poll(client, card) for card in cards), return_exceptions=True)
     for number, (card, outcome) in enumerate(zip(cards, outcomes, strict=True)):
         assert isinstance(outcome, cardprod.ServerError)
         assert (outcome.card, outcome.http_status) == (card, 500 + number)
@@ -167,7 +167,7 @@ async def test_each_failing_look_has_its_own_outcome(kiosk: Simulator, client: C
 
 
 def test_nothing_is_imported_when_something_fails() -> None:
-    """After a client's first request nothing is imported any more, whatever fails: by then there may be no way to."""
+    """After a client's first request nothing is imported any more, whatever fails."""
     code = """
 import asyncio, sys
 import cardprod
@@ -193,20 +193,20 @@ asyncio.run(main())
     assert run_program(sys.executable, "-c", code).out.split() == ["READY", *["PRODUCED"] * 3, "CardNotFound"]
 
 
-# --- Retry-After and the gate ---
+# --- Retry-After and pauses ---
 
 
 async def test_retry_after_in_seconds(kiosk: Simulator, client: Client) -> None:
-    """A look that is told to come back in 7 seconds comes back in 7 seconds."""
+    """A poll that is answered `Retry-After: 7` is sent again after 7 seconds."""
     kiosk.add(CARD, "never")
     kiosk.fail_next(Fault.too_many_requests(retry_after=7))
-    await look(client)
+    await poll(client)
     first, second = (request.at for request in kiosk.requests)
     assert 7.0 <= second - first < 7.1
 
 
 async def test_retry_after_as_date() -> None:
-    """A look that is told to come back at a date comes back then, by the server's own clock."""
+    """A poll that is answered with a date is sent again then, by the server's own clock."""
     answers = [
         http_answer(503, Date="Wed, 21 Oct 2026 07:28:00 GMT", Retry_After="Wed, 21 Oct 2026 07:28:30 GMT"),
         http_answer(),
@@ -216,52 +216,52 @@ async def test_retry_after_as_date() -> None:
         writer.write(answers.pop(0))
 
     async with RawServer(answer) as server, Client("token", base_url=server.base_url) as client:
-        await look(client)
+        await poll(client)
         assert 30.0 <= server.times[1] - server.times[0] < 30.1
 
 
-async def test_gate_is_closed_to_all(kiosk: Simulator, client: Client) -> None:
-    """After one 429 no look of the client leaves before its `Retry-After`."""
+async def test_pause_holds_for_all(kiosk: Simulator, client: Client) -> None:
+    """After one 429 no request of the client leaves before its `Retry-After`."""
     cards = add_cards(kiosk, 20)
     kiosk.fail_next(Fault.too_many_requests(retry_after=30))
-    first = asyncio.create_task(look(client, cards[0]))
+    first = asyncio.create_task(poll(client, cards[0]))
     await asyncio.sleep(1)
-    await asyncio.gather(first, *(look(client, card) for card in cards[1:]))
+    await asyncio.gather(first, *(poll(client, card) for card in cards[1:]))
     assert len(kiosk.requests) == 21
     refused_at = kiosk.requests[0].at
     assert all(request.at >= refused_at + 30 for request in kiosk.requests[1:])
 
 
-async def test_gate_is_closed_to_the_queue(kiosk: Simulator) -> None:
-    """After one 429 no look that queues for a place leaves before its `Retry-After` either."""
+async def test_pause_holds_for_the_queue(kiosk: Simulator) -> None:
+    """After one 429 no queued request leaves before its `Retry-After` either."""
     cards = add_cards(kiosk, 5)
     kiosk.fail_next(Fault.too_many_requests(retry_after=30))
     async with Client(kiosk.token, base_url=kiosk.base_url, max_concurrency=1) as client:
-        await asyncio.gather(*(look(client, card) for card in cards))
+        await asyncio.gather(*(poll(client, card) for card in cards))
     refused_at = kiosk.requests[0].at
     assert [request.at for request in kiosk.requests[1:] if request.at < refused_at + 30] == []
 
 
-async def test_gate_never_opens_sooner(kiosk: Simulator) -> None:
-    """A later 429 with a shorter `Retry-After` does not open the gate sooner."""
+async def test_pause_never_ends_sooner(kiosk: Simulator) -> None:
+    """A later 429 with a shorter `Retry-After` does not end the pause sooner."""
     cards = add_cards(kiosk, 3)
     kiosk.fail_next(Fault.too_many_requests(retry_after=40), card=cards[0])
     kiosk.fail_next(Fault.too_many_requests(retry_after=1), card=cards[1])
     async with Client(kiosk.token, base_url=kiosk.base_url) as client:
-        looks = [asyncio.create_task(look(client, card)) for card in cards[:2]]
+        polls = [asyncio.create_task(poll(client, card)) for card in cards[:2]]
         await asyncio.sleep(5)
-        await asyncio.gather(look(client, cards[2]), *looks)
+        await asyncio.gather(poll(client, cards[2]), *polls)
     refused_at = kiosk.requests[0].at
     assert len(kiosk.requests) == 5
     assert all(request.at >= refused_at + 40 for request in kiosk.requests[2:])
 
 
 async def test_long_retry_after_is_raised(kiosk: Simulator, client: Client) -> None:
-    """A look that is told to come back in more than a minute says so at once."""
+    """A `Retry-After` of more than a minute is raised at once."""
     kiosk.fail_next(Fault.too_many_requests(retry_after=61))
     began = now()
     with pytest.raises(cardprod.RateLimited) as caught:
-        await look(client)
+        await poll(client)
     assert now() - began < 0.1
     assert caught.value.retry_after == 61
     assert len(kiosk.requests) == 1
@@ -275,7 +275,7 @@ async def test_date_in_the_past_is_now() -> None:
         writer.write(answers.pop(0))
 
     async with RawServer(answer) as server, Client("token", base_url=server.base_url) as client:
-        await look(client)
+        await poll(client)
         assert server.times[1] - server.times[0] <= 0.6
 
 
@@ -296,7 +296,7 @@ async def test_endless_body_is_cut(*, is_announced: bool) -> None:
 
     async with RawServer(answer) as server, Client("token", base_url=server.base_url) as client:
         with pytest.raises(cardprod.BadReply) as caught:
-            await look(client)
+            await poll(client)
         assert len(caught.value.body) <= 2048
         assert len(server.heads) == 1
         assert_idle(client)
@@ -311,7 +311,7 @@ async def test_largest_body_is_read() -> None:
         writer.write(http_answer(body='{"status":"READY"}'.ljust(1024 * 1024)))
 
     async with RawServer(answer) as server, Client("token", base_url=server.base_url) as client:
-        assert (await look(client)).status == "READY"
+        assert (await poll(client)).status == "READY"
 
 
 async def test_zipped_bomb_is_cut() -> None:
@@ -324,14 +324,14 @@ async def test_zipped_bomb_is_cut() -> None:
 
     async with RawServer(answer) as server, Client("token", base_url=server.base_url) as client:
         with pytest.raises(cardprod.BadReply, match="1 MiB"):
-            await look(client)
+            await poll(client)
 
 
 @pytest.mark.parametrize(
     "start", [b"", b"HTTP/1.1 200 OK\r\nContent-", b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{"]
 )
 async def test_stalled_answer_is_cut_off(start: bytes) -> None:
-    """An answer that stalls before, within or after its headers is given up at the request's time limit."""
+    """An answer that stalls before, within or after its headers is cut off at the request's time limit."""
 
     async def answer(writer: asyncio.StreamWriter) -> None:
         writer.write(start)
@@ -340,7 +340,7 @@ async def test_stalled_answer_is_cut_off(start: bytes) -> None:
         async with Client("token", base_url=server.base_url, request_timeout=7, attempts=1) as client:
             began = now()
             with pytest.raises(cardprod.RequestTimeout) as caught:
-                await look(client)
+                await poll(client)
             assert now() - began == pytest.approx(7, abs=0.01)
             assert isinstance(caught.value.__cause__, asyncio.CancelledError)
             assert_idle(client)
@@ -349,7 +349,7 @@ async def test_stalled_answer_is_cut_off(start: bytes) -> None:
 
 
 async def test_trickling_body_is_cut_off() -> None:
-    """A body that comes a byte a second, so that no single read stalls, is given up at the request's time limit."""
+    """A body that comes a byte a second, so that no single read stalls, is cut off at the request's time limit."""
 
     async def answer(writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n")
@@ -363,25 +363,25 @@ async def test_trickling_body_is_cut_off() -> None:
     ):
         began = now()
         with pytest.raises(cardprod.RequestTimeout):
-            await look(client)
+            await poll(client)
         assert now() - began == pytest.approx(7, abs=0.01)
 
 
-async def test_each_look_has_its_own_time_limit(kiosk: Simulator) -> None:
-    """Looks that begin a second apart and all stall are given up a second apart."""
+async def test_each_poll_has_its_own_time_limit(kiosk: Simulator) -> None:
+    """Polls that begin a second apart and all stall are cut off a second apart."""
     cards = add_cards(kiosk, 5)
     kiosk.fail_next(Fault.stall(), times=5)
     ends: list[float] = []
 
-    async def look_after(delay: float, card: Card) -> None:
+    async def poll_after(delay: float, card: Card) -> None:
         await asyncio.sleep(delay)
         with pytest.raises(cardprod.RequestTimeout):
-            await look(client, card)
+            await poll(client, card)
         ends.append(now() - began)
 
     async with Client(kiosk.token, base_url=kiosk.base_url, request_timeout=10, attempts=1) as client:
         began = now()
-        await asyncio.gather(*(look_after(number, card) for number, card in enumerate(cards)))
+        await asyncio.gather(*(poll_after(number, card) for number, card in enumerate(cards)))
         assert ends == pytest.approx([10, 11, 12, 13, 14], abs=0.01)
         assert_idle(client)
 
@@ -416,7 +416,7 @@ async def _assert_transport_error(sent: bytes) -> None:
 
     async with RawServer(answer) as server, Client(SECRET, base_url=server.base_url, attempts=1) as client:
         with pytest.raises(cardprod.TransportError) as caught:
-            await look(client)
+            await poll(client)
         assert type(caught.value) is cardprod.TransportError
         assert caught.value.__cause__ is not None
         assert caught.value.card == CARD
@@ -429,18 +429,18 @@ async def test_reset_is_a_transport_error(kiosk: Simulator) -> None:
     kiosk.fail_next(Fault.reset(), times=10)
     async with Client(kiosk.token, base_url=kiosk.base_url) as client:
         with pytest.raises(cardprod.TransportError) as caught:
-            await look(client)
+            await poll(client)
     assert caught.value.__cause__ is not None
 
 
 async def test_closed_port_is_a_transport_error() -> None:
-    """A port that nobody listens on is a `TransportError` with its cause."""
+    """A port without a listener is a `TransportError` with its cause."""
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]
         async with Client("token", base_url=f"http://127.0.0.1:{port}") as client:
             with pytest.raises(cardprod.TransportError) as caught:
-                await look(client)
+                await poll(client)
     assert isinstance(caught.value.__cause__, aiohttp.ClientConnectorError)
 
 
@@ -465,16 +465,16 @@ async def test_unknown_host_is_a_transport_error() -> None:
         Client("token", base_url="https://kiosk.invalid", session=session) as client,
     ):
         with pytest.raises(cardprod.TransportError, match="name was not found") as caught:
-            await look(client)
+            await poll(client)
     assert isinstance(caught.value.__cause__, aiohttp.ClientConnectorDNSError)
 
 
 @pytest.mark.parametrize("host", ["a" * 64 + ".example", "kiosk..example"])
 async def test_impossible_host_is_within_the_tree(host: str) -> None:
-    """A host name that cannot be is a `CardprodError`, at the latest when it is looked up."""
+    """A host name that cannot be is a `CardprodError`, at the latest when it is resolved."""
     with pytest.raises(cardprod.CardprodError):
         async with Client("token", base_url=f"https://{host}", attempts=1) as client:
-            await look(client)
+            await poll(client)
 
 
 # --- What is sent ---
@@ -493,7 +493,7 @@ async def test_redirect_is_not_followed() -> None:
 
         async with RawServer(redirect) as server, Client(SECRET, base_url=server.base_url) as client:
             with pytest.raises(cardprod.ApiError) as caught:
-                await look(client)
+                await poll(client)
             assert caught.value.http_status == 302
             assert f"Authorization: Bearer {SECRET}" in server.heads[0]
             assert len(server.heads) == 1
@@ -507,21 +507,21 @@ async def test_cookies_are_not_sent_back() -> None:
         writer.write(http_answer(Set_Cookie="track=me; Path=/"))
 
     async with RawServer(answer) as server, Client("token", base_url=server.base_url) as client:
-        await look(client)
-        await look(client)
+        await poll(client)
+        await poll(client)
         assert len(server.heads) == 2
         assert "cookie" not in "".join(server.heads).lower()
 
 
-async def test_each_request_says_who_asks(kiosk: Simulator) -> None:
+async def test_each_request_identifies_itself(kiosk: Simulator) -> None:
     """Each request has a correlation id of its own, a UUID, and the package's version."""
 
     async def answer(writer: asyncio.StreamWriter) -> None:
         writer.write(http_answer(503) if len(server.heads) == 1 else http_answer())
 
     async with RawServer(answer) as server, Client("token", base_url=server.base_url) as client:
-        await look(client)
-        await look(client)
+        await poll(client)
+        await poll(client)
         headers = [dict(line.split(": ", 1) for line in head.splitlines() if ": " in line) for head in server.heads]
     ids = [sent["X-External-Correlation-Id"] for sent in headers]
     assert len(set(ids)) == 3
@@ -532,7 +532,7 @@ async def test_each_request_says_who_asks(kiosk: Simulator) -> None:
 async def test_trace_id_is_on_errors(kiosk: Simulator, client: Client) -> None:
     """An error answer's trace id is on its exception, and in its words."""
     with pytest.raises(cardprod.CardNotFound) as caught:
-        await look(client)
+        await poll(client)
     assert caught.value.trace_id is not None
     assert caught.value.trace_id in str(caught.value)
 
@@ -555,7 +555,7 @@ async def test_borrowed_session_is_left_as_it_was(kiosk: Simulator) -> None:
         headers={"X-Mine": "1"}, timeout=timeout, raise_for_status=True, trace_configs=[tracing]
     ) as session:
         async with Client(kiosk.token, base_url=kiosk.base_url, session=session) as client:
-            await look(client)
+            await poll(client)
             with pytest.raises(cardprod.CardNotFound):
                 await client.get_status(1, "unknown")
         assert len(seen) == 2
@@ -573,18 +573,18 @@ async def test_closed_borrowed_session_is_a_usage_error(kiosk: Simulator) -> Non
     async with aiohttp.ClientSession() as session:
         client = Client(kiosk.token, base_url=kiosk.base_url, session=session)
     with pytest.raises(UsageError, match="session lent to this client is closed"):
-        await look(client)
+        await poll(client)
 
 
-async def test_borrowed_session_closed_during_a_look() -> None:
-    """A borrowed session that is closed during a look ends it with `UsageError`."""
-    async with RawServer(say_nothing) as server, aiohttp.ClientSession() as session:
+async def test_borrowed_session_closed_during_a_poll() -> None:
+    """A borrowed session that is closed during a poll ends it with `UsageError`."""
+    async with RawServer(answer_nothing) as server, aiohttp.ClientSession() as session:
         client = Client("token", base_url=server.base_url, session=session)
-        looking = asyncio.create_task(look(client))
+        polling = asyncio.create_task(poll(client))
         await asyncio.sleep(1)
         await session.close()
         with pytest.raises(UsageError, match="session lent to this client is closed"):
-            await looking
+            await polling
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -595,14 +595,14 @@ async def test_borrowed_session_with_credentials_is_within_the_tree(kiosk: Simul
         aiohttp.ClientSession(auth=aiohttp.BasicAuth("me", "mine")) as session,
         Client(kiosk.token, base_url=kiosk.base_url, session=session) as client,
     ):
-        outcomes = await asyncio.gather(look(client), return_exceptions=True)
+        outcomes = await asyncio.gather(poll(client), return_exceptions=True)
     assert isinstance(outcomes[0], cardprod.ProductionStatus | UsageError), outcomes
 
 
 # --- Tokens ---
 
 
-async def test_token_source_is_asked_for_each_look() -> None:
+async def test_token_source_is_asked_for_each_request() -> None:
     """A token source is asked before every request, and what it gives is what is sent."""
 
     async def answer(writer: asyncio.StreamWriter) -> None:
@@ -615,8 +615,8 @@ async def test_token_source_is_asked_for_each_look() -> None:
         return left.pop(0)
 
     async with RawServer(answer) as server, Client(source, base_url=server.base_url) as client:
-        await look(client)
-        await look(client)
+        await poll(client)
+        await poll(client)
         assert [
             token for head, token in zip(server.heads, tokens, strict=True) if f"Bearer {token}\r" in head
         ] == tokens
@@ -632,7 +632,7 @@ async def test_bad_token_from_a_source_is_not_shown(kiosk: Simulator, caplog: py
 
         async with Client(source, base_url=kiosk.base_url) as client:
             with pytest.raises(UsageError, match="token") as caught:
-                await look(client)
+                await poll(client)
         return caught.value
 
     with Table() as table:
@@ -643,11 +643,11 @@ async def test_bad_token_from_a_source_is_not_shown(kiosk: Simulator, caplog: py
     assert kiosk.requests == []
 
 
-# --- Places and pace ---
+# --- Concurrency and rate limit ---
 
 
-async def test_places_are_held() -> None:
-    """No more exchanges are under way at once than there are places."""
+async def test_concurrency_is_limited() -> None:
+    """No more requests are under way at once than `max_concurrency`."""
     most = under_way = 0
 
     async def answer(writer: asyncio.StreamWriter) -> None:
@@ -659,14 +659,14 @@ async def test_places_are_held() -> None:
         writer.write(http_answer())
 
     async with RawServer(answer) as server, Client("token", base_url=server.base_url, max_concurrency=7) as client:
-        await asyncio.gather(*(look(client) for _ in range(50)))
+        await asyncio.gather(*(poll(client) for _ in range(50)))
         assert most == 7
         assert len(server.heads) == 50
         assert_idle(client)
 
 
 async def test_queueing_costs_no_time() -> None:
-    """Time spent queueing for a place does not count towards the request's time limit."""
+    """Time spent queueing for a permit does not count towards the request's time limit."""
 
     async def answer(writer: asyncio.StreamWriter) -> None:
         await asyncio.sleep(6)
@@ -677,56 +677,56 @@ async def test_queueing_costs_no_time() -> None:
         Client("token", base_url=server.base_url, max_concurrency=1, request_timeout=10, attempts=1) as client,
     ):
         began = now()
-        await asyncio.gather(*(look(client) for _ in range(5)))
+        await asyncio.gather(*(poll(client) for _ in range(5)))
         assert now() - began == pytest.approx(30, abs=0.1)
 
 
-async def test_pace_is_held_first_come_first_served(kiosk: Simulator) -> None:
-    """250 looks at once leave at most 100 in any second, and in the order they came."""
+async def test_rate_limit_is_first_come_first_served(kiosk: Simulator) -> None:
+    """250 polls at once leave at most 100 in any second, and in the order they came."""
     cards = add_cards(kiosk, 250)
     async with Client(kiosk.token, base_url=kiosk.base_url, rate_limit=RateLimit(100, 1000)) as client:
-        await asyncio.gather(*(look(client, card) for card in cards))
+        await asyncio.gather(*(poll(client, card) for card in cards))
     times = [request.at for request in kiosk.requests]
     assert len(times) == 250
     assert max(sum(at <= other < at + 1 for other in times) for at in times) == 100
     assert times[-1] - times[0] < 2.1
-    for start in (0, 100, 200):  # within a batch, which connection is heard first is for the kernel to say
+    for start in (0, 100, 200):  # within a batch, the kernel decides which connection is read first
         batch = {request.card for request in kiosk.requests[start : start + 100]}
         assert batch == set(cards[start : start + 100])
 
 
-async def test_minute_is_held(kiosk: Simulator) -> None:
-    """No window of a minute holds more looks than the limit allows."""
+async def test_limit_per_minute(kiosk: Simulator) -> None:
+    """No window of a minute holds more requests than the limit allows."""
     kiosk.add(CARD, "never")
     async with Client(kiosk.token, base_url=kiosk.base_url, rate_limit=RateLimit(10, 25)) as client:
-        await asyncio.gather(*(look(client) for _ in range(80)))
+        await asyncio.gather(*(poll(client) for _ in range(80)))
     times = [request.at for request in kiosk.requests]
     assert max(sum(at <= other < at + 60 for other in times) for at in times) == 25
     assert max(sum(at <= other < at + 1 for other in times) for at in times) == 10
 
 
-async def test_one_place_is_first_come_first_served(kiosk: Simulator) -> None:
-    """With one place, looks are answered strictly in the order they came."""
+async def test_one_permit_is_first_come_first_served(kiosk: Simulator) -> None:
+    """With one permit, polls are answered strictly in the order they came."""
     cards = add_cards(kiosk, 30)
     async with Client(kiosk.token, base_url=kiosk.base_url, max_concurrency=1) as client:
-        await asyncio.gather(*(look(client, card) for card in cards))
+        await asyncio.gather(*(poll(client, card) for card in cards))
     assert [request.card for request in kiosk.requests] == cards
 
 
-async def test_retries_keep_the_pace_too(kiosk: Simulator) -> None:
+async def test_retries_keep_the_rate_limit_too(kiosk: Simulator) -> None:
     """Retries count towards the rate limit like first attempts."""
     cards = add_cards(kiosk, 20)
     for card in cards:
         kiosk.fail_next(Fault.reset(), card=card)
     async with Client(kiosk.token, base_url=kiosk.base_url, rate_limit=RateLimit(5, 1000)) as client:
-        await asyncio.gather(*(look(client, card) for card in cards))
+        await asyncio.gather(*(poll(client, card) for card in cards))
     times = [request.at for request in kiosk.requests]
     assert max(sum(at <= other < at + 1 for other in times) for at in times) == 5
 
 
-@pytest.mark.parametrize("limit", [RateLimit(1, 1000), None], ids=["pace", "places"])
-async def test_cancelled_queued_looks_lose_no_slot(limit: RateLimit | None) -> None:
-    """Looks cancelled while they queue neither leave nor cost those behind them anything."""
+@pytest.mark.parametrize("limit", [RateLimit(1, 1000), None], ids=["rate", "concurrency"])
+async def test_cancelled_queued_polls_lose_no_permit(limit: RateLimit | None) -> None:
+    """Polls cancelled while they queue are never sent and do not delay those behind them."""
 
     async def answer(writer: asyncio.StreamWriter) -> None:
         await asyncio.sleep(1)
@@ -736,26 +736,26 @@ async def test_cancelled_queued_looks_lose_no_slot(limit: RateLimit | None) -> N
         RawServer(answer) as server,
         Client("token", base_url=server.base_url, rate_limit=limit, max_concurrency=1) as client,
     ):
-        looks = [asyncio.create_task(look(client)) for _ in range(10)]
+        polls = [asyncio.create_task(poll(client)) for _ in range(10)]
         await asyncio.sleep(0.5)
-        for cancelled in (looks[1], looks[2], looks[5], looks[9]):
+        for cancelled in (polls[1], polls[2], polls[5], polls[9]):
             cancelled.cancel()
         began = now()
-        await asyncio.gather(*looks, return_exceptions=True)
-        assert [task.cancelled() for task in looks] == [number in {1, 2, 5, 9} for number in range(10)]
+        await asyncio.gather(*polls, return_exceptions=True)
+        assert [task.cancelled() for task in polls] == [number in {1, 2, 5, 9} for number in range(10)]
         assert len(server.heads) == 6
         assert now() - began < 6.1
-        await look(client)
+        await poll(client)
         assert_idle(client)
 
 
-def queued(client: Client) -> Any:  # the turnstile is nobody's business but ours
-    """Show the client's turnstile, to hit the very instant a turn comes."""
+def limiter_of(client: Client) -> Any:  # private
+    """Return the client's limiter, to hit the very instant a permit is granted."""
     return client._transport.limiter  # pyright: ignore[reportPrivateUsage]
 
 
-async def test_place_that_just_came_is_given_back() -> None:
-    """A look cancelled in the instant its place came gives it to the next in the same instant."""
+async def test_permit_that_was_just_granted_is_released() -> None:
+    """A poll cancelled in the instant its permit is granted passes it to the next in the same instant."""
     asked: list[str] = []
     may_answer = asyncio.Event()
 
@@ -767,9 +767,9 @@ async def test_place_that_just_came_is_given_back() -> None:
     async with RawServer(answer) as server, Client("token", base_url=server.base_url, max_concurrency=1) as client:
         first, second, third = (asyncio.create_task(client.get_status(1, name)) for name in "abc")
         await asyncio.sleep(1)
-        turn = queued(client)._single[0]
+        permit = limiter_of(client)._single[0]
         may_answer.set()
-        await until("the second's place", turn.done, interval=0)  # not a turn of the loop may be missed
+        await until("the second's permit", permit.done, interval=0)  # no iteration of the loop may be missed
         second.cancel()
         await asyncio.wait([first, second, third])
         assert second.cancelled()
@@ -778,13 +778,13 @@ async def test_place_that_just_came_is_given_back() -> None:
         assert_idle(client)
 
 
-async def test_slot_that_just_came_is_given_back(kiosk: Simulator) -> None:
-    """A look cancelled in the instant the rate limit let it out gives its slot to the next in the same instant."""
+async def test_permit_of_the_rate_limit_is_given_back(kiosk: Simulator) -> None:
+    """A poll cancelled in the instant the rate limit lets it out passes its permit to the next in the same instant."""
     cards = add_cards(kiosk, 3)
     async with Client(kiosk.token, base_url=kiosk.base_url, rate_limit=RateLimit(1, 1000)) as client:
-        first, second, third = (asyncio.create_task(look(client, card)) for card in cards)
+        first, second, third = (asyncio.create_task(poll(client, card)) for card in cards)
         await asyncio.sleep(0.5)
-        let_out_at = queued(client)._timer.when()
+        let_out_at = limiter_of(client)._timer.when()
         asyncio.get_running_loop().call_at(let_out_at + 1e-12, second.cancel)
         await asyncio.wait([first, second, third])
         assert second.cancelled()
@@ -802,27 +802,27 @@ async def stalled_client(server: RawServer, **settings: Any) -> Client:
 
 
 async def test_outer_timeout_stays_the_callers() -> None:
-    """A caller's own timeout around a look is the caller's `TimeoutError` and no `RequestTimeout`."""
-    async with RawServer(say_nothing) as server, await stalled_client(server) as client:
+    """A timeout of the caller's around a poll is a plain `TimeoutError` and no `RequestTimeout`."""
+    async with RawServer(answer_nothing) as server, await stalled_client(server) as client:
         began = now()
         with pytest.raises(TimeoutError) as caught:
             async with asyncio.timeout(3):
-                await look(client)
+                await poll(client)
         assert type(caught.value) is TimeoutError
         assert now() - began == pytest.approx(3, abs=0.01)
         assert_idle(client)
 
 
-async def test_cancelled_look_is_cancelled() -> None:
-    """A look that is cancelled during its exchange ends cancelled, at once, and its connection is closed."""
-    async with RawServer(say_nothing) as server, await stalled_client(server) as client:
-        looking = asyncio.create_task(look(client))
+async def test_cancelled_poll_is_cancelled() -> None:
+    """A poll that is cancelled during its request ends at once, and its connection is closed."""
+    async with RawServer(answer_nothing) as server, await stalled_client(server) as client:
+        polling = asyncio.create_task(poll(client))
         await asyncio.sleep(3)
         assert server.connections == 1
-        looking.cancel()
+        polling.cancel()
         with pytest.raises(asyncio.CancelledError):
-            await looking
-        assert looking.cancelled()
+            await polling
+        assert polling.cancelled()
         assert_idle(client)
         await asyncio.sleep(1)
         assert server.connections == 0
@@ -832,30 +832,30 @@ async def test_cancelled_look_is_cancelled() -> None:
 
 @pytest.mark.parametrize("is_outer_first", [True, False])
 async def test_cancel_beats_the_time_limit(*, is_outer_first: bool) -> None:
-    """When a caller cancels in the instant of the request's time limit, the look ends cancelled."""
-    async with RawServer(say_nothing) as server, await stalled_client(server) as client:
+    """When a caller cancels in the instant of the request's time limit, the poll ends cancelled."""
+    async with RawServer(answer_nothing) as server, await stalled_client(server) as client:
         loop = asyncio.get_running_loop()
-        looking = asyncio.create_task(look(client))
+        polling = asyncio.create_task(poll(client))
         if is_outer_first:
-            loop.call_later(10, looking.cancel)
+            loop.call_later(10, polling.cancel)
         await asyncio.sleep(0)
         if not is_outer_first:
-            loop.call_later(10, looking.cancel)
+            loop.call_later(10, polling.cancel)
         with pytest.raises(asyncio.CancelledError):
-            await looking
-        assert looking.cancelled()
-        assert looking.cancelling() == 1
+            await polling
+        assert polling.cancelled()
+        assert polling.cancelling() == 1
         assert_idle(client)
 
 
 @pytest.mark.parametrize("is_outer_first", [True, False])
 async def test_outer_timeout_at_the_time_limit(*, is_outer_first: bool) -> None:
-    """When the caller's timeout comes in the instant of the request's, exactly one of them ends the look."""
-    async with RawServer(say_nothing) as server, await stalled_client(server) as client:
+    """When the caller's timeout comes in the instant of the request's, exactly one of them ends the poll."""
+    async with RawServer(answer_nothing) as server, await stalled_client(server) as client:
         limit = asyncio.timeout(10 if is_outer_first else 10.0000001)
         with pytest.raises(TimeoutError):
             async with limit:
-                await look(client)
+                await poll(client)
         task = asyncio.current_task()
         assert task is not None
         assert task.cancelling() == 0
@@ -872,14 +872,14 @@ async def test_caught_time_limit_leaves_no_cancelling(kiosk: Simulator) -> None:
         assert task is not None
         for _ in range(3):
             with pytest.raises(cardprod.RequestTimeout):
-                await look(client)
+                await poll(client)
             assert task.cancelling() == 0
         async with asyncio.timeout(5):
-            assert (await look(client)).status == "READY"
+            assert (await poll(client)).status == "READY"
 
 
 async def test_time_limit_holds_in_a_task_being_cancelled(kiosk: Simulator) -> None:
-    """A look in the clean-up of a cancelled task has its time limit like any other, and the task stays cancelled."""
+    """A poll in the clean-up of a cancelled task has its time limit like any other, and the task stays cancelled."""
     kiosk.fail_next(Fault.stall())
     failures: list[Exception] = []
 
@@ -888,7 +888,7 @@ async def test_time_limit_holds_in_a_task_being_cancelled(kiosk: Simulator) -> N
             await asyncio.sleep(3600)
         finally:
             try:
-                await look(client)
+                await poll(client)
             except cardprod.RequestTimeout as error:
                 failures.append(error)
 
@@ -913,42 +913,42 @@ async def test_answer_in_the_instant_of_the_time_limit() -> None:
         task = asyncio.current_task()
         assert task is not None
         for _ in range(10):
-            outcomes += await asyncio.gather(look(client), return_exceptions=True)
+            outcomes += await asyncio.gather(poll(client), return_exceptions=True)
             assert task.cancelling() == 0
         assert_idle(client)
     assert all(isinstance(outcome, cardprod.ProductionStatus | cardprod.RequestTimeout) for outcome in outcomes)
 
 
-async def test_cancelling_after_any_number_of_turns() -> None:
-    """A poll cancelled after any number of turns of the loop ends cancelled or answered, and leaves nothing."""
+async def test_cancelling_after_any_number_of_iterations() -> None:
+    """A poll cancelled after any number of iterations of the loop ends cancelled or answered, and leaves nothing."""
     with Table() as table:
-        for turns in range(12):
-            with table.row(turns):
-                await _assert_cancelled_or_answered(turns)
+        for iterations in range(12):
+            with table.row(iterations):
+                await _assert_cancelled_or_answered(iterations)
 
 
-async def _assert_cancelled_or_answered(turns: int) -> None:
+async def _assert_cancelled_or_answered(iterations: int) -> None:
     async with Simulator() as kiosk, Client(kiosk.token, base_url=kiosk.base_url) as client:
         kiosk.add(CARD, "never")
-        polling = asyncio.create_task(look(client))
-        for _ in range(turns):
+        polling = asyncio.create_task(poll(client))
+        for _ in range(iterations):
             await asyncio.sleep(0)
         polling.cancel()
         await asyncio.wait([polling])
         assert polling.cancelled() or polling.result().status == "READY"
         await asyncio.sleep(1)
         assert_idle(client)
-        assert (await look(client)).status == "READY"
+        assert (await poll(client)).status == "READY"
 
 
 async def test_cancelled_retry_is_cancelled(kiosk: Simulator, client: Client) -> None:
-    """A look that is cancelled while it waits to be sent again ends cancelled and is not sent again."""
+    """A poll that is cancelled while it waits for a retry ends cancelled and is not sent again."""
     kiosk.fail_next(Fault.server_error(503, retry_after=30))
-    looking = asyncio.create_task(look(client))
+    polling = asyncio.create_task(poll(client))
     await asyncio.sleep(5)
-    looking.cancel()
+    polling.cancel()
     with pytest.raises(asyncio.CancelledError):
-        await looking
+        await polling
     await asyncio.sleep(60)
     assert len(kiosk.requests) == 1
     assert_idle(client)
@@ -957,89 +957,89 @@ async def test_cancelled_retry_is_cancelled(kiosk: Simulator, client: Client) ->
 # --- Closing ---
 
 
-async def ends_promptly(client: Client, looks: list[asyncio.Task[Any]]) -> None:
-    """Check that closing the client ends these looks with `UsageError` in the same second."""
+async def ends_promptly(client: Client, polls: list[asyncio.Task[Any]]) -> None:
+    """Check that closing the client ends these polls with `UsageError` in the same second."""
     await asyncio.sleep(1)
-    assert not any(task.done() for task in looks)
+    assert not any(task.done() for task in polls)
     began = now()
     await client.close()
-    _, pending = await asyncio.wait(looks, timeout=1)
+    _, pending = await asyncio.wait(polls, timeout=1)
     try:
-        assert not pending, f"{len(pending)} of {len(looks)} looks go on after close()"
+        assert not pending, f"{len(pending)} of {len(polls)} polls go on after close()"
     finally:
         for task in pending:
             task.cancel()
-        outcomes = await asyncio.gather(*looks, return_exceptions=True)
+        outcomes = await asyncio.gather(*polls, return_exceptions=True)
     assert now() - began <= 1
     assert {type(outcome) for outcome in outcomes} == {UsageError}
     assert_idle(client)
 
 
-async def test_closing_ends_looks_under_way_and_queued() -> None:
-    """Closing the client ends the looks under way and those that queue for a place with `UsageError`."""
-    async with RawServer(say_nothing) as server:
+async def test_closing_ends_polls_under_way_and_queued() -> None:
+    """Closing the client ends the polls under way and those that queue for a permit with `UsageError`."""
+    async with RawServer(answer_nothing) as server:
         client = await stalled_client(server, max_concurrency=3)
-        await ends_promptly(client, [asyncio.create_task(look(client)) for _ in range(10)])
+        await ends_promptly(client, [asyncio.create_task(poll(client)) for _ in range(10)])
         assert len(server.heads) == 3
         await assert_nothing_left(but=3)
 
 
-async def test_closing_ends_looks_that_wait_for_the_pace(kiosk: Simulator) -> None:
-    """Closing the client ends the looks that wait for the rate limit with `UsageError`."""
+async def test_closing_ends_polls_that_wait_for_the_rate_limit(kiosk: Simulator) -> None:
+    """Closing the client ends the polls that wait for the rate limit with `UsageError`."""
     kiosk.add(CARD, "never")
     client = Client(kiosk.token, base_url=kiosk.base_url, rate_limit=RateLimit(1, 1))
-    await look(client)
-    await ends_promptly(client, [asyncio.create_task(look(client)) for _ in range(5)])
+    await poll(client)
+    await ends_promptly(client, [asyncio.create_task(poll(client)) for _ in range(5)])
 
 
-async def test_closing_ends_looks_behind_the_gate(kiosk: Simulator) -> None:
-    """Closing the client ends the looks that wait for a `Retry-After` with `UsageError`."""
+async def test_closing_ends_polls_that_wait_for_a_pause(kiosk: Simulator) -> None:
+    """Closing the client ends the polls that wait for a `Retry-After` with `UsageError`."""
     kiosk.fail_next(Fault.too_many_requests(61))
     client = Client(kiosk.token, base_url=kiosk.base_url)
     with pytest.raises(cardprod.RateLimited):
-        await look(client)
-    await ends_promptly(client, [asyncio.create_task(look(client)) for _ in range(5)])
+        await poll(client)
+    await ends_promptly(client, [asyncio.create_task(poll(client)) for _ in range(5)])
 
 
-async def test_closing_ends_looks_that_sleep_before_a_retry(kiosk: Simulator) -> None:
-    """Closing the client ends the looks that sleep before they are sent again with `UsageError`."""
+async def test_closing_ends_polls_that_wait_for_a_retry(kiosk: Simulator) -> None:
+    """Closing the client ends the polls that wait for a retry with `UsageError`."""
     kiosk.fail_next(Fault.server_error(503, retry_after=50))
     client = Client(kiosk.token, base_url=kiosk.base_url)
-    await ends_promptly(client, [asyncio.create_task(look(client))])
+    await ends_promptly(client, [asyncio.create_task(poll(client))])
 
 
-async def test_closing_ends_looks_on_a_borrowed_session() -> None:
-    """Closing the client ends its looks under way on a borrowed session too, and leaves the session open."""
-    async with RawServer(say_nothing) as server, aiohttp.ClientSession() as session:
+async def test_closing_ends_polls_on_a_borrowed_session() -> None:
+    """Closing the client ends its polls under way on a borrowed session too, and leaves the session open."""
+    async with RawServer(answer_nothing) as server, aiohttp.ClientSession() as session:
         client = await stalled_client(server, session=session)
-        await ends_promptly(client, [asyncio.create_task(look(client))])
+        await ends_promptly(client, [asyncio.create_task(poll(client))])
         assert not session.closed
 
 
-async def test_closing_ends_looks_that_connect() -> None:
-    """Closing the client ends the looks whose connection is not made yet with `UsageError`."""
+async def test_closing_ends_polls_that_connect() -> None:
+    """Closing the client ends the polls whose connection is not made yet with `UsageError`."""
     with socket.socket() as full:
         full.bind(("127.0.0.1", 0))
         full.listen(0)
         with socket.create_connection(full.getsockname()):  # the one that fills the backlog
             client = Client("token", base_url=f"http://127.0.0.1:{full.getsockname()[1]}", request_timeout=60)
-            await ends_promptly(client, [asyncio.create_task(look(client))])
+            await ends_promptly(client, [asyncio.create_task(poll(client))])
 
 
-async def test_closing_ends_looks_that_resolve(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Closing the client ends the looks whose host is not looked up yet with `UsageError`."""
+async def test_closing_ends_polls_that_resolve(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Closing the client ends the polls whose host is not resolved yet with `UsageError`."""
 
     async def never(*_: object, **__: object) -> None:
         await asyncio.sleep(3600)
 
     monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", never)
     client = Client("token", base_url="https://kiosk.example", request_timeout=60)
-    await ends_promptly(client, [asyncio.create_task(look(client)) for _ in range(2)])
+    await ends_promptly(client, [asyncio.create_task(poll(client)) for _ in range(2)])
 
 
 @pytest.mark.parametrize("is_borrowed", [True, False])
-async def test_closing_ends_looks_that_wait_for_their_token(kiosk: Simulator, *, is_borrowed: bool) -> None:
-    """A look whose token comes after the client was closed ends with `UsageError`, unsent, and opens no session."""
+async def test_closing_ends_polls_that_wait_for_their_token(kiosk: Simulator, *, is_borrowed: bool) -> None:
+    """A poll whose token comes after the client was closed ends with `UsageError`, unsent, and opens no session."""
     kiosk.add(CARD, "never")
 
     async def source() -> str:
@@ -1048,81 +1048,81 @@ async def test_closing_ends_looks_that_wait_for_their_token(kiosk: Simulator, *,
 
     async with aiohttp.ClientSession() as session:
         client = Client(source, base_url=kiosk.base_url, session=session if is_borrowed else None)
-        looking = asyncio.create_task(look(client))
+        polling = asyncio.create_task(poll(client))
         await asyncio.sleep(1)
         await client.close()
-        (outcome,) = await asyncio.gather(looking, return_exceptions=True)
+        (outcome,) = await asyncio.gather(polling, return_exceptions=True)
         await client.close()  # should a session have been opened
         assert isinstance(outcome, UsageError)
         assert kiosk.requests == []
 
 
 async def test_cancelling_after_closing_is_cancelling(kiosk: Simulator) -> None:
-    """A queued look that is cancelled right after the client was closed ends cancelled."""
+    """A queued poll that is cancelled right after the client was closed ends cancelled."""
     kiosk.add(CARD, "never")
     client = Client(kiosk.token, base_url=kiosk.base_url, rate_limit=RateLimit(1, 1))
-    await look(client)
-    looking = asyncio.create_task(look(client))
+    await poll(client)
+    polling = asyncio.create_task(poll(client))
     await asyncio.sleep(1)
-    queued(client).close()
-    looking.cancel()
-    await asyncio.wait([looking])
+    limiter_of(client).close()
+    polling.cancel()
+    await asyncio.wait([polling])
     await client.close()
-    await asyncio.gather(looking, return_exceptions=True)
-    assert looking.cancelled()
+    await asyncio.gather(polling, return_exceptions=True)
+    assert polling.cancelled()
 
 
 async def test_closed_client_leaves_nothing(kiosk: Simulator) -> None:
-    """A client that was used and closed leaves no task, and no timer to wake the loop for."""
+    """A client that was used and closed leaves no task, and no timer."""
     cards = add_cards(kiosk, 20)
     async with Client(kiosk.token, base_url=kiosk.base_url) as client:
-        await asyncio.gather(*(look(client, card) for card in cards))
+        await asyncio.gather(*(poll(client, card) for card in cards))
     assert_idle(client)
     transport: Any = client._transport  # pyright: ignore[reportPrivateUsage] # no user can see a timer
     assert transport._time_limit._timer is None
     assert transport.limiter._timer is None
 
 
-# --- What a review found ---
+# --- Corner cases ---
 
 
-async def test_closed_coroutine_in_the_queue_keeps_no_place(kiosk: Simulator) -> None:
-    """A look whose coroutine is closed while it queues takes no place from those behind it."""
+async def test_closed_coroutine_in_the_queue_keeps_no_permit(kiosk: Simulator) -> None:
+    """A poll whose coroutine is closed while it queues takes no permit from those behind it."""
     kiosk.add(CARD, "never")
     kiosk.fail_next(Fault.stall(5))
     async with Client(kiosk.token, base_url=kiosk.base_url, max_concurrency=1) as client:
-        first = asyncio.create_task(look(client))
+        first = asyncio.create_task(poll(client))
         await asyncio.sleep(1)
         queued = client.wait_until_final(CARD.profile_id, CARD.card_token)
-        queued.send(None)  # as a task would, up to its place in the queue
+        queued.send(None)  # as a task would, until it queues
         queued.close()
         await first
-        assert (await asyncio.wait_for(look(client), 60)).status == "READY"
+        assert (await asyncio.wait_for(poll(client), 60)).status == "READY"
         assert_idle(client)
 
 
 @pytest.mark.parametrize("is_borrowed", [True, False])
-async def test_turn_that_came_with_closing_is_not_taken(kiosk: Simulator, *, is_borrowed: bool) -> None:
-    """A look whose turn comes in the very moment of closing ends with `UsageError`, unsent."""
+async def test_permit_granted_while_closing_is_not_used(kiosk: Simulator, *, is_borrowed: bool) -> None:
+    """A poll that gets its permit while the client is being closed ends with `UsageError`, unsent."""
     kiosk.add(CARD, "never")
     async with aiohttp.ClientSession() as session:
         lent = session if is_borrowed else None
         client = Client(kiosk.token, base_url=kiosk.base_url, max_concurrency=1, session=lent)
 
-        async def look_and_close() -> None:
-            await look(client)
+        async def poll_and_close() -> None:
+            await poll(client)
             await client.close()
 
-        closing = asyncio.create_task(look_and_close())
+        closing = asyncio.create_task(poll_and_close())
         await asyncio.sleep(0)
-        queued = asyncio.create_task(look(client))
+        queued = asyncio.create_task(poll(client))
         _, outcome = await asyncio.gather(closing, queued, return_exceptions=True)
         assert isinstance(outcome, UsageError)
         assert len(kiosk.requests) == 1
 
 
 async def test_token_source_has_as_long_as_a_request(kiosk: Simulator) -> None:
-    """A token source that hangs ends the look after the request's time, each attempt."""
+    """A token source that hangs ends the poll after the request's time, at each attempt."""
 
     async def source() -> str:
         await asyncio.sleep(3600)
@@ -1131,12 +1131,12 @@ async def test_token_source_has_as_long_as_a_request(kiosk: Simulator) -> None:
     async with Client(source, base_url=kiosk.base_url, request_timeout=7, attempts=1) as client:
         began = now()
         with pytest.raises(cardprod.RequestTimeout, match="no token"):
-            await look(client)
+            await poll(client)
         assert now() - began == pytest.approx(7, abs=0.1)
 
 
-async def test_failed_look_leaves_no_garbage(kiosk: Simulator, client: Client) -> None:
-    """A look that fails at once is gone with its error: nothing of it waits for the garbage collector."""
+async def test_failed_poll_leaves_no_garbage(kiosk: Simulator, client: Client) -> None:
+    """A failed poll and its error leave nothing for the garbage collector."""
 
     def errors_there_are() -> int:  # other tests keep some as their parameters
         return sum(isinstance(thing, cardprod.CardNotFound) for thing in gc.get_objects())
@@ -1147,7 +1147,7 @@ async def test_failed_look_leaves_no_garbage(kiosk: Simulator, client: Client) -
     try:
         for _ in range(3):
             with pytest.raises(cardprod.CardNotFound):
-                await look(client)
+                await poll(client)
         await asyncio.sleep(0)
         assert errors_there_are() == before
     finally:
@@ -1155,14 +1155,14 @@ async def test_failed_look_leaves_no_garbage(kiosk: Simulator, client: Client) -
 
 
 async def test_sent_once_without_the_attribute_too(kiosk: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Should aiohttp's attribute be gone one day, a look whose connection breaks is sent no more than told."""
+    """Without aiohttp's attribute, a poll whose connection breaks is still sent no more than `attempts` times."""
     monkeypatch.setattr("cardprod._http.fast_path._RESENDS", "_gone_one_day")
     monkeypatch.setattr("cardprod._http.fast_path._SENDER", "_gone_one_day")
     kiosk.add(CARD, "never")
     async with Client(kiosk.token, base_url=kiosk.base_url, attempts=1) as client:
-        await look(client)  # a connection is kept alive
+        await poll(client)  # a connection is kept alive
         kiosk.fail_next(Fault.reset())
         with pytest.raises(cardprod.TransportError):
-            await look(client)
-        assert (await look(client)).status == "READY"
+            await poll(client)
+        assert (await poll(client)).status == "READY"
     assert len(kiosk.requests) == 3
