@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def wall_clock_of_the_loop() -> Generator[None]:
-    """Let the wall's clock, as checkpoints have it, go by the event loop's virtual time, which begins at noon."""
+    """Let the wall clock of checkpoints follow the event loop's virtual time, which begins at noon."""
 
     def now() -> datetime:
         return datetime(2026, 11, 24, 12, tzinfo=UTC) + timedelta(seconds=asyncio.get_running_loop().time())

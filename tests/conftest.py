@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Generator, Iterator
 
 # looptime asks for the current loop before every test; without this, asyncio would make one for a test that has none,
-# and nobody would close it.
+# and leave it open.
 asyncio.set_event_loop(None)
 
-# The same examples in every run: a failure is then the change's and not the day's. The full size draws new ones.
+# The same examples in every run, so that a failure comes from the change. The full size draws new ones.
 settings.register_profile("quick", max_examples=50, deadline=None, derandomize=True)
 settings.register_profile("full", max_examples=500, deadline=None, print_blob=True)
 
@@ -70,7 +70,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Turn a skipped test into a failed one where everything must be there."""
+    """Make a skipped test a failed one with `--no-skips`."""
     report = yield
     if report.skipped and item.config.getoption("--no-skips"):
         report.outcome = "failed"
@@ -80,7 +80,7 @@ def pytest_runtest_makereport(
 
 @pytest.fixture
 def full_size(request: pytest.FixtureRequest) -> bool:
-    """Whether a test must prove its promise at full size, and not at the size that fits a person's patience."""
+    """Whether a test runs at full size, or at the size that is quick enough for each run."""
     return bool(request.config.getoption("--full-size"))
 
 
@@ -88,7 +88,7 @@ def full_size(request: pytest.FixtureRequest) -> bool:
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Let the loop turn 10 times before virtual time jumps: looptime's 42 cost more CPU and change no result."""
+    """Let the loop idle 10 times before virtual time jumps: looptime's 42 cost more CPU and change no result."""
     item.add_marker(pytest.mark.looptime(noop_cycles=10))
 
 
@@ -126,7 +126,7 @@ async def client(kiosk: Simulator) -> AsyncIterator[cardprod.Client]:
 
 @pytest.fixture
 def environment(kiosk: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The environment of somebody who asks the kiosk with the command."""
+    """The environment of a command that asks the kiosk."""
     monkeypatch.setenv("CARDPROD_TOKEN", kiosk.token)
     monkeypatch.setenv("CARDPROD_BASE_URL", kiosk.base_url)
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 async def assert_nothing_left(*, but: int = 0) -> None:
     """Check that no task is left in the running loop but the caller's, and `but` more that the test knows of."""
-    for _ in range(10):  # closed connections take a few turns of the loop to go
+    for _ in range(10):  # closed connections take a few iterations of the loop to go
         await asyncio.sleep(0)
     gc.collect()
     others = asyncio.all_tasks() - {asyncio.current_task()}
@@ -21,7 +21,7 @@ async def assert_nothing_left(*, but: int = 0) -> None:
 
 def assert_idle(client: cardprod.Client) -> None:
     """Check that nothing of the client's is under way: no request, no permit held or waited for, no connection."""
-    # No user can see these, and what is left behind is just what no user would see either.
+    # No public name shows these.
     transport: Any = client._transport  # pyright: ignore[reportPrivateUsage]
     assert transport._time_limit.running == 0
     assert transport.limiter.in_use == 0

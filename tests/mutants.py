@@ -195,9 +195,9 @@ EQUIVALENT: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
         ),
     },
 }
-"""Mutants that no test can tell from the original: for each module, the reason and the mutants as they are printed.
+"""Mutants that behave like the original: for each module, the reason and the mutants as they are printed.
 
-A reason says why nobody could notice the difference. "Too hard to test" is none.
+A reason says why there is no difference to notice. "Too hard to test" is none.
 """
 
 # --- Mutants ---
@@ -225,7 +225,7 @@ class Mutant:
     description: str = attrs.field(eq=False)
 
     def applied_to(self, source: str) -> str:
-        """Give the source with this change."""
+        """Return the source with this change."""
         return source[: self.start] + self.text + source[self.end :]
 
 
@@ -279,7 +279,7 @@ class _Mutation:
         self._starts = [0, *itertools.accumulate(map(len, self._lines))]
 
     def mutants(self) -> Iterator[Mutant]:
-        """Give every change, some of them twice."""
+        """Yield every change, some of them twice."""
         for node, function in _code(ast.parse(self._source)):
             for start, end, text in self._changes(node, function):
                 yield self._mutant(start, end, text)
@@ -381,7 +381,7 @@ class _Mutation:
 
 
 def _collapsed(text: str) -> str:
-    """Put some lines of source on one, and leave out what is more than anybody reads."""
+    """Put some lines of source on one, and cut them after `MOST_SHOWN` characters."""
     line = " ".join(text.split())
     return line if len(line) <= MOST_SHOWN else f"{line[:MOST_SHOWN]} …"
 
@@ -412,7 +412,7 @@ def _is_skipped(node: ast.AST) -> bool:
 
 
 def _is_type(node: ast.expr) -> bool:
-    """Say whether this is the right side of a union of types."""
+    """Return whether this is the right side of a union of types."""
     if isinstance(node, ast.Name):
         return node.id in {"bool", "bytes", "dict", "float", "int", "list", "str"} or node.id[0].isupper()
     return _is_constant(node, None)
@@ -435,7 +435,7 @@ def _other_numbers(value: object) -> Iterable[object]:
 
 
 def _is_set_before(node: ast.Assign | ast.AnnAssign, function: ast.AST | None) -> bool:
-    """Say whether what is assigned had a value before, so that without the assignment the code still runs."""
+    """Return whether what is assigned had a value before, so that without the assignment the code still runs."""
     if not isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
         return False
     targets = node.targets if isinstance(node, ast.Assign) else [node.target]
@@ -574,7 +574,7 @@ def exit_codes(
     *,
     done: Callable[[int, int | None], None] | None = None,
 ) -> list[int | None]:
-    """Run each of these in a process of its own, and give their exit codes; None for one that took too long.
+    """Run each of these in a process of its own, and return their exit codes; None for one that took too long.
 
     Args:
         works: Functions that give an exit code.
@@ -668,7 +668,7 @@ class Result:
         return _percent(len(self.died), self.all - len(self.equivalent))
 
     def text(self) -> str:
-        """Say it in lines for people."""
+        """Format it as lines for people."""
         name, equivalent = self.module.name, self.equivalent
         lines = [f"{name}: {self.all} mutants, {len(self.died)} died ({self.raw_percent:.0f} %)"]
         if self.hung:
@@ -685,7 +685,7 @@ class Result:
         return "\n".join(lines)
 
     def as_json(self) -> dict[str, object]:
-        """Say it for programs."""
+        """Return it for programs."""
         return {
             "module": self.module.name,
             "mutants": self.all,
@@ -707,12 +707,12 @@ def _percent(part: int, whole: int) -> float:
 
 
 def reasons_for(module: str) -> dict[str, str]:
-    """Say which mutants of a module are equivalent to the original, each with the reason."""
+    """Return which mutants of a module are equivalent to the original, each with the reason."""
     return {mutation: reason for reason, mutations in EQUIVALENT.get(module, {}).items() for mutation in mutations}
 
 
 def unknown_equivalents(module: Module) -> list[str]:
-    """Say which mutants are listed as equivalent and do not exist, since the source has changed."""
+    """Return which mutants are listed as equivalent and do not exist, since the source has changed."""
     listed = reasons_for(module.name).keys()
     return sorted(listed - {one.description for one in mutants_of(module.source)})
 
@@ -734,7 +734,7 @@ def _preload(names: Iterable[str]) -> None:
 
 
 def _measured(module: Module) -> dict[str, float]:
-    """Run the tests on the module as it is; say how long each took.
+    """Run the tests on the module as it is; return how long each took.
 
     Raises:
         SystemExit: They fail.
@@ -805,7 +805,7 @@ def _terminated(*_: object) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the program; give its exit code."""
+    """Run the program; return its exit code."""
     parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("modules", nargs="+", choices=sorted(TESTS), metavar="MODULE", help=", ".join(sorted(TESTS)))
     parser.add_argument("--list", action="store_true", help="print the mutants, numbered, and run none")

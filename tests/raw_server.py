@@ -52,7 +52,7 @@ class RawServer:
         for task in self._serving:
             task.cancel()
         await asyncio.gather(*self._serving, return_exceptions=True)
-        await asyncio.sleep(0.01)  # closed transports take a few turns of the loop to go
+        await asyncio.sleep(0.01)  # closed transports take a few iterations of the loop to go
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()

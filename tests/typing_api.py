@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 
 async def a_token() -> str:
-    """Give a token, as anybody's vault does."""
+    """Give a token, as a user's vault does."""
     return "user-token"
 
 
@@ -62,7 +62,7 @@ async def making_clients(session: aiohttp.ClientSession, context: ssl.SSLContext
 
 
 async def one_card(client: Client) -> None:
-    """A look gives a status; a wait gives one when awaited, and transitions when iterated."""
+    """`get_status` gives a status; a wait gives one when awaited, and transitions when iterated."""
     assert_type(await client.get_status(1, "card"), ProductionStatus)
     wait = client.wait_until_final(1, "card", timeout=None, schedule=Backoff(first=2))
     assert_type(wait, Wait)
@@ -107,7 +107,7 @@ async def many_cards(client: Client, cards: AsyncIterable[Card]) -> None:
 
 
 async def going_on(client: Client) -> None:
-    """A checkpoint goes through JSON, and is gone on with or swept."""
+    """A checkpoint is written as JSON and read, and is resumed or swept."""
     checkpoint = Checkpoint.from_json(Checkpoint.for_cards([(1, "a")], timeout=60).to_json())
     assert_type(client.resume(checkpoint), Waits)
     sweep = await client.sweep(checkpoint)
@@ -148,7 +148,7 @@ def errors(error: CardprodError) -> None:
 
 
 def webhooks(client: Client, verifier: Verifier, body: bytes, headers: Mapping[str, str]) -> None:
-    """A verified delivery is an event, which says how many waits it concerned."""
+    """A verified delivery is an event, and `notify` returns how many waits it reached."""
     event = verifier.parse(body, headers)
     assert_type(event, ProductionEvent)
     assert_type(event.card, Card | None)

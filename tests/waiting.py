@@ -92,7 +92,7 @@ class Child:
         return " ".join(self._argv)[:_SHOWN]
 
     def close(self) -> None:
-        """Kill it, and what it started, unless it has ended; and redact its output."""
+        """Kill it, and what it started, unless it has ended; and drop its output."""
         if self.exit_code is None:
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait(LIMIT)
@@ -213,10 +213,10 @@ async def until(
     Args:
         what: What is waited for, in words.
         observe: Gives what is seen now, or an awaitable of it.
-        accept: Whether that is it.
-        child: The process that must bring it about: if it has ended, nothing is waited for any more.
+        accept: Whether what is seen ends the wait.
+        child: The process that must bring it about: if it has ended, the wait fails.
         limit: Seconds, of the event loop's clock and of the real one.
-        interval: Seconds between two observations; 0 to observe at each turn of the event loop.
+        interval: Seconds between two observations; 0 to observe at each iteration of the event loop.
 
     Raises:
         AssertionError: It was not seen within the limit, or the process has ended.
