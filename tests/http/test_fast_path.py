@@ -65,7 +65,7 @@ async def test_own_requests_go_directly(kiosk: Simulator, client: Client, by_ses
 
 
 async def test_lent_session_is_used_as_it_is(kiosk: Simulator, by_session: list[str]) -> None:
-    """A lent session's headers and trace configs apply to its requests."""
+    """A lent session's trace configs see every request."""
     kiosk.add(CARD, "never")
     traced: list[str] = []
 
@@ -146,7 +146,7 @@ async def test_scripted_replies_come_and_go(
 
 
 def lines_of(head: str) -> set[str]:
-    """Take a request apart, but for what is another one each time."""
+    """Split a request into lines, without the id that differs each time."""
     return {line for line in head.split("\r\n") if not line.startswith("X-External-Correlation-Id: ")}
 
 

@@ -59,7 +59,7 @@ class Store:
         self._kiosk = kiosk
 
     async def __call__(self, pair: TokenPair) -> None:
-        """Take a pair."""
+        """Store a pair."""
         self.offered.append(pair)
         self.requests_before.append(status_requests(self._kiosk))
         await asyncio.sleep(0.1)
@@ -283,7 +283,7 @@ async def test_slow_store_does_not_extend_polls(kiosk: Simulator) -> None:
 async def test_refusal_for_good_is_raised_without_asking_again(
     kiosk: Simulator, begin: str, code: str, words: str
 ) -> None:
-    """A refusal for good is `TokenRefreshFailed` that says what to do, to each caller its own, and asked for once."""
+    """A refusal for good is asked for once, and raises in each caller a `TokenRefreshFailed` that says what to do."""
     if begin == "revoked":
         kiosk.revoke_tokens()
         token = oauth(kiosk)
@@ -306,7 +306,7 @@ async def test_refusal_for_good_is_raised_without_asking_again(
 
 
 async def test_failing_endpoint_is_named() -> None:
-    """Whatever the token endpoint does wrong is the error it would be of a poll, and says that it is of a refresh."""
+    """A failing token endpoint raises the errors that a poll would raise, with messages that name the refresh."""
     failures: list[tuple[Fault, type[Exception], int]] = [
         (Fault.too_many_requests(1), cardprod.RateLimited, 3),
         (Fault.server_error(500), cardprod.ServerError, 3),
@@ -339,7 +339,7 @@ async def _assert_refresh_fails(kiosk: Simulator, fault: Fault, error: type[Exce
     assert refreshes(kiosk) == requests  # not asked again
     await asyncio.sleep(10)
     kiosk.fail_next_refresh(Fault.stall(0))
-    if requests == 3:  # what no retry would resolve is still so
+    if requests == 3:  # other failures are remembered
         assert await token() == kiosk.token
 
 

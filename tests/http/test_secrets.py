@@ -129,7 +129,7 @@ class _Spill:
                 self.logs.append((where, text))
 
     def leaks(self) -> list[str]:
-        """Give what should not have come out."""
+        """Return what should not have come out."""
         found = [
             f"{secret} in {where}" for secret in _SECRETS for where, text in self.texts + self.logs if secret in text
         ]
@@ -668,7 +668,7 @@ def test_secret_in_the_wrong_place(spill: _Spill) -> None:
 
 
 def test_swapped_secrets(spill: _Spill) -> None:
-    """The three of `OAuthToken`'s positions in any order, short of a secret as the id, which is shown, show none."""
+    """`OAuthToken`'s arguments in a wrong order show no secret, except one as the client id, which is shown."""
     for order in itertools.permutations(["client-id", _CLIENT_SECRET, _REFRESH]):
         if order[0] == "client-id":
             spill.take("repr", cardprod.OAuthToken(*order))

@@ -32,7 +32,7 @@ def authority(name: str) -> Any:  # trustme's own annotations name a type it doe
 
 
 def server_context(certificate: Any, clients: Any = None) -> ssl.SSLContext:
-    """Make a server's side; with `clients`, it wants a certificate of that authority."""
+    """Make a server's context; with `clients`, it requires a certificate of that authority."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     certificate.configure_cert(context)
     if clients is not None:
@@ -42,7 +42,7 @@ def server_context(certificate: Any, clients: Any = None) -> ssl.SSLContext:
 
 
 def client_context(certificate: Any = None) -> ssl.SSLContext:
-    """Make a client's side, as README says."""
+    """Make a client's context, as README says."""
     context = ssl.create_default_context()
     authority("ours").configure_trust(context)
     if certificate is not None:
@@ -118,7 +118,7 @@ async def test_server_that_is_not_trusted() -> None:
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=["TLS 1.2", "TLS 1.3"])
 @pytest.mark.looptime(False)
 async def test_client_that_is_not_trusted(version: ssl.TLSVersion) -> None:
-    """A server that wants a client certificate, or a better one, is a `TransportError` that says so."""
+    """A server that refuses the client's certificate, or its absence, is a `TransportError` that says so."""
     certificates: dict[str, Any] = {
         "client certificate": None,
         "does not know the authority of the client certificate": {"by": "theirs"},

@@ -483,7 +483,7 @@ async def test_deadline_during_a_pause(kiosk: Simulator, client: Client) -> None
 
 
 async def test_batch_timeout_leaves_the_source(kiosk: Simulator, client: Client) -> None:
-    """Cards that a source has not given by the batch's end are not waited for."""
+    """Cards that a source has not yielded by the batch's end are not waited for."""
 
     async def trickle() -> AsyncIterator[Card]:
         for card in add(kiosk, 1000):
@@ -628,7 +628,7 @@ async def test_poll_under_way_does_not_undo_an_event() -> None:
 
 
 async def test_event_ends_a_card_during_its_poll() -> None:
-    """A card that an event ends while it is polled has ended so, whatever the poll finds; the others go on."""
+    """An event that ends a card during its poll counts, whatever the poll answers; the other waits go on."""
     may_answer = asyncio.Event()
     other = Card(123456, "other")
 

@@ -38,12 +38,12 @@ class _Seen:
         self.meters = MeterProvider([self._reader], shutdown_on_exit=False)
 
     def span(self) -> Any:
-        """Give the one span that has ended."""
+        """Return the one span that has ended."""
         [span] = self._spans.get_finished_spans()
         return span
 
     def metrics(self) -> dict[str, dict[tuple[Any, ...], float]]:
-        """Give each metric's points: the values of their attributes → a counter's value, or a histogram's count."""
+        """Return each metric's points: the values of their attributes → a counter's value, or a histogram's count."""
         data: Any = self._reader.get_metrics_data()
         return {
             metric.name: {
@@ -56,7 +56,7 @@ class _Seen:
 
 @pytest.fixture
 def seen() -> _Seen:
-    """OpenTelemetry, of the test's own."""
+    """OpenTelemetry's SDK, which keeps everything in memory."""
     return _Seen()
 
 

@@ -139,7 +139,7 @@ async def test_event_is_shared() -> None:
 
 
 async def test_signal_waits_until_its_time() -> None:
-    """If it is not set, a wait lasts until its time and says that it was not."""
+    """A wait for a signal that is not set lasts until its time and says so."""
     loop, signal = asyncio.get_running_loop(), Signal()
     began_at = loop.time()
     assert not await signal.wait_until(began_at + 100)
@@ -147,7 +147,7 @@ async def test_signal_waits_until_its_time() -> None:
 
 
 async def test_signal_is_set() -> None:
-    """Setting it ends a wait at once, or the next one; twice is once; and a wait clears it."""
+    """Setting a signal, once or twice, ends the current or the next wait at once, and that wait clears it."""
     loop, signal = asyncio.get_running_loop(), Signal()
     loop.call_later(5, signal.set)
     began_at = loop.time()

@@ -67,7 +67,7 @@ def names(steps: list[tuple[Card, Transition | CardprodError]], card: Card) -> l
 async def swept_to_the_end(
     client: Client, checkpoint: Checkpoint, **options: Any
 ) -> tuple[list[tuple[Card, Transition | CardprodError]], list[Sweep]]:
-    """Do what a job engine does, JSON and all."""
+    """Sweep to the end as a job engine does, with JSON in between."""
     steps: list[tuple[Card, Transition | CardprodError]] = []
     sweeps: list[Sweep] = []
     while True:

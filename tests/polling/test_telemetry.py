@@ -57,7 +57,7 @@ async def observed(kiosk: Simulator) -> AsyncIterator[tuple[cardprod.Client, lis
 
 
 async def _everything(kiosk: Simulator) -> None:
-    """Do what makes each record of the table, with a token that cannot be refreshed for now."""
+    """Cause each record of the table, with a token that cannot be refreshed for now."""
     kiosk.add(CARD, [("READY", 20), ("IN_PROGRESS", 60), ("PRODUCED", 0)])
     kiosk.fail_next(Fault.server_error(503), times=3, card=CARD)
     kiosk.fail_next(Fault.bad_reply('{"status":"READY","occurredAt":"yesterday"}'))

@@ -93,7 +93,7 @@ async def iterated(wait: Wait) -> ProductionStatus:
 
 
 async def one_by_one(wait: Wait) -> ProductionStatus:
-    """Ask it for each transition with `anext`."""
+    """Take each transition with `anext`."""
     step = await anext(wait)
     while not step.is_final:
         step = await anext(wait)
@@ -122,7 +122,7 @@ async def test_every_way_ends_in_the_final_status() -> None:
 
 
 async def test_wait_is_a_coroutine_to_asyncio(kiosk: Simulator, client: Client) -> None:
-    """To asyncio a wait is a coroutine, and a task made of it prints its name."""
+    """A wait is a coroutine to asyncio, and a task made of it prints its name."""
     kiosk.add(CARD, "prints")
     waiting = wait(client)
     assert asyncio.iscoroutine(waiting)
@@ -192,7 +192,7 @@ async def iterate_it(wait: Wait) -> None:
 
 
 async def test_wait_is_consumed_once(kiosk: Simulator, client: Client) -> None:
-    """A wait that was awaited or iterated is neither a second time."""
+    """A wait can be awaited or iterated only once."""
     with Table() as table:
         for first, second in product((await_it, iterate_it), repeat=2):
             kiosk.add(CARD, "prints")
@@ -204,7 +204,7 @@ async def test_wait_is_consumed_once(kiosk: Simulator, client: Client) -> None:
 
 
 async def test_awaiting_during_another_await(kiosk: Simulator, client: Client) -> None:
-    """A wait that another task is awaiting is not awaited a second time, and the first is not disturbed."""
+    """Awaiting a wait that another task awaits is a `UsageError`, and does not disturb that task."""
     kiosk.add(CARD, "prints")
     waiting = wait(client)
     task = asyncio.create_task(waiting)
@@ -523,7 +523,7 @@ async def test_infinite_timeout_is_none(kiosk: Simulator, client: Client) -> Non
 
 
 def is_coroutine_function(function: Any) -> bool:
-    """Ask as Starlette does, by the Python it runs on."""
+    """Check as Starlette does, by the Python it runs on."""
     asks = import_module("inspect" if sys.version_info >= (3, 13) else "asyncio")
     return bool(asks.iscoroutinefunction(function))
 

@@ -45,7 +45,7 @@ def subscriptions_of(client: Client) -> Any:
 
 
 async def stop_deliveries(kiosk: Simulator) -> None:
-    """Let a kiosk send no more webhooks, as if Wise's were down."""
+    """Make a kiosk send no more webhooks, as if Wise's were down."""
     inner: Any = kiosk
     await inner._post.close()
     inner._post = None
@@ -408,7 +408,7 @@ async def test_safety_net_of_zero(kiosk: Simulator, endpoint: str) -> None:
 
 
 async def test_lost_events_are_found_by_the_net(kiosk: Simulator, client: Client, endpoint: str) -> None:
-    """An event that is lost costs its card a safety net's delay at most."""
+    """An event that is lost delays its card by the safety net at most."""
     kiosk.subscribe(endpoint)
     await _follow_fleet(kiosk, client, 20)
     loop = asyncio.get_running_loop()

@@ -8,7 +8,7 @@ from tests.cards import CARD
 
 
 def delivered(**data: Any) -> dict[str, Any]:
-    """Give an event as schema version 4.0.0 has it, with some of its data replaced."""
+    """Return an event as schema version 4.0.0 has it, with some of its data replaced."""
     resource = {
         "type": "card",
         "profile_id": CARD.profile_id,

@@ -1,4 +1,4 @@
-"""Lists of cards: what is read, and what is complained of, line by line."""
+"""Lists of cards: what is read, and which lines are refused."""
 
 from __future__ import annotations
 
@@ -79,6 +79,6 @@ def test_bad_rows_are_named() -> None:
 
 @given(st.lists(st.text(alphabet=st.characters(exclude_characters="\r\n"), max_size=30)))
 def test_hostile_lines(lines: list[str]) -> None:
-    """Whatever the lines are, each gives a card or a complaint, and nothing is raised."""
+    """Whatever the lines are, each gives a card or a refusal, and nothing is raised."""
     for row in read_cards(lines):
         assert isinstance(row, Card | BadRow)

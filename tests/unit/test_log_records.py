@@ -150,15 +150,15 @@ def test_foreign_status_is_one_line(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_observer_and_handlers_that_raise(caplog: pytest.LogCaptureFixture) -> None:
-    """What an observer raises is logged once for each time it is set, and nothing is raised."""
+    """What an observer raises is logged once for each time the observer is set, and not raised."""
     telemetry_ = Telemetry()
     event = PollEnded(CARD, None, 1.0, _READY)
 
-    def grumble(_: Event) -> None:
+    def fail(_: Event) -> None:
         raise LookupError
 
     for _ in range(2):
-        telemetry_.observer = grumble
+        telemetry_.observer = fail
         telemetry_.emit(event)
         telemetry_.emit(event)
     assert [record.levelname for record in caplog.records] == ["ERROR", "ERROR"]

@@ -59,7 +59,7 @@ def outcome_of(
     headers: Mapping[str, str] | None = None,
     body: bytes = b"",
 ) -> ProductionStatus | TokenGrant | ApiError | BadReply:
-    """Give what an answer becomes: a value, or the error that is raised for it."""
+    """Return what an answer becomes: a value, or the error that is raised for it."""
     try:
         return parse(http_status, headers or {}, body, NOW.timestamp())
     except (ApiError, BadReply) as error:
@@ -125,7 +125,7 @@ def test_endpoint_is_its_arguments() -> None:
 
 
 def test_accepts_base_url() -> None:
-    """Https to anywhere is accepted, and plain http to this very machine."""
+    """Https to any host is accepted, and plain http to this machine."""
     accepted = [
         *("https://api.wise.com", "HTTPS://api.wise.com", "https://10.0.0.1:8443"),
         *("http://127.0.0.1", "http://127.0.0.1:8080", "http://127.8.8.8", "http://[::1]", "http://[::1]:8080/prefix"),
@@ -139,7 +139,7 @@ def test_accepts_base_url() -> None:
 
 
 def test_refuses_base_url() -> None:
-    """A base URL that is no place to send a token to is refused, in words that say why and show no password."""
+    """A base URL that a token must not be sent to is refused with the reason, which shows no password."""
     refused: list[tuple[Any, str]] = [
         ("http://api.wise.com", "plain http to api.wise.com"),
         ("http://10.0.0.1", "plain http to 10.0.0.1"),
@@ -174,7 +174,7 @@ def test_refuses_base_url() -> None:
         ("https://api.wise.com:99999", "not a URL"),
         ("https://api.wise.com:port", "not a URL"),
         ("https://[::1", "not a URL"),
-        ("https://api.wise.com\u2060", "not a URL"),  # as copied from a page, and not to be seen
+        ("https://api.wise.com\u2060", "not a URL"),  # invisible, as copied from a page
         ("https://api\xad.wise.com", "not a URL"),
         ("https://api..wise.com", "not a URL"),
         (f"https://{'a' * 64}.example", "not a URL"),
@@ -191,7 +191,7 @@ def test_refuses_base_url() -> None:
 
 
 def test_plain_http_on_a_test_network() -> None:
-    """Plain http goes to another host only if that was asked for in as many words, and nothing else is let through."""
+    """`allow_plain_http` allows plain http to another host, and nothing else."""
     with Table() as table:
         for endpoint in (Endpoint, TokenEndpoint):
             with table.row(endpoint.__name__):
@@ -348,7 +348,7 @@ def test_bad_fields_warn_once_of_a_bad_time(caplog: pytest.LogCaptureFixture) ->
 
 
 def test_no_warning_without_need(caplog: pytest.LogCaptureFixture) -> None:
-    """A time that is absent or right is no cause for a warning."""
+    """A time that is absent or right causes no warning."""
     with caplog.at_level(logging.DEBUG):
         for text in ("null", '"2024-01-01T12:24:56.124Z"'):
             parse_response(200, {}, b'{"status":"READY","occurredAt":%s}' % text.encode())
@@ -469,7 +469,7 @@ def test_over_long() -> None:
 
 
 def grant_of(**fields: str) -> TokenGrant:
-    """Give the grant of an answer with these fields, each as JSON."""
+    """Return the grant of an answer with these fields, each as JSON."""
     body = ",".join(f'"{name}":{value}' for name, value in ({"access_token": '"a"'} | fields).items())
     return parse_token_response(200, {}, ("{" + body + "}").encode())
 
@@ -611,7 +611,7 @@ def test_other_successes() -> None:
 
 
 def test_what_is_transient() -> None:
-    """A 408, a 429 and every 5xx may pass by themselves, and nothing else."""
+    """A 408, a 429 and every 5xx are transient, and nothing else is, refusals of a refresh included."""
     transient = {status for status in POLL_ERRORS if is_transient(error_of(status))}
     assert transient == {408, 429} | {status for status in POLL_ERRORS if 500 <= status <= 599}
     refusals = {status for status in REFRESH_ERRORS if REFRESH_ERRORS[status][0] is TokenRefreshFailed}

@@ -30,7 +30,7 @@ def not_polled(_: Card) -> bool:
 
 
 def poll(queue: PollQueue[QueuedState], now: float, status: ProductionStatus = READY) -> QueuedState:
-    """Take what is due, and let a poll of it show a status."""
+    """Take what is due, and process the status of its poll."""
     taken = queue.take(now, not_polled)
     assert taken is not None
     taken.process_status(status, now)
@@ -270,7 +270,7 @@ class Fleet(RuleBasedStateMachine):
 
     @rule(seconds=st.sampled_from([0.0, 1.0, 10.0, 70.0]))
     def sleep(self, seconds: float) -> None:
-        """Let time go by."""
+        """Let time pass."""
         self.now += seconds
         for one in self.queue.expire(self.now):
             assert self.queue.reschedule(one)

@@ -33,7 +33,7 @@ def overlap(bin_: int, begin: float, end: float) -> float:
 
 
 def curves(schedule: AdaptiveSchedule) -> dict[tuple[str, bool], Any]:
-    """Give what was learned, by status and whether a wait began with it."""
+    """Return what was learned, by status and whether a wait began with it."""
     return {(one["status"], one["is_first"]): one for one in json.loads(schedule.to_json())["curves"]}
 
 

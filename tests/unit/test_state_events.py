@@ -240,12 +240,12 @@ class Interleaving(RuleBasedStateMachine):
 
     @rule(seconds=st.floats(0.1, 30))
     def time_passes(self, seconds: float) -> None:
-        """Let time go by."""
+        """Let time pass."""
         self.now += seconds
 
     @rule(choice=st.sampled_from(["next", "next", "again"]), is_whole=st.booleans(), has_time=st.booleans())
     def card_changes(self, choice: str, *, is_whole: bool, has_time: bool) -> None:
-        """Let the card be in its next status, or be sent to the kiosk again; and write the event of it."""
+        """Move the card to its next status, or send it to the kiosk again; and write its event."""
         status, occurred_at = self.history[-1]
         self.now += 2  # so that two requests differ in whole seconds
         if choice == "again" and status != "READY":
@@ -276,7 +276,7 @@ class Interleaving(RuleBasedStateMachine):
     @precondition(lambda self: not self.state.is_over)
     @rule()
     def poll_fails(self) -> None:
-        """Let a poll fail."""
+        """Fail a poll."""
         if self.state.failures < 4:
             self.state.process_failure(ServerError("trouble", http_status=500), self.now)
 

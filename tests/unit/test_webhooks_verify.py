@@ -1,4 +1,4 @@
-"""Who signed a delivery: what a `Verifier` takes, and what it refuses."""
+"""Who signed a delivery: what a `Verifier` accepts, and what it refuses."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_signed_and_no_event() -> None:
 
 
 def test_one_mebibyte() -> None:
-    """A body of 1 MiB is read, and one that is larger is not, although it is signed."""
+    """A signed body of 1 MiB is read, and a larger one is refused."""
     for length, is_taken in ((1024 * 1024, True), (1024 * 1024 + 1, False)):
         body = BODY.ljust(length)
         headers = {SIGNATURE_HEADER: sign(body, KEY)}
@@ -128,7 +128,7 @@ def test_headers_in_any_case() -> None:
 
 
 def test_several_keys() -> None:
-    """While one key follows another, what either has signed is taken."""
+    """With two keys, what either has signed is accepted."""
     both = Verifier(pem_of(KEY.public_key()), pem_of(OTHER_KEY.public_key()).encode())
     for key in (KEY, OTHER_KEY):
         assert both.parse(BODY, {SIGNATURE_HEADER: sign(BODY, key)}).card == CARD
@@ -136,7 +136,7 @@ def test_several_keys() -> None:
 
 
 def test_keys_of_wise() -> None:
-    """Wise's own keys are there, and take nothing that others signed."""
+    """Wise's own keys are included, and accept nothing that others signed."""
     for verifier in (Verifier.for_production(), Verifier.for_sandbox()):
         assert repr(verifier) == "<Verifier with 1 keys>"
         with pytest.raises(BadSignature):
@@ -186,7 +186,7 @@ def test_private_key_as_pem() -> None:
 
 
 def test_bad_calls() -> None:
-    """A body that is no longer raw, or headers that are no mapping, are the caller's mistake."""
+    """A body that is no longer raw, or headers that are no mapping, is a `UsageError`."""
     bad: list[tuple[Any, Any, str]] = [
         ("text", {}, "body must be the raw bytes of the request, not a str"),
         ({}, {}, "body must be the raw bytes of the request, not a dict"),
