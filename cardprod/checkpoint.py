@@ -1,121 +1,112 @@
-"""`Checkpoint`: waits as plain values that travel as JSON, to be gone on with later or elsewhere. No I/O, no clock.
+"""`Checkpoint`: waits as plain values that travel as JSON, to go on with later or elsewhere. No I/O.
 
-What the values mean while a wait runs is `watch`'s business; who goes on with them `sweep`'s and `bulk`'s.
-
-Version 1 is an object of
+Version 1 is a JSON object:
 
 | field | what it is |
 | --- | --- |
 | `version` | 1 |
-| `id` | what the checkpoint is called, from the first to the last; any text |
+| `id` | the checkpoint's name, from the first to the last; any text |
 | `sweep` | how often `Client.sweep` went over it |
-| `max_failures` | how many looks in a row may fail |
+| `max_failures` | how many polls in a row may fail |
 | `schedule` | a `Backoff`'s `first`, `factor`, `ceiling` and `jitter`; null for another schedule |
-| `cards` | one object for each card that is waited for |
+| `pending` | an array for each card that is waited for |
 
-and each card of
+A card's array holds, in this order:
 
-| field | what it is |
+| | |
 | --- | --- |
 | `profile_id` `card_token` | the card |
-| `started_at` `deadline_at` `next_poll_at` | times; the deadline can be null |
-| `polls` `failures` `unchanged` | looks answered; looks failed in a row; looks since the last transition |
-| `last` | the last status seen, or null: `status kiosk_id occurred_at error_code description` |
-| `occurred_at` | the last time known for that status, or null |
-| `began_at` `polled_at` `is_first` | when the status was first seen; when last; whether the wait began with it |
-| `event_at` `event_sent_at` | when an event brought it that no poll has confirmed, and when that was sent; or null |
-| `undelivered` | transitions seen and not delivered: `previous current elapsed polls source` |
+| `started_at` `deadline_at` `next_poll_at` | when the wait began and ends, and its next poll is due |
+| `failures` `unchanged` | polls that failed in a row; polls since the last transition |
 
-Times are ISO 8601 in UTC, seconds are numbers. Versions that were ever written can be read for ever.
+and, if a poll or an event has shown the card,
+
+| | |
+| --- | --- |
+| `polls` | polls answered |
+| `began_at` `polled_at` `is_first` | when the status was first seen, when last, and whether the wait began with it |
+| `status` `kiosk_id` `occurred_at` | the last status seen |
+
+and, unless all of these are null,
+
+| | |
+| --- | --- |
+| `error_code` `description` | more of the last status |
+| `known_at` | the last `occurred_at` known for it, if it has none itself |
+| `event_at` `event_sent_at` | when an event brought it that no poll has confirmed, and when that was sent |
+| `undelivered` | transitions seen and not delivered |
+
+Times are whole microseconds since 1970 in UTC. Every version that was ever released can be read for ever.
 """
 
 from __future__ import annotations
 
-import json
+import time
 import uuid
 from collections.abc import Iterable
-from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from datetime import datetime  # noqa: TC003 - cattrs reads the types of fields
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
 from cardprod._polling.backoff import Backoff
-from cardprod._protocol.validation import check_count, check_seconds, is_finite_number
+from cardprod._protocol.codec import Count, UnixTime, from_json, to_json, to_plain, unix_time, write_as_rows
+from cardprod._protocol.validation import check_count, check_seconds
 from cardprod.errors import UsageError
 from cardprod.models import Card, ProductionStatus, Transition
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
     from typing import Self
 
     from cardprod.models import CardLike
 
-__all__ = [
-    "Checkpoint",
-    "PendingCard",
-    "moment_after",
-    "read_status",
-    "read_transition",
-    "wall_clock",
-    "written_status",
-    "written_transition",
-]
-
-_T = TypeVar("_T")
+__all__ = ["Checkpoint", "PendingCard", "wall_clock"]
 
 _VERSION: Final = 1
-_NEVER: Final = datetime.max.replace(tzinfo=UTC)
 _DEFAULT_SCHEDULE: Final = Backoff()
 
 
-def wall_clock() -> datetime:
-    """Say what time it is, as checkpoints have it."""
-    return datetime.now(UTC)
-
-
-def moment_after(moment: datetime, seconds: float) -> datetime:
-    """Say what time it is so many seconds later; what no calendar has is the end of time."""
-    try:
-        return moment + timedelta(seconds=seconds)
-    except OverflowError:
-        return _NEVER
+def wall_clock() -> float:
+    """Return the time as checkpoints and events have it: in seconds since 1970, in UTC."""
+    return time.time()
 
 
 @attrs.frozen(kw_only=True)
 class PendingCard:
-    """One card that is waited for, and all that is known of it.
+    """One card that is waited for, and all that is known of it. Times are in microseconds since 1970, in UTC.
 
     Args:
         card: The card.
         started_at: When the wait began.
         deadline_at: When it ends; None for no deadline.
         next_poll_at: When the next poll is due.
-        polls: Answered looks so far.
-        failures: Looks that failed since the last answer.
-        unchanged: Looks since the last transition.
-        last: The last status seen; None before the first answer.
-        occurred_at: The last time known for that status.
+        polls: Answered polls so far.
+        failures: Polls that failed since the last answer.
+        unchanged: Polls since the last transition.
+        last: The last status seen; None before the first answer. Without it nothing that follows means anything.
+        known_at: The last `occurred_at` known for that status, if it has none itself.
         began_at: When the card came to that status, as far as it was seen.
         polled_at: When it was last seen there.
         is_first: Whether that is the status the wait began with.
         event_at: When an event brought that status, if no poll has confirmed it.
         event_sent_at: When that event was sent.
-        undelivered: Transitions seen that nobody was told of.
+        undelivered: Transitions that were seen and not delivered.
     """
 
     card: Card
-    started_at: datetime
-    deadline_at: datetime | None = None
-    next_poll_at: datetime
-    polls: int = 0
-    failures: int = 0
-    unchanged: int = 0
+    started_at: UnixTime
+    deadline_at: UnixTime | None = None
+    next_poll_at: UnixTime
+    failures: Count = 0
+    unchanged: Count = 0
+    polls: Count = 0
     last: ProductionStatus | None = None
-    occurred_at: datetime | None = None
-    began_at: datetime
-    polled_at: datetime
+    known_at: datetime | None = None
+    began_at: UnixTime | None = None
+    polled_at: UnixTime | None = None
     is_first: bool = True
-    event_at: datetime | None = None
+    event_at: UnixTime | None = None
     event_sent_at: datetime | None = None
     undelivered: tuple[Transition, ...] = ()
 
@@ -131,13 +122,13 @@ class Checkpoint:
     ```
 
     Go on with it in a process that waits, by `Client.resume`; or step by step from a job engine, by `Client.sweep`.
-    Its times are in UTC, by the clocks of the machines that write and read it: keep those right within a second or so.
+    Its times are by the clocks of the machines that write and read it: keep those right within a second or so.
 
     Args:
-        id: What it is called, from the first to the last.
+        id: Its name, from the first to the last.
         sweep: How often `Client.sweep` went over it.
-        max_failures: How many looks in a row may fail before a card's wait does.
-        schedule: When to look, if it is a `Backoff`; another schedule is not in the checkpoint.
+        max_failures: How many polls in a row may fail before a card's wait does.
+        schedule: When to poll, if it is a `Backoff`; another schedule is not in the checkpoint.
         pending: The cards that are waited for. Those that have ended are not in it any more.
 
     Raises:
@@ -145,8 +136,8 @@ class Checkpoint:
     """
 
     id: str
-    sweep: int = 0
-    max_failures: int = 5
+    sweep: Count = 0
+    max_failures: Count = 5
     schedule: Backoff | None = None
     pending: tuple[PendingCard, ...] = attrs.field(repr=lambda pending: f"<{len(pending)} cards>")
 
@@ -168,13 +159,13 @@ class Checkpoint:
         max_failures: int = 5,
         now: datetime | None = None,
     ) -> Self:
-        """Begin waits that nobody has looked at yet: every card is due at once.
+        """Begin waits for cards that were not polled yet: every card is due at once.
 
         Args:
             cards: `Card`s or `(profile_id, card_token)` tuples. One that comes twice is waited for once.
             timeout: Seconds to wait for each, from now; None for as long as it takes.
-            schedule: When to look; None for the `AdaptiveSchedule` of whichever client goes on with it.
-            max_failures: How many looks in a row may fail, each after its own attempts, before a card's wait does.
+            schedule: When to poll; None for the `AdaptiveSchedule` of whichever client goes on with it.
+            max_failures: How many polls in a row may fail, each after its own attempts, before a card's wait does.
             now: The time, aware; None for the clock's.
 
         Raises:
@@ -186,28 +177,21 @@ class Checkpoint:
         # A caller without a type checker may pass another.
         if not isinstance(schedule, Backoff | None):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise UsageError(f"schedule must be a Backoff or None: others do not travel, unlike {schedule!r}")
-        now = _checked(now)
-        deadline_at = None if timeout is None else moment_after(now, timeout)
+        seconds = _seconds_of(now)
+        at, deadline_at = unix_time(seconds), None if timeout is None else unix_time(seconds + timeout)
         pending = tuple(
-            PendingCard(
-                card=card,
-                started_at=now,
-                deadline_at=deadline_at,
-                next_poll_at=now,
-                began_at=now,
-                polled_at=now,
-            )
+            PendingCard(card=card, started_at=at, deadline_at=deadline_at, next_poll_at=at)
             for card in dict.fromkeys(map(Card.of, cards))
         )
         return cls(id=str(uuid.uuid4()), schedule=schedule, max_failures=max_failures, pending=pending)
 
     @property
     def is_done(self) -> bool:
-        """Whether there is nothing left to wait for, or to tell."""
+        """Whether there is nothing left to wait for, or to deliver."""
         return not self.pending
 
     def extended(self, seconds: float, *, now: datetime | None = None) -> Self:
-        """Give every card so many more seconds from now, for instance after a `WaitTimeout`, and look at once.
+        """Give every card so many more seconds from now, for instance after a `WaitTimeout`, and poll at once.
 
         Args:
             seconds: How long from now.
@@ -220,24 +204,14 @@ class Checkpoint:
             UsageError: `seconds` cannot be right.
         """
         check_seconds("seconds", seconds)
-        now = _checked(now)
-        deadline_at = moment_after(now, seconds)
-        pending = [attrs.evolve(one, deadline_at=deadline_at, next_poll_at=now, failures=0) for one in self.pending]
+        now_seconds = _seconds_of(now)
+        at, deadline_at = unix_time(now_seconds), unix_time(now_seconds + seconds)
+        pending = [attrs.evolve(one, deadline_at=deadline_at, next_poll_at=at, failures=0) for one in self.pending]
         return attrs.evolve(self, pending=tuple(pending))
 
     def to_json(self) -> str:
         """Write it as one line of JSON. The cards' tokens are in it, no other secret."""
-        schedule = None if self.schedule is None else attrs.asdict(self.schedule)
-        return json.dumps(
-            {
-                "version": _VERSION,
-                "id": self.id,
-                "sweep": self.sweep,
-                "max_failures": self.max_failures,
-                "schedule": schedule,
-                "cards": [_written(one) for one in self.pending],
-            }
-        )
+        return to_json(self, version=_VERSION)
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
@@ -249,27 +223,7 @@ class Checkpoint:
         Raises:
             UsageError: It is not that; what is wrong with it.
         """
-        try:
-            saved: object = json.loads(text)
-        except (ValueError, TypeError, RecursionError) as exc:
-            raise UsageError("this is not what Checkpoint.to_json gave: it is not JSON") from exc
-        fields = _Fields(saved, "the checkpoint")
-        version = fields.get("version", _is_count)
-        if version != _VERSION:
-            raise UsageError(f"this checkpoint was written in version {version}; known are those up to {_VERSION}")
-        try:
-            return cls(
-                id=fields.get("id", _is_text),
-                sweep=fields.get("sweep", _is_count),
-                max_failures=fields.get("max_failures", _is_count),
-                schedule=fields.made("schedule", lambda value: Backoff(**value)),
-                pending=tuple(
-                    _read(_Fields(one, f"card number {number} of the checkpoint"))
-                    for number, one in enumerate(fields.get("cards", _is_list), start=1)
-                ),
-            )
-        except RecursionError as exc:
-            raise UsageError("this is not what Checkpoint.to_json gave: it is nested too deeply") from exc
+        return from_json(cls, text, version=_VERSION, writer="Checkpoint.to_json")
 
 
 def _check_cards(cards: object) -> None:
@@ -277,184 +231,56 @@ def _check_cards(cards: object) -> None:
         raise UsageError(f"cards must be Cards or (profile_id, card_token) tuples, not a {type(cards).__name__}")
 
 
-def _checked(now: datetime | None) -> datetime:
+def _seconds_of(now: datetime | None) -> float:
     if now is None:
         return wall_clock()
     if getattr(now, "tzinfo", None) is None:
         raise UsageError(f"now must be an aware datetime, not {now!r}")
-    return now.astimezone(UTC)
+    return now.timestamp()
 
 
-# --- Written ---
+# --- A card's array ---
+
+_WAIT: Final = (
+    "card.profile_id",
+    "card.card_token",
+    "started_at",
+    "deadline_at",
+    "next_poll_at",
+    "failures",
+    "unchanged",
+)
+_SEEN: Final = ("polls", "began_at", "polled_at", "is_first", "last.status", "last.kiosk_id", "last.occurred_at")
+_MORE: Final = ("last.error_code", "last.description", "known_at", "event_at", "event_sent_at", "undelivered")
+_NOTHING: Final = (None, None, None, None)
+_LENGTHS: Final = (len(_WAIT), len(_WAIT + _SEEN), len(_WAIT + _SEEN + _MORE))
+
+_wait_of: Final = attrgetter(*_WAIT)
+_seen_of: Final = attrgetter(*_WAIT, *_SEEN)
+_more_of: Final = attrgetter(*_MORE[:-1])
 
 
-def _written(one: PendingCard) -> dict[str, object]:
-    return {
-        "profile_id": one.card.profile_id,
-        "card_token": one.card.card_token,
-        "started_at": _text(one.started_at),
-        "deadline_at": _text(one.deadline_at),
-        "next_poll_at": _text(one.next_poll_at),
-        "polls": one.polls,
-        "failures": one.failures,
-        "unchanged": one.unchanged,
-        "last": written_status(one.last),
-        "occurred_at": _text(one.occurred_at),
-        "began_at": _text(one.began_at),
-        "polled_at": _text(one.polled_at),
-        "is_first": one.is_first,
-        "event_at": _text(one.event_at),
-        "event_sent_at": _text(one.event_sent_at),
-        "undelivered": [written_transition(step) for step in one.undelivered],
-    }
+def _to_row(one: PendingCard) -> tuple[Any, ...]:
+    last = one.last
+    if last is None:
+        return _wait_of(one)
+    if not one.undelivered and (last.error_code, last.description, one.known_at, one.event_at) == _NOTHING:
+        return _seen_of(one)
+    return (*_seen_of(one), *_more_of(one), to_plain(one.undelivered))
 
 
-def written_transition(step: Transition) -> dict[str, object]:
-    """Make plain JSON of a transition."""
-    return {
-        "previous": written_status(step.previous),
-        "current": written_status(step.current),
-        "elapsed": round(step.elapsed, 6),
-        "polls": step.polls,
-        "source": step.source,
-    }
+def _from_row(row: list[Any]) -> dict[str, object]:
+    """Make the object that an array stands for, and the objects in it."""
+    if len(row) not in _LENGTHS:
+        raise ValueError(f"expected an array of {_LENGTHS[0]}, {_LENGTHS[1]} or {_LENGTHS[2]} values")
+    fields: dict[str, Any] = {}
+    for name, value in zip(_WAIT + _SEEN + _MORE, row, strict=False):
+        outer, _, inner = name.partition(".")
+        if inner:
+            fields.setdefault(outer, {})[inner] = value
+        else:
+            fields[name] = value
+    return fields
 
 
-def written_status(status: ProductionStatus | None) -> dict[str, object] | None:
-    """Make plain JSON of a status."""
-    if status is None:
-        return None
-    return {
-        "status": status.status,
-        "kiosk_id": status.kiosk_id,
-        "occurred_at": _text(status.occurred_at),
-        "error_code": status.error_code,
-        "description": status.description,
-    }
-
-
-def _text(moment: datetime | None) -> str | None:
-    return None if moment is None else moment.isoformat()
-
-
-# --- Read ---
-
-
-class _Fields:
-    """The fields of one JSON object, each asked for by what it must be."""
-
-    def __init__(self, saved: object, where: str) -> None:
-        if not isinstance(saved, dict):
-            raise UsageError(f"this is not what Checkpoint.to_json gave: {where} is not an object")
-        self._saved: Mapping[str, Any] = saved
-        self._where = where
-
-    def get(self, name: str, is_right: Callable[[Any], bool]) -> Any:  # noqa: ANN401 - what JSON holds
-        value = self._saved.get(name)
-        if not is_right(value):
-            raise self._wrong(name)
-        return value
-
-    def made(self, name: str, make: Callable[[Any], _T]) -> _T | None:
-        """Make something of a field, unless it is null."""
-        value = self._saved.get(name)
-        if value is None:
-            return None
-        try:
-            return make(value)
-        except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as exc:
-            raise self._wrong(name) from exc
-
-    def needed(self, name: str, make: Callable[[Any], _T]) -> _T:
-        """Make something of a field that cannot be null."""
-        made = self.made(name, make)
-        if made is None:
-            raise self._wrong(name)
-        return made
-
-    def _wrong(self, name: str) -> UsageError:
-        what = "is missing" if name not in self._saved else "is not what it should be"
-        return UsageError(f"this is not what Checkpoint.to_json gave: in {self._where}, {name} {what}")
-
-
-def _read(fields: _Fields) -> PendingCard:
-    card_token = fields.get("card_token", _is_text)
-    card = fields.needed("profile_id", lambda profile_id: Card(profile_id, card_token))
-    return PendingCard(
-        card=card,
-        started_at=fields.needed("started_at", parse_time),
-        deadline_at=fields.made("deadline_at", parse_time),
-        next_poll_at=fields.needed("next_poll_at", parse_time),
-        polls=fields.get("polls", _is_count),
-        failures=fields.get("failures", _is_count),
-        unchanged=fields.get("unchanged", _is_count),
-        last=fields.made("last", read_status),
-        occurred_at=fields.made("occurred_at", parse_time),
-        began_at=fields.needed("began_at", parse_time),
-        polled_at=fields.needed("polled_at", parse_time),
-        is_first=fields.get("is_first", _is_bool),
-        event_at=fields.made("event_at", parse_time),
-        event_sent_at=fields.made("event_sent_at", parse_time),
-        undelivered=tuple(
-            read_transition(step, f"undelivered, card {card},") for step in fields.get("undelivered", _is_list)
-        ),
-    )
-
-
-def read_transition(saved: object, where: str = "a transition") -> Transition:
-    """Make a transition of the JSON that `written_transition` gave.
-
-    Raises:
-        UsageError: It is not that.
-    """
-    fields = _Fields(saved, where)
-    return Transition(
-        previous=fields.made("previous", read_status),
-        current=fields.needed("current", read_status),
-        elapsed=fields.get("elapsed", is_finite_number),
-        polls=fields.get("polls", _is_count),
-        source=fields.get("source", lambda value: value in {"poll", "webhook"}),
-    )
-
-
-def read_status(saved: object) -> ProductionStatus:
-    """Make a status of the JSON that `written_status` gave.
-
-    Raises:
-        UsageError: It is not that.
-    """
-    fields = _Fields(saved, "a status")
-    return ProductionStatus(
-        fields.get("status", _is_text),
-        kiosk_id=fields.get("kiosk_id", _is_text_or_none),
-        occurred_at=fields.made("occurred_at", parse_time),
-        error_code=fields.get("error_code", _is_text_or_none),
-        description=fields.get("description", _is_text_or_none),
-    )
-
-
-def parse_time(text: str) -> datetime:
-    moment = datetime.fromisoformat(text)
-    if moment.tzinfo is None:
-        raise ValueError("a time needs its offset")
-    return moment.astimezone(UTC)
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str)
-
-
-def _is_text_or_none(value: object) -> bool:
-    return value is None or isinstance(value, str)
-
-
-def _is_list(value: object) -> bool:
-    return isinstance(value, list)
-
-
-def _is_bool(value: object) -> bool:
-    return isinstance(value, bool)
-
-
-def _is_count(value: object) -> bool:
-    return type(value) is int and value >= 0
+write_as_rows(PendingCard, _to_row, _from_row)

@@ -5,14 +5,14 @@ How they travel is `_protocol`'s business, when to poll is `_polling`'s.
 
 from __future__ import annotations
 
-import json
 import re
-from datetime import datetime
+from datetime import datetime  # noqa: TC003 - cattrs reads the types of fields
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 import attrs
 
+from cardprod._protocol.codec import from_json, to_json
 from cardprod.error_codes import PRODUCTION_ERROR_MEANINGS, REQUEST_ERROR_MEANINGS, ErrorCode, ErrorOrigin
 from cardprod.errors import ProductionFailed, UsageError
 
@@ -300,33 +300,16 @@ class ProductionEvent:
 
     def to_json(self) -> str:
         """Write it as one line of JSON, to hand it to another process. The card's token is in it, no other secret."""
-        return json.dumps({"version": _EVENT_VERSION, **attrs.asdict(self)}, default=datetime.isoformat)
+        return to_json(self, version=_EVENT_VERSION)
 
     @classmethod
-    def from_json(cls, text: str) -> Self:
+    def from_json(cls, text: str | bytes) -> Self:
         """Read what `to_json` wrote. Take it from nobody but yourself: it is not signed.
 
         Args:
             text: What `to_json` gave.
 
         Raises:
-            UsageError: It is not that.
+            UsageError: It is not that; what is wrong with it.
         """
-        try:
-            saved = json.loads(text)
-            version, card, status = saved.pop("version"), saved.pop("card"), saved.pop("status")
-            sent_at = saved.pop("sent_at")
-            if version == _EVENT_VERSION:
-                return cls(
-                    card=None if card is None else Card(**card),
-                    status=ProductionStatus(**status | {"occurred_at": parse_time(status["occurred_at"])}),
-                    sent_at=parse_time(sent_at),
-                    **saved,
-                )
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as exc:
-            raise UsageError("this is not what ProductionEvent.to_json gave") from exc
-        raise UsageError(f"this event was written in version {version!r}; only {_EVENT_VERSION} is known")
-
-
-def parse_time(text: str | None) -> datetime | None:
-    return None if text is None else datetime.fromisoformat(text)
+        return from_json(cls, text, version=_EVENT_VERSION, writer="ProductionEvent.to_json")

@@ -34,11 +34,10 @@ an unknown status is polled as `fallback` does, stretched or tightened to the bu
 
 from __future__ import annotations
 
-import json
 import math
 from bisect import bisect_right
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import attrs
 
@@ -48,7 +47,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Self
 from cardprod._polling.backoff import Backoff
-from cardprod._protocol.validation import check_number, is_finite_number
+from cardprod._protocol.codec import from_json, to_json
+from cardprod._protocol.validation import check_number
 
 __all__ = ["AdaptiveSchedule"]
 
@@ -148,29 +148,21 @@ class _Curve:
             below = until
         self._computed_at = -math.inf
 
-    def save(self) -> dict[str, object]:
-        """Give what was learned as plain JSON values."""
-        return {
-            "ends": self.ends,
-            "final_ends": self.final_ends,
-            "events": [round(value, 6) for value in self.events],
-            "at_risk": [round(value, 3) for value in self.at_risk],
-        }
+    def save(self, status: str, *, is_first: bool) -> _SavedCurve:
+        """Return what was learned."""
+        return _SavedCurve(
+            status=status,
+            is_first=is_first,
+            ends=self.ends,
+            final_ends=self.final_ends,
+            events=tuple(round(value, 6) for value in self.events),
+            at_risk=tuple(round(value, 3) for value in self.at_risk),
+        )
 
-    def load(self, saved: Mapping[str, Any]) -> None:
-        """Take what `save` gave.
-
-        Raises:
-            ValueError, KeyError, TypeError: It is not that.
-        """
-        events, at_risk, ends = saved["events"], saved["at_risk"], [saved["ends"], saved["final_ends"]]
-        if not len(events) == len(at_risk) == len(_EDGES):
-            raise ValueError("as many numbers as there are bins are wanted")
-        for value in (*events, *at_risk, *ends):
-            if not is_finite_number(value) or not 0 <= value <= _MOST:
-                raise ValueError("numbers of 0 or more are wanted")
-        self.events, self.at_risk = [*map(float, events)], [*map(float, at_risk)]
-        self.ends, self.final_ends = map(float, ends)
+    def load(self, saved: _SavedCurve) -> None:
+        """Take what `save` gave."""
+        self.events, self.at_risk = [*saved.events], [*saved.at_risk]
+        self.ends, self.final_ends = saved.ends, saved.final_ends
 
     def _forget(self, memory: float) -> None:
         if self._ended:
@@ -203,6 +195,39 @@ def _averaged(values: Sequence[float]) -> list[float]:
 
 def _lognormal(value: float, median: float) -> float:
     return 0.5 * math.erfc(-math.log(value / median) / (_SEED_SIGMA * math.sqrt(2)))
+
+
+@attrs.frozen(kw_only=True)
+class _SavedCurve:
+    """What was learned of one status, as JSON has it."""
+
+    status: str
+    is_first: bool
+    ends: float
+    final_ends: float
+    events: tuple[float, ...]
+    at_risk: tuple[float, ...]
+
+    def __attrs_post_init__(self) -> None:
+        for name, values in (("events", self.events), ("at_risk", self.at_risk)):
+            if len(values) != len(_EDGES):
+                raise UsageError(f"AdaptiveSchedule: {name} must be {len(_EDGES)} numbers, not {len(values)}")
+        for value in (self.ends, self.final_ends, *self.events, *self.at_risk):
+            check_number("AdaptiveSchedule: what was learned", value, least=0, most=_MOST)
+
+
+@attrs.frozen(kw_only=True)
+class _Saved:
+    """A schedule, as JSON has it. `AdaptiveSchedule` checks the numbers."""
+
+    poll_cost: float
+    progress_weight: float
+    shortest: float
+    longest: float
+    memory: float
+    jitter: float
+    fallback: Backoff
+    curves: tuple[_SavedCurve, ...]
 
 
 _DEFAULT_FALLBACK: Final = Backoff()
@@ -356,12 +381,9 @@ class AdaptiveSchedule:
 
     def to_json(self) -> str:
         """Save what is set and what was learned, as JSON. No card is in it."""
-        curves = [
-            {"status": status, "is_first": is_first, **curve.save()}
-            for (status, is_first), curve in self._curves.items()
-        ]
-        fallback = attrs.asdict(self._fallback)
-        return json.dumps({"version": _SAVED_VERSION, **self._settings, "fallback": fallback, "curves": curves})
+        curves = tuple(curve.save(status, is_first=is_first) for (status, is_first), curve in self._curves.items())
+        saved = _Saved(fallback=self._fallback, curves=curves, **self._settings)
+        return to_json(saved, version=_SAVED_VERSION)
 
     @classmethod
     def from_json(cls, text: str) -> Self:
@@ -371,21 +393,20 @@ class AdaptiveSchedule:
             text: What `to_json` gave.
 
         Raises:
-            UsageError: It is not that.
+            UsageError: It is not that; what is wrong with it.
         """
-        try:
-            saved: dict[str, Any] = json.loads(text)
-            version = saved.pop("version", None)
-            curves: list[dict[str, Any]] = saved.pop("curves")
-            schedule = cls(fallback=Backoff(**saved.pop("fallback")), **saved)
-            for one in curves:
-                schedule._curve(str(one["status"]), is_first=one["is_first"] is True).load(one)
-        except UsageError:
-            raise
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as exc:
-            raise UsageError("this is not what AdaptiveSchedule.to_json gave") from exc
-        if version != _SAVED_VERSION:
-            raise UsageError(f"this schedule was saved in version {version!r}; only {_SAVED_VERSION} is known")
+        saved = from_json(_Saved, text, version=_SAVED_VERSION, writer="AdaptiveSchedule.to_json")
+        schedule = cls(
+            poll_cost=saved.poll_cost,
+            progress_weight=saved.progress_weight,
+            shortest=saved.shortest,
+            longest=saved.longest,
+            memory=saved.memory,
+            jitter=saved.jitter,
+            fallback=saved.fallback,
+        )
+        for curve in saved.curves:
+            schedule._curve(curve.status, is_first=curve.is_first).load(curve)
         return schedule
 
     def __repr__(self) -> str:

@@ -717,6 +717,5 @@ class Waits(_Batch[Transition]):
                 self._poller.end(entry)
 
 
-def _deadline(saved: PendingCard) -> tuple[bool, float]:
-    deadline_at = saved.deadline_at
-    return (True, 0.0) if deadline_at is None else (False, deadline_at.timestamp())
+def _deadline(saved: PendingCard) -> float:
+    return math.inf if saved.deadline_at is None else saved.deadline_at

@@ -20,7 +20,6 @@ from cardprod.telemetry import PollEnded, PollFailed, PollStarted, TransitionSee
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
-    from datetime import datetime
 
     from cardprod._http.limiter import LimiterQueue, Permit
     from cardprod._http.transport import Transport
@@ -73,7 +72,7 @@ class PollEntry(PollState):
         """Take the outcome of somebody else's poll of the card."""
         self.poller.apply(self, outcome)
 
-    def take_event(self, event: ProductionEvent, wall_now: datetime) -> bool:
+    def take_event(self, event: ProductionEvent, wall_now: float) -> bool:
         """Take an event of the card. Return whether it was news."""
         return self.poller.apply_event(self, event, wall_now)
 
@@ -229,7 +228,7 @@ class Poller:
             return
         self._settle(entry)
 
-    def apply_event(self, entry: PollEntry, event: ProductionEvent, wall_now: datetime) -> bool:
+    def apply_event(self, entry: PollEntry, event: ProductionEvent, wall_now: float) -> bool:
         """Apply an event to a card's state. Return whether it was news."""
         if entry.is_over:
             return False

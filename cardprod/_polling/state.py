@@ -24,7 +24,8 @@ import attrs
 from cardprod._polling.adaptive import AdaptiveSchedule
 from cardprod._polling.backoff import Backoff
 from cardprod._polling.ordering import Order, compare, compare_times
-from cardprod.checkpoint import PendingCard, moment_after
+from cardprod._protocol.codec import unix_time
+from cardprod.checkpoint import PendingCard
 from cardprod.errors import CardNotFound, CardprodError, Forbidden, Unauthorized, UsageError, WaitTimeout
 from cardprod.models import Transition, one_line
 
@@ -202,7 +203,7 @@ class PollState:
         self._event = None
         return transition
 
-    def process_event(self, event: ProductionEvent, now: float, wall_now: datetime) -> Transition | None:
+    def process_event(self, event: ProductionEvent, now: float, wall_now: float) -> Transition | None:
         """Process an event.
 
         Before anything is known of the card, only an event that was sent since the wait began counts: an older one may
@@ -211,7 +212,7 @@ class PollState:
         Args:
             event: An event of this card.
             now: The time it came.
-            wall_now: The same on the clock that the event's times are by.
+            wall_now: The same on the clock that the event's times are by, in seconds since 1970.
 
         Returns:
             The transition it makes, or None if it is no news.
@@ -264,10 +265,10 @@ class PollState:
         self._check_under_way()
         self._end(self._timed_out(now, None))
 
-    def _is_news(self, event: ProductionEvent, now: float, wall_now: datetime) -> bool:
+    def _is_news(self, event: ProductionEvent, now: float, wall_now: float) -> bool:
         sent_at = event.sent_at
         if self.last is None:
-            return sent_at is not None and (wall_now - sent_at).total_seconds() <= now - self.started_at + _SKEW
+            return sent_at is not None and wall_now - sent_at.timestamp() <= now - self.started_at + _SKEW
         order = compare(event.status, self.last, self._occurred_at)
         if order is Order.UNDECIDED and event.status.status != self.last.status and self._event is not None:
             known_sent_at = self._event[1]
@@ -383,50 +384,48 @@ class PollState:
 
     # --- Saved and restored ---
 
-    def save(self, now: float, wall_now: datetime, undelivered: Sequence[Transition] = ()) -> PendingCard:
+    def save(self, now: float, wall_now: float, undelivered: Sequence[Transition] = ()) -> PendingCard:
         """Return all that is known, for another `PollState` to go on with.
 
         A wait that ended badly is saved as if its end were still to be seen: the next poll is due at once.
 
         Args:
             now: The time.
-            wall_now: The same on the wall's clock.
+            wall_now: The same on the wall's clock, in seconds since 1970.
             undelivered: Transitions that were seen and not delivered.
         """
-
-        def moment(at: float) -> datetime:
-            return moment_after(wall_now, at - now)
-
+        ahead = wall_now - now
         event_at, event_sent_at = (None, None) if self._event is None else self._event
+        is_seen = self.last is not None
         return PendingCard(
             card=self.card,
-            started_at=moment(self.started_at),
-            deadline_at=None if math.isinf(self._deadline_at) else moment(self._deadline_at),
-            next_poll_at=moment(now if self.is_over else self.next_poll_at),
+            started_at=unix_time(self.started_at + ahead),
+            deadline_at=None if math.isinf(self._deadline_at) else unix_time(self._deadline_at + ahead),
+            next_poll_at=unix_time((now if self.is_over else self.next_poll_at) + ahead),
             polls=self.polls,
             failures=self.failures if self.error is None else min(self.failures, self._options.max_failures - 1),
             unchanged=self._unchanged,
             last=self.last,
-            occurred_at=self._occurred_at,
-            began_at=moment(self._began_at),
-            polled_at=moment(self._polled_at),
+            known_at=self._occurred_at if self.last is None or self.last.occurred_at is None else None,
+            began_at=unix_time(self._began_at + ahead) if is_seen else None,
+            polled_at=unix_time(self._polled_at + ahead) if is_seen else None,
             is_first=self._is_first,
-            event_at=None if event_at is None else moment(event_at),
+            event_at=None if event_at is None else unix_time(event_at + ahead),
             event_sent_at=event_sent_at,
             undelivered=tuple(undelivered),
         )
 
-    def restore(self, saved: PendingCard, now: float, wall_now: datetime) -> None:
+    def restore(self, saved: PendingCard, now: float, wall_now: float) -> None:
         """Go on with what another `PollState` of the same card saved.
 
         Args:
             saved: What it saved.
             now: The time.
-            wall_now: The same on the wall's clock.
+            wall_now: The same on the wall's clock, in seconds since 1970.
         """
 
-        def at(moment: datetime) -> float:
-            return now + (moment - wall_now).total_seconds()
+        def at(moment: int) -> float:
+            return now + (moment / 1e6 - wall_now)
 
         self.started_at = at(saved.started_at)
         self._deadline_at = math.inf if saved.deadline_at is None else at(saved.deadline_at)
@@ -435,10 +434,11 @@ class PollState:
         self.failures = saved.failures
         self._unchanged = saved.unchanged
         self.last = saved.last
-        self._occurred_at = saved.occurred_at
+        self._occurred_at = saved.known_at if saved.last is None else saved.last.occurred_at or saved.known_at
         # Two machines' clocks may differ, and no schedule should learn of a card seen in the future.
-        self._polled_at = min(at(saved.polled_at), now)
-        self._began_at = min(at(saved.began_at), self._polled_at)
+        polled_at, began_at = (saved.started_at if one is None else one for one in (saved.polled_at, saved.began_at))
+        self._polled_at = min(at(polled_at), now)
+        self._began_at = min(at(began_at), self._polled_at)
         self._is_first = saved.is_first
         self._event = None if saved.event_at is None else (at(saved.event_at), saved.event_sent_at)
         self.is_over = saved.last is not None and saved.last.is_final

@@ -15,8 +15,6 @@ from cardprod.checkpoint import wall_clock
 from cardprod.errors import CardprodError
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from cardprod._polling.webhook_trust import WebhookTrust
     from cardprod.models import Card, ProductionEvent, ProductionStatus
 
@@ -39,7 +37,7 @@ class Subscriber(Protocol):
         """Take the outcome of somebody else's poll of the card."""
         ...
 
-    def take_event(self, event: ProductionEvent, wall_now: datetime) -> bool:
+    def take_event(self, event: ProductionEvent, wall_now: float) -> bool:
         """Take an event of the card. Return whether it was news."""
         ...
 

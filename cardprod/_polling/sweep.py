@@ -13,7 +13,8 @@ import attrs
 from cardprod._http.limiter import LimiterQueue, WouldBlock
 from cardprod._polling.poller import PollEntry
 from cardprod._polling.queue import TICK
-from cardprod.checkpoint import moment_after, wall_clock
+from cardprod._protocol.codec import as_datetime, unix_time
+from cardprod.checkpoint import wall_clock
 from cardprod.errors import CardprodError, WaitTimeout
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ async def sweep(checkpoint: Checkpoint, poller: Poller, options: PollOptions, st
     return Sweep(
         steps=tuple(this.steps),
         checkpoint=attrs.evolve(checkpoint, sweep=checkpoint.sweep + 1, pending=tuple(pending)),
-        next_poll_at=None if next_poll_at is None else moment_after(wall_now, next_poll_at - now),
+        next_poll_at=None if next_poll_at is None else as_datetime(unix_time(wall_now + next_poll_at - now)),
         polls=this.polls,
     )
 

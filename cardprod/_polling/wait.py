@@ -17,7 +17,6 @@ from cardprod.models import ProductionStatus, Transition
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
-    from datetime import datetime
     from typing import Any
 
     from cardprod._polling.poller import Poller
@@ -284,7 +283,7 @@ class _Entry(PollEntry):
         self._limit = limit
         self._is_interrupted = False
 
-    def take_event(self, event: ProductionEvent, wall_now: datetime) -> bool:
+    def take_event(self, event: ProductionEvent, wall_now: float) -> bool:
         """An event that is news is worth more than a poll under way, and cuts it off."""
         is_news = super().take_event(event, wall_now)
         if is_news:

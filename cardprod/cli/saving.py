@@ -4,9 +4,9 @@ It is JSON lines, so that a million cards neither need one huge text nor hold an
 
 | line | what it is |
 | --- | --- |
-| the first | `format` ("cardprod watch"), `version` (1), `base_url`, `pending` and `ended` (counts), `learned` |
+| the first | `version` (1), `format` ("cardprod watch"), `base_url`, `pending` and `ended` (counts), `learned` |
 | then | cards that are waited for: each line a `cardprod.Checkpoint` of 500 cards at most |
-| then | `ended`: cards that are final, 500 at most, each with `profile_id card_token status error_code` |
+| then | `ended`: cards that are final, 500 at most, each with `card status error_code` |
 
 `learned` is what `AdaptiveSchedule.to_json` gave: how long the statuses last. No token but the cards' is in the file,
 and only its owner can read it.
@@ -14,18 +14,18 @@ and only its owner can read it.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from threading import Lock
-from typing import IO, TYPE_CHECKING, Any, Final, cast
+from typing import IO, TYPE_CHECKING, Any, Final, Literal
 
 import attrs
 
 from cardprod._polling.adaptive import AdaptiveSchedule
+from cardprod._protocol.codec import Count, from_json, to_json
 from cardprod.checkpoint import Checkpoint
 from cardprod.cli.tally import Fate
 from cardprod.errors import UsageError
@@ -37,10 +37,10 @@ if TYPE_CHECKING:
 
 __all__ = ["CheckpointFile", "Saved", "pause_after"]
 
-_FORMAT: Final = "cardprod watch"
 _VERSION: Final = 1
 _CARDS_PER_LINE: Final = 500
-_ENDED: Final = '{"ended"'
+_WRITER: Final = "`cardprod watch`"
+_ENDED: Final = '{"version":1,"ended"'
 """How the lines with cards that are final begin."""
 
 _CAN_LOCK: Final = os.name == "posix"
@@ -84,20 +84,14 @@ class Saved:
 
     def to_lines(self) -> Iterator[str]:
         """Write it, line by line."""
-        yield json.dumps(
-            {
-                "format": _FORMAT,
-                "version": _VERSION,
-                "base_url": self.base_url,
-                "pending": len(self.checkpoint.pending),
-                "ended": len(self.ended),
-                "learned": self.learned,
-            }
-        )
-        for pending in _parts(self.checkpoint.pending):
-            yield attrs.evolve(self.checkpoint, pending=tuple(pending)).to_json()
-        for ended in _parts(self.ended.items()):
-            yield json.dumps({"ended": [_written(card, fate) for card, fate in ended]})
+        pending, ended = self.checkpoint.pending, self.ended
+        head = _Head(base_url=self.base_url, pending=len(pending), ended=len(ended), learned=self.learned)
+        yield to_json(head, version=_VERSION)
+        for chunk in _chunks(pending):
+            yield attrs.evolve(self.checkpoint, pending=tuple(chunk)).to_json()
+        for chunk in _chunks(ended.items()):
+            cards = (_EndedCard(card=card, status=fate.name, error_code=fate.error_code) for card, fate in chunk)
+            yield to_json(_Ended(ended=tuple(cards)), version=_VERSION)
 
     @classmethod
     def from_lines(cls, lines: Iterable[str]) -> Saved:
@@ -107,69 +101,62 @@ class Saved:
             UsageError: It is not that; what is wrong with it.
         """
         lines = iter(lines)
-        head = _object_of(next(lines, ""))
-        if head.get("format") != _FORMAT:
-            raise UsageError(f'its first line is not that of a "{_FORMAT}" file')
-        if head.get("version") != _VERSION:
-            raise UsageError(f"it was written in version {head.get('version')!r}; only {_VERSION} is known")
-        base_url, learned = head.get("base_url"), head.get("learned")
-        if not isinstance(base_url, str) or not isinstance(learned, str):
-            raise UsageError("its first line does not say base_url and learned")
-        AdaptiveSchedule.from_json(learned)  # or it raises
-        parts, ended = _read(lines)
-        pending = tuple(one for part in parts for one in part.pending)
+        head = from_json(_Head, next(lines, ""), version=_VERSION, writer=_WRITER)
+        AdaptiveSchedule.from_json(head.learned)  # or it raises
+        chunks: list[Checkpoint] = []
+        ended: dict[Card, Fate] = {}
+        for line in lines:
+            if line.startswith(_ENDED):
+                ended |= _fates_of(from_json(_Ended, line, version=_VERSION, writer=_WRITER))
+            else:
+                chunks.append(Checkpoint.from_json(line))
+        pending = tuple(one for chunk in chunks for one in chunk.pending)
         cards = ended.keys() | {one.card for one in pending}
-        if (len(pending), len(ended)) != (head.get("pending"), head.get("ended")) or len(cards) < len(pending) + len(
-            ended
-        ):
-            raise UsageError("it does not hold the cards that its first line tells of")
-        checkpoint = attrs.evolve(parts[0] if parts else Checkpoint.for_cards(()), pending=pending)
-        return cls(base_url=base_url, checkpoint=checkpoint, ended=ended, learned=learned)
+        if (len(pending), len(ended)) != (head.pending, head.ended) or len(cards) < len(pending) + len(ended):
+            raise UsageError("it does not hold the cards that its first line names")
+        checkpoint = attrs.evolve(chunks[0] if chunks else Checkpoint.for_cards(()), pending=pending)
+        return cls(base_url=head.base_url, checkpoint=checkpoint, ended=ended, learned=head.learned)
 
 
-def _parts(items: Iterable[Any]) -> Iterator[list[Any]]:
+@attrs.frozen(kw_only=True)
+class _Head:
+    """The first line."""
+
+    format: Literal["cardprod watch"] = "cardprod watch"
+    base_url: str
+    pending: Count
+    ended: Count
+    learned: str
+
+
+@attrs.frozen(kw_only=True)
+class _EndedCard:
+    card: Card
+    status: str
+    error_code: str | None
+
+
+@attrs.frozen(kw_only=True)
+class _Ended:
+    """A line of cards that are final."""
+
+    ended: tuple[_EndedCard, ...]
+
+
+def _chunks(items: Iterable[Any]) -> Iterator[list[Any]]:
     items = iter(items)
-    while part := list(islice(items, _CARDS_PER_LINE)):
-        yield part
+    while chunk := list(islice(items, _CARDS_PER_LINE)):
+        yield chunk
 
 
-def _written(card: Card, fate: Fate) -> dict[str, object]:
-    return {**attrs.asdict(card), "status": fate.name, "error_code": fate.error_code}
-
-
-def _object_of(line: str) -> dict[str, Any]:
-    try:
-        saved = json.loads(line)
-    except (ValueError, RecursionError):
-        saved = None
-    if not isinstance(saved, dict):
-        raise UsageError("it has a line that is no JSON object")
-    return cast("dict[str, Any]", saved)
-
-
-def _read(lines: Iterator[str]) -> tuple[list[Checkpoint], dict[Card, Fate]]:
-    parts: list[Checkpoint] = []
-    ended: dict[Card, Fate] = {}
-    fates: dict[Fate, Fate] = {}
-    for line in lines:
-        if not line.startswith(_ENDED):
-            parts.append(Checkpoint.from_json(line))
-            continue
-        for card, fate in _ended_of(_object_of(line)):
-            ended[card] = fates.setdefault(fate, fate)
-    return parts, ended
-
-
-def _ended_of(saved: dict[str, Any]) -> Iterator[tuple[Card, Fate]]:
-    try:
-        for one in saved["ended"]:
-            card, status = Card(one["profile_id"], one["card_token"]), one["status"]
-            fate = Fate.of(ProductionStatus(status, error_code=one["error_code"]))
-            if not fate.is_final:
-                raise UsageError("it has a card as ended that is not", card=card)
-            yield card, fate
-    except (KeyError, TypeError) as exc:
-        raise UsageError("it has a card as ended that is not written as it should be") from exc
+def _fates_of(saved: _Ended) -> dict[Card, Fate]:
+    fates: dict[Card, Fate] = {}
+    for one in saved.ended:
+        fate = Fate.of(ProductionStatus(one.status, error_code=one.error_code))
+        if not fate.is_final:
+            raise UsageError("it has a card as ended that is not", card=one.card)
+        fates[one.card] = fate
+    return fates
 
 
 def _lock(file: IO[str]) -> None:

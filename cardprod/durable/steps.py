@@ -1,17 +1,14 @@
-"""`Step`: one thing that a sink is told of a card, and how it and a card's outcome travel as JSON. Pure.
-
-How a status and a transition are written is `checkpoint`'s business.
-"""
+"""`Step`: one thing that a sink is told of a card, and how it and a card's outcome travel as JSON. Pure."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import attrs
 
 from cardprod import errors
-from cardprod.checkpoint import read_status, read_transition, written_status, written_transition
-from cardprod.errors import CardprodError
+from cardprod._protocol.codec import from_json, to_json
+from cardprod.errors import CardprodError, UsageError
 from cardprod.models import Card, ProductionStatus, Transition
 
 if TYPE_CHECKING:
@@ -21,8 +18,11 @@ __all__ = ["Step", "outcomes_of", "read_outcome", "read_steps", "written_outcome
 
 _OF_API: Final = ("http_status", "code", "detail", "trace_id", "body", "retry_after")
 _OF_REPLY: Final = ("trace_id", "body")
-_OF_WAIT: Final = ("polls", "elapsed")
-"""What errors carry beside their message that is plain JSON."""
+_OF_WAIT: Final = ("last", "polls", "elapsed")
+"""What errors carry beside their message."""
+
+_VERSION: Final = 1
+_T = TypeVar("_T")
 
 
 @attrs.frozen(kw_only=True)
@@ -53,27 +53,70 @@ class Step:
         return str(self.what) if isinstance(self.what, CardprodError) else f"card {self.card}: {self.what}"
 
 
-def written_steps(pairs: Iterable[tuple[Card, Transition | CardprodError]]) -> list[dict[str, object]]:
+@attrs.frozen(kw_only=True)
+class _SavedError:
+    """An error as JSON has it: what it carries, but for its cause and its checkpoint."""
+
+    name: str
+    message: str
+    http_status: int | None = None
+    code: str | None = None
+    detail: str | None = None
+    trace_id: str | None = None
+    body: str = ""
+    retry_after: float | None = None
+    last: ProductionStatus | None = None
+    polls: int = 0
+    elapsed: float = 0.0
+
+    @classmethod
+    def of(cls, error: CardprodError) -> _SavedError:
+        """Save an error."""
+        carried = {name: getattr(error, name) for name in _carried_by(type(error))}
+        return cls(name=type(error).__name__, message=str(error.args[0]) if error.args else "", **carried)
+
+    def restore(self, card: Card) -> CardprodError:
+        """Return the error as it was."""
+        cls: type[CardprodError] = getattr(errors, self.name)
+        return cls(self.message, card=card, **{name: getattr(self, name) for name in _carried_by(cls)})
+
+
+@attrs.frozen(kw_only=True)
+class _SavedStep:
+    card: Card
+    transition: Transition | None = None
+    error: _SavedError | None = None
+
+
+@attrs.frozen(kw_only=True)
+class _SavedSteps:
+    steps: tuple[_SavedStep, ...]
+
+
+@attrs.frozen(kw_only=True)
+class _SavedOutcome:
+    status: ProductionStatus | None = None
+    error: _SavedError | None = None
+
+
+def written_steps(pairs: Iterable[tuple[Card, Transition | CardprodError]]) -> str:
     """Write what a sweep saw."""
-    return [
-        {
-            "profile_id": card.profile_id,
-            "card_token": card.card_token,
-            "transition": written_transition(what) if isinstance(what, Transition) else None,
-            "error": _written_error(what) if isinstance(what, CardprodError) else None,
-        }
+    steps = tuple(
+        _SavedStep(card=card, transition=what)
+        if isinstance(what, Transition)
+        else _SavedStep(card=card, error=_SavedError.of(what))
         for card, what in pairs
-    ]
+    )
+    return to_json(_SavedSteps(steps=steps), version=_VERSION)
 
 
-def read_steps(batch_id: str, key: str, saved: Iterable[dict[str, Any]]) -> list[Step]:
+def read_steps(batch_id: str, key: str, text: str) -> list[Step]:
     """Read what `written_steps` wrote; `key` names them all."""
+    saved = from_json(_SavedSteps, text, version=_VERSION, writer="written_steps")
     steps: list[Step] = []
-    for number, one in enumerate(saved):
-        card = Card(one["profile_id"], one["card_token"])
-        error: dict[str, Any] | None = one["error"]
-        what = read_transition(one["transition"]) if error is None else _read_error(card, error)
-        steps.append(Step(key=f"{key}.{number}", batch_id=batch_id, card=card, what=what))
+    for number, step in enumerate(saved.steps):
+        what = _one_of(step.transition, step.error, step.card)
+        steps.append(Step(key=f"{key}.{number}", batch_id=batch_id, card=step.card, what=what))
     return steps
 
 
@@ -90,35 +133,27 @@ def outcomes_of(
     return ends
 
 
-def written_outcome(outcome: ProductionStatus | CardprodError) -> dict[str, object]:
+def written_outcome(outcome: ProductionStatus | CardprodError) -> str:
     """Write how a card ended."""
     if isinstance(outcome, CardprodError):
-        return {"status": None, "error": _written_error(outcome)}
-    return {"status": written_status(outcome), "error": None}
+        return to_json(_SavedOutcome(error=_SavedError.of(outcome)), version=_VERSION)
+    return to_json(_SavedOutcome(status=outcome), version=_VERSION)
 
 
-def read_outcome(card: Card, saved: dict[str, Any]) -> ProductionStatus | CardprodError:
+def read_outcome(card: Card, text: str) -> ProductionStatus | CardprodError:
     """Read what `written_outcome` wrote."""
-    return read_status(saved["status"]) if saved["error"] is None else _read_error(card, saved["error"])
+    saved = from_json(_SavedOutcome, text, version=_VERSION, writer="written_outcome")
+    return _one_of(saved.status, saved.error, card)
 
 
-def _fields_of(cls: type[CardprodError]) -> tuple[str, ...]:
+def _one_of(value: _T | None, error: _SavedError | None, card: Card) -> _T | CardprodError:
+    if error is not None:
+        return error.restore(card)
+    if value is None:
+        raise UsageError("neither a value nor an error was saved", card=card)
+    return value
+
+
+def _carried_by(cls: type[CardprodError]) -> tuple[str, ...]:
     table = ((errors.ApiError, _OF_API), (errors.BadReply, _OF_REPLY), (errors.WaitTimeout, _OF_WAIT))
-    return next((fields for parent, fields in table if issubclass(cls, parent)), ())
-
-
-def _written_error(error: CardprodError) -> dict[str, object]:
-    fields = {name: getattr(error, name) for name in _fields_of(type(error))}
-    if isinstance(error, errors.WaitTimeout):
-        fields["last"] = written_status(error.last)
-    return {"class": type(error).__name__, "message": str(error.args[0]) if error.args else "", "fields": fields}
-
-
-def _read_error(card: Card, saved: dict[str, Any]) -> CardprodError:
-    """Make an error as it was, but for its cause and its checkpoint."""
-    cls: type[CardprodError] = getattr(errors, saved["class"])
-    fields: dict[str, Any] = saved["fields"]
-    if issubclass(cls, errors.WaitTimeout):
-        last: dict[str, Any] | None = fields["last"]
-        fields = {**fields, "last": None if last is None else read_status(last)}
-    return cls(saved["message"], card=card, **fields)
+    return next((names for parent, names in table if issubclass(cls, parent)), ())

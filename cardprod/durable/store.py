@@ -18,7 +18,6 @@ all of it works through PgBouncer in transaction mode.
 
 from __future__ import annotations
 
-import json
 from datetime import UTC, datetime
 from importlib import resources
 from typing import TYPE_CHECKING, Any, Final, LiteralString
@@ -130,7 +129,7 @@ class Part:
     token_name: str
     version: int
     checkpoint: str
-    undelivered: list[dict[str, Any]] | None
+    undelivered: str | None
     pending: int
     closed_for: float
 
@@ -214,15 +213,14 @@ async def part(connection: AsyncConnection, part_id: int) -> Part | None:
     )
     if row is None:
         return None
-    undelivered: str | None = row.pop("undelivered")
-    return Part(undelivered=None if undelivered is None else json.loads(undelivered), **row)
+    return Part(**row)
 
 
 async def write_part(  # noqa: PLR0913 - one for each column
     connection: AsyncConnection,
     part: Part,
     checkpoint: str,
-    undelivered: list[dict[str, Any]] | None,
+    undelivered: str | None,
     counts: Counts,
     *,
     is_finished: bool,
@@ -246,7 +244,7 @@ async def write_part(  # noqa: PLR0913 - one for each column
         """,
         (
             checkpoint,
-            None if undelivered is None else json.dumps(undelivered),
+            undelivered,
             counts.pending,
             counts.produced,
             counts.failed,
@@ -290,9 +288,7 @@ async def finish_batch(connection: AsyncConnection, batch_id: str) -> None:
     )
 
 
-async def add_results(
-    connection: AsyncConnection, batch_id: str, results: Sequence[tuple[Card, dict[str, object]]]
-) -> None:
+async def add_results(connection: AsyncConnection, batch_id: str, results: Sequence[tuple[Card, str]]) -> None:
     """Keep how cards ended."""
     await connection.execute(
         """
@@ -304,14 +300,12 @@ async def add_results(
             batch_id,
             [card.profile_id for card, _ in results],
             [card.card_token for card, _ in results],
-            [json.dumps(outcome) for _, outcome in results],
+            [outcome for _, outcome in results],
         ),
     )
 
 
-async def results(
-    connection: AsyncConnection, batch_id: str, after: Card | None, most: int
-) -> list[tuple[Card, dict[str, Any]]]:
+async def results(connection: AsyncConnection, batch_id: str, after: Card | None, most: int) -> list[tuple[Card, str]]:
     """Read some results, those that come after a card."""
     profile_id, card_token = (0, "") if after is None else (after.profile_id, after.card_token)
     cursor = connection.cursor(row_factory=dict_row)
@@ -323,7 +317,7 @@ async def results(
         """,
         (batch_id, profile_id, card_token, most),
     )
-    return [(Card(row["profile_id"], row["card_token"]), json.loads(row["outcome"])) for row in await cursor.fetchall()]
+    return [(Card(row["profile_id"], row["card_token"]), row["outcome"]) for row in await cursor.fetchall()]
 
 
 async def batch_status(connection: AsyncConnection, batch_id: str) -> BatchStatus | None:

@@ -14,14 +14,15 @@ from __future__ import annotations
 import asyncio
 import uuid
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 import attrs
 from procrastinate.jobs import Status as JobStatus
 
-from cardprod.checkpoint import Checkpoint, wall_clock
+from cardprod._protocol.codec import as_datetime
+from cardprod.checkpoint import Checkpoint
 from cardprod.durable import store
 from cardprod.durable.database import SWEEP, TROUBLE, is_away, queue_of
 from cardprod.durable.steps import outcomes_of, read_steps, written_outcome, written_steps
@@ -222,7 +223,7 @@ class Worker:
             if token_name is not None:
                 await self._patiently(
                     lambda connection: self._database.defer(
-                        connection, part_id, token_name, wall_clock() + timedelta(seconds=delay), attempts + 1
+                        connection, part_id, token_name, datetime.now(UTC) + timedelta(seconds=delay), attempts + 1
                     )
                 )
 
@@ -259,7 +260,7 @@ class Worker:
         connection: AsyncConnection,
         part: Part,
         sweep: Sweep,
-        undelivered: list[dict[str, Any]] | None,
+        undelivered: str | None,
         paused_for: float,
     ) -> bool:
         ends = outcomes_of(sweep.steps)
@@ -288,7 +289,7 @@ class Worker:
             await self._database.defer(connection, part.id, part.token_name, sweep.next_poll_at)
         return True
 
-    async def _tell(self, part: Part, checkpoint: Checkpoint, undelivered: Sequence[dict[str, Any]]) -> None:
+    async def _tell(self, part: Part, checkpoint: Checkpoint, undelivered: str) -> None:
         """Tell the sink, and take note that it was told."""
         if self._on_steps is not None:
             told: object = self._on_steps(
@@ -304,7 +305,7 @@ class Worker:
             if checkpoint.is_done:
                 await store.finish_batch(connection, part.batch_id)
             else:
-                at = min(one.next_poll_at for one in checkpoint.pending)
+                at = as_datetime(min(one.next_poll_at for one in checkpoint.pending))
                 await self._database.defer(connection, part.id, part.token_name, at)
 
         await self._patiently(redact)

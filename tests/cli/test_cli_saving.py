@@ -126,27 +126,28 @@ def _with_head(**fields: Any) -> str:
 def _with_ended(**fields: Any) -> str:
     *rest, ended = saved_of(pending=1, ended=1).to_lines()
     [one] = json.loads(ended)["ended"]
-    return "\n".join([*rest, json.dumps({"ended": [one | fields]})])
+    return "\n".join([*rest, json.dumps({"version": 1, "ended": [one | fields]}, separators=(",", ":"))])
 
 
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("", "it has a line that is no JSON object"),
-        ("profile_id,card_token\n1,a\n", "it has a line that is no JSON object"),
-        ('{"profile_id": 1, "card_token": "a"}', "its first line is not that"),
-        ("[1]", "it has a line that is no JSON object"),
-        ("[" * 100_000, "it has a line that is no JSON object"),
-        (_with_head(version=2), "it was written in version 2; only 1 is known"),
+        ("", "it is no JSON object"),
+        ("profile_id,card_token\n1,a\n", "it is no JSON object"),
+        ('{"profile_id": 1, "card_token": "a"}', "it has no version"),
+        ("[1]", "it is no JSON object"),
+        ("[" * 100_000, "it is no JSON object"),
+        (_with_head(format="cardprod"), "@ format"),
+        (_with_head(version=2), "in version 2; known is version 1"),
         (_with_head(pending=2), "it does not hold the cards"),
-        (_with_head(learned=None), "its first line does not say"),
+        (_with_head(learned=None), "expected a string @ learned"),
         (_with_head(learned="{}"), "AdaptiveSchedule.to_json"),
         (_with_ended(status="READY"), "it has a card as ended that is not"),
-        (_with_ended(card_token="a/b"), "card_token must be"),
-        (_with_ended(card_token="pending-0", profile_id=1), "it does not hold the cards"),
-        (_with_ended(status=["PRODUCED"]), "not written as it should be"),
-        (_with_head() + '\n{"ended": 1}', "not written as it should be"),
-        (_with_head() + '\n{"ended": [1]}', "not written as it should be"),
+        (_with_ended(card={"profile_id": 1, "card_token": "a/b"}), "card_token must be"),
+        (_with_ended(card={"profile_id": 1, "card_token": "pending-0"}), "it does not hold the cards"),
+        (_with_ended(status=["PRODUCED"]), "expected a string @ ended[0].status"),
+        (_with_head() + '\n{"version":1,"ended":1}', "expected an array @ ended"),
+        (_with_head() + '\n{"version":1,"ended":[1]}', "expected an object @ ended[0]"),
         ("\n".join(list(saved_of(pending=1, ended=1).to_lines())[:2]), "it does not hold the cards"),
         (_with_head() + "\n{}", "Checkpoint.to_json"),
         ("\ud800", "it is not UTF-8"),

@@ -493,7 +493,7 @@ async def test_reader_gone(kiosk: Simulator, tmp_path: Path) -> None:
         os.close(reading_end)
         assert await watching.until_end() == 4
         assert watching.err == ""
-    assert '"pending": 0, "ended": 0' in state.read_text()
+    assert '"pending":0,"ended":0' in state.read_text()
 
 
 def test_standard_input() -> None:

@@ -124,7 +124,7 @@ async def _swept(client: Client, card: Card, options: Options, report: Report) -
         if waits.is_done:
             return
         if sweep.next_poll_at is not None:
-            await asyncio.sleep((sweep.next_poll_at - checkpoint.wall_clock()).total_seconds())
+            await asyncio.sleep(sweep.next_poll_at.timestamp() - checkpoint.wall_clock())
 
 
 async def _read(steps: Any, report: Report) -> None:

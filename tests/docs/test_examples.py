@@ -385,7 +385,7 @@ async def test_arq_recipe(capsys: pytest.CaptureFixture[str]) -> None:
             async with asyncio.timeout(_ENOUGH):
                 while jobs:
                     name, saved, at = jobs.pop()
-                    await asyncio.sleep((at - checkpoint.wall_clock()).total_seconds())
+                    await asyncio.sleep(at.timestamp() - checkpoint.wall_clock())
                     await namespace[name]({"client": client, "redis": Pool()}, saved)
     assert _told(capsys.readouterr().out) == _STATUSES
 
@@ -434,7 +434,7 @@ async def test_taskiq_recipe(capsys: pytest.CaptureFixture[str]) -> None:
                 async with asyncio.timeout(_ENOUGH):
                     while schedules:
                         schedule = schedules.pop()
-                        await asyncio.sleep((schedule.time - checkpoint.wall_clock()).total_seconds())
+                        await asyncio.sleep(schedule.time.timestamp() - checkpoint.wall_clock())
                         await (await task.kiq(*schedule.args)).wait_result()
             await broker.shutdown()
     assert _told(capsys.readouterr().out) == _STATUSES
@@ -470,11 +470,11 @@ async def test_temporal_recipe(capsys: pytest.CaptureFixture[str]) -> None:
     testing: Any = importlib.import_module("temporalio.testing")
     with _wall_clock_of_the_loop():
         async with _wise_is_a_kiosk() as kiosk, cardprod.Client("x", base_url=kiosk.base_url) as namespace["CLIENT"]:
-            saved, at = _saved(kiosk), checkpoint.wall_clock().timestamp()
+            saved, at = _saved(kiosk), checkpoint.wall_clock()
             async with asyncio.timeout(_ENOUGH):
                 while at:
                     saved, at = await testing.ActivityEnvironment().run(namespace["sweep_once"], saved)
                     if at:
-                        await asyncio.sleep(at - checkpoint.wall_clock().timestamp())
+                        await asyncio.sleep(at - checkpoint.wall_clock())
     assert _told(capsys.readouterr().out) == _STATUSES
     assert cardprod.Checkpoint.from_json(saved).is_done

@@ -671,18 +671,18 @@ ERRORS: list[CardprodError] = [
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
 def test_errors_travel(error: CardprodError) -> None:
     """An error comes out of the database as it went in: its class, its words and all that it carries."""
-    read = read_outcome(CARD, json.loads(json.dumps(written_outcome(error))))
+    read = read_outcome(CARD, written_outcome(error))
     assert type(read) is type(error)
     assert str(read) == str(error)
     assert vars(read) == vars(error)
-    (step,) = read_steps("b", "k", json.loads(json.dumps(written_steps([(CARD, error)]))))
+    (step,) = read_steps("b", "k", written_steps([(CARD, error)]))
     assert (step.key, step.is_final, str(step)) == ("k.0", True, str(error))
 
 
 def test_transitions_travel() -> None:
     """A transition comes out of the database as it went in, and a step of it can be shown."""
     what = Transition(ProductionStatus("READY"), ProductionStatus("PRODUCED", kiosk_id="K"), 5.25, 3, "webhook")
-    (step,) = read_steps("b", "k", json.loads(json.dumps(written_steps([(CARD, what)]))))
+    (step,) = read_steps("b", "k", written_steps([(CARD, what)]))
     assert step == Step(key="k.0", batch_id="b", card=CARD, what=what)
     assert (step.is_final, str(step)) == (True, "card 1/a: READY -> PRODUCED at K")
 

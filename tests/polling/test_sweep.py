@@ -24,6 +24,7 @@ from cardprod import (
     UsageError,
     WaitTimeout,
 )
+from cardprod._protocol.codec import unix_time
 from cardprod.simulator import Fault, Simulator, Stage
 from tests.cards import event_of
 from tests.clock import wall_clock_of_the_loop
@@ -362,7 +363,7 @@ async def test_unbegun_wait(kiosk: Simulator, client: Client) -> None:
     wait = client.wait_until_final(card.profile_id, card.card_token, timeout=100)
     await asyncio.sleep(50)
     (saved,) = wait.checkpoint().pending
-    assert saved.deadline_at == wall_now() + timedelta(seconds=100)
+    assert saved.deadline_at == unix_time(wall_now().timestamp() + 100)
     assert isinstance((await client.resume(wait.checkpoint()))[card], ProductionStatus)
 
 

@@ -286,11 +286,11 @@ WRITTEN: dict[str, Any] = {
     "status": {
         "status": "IN_PROGRESS",
         "kiosk_id": "WIS00001",
-        "occurred_at": "2026-11-24T12:00:05.250000+00:00",
+        "occurred_at": 1795521605250000,
         "error_code": None,
         "description": None,
     },
-    "sent_at": "2026-11-24T12:00:05.250000+00:00",
+    "sent_at": 1795521605250000,
     "delivery_id": "d-1",
     "subscription_id": "s-1",
     "schema_version": "4.0.0",
@@ -337,14 +337,21 @@ def test_json_of_an_event(event: ProductionEvent) -> None:
 
 def test_bad_json_of_an_event() -> None:
     """What was not written by `to_json`, or by another version, is refused."""
-    not_ours = "this is not what ProductionEvent.to_json gave"
-    other_version = "this event was written in version 2; only 1 is known"
-    texts = dict.fromkeys(("", "[]", "{}", "null", "1", "[" * 100_000), not_ours) | {
-        json.dumps(WRITTEN | {"version": 2}): other_version,
-        json.dumps(WRITTEN | {"card": {"profile_id": 0, "card_token": "a"}}): not_ours,
-        json.dumps(WRITTEN | {"status": {"status": "READY"}}): not_ours,
-        json.dumps(WRITTEN | {"sent_at": "soon"}): not_ours,
-        json.dumps(WRITTEN | {"unknown": 1}): not_ours,
+    not_ours = "this is not what ProductionEvent.to_json gave: "
+    texts = dict.fromkeys(("", "[]", "null", "1", "[" * 100_000), not_ours + "it is no JSON object") | {
+        "{}": not_ours + "it has no version",
+        json.dumps(WRITTEN | {"version": 2}): (
+            "this was written by ProductionEvent.to_json in version 2; known is version 1"
+        ),
+        json.dumps(WRITTEN | {"card": {"profile_id": 0, "card_token": "a"}}): (
+            not_ours + "profile_id must be from 1 to 2**63 - 1, as Wise's profile ids are @ card"
+        ),
+        json.dumps(WRITTEN | {"status": {"status": 5}}): not_ours + "expected a string @ status.status",
+        json.dumps(WRITTEN | {"status": "READY"}): not_ours + "expected an object @ status",
+        json.dumps(WRITTEN | {"sent_at": "soon"}): (
+            not_ours + "expected a time, in whole microseconds since 1970 @ sent_at"
+        ),
+        json.dumps(WRITTEN | {"unknown": 1}): (not_ours + "unknown fields: unknown"),
     }
     with Table() as table:
         for text, problem in texts.items():

@@ -203,7 +203,7 @@ def test_nothing_more_after_the_end(ending: Received) -> None:
     moves: list[Callable[[], object]] = [
         lambda: state.process_status(seen("READY"), 110.0),
         lambda: state.process_failure(BROKEN, 110.0),
-        lambda: state.process_event(event, 110.0, ONE_O_CLOCK),
+        lambda: state.process_event(event, 110.0, ONE_O_CLOCK.timestamp()),
         lambda: state.expire(110.0),
     ]
     for move in moves:

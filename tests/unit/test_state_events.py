@@ -28,6 +28,10 @@ def at(seconds: float) -> datetime:
     return NOON + timedelta(seconds=seconds)
 
 
+def wall_at(seconds: float) -> float:
+    return at(seconds).timestamp()
+
+
 def event_of(status: str, occurred_at: float | None, sent_at: float | None) -> ProductionEvent:
     """Make an event, with its times in seconds after noon."""
     return ProductionEvent(
@@ -75,7 +79,7 @@ def test_which_event_counts(known: tuple[str, float | None], event: tuple[str, f
     """An event counts if it is newer by its time, or, if that is the same or missing, by the order of statuses."""
     state = begun()
     state.process_status(seen(*known), 0)
-    step = state.process_event(event_of(*event, 3), 3, at(3))
+    step = state.process_event(event_of(*event, 3), 3, wall_at(3))
     assert (step is not None) is counts
     assert state.last == (seen(*event) if counts else seen(*known))
     if step is not None:
@@ -87,30 +91,32 @@ def test_sent_at_breaks_ties() -> None:
     """Of two events that times and statuses do not order, the one sent later counts; if that is unknown, the first."""
     state = begun()
     state.process_status(seen("READY", 1.1), 0)
-    assert state.process_event(event_of("COOLING", 2.1, 5), 6, at(6)) is not None
-    assert state.process_event(event_of("EMBOSSING", 2.1, 4), 7, at(7)) is None
-    assert state.process_event(event_of("EMBOSSING", 2.1, None), 7, at(7)) is None
-    assert state.process_event(event_of("EMBOSSING", 2.1, 6), 7, at(7)) is not None
-    assert state.process_event(event_of("COOLING", 2.1, 5), 8, at(8)) is None
-    assert state.process_event(event_of("COOLING", 2.1, 6), 8, at(8)) is None  # at the same moment
-    assert state.process_event(event_of("EMBOSSING", 2.1, 9), 9, at(9)) is None  # the same again
-    assert state.process_event(event_of("READY", 1.1, 9), 9, at(9)) is None  # older, however late it was sent
-    assert state.process_event(event_of("PRODUCED", 3.1, None), 9, at(9)) is not None  # newer, whenever it was sent
+    assert state.process_event(event_of("COOLING", 2.1, 5), 6, wall_at(6)) is not None
+    assert state.process_event(event_of("EMBOSSING", 2.1, 4), 7, wall_at(7)) is None
+    assert state.process_event(event_of("EMBOSSING", 2.1, None), 7, wall_at(7)) is None
+    assert state.process_event(event_of("EMBOSSING", 2.1, 6), 7, wall_at(7)) is not None
+    assert state.process_event(event_of("COOLING", 2.1, 5), 8, wall_at(8)) is None
+    assert state.process_event(event_of("COOLING", 2.1, 6), 8, wall_at(8)) is None  # at the same moment
+    assert state.process_event(event_of("EMBOSSING", 2.1, 9), 9, wall_at(9)) is None  # the same again
+    assert state.process_event(event_of("READY", 1.1, 9), 9, wall_at(9)) is None  # older, however late it was sent
+    assert (
+        state.process_event(event_of("PRODUCED", 3.1, None), 9, wall_at(9)) is not None
+    )  # newer, whenever it was sent
 
 
 def test_event_without_sent_at_is_not_replaced() -> None:
     """After an event without `sent_at`, no other of the same time and rank counts."""
     state = begun()
     state.process_status(seen("READY", 1.1), 0)
-    assert state.process_event(event_of("COOLING", 2.1, None), 6, at(6)) is not None
-    assert state.process_event(event_of("EMBOSSING", 2.1, 7), 7, at(7)) is None
+    assert state.process_event(event_of("COOLING", 2.1, None), 6, wall_at(6)) is not None
+    assert state.process_event(event_of("EMBOSSING", 2.1, 7), 7, wall_at(7)) is None
 
 
 def test_poll_breaks_ties() -> None:
     """Of an event and a later poll that times and statuses do not order, the poll counts."""
     state = begun()
     state.process_status(seen("READY", 1.1), 0)
-    state.process_event(event_of("COOLING", 2.1, 5), 6, at(6))
+    state.process_event(event_of("COOLING", 2.1, 5), 6, wall_at(6))
     assert state.process_status(seen("EMBOSSING", 2.1), 7) is not None
 
 
@@ -121,7 +127,7 @@ def test_poll_breaks_ties() -> None:
 def test_event_before_the_first_poll(sent_at: float | None, *, counts: bool) -> None:
     """Before the first poll an event counts only if it was sent since the wait began: an old one may be a replay."""
     state = begun(started_at=1000)
-    step = state.process_event(event_of("PRODUCTION_ERROR", -4000, sent_at), 1004, at(4))
+    step = state.process_event(event_of("PRODUCTION_ERROR", -4000, sent_at), 1004, wall_at(4))
     assert (step is not None) is counts
     assert state.is_over is counts
     if step is not None:
@@ -132,13 +138,13 @@ def test_lagging_poll_changes_nothing() -> None:
     """Polls that still show what was before an event change nothing, and the one that agrees yields no second step."""
     state = begun()
     state.process_status(seen("READY", 1.1), 0)
-    assert state.process_event(event_of("IN_PROGRESS", 1.1, 5), 5, at(5)) is not None
+    assert state.process_event(event_of("IN_PROGRESS", 1.1, 5), 5, wall_at(5)) is not None
     assert state.process_status(seen("READY", 1.1), 6) is None
     assert state.process_status(seen("READY"), 7) is None
     assert state.last == seen("IN_PROGRESS", 1.1)
     assert state.polls == 3
     assert state.process_status(seen("IN_PROGRESS", 1.1), 8) is None
-    assert state.process_event(event_of("IN_PROGRESS", 1.1, 5), 9, at(9)) is None
+    assert state.process_event(event_of("IN_PROGRESS", 1.1, 5), 9, wall_at(9)) is None
     assert state.process_status(seen("READY", 1.1), 9) is not None  # polls count in their order
     assert state.process_status(seen("IN_PROGRESS", 1.1), 9.5) is not None
     step = state.process_status(seen("PRODUCED", 1.1), 10)
@@ -150,7 +156,7 @@ def test_poll_with_milliseconds_is_no_new_request() -> None:
     """A poll that has the milliseconds of what an event had in whole seconds shows nothing new."""
     state = begun()
     state.process_status(seen("READY", 1.25), 0)
-    assert state.process_event(event_of("IN_PROGRESS", 9.0, 10), 10, at(10)) is not None
+    assert state.process_event(event_of("IN_PROGRESS", 9.0, 10), 10, wall_at(10)) is not None
     assert state.process_status(seen("IN_PROGRESS", 9.375), 11) is None
     assert state.process_status(seen("IN_PROGRESS", 9.375), 12) is None
     assert state.process_status(seen("IN_PROGRESS", 9.5), 13) is not None  # times of polls are exact
@@ -169,7 +175,7 @@ def test_end_that_lags_for_too_long_counts(status: str, seconds: float, *, count
     """An end under an older time than an event's counts as the API lagging for a minute, and then as the end."""
     state = begun()
     state.process_status(seen("READY", 1.1), 0)
-    assert state.process_event(event_of("IN_PROGRESS", 50.5, 51), 51, at(51)) is not None
+    assert state.process_event(event_of("IN_PROGRESS", 50.5, 51), 51, wall_at(51)) is not None
     step = state.process_status(seen(status, 20.5), 51 + seconds)
     assert (step is not None) is state.is_over is counts
 
@@ -177,9 +183,9 @@ def test_end_that_lags_for_too_long_counts(status: str, seconds: float, *, count
 def test_events_after_the_end() -> None:
     """A wait that is over refuses events."""
     state = begun()
-    state.process_event(event_of("PRODUCED", 1.1, 2), 2, at(2))
+    state.process_event(event_of("PRODUCED", 1.1, 2), 2, wall_at(2))
     with pytest.raises(UsageError, match="over"):
-        state.process_event(event_of("PRODUCED", 1.1, 2), 2, at(2))
+        state.process_event(event_of("PRODUCED", 1.1, 2), 2, wall_at(2))
 
 
 def test_event_schedules_the_next_poll() -> None:
@@ -188,7 +194,7 @@ def test_event_schedules_the_next_poll() -> None:
     state.process_status(seen("READY"), 0)
     for now in (1.0, 2.6, 5.16):
         state.process_status(seen("READY"), now)
-    state.process_event(event_of("IN_PROGRESS", None, 6), 6, at(6))
+    state.process_event(event_of("IN_PROGRESS", None, 6), 6, wall_at(6))
     assert state.next_poll_at == 7
 
 
@@ -287,7 +293,7 @@ class Interleaving(RuleBasedStateMachine):
         event = data.draw(st.sampled_from(self.sent))
         if event.status.occurred_at is None and event.status.status != self.history[-1][0]:
             return  # without a time, an old event is like a new one
-        self.note(self.state.process_event(event, self.now, at(self.now)))
+        self.note(self.state.process_event(event, self.now, wall_at(self.now)))
 
     @precondition(lambda self: not self.state.is_over)
     @rule()
@@ -344,7 +350,7 @@ def test_event_alone_ends_it() -> None:
     state = begun()
     for now in range(4):
         state.process_failure(ServerError("trouble", http_status=500), now)
-    step = state.process_event(event_of("PRODUCED", 1.5, 4), 4, at(4))
+    step = state.process_event(event_of("PRODUCED", 1.5, 4), 4, wall_at(4))
     assert step is not None
     assert state.is_over
     assert state.error is None
@@ -356,7 +362,7 @@ def test_event_resets_the_failures() -> None:
     state.process_status(seen("READY", 1.1), 0)
     for now in range(1, 5):
         state.process_failure(ServerError("trouble", http_status=500), now)
-    state.process_event(event_of("IN_PROGRESS", 1.1, 5), 5, at(5))
+    state.process_event(event_of("IN_PROGRESS", 1.1, 5), 5, wall_at(5))
     assert state.failures == 0
     state.process_failure(ServerError("trouble", http_status=500), 6)
     assert not state.is_over

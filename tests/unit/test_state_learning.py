@@ -75,7 +75,7 @@ def waited(schedule: AdaptiveSchedule | Backoff, *moves: Move) -> PollState:
         elif what == "fail":
             state.process_failure(BROKEN, now)
         else:
-            state.process_event(ProductionEvent(card=CARD, status=status, sent_at=wall_now), now, wall_now)
+            state.process_event(ProductionEvent(card=CARD, status=status, sent_at=wall_now), now, wall_now.timestamp())
     return state
 
 

@@ -1,0 +1,261 @@
+"""One converter for every value that becomes JSON here and comes back: checkpoints, schedules, events, outcomes. Pure.
+
+attrs classes become objects, times whole microseconds since 1970 in UTC. What comes back is checked before it is a
+value: nothing is coerced, and what is wrong is said with where it is. A field that has a default may be missing.
+
+A class of which there are very many can be written as rows instead: see `write_as_rows`.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from types import GenericAlias, NoneType, UnionType
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar, cast, get_args, get_origin
+
+import attrs
+
+from cardprod._protocol.validation import is_finite_number
+from cardprod.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from cattrs import Converter
+
+__all__ = [
+    "Count",
+    "UnixTime",
+    "as_datetime",
+    "from_json",
+    "from_plain",
+    "to_json",
+    "to_plain",
+    "unix_time",
+    "write_as_rows",
+]
+
+_T = TypeVar("_T")
+
+Count = Annotated[int, "0 or more"]
+"""How often something happened."""
+
+UnixTime = Annotated[int, "microseconds since 1970, in UTC"]
+"""A time in a form that costs little where there are a million of them."""
+
+_MOST: Final = 2**63 - 1
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND: Final = timedelta(microseconds=1)
+_FIRST_TIME: Final = (datetime.min.replace(tzinfo=UTC) - _EPOCH) // _MICROSECOND
+_LAST_TIME: Final = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // _MICROSECOND
+
+_ROWS: Final[dict[type, tuple[Callable[[Any], Sequence[object]], Callable[[list[Any]], dict[str, object]]]]] = {}
+
+
+def unix_time(seconds: float) -> UnixTime:
+    """Return a time, in seconds since 1970, as it is written; one that no calendar has is the last that one has."""
+    return round(seconds * 1e6) if seconds < _LAST_TIME / 1e6 else _LAST_TIME
+
+
+def as_datetime(moment: UnixTime) -> datetime:
+    """Return a time as an aware datetime."""
+    return _EPOCH + timedelta(microseconds=moment)
+
+
+def write_as_rows(
+    cls: type[_T],
+    to_row: Callable[[_T], Sequence[object]],
+    from_row: Callable[[list[Any]], dict[str, object]],
+) -> None:
+    """Write a class as arrays: shorter and several times faster than objects.
+
+    Args:
+        cls: An attrs class.
+        to_row: Makes the array of a value.
+        from_row: Makes of an array the object that it stands for; raises `ValueError` if it is none.
+    """
+    _ROWS[cls] = to_row, from_row
+
+
+def to_plain(value: object) -> Any:  # noqa: ANN401 - JSON, but for its times
+    """Make plain objects, arrays and scalars of a value; times stay `datetime`s."""
+    return _converter().unstructure(value)
+
+
+def to_json(value: attrs.AttrsInstance, *, version: int) -> str:
+    """Write a value as one line of JSON, with the version of its format."""
+    plain = {"version": version, **to_plain(value)}
+    return json.dumps(plain, default=_write_time, separators=(",", ":"))
+
+
+def from_plain(cls: type[_T], plain: object, *, writer: str) -> _T:
+    """Make a value of what `to_plain` or JSON gave.
+
+    Args:
+        cls: What to make.
+        plain: The plain value.
+        writer: What is supposed to have written it, for the message.
+
+    Raises:
+        UsageError: It was not written by that; what is wrong, and where.
+    """
+    from cattrs import BaseValidationError, transform_error  # noqa: PLC0415 - as in `_converter`
+
+    converter = _converter()
+    try:
+        return converter.structure(plain, cls)
+    except RecursionError:
+        reason = "it is nested too deeply"
+    except BaseValidationError as exc:
+        reason = transform_error(exc, path="", format_exception=_reason)[0].replace(" @ .", " @ ").removesuffix(" @ ")
+    except (UsageError, ValueError, TypeError) as exc:
+        reason = str(exc)
+    raise UsageError(f"this is not what {writer} gave: {reason}")
+
+
+def from_json(cls: type[_T], text: str | bytes, *, version: int, writer: str) -> _T:
+    """Read what `to_json` wrote.
+
+    Args:
+        cls: What it is.
+        text: The JSON.
+        version: The one version that is known.
+        writer: What is supposed to have written it, for the message.
+
+    Raises:
+        UsageError: It was not written by that, or in another version; what is wrong, and where.
+    """
+    try:
+        saved: object = json.loads(text)
+    except (ValueError, TypeError, RecursionError):
+        saved = None
+    if not isinstance(saved, dict):
+        raise UsageError(f"this is not what {writer} gave: it is no JSON object")
+    fields = cast("dict[str, object]", saved)
+    written_in = fields.pop("version", None)
+    if type(written_in) is not int:
+        raise UsageError(f"this is not what {writer} gave: it has no version")
+    if written_in != version:
+        raise UsageError(f"this was written by {writer} in version {written_in}; known is version {version}")
+    return from_plain(cls, fields, writer=writer)
+
+
+@cache
+def _converter() -> Converter:
+    # cattrs is loaded when it is first needed, so that an import does not pay for it: with the first request, or here.
+    from cattrs import Converter  # noqa: PLC0415
+    from cattrs.cols import list_structure_factory  # noqa: PLC0415
+    from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn  # noqa: PLC0415
+
+    converter = Converter(forbid_extra_keys=True)
+
+    def read_tuples(type_: Any) -> Callable[[object, Any], object]:  # noqa: ANN401 - types, as cattrs has them
+        list_of: Any = GenericAlias(list, get_args(type_)[:1])
+        read: Any = list_structure_factory(list_of, converter)
+        return lambda value, _: tuple(read(_array(value), list_of))
+
+    def read_objects(cls: Any) -> Callable[[object, Any], object]:  # noqa: ANN401 - as above
+        read = make_dict_structure_fn(cls, converter, _cattrs_forbid_extra_keys=True)
+        if cls not in _ROWS:
+            return lambda value, type_: read(_object(value), type_)
+        from_row = _ROWS[cls][1]
+        return lambda value, type_: read(from_row(_array(value)), type_)
+
+    def write_objects(cls: Any) -> Callable[[Any], object]:  # noqa: ANN401 - as above
+        return _ROWS[cls][0] if cls in _ROWS else make_dict_unstructure_fn(cls, converter)
+
+    converter.register_structure_hook_factory(attrs.has)(read_objects)
+    converter.register_unstructure_hook_factory(attrs.has)(write_objects)
+    converter.register_structure_hook_factory(_is_tuple)(read_tuples)
+    for scalar, read in _SCALARS.items():
+        converter.register_structure_hook(scalar, read)
+    converter.register_structure_hook_func(lambda type_: type_ == Count, _read_count)
+    converter.register_structure_hook_func(lambda type_: type_ == UnixTime, _read_unix_time)
+    converter.register_structure_hook_func(_is_text_or_enum, _read_text_or_enum)
+    converter.register_unstructure_hook(datetime, lambda moment: moment)
+    return converter
+
+
+def _is_tuple(type_: Any) -> bool:  # noqa: ANN401 - as above
+    return get_origin(cast("object", type_)) is tuple
+
+
+def _is_text_or_enum(type_: Any) -> bool:  # noqa: ANN401 - as above
+    """Whether it is str beside its enums, as statuses and codes are: attrs makes the enum of a text that is known."""
+    texts = [one for one in get_args(type_) if one is not NoneType] if isinstance(type_, UnionType) else []
+    return len(texts) > 1 and all(issubclass(one, str) for one in texts)
+
+
+def _object(value: object) -> dict[str, object]:
+    return cast("dict[str, object]", _checked(dict, value, "an object"))
+
+
+def _array(value: object) -> list[object]:
+    return cast("list[object]", _checked(list, value, "an array"))
+
+
+def _checked(expected: type[_T], value: object, words: str) -> _T:
+    if type(value) is not expected:
+        raise ValueError(f"expected {words}")
+    return value
+
+
+def _write_time(moment: Any) -> int:  # noqa: ANN401 - nothing else that is written is no JSON
+    since: timedelta = moment - _EPOCH
+    return since // _MICROSECOND
+
+
+def _reason(exc: BaseException, _: type | None) -> str:
+    if isinstance(exc, KeyError):
+        return f"{exc.args[0]} is missing"
+    unknown: set[str] | None = getattr(exc, "extra_fields", None)
+    return str(exc) if unknown is None else f"unknown fields: {', '.join(sorted(unknown))}"
+
+
+# --- Scalars, none of which is coerced ---
+
+
+def _read_text(value: object, _: object) -> str:
+    text = _checked(str, value, "a string")
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise ValueError("expected a string without half characters") from None
+    return text
+
+
+def _read_text_or_enum(value: object, type_: object) -> str | None:
+    return None if value is None and NoneType in get_args(type_) else _read_text(value, type_)
+
+
+def _read_count(value: object, _: object) -> int:
+    if type(value) is not int or not 0 <= value <= _MOST:
+        raise ValueError("expected an integer of 0 or more")
+    return value
+
+
+def _read_unix_time(value: object, _: object) -> int:
+    if type(value) is not int or not _FIRST_TIME <= value <= _LAST_TIME:
+        raise ValueError("expected a time, in whole microseconds since 1970")
+    return value
+
+
+def _read_number(value: object, _: object) -> float:
+    if not is_finite_number(value):
+        raise ValueError("expected a finite number")
+    return value
+
+
+def _read_time(value: object, type_: object) -> datetime:
+    return as_datetime(_read_unix_time(value, type_))
+
+
+_SCALARS: Final[Mapping[type, Callable[[object, object], object]]] = {
+    str: _read_text,
+    bool: lambda value, _: _checked(bool, value, "true or false"),
+    int: lambda value, _: _checked(int, value, "an integer"),
+    float: _read_number,
+    datetime: _read_time,
+}
