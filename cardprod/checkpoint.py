@@ -64,6 +64,8 @@ __all__ = [
 _T = TypeVar("_T")
 
 _VERSION: Final = 1
+_MOST: Final = 2**53
+"""Nothing is counted beyond that; an int of thousands of digits could not even be printed."""
 _NEVER: Final = datetime.max.replace(tzinfo=UTC)
 _DEFAULT_SCHEDULE: Final = Backoff()
 
@@ -413,7 +415,7 @@ def read_transition(saved: object, where: str = "a transition") -> Transition:
         current=fields.needed("current", read_status),
         elapsed=fields.get("elapsed", is_finite_number),
         polls=fields.get("polls", _is_count),
-        source=fields.get("source", lambda value: value in {"poll", "webhook"}),
+        source=fields.get("source", lambda value: value in ("poll", "webhook")),
     )
 
 
@@ -457,4 +459,4 @@ def _is_bool(value: object) -> bool:
 
 
 def _is_count(value: object) -> bool:
-    return type(value) is int and value >= 0
+    return type(value) is int and 0 <= value <= _MOST

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import json
 import re
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 import attrs
 
@@ -17,7 +17,7 @@ from cardprod.error_codes import PRODUCTION_ERROR_MEANINGS, REQUEST_ERROR_MEANIN
 from cardprod.errors import ProductionFailed, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Mapping
     from typing import Self
 
 __all__ = [
@@ -313,20 +313,34 @@ class ProductionEvent:
             UsageError: It is not that.
         """
         try:
-            saved = json.loads(text)
+            saved: dict[str, Any] = json.loads(text)
             version, card, status = saved.pop("version"), saved.pop("card"), saved.pop("status")
             sent_at = saved.pop("sent_at")
             if version == _EVENT_VERSION:
+                _check_texts(status, ("kiosk_id", "error_code", "description"))
+                _check_texts(saved, ("delivery_id", "subscription_id", "schema_version"))
+                if not (isinstance(status["status"], str) and type(saved["is_test"]) is bool):
+                    raise TypeError("a status is a text, and a flag a boolean")  # noqa: TRY301 - as what follows does
                 return cls(
                     card=None if card is None else Card(**card),
                     status=ProductionStatus(**status | {"occurred_at": parse_time(status["occurred_at"])}),
                     sent_at=parse_time(sent_at),
                     **saved,
                 )
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as exc:
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as exc:
             raise UsageError("this is not what ProductionEvent.to_json gave") from exc
         raise UsageError(f"this event was written in version {version!r}; only {_EVENT_VERSION} is known")
 
 
 def parse_time(text: str | None) -> datetime | None:
-    return None if text is None else datetime.fromisoformat(text)
+    if text is None:
+        return None
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        raise ValueError("a time needs its offset")
+    return moment.astimezone(UTC)
+
+
+def _check_texts(saved: Mapping[str, Any], names: Iterable[str]) -> None:
+    if not all(saved[name] is None or isinstance(saved[name], str) for name in names):
+        raise TypeError("a text or null is wanted")

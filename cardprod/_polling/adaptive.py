@@ -382,7 +382,7 @@ class AdaptiveSchedule:
                 schedule._curve(str(one["status"]), is_first=one["is_first"] is True).load(one)
         except UsageError:
             raise
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as exc:
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as exc:
             raise UsageError("this is not what AdaptiveSchedule.to_json gave") from exc
         if version != _SAVED_VERSION:
             raise UsageError(f"this schedule was saved in version {version!r}; only {_SAVED_VERSION} is known")
