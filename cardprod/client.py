@@ -304,6 +304,7 @@ class Client:
         Raises:
             UsageError: An argument, the client or its token source cannot be right. The checkpoint is still good.
         """
+        check_type("stop", stop, asyncio.Event)
         jitter = random()  # noqa: S311 - one for all, so that cards that are due together stay together
         options = attrs.evolve(self._options_of(checkpoint, schedule), random=lambda: jitter)
         return await sweep(checkpoint, self._poller, options, stop)
@@ -385,10 +386,11 @@ class Client:
             seconds: For how long from now. A pause that is longer already is not cut short.
 
         Raises:
-            UsageError: `seconds` cannot be right.
+            UsageError: `seconds` cannot be right; or the client is closed or belongs to another event loop.
         """
         check_seconds("seconds", seconds)
         self._check_loop("pause")
+        self._transport.check_usable()
         self._transport.pause(seconds)
 
     @property

@@ -62,6 +62,7 @@ __all__ = [
     "WaitEnded",
     "WaitStarted",
     "record_fields",
+    "warn",
 ]
 
 _SHOWN_STATUS: Final = 100
@@ -199,14 +200,19 @@ class Telemetry:
 
     def emit(self, event: Event) -> None:
         """Log an event and give it to the observer. Whatever either raises is logged once, and changes nothing."""
+        self._try(_log, event)
+        if self._observer is not None:
+            self._try(self._observer, event)
+
+    def _try(self, take: Observer, event: Event) -> None:
         try:
-            _log(event)
-            if self._observer is not None:
-                self._observer(event)
-        except Exception as exc:  # noqa: BLE001 - an observer's own, a logging handler's own
+            take(event)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as exc:  # noqa: BLE001 - also a CancelledError: of a future that it asked for its result
             self._complain(exc)
 
-    def _complain(self, exc: Exception) -> None:
+    def _complain(self, exc: BaseException) -> None:
         if self._has_complained:
             return
         self._has_complained = True
@@ -255,6 +261,18 @@ def _log_transition(card: Card, transition: Transition) -> None:
     )
     words = _shortened(str(transition), card)
     LOGGER.info("card %s: %s after %.1f s", card, words, transition.elapsed, extra=extra)
+
+
+def warn(message: str, *args: object, **fields: object) -> None:
+    """Log a warning that is no event's. Whatever a handler raises changes nothing.
+
+    Args:
+        message: The message, with the places of its arguments.
+        args: The arguments.
+        fields: Fields of the record, without their prefix.
+    """
+    with contextlib.suppress(Exception):
+        LOGGER.warning(message, *args, extra=record_fields(**fields), stacklevel=2)
 
 
 def record_fields(**fields: object) -> dict[str, object]:

@@ -23,7 +23,7 @@ from cardprod._protocol.requests import PRODUCTION, TokenEndpoint, is_token
 from cardprod._protocol.responses import parse_token_response
 from cardprod._protocol.validation import check_seconds, check_type
 from cardprod.errors import ApiError, CardprodError, RequestTimeout, TokenRefreshFailed, TransportError, UsageError
-from cardprod.telemetry import LOGGER, record_fields
+from cardprod.telemetry import warn
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -344,8 +344,8 @@ class OAuthToken:
         self._failures = min(self._failures + 1, 10)
         self._rests_until = float("inf") if is_for_good else now + rest
         if self._is_good(now):
-            extra = record_fields(error=type(failure).__name__)
-            LOGGER.warning("the token is not refreshed yet, and the old one used on: %s", str(failure), extra=extra)
+            message = "the token is not refreshed yet, and the old one used on: %s"
+            warn(message, str(failure), error=type(failure).__name__)
 
     async def _ask(self) -> TokenGrant:
         """Send the refresh, again if that may help."""

@@ -13,7 +13,6 @@ with trace configs.
 from __future__ import annotations
 
 import asyncio
-import logging
 from functools import cache, partial
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, Final
@@ -25,6 +24,7 @@ from aiohttp.http import HttpProcessingError
 from cardprod._http.answer import NO_TIMEOUT, Answer, read_body
 from cardprod._http.failures import transport_error
 from cardprod.errors import TransportError
+from cardprod.telemetry import warn
 
 if TYPE_CHECKING:
     import ssl as _ssl
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from yarl import URL
 
 __all__ = ["FastPath", "guard_connector", "open_fast_path", "ssl_setting", "turn_off_resending"]
-
-_logger = logging.getLogger("cardprod")
 
 _SENDER: Final = "_request"
 """What aiohttp's session sends with, and what most tools for tests replace."""
@@ -151,7 +149,7 @@ class FastPath:
             # The next request goes through the session; and this one once more, if there are attempts left.
             if self._is_sound:  # else another request, under way at the same time, has said so
                 self._is_sound = False
-                _logger.warning("aiohttp %s is not as expected: requests cost more now", aiohttp.__version__)
+                warn("aiohttp %s is not as expected: requests cost more now", aiohttp.__version__)
             raise TransportError("this aiohttp is not as expected: try again, which takes another way") from exc
         return message.code, message.headers, body
 

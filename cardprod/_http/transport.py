@@ -94,7 +94,9 @@ class Transport:
     @property
     def paused_for(self) -> float:
         """Seconds for which no request may be sent, because of a 429; 0 mostly."""
-        return max(0.0, self.limiter.window.paused_until - asyncio.get_running_loop().time())
+        if self._loop is None:
+            return 0.0
+        return max(0.0, self.limiter.window.paused_until - self._loop.time())
 
     def pause(self, seconds: float) -> None:
         """Send no request for so long."""

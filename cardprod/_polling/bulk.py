@@ -196,25 +196,35 @@ class _Batch(CoroutineLike[Outcomes], Generic[_T]):
 
         def ended(task: asyncio.Task[None]) -> None:
             self._tasks.discard(task)
+            self._take_end(task)
             if on_end is not None:
                 on_end()
 
         task = asyncio.get_running_loop().create_task(self._guard(work))
         self._tasks.add(task)
         task.add_done_callback(ended)
+        if self._stream.is_broken:  # by its first steps, which an eager task takes before this
+            task.cancel()
 
     async def _guard(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        task = asyncio.current_task()
         try:
             await work()
+        except Exception as exc:  # noqa: BLE001 - whatever a user's source raises is raised to the reader
+            self.break_off(exc)
+
+    def _take_end(self, task: asyncio.Task[None]) -> None:
+        """End the batch with what ended a task and is no `Exception`, so that its reader does not wait for ever."""
+        try:
+            task.result()
         except asyncio.CancelledError as exc:
-            if task is None or task.cancelling():
-                raise
-            # Nobody cancels us: a source awaited something that somebody else cancelled.
-            error = UsageError("the source of cards was cancelled by something it waited for")
+            if self._is_left or self._stream.is_broken:
+                return  # it is this batch that has cancelled it
+            error = UsageError(
+                "the source of cards was cancelled by something it waited for, or a task of the batch by somebody else"
+            )
             error.__cause__ = exc
             self.break_off(error)
-        except Exception as exc:  # noqa: BLE001 - whatever a user's source raises is raised to the reader
+        except BaseException as exc:  # noqa: BLE001 - a source's own, such as pytest's
             self.break_off(exc)
 
     async def _refuse(self, item: object, error: UsageError) -> None:
@@ -488,11 +498,11 @@ class Waits(_Batch[Transition]):
         for some seconds. A schedule that is no `Backoff` is not in it: pass it again to `resume`.
 
         Raises:
-            UsageError: The block is not entered yet, or left already: take it inside.
+            UsageError: The block is not entered yet, or left already: take it inside; or this is not its event loop.
         """
         if not self._is_entered or self._is_left:
             raise UsageError("take a checkpoint inside the `async with` block, before it is left or has ended")
-        now, wall_now = asyncio.get_running_loop().time(), wall_clock()
+        now, wall_now = self._time("checkpoint"), wall_clock()
         undelivered: dict[Card, list[Transition]] = {}
         for card, result in self._stream:
             if isinstance(result, Transition):
@@ -530,15 +540,26 @@ class Waits(_Batch[Transition]):
             The card, as its results will name it.
 
         Raises:
-            UsageError: The card cannot be right; or the batch is not entered yet, has ended or was left.
+            UsageError: The card cannot be right; or the batch is not entered yet, has ended or was left; or this is
+                not its event loop.
         """
         card = Card.of(card)
         if not self._is_entered:
             raise UsageError("cards can be added inside the `async with` block", card=card)
         if self._is_left or self._stream.is_broken:
             raise UsageError("this batch has ended; ask the client for another", card=card)
-        self._register(card, asyncio.get_running_loop().time())
+        now = self._time("add")
+        self._poller.transport.check_usable()
+        if not any(saved.card == card for saved in self._resuming):  # those are waited for already
+            self._register(card, now)
         return card
+
+    @staticmethod
+    def _time(name: str) -> float:
+        try:
+            return asyncio.get_running_loop().time()
+        except RuntimeError as exc:
+            raise UsageError(f"{name} is called in the event loop of the batch, whose clock it goes by") from exc
 
     def no_more(self) -> None:
         """Say that no more cards will be added to a batch begun with None, so that it ends when all of them have."""
@@ -605,8 +626,8 @@ class Waits(_Batch[Transition]):
         )
 
     def _wait_for(self, entry: _Entry, now: float) -> None:
+        self._queue.add(entry)  # first: an observer of its beginning may notify it
         self._poller.begin(entry)
-        self._queue.add(entry)
         if entry.expires_at != math.inf:
             self._deadlines_changed.set()
         if now < self._sleeps_until:

@@ -223,8 +223,8 @@ class Poller:
                     self.telemetry.emit(PollFailed(entry.card, id(entry), outcome, entry.failures))
             else:
                 self._apply_status(entry, outcome, now)
-        except Exception as exc:  # noqa: BLE001 - a user's schedule's own
-            entry.abort(exc)
+        except BaseException as exc:  # noqa: BLE001 - a user's schedule's own
+            entry.abort(_failure_of_schedule(exc))
             return
         self._settle(entry)
 
@@ -234,8 +234,8 @@ class Poller:
             return False
         try:
             transition = entry.process_event(event, asyncio.get_running_loop().time(), wall_now)
-        except Exception as exc:  # noqa: BLE001 - as above
-            entry.abort(exc)
+        except BaseException as exc:  # noqa: BLE001 - as above
+            entry.abort(_failure_of_schedule(exc))
             return False
         if transition is None:
             return False
@@ -260,13 +260,24 @@ class Poller:
                 self._report(entry, later)
 
     def _report(self, entry: PollEntry, transition: Transition) -> None:
+        entry.deliver(transition)  # first: an observer may call the client, which brings the next one
         self.telemetry.emit(TransitionSeen(entry.card, id(entry), transition))
-        entry.deliver(transition)
 
     def _settle(self, entry: PollEntry) -> None:
         if entry.is_over:
             self.end(entry, entry.error)
         entry.settle()
+
+
+def _failure_of_schedule(exc: BaseException) -> BaseException:
+    """Return what ends the face that a schedule belongs to; nothing is awaited there, so nobody has cancelled it."""
+    if isinstance(exc, KeyboardInterrupt | SystemExit):
+        raise exc
+    if not isinstance(exc, asyncio.CancelledError):
+        return exc
+    error = UsageError("the schedule was cancelled by something it asked")
+    error.__cause__ = exc
+    return error
 
 
 def _cut_off(card: Card, cause: BaseException | None) -> RequestTimeout:

@@ -281,7 +281,8 @@ class PollState:
         return is_older and not (status.is_final and now - event_at > LAG)
 
     def _take(self, status: ProductionStatus, now: float, source: Literal["poll", "webhook"]) -> Transition | None:
-        previous, self.last = self.last, status
+        known = previous, _ = self.last, self._occurred_at
+        self.last = status
         if previous is None or status.status != previous.status:
             is_new = True
             self._occurred_at = status.occurred_at
@@ -297,7 +298,11 @@ class PollState:
         if status.is_final:
             self.is_over = True
         else:
-            self._schedule_next(now, None)
+            try:
+                self._schedule_next(now, None)
+            except BaseException:  # a schedule's own: nobody gets this transition, so whoever goes on is to see it
+                self.last, self._occurred_at = known
+                raise
         if not is_new:
             return None
         elapsed = now - self.started_at

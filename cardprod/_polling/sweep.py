@@ -162,7 +162,7 @@ class _Pass:
     async def poll_all(self, due: Sequence[_Entry], stop: asyncio.Event | None) -> None:
         """Poll each, as permits come; until requests are paused, `stop` is set, or a poll shows that none can be."""
         loop = asyncio.get_running_loop()
-        starting = loop.create_task(self._start_all(due))
+        starting = loop.create_task(self._start_all(due, stop))
         stopping = None if stop is None else loop.create_task(_cancel_at(stop, starting))
         try:
             await asyncio.wait({starting})
@@ -195,9 +195,11 @@ class _Pass:
                 entry.expire(now)
                 entry.settle()
 
-    async def _start_all(self, due: Sequence[_Entry]) -> None:
+    async def _start_all(self, due: Sequence[_Entry], stop: asyncio.Event | None) -> None:
         loop = asyncio.get_running_loop()
         for entry in due:
+            if stop is not None and stop.is_set():
+                return
             try:
                 permit = await self.poller.transport.acquire(self._requests)
             except WouldBlock:
@@ -215,6 +217,8 @@ class _Pass:
 
             def ended(task: asyncio.Task[None], shared: SharedPoll = shared, permit: Permit = permit) -> None:
                 self._tasks.discard(task)
+                if not task.cancelled() and (error := task.exception()) is not None:
+                    self.abort(error)  # a token source's own that is no Exception, such as pytest's
                 shared.end(None)  # unless it ran
                 permit.give_back()
 

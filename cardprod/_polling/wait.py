@@ -61,6 +61,7 @@ class Wait(CoroutineLike[ProductionStatus], AsyncIterator[Transition]):
         "_is_polling",
         "_options",
         "_poller",
+        "_reader",
     )
 
     __name__ = "wait_until_final"
@@ -76,6 +77,7 @@ class Wait(CoroutineLike[ProductionStatus], AsyncIterator[Transition]):
         self._is_begun = False  # by `anext`
         self._is_closed = False
         self._is_polling = False
+        self._reader: asyncio.Task[Any] | None = None  # whose task polls, if any does
 
     @property
     def last(self) -> ProductionStatus | None:
@@ -124,10 +126,12 @@ class Wait(CoroutineLike[ProductionStatus], AsyncIterator[Transition]):
     def close(self) -> None:
         """Give the wait up, without an await: no poll begins any more, and an iteration of it ends."""
         self._is_consumed = self._is_closed = True
-        if self._coroutine is not None:
-            self._coroutine.close()
         if self._entry is not None:
             self._poller.end(self._entry)
+        if self._is_polling and self._entry is not None and _is_in_another_task(self._reader):
+            self._entry.give_up()  # who awaits or iterates it there goes on by itself, and finds the end
+        elif self._coroutine is not None:
+            self._coroutine.close()
 
     # --- An iterator ---
 
@@ -165,7 +169,7 @@ class Wait(CoroutineLike[ProductionStatus], AsyncIterator[Transition]):
         """Sleep and poll until there is a transition to deliver; None when there will be no more."""
         if self._is_polling:
             raise UsageError("this wait is already being iterated by another task", card=self._card)
-        self._is_polling = True
+        self._is_polling, self._reader = True, asyncio.current_task()
         try:
             entry = self._entry
             if entry is None:
@@ -186,7 +190,7 @@ class Wait(CoroutineLike[ProductionStatus], AsyncIterator[Transition]):
                 self._poller.subscriptions.leave(self._card, self._entry)
             raise
         finally:
-            self._is_polling = False
+            self._is_polling, self._reader = False, None
         return None if self._is_closed else entry.take_step()
 
 
@@ -279,6 +283,11 @@ class _Entry(PollEntry):
         self._signal.set()
         self._interrupt()
 
+    def give_up(self) -> None:
+        """End the sleep or the poll under way."""
+        self._signal.set()
+        self._interrupt()
+
     def limit_poll(self, limit: asyncio.Timeout | None) -> None:
         self._limit = limit
         self._is_interrupted = False
@@ -309,6 +318,13 @@ class _Steps(AsyncIterator[Transition]):
 
     async def __anext__(self) -> Transition:
         return await anext(self._wait)
+
+
+def _is_in_another_task(task: asyncio.Task[Any] | None) -> bool:
+    try:
+        return asyncio.current_task() is not task
+    except RuntimeError:  # in no event loop at all
+        return False
 
 
 def _checkpoint_of(options: PollOptions, pending: tuple[PendingCard, ...], checkpoint_id: str) -> Checkpoint:

@@ -69,7 +69,7 @@ class WebhookTrust:
         """
         self._count_misses(now)
         self._has_events = True
-        was_found = self._found.get(card, (0.0, ""))[1] == status.status
+        was_found = card in self._found and self._found[card][1] == status.status
         if was_found:
             del self._found[card]
         if was_found or is_news:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import re
 from codecs import BOM_UTF8
 from datetime import UTC, datetime
@@ -11,6 +10,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias, cast
 
 from cardprod.models import ProductionStatus, one_line
+from cardprod.telemetry import warn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Json", "Malformed", "kind_of", "load_object", "parse_time", "status_structurer"]
 
-_logger = logging.getLogger("cardprod")
 _ISO_8601: Final = re.compile(r"[0-9-]{10}T[0-9:]{8}(\.[0-9]{1,9})?(Z|[+-][0-9]{2}:?[0-9]{2})")
 _JSON_SPACE: Final = " \t\n\r"
 Json: TypeAlias = "dict[str, Json] | list[Json] | str | int | float | bool | None"
@@ -80,7 +79,7 @@ def parse_time(value: object, _: object) -> datetime | None:
             return datetime.fromisoformat(value).astimezone(UTC)
     except (ValueError, OverflowError):
         pass
-    _logger.warning("a time is not in ISO 8601 and was left out: %s", one_line(repr(value), 60))
+    warn("a time is not in ISO 8601 and was left out: %s", one_line(repr(value), 60))
     return None
 
 
@@ -133,6 +132,7 @@ def _faults(exc: BaseValidationError, names: Mapping[str, str]) -> list[str]:
     """Read what cattrs found wrong, field by field."""
     faults: list[str] = []
     for fault in exc.exceptions:
+        fault.__traceback__ = None  # its frame holds it, in a list: separate them
         field = next((note.name for note in getattr(fault, "__notes__", ()) if hasattr(note, "name")), "?")
         reason = "missing" if isinstance(fault, KeyError) else str(fault)
         faults.append(f"{names.get(field, field)}: {reason}")
