@@ -26,10 +26,10 @@ from cardprod._http.rate_limit import RateLimit
 from cardprod._http.transport import Transport
 from cardprod._polling.adaptive import AdaptiveSchedule
 from cardprod._polling.backoff import Backoff
-from cardprod._polling.bulk import Waits
 from cardprod._polling.poller import Poller
 from cardprod._polling.state import PollOptions
 from cardprod._polling.subscriptions import Subscriptions
+from cardprod._polling.waits import Waits
 from cardprod._polling.webhook_trust import WebhookTrust
 from cardprod._protocol.requests import Endpoint
 from cardprod.errors import RateLimited

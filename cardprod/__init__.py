@@ -49,9 +49,11 @@ from cardprod._http.auth import OAuthToken, TokenPair, TokenSource
 from cardprod._http.rate_limit import RateLimit
 from cardprod._polling.adaptive import AdaptiveSchedule
 from cardprod._polling.backoff import Backoff, Schedule
-from cardprod._polling.bulk import Progress, Statuses, Waits
+from cardprod._polling.bulk import Statuses
+from cardprod._polling.results import Progress
 from cardprod._polling.sweep import Sweep
 from cardprod._polling.wait import Wait
+from cardprod._polling.waits import Waits
 from cardprod._version import VERSION
 from cardprod.checkpoint import Checkpoint
 from cardprod.client import PRODUCTION, SANDBOX, Client

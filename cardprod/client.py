@@ -16,13 +16,15 @@ from cardprod._http.rate_limit import RateLimit
 from cardprod._http.transport import Transport
 from cardprod._polling.adaptive import AdaptiveSchedule
 from cardprod._polling.backoff import Backoff
-from cardprod._polling.bulk import Batches, Statuses, Waits, check_source
+from cardprod._polling.bulk import Batches, Statuses
 from cardprod._polling.coroutine import returns_coroutine
 from cardprod._polling.poller import Poller
+from cardprod._polling.source import check_source
 from cardprod._polling.state import PollOptions
 from cardprod._polling.subscriptions import Subscriptions
 from cardprod._polling.sweep import sweep
 from cardprod._polling.wait import Wait
+from cardprod._polling.waits import Waits
 from cardprod._polling.webhook_trust import WebhookTrust
 from cardprod._protocol.requests import PRODUCTION, SANDBOX, Endpoint
 from cardprod._protocol.validation import check_count, check_flag, check_seconds, check_type
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
 
     from cardprod._http.auth import TokenSource
     from cardprod._polling.backoff import Schedule
-    from cardprod._polling.bulk import Cards
+    from cardprod._polling.source import Cards
     from cardprod._polling.sweep import Sweep
     from cardprod.models import ProductionStatus
     from cardprod.telemetry import Observer

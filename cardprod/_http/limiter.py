@@ -88,7 +88,8 @@ class RequestLimiter:
     def __init__(self, rate_limit: RateLimit | None, places: int) -> None:
         self.window: SlidingWindow = SlidingWindow(rate_limit)
         """When the next request may be sent."""
-        self._places = places
+        self.places: int = places
+        """The most requests at once."""
         self._in_use = 0
         self._single: deque[asyncio.Future[Permit]] = deque()
         self._queues: deque[LimiterQueue] = deque()  # those in which somebody waits, the next one first
@@ -110,7 +111,7 @@ class RequestLimiter:
 
     def try_acquire(self, now: float, queue: LimiterQueue | None) -> Permit | None:
         """Grant a permit if there is nothing to wait for."""
-        if self._in_use >= self._places or self._single or self._queues:
+        if self._in_use >= self.places or self._single or self._queues:
             return None
         ready_at = self.window.ready_at() if queue is None else self._queues_ready_at(now)
         return None if ready_at > now else self._grant(now, queue)
@@ -138,7 +139,7 @@ class RequestLimiter:
             if not queue.waiting:
                 self._queues.append(queue)
             queue.waiting.append(request)
-        if self._timer is None or self._in_use < self._places:
+        if self._timer is None or self._in_use < self.places:
             self._grant_next()
         try:
             return await request
@@ -189,7 +190,7 @@ class RequestLimiter:
         if self._loop is None or self._loop.is_closed():
             return
         now = self._loop.time()
-        while self._in_use < self._places:
+        while self._in_use < self.places:
             self._drop_cancelled()
             single_at = self.window.ready_at() if self._single else math.inf
             queues_at = self._queues_ready_at(now) if self._queues else math.inf

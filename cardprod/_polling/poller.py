@@ -41,6 +41,9 @@ class PollEntry(PollState):
     aborts_on_usage_errors: ClassVar[bool] = False
     """Whether a client that cannot be used ends the face, rather than this card's wait."""
 
+    is_interruptible: ClassVar[bool] = False
+    """Whether a poll under way can be cut off by an event that brings what it was for."""
+
     @property
     @abstractmethod
     def poller(self) -> Poller:
@@ -173,7 +176,10 @@ class Poller:
         """
         outcome: Outcome | None = None
         try:
-            outcome = await self._outcome_of(entry, queue, permit)
+            if entry.is_interruptible or entry.cut_off_at is not None:
+                outcome = await self._outcome_in_time(entry, queue, permit)
+            else:
+                outcome = await self._outcome_of(entry, queue, permit)
         except Exception as exc:  # noqa: BLE001 - a token source's own, or a fault of this package
             entry.abort(exc)
         finally:
@@ -184,12 +190,25 @@ class Poller:
         del outcome  # if it is an error, its traceback holds this frame: separate them
         return True
 
-    async def _outcome_of(self, entry: PollEntry, queue: LimiterQueue | None, permit: Permit | None) -> Outcome | None:
+    async def _outcome_in_time(
+        self, entry: PollEntry, queue: LimiterQueue | None, permit: Permit | None
+    ) -> Outcome | None:
+        """Cut the poll off at the deadline, or when an event has brought what it was for."""
         limit = asyncio.timeout_at(entry.cut_off_at)
         try:
             async with limit:
                 entry.limit_poll(limit)
-                return await self.request(entry.card, queue, permit, id(entry))
+                return await self._outcome_of(entry, queue, permit)
+        except TimeoutError as exc:
+            if not limit.expired():
+                raise
+            return None if entry.is_interrupted else _cut_off(entry.card, exc)
+        finally:
+            entry.limit_poll(None)
+
+    async def _outcome_of(self, entry: PollEntry, queue: LimiterQueue | None, permit: Permit | None) -> Outcome | None:
+        try:
+            return await self.request(entry.card, queue, permit, id(entry))
         except WouldBlock:
             return None
         except RateLimited as error:
@@ -200,12 +219,7 @@ class Poller:
             if entry.aborts_on_usage_errors and isinstance(error, UsageError):
                 raise
             return error
-        except TimeoutError as exc:
-            if not limit.expired():
-                raise
-            return None if entry.is_interrupted else _cut_off(entry.card, exc)
         finally:
-            entry.limit_poll(None)
             if permit is not None:
                 permit.give_back()  # unless it was used
 

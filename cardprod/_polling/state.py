@@ -25,7 +25,7 @@ from cardprod._polling.adaptive import AdaptiveSchedule
 from cardprod._polling.backoff import Backoff
 from cardprod._polling.ordering import Order, compare, compare_times
 from cardprod._protocol.codec import unix_time
-from cardprod.checkpoint import PendingCard
+from cardprod.checkpoint import Checkpoint, PendingCard
 from cardprod.errors import CardNotFound, CardprodError, Forbidden, Unauthorized, UsageError, WaitTimeout
 from cardprod.models import Transition, one_line
 
@@ -70,10 +70,15 @@ class PollOptions:
     requests_per_second: float = math.inf
     random: Callable[[], float] = random.random
 
-    @property
-    def saved_schedule(self) -> Backoff | None:
-        """What a checkpoint holds of the schedule: only a `Backoff` travels."""
-        return self.schedule if isinstance(self.schedule, Backoff) else None
+    def checkpoint(self, checkpoint_id: str, pending: tuple[PendingCard, ...], *, sweep: int = 0) -> Checkpoint:
+        """Make a checkpoint of waits on these terms. Of the schedules only a `Backoff` travels."""
+        return Checkpoint(
+            id=checkpoint_id,
+            sweep=sweep,
+            max_failures=self.max_failures,
+            schedule=self.schedule if isinstance(self.schedule, Backoff) else None,
+            pending=pending,
+        )
 
 
 class PollState:

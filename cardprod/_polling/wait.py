@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from cardprod._polling.poller import Poller
     from cardprod._polling.state import PollOptions
-    from cardprod.checkpoint import PendingCard
     from cardprod.models import Card, ProductionEvent
 
 __all__ = ["Wait"]
@@ -103,7 +102,7 @@ class Wait(CoroutineLike[ProductionStatus], AsyncIterator[Transition]):
         if self._checkpoint_id is None:
             self._checkpoint_id = str(uuid.uuid4())
         pending = Checkpoint.for_cards([self._card], timeout=self._options.timeout).pending
-        return _checkpoint_of(self._options, pending, self._checkpoint_id)
+        return self._options.checkpoint(self._checkpoint_id, pending)
 
     def __repr__(self) -> str:
         return f"<Wait for card {self._card}: {self.polls} polls, last {self.last}>"
@@ -200,6 +199,8 @@ class _Entry(PollEntry):
     The wait holds it and it does not hold the wait, so that a wait that is dropped is freed.
     """
 
+    is_interruptible = True
+
     __slots__ = ("_aborted_by", "_checkpoint_id", "_is_interrupted", "_limit", "_poller", "_signal", "steps")
 
     def __init__(self, card: Card, options: PollOptions, now: float, poller: Poller, checkpoint_id: str | None) -> None:
@@ -262,13 +263,13 @@ class _Entry(PollEntry):
     def checkpoint(self) -> Checkpoint:
         """Save what is still to be waited for, or to be delivered."""
         if self.is_over and self.error is None and not self.steps:
-            return _checkpoint_of(self._options, (), self._checkpoint_id)
+            return self._options.checkpoint(self._checkpoint_id, ())
         try:
             now = asyncio.get_running_loop().time()
         except RuntimeError as exc:
             message = "a wait that has begun is saved in its event loop, whose clock it goes by"
             raise UsageError(message, card=self.card) from exc
-        return _checkpoint_of(self._options, (self.save(now, wall_clock(), self.steps),), self._checkpoint_id)
+        return self._options.checkpoint(self._checkpoint_id, (self.save(now, wall_clock(), self.steps),))
 
     # --- For the engine ---
 
@@ -325,9 +326,3 @@ def _is_in_another_task(task: asyncio.Task[Any] | None) -> bool:
         return asyncio.current_task() is not task
     except RuntimeError:  # in no event loop at all
         return False
-
-
-def _checkpoint_of(options: PollOptions, pending: tuple[PendingCard, ...], checkpoint_id: str) -> Checkpoint:
-    return Checkpoint(
-        id=checkpoint_id, schedule=options.saved_schedule, max_failures=options.max_failures, pending=pending
-    )

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import AsyncGenerator, Collection, Coroutine, Generator
 
-    from cardprod._polling.bulk import Waits
+    from cardprod._polling.waits import Waits
     from cardprod.cli.lists import CardList
     from cardprod.cli.reports import Report
     from cardprod.cli.views import View

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, cast
 import attrs
 
 from cardprod._polling.backoff import Backoff
-from cardprod._polling.bulk import check_source, each
+from cardprod._polling.source import check_source, each_card
 from cardprod._protocol.validation import is_finite_number
 from cardprod.checkpoint import Checkpoint
 from cardprod.client import Client
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-    from cardprod._polling.bulk import Cards
+    from cardprod._polling.source import Cards
     from cardprod.durable.store import BatchStatus
     from cardprod.durable.worker import Sink
     from cardprod.errors import CardprodError
@@ -152,7 +152,7 @@ class Durable:
                 await self._database.defer(connection, part_id, token)
                 chunk.clear()
 
-            async for card in each(cards):
+            async for card in each_card(cards):
                 if card not in taken:
                     taken.add(card)
                     chunk.append(card)

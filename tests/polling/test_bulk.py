@@ -41,7 +41,7 @@ from tests.waiting import until
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-    from cardprod._polling.bulk import Cards
+    from cardprod._polling.source import Cards
 
 FOREVER = RateLimit(per_second=1, per_minute=1)
 PLAN = [("READY", 20.0), ("IN_PROGRESS", 30.0), ("PRODUCED", 0.0)]

@@ -262,7 +262,7 @@ async def test_sweep_cancelled(kiosk: Simulator) -> None:
             await asyncio.wait([task])
             assert_idle(client)
             transport: Any = client._transport  # pyright: ignore[reportPrivateUsage]
-            assert transport.limiter._places == 7
+            assert transport.limiter.places == 7
         sweep = await client.sweep(Checkpoint.for_cards(cards))
         assert len(sweep.steps) == 30
     await assert_nothing_left(but=1)

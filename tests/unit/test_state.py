@@ -606,7 +606,7 @@ def test_what_never_ends_never_expires() -> None:
 def test_saved_schedule() -> None:
     """Of schedules only a `Backoff` is saved: another belongs to its process."""
     for schedule, saved in ((EVERY_10, EVERY_10), (AdaptiveSchedule(), None)):
-        assert PollOptions(schedule=schedule, timeout=None, max_failures=5).saved_schedule is saved
+        assert PollOptions(schedule=schedule, timeout=None, max_failures=5).checkpoint("x", ()).schedule is saved
 
 
 def test_options_are_named() -> None:

@@ -1,0 +1,418 @@
+"""`Waits`: waiting for very many cards. They lie in one queue while they wait; only polls under way are tasks.
+
+At most three tasks run beside the polls: one takes cards from their source, one waits for the next card that is due,
+and one for the next deadline that passes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import uuid
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from cardprod._polling.bulk import Batch
+from cardprod._polling.poller import PollEntry
+from cardprod._polling.queue import TICK, Phase, PollQueue, QueuedState
+from cardprod._polling.signal import Signal
+from cardprod._polling.source import TimeSlice, each_item
+from cardprod.checkpoint import wall_clock
+from cardprod.errors import CardprodError, UsageError, WaitTimeout
+from cardprod.models import Card, ProductionStatus, Transition
+
+if TYPE_CHECKING:
+    from cardprod._http.limiter import Permit
+    from cardprod._polling.bulk import Batches
+    from cardprod._polling.poller import Poller
+    from cardprod._polling.source import Cards
+    from cardprod._polling.state import PollOptions
+    from cardprod._polling.subscriptions import Outcome, SharedPoll
+    from cardprod.checkpoint import Checkpoint, PendingCard
+    from cardprod.models import CardLike
+
+__all__ = ["Waits"]
+
+
+class _Entry(QueuedState, PollEntry):
+    """One card of a batch."""
+
+    # Of 1,000,000 cards each byte is a megabyte.
+    __slots__ = ("_waits",)
+
+    def __init__(self, card: Card, options: PollOptions, started_at: float, deadline_at: float, waits: Waits) -> None:
+        super().__init__(card, options, started_at, deadline_at)
+        self._waits = waits
+
+    @property
+    def poller(self) -> Poller:
+        return self._waits.poller
+
+    def is_of(self, waits: Waits) -> bool:
+        """Whether it belongs to this batch."""
+        return self._waits is waits
+
+    def deliver(self, transition: Transition) -> None:
+        self._waits.deliver(self, transition)
+
+    def settle(self) -> None:
+        self._waits.settle(self)
+
+    def abort(self, error: BaseException) -> None:
+        self._waits.break_off(error)
+
+    def take_outcome(self, outcome: Outcome) -> None:
+        """Take the outcome of another's poll; unless nobody reads: then the card is polled when there is room."""
+        if self._waits.is_held_back:
+            self.poll_yourself()
+        else:
+            super().take_outcome(outcome)
+
+    def poll_yourself(self) -> None:
+        if self.phase is Phase.FOLLOWING and not self.is_over:
+            self.begin_poll(asyncio.get_running_loop().time())
+            self.settle()
+
+
+class Waits(Batch[Transition]):
+    """Waiting for many cards. Await it for a dict of how each ended, or iterate it for each transition as it is seen.
+
+    ```python
+    outcome = await client.wait_until_all_final(cards)  # dict[Card, ProductionStatus | CardprodError]
+
+    async with client.wait_until_all_final(cards) as steps:
+        async for card, step in steps:
+            print(card, step)  # a Transition, or the CardprodError that ended this card's wait
+
+    async with client.wait_until_all_final(None) as steps:  # open: cards come by steps.add(card)
+        ...
+    ```
+
+    Cards are taken from their source as fast as it gives them, and a card's time runs from then. Cards that wait cost
+    some hundred bytes each and no task; only polls under way are tasks. An error is a value: it ends its card's wait
+    and no other; so is a `UsageError` for an item that is no card. A slow reader holds the polls back. Leaving the
+    block ends it and leaves nothing behind.
+
+    Raises (when awaited or iterated):
+        UsageError: It was used before, or its client is closed or belongs to another event loop.
+    """
+
+    __name__ = "wait_until_all_final"
+
+    def __init__(  # noqa: PLR0913 - what it is made of, and two ways to begin
+        self,
+        cards: Cards | None,
+        poller: Poller,
+        batches: Batches,
+        options: PollOptions,
+        *,
+        batch_timeout: float | None = None,
+        resumed: Checkpoint | None = None,
+    ) -> None:
+        super().__init__(poller, batches)
+        self._source = cards
+        self._options = options
+        self._batch_timeout = batch_timeout
+        self._ends_at = math.inf
+        # The cards to resume, the one with the nearest deadline last.
+        self._to_resume = {} if resumed is None else {one.card: one for one in _by_deadline(resumed)}
+        self._sweep = 0 if resumed is None else resumed.sweep
+        self._checkpoint_id = "" if resumed is None else resumed.id
+        self._queue: PollQueue[_Entry] = PollQueue()
+        self._changed, self._deadlines_changed = Signal(), Signal()  # what is due first; what expires first
+        self._sleeps_until = -math.inf
+        self._polls, self._poll_ended = 0, Signal()  # tasks that poll; one has ended
+        self._is_source_done = cards is None
+        self._ended: set[Card] = set()  # kept while the source may repeat them
+        self._end_unread: dict[Card, _Entry] = {}  # over, and their end is still in the stream
+
+    @property
+    def poller(self) -> Poller:
+        """The engine."""
+        return self._poller
+
+    @property
+    def is_held_back(self) -> bool:
+        """Whether nothing more may be seen before the reader has read."""
+        return self._stream.is_full
+
+    @staticmethod
+    def _outcome_of(result: Transition | CardprodError) -> ProductionStatus | CardprodError | None:
+        if isinstance(result, CardprodError):
+            return result
+        return result.current if result.is_final else None
+
+    async def _next_pair(self) -> tuple[Card, Transition | CardprodError]:
+        card, result = await super()._next_pair()
+        if self._end_unread and (isinstance(result, CardprodError) or result.is_final):
+            self._end_unread.pop(card, None)
+        return card, result
+
+    def checkpoint(self) -> Checkpoint:
+        """Save the waits as they are, to go on with elsewhere by `Client.resume` or `Client.sweep`.
+
+        What was delivered to you will not be delivered again; what was seen and not delivered yet comes first. Cards
+        that are still in their source are not in it. It is made at once, so of a million cards it holds the event loop
+        for some seconds. A schedule that is no `Backoff` is not in it: pass it again to `resume`.
+
+        Raises:
+            UsageError: The block is not entered yet, or left already: take it inside; or this is not its event loop.
+        """
+        if not self._is_entered or self._is_left:
+            raise UsageError("take a checkpoint inside the `async with` block, before it is left or has ended")
+        now, wall_now = _time("checkpoint"), wall_clock()
+        undelivered: dict[Card, list[Transition]] = {}
+        for card, result in self._stream:
+            if isinstance(result, Transition):
+                undelivered.setdefault(card, []).append(result)
+        entries = [*self._end_unread.values(), *self._queue]
+        saved = {entry.card: entry.save(now, wall_now, undelivered.get(entry.card, ())) for entry in entries}
+        self._checkpoint_id = self._checkpoint_id or str(uuid.uuid4())
+        pending = tuple((self._to_resume | saved).values())
+        return self._options.checkpoint(self._checkpoint_id, pending, sweep=self._sweep)
+
+    # --- Cards come ---
+
+    def add(self, card: CardLike) -> Card:
+        """Wait for one more card, from this moment. One that is waited for already is not waited for twice.
+
+        Args:
+            card: The card, or a `(profile_id, card_token)` tuple.
+
+        Returns:
+            The card, as its results will name it.
+
+        Raises:
+            UsageError: The card cannot be right; or the batch is not entered yet, has ended or was left; or this is
+                not its event loop.
+        """
+        card = Card.of(card)
+        if not self._is_entered:
+            raise UsageError("cards can be added inside the `async with` block", card=card)
+        if self._is_left or self._stream.is_broken:
+            raise UsageError("this batch has ended; ask the client for another", card=card)
+        now = _time("add")
+        self._poller.transport.check_usable()
+        if card not in self._to_resume:
+            self._register(card, now)
+        return card
+
+    def no_more(self) -> None:
+        """Say that no more cards will be added to a batch begun with None, so that it ends when all of them have."""
+        if self._source is None:
+            self._stream.finish()
+
+    def _begin(self) -> None:
+        if self._batch_timeout is not None:
+            self._ends_at = asyncio.get_running_loop().time() + self._batch_timeout
+        if self._source is not None:
+            source = self._source
+            self._run(lambda: self._feed(source))
+        self._run(self._poll_due)
+        self._run(self._expire)
+
+    async def _feed(self, source: Cards) -> None:
+        loop = asyncio.get_running_loop()
+        work = TimeSlice()
+        while self._to_resume:
+            self._resume(self._to_resume.popitem()[1], loop.time())
+            await work.pause_if_over()
+        limit = asyncio.timeout_at(None if math.isinf(self._ends_at) else self._ends_at)
+        try:
+            async with limit:
+                async for item, card in each_item(source):
+                    if isinstance(card, UsageError):
+                        await self._refuse(item, card)
+                    elif card not in self._ended:
+                        self._register(card, loop.time())
+        except TimeoutError:
+            if not limit.expired():
+                raise
+        self._is_source_done = True
+        self._ended.clear()
+        self._stream.finish()
+
+    def _resume(self, saved: PendingCard, now: float) -> None:
+        """Deliver what was not delivered yet, and wait for the card as before."""
+        for transition in saved.undelivered:
+            self._stream.add((saved.card, transition))
+        entry = _Entry(saved.card, self._options, now, math.inf, self)
+        entry.restore(saved, now, wall_clock())
+        self._stream.count_card()
+        if entry.last is not None and entry.is_over:
+            entry.phase = Phase.OVER
+            self._end_unread[entry.card] = entry
+            self._stream.count_end(entry.last)
+        else:
+            self._wait_for(entry, now)
+
+    def _register(self, card: Card, now: float) -> None:
+        subscribers = self._poller.subscriptions.of(card)
+        if any(isinstance(subscriber, _Entry) and subscriber.is_of(self) for subscriber in subscribers):
+            return
+        timeout = self._options.timeout
+        ends_at = self._ends_at if timeout is None else min(now + timeout, self._ends_at)
+        self._stream.count_card()
+        self._wait_for(_Entry(card, self._options, now, ends_at, self), now)
+
+    def _wait_for(self, entry: _Entry, now: float) -> None:
+        self._queue.add(entry)  # first: an observer of its beginning may notify it
+        self._poller.begin(entry)
+        if entry.expires_at != math.inf:
+            self._deadlines_changed.set()
+        if now < self._sleeps_until:
+            self._changed.set()
+
+    # --- Cards are polled ---
+
+    async def _poll_due(self) -> None:
+        """Start polls as cards fall due, but for when as many are under way as may be: each then goes on by itself."""
+        while True:
+            entry, permit = await self._next_due()
+            self._start_poll(entry, permit)
+            while self._polls >= self._poller.transport.limiter.places:
+                await self._poll_ended.wait_until(None)
+
+    async def _next_due(self) -> tuple[_Entry, Permit]:
+        """Wait until a card is due, there is room for what its poll finds, and there is a permit."""
+        loop, subscriptions, transport = asyncio.get_running_loop(), self._poller.subscriptions, self._poller.transport
+        work = TimeSlice()
+        while True:
+            now = loop.time()
+            due_at = self._queue.due_at(now)
+            if due_at > now + TICK:
+                self._sleeps_until = due_at
+                await self._changed.wait_until(None if math.isinf(due_at) else due_at)
+                self._sleeps_until = -math.inf
+            elif (postponed := self._queue.postpone(now, subscriptions.trust.gap(now))) is not None:
+                self.settle(postponed)
+            elif not self._stream.has_room:
+                await self._room.wait_until(None)
+            else:
+                permit = await transport.acquire(self._requests)
+                entry = self._queue.take(loop.time() + TICK, subscriptions.is_polled)
+                if entry is not None:
+                    return entry, permit
+                permit.give_back()
+            await work.pause_if_over()
+
+    def _start_poll(self, entry: _Entry, permit: Permit) -> None:
+        """Poll a card in a task of its own."""
+        shared = self._begin_poll(entry)
+
+        def ended() -> None:
+            shared.end(None)  # unless it ran
+            permit.give_back()
+            self._stream.unreserve()
+            self._polls -= 1
+            self._poll_ended.set()
+
+        self._stream.reserve()
+        self._polls += 1
+        self._run(lambda: self._poll(entry, shared, permit), ended)
+
+    async def _poll(self, entry: _Entry, shared: SharedPoll, permit: Permit) -> None:
+        """Poll a card, and, if nothing has to be waited for, the next one that is due: it needs no task of its own."""
+        loop, limiter, subscriptions = (
+            asyncio.get_running_loop(),
+            self._poller.transport.limiter,
+            self._poller.subscriptions,
+        )
+        while True:
+            try:
+                await self._poller.poll_once(entry, shared, self._requests, permit)
+            finally:
+                if not self._is_left:
+                    self._queue.end_poll(entry)
+                    self.settle(entry)
+            now = loop.time()
+            if self._polls < limiter.places or not self._stream.has_room or subscriptions.trust.gap(now) > 0:
+                return
+            if self._queue.due_at(now) > now or (another := limiter.try_acquire(now, self._requests)) is None:
+                return
+            following = self._queue.take(now, subscriptions.is_polled)
+            if following is None:
+                another.give_back()
+                return
+            entry, permit = following, another
+            shared = self._begin_poll(entry)
+
+    def _begin_poll(self, entry: _Entry) -> SharedPoll:
+        now = asyncio.get_running_loop().time()
+        entry.begin_poll(now)
+        return self._poller.subscriptions.begin_poll(entry.card, entry, now)
+
+    # --- What the engine asks for ---
+
+    def deliver(self, entry: _Entry, transition: Transition) -> None:
+        """Add a transition to the results."""
+        self._stream.add((entry.card, transition))
+
+    def settle(self, entry: _Entry) -> None:
+        """Move a card on after a change: to its next poll, or, if its wait is over, out."""
+        if self._is_left:
+            return
+        if self._queue.reschedule(entry):
+            self._finish(entry)
+        elif entry.next_poll_at < self._sleeps_until:
+            self._changed.set()
+
+    def _finish(self, entry: _Entry) -> None:
+        card, error = entry.card, entry.error
+        self._poller.end(entry, error)
+        self._end_unread[card] = entry
+        if not self._is_source_done:
+            self._ended.add(card)
+        if error is not None:
+            if isinstance(error, WaitTimeout):
+                saved = entry.save(asyncio.get_running_loop().time(), wall_clock())
+                error.checkpoint = self._options.checkpoint(str(uuid.uuid4()), (saved,))
+            self._stream.add((card, error))
+            self._stream.count_end(error)
+        elif entry.last is not None:
+            self._stream.count_end(entry.last)
+
+    # --- Cards expire ---
+
+    async def _expire(self) -> None:
+        """End the waits whose deadline passes without a permit for a last poll."""
+        loop = asyncio.get_running_loop()
+        work = TimeSlice()
+        while True:
+            at = self._queue.next_expiry()
+            if at > loop.time() + TICK:
+                await self._deadlines_changed.wait_until(None if math.isinf(at) else at)
+            elif self._stream.is_full:
+                await self._deadlines_changed.wait_until(None)  # until there is room
+            else:
+                for entry in islice(self._queue.expire(loop.time()), self._stream.room):
+                    self.settle(entry)
+                await work.pause_if_over()
+
+    def _on_room(self) -> None:
+        super()._on_room()
+        self._deadlines_changed.set()
+
+    async def _end(self) -> None:
+        left = self._queue.clear()
+        try:
+            while left:
+                work = TimeSlice()
+                while left and not work.is_over:
+                    self._poller.end(left.pop())
+                await asyncio.sleep(0)
+        finally:
+            for entry in left:  # cancelled meanwhile
+                self._poller.end(entry)
+
+
+def _time(name: str) -> float:
+    try:
+        return asyncio.get_running_loop().time()
+    except RuntimeError as exc:
+        raise UsageError(f"{name} is called in the event loop of the batch, whose clock it goes by") from exc
+
+
+def _by_deadline(checkpoint: Checkpoint) -> list[PendingCard]:
+    """Sort the cards of a checkpoint, the one with the nearest deadline last."""
+    return sorted(checkpoint.pending, key=lambda one: one.deadline_at or math.inf, reverse=True)
