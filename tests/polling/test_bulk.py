@@ -229,6 +229,20 @@ async def test_added_while_it_is_resumed(kiosk: Simulator, client: Client) -> No
     assert statuses == ["IN_PROGRESS", "PRODUCED"]
 
 
+async def test_awaited_batch_closed_by_another_task(kiosk: Simulator, client: Client) -> None:
+    """A batch that another task closes while it is awaited ends there with `UsageError`, at once."""
+    kiosk.add(CARD, "never")
+    kiosk.fail_next(Fault.stall())
+    for start in (client.get_statuses, client.wait_until_all_final):
+        batch: Any = start([CARD])
+        awaiting = asyncio.create_task(batch)
+        await asyncio.sleep(5)
+        batch.close()
+        with pytest.raises(UsageError, match="given up"):
+            await asyncio.wait_for(awaiting, 1)
+        assert_nothing_subscribed(client)
+
+
 async def test_batch_used_from_another_thread(client: Client) -> None:
     """What goes by the clock of the loop is refused elsewhere, with an error that says so."""
     async with client.wait_until_all_final(None) as steps:

@@ -317,7 +317,7 @@ def test_no_save(text: str) -> None:
 
 def test_fallback_without_delay() -> None:
     """A fallback whose delays are next to nothing is one all the same."""
-    schedule = AdaptiveSchedule(fallback=Backoff(first=1e-200))
+    schedule = AdaptiveSchedule(fallback=Backoff(first=1e-200, factor=1))
     assert 0 < schedule.delay_at(READY, 1, 1, 0.5, is_first=True) < math.inf
 
 
