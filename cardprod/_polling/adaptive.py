@@ -62,6 +62,8 @@ _REFRESH: Final = 1.0
 """Seconds for which the curves are used as they were computed; what is learned meanwhile is in the next ones."""
 _SETTLED: Final = 2.0
 """Seconds of measuring before the measure is used."""
+_LEAST_DELAY: Final = 1e-6
+"""Seconds. A fallback that polls more often than that is as good as one that does not, and can be squared."""
 _PRIOR_CARDS: Final = 1.0
 _SEED_CARDS: Final = 5.0
 _SEED_SIGMA: Final = 0.5
@@ -448,4 +450,4 @@ class AdaptiveSchedule:
 
 def _density(backoff: Backoff, age: float) -> float:
     """Return how many polls a second a backoff takes at an age: its delays grow by `factor - 1` of the age."""
-    return 1 / min(backoff.first + (backoff.factor - 1) * age, backoff.ceiling)
+    return 1 / max(min(backoff.first + (backoff.factor - 1) * age, backoff.ceiling), _LEAST_DELAY)

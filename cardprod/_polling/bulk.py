@@ -71,13 +71,15 @@ class Batch(CoroutineLike[Outcomes], Generic[_T]):
         return self._collect()
 
     def close(self) -> None:
-        """Give it up before it was begun; or throw out of its coroutine, as the event loop does."""
+        """Give it up. Who awaits it at this moment gets a `UsageError`; leaving its block ends it otherwise."""
         self._is_entered = True
-        if self._coroutine is not None:
+        if self._coroutine is not None and self in self._batches:
+            self.break_off(UsageError("this batch was given up"))
+        elif self._coroutine is not None:
             self._coroutine.close()
 
     async def aclose(self) -> None:
-        """Give it up before it was begun, as `contextlib.aclosing` does. Leaving its block ends it otherwise."""
+        """Give it up, as `contextlib.aclosing` does."""
         self.close()
 
     async def _collect(self) -> Outcomes:

@@ -54,8 +54,8 @@ _ROWS: Final[dict[type, tuple[Callable[[Any], Sequence[object]], Callable[[list[
 
 
 def unix_time(seconds: float) -> UnixTime:
-    """Return a time, in seconds since 1970, as it is written; one that no calendar has is the last that one has."""
-    return round(seconds * 1e6) if seconds < _LAST_TIME / 1e6 else _LAST_TIME
+    """Return a time, in seconds since 1970, as it is written; one that no calendar has is the last, or the first."""
+    return max(round(seconds * 1e6), _FIRST_TIME) if seconds < _LAST_TIME / 1e6 else _LAST_TIME
 
 
 def as_datetime(moment: UnixTime) -> datetime:

@@ -24,15 +24,17 @@ from cardprod import (
     WaitTimeout,
 )
 from cardprod.simulator import Fault, Simulator, Stage
-from cardprod.telemetry import PollFailed, TransitionSeen, WaitEnded, WaitStarted
+from cardprod.telemetry import PollEnded, PollFailed, TransitionSeen, WaitEnded, WaitStarted
 from tests.cards import CARD, event_of
 from tests.clock import wall_clock_of_the_loop
 from tests.conformance.interfaces import INTERFACES, Interface
 from tests.leftovers import assert_idle, assert_nothing_left
+from tests.raw_server import RawServer, http_answer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from cardprod import Schedule
     from cardprod.telemetry import Event
 
 EVERY_5 = Backoff(first=5, factor=1, jitter=0)
@@ -262,6 +264,79 @@ async def test_observer_that_raises_harms_nothing(
 
 
 @each_interface
+async def test_observer_that_ends_in_a_cancellation(kiosk: Simulator, client: Client, interface: Interface) -> None:
+    """A `CancelledError` of an observer, as of a future that it asks, does not change a wait either."""
+
+    def ask(_: Event) -> None:
+        future = asyncio.get_running_loop().create_future()
+        future.cancel()
+        future.result()
+
+    client.on_event = ask
+    kiosk.add(CARD, PRINTS)
+    report = await interface.follow(client, CARD, schedule=EVERY_5)
+    assert report.statuses[-1] == "PRODUCED"
+    assert_idle(client)
+
+
+@each_continuous_interface
+async def test_observer_that_notifies(kiosk: Simulator, client: Client, interface: Interface) -> None:
+    """Events that an observer gives the client while it is called are reported after what it was called for."""
+    after = {"READY": "IN_PROGRESS", "IN_PROGRESS": "PRODUCED"}
+
+    def notify(event: Event) -> None:
+        if isinstance(event, TransitionSeen) and (following := after.get(str(event.transition.current.status))):
+            client.notify(event_of(CARD, following))
+
+    client.on_event = notify
+    kiosk.add(CARD, "never")
+    report = await interface.follow(client, CARD, schedule=EVERY_5)
+    assert report.statuses == (["READY", "IN_PROGRESS", "PRODUCED"] if interface.reports_all else ["PRODUCED"])
+
+
+@each_interface
+async def test_observer_that_notifies_at_the_beginning(kiosk: Simulator, client: Client, interface: Interface) -> None:
+    """An event that an observer gives the client when a wait begins is reported, and ends the wait if it is final."""
+
+    def notify(event: Event) -> None:
+        if isinstance(event, WaitStarted):
+            client.notify(event_of(CARD, "PRODUCED"))
+
+    client.on_event = notify
+    kiosk.add(CARD, "never")
+    report = await interface.follow(client, CARD, schedule=EVERY_5, timeout=60)
+    assert (report.statuses, report.error) == (["PRODUCED"], None)
+    assert kiosk.requests == []
+
+
+@each_interface
+async def test_log_handler_that_raises(interface: Interface) -> None:
+    """What a log handler raises does not change a wait, nor what its observer gets."""
+
+    class Broken(logging.Handler):
+        def handle(self, record: logging.LogRecord) -> bool:
+            raise LookupError(record.getMessage())
+
+    async def answer(writer: asyncio.StreamWriter) -> None:
+        writer.write(http_answer(body='{"status":"PRODUCED","occurredAt":"illegible"}'))
+
+    events: list[Event] = []
+    logger, handler = logging.getLogger("cardprod"), Broken()
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG)
+    try:
+        async with RawServer(answer) as server, Client("token", base_url=server.base_url) as client:
+            client.on_event = events.append
+            report = await interface.follow(client, CARD, schedule=EVERY_5)
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+    assert (report.statuses, report.error) == (["PRODUCED"], None)
+    assert len(extract(events, TransitionSeen)) == len(extract(events, PollEnded)) == 1
+
+
+@each_interface
 async def test_record_factory_of_an_application(kiosk: Simulator, client: Client, interface: Interface) -> None:
     """A record factory that sets fields with the names of ours does not disturb a wait."""
     usual = logging.getLogRecordFactory()
@@ -322,9 +397,9 @@ async def test_closing_the_client_ends_it(kiosk: Simulator, interface: Interface
     await assert_nothing_left(but=1)
 
 
-async def _ending(interface: Interface, client: Client) -> BaseException | None:
+async def _ending(interface: Interface, client: Client, schedule: Schedule = EVERY_5) -> BaseException | None:
     try:
-        return (await interface.follow(client, CARD, schedule=EVERY_5)).error
+        return (await interface.follow(client, CARD, schedule=schedule)).error
     except UsageError as error:
         return error
 
@@ -356,6 +431,54 @@ async def test_token_source_that_ends_in_a_cancellation(kiosk: Simulator, interf
         assert type(report.error) is TransportError
         assert_idle(client)
     assert kiosk.requests == []
+
+
+class Stopped(BaseException):
+    """What is no `Exception`, as pytest's own outcomes are not."""
+
+
+@each_interface
+async def test_token_source_that_raises_no_exception(kiosk: Simulator, interface: Interface) -> None:
+    """What a token source raises is raised to whoever waits, also if it is no `Exception`."""
+
+    async def stopped() -> str:
+        raise Stopped
+
+    kiosk.add(CARD, "never")
+    async with Client(stopped, base_url=kiosk.base_url) as client:
+        with pytest.raises(Stopped):
+            async with asyncio.timeout(600):
+                await interface.follow(client, CARD, schedule=EVERY_5)
+        assert_idle(client)
+    await assert_nothing_left()
+
+
+class CancelledLater:
+    """A schedule that asks, at its second delay, for the result of what was cancelled."""
+
+    def __init__(self) -> None:
+        self.delays = 0
+
+    def delay(self, unchanged: int, random: float) -> float:
+        """Return the first, raise at the second."""
+        del unchanged, random
+        self.delays += 1
+        if self.delays == 2:
+            raise asyncio.CancelledError
+        return 100
+
+
+# A checkpoint holds no schedule of a user's own.
+@pytest.mark.parametrize("interface", [one for one in INTERFACES if one.name in {"awaited", "iterated", "batch"}])
+async def test_schedule_that_ends_in_a_cancellation(kiosk: Simulator, client: Client, interface: Interface) -> None:
+    """A schedule's own `CancelledError` ends its wait with an error, and no other wait for the same card."""
+    kiosk.add(CARD, PRINTS)
+    waiting = asyncio.create_task(_ending(interface, client, CancelledLater()))
+    await asyncio.sleep(10)
+    report = await interface.follow(client, CARD, schedule=EVERY_5)
+    assert report.statuses[-1] == "PRODUCED"
+    assert "schedule was cancelled" in str(await waiting)
+    assert_idle(client)
 
 
 # --- Secrets ---

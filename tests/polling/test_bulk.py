@@ -32,6 +32,7 @@ from cardprod import (
     WaitTimeout,
 )
 from cardprod.simulator import Fault, Simulator
+from cardprod.telemetry import RequestStarted
 from tests.cards import CARD, event_of
 from tests.leftovers import assert_idle, assert_nothing_left
 from tests.raw_server import RawServer, http_answer
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
     from cardprod._polling.source import Cards
+    from cardprod.telemetry import Event
 
 FOREVER = RateLimit(per_second=1, per_minute=1)
 PLAN = [("READY", 20.0), ("IN_PROGRESS", 30.0), ("PRODUCED", 0.0)]
@@ -159,6 +161,95 @@ async def test_source_that_ends_in_a_cancellation(kiosk: Simulator, client: Clie
             with pytest.raises(UsageError, match="source of cards was cancelled"):
                 await start(cancelled())
         assert_nothing_subscribed(client)
+
+
+class Stopped(BaseException):
+    """What is no `Exception`, as pytest's own outcomes are not."""
+
+
+async def test_source_that_raises_no_exception(kiosk: Simulator, client: Client) -> None:
+    """What a source raises is raised to the reader, also if it is no `Exception`, and nothing hangs."""
+
+    async def stopped() -> AsyncIterator[Card]:
+        yield add(kiosk, 1)[0]
+        raise Stopped
+
+    for start in (client.get_statuses, client.wait_until_all_final):
+        with pytest.raises(Stopped):
+            async with asyncio.timeout(600):
+                await start(stopped())
+        assert_nothing_subscribed(client)
+
+
+async def test_poll_cancelled_by_a_stranger(kiosk: Simulator, client: Client) -> None:
+    """A task of a batch that somebody else cancels ends the batch with an error, and nothing hangs."""
+
+    def cancel(event: Event) -> None:
+        task = asyncio.current_task()
+        if isinstance(event, RequestStarted) and task is not None:
+            task.cancel()
+
+    client.on_event = cancel
+    for start in (client.get_statuses, client.wait_until_all_final):
+        with pytest.raises(UsageError, match="by somebody else"):
+            async with asyncio.timeout(600):
+                await start(add(kiosk, 1))
+        assert_nothing_subscribed(client)
+
+
+@pytest.mark.skipif(not hasattr(asyncio, "eager_task_factory"), reason="eager tasks are of Python 3.12 and later")
+async def test_nothing_is_polled_after_an_eager_source_has_failed(kiosk: Simulator, client: Client) -> None:
+    """A batch that its source has broken off in the first steps of an eager task polls nothing."""
+    cards = add(kiosk, 3)
+    eager: Any = getattr(asyncio, "eager_task_factory", None)
+    asyncio.get_running_loop().set_task_factory(eager)
+
+    def fail() -> Iterator[Card]:
+        yield from cards
+        raise LookupError
+
+    async with client.wait_until_all_final(fail()) as steps:
+        await asyncio.sleep(5)
+        with pytest.raises(LookupError):
+            await anext(aiter(steps))
+    assert kiosk.requests == []
+
+
+async def test_added_while_it_is_resumed(kiosk: Simulator, client: Client) -> None:
+    """A card of a checkpoint that is added as well is waited for as the checkpoint says, and reported once."""
+    cards = add(kiosk, 1)
+    async with client.wait_until_all_final(cards, timeout=3600) as steps:
+        await anext(aiter(steps))
+        saved = steps.checkpoint()
+    async with client.resume(saved) as steps:
+        steps.add(cards[0])
+        (pending,) = steps.checkpoint().pending
+        assert pending.deadline_at == saved.pending[0].deadline_at
+        statuses = [step.current.status async for _, step in steps if isinstance(step, Transition)]
+    assert statuses == ["IN_PROGRESS", "PRODUCED"]
+
+
+async def test_awaited_batch_closed_by_another_task(kiosk: Simulator, client: Client) -> None:
+    """A batch that another task closes while it is awaited ends there with `UsageError`, at once."""
+    kiosk.add(CARD, "never")
+    kiosk.fail_next(Fault.stall())
+    for start in (client.get_statuses, client.wait_until_all_final):
+        batch: Any = start([CARD])
+        awaiting = asyncio.create_task(batch)
+        await asyncio.sleep(5)
+        batch.close()
+        with pytest.raises(UsageError, match="given up"):
+            await asyncio.wait_for(awaiting, 1)
+        assert_nothing_subscribed(client)
+
+
+async def test_batch_used_from_another_thread(client: Client) -> None:
+    """What goes by the clock of the loop is refused elsewhere, with an error that says so."""
+    async with client.wait_until_all_final(None) as steps:
+        for use in (lambda: steps.add(CARD), steps.checkpoint):
+            with pytest.raises(UsageError, match="event loop"):
+                await asyncio.to_thread(use)
+        steps.no_more()
 
 
 async def test_batch_left_before_its_tasks_run_uses_no_budget(kiosk: Simulator) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import TYPE_CHECKING, Any, Final
@@ -247,6 +248,18 @@ async def test_stop(kiosk: Simulator) -> None:
         again = await client.sweep(sweep.checkpoint, stop=stop)  # set already
         assert again.polls == 0
         assert_idle(client)
+
+
+async def test_stopped_before_it_begins(kiosk: Simulator, client: Client) -> None:
+    """A sweep whose `stop` is set already polls nothing; and what is no `asyncio.Event` is refused."""
+    waits = Checkpoint.for_cards(cards_of(kiosk, 20, "never"))
+    stop = asyncio.Event()
+    stop.set()
+    sweep = await client.sweep(waits, stop=stop)
+    assert (sweep.polls, sweep.checkpoint.pending, kiosk.requests) == (0, waits.pending, [])
+    for bad in (threading.Event(), True):
+        with pytest.raises(UsageError, match="stop must be"):
+            await client.sweep(waits, stop=bad)  # type: ignore[arg-type]
 
 
 async def test_sweep_cancelled(kiosk: Simulator) -> None:
@@ -546,6 +559,18 @@ async def test_pause(kiosk: Simulator, client: Client) -> None:
     assert asyncio.get_running_loop().time() == pytest.approx(50, abs=0.5)
     with pytest.raises(UsageError, match="seconds must be"):
         client.pause(-1)
+
+
+async def test_pause_elsewhere(client: Client) -> None:
+    """A pause from another event loop is refused; how long one lasts can be read anywhere."""
+
+    async def pause() -> None:
+        client.pause(50)
+
+    client.pause(50)
+    with pytest.raises(UsageError, match="another event loop"):
+        await asyncio.to_thread(asyncio.run, pause())
+    assert await asyncio.to_thread(lambda: client.paused_for) == pytest.approx(50, abs=5)
 
 
 async def test_limit_changed(kiosk: Simulator) -> None:

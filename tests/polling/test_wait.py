@@ -672,3 +672,46 @@ async def test_closed_wait_stops_an_iteration(kiosk: Simulator, client: Client) 
     waiting.close()
     assert [step async for step in steps] == []
     assert len(kiosk.requests) == 1
+
+
+async def test_iteration_closed_by_another_task(kiosk: Simulator, client: Client) -> None:
+    """A wait that another task closes while it sleeps ends its iteration at once, and polls no more."""
+    kiosk.add(CARD, "never")
+    waiting = wait(client)
+    reading = asyncio.create_task(iterate_it(waiting))
+    await asyncio.sleep(5)
+    waiting.close()
+    await asyncio.wait_for(reading, 1)
+    assert len(kiosk.requests) == 1
+    assert_idle(client)
+
+
+@pytest.mark.parametrize("is_polling", [False, True])
+async def test_awaited_wait_closed_by_another_task(kiosk: Simulator, client: Client, *, is_polling: bool) -> None:
+    """A wait that another task closes while it is awaited ends there with `UsageError`, at once."""
+    kiosk.add(CARD, "never")
+    if is_polling:
+        kiosk.fail_next(Fault.stall())
+    for start in (await_it, asyncio.create_task):
+        waiting = wait(client)
+        awaiting: asyncio.Future[Any] = asyncio.ensure_future(start(waiting))
+        await asyncio.sleep(5)
+        waiting.close()
+        with pytest.raises(UsageError, match="given up"):
+            await asyncio.wait_for(awaiting, 1)
+        assert_idle(client)
+
+
+async def test_failing_schedule_costs_no_transition(kiosk: Simulator, client: Client) -> None:
+    """A transition that a failing schedule has kept from its reader is in no checkpoint as known: it comes later."""
+
+    class Broken:
+        def delay(self, unchanged: int, random: float) -> float:
+            raise LookupError(unchanged, random)
+
+    kiosk.add(CARD, [Stage("READY", 15), Stage("PRODUCED")])
+    waiting = wait(client, schedule=Broken())
+    with pytest.raises(LookupError):
+        await anext(waiting)
+    async with client.resume(waiting.checkpoint(), schedule=EVERY_10) as steps:
+        assert [str(step) async for _, step in steps] == ["READY", "READY -> PRODUCED at WIS00001"]

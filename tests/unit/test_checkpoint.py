@@ -169,6 +169,7 @@ def test_extended_by_what_cannot_be(seconds: Any) -> None:
 def test_end_of_time() -> None:
     """A deadline that no calendar has is the end of time, not an error."""
     assert as_datetime(unix_time(1e300)) == as_datetime(unix_time(1e15)) == datetime.max.replace(tzinfo=UTC)
+    assert as_datetime(unix_time(-1e300)) == as_datetime(unix_time(-1e15)) == datetime.min.replace(tzinfo=UTC)
     checkpoint = Checkpoint.for_cards([CARD], timeout=1e300)
     assert Checkpoint.from_json(checkpoint.to_json()) == checkpoint
 

@@ -315,6 +315,12 @@ def test_no_save(text: str) -> None:
         AdaptiveSchedule.from_json(text)
 
 
+def test_fallback_without_delay() -> None:
+    """A fallback whose delays are next to nothing is one all the same."""
+    schedule = AdaptiveSchedule(fallback=Backoff(first=1e-200, factor=1))
+    assert 0 < schedule.delay_at(READY, 1, 1, 0.5, is_first=True) < math.inf
+
+
 @pytest.mark.parametrize("curve", [{}, [], {"status": "READY"}, {"status": "READY", "is_first": True, "events": [1]}])
 def test_no_curve(curve: Any) -> None:
     """A save with a broken curve is refused."""

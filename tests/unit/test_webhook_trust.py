@@ -168,3 +168,10 @@ def test_bounds(happenings: list[tuple[str, Card, ProductionStatus, float]], saf
         assert 0 <= webhooks.trust < 1
     settled = webhooks.gap(now + 20)
     assert webhooks.gap(now + 1e6) == settled  # no change still waits for its event
+
+
+def test_event_without_a_word() -> None:
+    """An event whose status is empty, which only a user can have made, counts as any other."""
+    webhooks = WebhookTrust(300)
+    webhooks.arrived(CARDS[0], ProductionStatus(""), 0, is_news=False)
+    assert webhooks.trust == 0
