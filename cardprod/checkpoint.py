@@ -52,7 +52,7 @@ import attrs
 
 from cardprod._polling.backoff import Backoff
 from cardprod._protocol.codec import Count, UnixTime, from_json, to_json, to_plain, unix_time, write_as_rows
-from cardprod._protocol.validation import check_count, check_seconds
+from cardprod._protocol.validation import check_aware, check_count, check_seconds, check_type
 from cardprod.errors import UsageError
 from cardprod.models import Card, ProductionStatus, Transition
 
@@ -174,9 +174,7 @@ class Checkpoint:
         _check_cards(cards)
         if timeout is not None:
             check_seconds("timeout", timeout)
-        # A caller without a type checker may pass another.
-        if not isinstance(schedule, Backoff | None):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise UsageError(f"schedule must be a Backoff or None: others do not travel, unlike {schedule!r}")
+        check_type("schedule", schedule, Backoff, or_none=True)  # no other can be saved
         seconds = _seconds_of(now)
         at, deadline_at = unix_time(seconds), None if timeout is None else unix_time(seconds + timeout)
         pending = tuple(
@@ -232,10 +230,9 @@ def _check_cards(cards: object) -> None:
 
 
 def _seconds_of(now: datetime | None) -> float:
+    check_aware("now", now)
     if now is None:
         return wall_clock()
-    if getattr(now, "tzinfo", None) is None:
-        raise UsageError(f"now must be an aware datetime, not {now!r}")
     return now.timestamp()
 
 

@@ -27,7 +27,7 @@ from cardprod._polling.wait import Wait
 from cardprod._polling.waits import Waits
 from cardprod._polling.webhook_trust import WebhookTrust
 from cardprod._protocol.requests import PRODUCTION, SANDBOX, Endpoint
-from cardprod._protocol.validation import check_count, check_flag, check_seconds, check_type
+from cardprod._protocol.validation import check_callable, check_count, check_flag, check_seconds, check_type
 from cardprod.checkpoint import Checkpoint
 from cardprod.errors import UsageError
 from cardprod.models import Card, ProductionEvent
@@ -106,9 +106,9 @@ class Client:
         check_count("attempts", attempts)
         check_count("max_concurrency", max_concurrency)
         check_flag("allow_plain_http", allow_plain_http)
-        check_type("session", session, aiohttp.ClientSession)
-        check_type("rate_limit", rate_limit, RateLimit)
-        check_type("ssl", ssl, _ssl.SSLContext)
+        check_type("session", session, aiohttp.ClientSession, or_none=True)
+        check_type("rate_limit", rate_limit, RateLimit, or_none=True)
+        check_type("ssl", ssl, _ssl.SSLContext, or_none=True)
         self._request_timeout = request_timeout
         self._rate_limit = rate_limit
         self._schedule: AdaptiveSchedule | None = None
@@ -306,7 +306,7 @@ class Client:
         Raises:
             UsageError: An argument, the client or its token source cannot be right. The checkpoint is still good.
         """
-        check_type("stop", stop, asyncio.Event)
+        check_type("stop", stop, asyncio.Event, or_none=True)
         jitter = random()  # noqa: S311 - one for all, so that cards that are due together stay together
         options = attrs.evolve(self._options_of(checkpoint, schedule), random=lambda: jitter)
         return await sweep(checkpoint, self._poller, options, stop)
@@ -328,16 +328,14 @@ class Client:
             UsageError: It is no `ProductionEvent`; or the client is closed or belongs to another event loop.
         """
         # A caller without a type checker may pass the bare JSON.
-        if not isinstance(event, ProductionEvent):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise UsageError(f"event must be what Verifier.parse gives, not a {type(event).__name__}")
+        check_type("event", event, ProductionEvent, "what Verifier.parse gives")
         self._check_loop("notify")
         self._transport.check_usable()
         return self._poller.subscriptions.notify(event)
 
     def _options_of(self, checkpoint: Checkpoint, schedule: Schedule | None) -> PollOptions:
         # A caller without a type checker may pass the bare JSON.
-        if not isinstance(checkpoint, Checkpoint):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise UsageError(f"checkpoint must be a Checkpoint, not a {type(checkpoint).__name__}: use its from_json")
+        check_type("checkpoint", checkpoint, Checkpoint, "a Checkpoint, as Checkpoint.from_json gives")
         if schedule is None:
             schedule = checkpoint.schedule or self._own_schedule()
         return self._options(schedule, None, checkpoint.max_failures)
@@ -372,7 +370,7 @@ class Client:
 
     @rate_limit.setter
     def rate_limit(self, rate_limit: RateLimit | None) -> None:
-        check_type("rate_limit", rate_limit, RateLimit)
+        check_type("rate_limit", rate_limit, RateLimit, or_none=True)
         self._rate_limit = rate_limit
         self._transport.limiter.change_limit(rate_limit)
 
@@ -406,8 +404,7 @@ class Client:
 
     @on_event.setter
     def on_event(self, observer: Observer | None) -> None:
-        if observer is not None and not callable(observer):
-            raise UsageError(f"on_event must be a callable that takes an event, not a {type(observer).__name__}")
+        check_callable("on_event", observer, "a callable that takes an event")
         self._telemetry.observer = observer
 
     @staticmethod

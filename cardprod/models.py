@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 import attrs
 
 from cardprod._protocol.codec import from_json, to_json
+from cardprod._protocol.validation import check_aware, check_type
 from cardprod.error_codes import PRODUCTION_ERROR_MEANINGS, REQUEST_ERROR_MEANINGS, ErrorCode, ErrorOrigin
 from cardprod.errors import ProductionFailed, UsageError
 
@@ -290,13 +291,10 @@ class ProductionEvent:
 
     def __attrs_post_init__(self) -> None:
         # What Wise's deliveries make is right; this is for events that others make, in tests or of JSON.
-        if not isinstance(self.card, Card | None):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise UsageError(f"an event's card must be a Card or None, not a {type(self.card).__name__}")
-        if not isinstance(self.status, ProductionStatus):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise UsageError(f"an event's status must be a ProductionStatus, not a {type(self.status).__name__}")
-        for name, moment in (("sent_at", self.sent_at), ("occurred_at", self.status.occurred_at)):
-            if moment is not None and getattr(moment, "tzinfo", None) is None:
-                raise UsageError(f"an event's {name} must be an aware datetime or None, not {moment!r}")
+        check_type("an event's card", self.card, Card, or_none=True)
+        check_type("an event's status", self.status, ProductionStatus)
+        check_aware("an event's sent_at", self.sent_at)
+        check_aware("an event's occurred_at", self.status.occurred_at)
 
     def to_json(self) -> str:
         """Write it as one line of JSON, to hand it to another process. The card's token is in it, no other secret."""

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Final
 
 from cardprod._protocol.api_errors import MAX_BODY
 from cardprod._protocol.events import parse_event
+from cardprod._protocol.validation import check_type
 from cardprod.errors import BadSignature, UsageError
 from cardprod.models import ProductionEvent
 
@@ -120,10 +121,8 @@ class Verifier:
             UsageError: `body` is not bytes, or `headers` is no mapping.
         """
         # A caller without a type checker may pass text, which was decoded, or what a framework parsed.
-        if not isinstance(body, bytes):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise UsageError(f"body must be the raw bytes of the request, not a {type(body).__name__}")
-        if not isinstance(headers, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise UsageError(f"headers must be a mapping, not a {type(headers).__name__}")
+        check_type("body", body, bytes, "the raw bytes of the request")
+        check_type("headers", headers, Mapping, "a mapping")
         if len(body) > MAX_BODY or not self._is_signed(body, _all_of(headers, SIGNATURE_HEADER.lower())):
             raise BadSignature(_NOT_SIGNED)
         delivery_ids = _all_of(headers, _DELIVERY_ID)

@@ -21,7 +21,7 @@ from cardprod._http.secrets import parse_redacted, redact
 from cardprod._http.session import check_verifies, open_session, send
 from cardprod._protocol.requests import PRODUCTION, TokenEndpoint, is_token
 from cardprod._protocol.responses import parse_token_response
-from cardprod._protocol.validation import check_seconds, check_type
+from cardprod._protocol.validation import check_aware, check_callable, check_seconds, check_text, check_type
 from cardprod.errors import ApiError, CardprodError, RequestTimeout, TokenRefreshFailed, TransportError, UsageError
 from cardprod.telemetry import warn
 
@@ -163,20 +163,19 @@ class OAuthToken:
         request_timeout: float = 10.0,
         allow_plain_http: bool = False,
     ) -> None:
-        _check_text("client_id", client_id, _CLIENT_ID, "printable ASCII without a colon")
-        _check_text("client_secret", client_secret, _CLIENT_SECRET, "printable ASCII")
+        check_text("client_id", client_id, "a str of printable ASCII without a colon", _CLIENT_ID)
+        check_text("client_secret", client_secret, "a str of printable ASCII", _CLIENT_SECRET)
         _check_token("refresh_token", refresh_token)
         if access_token is not None:
             _check_token("access_token", access_token)
-        _check_expiry(expires_at, access_token)
-        if on_refresh is not None and not callable(on_refresh):
-            raise UsageError(
-                f"on_refresh must be an async callable that takes a TokenPair, not a {type(on_refresh).__name__}"
-            )
+        check_aware("expires_at", expires_at)
+        if expires_at is not None and access_token is None:
+            raise UsageError("expires_at says when the access_token expires: pass that too, or neither")
+        check_callable("on_refresh", on_refresh, "an async callable that takes a TokenPair")
         check_seconds("refresh_before", refresh_before)
         check_seconds("request_timeout", request_timeout, above_zero=True)
-        check_type("session", session, aiohttp.ClientSession)
-        check_type("ssl", ssl, _ssl.SSLContext)
+        check_type("session", session, aiohttp.ClientSession, or_none=True)
+        check_type("ssl", ssl, _ssl.SSLContext, or_none=True)
         check_verifies(ssl, session)
         self._endpoint = TokenEndpoint(base_url, api_version, allow_plain_http)
         self._client_id = client_id
@@ -387,17 +386,3 @@ def _one_more(failure: Exception | None) -> Exception:
     error = copy.copy(failure)
     error.__cause__ = failure.__cause__
     return error
-
-
-def _check_text(name: str, value: object, allowed: re.Pattern[str], words: str) -> None:
-    if not isinstance(value, str) or not allowed.fullmatch(value):
-        raise UsageError(f"{name} must be a str of {words}, and not empty")
-
-
-def _check_expiry(expires_at: object, access_token: str | None) -> None:
-    if expires_at is None:
-        return
-    if not isinstance(expires_at, datetime) or expires_at.tzinfo is None:
-        raise UsageError(f"expires_at must be a datetime with a time zone, not a {type(expires_at).__name__} without")
-    if access_token is None:
-        raise UsageError("expires_at says when the access_token expires: pass that too, or neither")

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from typing import Self
 from cardprod._polling.backoff import Backoff
 from cardprod._protocol.codec import from_json, to_json
-from cardprod._protocol.validation import check_number
+from cardprod._protocol.validation import check_number, check_type
 
 __all__ = ["AdaptiveSchedule"]
 
@@ -290,9 +290,7 @@ class AdaptiveSchedule:
         check_number("AdaptiveSchedule: longest", longest, least=shortest)
         check_number("AdaptiveSchedule: memory", memory, least=2)
         check_number("AdaptiveSchedule: jitter", jitter, least=0, below=1)
-        # A caller without a type checker may pass another.
-        if not isinstance(fallback, Backoff):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise UsageError(f"AdaptiveSchedule: fallback must be a Backoff, not a {type(fallback).__name__}")
+        check_type("AdaptiveSchedule: fallback", fallback, Backoff)
         self._fallback = fallback
         self._progress_weight = progress_weight
         self._shortest = shortest
@@ -310,8 +308,7 @@ class AdaptiveSchedule:
         self._measured_at = 0.0
         self._curves: dict[tuple[str, bool], _Curve] = {}
         for status, seconds in ({} if typical is None else dict(typical)).items():
-            if not isinstance(status, str):  # pyright: ignore[reportUnnecessaryIsInstance] - as above
-                raise UsageError(f"AdaptiveSchedule: typical is by status, a str, not by a {type(status).__name__}")
+            check_type("AdaptiveSchedule: a status of typical", status, str)
             check_number(f"AdaptiveSchedule: typical of {status}", seconds, above=0)
             for is_first in (False, True):
                 self._curve(status, is_first=is_first).seed(seconds)

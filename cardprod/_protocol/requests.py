@@ -13,6 +13,7 @@ from urllib.parse import urlencode, urlsplit
 
 import attrs
 
+from cardprod._protocol.validation import check_type
 from cardprod._version import VERSION
 from cardprod.errors import (
     UsageError,
@@ -41,8 +42,7 @@ Request: TypeAlias = tuple[str, dict[str, str]]
 
 
 def _check_text(_: Endpoint | TokenEndpoint, attribute: attrs.Attribute[str], value: object) -> None:
-    if not isinstance(value, str):
-        raise UsageError(f"{attribute.name} must be a str, not a {type(value).__name__}")
+    check_type(attribute.name, value, str)
 
 
 @attrs.frozen

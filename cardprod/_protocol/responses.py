@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 from cardprod._protocol.api_errors import MAX_BODY, TOO_LONG, api_error, bad_reply, check_length, meaning_of_refresh
 from cardprod._protocol.documents import Json, Malformed, load_object, status_structurer
 from cardprod._protocol.requests import CORRELATION_ID, is_token
+from cardprod._protocol.validation import is_finite_number
 
 __all__ = ["TokenGrant", "is_answer_to", "parse_response", "parse_token_response"]
 
@@ -123,6 +124,6 @@ def _seconds(value: Json) -> float | None:
     """Read `expires_in`: a number, also as a text. Any other is as if it were missing; see `parse_token_response`."""
     if isinstance(value, str) and _NUMBER.fullmatch(value):
         value = float(value)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < _CENTURY:
+    if not is_finite_number(value) or not 0 < value < _CENTURY:
         return None
     return float(value)

@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, TypeGuard
+import re
+from datetime import datetime
+from typing import TYPE_CHECKING, Final, TypeGuard
 
 from cardprod.errors import UsageError
 
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["check_count", "check_flag", "check_number", "check_seconds", "check_type", "is_finite_number"]
+__all__ = [
+    "check_aware",
+    "check_callable",
+    "check_count",
+    "check_flag",
+    "check_number",
+    "check_seconds",
+    "check_text",
+    "check_type",
+    "is_finite_number",
+]
+
+_NOT_EMPTY: Final = re.compile(r".+", re.DOTALL)
 
 
 def is_finite_number(value: object) -> TypeGuard[float]:
@@ -60,14 +74,15 @@ def check_seconds(name: str, value: object, *, above_zero: bool = False) -> None
         raise UsageError(f"{name} must be {'above' if above_zero else 'at least'} 0 seconds, not {value!r}")
 
 
-def check_count(name: str, value: object) -> None:
-    """Check an int of 1 or more.
+def check_count(name: str, value: object, *, least: int = 1, most: int | None = None) -> None:
+    """Check an int of 1 or more, or of another range.
 
     Raises:
         UsageError: It is not that.
     """
-    if type(value) is not int or value < 1:
-        raise UsageError(f"{name} must be an int of 1 or more, not {value!r}")
+    if type(value) is not int or value < least or (most is not None and value > most):
+        words = f"of {least} or more" if most is None else f"from {least} to {most}"
+        raise UsageError(f"{name} must be an int {words}, not {value!r}")
 
 
 def check_flag(name: str, value: object) -> None:
@@ -80,11 +95,50 @@ def check_flag(name: str, value: object) -> None:
         raise UsageError(f"{name} must be True or False, not {value!r}")
 
 
-def check_type(name: str, value: object, expected: type[Any]) -> None:
-    """Check that a value is of a type, or None. A value of another type is not shown: it may be a secret.
+def check_text(name: str, value: object, words: str, allowed: re.Pattern[str] = _NOT_EMPTY) -> None:
+    """Check a str that is not empty, or that a pattern allows; `words` say which. It is not shown: it may be a secret.
 
     Raises:
         UsageError: It is not that.
     """
-    if value is not None and not isinstance(value, expected):
-        raise UsageError(f"{name} must be a {expected.__name__} or None, not a {type(value).__name__}")
+    if not isinstance(value, str):
+        raise UsageError(f"{name} must be {words}, not a {type(value).__name__}")
+    if not allowed.fullmatch(value):
+        raise UsageError(f"{name} must be {words}; this one {'is not' if value else 'is empty'}")
+
+
+def check_type(
+    name: str, value: object, expected: type[Any], words: str | None = None, *, or_none: bool = False
+) -> None:
+    """Check that a value is of a type, which `words` describe, or None where that will do.
+
+    A value of another type is not shown: it may be a secret.
+
+    Raises:
+        UsageError: It is not that.
+    """
+    if not ((or_none and value is None) or isinstance(value, expected)):
+        words = (words or f"a {expected.__name__}") + (" or None" if or_none else "")
+        raise UsageError(f"{name} must be {words}, not a {type(value).__name__}")
+
+
+def check_callable(name: str, value: object, words: str) -> None:
+    """Check that a value can be called, which `words` describe, or is None.
+
+    Raises:
+        UsageError: It is not that.
+    """
+    if value is not None and not callable(value):
+        raise UsageError(f"{name} must be {words}, or None, not a {type(value).__name__}")
+
+
+def check_aware(name: str, value: object) -> None:
+    """Check a datetime that has a time zone, or None.
+
+    Raises:
+        UsageError: It is not that.
+    """
+    if value is None or (isinstance(value, datetime) and value.utcoffset() is not None):
+        return
+    shown = "one without a time zone" if isinstance(value, datetime) else f"a {type(value).__name__}"
+    raise UsageError(f"{name} must be an aware datetime or None, not {shown}")

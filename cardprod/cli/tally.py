@@ -270,10 +270,10 @@ class Tally:
             self._stand(card, one_line(outcome.status, _SHOWN_NAME))
         return told
 
-    def failed_look(self, why: str) -> None:
+    def failed_look(self, error: CardprodError) -> None:
         """Take note of a look that failed while its card's wait goes on."""
         self.failed_looks += 1
-        self._why_failed = one_line(why, _SHOWN)
+        self._why_failed = message_of(error)
 
     def saved(self, now: float) -> None:
         """Take note that all this was saved as it was at that time."""

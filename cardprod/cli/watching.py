@@ -16,7 +16,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import re
 import signal
 import sys
 from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
@@ -36,7 +35,7 @@ from cardprod.cli.views import Setting
 from cardprod.client import PRODUCTION, Client
 from cardprod.errors import Unauthorized, UsageError
 from cardprod.models import one_line
-from cardprod.telemetry import LOGGER
+from cardprod.telemetry import LOGGER, PollFailed
 
 if TYPE_CHECKING:
     import argparse
@@ -47,12 +46,13 @@ if TYPE_CHECKING:
     from cardprod.cli.reports import Report
     from cardprod.cli.views import View
     from cardprod.models import Card
+    from cardprod.telemetry import Event
 
 __all__ = ["watch"]
 
 _MINUTE: Final = 60
 _SHOWN_NAME: Final = 60
-_CARD: Final = re.compile(r"\Acard \S+: ")
+_NOWHERE: Final = logging.NullHandler()
 _AFTER_FAILURE: Final = 60.0
 """Seconds until the checkpoint file is tried again, if it could not be written."""
 
@@ -96,6 +96,7 @@ async def _watch(
     report.bad_rows(listed)
     waits = _waits(client, cards, saved, arguments.timeout, schedule)
     del saved  # of a million cards it is as large as the waits
+    LOGGER.addHandler(_NOWHERE)  # without any handler Python prints warnings to standard error, across the view
     async with client, aclosing(waits):  # also where they are never begun, because nobody reads the output
         view = report.view(tally, setting, plain=arguments.plain)
         return await _Watching(client, tally, view, keeper).run(waits, bad_rows=setting.bad_rows)
@@ -178,6 +179,12 @@ class _Watching:
         self._keeper = keeper
         self._news = 0
         self._is_over = False
+        client.on_event = self._process_event
+
+    def _process_event(self, event: Event) -> None:
+        """Count a poll that failed while its card's wait goes on: it is shown in the view."""
+        if isinstance(event, PollFailed):
+            self._tally.failed_look(event.error)
 
     async def run(self, waits: Waits, *, bad_rows: int) -> int:
         """Run until all cards are final, or somebody has had enough.
@@ -187,7 +194,7 @@ class _Watching:
         """
         heard: list[signal.Signals] = []
         stop = asyncio.timeout(None)
-        with self._view, _troubles_told(self._tally), _signals_heard(heard, stop):
+        with self._view, _signals_heard(heard, stop):
             async with waits as steps:
                 try:
                     stopped_by = await self._until(stop, steps)
@@ -307,26 +314,3 @@ def _signals_heard(heard: list[signal.Signals], stop: asyncio.Timeout) -> Genera
         for number in numbers:
             with suppress(NotImplementedError):
                 loop.remove_signal_handler(number)
-
-
-class _Troubles(logging.Handler):
-    """Takes the log's warnings, so that they are in the view and not across it."""
-
-    def __init__(self, tally: Tally) -> None:
-        super().__init__(logging.WARNING)
-        self._tally = tally
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if hasattr(record, "cardprod_failures") and isinstance(record.args, tuple):
-            self._tally.failed_look(_CARD.sub("", str(record.args[-1])))  # the error's words
-
-
-@contextmanager
-def _troubles_told(tally: Tally) -> Generator[None]:
-    """Let a tally know of looks that fail while their card's wait goes on."""
-    troubles = _Troubles(tally)
-    LOGGER.addHandler(troubles)
-    try:
-        yield
-    finally:
-        LOGGER.removeHandler(troubles)

@@ -8,13 +8,20 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final
 
 import attrs
 
 from cardprod._polling.backoff import Backoff
 from cardprod._polling.source import check_source, each_card
-from cardprod._protocol.validation import is_finite_number
+from cardprod._protocol.validation import (
+    check_callable,
+    check_count,
+    check_number,
+    check_seconds,
+    check_text,
+    check_type,
+)
 from cardprod.checkpoint import Checkpoint
 from cardprod.client import Client
 from cardprod.durable import store
@@ -40,6 +47,7 @@ __all__ = ["Durable"]
 _TOKEN_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,32}")
 """Too short for a token: Wise's are UUIDs or longer, and one given by mistake must not get into the database."""
 
+_NAME_WORDS: Final = "a token's name, up to 32 of A-Z a-z 0-9 _ -, never the token itself"
 _READ_AT_ONCE: Final = 500
 _MOST_PER_PART: Final = 1000
 _DEFAULT_SCHEDULE: Final = Backoff()
@@ -72,13 +80,10 @@ class Durable:
     def __init__(
         self, database: str, *, keep: float = 7 * _DAY, heartbeat: float = 5.0, most_connections: int = 10
     ) -> None:
-        if not _is_text(database):
-            raise UsageError("database must be a connection string, such as postgresql://user@host/name")
-        for name, value, least in (("keep", keep, 0.0), ("heartbeat", heartbeat, 0.1)):
-            if not is_finite_number(value) or value < least:
-                raise UsageError(f"{name} must be a number of {least:g} seconds or more, not {value!r}")
-        if type(most_connections) is not int or most_connections < 2:  # noqa: PLR2004
-            raise UsageError(f"most_connections must be an int of 2 or more, not {most_connections!r}")
+        check_text("database", database, "a connection string, such as postgresql://user@host/name")
+        check_seconds("keep", keep)
+        check_number("heartbeat", heartbeat, least=0.1)
+        check_count("most_connections", most_connections, least=2)
         self._keep = float(keep)
         self._heartbeat = float(heartbeat)
         self._database = Database(database, most_connections)
@@ -133,10 +138,8 @@ class Durable:
             UsageError: An argument, or a card, cannot be right. Nothing is handed over.
         """
         check_source(cards)
-        if not _is_token_name(token):
-            raise UsageError("token must be a token's name, up to 32 of A-Z a-z 0-9 _ -, never the token itself")
-        if type(batch_size) is not int or not 1 <= batch_size <= _MOST_PER_PART:
-            raise UsageError(f"batch_size must be an int from 1 to {_MOST_PER_PART}, not {batch_size!r}")
+        check_text("token", token, _NAME_WORDS, _TOKEN_NAME)
+        check_count("batch_size", batch_size, most=_MOST_PER_PART)
         empty = Checkpoint.for_cards((), timeout=timeout, schedule=schedule, max_failures=max_failures)
         batch_id = str(uuid.uuid4())
         taken: set[Card] = set()
@@ -239,10 +242,8 @@ class Durable:
         """
         self._database.check_open()
         by_name = _checked_clients(clients)
-        if on_steps is not None and not callable(on_steps):
-            raise UsageError(f"on_steps must be an async function of a sequence of Steps, not {on_steps!r}")
-        if type(concurrency) is not int or concurrency < 1:
-            raise UsageError(f"concurrency must be an int of 1 or more, not {concurrency!r}")
+        check_callable("on_steps", on_steps, "an async function of a sequence of Steps")
+        check_count("concurrency", concurrency)
         worker = Worker(
             self._database, by_name, on_steps, concurrency=concurrency, heartbeat=self._heartbeat, keep=self._keep
         )
@@ -250,27 +251,15 @@ class Durable:
 
 
 def _checked_clients(clients: Mapping[str, Client] | Client) -> dict[str, Client]:
-    by_name = {"default": clients} if isinstance(clients, Client) else clients
-    for name, client in _items(by_name):
-        if not isinstance(client, Client) or not _is_token_name(name):
-            raise UsageError(f"clients must map names to Clients; {name!r} is a {type(client).__name__}")
-    return dict(by_name)
-
-
-def _items(clients: object) -> list[tuple[object, object]]:
-    """Give what a caller without a type checker may have passed."""
-    if not isinstance(clients, Mapping) or not clients:
-        raise UsageError("clients must be a Client, or a mapping of tokens' names to Clients")
-    items: list[tuple[object, object]] = list(cast("Mapping[object, object]", clients).items())
-    return items
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str) and bool(value)
-
-
-def _is_token_name(value: object) -> bool:
-    return isinstance(value, str) and _TOKEN_NAME.fullmatch(value) is not None
+    if isinstance(clients, Client):
+        return {"default": clients}
+    check_type("clients", clients, Mapping, "a Client, or a mapping of tokens' names to Clients")
+    if not clients:
+        raise UsageError("clients must be of one token's name at least, not empty")
+    for name, client in clients.items():
+        check_text("a key of clients", name, _NAME_WORDS, _TOKEN_NAME)
+        check_type(f"the client of {name!r}", client, Client)
+    return dict(clients)
 
 
 def _checked_id(batch_id: str) -> str:

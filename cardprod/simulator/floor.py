@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final
 
 import attrs
 
+from cardprod._protocol.validation import check_text
 from cardprod.error_codes import PRODUCTION_ERROR_MEANINGS, REQUEST_ERROR_MEANINGS, ErrorCode
 from cardprod.errors import UsageError
 from cardprod.simulator.cards import SimulatedCard
@@ -209,8 +210,7 @@ class Floor:
             kiosk_id = next(
                 name for number in range(1, len(self._kiosks) + 2) if (name := f"WIS{number:05}") not in self._kiosks
             )
-        if not isinstance(kiosk_id, str) or not _KIOSK_ID.fullmatch(kiosk_id):  # type: ignore[redundant-expr]
-            raise UsageError(f"a kiosk's id is 1 to 32 characters of A-Z a-z 0-9 _ -, not {kiosk_id!r}")
+        check_text("kiosk_id", kiosk_id, "1 to 32 characters of A-Z a-z 0-9 _ -", _KIOSK_ID)
         if kiosk_id in self._kiosks:
             raise UsageError(f"there is a kiosk {kiosk_id} already")
         self._kiosks[kiosk_id] = True

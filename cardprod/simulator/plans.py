@@ -7,22 +7,13 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 import attrs
 
+from cardprod._protocol.validation import check_seconds, check_type
 from cardprod.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 __all__ = ["PLANS", "Plan", "Stage", "as_stages"]
-
-
-def _check_status(_: Stage, __: attrs.Attribute[str], status: object) -> None:
-    if not isinstance(status, str):
-        raise UsageError(f"a stage's status is a str, not {status!r}")
-
-
-def _check_seconds(_: Stage, __: attrs.Attribute[float], seconds: object) -> None:
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds >= 0:
-        raise UsageError(f"a stage lasts 0 seconds or more, not {seconds!r}")
 
 
 @attrs.frozen
@@ -37,11 +28,16 @@ class Stage:
         is_new_request: Whether the card was sent to the kiosk again, which gives it a new `occurredAt`.
     """
 
-    status: str = attrs.field(validator=_check_status)
-    seconds: float = attrs.field(default=math.inf, validator=_check_seconds)
+    status: str
+    seconds: float = math.inf
     error_code: str | None = None
     description: str | None = None
     is_new_request: bool = False
+
+    def __attrs_post_init__(self) -> None:
+        check_type("a stage's status", self.status, str)
+        if self.seconds != math.inf:
+            check_seconds("a stage's seconds", self.seconds)
 
 
 Plan: TypeAlias = "str | Iterable[Stage | tuple[str, float]]"

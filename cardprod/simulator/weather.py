@@ -5,7 +5,6 @@ What can go wrong at all is `faults`' business, carrying it out is `server`'s.
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from itertools import groupby
 from random import Random
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from cardprod.errors import UsageError
+from cardprod._protocol.validation import check_number, check_seconds
 from cardprod.simulator.faults import Fault
 
 if TYPE_CHECKING:
@@ -61,15 +60,13 @@ class Weather:
 
     def storm(self, share: float, seed: int) -> None:
         """Let a share of all answers go wrong."""
-        if not 0 <= share <= 1:
-            raise UsageError(f"a storm's share is from 0 (none) to 1 (all), not {share!r}")
+        check_number("share", share, least=0, most=1)
         self._share = share
         self._luck = Random(seed)  # noqa: S311 - simulated bad luck
 
     def slow_down(self, seconds: float) -> None:
         """Let every answer be late."""
-        if not 0 <= seconds < math.inf:
-            raise UsageError(f"answers are late by 0 seconds or more, not {seconds!r}")
+        check_seconds("seconds", seconds)
         self.latency = seconds
 
     def clear(self) -> None:

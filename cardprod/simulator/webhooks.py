@@ -17,6 +17,7 @@ from uuid import UUID
 import aiohttp
 import attrs
 
+from cardprod._protocol.validation import check_number, check_seconds
 from cardprod.errors import UsageError
 
 if TYPE_CHECKING:
@@ -76,11 +77,12 @@ class Subscription:
             raise UsageError(f"a subscription's url must be http or https, not {self.url!r}")
         if self.schema_version not in {"2.0.0", "4.0.0"}:
             raise UsageError(f"schema_version must be '2.0.0' or '4.0.0', not {self.schema_version!r}")
-        if not 0 <= self.latency[0] <= self.latency[1]:
-            raise UsageError(f"latency must be the least and the most seconds, not {self.latency!r}")
-        for name in ("duplicates", "losses", "replays"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UsageError(f"{name} must be a share from 0 to 1, not {getattr(self, name)!r}")
+        least, most = self.latency
+        check_seconds("latency[0]", least)
+        check_number("latency[1]", most, least=least)
+        check_number("duplicates", self.duplicates, least=0, most=1)
+        check_number("losses", self.losses, least=0, most=1)
+        check_number("replays", self.replays, least=0, most=1)
 
 
 @attrs.frozen(kw_only=True)

@@ -16,7 +16,7 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from cardprod import Card, CardNotFound, ProductionStatus, Transition
+from cardprod import Card, CardNotFound, CardprodError, ProductionStatus, Transition
 from cardprod.cli.live import frame
 from cardprod.cli.tally import Tally
 from cardprod.cli.views import Setting
@@ -51,7 +51,7 @@ def tally_of(*, cards: int = 50, words: str = "") -> Tally:
         if number % 13 == 0:
             tally.saw(card, CardNotFound(f"404 {words}", http_status=404, card=card), number)
         tally.sample(number, 40 * number, paused_for=12)
-    tally.failed_look(f"no answer {words}")
+    tally.failed_look(CardprodError(f"no answer {words}"))
     tally.saved(55)
     tally.sample(61, 2000, paused_for=12)
     return tally

@@ -184,7 +184,7 @@ def test_trouble_passes() -> None:
     told: list[str | None] = []
     for second in range(70):
         if second == 2:
-            tally.failed_look("no answer\x1b[2J came")
+            tally.failed_look(CardprodError("no answer\x1b[2J came", card=CARDS[0]))
         tally.sample(second, second)
         told.append(tally.trouble)
     words = "1 look failed in the last minute, to be tried again: no answer�[2J came"

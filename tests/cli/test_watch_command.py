@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import logging
 import os
 import select
 import signal
@@ -173,8 +174,11 @@ async def test_lines_for_people(kiosk: Simulator, tmp_path: Path, capsys: pytest
 
 
 @pytest.mark.usefixtures("environment")
-async def test_trouble_is_told(kiosk: Simulator, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_trouble_is_told(
+    kiosk: Simulator, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Looks that fail while their card's wait goes on are counted in the progress, with why, and nowhere else."""
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])  # without pytest's, as when the command is a process
     [card] = cards_of(kiosk, 1)
     kiosk.fail_next(Fault.server_error(503), times=3, card=card)
     assert (await run("watch", write_list(tmp_path / "cards.csv", [card])))[0] == 0

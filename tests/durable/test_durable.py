@@ -610,7 +610,11 @@ async def test_submit_that_cannot_be(durable: Durable, arguments: dict[str, Any]
 async def test_work_that_cannot_be(client: Client, durable: Durable) -> None:
     """What nobody can work with is refused."""
     wrong: Any
-    for wrong, words in (({}, "clients must be"), ({"a b": client}, "must map names"), ({"a": 5}, "must map names")):
+    for wrong, words in (
+        ({}, "clients must be"),
+        ({"a b": client}, "key of clients"),
+        ({"a": 5}, "client of 'a' must be"),
+    ):
         with pytest.raises(UsageError, match=words):
             await durable.work(wrong)
     wrong = 5

@@ -7,6 +7,7 @@ import math
 from random import SystemRandom
 from typing import TYPE_CHECKING, Any, Final
 
+from cardprod._protocol.validation import check_number, check_text
 from cardprod.errors import UsageError
 from cardprod.models import Card
 from cardprod.simulator.faults import Fault
@@ -59,16 +60,15 @@ class Arguments:
     def text_or_none(self, name: str) -> str | None:
         """Read a text that may be missing."""
         value = self._fields.get(name)
-        if value is not None and (not isinstance(value, str) or not value):
-            raise UsageError(f"{name} must be a text")
+        if value is not None:
+            check_text(name, value, "a text")
         return value
 
     def number(self, name: str, most: float, *, least: float = 0.0) -> float:
         """Read a number."""
-        value = self._fields.get(name)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
-            raise UsageError(f"{name} must be a number from {least:g} to {most:g}")
-        return value
+        value: Any = self._fields.get(name)
+        check_number(name, value, least=least, most=most)
+        return float(value)
 
     def count(self, name: str, most: int, *, least: int = 0) -> int:
         """Read a whole number."""
