@@ -198,6 +198,11 @@ class Telemetry:
         """Whether events that are frequent and of no interest to most are worth making."""
         return self._observer is not None or LOGGER.isEnabledFor(logging.DEBUG)
 
+    @property
+    def wants_transitions(self) -> bool:
+        """Whether anybody gets a transition."""
+        return self._observer is not None or LOGGER.isEnabledFor(logging.INFO)
+
     def emit(self, event: Event) -> None:
         """Log an event and give it to the observer. Whatever either raises is logged once, and changes nothing."""
         self._try(_log, event)

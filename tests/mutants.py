@@ -126,14 +126,6 @@ EQUIVALENT: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
             ),
         ),
     },
-    "_polling.webhook_trust": {
-        "Of what is missing only the status is read, and not its time.": (
-            (
-                'was_found = self._found.get(card, (0.0, ""))[1] == status.status'
-                ' -> was_found = self._found.get(card, (1.0, ""))[1] == status.status'
-            ),
-        ),
-    },
     "_protocol.api_errors": {
         "A 299 is a success, of a card and of a refresh alike, and never asked for its error.": (
             "if 300 <= http_status < 400: # noqa: PLR2004 -> if 299 <= http_status < 400: # noqa: PLR2004",

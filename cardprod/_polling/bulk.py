@@ -128,10 +128,12 @@ class Batch(CoroutineLike[Outcomes], Generic[_T]):
 
     async def _next_pair(self) -> tuple[Card, _T | CardprodError]:
         try:
-            return await self._stream.read()
+            pair = await self._stream.read()
         except StopAsyncIteration:
             self._is_left = True
             raise
+        self._was_read(*pair)
+        return pair
 
     # --- The work ---
 
@@ -141,6 +143,9 @@ class Batch(CoroutineLike[Outcomes], Generic[_T]):
 
     async def _end(self) -> None:
         """Clean up when the block is left, after every task has ended."""
+
+    def _was_read(self, card: Card, result: _T | CardprodError) -> None:
+        """Note that the reader has this result."""
 
     def _on_room(self) -> None:
         """Go on with what was held back because nobody read."""

@@ -19,7 +19,7 @@ from cardprod.errors import CardprodError, RateLimited, RequestTimeout, UsageErr
 from cardprod.telemetry import PollEnded, PollFailed, PollStarted, TransitionSeen, WaitEnded, WaitStarted
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Coroutine, Sequence
 
     from cardprod._http.limiter import LimiterQueue, Permit
     from cardprod._http.transport import Transport
@@ -60,6 +60,9 @@ class PollEntry(PollState):
     @abstractmethod
     def abort(self, error: BaseException) -> None:
         """End the face, by an error that is not this card's: a schedule's own, a token source's."""
+
+    def end_poll(self) -> None:
+        """Note that a poll of the card has ended, before its outcome is applied."""
 
     @property
     def is_interrupted(self) -> bool:
@@ -114,6 +117,9 @@ class Poller:
     def end(self, entry: PollEntry, error: Exception | None = None) -> None:
         """End a wait, or leave it. Only the first time counts."""
         self.subscriptions.leave(entry.card, entry)
+        self._report_end(entry, error)
+
+    def _report_end(self, entry: PollEntry, error: Exception | None) -> None:
         if self._observed and id(entry) in self._observed:
             self._observed.discard(id(entry))
             self.telemetry.emit(WaitEnded(entry.card, id(entry), error))
@@ -177,12 +183,19 @@ class Poller:
         outcome: Outcome | None = None
         try:
             if entry.is_interruptible or entry.cut_off_at is not None:
-                outcome = await self._outcome_in_time(entry, queue, permit)
+                outcome = await self._request_in_time(entry, queue, permit)
             else:
-                outcome = await self._outcome_of(entry, queue, permit)
+                outcome = await self.request(entry.card, queue, permit, id(entry))
+        except WouldBlock:
+            pass
+        except CardprodError as error:
+            outcome = _outcome_of(error, entry, queue)
         except Exception as exc:  # noqa: BLE001 - a token source's own, or a fault of this package
             entry.abort(exc)
         finally:
+            if permit is not None:
+                permit.give_back()  # unless it was used
+            entry.end_poll()
             shared.end(outcome)
         if outcome is None:
             return False
@@ -190,38 +203,23 @@ class Poller:
         del outcome  # if it is an error, its traceback holds this frame: separate them
         return True
 
-    async def _outcome_in_time(
+    async def _request_in_time(
         self, entry: PollEntry, queue: LimiterQueue | None, permit: Permit | None
     ) -> Outcome | None:
-        """Cut the poll off at the deadline, or when an event has brought what it was for."""
+        """Cut the poll off at the deadline, or, with no outcome, when an event has brought what it was for."""
         limit = asyncio.timeout_at(entry.cut_off_at)
         try:
             async with limit:
                 entry.limit_poll(limit)
-                return await self._outcome_of(entry, queue, permit)
+                return await self.request(entry.card, queue, permit, id(entry))
+        except CardprodError:
+            raise  # some are a TimeoutError as well
         except TimeoutError as exc:
             if not limit.expired():
                 raise
             return None if entry.is_interrupted else _cut_off(entry.card, exc)
         finally:
             entry.limit_poll(None)
-
-    async def _outcome_of(self, entry: PollEntry, queue: LimiterQueue | None, permit: Permit | None) -> Outcome | None:
-        try:
-            return await self.request(entry.card, queue, permit, id(entry))
-        except WouldBlock:
-            return None
-        except RateLimited as error:
-            # For a queue that does not wait for it nothing is known of the card, and nothing is wrong with it.
-            is_pause = queue is not None and not queue.waits_for(error)
-            return None if is_pause else error
-        except CardprodError as error:
-            if entry.aborts_on_usage_errors and isinstance(error, UsageError):
-                raise
-            return error
-        finally:
-            if permit is not None:
-                permit.give_back()  # unless it was used
 
     # --- What comes ---
 
@@ -233,14 +231,15 @@ class Poller:
         try:
             if isinstance(outcome, CardprodError):
                 entry.process_failure(outcome, now)
-                if not entry.is_over:
-                    self.telemetry.emit(PollFailed(entry.card, id(entry), outcome, entry.failures))
+                seen: list[Transition] = []
             else:
-                self._apply_status(entry, outcome, now)
+                seen = self._process_status(entry, outcome, now)
         except BaseException as exc:  # noqa: BLE001 - a user's schedule's own
             entry.abort(_failure_of_schedule(exc))
             return
-        self._settle(entry)
+        self._settle(entry, seen)
+        if isinstance(outcome, CardprodError) and not entry.is_over:
+            self.telemetry.emit(PollFailed(entry.card, id(entry), outcome, entry.failures))
 
     def apply_event(self, entry: PollEntry, event: ProductionEvent, wall_now: float) -> bool:
         """Apply an event to a card's state. Return whether it was news."""
@@ -253,38 +252,56 @@ class Poller:
             return False
         if transition is None:
             return False
-        self._report(entry, transition)
-        self._settle(entry)
+        self._settle(entry, [transition])
         return True
 
     def apply_cut_off(self, entry: PollEntry) -> None:
         """End a card's poll at its deadline, while another wait's poll that was to serve it too goes on."""
         self.apply(entry, _cut_off(entry.card, None))
 
-    def _apply_status(self, entry: PollEntry, status: ProductionStatus, now: float) -> None:
+    def settle(self, entry: PollEntry) -> None:
+        """Move a card on whose state has changed without an outcome: it expired, or its poll was postponed."""
+        self._settle(entry, ())
+
+    def _process_status(self, entry: PollEntry, status: ProductionStatus, now: float) -> list[Transition]:
         transition = entry.process_status(status, now)
         if transition is None:
-            return
-        self._report(entry, transition)
+            return []
+        seen = [transition]
         if transition.previous is not None:
             self.subscriptions.trust.found(entry.card, status, now)
         elif not entry.is_over and (event := self.subscriptions.recent_event(entry.card)) is not None:
             later = entry.process_event(event, now, wall_clock())
             if later is not None:
-                self._report(entry, later)
+                seen.append(later)
+        return seen
 
-    def _report(self, entry: PollEntry, transition: Transition) -> None:
-        entry.deliver(transition)  # first: an observer may call the client, which brings the next one
-        self.telemetry.emit(TransitionSeen(entry.card, id(entry), transition))
-
-    def _settle(self, entry: PollEntry) -> None:
+    def _settle(self, entry: PollEntry, seen: Sequence[Transition]) -> None:
+        # Everything is in its place before an observer hears of it: it may call the client.
+        for transition in seen:
+            entry.deliver(transition)
         if entry.is_over:
-            self.end(entry, entry.error)
+            self.subscriptions.leave(entry.card, entry)
         entry.settle()
+        if seen and self.telemetry.wants_transitions:
+            for transition in seen:
+                self.telemetry.emit(TransitionSeen(entry.card, id(entry), transition))
+        if entry.is_over:
+            self._report_end(entry, entry.error)
+
+
+def _outcome_of(error: CardprodError, entry: PollEntry, queue: LimiterQueue | None) -> Outcome | None:
+    """Return what a failure means for a card; None if nothing is known of it, and nothing wrong with it."""
+    if isinstance(error, RateLimited) and queue is not None and not queue.waits_for(error):
+        return None
+    if entry.aborts_on_usage_errors and isinstance(error, UsageError):
+        entry.abort(error)
+        return None
+    return error
 
 
 def _failure_of_schedule(exc: BaseException) -> BaseException:
-    """Return what ends the face that a schedule belongs to; nothing is awaited there, so nobody has cancelled it."""
+    """Return what ends the waits that a schedule belongs to; nothing is awaited there, so nobody has cancelled it."""
     if isinstance(exc, KeyboardInterrupt | SystemExit):
         raise exc
     if not isinstance(exc, asyncio.CancelledError):

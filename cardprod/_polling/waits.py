@@ -73,6 +73,9 @@ class _Entry(QueuedState, PollEntry):
             self.begin_poll(asyncio.get_running_loop().time())
             self.settle()
 
+    def end_poll(self) -> None:
+        self._waits.end_poll(self)
+
 
 class Waits(Batch[Transition]):
     """Waiting for many cards. Await it for a dict of how each ended, or iterate it for each transition as it is seen.
@@ -142,11 +145,9 @@ class Waits(Batch[Transition]):
             return result
         return result.current if result.is_final else None
 
-    async def _next_pair(self) -> tuple[Card, Transition | CardprodError]:
-        card, result = await super()._next_pair()
+    def _was_read(self, card: Card, result: Transition | CardprodError) -> None:
         if self._end_unread and (isinstance(result, CardprodError) or result.is_final):
             self._end_unread.pop(card, None)
-        return card, result
 
     def checkpoint(self) -> Checkpoint:
         """Save the waits as they are, to go on with elsewhere by `Client.resume` or `Client.sweep`.
@@ -248,7 +249,7 @@ class Waits(Batch[Transition]):
 
     def _register(self, card: Card, now: float) -> None:
         subscribers = self._poller.subscriptions.of(card)
-        if any(isinstance(subscriber, _Entry) and subscriber.is_of(self) for subscriber in subscribers):
+        if subscribers and any(isinstance(one, _Entry) and one.is_of(self) for one in subscribers):
             return
         timeout = self._options.timeout
         ends_at = self._ends_at if timeout is None else min(now + timeout, self._ends_at)
@@ -285,7 +286,7 @@ class Waits(Batch[Transition]):
                 await self._changed.wait_until(None if math.isinf(due_at) else due_at)
                 self._sleeps_until = -math.inf
             elif (postponed := self._queue.postpone(now, subscriptions.trust.gap(now))) is not None:
-                self.settle(postponed)
+                self._poller.settle(postponed)
             elif not self._stream.has_room:
                 await self._room.wait_until(None)
             else:
@@ -319,12 +320,9 @@ class Waits(Batch[Transition]):
             self._poller.subscriptions,
         )
         while True:
-            try:
-                await self._poller.poll_once(entry, shared, self._requests, permit)
-            finally:
-                if not self._is_left:
-                    self._queue.end_poll(entry)
-                    self.settle(entry)
+            if not await self._poller.poll_once(entry, shared, self._requests, permit):
+                self._poller.settle(entry)  # nothing came of it, but its phase has changed
+            await asyncio.sleep(0)  # so that polls that end together are followed by requests that are sent together
             now = loop.time()
             if self._polls < limiter.places or not self._stream.has_room or subscriptions.trust.gap(now) > 0:
                 return
@@ -344,6 +342,11 @@ class Waits(Batch[Transition]):
 
     # --- What the engine asks for ---
 
+    def end_poll(self, entry: _Entry) -> None:
+        """Take a card back from its poll."""
+        if not self._is_left:
+            self._queue.end_poll(entry)
+
     def deliver(self, entry: _Entry, transition: Transition) -> None:
         """Add a transition to the results."""
         self._stream.add((entry.card, transition))
@@ -359,7 +362,6 @@ class Waits(Batch[Transition]):
 
     def _finish(self, entry: _Entry) -> None:
         card, error = entry.card, entry.error
-        self._poller.end(entry, error)
         self._end_unread[card] = entry
         if not self._is_source_done:
             self._ended.add(card)
@@ -386,7 +388,7 @@ class Waits(Batch[Transition]):
                 await self._deadlines_changed.wait_until(None)  # until there is room
             else:
                 for entry in islice(self._queue.expire(loop.time()), self._stream.room):
-                    self.settle(entry)
+                    self._poller.settle(entry)
                 await work.pause_if_over()
 
     def _on_room(self) -> None:
