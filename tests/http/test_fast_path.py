@@ -15,6 +15,7 @@ from cardprod import Client
 from cardprod._http.session import Channel, send
 from cardprod._protocol.requests import Endpoint
 from tests.cards import CARD
+from tests.fast_path import needs_fast_path
 from tests.leftovers import assert_idle, assert_nothing_left
 from tests.raw_server import RawServer, http_answer
 from tests.table import Table
@@ -22,6 +23,9 @@ from tests.table import Table
 if TYPE_CHECKING:
     from cardprod.simulator import Simulator
     from tests.conftest import Script
+
+
+pytestmark = needs_fast_path
 
 
 async def answer_ready(writer: asyncio.StreamWriter) -> None:

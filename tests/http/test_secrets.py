@@ -34,6 +34,7 @@ import cardprod
 from cardprod import cli
 from cardprod.otel import instrument
 from cardprod.simulator import Fault, LoggedRequest, Simulator
+from tests.fast_path import go_without
 from tests.raw_server import RawServer, http_answer
 from tests.table import Table, pairwise_rows
 
@@ -518,7 +519,7 @@ async def test_garbage_that_repeats_the_secret(
             name, token, way = row
             with table.row(*row), spill.checked(), monkeypatch.context() as patch:
                 if way == "session":
-                    patch.setattr("cardprod._http.fast_path._SENDER", "_gone_one_day")
+                    go_without(patch)
                 await _drive_at_garbage(spill, _GARBLED[name], with_oauth=token == "oauth")
 
 

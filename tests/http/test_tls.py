@@ -16,6 +16,7 @@ import trustme
 
 import cardprod
 from cardprod import Client, OAuthToken, UsageError
+from tests.fast_path import needs_fast_path
 from tests.table import Table
 from tests.waiting import LIMIT
 
@@ -167,6 +168,7 @@ def unverified(*, is_host_alone: bool = False) -> ssl.SSLContext:
     return context
 
 
+@needs_fast_path
 async def test_verification_is_not_turned_off() -> None:
     """A context that does not verify the server is refused, wherever it comes from, before any I/O."""
     contexts = {
@@ -185,6 +187,7 @@ async def test_verification_is_not_turned_off() -> None:
                     Client("token", session=session)
 
 
+@needs_fast_path
 async def test_lent_session_may_not_turn_it_off() -> None:
     """A lent session with `ssl=False` is refused, unless a context of its own goes with it."""
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=False)) as session:

@@ -21,6 +21,7 @@ import cardprod
 from cardprod import Card, Client, RateLimit, UsageError
 from cardprod.simulator import Fault, Simulator
 from tests.cards import CARD
+from tests.fast_path import needs_fast_path
 from tests.leftovers import assert_idle, assert_nothing_left
 from tests.raw_server import RawServer, http_answer
 from tests.table import Table
@@ -1154,6 +1155,7 @@ async def test_failed_poll_leaves_no_garbage(kiosk: Simulator, client: Client) -
         gc.enable()
 
 
+@needs_fast_path
 async def test_sent_once_without_the_attribute_too(kiosk: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without aiohttp's attribute, a poll whose connection breaks is still sent no more than `attempts` times."""
     monkeypatch.setattr("cardprod._http.fast_path._RESENDS", "_gone_one_day")
