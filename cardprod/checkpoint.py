@@ -53,7 +53,7 @@ import attrs
 from cardprod._polling.backoff import Backoff
 from cardprod._protocol.codec import Count, UnixTime, from_json, to_json, to_plain, unix_time, write_as_rows
 from cardprod._protocol.validation import check_aware, check_count, check_seconds, check_type
-from cardprod.errors import UsageError
+from cardprod.card import UsageError
 from cardprod.models import Card, ProductionStatus, Transition
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""The whole exception tree, and nothing else: who raises what is the business of the other rooms.
+"""The errors of this package.
 
 ```
 CardprodError(Exception)            .card
@@ -26,11 +26,15 @@ No error ever holds a bearer token.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
+
+from cardprod.card import CardprodError, UsageError
+from cardprod.models import ProductionFailed
 
 if TYPE_CHECKING:
+    from cardprod.card import Card
     from cardprod.checkpoint import Checkpoint
-    from cardprod.models import Card, ProductionStatus
+    from cardprod.models import ProductionStatus
 
 __all__ = [
     "ApiError",
@@ -51,48 +55,6 @@ __all__ = [
     "UsageError",
     "WaitTimeout",
 ]
-
-_E = TypeVar("_E", bound="CardprodError")
-
-
-def _rebuild(cls: type[_E], args: tuple[object, ...], state: dict[str, Any]) -> _E:
-    """Make the error again from its parts, without calling a constructor that wants more than its message."""
-    error = cls.__new__(cls, *args)
-    error.args = args  # those that are an OSError as well redact them
-    error.__dict__.update(state)
-    return error
-
-
-class CardprodError(Exception):
-    """The root: `except CardprodError` catches everything this package raises on purpose.
-
-    Attributes:
-        card: The card it is about, or None where no single card is.
-    """
-
-    card: Card | None
-
-    def __init__(self, message: str, *, card: Card | None = None) -> None:
-        super().__init__(message)
-        self.card = card
-
-    def __str__(self) -> str:
-        message = str(self.args[0]) if self.args else ""
-        if self.card is None:
-            return message
-        # A server may name the card in its words, and an error is printed in logs, where its token is never whole.
-        shortened = str(self.card).partition("/")[2]
-        return f"card {self.card}: {message.replace(self.card.card_token, shortened)}"
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (type(self), self.args, self.__dict__.copy())
-
-
-class UsageError(CardprodError, ValueError):
-    """An argument or a call that cannot be right; mend the calling code.
-
-    A bad argument is told before any I/O. A client that is closed, or lent a session that is, tells it when it is used.
-    """
 
 
 class TransportError(CardprodError):
@@ -215,18 +177,6 @@ class WaitTimeout(CardprodError, TimeoutError):
         self.polls = polls
         self.elapsed = elapsed
         self.checkpoint = checkpoint
-
-
-class ProductionFailed(CardprodError):
-    """The card ended in PRODUCTION_ERROR or REQUEST_ERROR, and the caller asked for that to be an exception.
-
-    Attributes:
-        status: The final status, with the error code and its meaning.
-    """
-
-    def __init__(self, message: str, *, status: ProductionStatus, card: Card | None = None) -> None:
-        super().__init__(message, card=card)
-        self.status = status
 
 
 class BadSignature(CardprodError):

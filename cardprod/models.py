@@ -5,20 +5,18 @@ How they travel is `_protocol`'s business, when to poll is `_polling`'s.
 
 from __future__ import annotations
 
-import re
 from datetime import datetime  # noqa: TC003 - cattrs reads the types of fields
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Final, Literal
 
 import attrs
 
 from cardprod._protocol.codec import from_json, to_json
 from cardprod._protocol.validation import check_aware, check_type
+from cardprod.card import Card, CardLike, CardprodError, one_line
 from cardprod.error_codes import PRODUCTION_ERROR_MEANINGS, REQUEST_ERROR_MEANINGS, ErrorCode, ErrorOrigin
-from cardprod.errors import ProductionFailed, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from typing import Self
 
 __all__ = [
@@ -32,107 +30,19 @@ __all__ = [
     "one_line",
 ]
 
-_CARD_TOKEN: Final = re.compile(r"(?!\.{1,2}\Z)[A-Za-z0-9._~-]{1,128}")
-_MAX_INT64: Final = 2**63 - 1
-_SHOWN: Final = 8
 _SHOWN_STATUS: Final = 300
 
 
-def one_line(text: str, limit: int) -> str:
-    """Make foreign text fit for a message: no line breaks, no terminal codes, no half characters, not too long.
+class ProductionFailed(CardprodError):
+    """The card ended in PRODUCTION_ERROR or REQUEST_ERROR, and the caller asked for that to be an exception.
 
-    Args:
-        text: Somebody else's words.
-        limit: How many characters to keep at most.
-    """
-    text = " ".join(text[: limit * 4].split())
-    text = "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
-    return text if len(text) <= limit else f"{text[: limit - 1]}…"
-
-
-def _may_be_id(profile_id: object) -> bool:
-    return type(profile_id) is int and 0 < profile_id <= _MAX_INT64
-
-
-def _may_be_token(card_token: object) -> bool:
-    return isinstance(card_token, str) and _CARD_TOKEN.fullmatch(card_token) is not None
-
-
-def _refuse(profile_id: object, card_token: object) -> UsageError:
-    """Say which of the two cannot be right, and what would be."""
-    if type(profile_id) is not int:
-        return UsageError(f"profile_id must be an int, such as 123456; this is a {type(profile_id).__name__}")
-    if not 0 < profile_id <= _MAX_INT64:
-        return UsageError("profile_id must be from 1 to 2**63 - 1, as Wise's profile ids are")
-    if not isinstance(card_token, str):
-        return UsageError(f"card_token must be a str; this is a {type(card_token).__name__}")
-    return UsageError(
-        f"card_token must be 1 to 128 characters of A-Z a-z 0-9 . _ ~ -, and not '.' or '..'; "
-        f"this one has {len(card_token)} characters and does not qualify"
-    )
-
-
-@attrs.frozen(repr=False, eq=False)
-class Card:
-    """One card: the profile that owns it and the card's token. Hashable, so it can be a key.
-
-    The token may travel in a URL as it is: nothing that needs escaping is accepted. Printed, the token is shortened;
-    `card.card_token` has it whole.
-
-    Args:
-        profile_id: The id of the profile that owns the card, a positive int64.
-        card_token: The card's token, 1 to 128 characters of `A-Za-z0-9._~-`; a UUID in every sample of Wise's.
-
-    Raises:
-        UsageError: One of them cannot be right.
+    Attributes:
+        status: The final status, with the error code and its meaning.
     """
 
-    profile_id: int
-    card_token: str
-
-    def __attrs_post_init__(self) -> None:
-        if not _may_be_id(self.profile_id) or not _may_be_token(self.card_token):
-            raise _refuse(self.profile_id, self.card_token)
-
-    @classmethod
-    def of(cls, card: CardLike) -> Card:
-        """Take a card, or a `(profile_id, card_token)` tuple for one.
-
-        Raises:
-            UsageError: It is neither, or cannot be right.
-        """
-        if isinstance(card, Card):
-            return card
-        # A caller without a type checker may pass anything at all.
-        if isinstance(card, tuple) and len(card) == 2:  # type: ignore[redundant-expr]  # noqa: PLR2004
-            return cls(*card)
-        raise UsageError(f"expected a Card or a (profile_id, card_token) tuple, got a {type(card).__name__}")
-
-    def __iter__(self) -> Iterator[int | str]:
-        """Unpack like the tuple: `profile_id, card_token = card`."""
-        return iter((self.profile_id, self.card_token))
-
-    def __eq__(self, other: object) -> bool:
-        if isinstance(other, Card):
-            return self.card_token == other.card_token and self.profile_id == other.profile_id
-        return (self.profile_id, self.card_token) == other if isinstance(other, tuple) else NotImplemented
-
-    def __hash__(self) -> int:
-        # As the tuple's, so that either finds the other in a dict.
-        return hash((self.profile_id, self.card_token))
-
-    def _short_token(self) -> str:
-        return self.card_token if len(self.card_token) <= _SHOWN else f"{self.card_token[:_SHOWN]}…"
-
-    def __repr__(self) -> str:
-        return f"Card({self.profile_id}, {self._short_token()!r})"
-
-    def __str__(self) -> str:
-        return f"{self.profile_id}/{self._short_token()}"
-
-
-CardLike: TypeAlias = Card | tuple[int, str]
-"""What is accepted wherever a card is: a `Card`, or a `(profile_id, card_token)` tuple."""
+    def __init__(self, message: str, *, status: ProductionStatus, card: Card | None = None) -> None:
+        super().__init__(message, card=card)
+        self.status = status
 
 
 class Status(StrEnum):

@@ -72,6 +72,7 @@ TESTS: Final[Mapping[str, tuple[str, ...]]] = {
     "card_files": ("unit/test_card_files.py",),
     "checkpoint": ("unit/test_checkpoint.py",),
     "error_codes": ("unit/test_error_codes.py",),
+    "card": ("unit/test_models.py",),
     "errors": ("unit/test_errors.py",),
     "models": ("unit/test_models.py",),
     "telemetry": ("unit/test_log_records.py",),

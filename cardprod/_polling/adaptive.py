@@ -41,7 +41,7 @@ from typing import TYPE_CHECKING, Final
 
 import attrs
 
-from cardprod.errors import UsageError
+from cardprod.card import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar, cast, get_args
 import attrs
 
 from cardprod._protocol.validation import is_finite_number
-from cardprod.errors import UsageError
+from cardprod.card import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -7,7 +7,7 @@ import re
 from datetime import datetime
 from typing import TYPE_CHECKING, Final, TypeGuard
 
-from cardprod.errors import UsageError
+from cardprod.card import UsageError
 
 if TYPE_CHECKING:
     from typing import Any
