@@ -122,8 +122,12 @@ class Transport:
         first_id = uuid.uuid4()
         self._correlation_prefix = str(first_id)[:24]
         self._correlation_counter = itertools.count(first_id.node)
-        import_module("cardprod._http.retries")  # for later, when imports may fail
-        status_structurer("answer")
+        try:
+            import_module("cardprod._http.retries")  # for later, when imports may fail
+            status_structurer("answer")
+        except (ImportError, OSError) as exc:
+            self._loop = None
+            raise UsageError(f"this client cannot load what its requests need: {exc}") from exc
 
     async def acquire(self, queue: LimiterQueue | None = None) -> Permit:
         """Wait for a permit, before it is decided which card it is for.

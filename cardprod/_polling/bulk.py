@@ -201,11 +201,18 @@ class Batch(CoroutineLike[Outcomes], Generic[_T]):
         key: Any = item
         try:
             hash(item)
-        except TypeError:
-            key = repr(item)
+        except Exception:  # noqa: BLE001 - the item's own
+            key = _repr_of(item)
         self._stream.count_card()
         self._stream.add((key, error))
         self._stream.count_end(error)
+
+
+def _repr_of(item: object) -> str:
+    try:
+        return repr(item)
+    except Exception:  # noqa: BLE001 - the item's own
+        return f"<{type(item).__name__} at {id(item):#x}>"
 
 
 class _Pairs(AsyncIterator[_T]):
@@ -282,7 +289,6 @@ class Statuses(Batch[ProductionStatus]):
         try:
             outcome = await self._poller.request(card, self._requests, permit)
         except CardprodError as error:
-            outcome = error
+            outcome = error.with_traceback(None)  # its frames hold this batch
         self._stream.add((card, outcome))
         self._stream.count_end(outcome)
-        del outcome  # if it is an error, its traceback holds this frame: separate them

@@ -189,7 +189,8 @@ class Poller:
         except WouldBlock:
             pass
         except CardprodError as error:
-            outcome = _outcome_of(error, entry, queue)
+            # Without its traceback, whose frames hold the card's state, which may hold the error: no cycle is left.
+            outcome = _outcome_of(error.with_traceback(None), entry, queue)
         except Exception as exc:  # noqa: BLE001 - a token source's own, or a fault of this package
             entry.abort(exc)
         finally:
@@ -200,7 +201,6 @@ class Poller:
         if outcome is None:
             return False
         self.apply(entry, outcome)
-        del outcome  # if it is an error, its traceback holds this frame: separate them
         return True
 
     async def _request_in_time(

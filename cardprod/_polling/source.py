@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Iterable
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
 from time import perf_counter
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
 
 from cardprod.errors import UsageError
 from cardprod.models import Card
@@ -17,6 +17,9 @@ __all__ = ["Cards", "TimeSlice", "check_source", "each_card", "each_item"]
 
 Cards: TypeAlias = "Iterable[CardLike] | AsyncIterable[CardLike]"
 """What cards can come from: anything that can be iterated, by `for` or `async for`."""
+
+_S = TypeVar("_S")
+_I = TypeVar("_I")
 
 _SLICE: Final = 0.004
 """Seconds of work, after which the event loop runs something else."""
@@ -72,21 +75,28 @@ async def each_item(source: Cards) -> AsyncIterator[tuple[object, Card | UsageEr
     work = TimeSlice()
     count = 0
     if isinstance(source, AsyncIterable):
-        async for item in source:
+        async for item in _begun(aiter, source):
             count += 1
             yield item, _card_of(item, count)
             if count % _CHECK_EVERY == 0:
                 await work.pause_if_over()
         return
-    for item in source:
+    for item in _begun(iter, source):
         count += 1
         yield item, _card_of(item, count)
         if count % _CHECK_EVERY == 0:
             await work.pause_if_over()
 
 
+def _begun(begin: Callable[[_S], _I], source: _S) -> _I:
+    try:
+        return begin(source)
+    except TypeError as exc:
+        raise UsageError(f"cards cannot be iterated: {exc}") from exc
+
+
 def _card_of(item: CardLike, count: int) -> Card | UsageError:
     try:
         return Card.of(item)
-    except UsageError as exc:
+    except Exception as exc:  # noqa: BLE001 - mostly ours; or the item's own
         return UsageError(f"card number {count}: {exc}")

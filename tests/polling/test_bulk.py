@@ -20,6 +20,7 @@ from cardprod import (
     Card,
     CardNotFound,
     CardprodError,
+    Checkpoint,
     Client,
     ProductionStatus,
     Progress,
@@ -147,6 +148,94 @@ async def test_what_is_no_card_is_an_error_value(kiosk: Simulator, client: Clien
                 assert all(isinstance(error, UsageError) for error in outcome.values())
                 assert "card number 2: " in str(outcome[None])
                 assert_nothing_subscribed(client)
+
+
+class Unhashable:
+    """An item that cannot be a key, nor be shown."""
+
+    def __hash__(self) -> int:
+        raise ValueError("no hash")
+
+    def __repr__(self) -> str:
+        raise ValueError("no repr")
+
+
+async def test_item_that_raises(kiosk: Simulator, client: Client) -> None:
+    """An item that cannot be a key, nor be shown, is an error beside the others too, under its class."""
+    (card,) = add(kiosk, 1)
+    items: list[Any] = [Unhashable(), card]
+    for start in (client.get_statuses, client.wait_until_all_final):
+        outcome: dict[Any, Any] = await start(items)
+        assert isinstance(outcome.pop(card), ProductionStatus)
+        ((key, error),) = outcome.items()
+        assert key.startswith("<Unhashable at 0x")
+        assert isinstance(error, UsageError)
+        assert_nothing_subscribed(client)
+
+
+class NoIterator:
+    """What seems to be iterable, and is not."""
+
+    def __iter__(self) -> Any:
+        return None
+
+
+class NoAsyncIterator:
+    """What seems to be iterable by `async for`, and is not."""
+
+    def __aiter__(self) -> Any:
+        return None
+
+
+async def test_source_that_cannot_be_iterated(client: Client) -> None:
+    """A source that turns out not to be iterable ends its batch with a `UsageError`."""
+    for source in (NoIterator(), NoAsyncIterator()):
+        for start in (client.get_statuses, client.wait_until_all_final):
+            with pytest.raises(UsageError, match="cards cannot be iterated: "):
+                await start(source)
+            assert_nothing_subscribed(client)
+
+
+async def test_failed_cards_leave_no_garbage(kiosk: Simulator) -> None:
+    """Cards that end with an error leave nothing for the garbage collector."""
+    cards = [Card(123456, f"unknown-{number}") for number in range(20)]
+    async with Client(kiosk.token, base_url=kiosk.base_url) as client:
+        await client.get_statuses(cards)  # whatever is made once
+        gc.collect()
+        gc.disable()
+        try:
+            for start in (client.get_statuses, client.wait_until_all_final):
+                outcome = await start(cards)
+                assert all(isinstance(error, CardNotFound) for error in outcome.values())
+                del outcome
+            sweep = await client.sweep(Checkpoint.for_cards(cards))
+            assert len(sweep.steps) == len(cards)
+            del sweep
+            await asyncio.sleep(1)
+            errors = [thing for thing in gc.get_objects() if isinstance(thing, CardNotFound)]
+            assert [error for error in errors if error.card in cards] == []
+        finally:
+            gc.enable()
+
+
+async def test_checkpoint_in_an_observer(kiosk: Simulator, client: Client) -> None:
+    """A checkpoint taken in an observer, at any event, holds the card until its end was delivered, and that end."""
+    (card,) = add(kiosk, 1)
+    seen: list[tuple[str, bool]] = []
+    async with client.wait_until_all_final([card], schedule=Backoff(first=10, factor=1)) as steps:
+
+        def save(event: Event) -> None:
+            (pending,) = steps.checkpoint().pending
+            last = [step.current.status for step in pending.undelivered][-1:]
+            seen.append((type(event).__name__, last == ["PRODUCED"]))
+
+        client.on_event = save
+        async for _, step in steps:
+            assert isinstance(step, Transition)
+            if step.is_final:
+                client.on_event = None
+    assert ("TransitionSeen", True) in seen
+    assert seen[-1] == ("WaitEnded", True)
 
 
 async def test_source_that_ends_in_a_cancellation(kiosk: Simulator, client: Client) -> None:
