@@ -21,12 +21,10 @@ for status in Status:
     "arguments",
     [
         ("-c", _MEANINGS),
-        ("-m", "cardprod", "--help"),
         ("-m", "cardprod", "wait", "--help"),
-        ("-m", "cardprod", "simulate", "--help"),
         ("-m", "cardprod", "status", "0", "card"),
     ],
-    ids=["meanings", "help", "help of wait", "help of simulate", "bad argument"],
+    ids=["meanings", "help", "bad argument"],
 )
 def test_same_without_docstrings(arguments: tuple[str, ...]) -> None:
     """Meanings of codes, help and messages are the same with `-OO`."""
