@@ -5,6 +5,7 @@ Runs alternate, and the clock is inside the interpreter, around the import alone
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -19,7 +20,9 @@ _PROGRAM = "import time; start = time.perf_counter(); import {}; print(time.perf
 
 def _seconds(module: str) -> float:
     command = [sys.executable, "-c", _PROGRAM.format(module)]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    # With byte code, as installed packages have it, whatever this shell is set to.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return float(subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

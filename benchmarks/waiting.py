@@ -150,8 +150,8 @@ def run(arguments: argparse.Namespace) -> str:
         ["wait_until_all_final, registered", f"{arguments.cards:,}", f"{each:,.0f}"],
         [
             "wait_until_all_final, looked at once",
-            f"{arguments.polled_at:,}",
-            f"{_alone(_looking, arguments.polled_at):,.0f}",
+            f"{arguments.looked_at:,}",
+            f"{_alone(_looking, arguments.looked_at):,.0f}",
         ],
     ]
     rows += [
