@@ -268,10 +268,10 @@ class Statuses(Batch[ProductionStatus]):
             elif card not in taken:
                 taken.add(card)
                 self._stream.count_card()
-                await self._begin_poll(card)
+                await self._start_poll(card)
         self._stream.finish()
 
-    async def _begin_poll(self, card: Card) -> None:
+    async def _start_poll(self, card: Card) -> None:
         """Wait for room and a permit, and poll the card in a task of its own."""
         while not self._stream.has_room:
             await self._room.wait_until(None)

@@ -3,7 +3,9 @@
 A wait for one card, a batch and a sweep differ in what they poll when, and in where transitions go. Everything else
 they promise is here, once: a poll is shared with all who wait for the card and cut off at the deadline; a failure, an
 answer and an event change the state in the same way; logs and observers see the same events; what a user's schedule or
-token source raises ends the face it belongs to and nobody else's.
+token source raises ends the interface it belongs to and nobody else's.
+
+An interface is what a user holds: a `Wait`, a batch (`Waits`), or a sweep. Each has its own kind of `PollEntry`.
 """
 
 from __future__ import annotations
@@ -31,15 +33,15 @@ __all__ = ["PollEntry", "Poller"]
 
 
 class PollEntry(PollState):
-    """One card that is waited for, as the engine sees it. Each face has a kind of its own.
+    """One card that is waited for, as the engine sees it. Each interface has a kind of its own.
 
-    After every change the engine calls `settle`: the one place where a face moves a card on.
+    After every change the engine calls `move_on`: the one place where an interface moves a card on.
     """
 
     __slots__ = ()
 
     aborts_on_usage_errors: ClassVar[bool] = False
-    """Whether a client that cannot be used ends the face, rather than this card's wait."""
+    """Whether a client that cannot be used ends the interface, rather than this card's wait."""
 
     is_interruptible: ClassVar[bool] = False
     """Whether a poll under way can be cut off by an event that brings what it was for."""
@@ -54,15 +56,15 @@ class PollEntry(PollState):
         """Take a transition, to be delivered to the user."""
 
     @abstractmethod
-    def settle(self) -> None:
+    def move_on(self) -> None:
         """Move the card on: its state has changed."""
 
     @abstractmethod
     def abort(self, error: BaseException) -> None:
-        """End the face, by an error that is not this card's: a schedule's own, a token source's."""
+        """End the interface, by an error that is not this card's: a schedule's own, a token source's."""
 
-    def end_poll(self) -> None:
-        """Note that a poll of the card has ended, before its outcome is applied."""
+    def return_from_poll(self) -> None:
+        """Take the card back from its poll, before the outcome is applied."""
 
     @property
     def is_interrupted(self) -> bool:
@@ -88,7 +90,7 @@ class PollEntry(PollState):
 
 
 class Poller:
-    """Polls cards for every face.
+    """Polls cards for every interface.
 
     Args:
         transport: What sends the requests.
@@ -178,7 +180,8 @@ class Poller:
             permit: One that was acquired; it is released or given back here.
 
         Returns:
-            Whether something came of it: False if requests are paused, or an event made it unnecessary.
+            Whether something came of it: False if requests are paused, an event made it unnecessary, or the interface
+            was ended.
         """
         outcome: Outcome | None = None
         try:
@@ -190,13 +193,13 @@ class Poller:
             pass
         except CardprodError as error:
             # Without its traceback, whose frames hold the card's state, which may hold the error: no cycle is left.
-            outcome = _outcome_of(error.with_traceback(None), entry, queue)
+            outcome = _failure_for(error.with_traceback(None), entry, queue)
         except Exception as exc:  # noqa: BLE001 - a token source's own, or a fault of this package
             entry.abort(exc)
         finally:
             if permit is not None:
-                permit.give_back()  # unless it was used
-            entry.end_poll()
+                permit.give_back()  # no effect if it was used
+            entry.return_from_poll()
             shared.end(outcome)
         if outcome is None:
             return False
@@ -256,7 +259,7 @@ class Poller:
         return True
 
     def apply_cut_off(self, entry: PollEntry) -> None:
-        """End a card's poll at its deadline, while another wait's poll that was to serve it too goes on."""
+        """Apply a card's deadline, which came while it followed another wait's poll; that poll goes on."""
         self.apply(entry, _cut_off(entry.card, None))
 
     def settle(self, entry: PollEntry) -> None:
@@ -282,7 +285,7 @@ class Poller:
             entry.deliver(transition)
         if entry.is_over:
             self.subscriptions.leave(entry.card, entry)
-        entry.settle()
+        entry.move_on()
         if seen and self.telemetry.wants_transitions:
             for transition in seen:
                 self.telemetry.emit(TransitionSeen(entry.card, id(entry), transition))
@@ -290,7 +293,7 @@ class Poller:
             self._report_end(entry, entry.error)
 
 
-def _outcome_of(error: CardprodError, entry: PollEntry, queue: LimiterQueue | None) -> Outcome | None:
+def _failure_for(error: CardprodError, entry: PollEntry, queue: LimiterQueue | None) -> Outcome | None:
     """Return what a failure means for a card; None if nothing is known of it, and nothing wrong with it."""
     if isinstance(error, RateLimited) and queue is not None and not queue.waits_for(error):
         return None

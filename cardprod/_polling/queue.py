@@ -130,7 +130,7 @@ class PollQueue(Generic[_S]):
         state.phase = Phase.IDLE
         return state
 
-    def end_poll(self, state: _S) -> None:
+    def return_from_poll(self, state: _S) -> None:
         """Take a card back after its poll, or after the one it followed; it is to be rescheduled."""
         if state.phase is not Phase.OVER:
             state.phase = Phase.IDLE

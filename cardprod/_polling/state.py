@@ -154,7 +154,7 @@ class PollState:
         """When even a last poll that began late must have ended; infinite for never."""
         return self._deadline_at + self._options.last_poll_seconds
 
-    def begin_poll(self, now: float) -> None:
+    def mark_due(self, now: float) -> None:
         """Begin the poll that is due: late, if the driver was busy, and so perhaps the last.
 
         Args:

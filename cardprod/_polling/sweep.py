@@ -82,14 +82,14 @@ async def sweep(checkpoint: Checkpoint, poller: Poller, options: PollOptions, st
         poller.begin(entry)
     try:
         await this.poll_all(due, stop)
+        if poller.transport.paused_for > 0:
+            this.expire(due)
     finally:
         for entry in due:
             poller.end(entry)
 
     now, wall_now = loop.time(), wall_clock()
     paused_for = poller.transport.paused_for
-    if paused_for > 0:
-        this.expire(due, now)
     pending: list[PendingCard] = []
     for entry in entries:
         if not entry.is_over:
@@ -134,7 +134,7 @@ class _Entry(PollEntry):
     def deliver(self, transition: Transition) -> None:
         self._pass.steps.append((self.card, transition))
 
-    def settle(self) -> None:
+    def move_on(self) -> None:
         if self.error is not None:
             self._pass.steps.append((self.card, self.error))
 
@@ -188,12 +188,13 @@ class _Pass:
         for task in self._tasks:
             task.cancel()
 
-    def expire(self, due: Sequence[_Entry], now: float) -> None:
+    def expire(self, due: Sequence[_Entry]) -> None:
         """End the waits whose deadline passed before there was a permit for their last poll."""
+        now = asyncio.get_running_loop().time()
         for entry in due:
             if not entry.is_over and entry.expires_at <= now:
                 entry.expire(now)
-                entry.settle()
+                self.poller.settle(entry)
 
     async def _start_all(self, due: Sequence[_Entry], stop: asyncio.Event | None) -> None:
         loop = asyncio.get_running_loop()
@@ -208,7 +209,7 @@ class _Pass:
             if entry.is_over or entry.next_poll_at > now + TICK or self._aborted_by is not None:
                 permit.give_back()  # an event or somebody else's poll came first
                 continue
-            entry.begin_poll(now)
+            entry.mark_due(now)
             shared = self.poller.subscriptions.begin_poll(entry.card, entry, now)
 
             async def poll(entry: _Entry = entry, shared: SharedPoll = shared, permit: Permit = permit) -> None:

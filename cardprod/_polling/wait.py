@@ -230,7 +230,7 @@ class _Entry(PollEntry):
         now = loop.time()
         if self.postpone(now, subscriptions.trust.gap(now)):
             return
-        self.begin_poll(now)
+        self.mark_due(now)
         if not subscriptions.is_polled(self.card):
             await self._poller.poll_once(self, subscriptions.begin_poll(self.card, self, now))
         elif not await self._signal.wait_until(self.cut_off_at):
@@ -276,7 +276,7 @@ class _Entry(PollEntry):
     def deliver(self, transition: Transition) -> None:
         self.steps.append(transition)
 
-    def settle(self) -> None:
+    def move_on(self) -> None:
         self._signal.set()
 
     def abort(self, error: BaseException) -> None:

@@ -55,14 +55,14 @@ class _Entry(QueuedState, PollEntry):
     def deliver(self, transition: Transition) -> None:
         self._waits.deliver(self, transition)
 
-    def settle(self) -> None:
-        self._waits.settle(self)
+    def move_on(self) -> None:
+        self._waits.move_on(self)
 
     def abort(self, error: BaseException) -> None:
         self._waits.break_off(error)
 
     def take_outcome(self, outcome: Outcome) -> None:
-        """Take the outcome of another's poll; unless nobody reads: then the card is polled when there is room."""
+        """Take the outcome of another's poll; if there is no room for it, it is dropped, and the card due again."""
         if self._waits.is_held_back:
             self.poll_yourself()
         else:
@@ -70,11 +70,11 @@ class _Entry(QueuedState, PollEntry):
 
     def poll_yourself(self) -> None:
         if self.phase is Phase.FOLLOWING and not self.is_over:
-            self.begin_poll(asyncio.get_running_loop().time())
-            self.settle()
+            self.mark_due(asyncio.get_running_loop().time())
+            self.move_on()
 
-    def end_poll(self) -> None:
-        self._waits.end_poll(self)
+    def return_from_poll(self) -> None:
+        self._waits.return_from_poll(self)
 
 
 class Waits(Batch[Transition]):
@@ -122,12 +122,12 @@ class Waits(Batch[Transition]):
         self._sweep = 0 if resumed is None else resumed.sweep
         self._checkpoint_id = "" if resumed is None else resumed.id
         self._queue: PollQueue[_Entry] = PollQueue()
-        self._changed, self._deadlines_changed = Signal(), Signal()  # what is due first; what expires first
-        self._sleeps_until = -math.inf
+        self._wake_poller, self._wake_expirer = Signal(), Signal()
+        self._sleeps_until = -math.inf  # when `_poll_due` wakes; -inf while it is awake
         self._polls, self._poll_ended = 0, Signal()  # tasks that poll; one has ended
         self._is_source_done = cards is None
-        self._ended: set[Card] = set()  # kept while the source may repeat them
-        self._end_unread: dict[Card, _Entry] = {}  # over, and their end is still in the stream
+        self._over: set[Card] = set()  # kept while the source may bring them again
+        self._over_unread: dict[Card, _Entry] = {}  # over, and their end is still in the stream
 
     @property
     def poller(self) -> Poller:
@@ -136,7 +136,7 @@ class Waits(Batch[Transition]):
 
     @property
     def is_held_back(self) -> bool:
-        """Whether nothing more may be seen before the reader has read."""
+        """Whether the stream is full, of results alone; polls under way, which will add some, are not counted here."""
         return self._stream.is_full
 
     @staticmethod
@@ -146,8 +146,8 @@ class Waits(Batch[Transition]):
         return result.current if result.is_final else None
 
     def _was_read(self, card: Card, result: Transition | CardprodError) -> None:
-        if self._end_unread and (isinstance(result, CardprodError) or result.is_final):
-            self._end_unread.pop(card, None)
+        if self._over_unread and (isinstance(result, CardprodError) or result.is_final):
+            self._over_unread.pop(card, None)
 
     def checkpoint(self) -> Checkpoint:
         """Save the waits as they are, to go on with elsewhere by `Client.resume` or `Client.sweep`.
@@ -166,7 +166,7 @@ class Waits(Batch[Transition]):
         for card, result in self._stream:
             if isinstance(result, Transition):
                 undelivered.setdefault(card, []).append(result)
-        entries = [*self._end_unread.values(), *self._queue]
+        entries = [*self._over_unread.values(), *self._queue]
         saved = {entry.card: entry.save(now, wall_now, undelivered.get(entry.card, ())) for entry in entries}
         self._checkpoint_id = self._checkpoint_id or str(uuid.uuid4())
         pending = tuple((self._to_resume | saved).values())
@@ -224,13 +224,13 @@ class Waits(Batch[Transition]):
                 async for item, card in each_item(source):
                     if isinstance(card, UsageError):
                         await self._refuse(item, card)
-                    elif card not in self._ended:
+                    elif card not in self._over:
                         self._register(card, loop.time())
         except TimeoutError:
             if not limit.expired():
                 raise
         self._is_source_done = True
-        self._ended.clear()
+        self._over.clear()
         self._stream.finish()
 
     def _resume(self, saved: PendingCard, now: float) -> None:
@@ -241,8 +241,9 @@ class Waits(Batch[Transition]):
         entry.restore(saved, now, wall_clock())
         self._stream.count_card()
         if entry.last is not None and entry.is_over:
+            # It was final already when it was saved: its last transition is among those that were just added.
             entry.phase = Phase.OVER
-            self._end_unread[entry.card] = entry
+            self._over_unread[entry.card] = entry
             self._stream.count_end(entry.last)
         else:
             self._wait_for(entry, now)
@@ -260,14 +261,14 @@ class Waits(Batch[Transition]):
         self._queue.add(entry)  # first: an observer of its beginning may notify it
         self._poller.begin(entry)
         if entry.expires_at != math.inf:
-            self._deadlines_changed.set()
+            self._wake_expirer.set()
         if now < self._sleeps_until:
-            self._changed.set()
+            self._wake_poller.set()
 
     # --- Cards are polled ---
 
     async def _poll_due(self) -> None:
-        """Start polls as cards fall due, but for when as many are under way as may be: each then goes on by itself."""
+        """Start a task for each card that is due, until every place is taken; then each task takes the next card."""
         while True:
             entry, permit = await self._next_due()
             self._start_poll(entry, permit)
@@ -283,7 +284,7 @@ class Waits(Batch[Transition]):
             due_at = self._queue.due_at(now)
             if due_at > now + TICK:
                 self._sleeps_until = due_at
-                await self._changed.wait_until(None if math.isinf(due_at) else due_at)
+                await self._wake_poller.wait_until(None if math.isinf(due_at) else due_at)
                 self._sleeps_until = -math.inf
             elif (postponed := self._queue.postpone(now, subscriptions.trust.gap(now))) is not None:
                 self._poller.settle(postponed)
@@ -302,7 +303,7 @@ class Waits(Batch[Transition]):
         shared = self._begin_poll(entry)
 
         def ended() -> None:
-            shared.end(None)  # unless it ran
+            shared.end(None)  # no effect if the task has run, and so ended it
             permit.give_back()
             self._stream.unreserve()
             self._polls -= 1
@@ -313,7 +314,7 @@ class Waits(Batch[Transition]):
         self._run(lambda: self._poll(entry, shared, permit), ended)
 
     async def _poll(self, entry: _Entry, shared: SharedPoll, permit: Permit) -> None:
-        """Poll a card, and, if nothing has to be waited for, the next one that is due: it needs no task of its own."""
+        """Poll a card; and then, while every place is taken, the next one that is due, which needs no new task."""
         loop, limiter, subscriptions = (
             asyncio.get_running_loop(),
             self._poller.transport.limiter,
@@ -325,7 +326,7 @@ class Waits(Batch[Transition]):
             await asyncio.sleep(0)  # so that polls that end together are followed by requests that are sent together
             now = loop.time()
             if self._polls < limiter.places or not self._stream.has_room or subscriptions.trust.gap(now) > 0:
-                return
+                return  # `_poll_due` is awake, or has something to wait for or to postpone
             if self._queue.due_at(now) > now or (another := limiter.try_acquire(now, self._requests)) is None:
                 return
             following = self._queue.take(now, subscriptions.is_polled)
@@ -337,34 +338,34 @@ class Waits(Batch[Transition]):
 
     def _begin_poll(self, entry: _Entry) -> SharedPoll:
         now = asyncio.get_running_loop().time()
-        entry.begin_poll(now)
+        entry.mark_due(now)
         return self._poller.subscriptions.begin_poll(entry.card, entry, now)
 
     # --- What the engine asks for ---
 
-    def end_poll(self, entry: _Entry) -> None:
+    def return_from_poll(self, entry: _Entry) -> None:
         """Take a card back from its poll."""
         if not self._is_left:
-            self._queue.end_poll(entry)
+            self._queue.return_from_poll(entry)
 
     def deliver(self, entry: _Entry, transition: Transition) -> None:
         """Add a transition to the results."""
         self._stream.add((entry.card, transition))
 
-    def settle(self, entry: _Entry) -> None:
+    def move_on(self, entry: _Entry) -> None:
         """Move a card on after a change: to its next poll, or, if its wait is over, out."""
         if self._is_left:
             return
         if self._queue.reschedule(entry):
             self._finish(entry)
         elif entry.next_poll_at < self._sleeps_until:
-            self._changed.set()
+            self._wake_poller.set()
 
     def _finish(self, entry: _Entry) -> None:
         card, error = entry.card, entry.error
-        self._end_unread[card] = entry
+        self._over_unread[card] = entry
         if not self._is_source_done:
-            self._ended.add(card)
+            self._over.add(card)
         if error is not None:
             if isinstance(error, WaitTimeout):
                 saved = entry.save(asyncio.get_running_loop().time(), wall_clock())
@@ -383,9 +384,9 @@ class Waits(Batch[Transition]):
         while True:
             at = self._queue.next_expiry()
             if at > loop.time() + TICK:
-                await self._deadlines_changed.wait_until(None if math.isinf(at) else at)
+                await self._wake_expirer.wait_until(None if math.isinf(at) else at)
             elif self._stream.is_full:
-                await self._deadlines_changed.wait_until(None)  # until there is room
+                await self._wake_expirer.wait_until(None)  # until there is room
             else:
                 for entry in islice(self._queue.expire(loop.time()), self._stream.room):
                     self._poller.settle(entry)
@@ -393,7 +394,7 @@ class Waits(Batch[Transition]):
 
     def _on_room(self) -> None:
         super()._on_room()
-        self._deadlines_changed.set()
+        self._wake_expirer.set()
 
     async def _end(self) -> None:
         left = self._queue.clear()

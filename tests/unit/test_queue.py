@@ -34,7 +34,7 @@ def poll(queue: PollQueue[QueuedState], now: float, status: ProductionStatus = R
     taken = queue.take(now, not_polled)
     assert taken is not None
     taken.process_status(status, now)
-    queue.end_poll(taken)
+    queue.return_from_poll(taken)
     queue.reschedule(taken)
     return taken
 
@@ -87,7 +87,7 @@ def test_over_is_reported_once() -> None:
     assert taken is one
     one.process_status(DONE, 0)
     assert queue.reschedule(one)
-    queue.end_poll(one)
+    queue.return_from_poll(one)
     assert not queue.reschedule(one)
     assert (one.phase, list(queue), queue.due_at(0)) == (Phase.OVER, [], math.inf)
 
@@ -292,9 +292,9 @@ class Fleet(RuleBasedStateMachine):
         """End a poll with an answer."""
         one = self.polling.pop()
         if not one.is_over:
-            one.begin_poll(self.now)
+            one.mark_due(self.now)
             one.process_status(DONE if is_done else READY, self.now)
-        self.queue.end_poll(one)
+        self.queue.return_from_poll(one)
         self.queue.reschedule(one)
 
     @precondition(lambda self: self.states)

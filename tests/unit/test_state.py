@@ -465,7 +465,7 @@ def test_poll_that_begins_late(began_at: float, due_at: float) -> None:
     """A poll that begins later than it was due is due then, and so is the last one if that is past the deadline."""
     state = new_state(timeout=15.0)
     state.process_status(seen("READY"), 100.0)
-    state.begin_poll(began_at)
+    state.mark_due(began_at)
     assert (state.next_poll_at, state.cut_off_at) == (due_at, None if due_at == 115.0 else 115.0)
 
 
@@ -594,7 +594,7 @@ def test_last_poll_has_its_own_time() -> None:
     state.process_status(seen("READY"), 101.0)
     state.process_status(seen("READY"), 111.0)
     assert (state.next_poll_at, state.cut_off_at) == (115.0, 122.0)
-    state.begin_poll(118.0)
+    state.mark_due(118.0)
     assert (state.cut_off_at, state.expires_at) == (125.0, 122.0)
 
 
