@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from cardprod.models import ProductionStatus
 
-__all__ = ["Order", "compare", "compare_times"]
+__all__ = ["Order", "are_ordered", "compare", "compare_times"]
 
 _PRECISION: Final = timedelta(seconds=1)
 """Webhooks of schema version 2.0.0 write whole seconds: where one of two times is whole, they are equal if closer."""
@@ -75,6 +75,14 @@ def compare_times(new: datetime | None, known: datetime | None) -> Order:
     if (new.microsecond == 0 or known.microsecond == 0) and abs(new - known) < _PRECISION:
         return Order.UNDECIDED
     return Order.NEWER if new > known else Order.OLDER
+
+
+def are_ordered(one: datetime | None, other: datetime | None) -> bool:
+    """Whether two times say which status is newer, or that both are of one request, whose statuses then have an order.
+
+    If not, the order of statuses says nothing: either may be of an earlier production of the card.
+    """
+    return one is not None and (one == other or compare_times(one, other) is not Order.UNDECIDED)
 
 
 def _stage_of(status: ProductionStatus) -> _Stage:

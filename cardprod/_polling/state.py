@@ -23,7 +23,7 @@ import attrs
 
 from cardprod._polling.adaptive import AdaptiveSchedule
 from cardprod._polling.backoff import Backoff
-from cardprod._polling.ordering import Order, compare, compare_times
+from cardprod._polling.ordering import Order, are_ordered, compare, compare_times
 from cardprod._protocol.codec import unix_time
 from cardprod.checkpoint import Checkpoint, PendingCard
 from cardprod.errors import CardNotFound, CardprodError, Forbidden, Unauthorized, UsageError, WaitTimeout
@@ -47,6 +47,9 @@ reported late than never."""
 
 _SKEW: Final = 1.0
 """Seconds by which two machines' clocks may differ."""
+
+_TICK: Final = 0.001
+"""Seconds to which times by two clocks can be compared at all."""
 
 
 @attrs.frozen(kw_only=True)
@@ -275,10 +278,19 @@ class PollState:
         if self.last is None:
             return sent_at is not None and wall_now - sent_at.timestamp() <= now - self.started_at + _SKEW
         order = compare(event.status, self.last, self._occurred_at)
-        if order is Order.UNDECIDED and event.status.status != self.last.status and self._event is not None:
+        if order is Order.OLDER or event.status.status == self.last.status:
+            return order is Order.NEWER
+        if order is Order.NEWER and are_ordered(event.status.occurred_at, self._occurred_at):
+            return True
+        # Wise redelivers for two weeks, so an event may be of an earlier production: only when it was sent can tell.
+        if sent_at is None or (order is Order.UNDECIDED and self._event is None):
+            return False
+        if self._event is not None:
             known_sent_at = self._event[1]
-            return sent_at is not None and known_sent_at is not None and sent_at > known_sent_at
-        return order is Order.NEWER
+            if known_sent_at is None or sent_at < known_sent_at:
+                return False
+            return sent_at > known_sent_at or order is Order.NEWER
+        return wall_now - sent_at.timestamp() <= now - self._polled_at + _TICK
 
     def _lags(self, status: ProductionStatus, last: ProductionStatus, now: float, event_at: float) -> bool:
         """Whether a poll shows what was before the event that brought the last status."""

@@ -157,7 +157,8 @@ class Subscriptions:
         news = [subscriber.take_event(event, wall_now) for subscriber in subscribers]
         now = asyncio.get_running_loop().time()
         self._remember(event.card, event, now)
-        self.trust.arrived(event.card, event.status, now, is_news=any(news))
+        if any(news) or _is_recent(event, wall_now):  # an old one, delivered again, says nothing of how events come
+            self.trust.arrived(event.card, event.status, now, is_news=any(news))
         return len(subscribers)
 
     def recent_event(self, card: Card) -> ProductionEvent | None:
@@ -179,6 +180,10 @@ class Subscriptions:
         self._recent[card] = now, event
         if len(self._recent) > _MOST_RECENT:
             del self._recent[next(iter(self._recent))]
+
+
+def _is_recent(event: ProductionEvent, wall_now: float) -> bool:
+    return event.sent_at is not None and wall_now - event.sent_at.timestamp() <= LAG
 
 
 def _own(outcome: Outcome) -> Outcome:

@@ -66,7 +66,7 @@ class World:
     def __init__(self) -> None:
         self._is_running = False
         self._has_started = False
-        self._started_at = 0.0
+        self._started_at = self._epoch_at = 0.0
         self._epoch = datetime.now(UTC)
         self._reached = 0.0
         self._floor = Floor()
@@ -361,7 +361,7 @@ class World:
         self._is_running = True
         if not self._has_started:  # else its times go on
             self._has_started = True
-            self._started_at = asyncio.get_running_loop().time()
+            self._started_at = self._epoch_at = asyncio.get_running_loop().time()
             self._epoch = datetime.now(UTC)
             self._post = PostOffice(self._started_at, self._timestamp, self._tell_delivery)
 
@@ -376,7 +376,9 @@ class World:
         return max(asyncio.get_running_loop().time(), self._reached)
 
     def _timestamp(self, loop_time: float) -> str:
-        moment = self._epoch + timedelta(seconds=loop_time - self._started_at)
+        # A test may put virtual time, which begins at 0, in the place of the loop's clock after the start.
+        self._epoch_at = min(self._epoch_at, loop_time)
+        moment = self._epoch + timedelta(seconds=loop_time - self._epoch_at)
         return f"{moment:%Y-%m-%dT%H:%M:%S}.{moment.microsecond // 1000:03d}Z"
 
     def _check_running(self, what: str) -> None:

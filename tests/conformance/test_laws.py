@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -213,6 +213,23 @@ async def test_older_event_changes_nothing(kiosk: Simulator, client: Client, int
 
 
 # --- Sharing ---
+
+
+@each_continuous_interface
+async def test_event_of_an_earlier_production_changes_nothing(
+    kiosk: Simulator, client: Client, interface: Interface
+) -> None:
+    """An old event that is delivered again ends no wait, where nothing but its sending time shows that it is old."""
+    kiosk.add(CARD, PRINTS)
+    long_ago = datetime.now(UTC) - timedelta(days=3)
+
+    def redeliver(event: Event) -> None:
+        if isinstance(event, TransitionSeen) and not event.transition.is_final:
+            client.notify(event_of(CARD, "PRODUCTION_ERROR", sent_at=long_ago))
+
+    client.on_event = redeliver
+    report = await interface.follow(client, CARD, schedule=EVERY_5)
+    assert report.statuses[-1] == "PRODUCED"
 
 
 @each_continuous_interface

@@ -87,6 +87,38 @@ def test_which_event_counts(known: tuple[str, float | None], event: tuple[str, f
         assert state.is_over is step.is_final
 
 
+@pytest.mark.parametrize("sent_at", [-3 * 86_400, -1, 9.99, None])
+@pytest.mark.parametrize(
+    ("known", "event"),
+    [
+        (("READY", None), ("PRODUCED", -3 * 86_400)),  # a poll that had no time
+        (("IN_PROGRESS", None), ("PRODUCTION_ERROR", -3 * 86_400)),
+        (("READY", 5.5), ("PRODUCED", None)),  # an event that had no time, or an illegible one
+        (("IN_PROGRESS", 5.5), ("PRODUCTION_ERROR", 5.0)),  # an error in whole seconds, just before the retry
+        (("READY", None), ("PRODUCED", None)),
+    ],
+)
+def test_old_event_that_times_do_not_order(
+    known: tuple[str, float | None], event: tuple[str, float | None], sent_at: float | None
+) -> None:
+    """Where times do not order the two, an event that was not sent after the last answered poll changes nothing."""
+    state = begun()
+    state.process_status(seen("READY", known[1]), 0)
+    state.process_status(seen(*known), 10)
+    assert state.process_event(event_of(*event, sent_at), 12, wall_at(12)) is None
+    assert state.last == seen(*known)
+    assert state.process_event(event_of(*event, 11), 12, wall_at(12)) is not None  # a fresh one
+
+
+def test_events_that_times_do_not_order() -> None:
+    """Of two events that times do not order, one further along counts if it was not sent before the other."""
+    for sent_at, counts in ((10.9, False), (11, True), (11.1, True)):
+        state = begun()
+        state.process_status(seen("READY"), 10)
+        assert state.process_event(event_of("IN_PROGRESS", None, 11), 12, wall_at(12)) is not None
+        assert (state.process_event(event_of("PRODUCED", None, sent_at), 13, wall_at(13)) is not None) is counts
+
+
 def test_sent_at_breaks_ties() -> None:
     """Of two events that times and statuses do not order, the one sent later counts; if that is unknown, the first."""
     state = begun()
