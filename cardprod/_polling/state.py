@@ -282,15 +282,19 @@ class PollState:
             return order is Order.NEWER
         if order is Order.NEWER and are_ordered(event.status.occurred_at, self._occurred_at):
             return True
-        # Wise redelivers for two weeks, so an event may be of an earlier production: only when it was sent can tell.
-        if sent_at is None or (order is Order.UNDECIDED and self._event is None):
+        return sent_at is not None and self._is_sent_later(sent_at, order, now, wall_now)
+
+    def _is_sent_later(self, sent_at: datetime, order: Order, now: float, wall_now: float) -> bool:
+        """Whether an event that times do not order was sent after what is known.
+
+        Wise redelivers for two weeks, so it may be of an earlier production of the card: nothing else can tell.
+        """
+        if self._event is None:
+            return order is Order.NEWER and wall_now - sent_at.timestamp() <= now - self._polled_at + _TICK
+        known_sent_at = self._event[1]
+        if known_sent_at is None:
             return False
-        if self._event is not None:
-            known_sent_at = self._event[1]
-            if known_sent_at is None or sent_at < known_sent_at:
-                return False
-            return sent_at > known_sent_at or order is Order.NEWER
-        return wall_now - sent_at.timestamp() <= now - self._polled_at + _TICK
+        return sent_at >= known_sent_at if order is Order.NEWER else sent_at > known_sent_at
 
     def _lags(self, status: ProductionStatus, last: ProductionStatus, now: float, event_at: float) -> bool:
         """Whether a poll shows what was before the event that brought the last status."""

@@ -29,7 +29,6 @@ __all__ = [
     "UnixTime",
     "as_datetime",
     "from_json",
-    "from_plain",
     "to_json",
     "to_plain",
     "unix_time",
@@ -89,31 +88,6 @@ def to_json(value: attrs.AttrsInstance, *, version: int) -> str:
     return json.dumps(plain, default=_write_time, separators=(",", ":"))
 
 
-def from_plain(cls: type[_T], plain: object, *, writer: str) -> _T:
-    """Make a value of what `to_plain` or JSON gave.
-
-    Args:
-        cls: What to make.
-        plain: The plain value.
-        writer: What is supposed to have written it, for the message.
-
-    Raises:
-        UsageError: It was not written by that; what is wrong, and where.
-    """
-    from cattrs import BaseValidationError, transform_error  # noqa: PLC0415 - as in `_converter`
-
-    converter = _converter()
-    try:
-        return converter.structure(plain, cls)
-    except RecursionError:
-        reason = "it is nested too deeply"
-    except BaseValidationError as exc:
-        reason = transform_error(exc, path="", format_exception=_reason)[0].replace(" @ .", " @ ").removesuffix(" @ ")
-    except (UsageError, ValueError, TypeError) as exc:
-        reason = str(exc)
-    raise UsageError(f"this is not what {writer} gave: {reason}")
-
-
 def from_json(cls: type[_T], text: str | bytes, *, version: int, writer: str) -> _T:
     """Read what `to_json` wrote.
 
@@ -138,7 +112,15 @@ def from_json(cls: type[_T], text: str | bytes, *, version: int, writer: str) ->
         raise UsageError(f"this is not what {writer} gave: it has no version")
     if written_in != version:
         raise UsageError(f"this was written by {writer} in version {written_in}; known is version {version}")
-    return from_plain(cls, fields, writer=writer)
+    from cattrs import BaseValidationError, transform_error  # noqa: PLC0415 - as in `_converter`
+
+    try:
+        return _converter().structure(fields, cls)
+    except RecursionError:
+        reason = "it is nested too deeply"
+    except BaseValidationError as exc:
+        reason = transform_error(exc, path="", format_exception=_reason)[0].replace(" @ .", " @ ").removesuffix(" @ ")
+    raise UsageError(f"this is not what {writer} gave: {reason}")
 
 
 @cache
@@ -148,10 +130,10 @@ def _converter() -> Converter:
     from cattrs.cols import list_structure_factory  # noqa: PLC0415
     from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn  # noqa: PLC0415
 
-    converter = Converter(forbid_extra_keys=True)
+    converter = Converter()
 
     def read_tuples(type_: Any) -> Callable[[object, Any], object]:  # noqa: ANN401 - types, as cattrs has them
-        list_of: Any = GenericAlias(list, get_args(type_)[:1])
+        list_of: Any = GenericAlias(list, get_args(type_)[0])
         read: Any = list_structure_factory(list_of, converter)
         return lambda value, _: tuple(read(_array(value), list_of))
 
@@ -173,7 +155,6 @@ def _converter() -> Converter:
     converter.register_structure_hook_func(lambda type_: type_ == Count, _read_count)
     converter.register_structure_hook_func(lambda type_: type_ == UnixTime, _read_unix_time)
     converter.register_structure_hook_func(_is_text_or_enum, _read_text_or_enum)
-    converter.register_unstructure_hook(datetime, lambda moment: moment)
     return converter
 
 
@@ -184,7 +165,7 @@ def _is_tuple(type_: Any) -> bool:  # noqa: ANN401 - as above
 def _is_text_or_enum(type_: Any) -> bool:  # noqa: ANN401 - as above
     """Whether it is str beside its enums, as statuses and codes are: attrs makes the enum of a text that is known."""
     texts = [one for one in get_args(type_) if one is not NoneType] if isinstance(type_, UnionType) else []
-    return len(texts) > 1 and all(issubclass(one, str) for one in texts)
+    return bool(texts) and all(issubclass(one, str) for one in texts)
 
 
 def _object(value: object) -> dict[str, object]:
@@ -218,11 +199,10 @@ def _reason(exc: BaseException, _: type | None) -> str:
 
 def _read_text(value: object, _: object) -> str:
     text = _checked(str, value, "a string")
-    if not text.isascii():
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            raise ValueError("expected a string without half characters") from None
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("expected a string without half characters") from None
     return text
 
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cardprod import Card, ErrorCode, ProductionStatus, Status, UsageError
-from cardprod._protocol.codec import Count, UnixTime, as_datetime, from_json, from_plain, to_json, to_plain, unix_time
+from cardprod._protocol.codec import Count, UnixTime, as_datetime, from_json, to_json, to_plain, unix_time
 from tests.table import Table
 
 
@@ -80,7 +80,7 @@ def test_fields_with_defaults_may_be_missing() -> None:
     """A field that has a default may be missing; one that has none, or is unknown, may not."""
     assert read('{"version": 3}') == Sample()
     with pytest.raises(UsageError, match=r"^this is not what Card gave: profile_id is missing @ profile_id$"):
-        from_plain(Card, {"card_token": "a"}, writer="Card")
+        from_json(Card, '{"version": 3, "card_token": "a"}', version=3, writer="Card")
     with pytest.raises(UsageError, match=r"^this is not what Sample gave: unknown fields: a, b$"):
         read('{"version": 3, "b": 1, "a": 2}')
 
@@ -129,6 +129,25 @@ def test_times() -> None:
     """Times outside of every calendar become its end, and microseconds are kept."""
     assert as_datetime(unix_time(1e300)) == as_datetime(unix_time(1e15)) == datetime.max.replace(tzinfo=UTC)
     assert as_datetime(unix_time(1795521600.123456)) == datetime(2026, 11, 24, 12, 0, 0, 123456, tzinfo=UTC)
+
+
+LEAST_TIME: Final = -62_135_596_800_000_000
+MOST_TIME: Final = 253_402_300_799_999_999
+
+
+def test_bounds() -> None:
+    """The least and the most of each number are read, and nothing beyond them."""
+    for name, least, most in (
+        ("count", 0, 2**63 - 1),
+        ("unix", LEAST_TIME, MOST_TIME),
+        ("moment", LEAST_TIME, MOST_TIME),
+    ):
+        for value in (least, most):
+            assert json.loads(to_json(read(json.dumps({"version": 3, name: value})), version=3))[name] == value
+        for value in (least - 1, most + 1):
+            with pytest.raises(UsageError, match=rf" @ {name}$"):
+                read(json.dumps({"version": 3, name: value}))
+    assert (unix_time(-1e300), unix_time(1e300)) == (LEAST_TIME, MOST_TIME)
 
 
 def test_plain() -> None:
