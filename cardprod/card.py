@@ -1,7 +1,7 @@
 """A card, and the two errors that anything may raise: `CardprodError`, the root, and `UsageError`. No I/O.
 
-They are in one module because a card refuses what cannot be right, and an error names its card. `cardprod.errors` has
-the other errors.
+They share a module because a card raises `UsageError`, and an error names its card. The other errors are in
+`cardprod.errors`.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ _E = TypeVar("_E", bound="CardprodError")
 
 
 def _rebuild(cls: type[_E], args: tuple[object, ...], state: dict[str, Any]) -> _E:
-    """Make the error again from its parts, without calling a constructor that wants more than its message."""
+    """Rebuild a pickled or copied error without its constructor, which needs more arguments than its message."""
     error = cls.__new__(cls, *args)
-    error.args = args  # those that are an OSError as well redact them
+    error.args = args  # `OSError.__new__` leaves them empty, and some are an OSError
     error.__dict__.update(state)
     return error
 
 
 class CardprodError(Exception):
-    """The root: `except CardprodError` catches everything this package raises on purpose.
+    """The root of all errors that this package raises.
 
     Attributes:
-        card: The card it is about, or None where no single card is.
+        card: The card it is about; None if it is about no single card.
     """
 
     card: Card | None
@@ -47,7 +47,7 @@ class CardprodError(Exception):
         message = str(self.args[0]) if self.args else ""
         if self.card is None:
             return message
-        # A server may name the card in its words, and an error is printed in logs, where its token is never whole.
+        # A server's message may contain the card's token, which must not appear whole in a log.
         shortened = str(self.card).partition("/")[2]
         return f"card {self.card}: {message.replace(self.card.card_token, shortened)}"
 
@@ -56,18 +56,18 @@ class CardprodError(Exception):
 
 
 class UsageError(CardprodError, ValueError):
-    """An argument or a call that cannot be right; mend the calling code.
+    """An invalid argument or call: fix the calling code.
 
-    A bad argument is told before any I/O. A client that is closed, or lent a session that is, tells it when it is used.
+    An invalid argument is reported before any I/O; a closed client or session, when the client is used.
     """
 
 
 def one_line(text: str, limit: int) -> str:
-    """Make foreign text fit for a message: no line breaks, no terminal codes, no half characters, not too long.
+    """Make untrusted text fit for a message: one line of printable characters.
 
     Args:
-        text: Somebody else's words.
-        limit: How many characters to keep at most.
+        text: The text.
+        limit: The most characters to keep.
     """
     text = " ".join(text[: limit * 4].split())
     text = "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
@@ -83,7 +83,7 @@ def _may_be_token(card_token: object) -> bool:
 
 
 def _refuse(profile_id: object, card_token: object) -> UsageError:
-    """Say which of the two cannot be right, and what would be."""
+    """Make the error that says which of the two is invalid, and what would be valid."""
     if type(profile_id) is not int:
         return UsageError(f"profile_id must be an int, such as 123456; this is a {type(profile_id).__name__}")
     if not 0 < profile_id <= _MAX_INT64:
@@ -98,17 +98,17 @@ def _refuse(profile_id: object, card_token: object) -> UsageError:
 
 @attrs.frozen(repr=False, eq=False)
 class Card:
-    """One card: the profile that owns it and the card's token. Hashable, so it can be a key.
+    """One card: the profile that owns it and the card's token. Hashable; equal to the tuple of the two.
 
-    The token may travel in a URL as it is: nothing that needs escaping is accepted. Printed, the token is shortened;
-    `card.card_token` has it whole.
+    Only tokens that need no escaping in a URL are accepted. `str` and `repr` shorten the token; `card.card_token` is
+    the whole one.
 
     Args:
         profile_id: The id of the profile that owns the card, a positive int64.
-        card_token: The card's token, 1 to 128 characters of `A-Za-z0-9._~-`; a UUID in every sample of Wise's.
+        card_token: The card's token, 1 to 128 characters of `A-Za-z0-9._~-`; a UUID in all of Wise's samples.
 
     Raises:
-        UsageError: One of them cannot be right.
+        UsageError: One of them is invalid.
     """
 
     profile_id: int
@@ -120,10 +120,10 @@ class Card:
 
     @classmethod
     def of(cls, card: CardLike) -> Card:
-        """Take a card, or a `(profile_id, card_token)` tuple for one.
+        """Return a card as it is, or the card of a `(profile_id, card_token)` tuple.
 
         Raises:
-            UsageError: It is neither, or cannot be right.
+            UsageError: It is neither, or is invalid.
         """
         if isinstance(card, Card):
             return card
@@ -133,7 +133,7 @@ class Card:
         raise UsageError(f"expected a Card or a (profile_id, card_token) tuple, got a {type(card).__name__}")
 
     def __iter__(self) -> Iterator[int | str]:
-        """Unpack like the tuple: `profile_id, card_token = card`."""
+        """Unpack as the tuple does: `profile_id, card_token = card`."""
         return iter((self.profile_id, self.card_token))
 
     def __eq__(self, other: object) -> bool:
@@ -142,7 +142,7 @@ class Card:
         return (self.profile_id, self.card_token) == other if isinstance(other, tuple) else NotImplemented
 
     def __hash__(self) -> int:
-        # As the tuple's, so that either finds the other in a dict.
+        # The tuple's hash, so that either finds the other in a dict.
         return hash((self.profile_id, self.card_token))
 
     def _short_token(self) -> str:
@@ -156,4 +156,4 @@ class Card:
 
 
 CardLike: TypeAlias = Card | tuple[int, str]
-"""What is accepted wherever a card is: a `Card`, or a `(profile_id, card_token)` tuple."""
+"""What is accepted as a card: a `Card`, or a `(profile_id, card_token)` tuple."""

@@ -1,4 +1,4 @@
-"""`Client`, the façade: it checks arguments and puts the parts together. No logic of its own."""
+"""`Client`, the façade: it checks arguments and connects the layers below. No logic of its own."""
 
 from __future__ import annotations
 
@@ -51,40 +51,39 @@ _DEFAULT_SCHEDULE: Final = Backoff()
 
 
 class Client:
-    """Asks the Wise Platform API whether cards are printed yet.
+    """Requests the production status of cards from the Wise Platform API, once or until it is final.
 
     ```python
     async with Client("user-token", base_url=SANDBOX) as client:
         status = await client.get_status(123456, "ca0c8154-1e14-4464-a1ce-dcea7dc3de52")
     ```
 
-    One client is meant to be shared by everything in a process that uses the same token: its looks keep the rate limit
-    together. It belongs to the event loop that first uses it. Making one does no I/O.
+    Share one client among everything in a process that uses the same token: the rate limit holds for all of its
+    requests together. It belongs to the event loop that first uses it. Creating one does no I/O.
 
     Args:
-        token: A user token (personal tokens are not documented for this call), an `OAuthToken`, which refreshes itself,
-            or another async callable that gives one.
-        base_url: `PRODUCTION`, `SANDBOX`, or another place that speaks Wise's HTTP, such as the simulator.
+        token: A user token (Wise documents no personal tokens for this call), an `OAuthToken`, which refreshes itself,
+            or another `TokenSource`.
+        base_url: `PRODUCTION`, `SANDBOX`, or another server with the same API, such as the simulator.
         api_version: The first segment of the path, "v3" or a calendar version such as "2026Q3".
         session: An `aiohttp.ClientSession` to use instead of an own one, with its connector, proxies, trace configs
-            and cookie jar. It is never closed here and none of its defaults is changed; so aiohttp goes on
-            sending a request once more by itself when a connection that was kept alive breaks, beyond `attempts` and
-            `rate_limit`, and does not mind an answer that came before its request. One that does not verify the
-            server is refused.
+            and cookie jar. It is neither closed nor changed here. So aiohttp still resends a request by itself when
+            a kept-alive connection breaks, which neither `attempts` nor `rate_limit` counts, and accepts an answer
+            that came before its request. A session that does not verify the server is refused.
         request_timeout: Seconds for one request and its whole answer; time spent queueing does not count.
-        attempts: How often one look may be sent before it fails, the first time included. Tried again are connection
-            trouble, timeouts, 408, 429 and 5xx.
+        attempts: How often a request is sent before its poll fails, the first time included. Connection errors,
+            timeouts, 408, 429 and 5xx are retried.
         rate_limit: The most requests per second and per minute, for all that this client does; None for no limit.
-        max_concurrency: The most requests under way at once.
-        ssl: A TLS context, for a client certificate or a private authority; None for the machine's authorities. One
+        max_concurrency: The most requests in flight at once.
+        ssl: A TLS context, for a client certificate or a private authority; None for the system's authorities. One
             that does not verify the server is refused.
-        allow_plain_http: Accept plain http to hosts other than this machine. For test networks only: whoever is on the
-            way can read the token.
-        safety_net: Seconds between looks at a card while events given to `notify` tell every change; 0 to look as
-            often as without events. See `cardprod._polling.webhook_trust` for what "while" means.
+        allow_plain_http: Accept plain http to hosts other than loopback. For test networks only: anybody on the
+            network can read the token.
+        safety_net: Seconds between polls of a card while an event given to `notify` reports each change; 0 to poll as
+            often as without events. `cardprod._polling.webhook_trust` says how that is measured.
 
     Raises:
-        UsageError: An argument that cannot be right; which, and what would be.
+        UsageError: An argument is invalid; the message says which, and what would be valid.
     """
 
     def __init__(  # noqa: PLR0913 - one for each thing a user may set
@@ -130,13 +129,13 @@ class Client:
 
     @classmethod
     def from_env(cls) -> Self:
-        """Make a client from the environment.
+        """Create a client from the environment.
 
         Reads `CARDPROD_TOKEN` (required), `CARDPROD_BASE_URL` (default `PRODUCTION`) and `CARDPROD_API_VERSION`
         (default "v3").
 
         Raises:
-            UsageError: `CARDPROD_TOKEN` is not set, or one of them cannot be right.
+            UsageError: `CARDPROD_TOKEN` is not set, or one of them is invalid.
         """
         token = os.environ.get("CARDPROD_TOKEN", "")
         if not token:
@@ -148,10 +147,10 @@ class Client:
         )
 
     async def get_status(self, profile_id: int, card_token: str) -> ProductionStatus:
-        """Look once: what is the card's production status now?
+        """Request the card's production status once.
 
-        It queues for the rate limit, and, after a 429 to any look of this client, for the `Retry-After` of that, an
-        hour at most. Use `asyncio.timeout` to wait for less.
+        The request waits for the rate limit and, after a 429 to any request of this client, for its `Retry-After`, one
+        hour at most. Use `asyncio.timeout` to limit that.
 
         Args:
             profile_id: The id of the profile that owns the card.
@@ -161,8 +160,8 @@ class Client:
             The status as the API gives it, which may lag a little behind the machine.
 
         Raises:
-            UsageError: An argument that cannot be right, a closed client, or a client of another event loop.
-            TransportError: No answer came, in any attempt.
+            UsageError: An argument is invalid, or the client is closed or belongs to another event loop.
+            TransportError: No attempt was answered.
             ApiError: The answer is an error; the subclass says which.
             BadReply: The answer is not of the documented shape.
         """
@@ -180,39 +179,39 @@ class Client:
     ) -> Wait:
         """Wait until the card is PRODUCED, PRODUCTION_ERROR or REQUEST_ERROR.
 
-        Await what this returns for the final status, or iterate it for each transition. A card that ends in an error
-        status does not raise: look at the status, or call its `raise_for_failure()`.
+        Await the result for the final status, or iterate it for each transition. An error status is returned, not
+        raised: check the status, or call its `raise_for_failure()`.
 
         Args:
             profile_id: The id of the profile that owns the card.
             card_token: The card's token.
-            timeout: Seconds to wait, on the event loop's clock; None for as long as it takes. The last sleep is cut to
-                it and one last look is taken there, which may take `request_timeout` seconds more, retries included.
-            schedule: When to look: a `Backoff`, or anything with its `delay` method.
-            max_failures: How many looks in a row may fail, each after its own attempts, before the wait does. An
-                answer, or an event that is news, resets the count.
+            timeout: Seconds to wait, on the event loop's clock; None for no limit. At the deadline there is one last
+                poll, which may take `request_timeout` seconds more, retries included.
+            schedule: When to poll: a `Backoff`, or any object with its `delay` method.
+            max_failures: How many polls in a row may fail, each after its own attempts, before the wait does. An
+                answer, or an event with something new, resets the count.
 
         Returns:
-            The wait, not begun yet.
+            The wait, not started yet.
 
         Raises:
-            UsageError: An argument that cannot be right. See `Wait` for what waiting raises.
+            UsageError: An argument is invalid. See `Wait` for what waiting raises.
         """
         card = Card(profile_id, card_token)
         return Wait(card, self._poller, self._options(schedule, timeout, max_failures))
 
     @returns_coroutine
     def get_statuses(self, cards: Cards) -> Statuses:
-        """Look once at each of many cards.
+        """Request the production status of many cards, once each.
 
-        Await what this returns for a dict, or use it as `async with … as pairs` and iterate those as they come.
+        Await the result for a dict, or use it as `async with … as pairs` and iterate the pairs as they come.
 
         Args:
-            cards: `Card`s or `(profile_id, card_token)` tuples, from any iterable or async iterable. They are taken as
-                they can be looked up; one that comes twice is looked up once.
+            cards: `Card`s or `(profile_id, card_token)` tuples, from any iterable or async iterable. They are read as
+                requests can be sent; a duplicate is requested once.
 
         Returns:
-            The statuses, not begun yet: for each card a `ProductionStatus`, or the `CardprodError` that its look
+            The statuses, not started yet: for each card a `ProductionStatus`, or the `CardprodError` that its request
             ended with.
 
         Raises:
@@ -233,26 +232,26 @@ class Client:
     ) -> Waits:
         """Wait until each of many cards is PRODUCED, PRODUCTION_ERROR or REQUEST_ERROR.
 
-        Await what this returns for a dict of how each ended, or use it as `async with … as steps` and iterate the
+        Await the result for a dict of how each card ended, or use it as `async with … as steps` and iterate the
         transitions of all cards as they are seen.
 
         Args:
-            cards: `Card`s or `(profile_id, card_token)` tuples, from any iterable or async iterable. One that comes
-                twice is waited for once. None for none yet: they come by `add`, until `no_more`.
-            timeout: Seconds to wait for each card, from when it is taken; None for as long as it takes. If its last
-                look, at the deadline, has not had its turn within `request_timeout`, its wait ends without.
-            batch_timeout: Seconds to wait for all of them, from when the block is entered; None for as long as it
-                takes. Cards not taken from their source by then are left there.
-            schedule: When to look: an `AdaptiveSchedule`, a `Backoff`, or anything with its `delay` method; None for an
-                `AdaptiveSchedule` of the client's own, which learns from all its batches that say None.
-            max_failures: How many looks in a row may fail, each after its own attempts, before a card's wait does. An
-                answer, or an event that is news, resets the count.
+            cards: `Card`s or `(profile_id, card_token)` tuples, from any iterable or async iterable. A duplicate is
+                waited for once. None for cards that are passed to `add` until `no_more`.
+            timeout: Seconds to wait for each card, from when it is read; None for no limit. At the deadline there is
+                one last poll; if it gets no permit within `request_timeout` seconds, the wait ends without it.
+            batch_timeout: Seconds to wait for all cards, from when the block is entered; None for no limit. Cards not
+                read from their source by then stay there.
+            schedule: When to poll: an `AdaptiveSchedule`, a `Backoff`, or any object with its `delay` method; None for
+                the client's own `AdaptiveSchedule`, which all batches with None share and teach.
+            max_failures: How many polls in a row may fail, each after its own attempts, before a card's wait does. An
+                answer, or an event with something new, resets the count.
 
         Returns:
-            The waits, not begun yet.
+            The waits, not started yet.
 
         Raises:
-            UsageError: An argument that cannot be right. See `Waits` for what iterating raises.
+            UsageError: An argument is invalid. See `Waits` for what iterating raises.
         """
         if cards is not None:
             check_source(cards)
@@ -265,21 +264,21 @@ class Client:
 
     @returns_coroutine
     def resume(self, checkpoint: Checkpoint, *, schedule: Schedule | None = None) -> Waits:
-        """Go on with the waits of a checkpoint, in this process, until each of its cards is final.
+        """Continue the waits of a checkpoint in this process, until each of its cards is final.
 
-        Nothing that was told before is told again, transitions that were seen and not told come first, and every
-        deadline stays where it was.
+        Transitions that were delivered before are not delivered again, those seen but undelivered come first, and
+        deadlines stay as they were.
 
         Args:
-            checkpoint: What `Wait.checkpoint`, `Waits.checkpoint`, `Checkpoint.for_cards` or a sweep gave.
-            schedule: When to look; None for the checkpoint's own `Backoff`, or, where it has none, for the
-                `AdaptiveSchedule` of this client's own.
+            checkpoint: What `Wait.checkpoint`, `Waits.checkpoint`, `Checkpoint.for_cards` or a sweep returned.
+            schedule: When to poll; None for the checkpoint's `Backoff`, or, without one, the client's own
+                `AdaptiveSchedule`.
 
         Returns:
-            The waits, not begun yet.
+            The waits, not started yet.
 
         Raises:
-            UsageError: An argument that cannot be right. See `Waits` for what iterating raises.
+            UsageError: An argument is invalid. See `Waits` for what iterating raises.
         """
         options = self._options_of(checkpoint, schedule)
         return Waits((), self._poller, self._batches, options, resumed=checkpoint)
@@ -287,24 +286,24 @@ class Client:
     async def sweep(
         self, checkpoint: Checkpoint, *, schedule: Schedule | None = None, stop: asyncio.Event | None = None
     ) -> Sweep:
-        """Look once at every card of a checkpoint that is due, for a job engine that does the waiting.
+        """Poll every card of a checkpoint that is due once, for a job engine that does the waiting.
 
-        It never sleeps: it ends when every look that was due has its answer or has failed, after its own attempts. The
-        rate limit is kept, so that many looks take as long as that asks for. After a 429 with a `Retry-After` the cards
-        that are left stay due, and `next_poll_at` is when requests are welcome again.
+        It does not sleep until cards are due: it returns once every due poll was answered or has failed, after its own
+        attempts. Requests stay within the rate limit. After a 429 with a `Retry-After` no further poll starts: the
+        remaining cards stay due, and `next_poll_at` is when requests may be sent again.
 
         Args:
             checkpoint: The waits.
-            schedule: When to look; None for the checkpoint's own `Backoff`, or, where it has none, for the
-                `AdaptiveSchedule` of this client's own.
-            stop: An event that somebody sets who cannot wait for all of it: looks under way are finished and no other
-                begins; what is left stays due.
+            schedule: When to poll; None for the checkpoint's `Backoff`, or, without one, the client's own
+                `AdaptiveSchedule`.
+            stop: Set it to end the sweep early: polls in flight finish, no other starts, and the remaining cards stay
+                due.
 
         Returns:
-            What was seen, the next checkpoint, and when to come back.
+            What was seen, the next checkpoint, and when to sweep again.
 
         Raises:
-            UsageError: An argument, the client or its token source cannot be right. The checkpoint is still good.
+            UsageError: An argument, the client or its token source is invalid. The checkpoint is still valid.
         """
         check_type("stop", stop, asyncio.Event, or_none=True)
         jitter = random()  # noqa: S311 - one for all, so that cards that are due together stay together
@@ -312,17 +311,17 @@ class Client:
         return await sweep(checkpoint, self._poller, options, stop)
 
     def notify(self, event: ProductionEvent) -> int:
-        """Tell the waits for a card, single and in batches, what a webhook says of it. Call it in the client's loop.
+        """Deliver a webhook event to all waits for its card, single and in batches. Call it in the client's event loop.
 
-        Whichever comes first wins, event or look. An event that comes twice, late or out of order changes nothing, nor
-        does one for a card that nobody waits for. While events tell every change, looks thin out to one per
-        `safety_net`; when they stop, the looks come back by themselves.
+        A wait reports a change from whichever comes first, event or poll. An event that comes twice, late or out of
+        order changes nothing, nor does one for a card that is not waited for. While an event reports each change, cards
+        are polled once per `safety_net` seconds; when events stop, polling returns to its schedule by itself.
 
         Args:
-            event: What `cardprod.webhooks.Verifier.parse` made of a delivery, here or in another process.
+            event: What `cardprod.webhooks.Verifier.parse` returned for a delivery, here or in another process.
 
         Returns:
-            How many waits it concerns.
+            How many waits for the card there are.
 
         Raises:
             UsageError: It is no `ProductionEvent`; or the client is closed or belongs to another event loop.
@@ -361,7 +360,7 @@ class Client:
 
     @property
     def rate_limit(self) -> RateLimit | None:
-        """The most requests per second and per minute. It may be changed while looks are under way.
+        """The most requests per second and per minute. It may be changed while requests are in flight.
 
         Raises (when set):
             UsageError: It is neither a `RateLimit` nor None.
@@ -376,17 +375,17 @@ class Client:
 
     @property
     def paused_for(self) -> float:
-        """Seconds for which this client sends nothing, because it was told 429, or `pause` was called; 0 mostly."""
+        """Seconds for which this client still sends nothing, after a 429 or a call of `pause`; 0 without a pause."""
         return self._transport.paused_for
 
     def pause(self, seconds: float) -> None:
-        """Send nothing for a while, as after a 429: for one that another process with the same token was told.
+        """Send nothing for a while, as after a 429: for when another process with the same token got one.
 
         Args:
-            seconds: For how long from now. A pause that is longer already is not cut short.
+            seconds: For how long from now. A longer pause is not shortened.
 
         Raises:
-            UsageError: `seconds` cannot be right; or the client is closed or belongs to another event loop.
+            UsageError: `seconds` is invalid; or the client is closed or belongs to another event loop.
         """
         check_seconds("seconds", seconds)
         self._check_loop("pause")
@@ -395,7 +394,7 @@ class Client:
 
     @property
     def on_event(self) -> Observer | None:
-        """What gets each event of `cardprod.telemetry` as it happens; `cardprod.otel.instrument` sets it.
+        """The observer called with each event of `cardprod.telemetry`; `cardprod.otel.instrument` sets one.
 
         Raises (when set):
             UsageError: It is neither callable nor None.
@@ -418,9 +417,9 @@ class Client:
             ) from None
 
     async def close(self) -> None:
-        """Close the client: looks under way and waits that go on after it end with `UsageError`. Twice does no harm.
+        """Close the client. Requests in flight and pending waits end with `UsageError`. Closing it twice is allowed.
 
-        If its `OAuthToken` is being refreshed, that is waited for, so that the new pair is stored.
+        If its `OAuthToken` is being refreshed, that is awaited, so that the new pair is stored.
         """
         for batch in tuple(self._batches):
             batch.break_off(UsageError("this client was closed while cards were waited for"))
@@ -440,7 +439,7 @@ class Client:
 
 
 def _check_timeout(name: str, seconds: float) -> float | None:
-    """Check a timeout; infinite is none."""
+    """Check a timeout; an infinite one becomes None."""
     if seconds == math.inf:
         return None
     check_seconds(name, seconds)

@@ -3,7 +3,7 @@
 ```
 CardprodError(Exception)            .card
 ├── UsageError(ValueError)          a bad argument, before any I/O
-├── TransportError                  no answer: refused, reset, DNS, TLS, cut body
+├── TransportError                  no answer: refused, reset, DNS, TLS, truncated body
 │   └── RequestTimeout(TimeoutError)
 ├── ApiError                        an error answer: .http_status .code .detail .trace_id .body .retry_after
 │   ├── Unauthorized                401, after one refresh where the token can be refreshed
@@ -13,15 +13,15 @@ CardprodError(Exception)            .card
 │   ├── CardNotFound                404
 │   ├── RateLimited                 429
 │   └── ServerError                 5xx
-├── BadReply                        a 2xx that is not the documented shape, or over 1 MiB: .trace_id .body
+├── BadReply                        a 2xx that is not of the documented shape, or over 1 MiB: .trace_id .body
 ├── WaitTimeout(TimeoutError)       .last .polls .elapsed .checkpoint
 ├── ProductionFailed                .status
 ├── BadSignature                    a webhook that Wise did not sign
-└── BadEvent                        signed, and not a production event: .delivery_id
+└── BadEvent                        signed, but not a production event: .delivery_id
 ```
 
-Every error is one line when printed, names the card it is about where there is one, and survives pickle and copy.
-No error ever holds a bearer token.
+Every error prints as one line, names its card where it has one, and can be pickled and copied. No error ever holds a
+bearer token.
 """
 
 from __future__ import annotations
@@ -58,29 +58,29 @@ __all__ = [
 
 
 class TransportError(CardprodError):
-    """No answer came: refused, reset, DNS, TLS, or a body cut short. The cause is attached as `__cause__`.
+    """No answer came: refused, reset, DNS, TLS, or a truncated body. The cause is attached as `__cause__`.
 
-    What to do: nothing at once, it was tried as often as `attempts` says; look at the network between you and Wise.
+    All `attempts` were made already: check the network between you and Wise.
     """
 
 
 class RequestTimeout(TransportError, TimeoutError):
-    """The answer, headers and body together, did not arrive in time. The card's state is unknown, not changed."""
+    """The whole answer, headers and body, did not arrive within `request_timeout`. It says nothing about the card."""
 
 
 class ApiError(CardprodError):
-    """An answer came, and it is an error.
+    """The answer is an error.
 
     Attributes:
         http_status: The HTTP status, such as 422.
-        code: The error's own code, as far as the answer names one, such as "invalid_token".
-        detail: What the answer says in words, if anything.
-        trace_id: The answer's `x-trace-id`: quote it to Wise's support.
+        code: The error code in the answer, such as "invalid_token"; None without one.
+        detail: The error's description in the answer; None without one.
+        trace_id: The answer's `x-trace-id`, for Wise's support.
         body: The first 2 KiB of the answer's body, as text.
-        retry_after: Seconds until the next request is welcome; None if the answer did not say.
+        retry_after: Seconds to wait before the next request; None if the answer did not say.
     """
 
-    def __init__(  # noqa: PLR0913 - one keyword for each thing an answer tells
+    def __init__(  # noqa: PLR0913 - one keyword for each field of an answer
         self,
         message: str,
         *,
@@ -108,38 +108,38 @@ class Unauthorized(ApiError):
 class TokenRefreshFailed(Unauthorized):
     """The token endpoint refused to refresh the token.
 
-    `code` "invalid_grant": the user must authorise again. "invalid_client": check the client's id and secret.
+    With `code` "invalid_grant" the user must authorise again; with "invalid_client" check the client's id and secret.
     """
 
 
 class Forbidden(ApiError):
-    """403: the token is good, but not for this profile or card."""
+    """403: the token is valid, but not for this profile or card."""
 
 
 class StrongAuthenticationRequired(Forbidden):
     """403 with `x-2fa-approval-result: REJECTED`: the user must approve this with strong authentication.
 
-    This client never signs anything by itself.
+    This client cannot do that for the user.
     """
 
 
 class CardNotFound(ApiError):
-    """404: no such card under this profile, as far as this token can see."""
+    """404: this token can see no such card under this profile."""
 
 
 class RateLimited(ApiError):
-    """429: more requests than Wise allows. `retry_after` says when the next one is welcome."""
+    """429: more requests than Wise allows. `retry_after` says how long to wait."""
 
 
 class ServerError(ApiError):
-    """5xx: trouble at Wise or at a proxy before it. It was tried as often as `attempts` says."""
+    """5xx: a failure at Wise or a proxy before it. All `attempts` were made already."""
 
 
 class BadReply(CardprodError):
-    """A success that is not the documented shape, or is over 1 MiB.
+    """A 2xx answer that is not of the documented shape, or is over 1 MiB.
 
     Attributes:
-        trace_id: The answer's `x-trace-id`: quote it to Wise's support.
+        trace_id: The answer's `x-trace-id`, for Wise's support.
         body: The first 2 KiB of the answer's body, as text.
     """
 
@@ -150,19 +150,19 @@ class BadReply(CardprodError):
 
 
 class WaitTimeout(CardprodError, TimeoutError):
-    """The wait's own time ran out before the card was final. The card may still be printed: wait again.
+    """The timeout passed before the card was final. The card may still be produced: wait again.
 
-    If looks were failing at the end, the last failure is attached as `__cause__`.
+    If the last poll failed, its error is attached as `__cause__`.
 
     Attributes:
-        last: The last status seen, or None if no look was answered.
-        polls: How many looks were answered.
+        last: The last status seen; None if nothing was.
+        polls: How many polls were answered.
         elapsed: Seconds since the wait began.
-        checkpoint: The wait as it was: `client.resume(error.checkpoint.extended(600))` goes on with it, and tells
+        checkpoint: The wait as it ended: `client.resume(error.checkpoint.extended(600))` continues it, and delivers
             nothing twice.
     """
 
-    def __init__(  # noqa: PLR0913 - one keyword for each thing that was seen
+    def __init__(  # noqa: PLR0913 - one keyword for each attribute
         self,
         message: str,
         *,
@@ -180,16 +180,16 @@ class WaitTimeout(CardprodError, TimeoutError):
 
 
 class BadSignature(CardprodError):
-    """A delivery that none of the keys has signed, or that cannot have been: answer it with 400.
+    """A delivery without a valid signature by one of the keys: answer it with 400.
 
-    It says the same whatever was wrong, because whoever made it up would learn from the rest.
+    The message does not say what is wrong with it, because that would help to forge one.
     """
 
 
 class BadEvent(CardprodError):
-    """A delivery that is signed, and is not a card's production event.
+    """A delivery that is signed, but is not a card's production event.
 
-    What to do: answer 200, or Wise sends it again for two weeks; and look which subscriptions lead to this address.
+    Answer it with 200, or Wise sends it again for two weeks; and check which subscriptions use this URL.
 
     Attributes:
         delivery_id: The delivery's `X-Delivery-Id`, if it had one.

@@ -1,7 +1,4 @@
-"""What the rest of the package talks about: a card, its production status, a transition, an event. Values only, no I/O.
-
-How they travel is `_protocol`'s business, when to poll is `_polling`'s.
-"""
+"""The values of the package: a card, its production status, a transition, an event. No I/O."""
 
 from __future__ import annotations
 
@@ -34,7 +31,7 @@ _SHOWN_STATUS: Final = 300
 
 
 class ProductionFailed(CardprodError):
-    """The card ended in PRODUCTION_ERROR or REQUEST_ERROR, and the caller asked for that to be an exception.
+    """The card ended in PRODUCTION_ERROR or REQUEST_ERROR; raised by `ProductionStatus.raise_for_failure` only.
 
     Attributes:
         status: The final status, with the error code and its meaning.
@@ -46,7 +43,7 @@ class ProductionFailed(CardprodError):
 
 
 class Status(StrEnum):
-    """The production statuses Wise documents. One it has not documented yet stays the text it came as."""
+    """The production statuses that Wise documents. An undocumented one stays a plain str."""
 
     READY = "READY"
     """Card is ready for production."""
@@ -61,7 +58,7 @@ class Status(StrEnum):
 
 
 FINAL_STATUSES: Final = frozenset({Status.PRODUCED, Status.PRODUCTION_ERROR, Status.REQUEST_ERROR})
-"""Where waiting ends. Only PRODUCED is final in Wise's own words; after the two errors a card may be tried again."""
+"""The statuses that end a wait. Wise calls only PRODUCED final; after the two errors a card may be sent again."""
 
 _STATUSES: Final = {str(status): status for status in Status}
 _CODES: Final = {str(code): code for code in ErrorCode}
@@ -81,15 +78,15 @@ def _known_code(text: str | None) -> ErrorCode | str | None:
 
 @attrs.frozen
 class ProductionStatus:
-    """What one answer says of a card.
+    """A card's production status, from one answer or event.
 
     Args:
-        status: A `Status`, or the raw text of one this package does not know. Unknown ones are not final.
-        kiosk_id: The kiosk's id; None while nobody started production.
-        occurred_at: When the production request was sent to the kiosk machine (as Wise defines it), aware and in UTC;
-            None if the answer did not say, or not legibly.
-        error_code: An `ErrorCode`, or the raw text of one this package does not know; None without an error.
-        description: Wise's words on it. Can be set without there being an error.
+        status: A `Status`, or the raw text of an unknown one, which is never final.
+        kiosk_id: The kiosk's id; None before production was started.
+        occurred_at: When the production request was sent to the kiosk machine (Wise's definition), aware and in UTC;
+            None if it was missing or malformed.
+        error_code: An `ErrorCode`, or the raw text of an unknown one; None without an error.
+        description: Wise's description. It can be set without an error.
     """
 
     status: Status | str = attrs.field(converter=_known_status)
@@ -100,24 +97,24 @@ class ProductionStatus:
 
     @property
     def is_final(self) -> bool:
-        """Whether waiting ends here: PRODUCED, PRODUCTION_ERROR or REQUEST_ERROR."""
+        """Whether it ends a wait: PRODUCED, PRODUCTION_ERROR or REQUEST_ERROR."""
         return self.status in FINAL_STATUSES
 
     @property
     def is_produced(self) -> bool:
-        """Whether the card is printed."""
+        """Whether the card is PRODUCED."""
         return self.status is Status.PRODUCED
 
     @property
     def error_origin(self) -> ErrorOrigin | None:
-        """Where the error comes from; None without an error code."""
+        """Where the error occurred; None without an error code."""
         if self.error_code is None:
             return None
         return self.error_code.origin if isinstance(self.error_code, ErrorCode) else ErrorOrigin.UNKNOWN
 
     @property
     def error_meaning(self) -> str | None:
-        """What Wise documents for this error code under this status; None if it documents nothing."""
+        """What Wise's documentation says of this error code under this status; None if it says nothing."""
         if not isinstance(self.status, Status) or not isinstance(self.error_code, ErrorCode):
             return None
         return _MEANINGS.get(self.status, {}).get(self.error_code)
@@ -147,11 +144,11 @@ class Transition:
     """One change seen during a wait: the first poll, a new status, or the same status under a new `occurred_at`.
 
     Args:
-        previous: What was seen before; None for the first look.
-        current: What is seen now.
+        previous: The status before; None for the first poll.
+        current: The status now.
         elapsed: Seconds since the wait began, on the event loop's clock.
-        polls: How many looks were answered so far, this one included.
-        source: Where it was heard: "poll" for a look, "webhook" for a delivered event.
+        polls: How many polls were answered so far, this one included.
+        source: What showed it: "poll", or "webhook" for an event.
     """
 
     previous: ProductionStatus | None
@@ -162,7 +159,7 @@ class Transition:
 
     @property
     def is_final(self) -> bool:
-        """Whether the wait ends with it."""
+        """Whether it ends the wait."""
         return self.current.is_final
 
     def __str__(self) -> str:
@@ -176,19 +173,19 @@ _EVENT_VERSION: Final = 1
 
 @attrs.frozen(kw_only=True)
 class ProductionEvent:
-    """What a webhook tells: a card's production status has changed. `cardprod.webhooks` makes it of a delivery.
+    """A webhook event: a card's production status changed. `cardprod.webhooks` parses it from a delivery.
 
     Args:
         card: The card; None if the event names none.
-        status: What it is now.
-        sent_at: When Wise sent it, aware and in UTC; None if it does not say, or not legibly.
+        status: Its status now.
+        sent_at: When Wise sent it, aware and in UTC; None if it was missing or malformed.
         delivery_id: The delivery's `X-Delivery-Id`.
-        subscription_id: The subscription it comes by.
-        schema_version: The version of its shape, such as "4.0.0".
-        is_test: Whether it only tests the address: it tells of no card, and `status` says nothing.
+        subscription_id: The subscription that it was sent for.
+        schema_version: The version of its schema, such as "4.0.0".
+        is_test: Whether it only tests the endpoint: it is about no card, and `status` means nothing.
 
     Raises:
-        UsageError: One of them cannot be right: `card` or `status` of another type, or a time that is not aware.
+        UsageError: `card` or `status` is of another type, or a time is not aware.
     """
 
     card: Card | None
@@ -200,24 +197,24 @@ class ProductionEvent:
     is_test: bool = False
 
     def __attrs_post_init__(self) -> None:
-        # What Wise's deliveries make is right; this is for events that others make, in tests or of JSON.
+        # Parsed deliveries are valid; this is for events that callers make, in tests or from JSON.
         check_type("an event's card", self.card, Card, or_none=True)
         check_type("an event's status", self.status, ProductionStatus)
         check_aware("an event's sent_at", self.sent_at)
         check_aware("an event's occurred_at", self.status.occurred_at)
 
     def to_json(self) -> str:
-        """Write it as one line of JSON, to hand it to another process. The card's token is in it, no other secret."""
+        """Return it as one line of JSON, to pass to another process. It contains the card's token, no other secret."""
         return to_json(self, version=_EVENT_VERSION)
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
-        """Read what `to_json` wrote. Take it from nobody but yourself: it is not signed.
+        """Read what `to_json` returned. It is not signed: accept it from your own processes only.
 
         Args:
-            text: What `to_json` gave.
+            text: The JSON.
 
         Raises:
-            UsageError: It is not that; what is wrong with it.
+            UsageError: It is something else; the message says what is wrong with it.
         """
         return from_json(cls, text, version=_EVENT_VERSION, writer="ProductionEvent.to_json")

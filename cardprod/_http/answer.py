@@ -1,4 +1,4 @@
-"""An answer as it comes from the network: its HTTP status, its headers, and its body up to a limit."""
+"""An HTTP answer as it was received: its status, its headers, and its body up to a limit."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 __all__ = ["NO_TIMEOUT", "Answer", "read_body"]
 
 Answer: TypeAlias = "tuple[int, Mapping[str, str], bytes]"
-"""The HTTP status, the headers and the body; of a body over `MAX_BODY`, a start that is over it as well."""
+"""The HTTP status, the headers and the body. A body over `MAX_BODY` is truncated, to a length that is over it too."""
 
 NO_TIMEOUT: Final = aiohttp.ClientTimeout()
-"""Not aiohttp's timeouts: the sender holds the whole exchange to one time limit, which begins with its permit."""
+"""No timeout of aiohttp's: the caller limits the whole exchange instead, from its permit on."""
 
 
 async def read_body(content: aiohttp.StreamReader) -> bytes:

@@ -1,7 +1,6 @@
-"""Where the bearer token comes from: a `TokenSource` of the user's own, or `OAuthToken`, which refreshes itself.
+"""Where the bearer token comes from: a `TokenSource` of the user's, or `OAuthToken`, which refreshes itself.
 
-A token, a refresh token or a client's secret is never shown: not in a repr, a log or an error. Asking for cards lives
-elsewhere; what goes over the wire for a token is `wire`'s business.
+Access tokens, refresh tokens and client secrets appear in no repr, log or error.
 """
 
 from __future__ import annotations
@@ -34,38 +33,39 @@ __all__ = ["OAuthToken", "TokenPair", "TokenSource", "check_token"]
 
 _ATTEMPTS: Final = 3
 """How often one refresh is sent before it fails."""
-_REST_FIRST: Final = 1.0
-_REST_CEILING: Final = 60.0
-"""Seconds that the token endpoint is left in peace after a refresh failed, doubled each time up to the other."""
+_BACKOFF_FIRST: Final = 1.0
+_BACKOFF_CEILING: Final = 60.0
+"""Seconds: after a failed refresh the next one is not sent for the first of these, doubled with each further failure up
+to the second."""
 _GRACE: Final = 2.0
-"""Seconds that a refresh holds up its callers as long as the old token is good. A refresh ends that token, so it is
-worth waiting for; an endpoint that does not answer is not."""
-_FOR_GOOD: Final = frozenset({"invalid_grant", "invalid_client", "unauthorized_client"})
-"""Refusals that no later refresh would mend."""
+"""Seconds that callers wait for a refresh while the old token is still valid. A refresh revokes that token, so its
+callers wait for it; but not for long, because the endpoint may not answer."""
+_PERMANENT: Final = frozenset({"invalid_grant", "invalid_client", "unauthorized_client"})
+"""Error codes after which no later refresh can succeed."""
 _CLIENT_ID: Final = re.compile(r"[\x20-\x39\x3b-\x7e]+")
-"""RFC 7617, section 2: what stands before the colon of HTTP Basic has none in it."""
+"""RFC 7617, section 2: the user-id of HTTP Basic contains no colon."""
 _CLIENT_SECRET: Final = re.compile(r"[\x20-\x7e]+")
 
 
 class TokenSource(Protocol):
-    """Gives the token for the next request. An async function without arguments is one.
+    """Returns the token for the next request. Any async function without arguments is one.
 
-    It is awaited before every request, so it should answer from memory and fetch only when it must; it has as long as a
-    request may take. When a token is answered with 401, the source is asked once more: if it has another token by then,
-    the request is repeated with that. A source that has a method `invalidate(token)` is told of the 401 first. What it
-    raises passes through as it is, and ends a wait.
+    It is awaited before every request, for at most `request_timeout` seconds, so it should return a cached token and
+    fetch one only when it must. After a 401 it is called once more, and if it returns another token, the request is
+    repeated with that one; if it has a method `invalidate(token)`, that is called with the refused token first. An
+    exception that it raises is raised as it is, and ends a wait.
     """
 
     def __call__(self) -> Awaitable[str]:
-        """Give a bearer token that is good now."""
+        """Return a bearer token that is valid now."""
         ...
 
 
 def check_token(token: object) -> str:
-    """Let a token pass, or refuse it without showing it.
+    """Check a token, and return it. The token is in no error.
 
     Raises:
-        UsageError: It is not a str, is empty, or holds white space, control or non-ASCII characters.
+        UsageError: It is not a str, is empty, or contains white space, control or non-ASCII characters.
     """
     return _check_token("token", token)
 
@@ -87,14 +87,14 @@ def _check_token(name: str, token: object) -> str:
 
 @attrs.frozen
 class TokenPair:
-    """An access token and the refresh token that renews it: what to store, so that a restart can go on with it.
+    """An access token and its refresh token: store both, for the next process to continue with.
 
-    Printed, it shows neither token.
+    Its repr shows neither token.
 
     Args:
         access_token: The bearer token.
-        refresh_token: What the next refresh needs; the one before it may be no longer good.
-        expires_at: When the access token expires, aware and in UTC; None if that is not known.
+        refresh_token: The token for the next refresh; the previous one may be invalid already.
+        expires_at: When the access token expires, aware and in UTC; None if unknown.
     """
 
     access_token: str = attrs.field(repr=False)
@@ -107,7 +107,7 @@ class OAuthToken:
 
     ```python
     async def store(pair: TokenPair) -> None:
-        ...  # where a restart finds it
+        ...  # where the next process finds it
 
 
     token = OAuthToken("client-id", "client-secret", "refresh-token", base_url=SANDBOX, on_refresh=store)
@@ -115,35 +115,36 @@ class OAuthToken:
         status = await client.get_status(123456, "ca0c8154-1e14-4464-a1ce-dcea7dc3de52")
     ```
 
-    However many requests need it, one refresh is under way at a time: Wise ends the old access token with it. Requests
-    that come back 401 with the old token are sent once more with the new one; a 401 to the current token makes one
-    refresh and one repetition. A refresh that fails for now, well before the old token expires, harms nobody: the old
-    token is used on, after 2 seconds if there is no answer, and the endpoint is left in peace for 1 to 60 seconds. A
-    refusal for good, such as `invalid_grant`, is told to every later call without asking again. A caller that is
-    cancelled does not cancel the refresh.
+    All requests share one refresh at a time, because Wise revokes the old access token with it. A request that got a
+    401 with the old token is sent once more with the new one; a 401 to the current token causes one refresh and one
+    repetition. While the old token is still valid, it is used after a refresh that failed or took longer than
+    2 seconds, and after a failure the next refresh waits 1 to 60 seconds. After a permanent refusal, such as
+    `invalid_grant`, no refresh is sent any more: every later call raises it. Cancelling a caller does not cancel the
+    refresh.
 
-    Share one among all clients of a process that act for the same user, in one event loop. Among several processes let
-    one refresh, and give the others an async callable that reads what `on_refresh` stored.
+    Share one instance among all clients of a process that act for the same user, in one event loop. Among several
+    processes let one refresh; the others use an async callable that reads what `on_refresh` stored.
 
     Args:
         client_id: The client's id, from Wise.
         client_secret: The client's secret, from Wise.
         refresh_token: The newest refresh token.
         access_token: The access token that came with it; None to get one with the first request.
-        expires_at: When that expires, an aware datetime; None if that is not known, and so until it gets a 401.
-        base_url: `PRODUCTION`, `SANDBOX` or another place that speaks Wise's HTTP.
-        api_version: As for `Client`: "v3" and its like ask `/oauth/token`, calendar versions `/2026Q3/oauth/token`.
-        on_refresh: Is awaited with each new `TokenPair`, before any request uses it: store it. What it raises is raised
-            by the requests that wait for the token; the next request offers it the same pair again.
-        refresh_before: Seconds before its expiry that a token is refreshed, or half its life if that is shorter; up
-            to half as much again, by chance, so that many processes do not refresh at once.
+        expires_at: When that expires, an aware datetime; None if unknown: it is used until it gets a 401.
+        base_url: `PRODUCTION`, `SANDBOX`, or another server with the same API.
+        api_version: As for `Client`: with "v3" and the like the path is `/oauth/token`, with a calendar version
+            `/2026Q3/oauth/token`.
+        on_refresh: Is awaited with each new `TokenPair`, before any request uses it, to store it. What it raises is
+            raised by the requests that wait for the token; the next request calls it with the same pair again.
+        refresh_before: How many seconds before its expiry a token is refreshed, at most half its lifetime; increased
+            randomly by up to half, so that many processes do not refresh at once.
         session: A session to use instead of one for each refresh; it is never closed here.
         ssl: A TLS context, for a client certificate or a private authority.
-        request_timeout: Seconds for one request for a token. One refresh is up to three of them.
-        allow_plain_http: Accept plain http to hosts other than this machine. For test networks only.
+        request_timeout: Seconds for one token request. One refresh is up to three of them.
+        allow_plain_http: Accept plain http to hosts other than loopback. For test networks only.
 
     Raises:
-        UsageError: An argument that cannot be right; which, and what would be.
+        UsageError: An argument is invalid; the message says which, and what would be valid.
     """
 
     def __init__(  # noqa: PLR0913 - one for each thing a user may set
@@ -188,15 +189,15 @@ class OAuthToken:
         self._session = session
         self._ssl: _ssl.SSLContext | bool = True if ssl is None else ssl
         self._request_timeout = request_timeout
-        # On the event loop's clock; None until it is worked out from `expires_at`, in the loop that asks first.
+        # On the event loop's clock; None until the first call computes it from `expires_at`.
         self._refresh_at: float | None = None
-        self._good_until = float("inf")
+        self._valid_until = float("inf")
         self._is_refused = False  # the current access token got a 401
-        self._unstored: TokenPair | None = None  # came, and `on_refresh` has not taken it yet
+        self._unstored: TokenPair | None = None  # received, but not stored by `on_refresh` yet
         self._refreshing: asyncio.Task[Exception | None] | None = None
         self._began_at = 0.0
         self._failure: CardprodError | None = None
-        self._rests_until = 0.0
+        self._no_refresh_until = 0.0
         self._failures = 0
 
     @property
@@ -211,35 +212,35 @@ class OAuthToken:
 
     @property
     def expires_at(self) -> datetime | None:
-        """When the newest access token expires, in UTC; None if that is not known."""
+        """When the newest access token expires, in UTC; None if unknown."""
         return self._expires_at
 
     async def __call__(self) -> str:
-        """Give an access token that is good now, after refreshing it if that is due.
+        """Return an access token that is valid now, after refreshing it if that is due.
 
         Raises:
             TokenRefreshFailed: The endpoint refused; with `code` "invalid_grant", the user must authorise again.
             TransportError: The endpoint did not answer.
             ApiError: It answered with another error.
             BadReply: It answered without a token.
-            UsageError: A refresh is under way in another event loop.
+            UsageError: A refresh is in progress in another event loop.
         """
         loop = asyncio.get_running_loop()
         if self._refresh_at is None:
-            self._time(loop)
+            self._schedule_refresh(loop)
         if self._access_token is None or self._unstored is not None or self._is_due(loop.time()):
             return await self._renew(loop)
         return self._access_token
 
     def invalidate(self, token: str) -> None:
-        """Take note that a token got a 401. If it is the current one, the next call refreshes it."""
+        """Mark a token as refused after a 401. If it is the current one, the next call refreshes it."""
         if token == self._access_token:
             self._is_refused = True
 
     async def close(self) -> None:
-        """Wait for a refresh that is under way, so that the pair it brings is stored. Closing a client does it too.
+        """Wait for a refresh in progress, so that its pair is stored. `Client.close` calls it.
 
-        It waits as long as the requests of one refresh may take, and not on for an `on_refresh` that hangs.
+        It waits for at most as long as the requests of one refresh may take: `on_refresh` may hang.
         """
         task = self._refreshing
         if task is not None and task.get_loop() is asyncio.get_running_loop():
@@ -251,32 +252,32 @@ class OAuthToken:
     def _is_due(self, now: float) -> bool:
         return self._is_refused or self._refresh_at is None or now >= self._refresh_at
 
-    def _is_good(self, now: float) -> bool:
-        """Whether the current token can be used on although a refresh was due."""
+    def _is_valid(self, now: float) -> bool:
+        """Whether the current token can still be used, although a refresh is due."""
         is_usable = self._access_token is not None and self._unstored is None
-        return is_usable and not self._is_refused and now < self._good_until
+        return is_usable and not self._is_refused and now < self._valid_until
 
-    def _time(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Work out when to refresh, on the loop's clock, from when the token expires."""
-        self._refresh_at = self._good_until = float("inf")
+    def _schedule_refresh(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Compute from the token's expiry when to refresh it, on the loop's clock."""
+        self._refresh_at = self._valid_until = float("inf")
         if self._expires_at is not None:
             left = (self._expires_at - datetime.now(UTC)).total_seconds()
             early = min(self._refresh_before * random.uniform(1, 1.5), left / 2)  # noqa: S311 - to spread the load
-            self._good_until = loop.time() + left
-            self._refresh_at = self._good_until - max(early, 0)
+            self._valid_until = loop.time() + left
+            self._refresh_at = self._valid_until - max(early, 0)
 
     async def _renew(self, loop: asyncio.AbstractEventLoop) -> str:
-        """Join the refresh under way, or begin one; whatever becomes of it, it goes on without its callers."""
+        """Wait for the refresh in progress, or start one, and return the token. The refresh outlives its callers."""
         failure: Exception | None = self._failure
-        if failure is None or loop.time() >= self._rests_until:
+        if failure is None or loop.time() >= self._no_refresh_until:
             failure = await self._outcome_of(self._begin_refresh(loop), loop)
         token = self._access_token
-        if token is not None and self._unstored is None and (failure is None or self._is_good(loop.time())):
+        if token is not None and self._unstored is None and (failure is None or self._is_valid(loop.time())):
             return token
         try:
-            raise _one_more(failure)
+            raise _own_error(failure)
         finally:
-            del failure  # its traceback holds this frame: part them
+            del failure  # its traceback holds this frame: break the cycle
 
     def _begin_refresh(self, loop: asyncio.AbstractEventLoop) -> asyncio.Task[Exception | None]:
         task = self._refreshing
@@ -291,10 +292,10 @@ class OAuthToken:
     async def _outcome_of(
         self, task: asyncio.Task[Exception | None], loop: asyncio.AbstractEventLoop
     ) -> Exception | None:
-        """Wait for a refresh without holding on to it: whoever is cancelled here leaves it to the others."""
-        if self._is_good(loop.time()):
+        """Wait for a refresh, which goes on if this caller is cancelled; return its failure."""
+        if self._is_valid(loop.time()):
             await asyncio.wait([task], timeout=max(self._began_at + _GRACE - loop.time(), 0))
-            if not task.done() and self._is_good(loop.time()):
+            if not task.done() and self._is_valid(loop.time()):
                 return RequestTimeout("refreshing the token: no answer yet")
         if not task.done():
             await asyncio.wait([task])
@@ -306,57 +307,57 @@ class OAuthToken:
         self._refreshing = None
 
     async def _refresh(self, loop: asyncio.AbstractEventLoop) -> Exception | None:
-        """Get a new pair, have it stored, and say what went wrong instead of raising it: many may want to raise it."""
+        """Get a new pair and have it stored. A failure is returned, because each caller raises its own copy."""
         if self._unstored is None:
             try:
-                self._take(await self._ask(), loop)
+                self._accept(await self._request_token(), loop)
             except CardprodError as error:
-                self._rest(error, loop.time())
+                self._postpone_refresh(error, loop.time())
                 return error
         pair = self._unstored
         if self._on_refresh is not None and pair is not None:
             try:
                 await self._on_refresh(pair)
-            except Exception as error:  # noqa: BLE001 - the user's own; it is raised by whoever waits for the token
+            except Exception as error:  # noqa: BLE001 - the user's own; the callers that wait for the token raise it
                 return error
         self._unstored = None
         return None
 
-    def _take(self, grant: TokenGrant, loop: asyncio.AbstractEventLoop) -> None:
+    def _accept(self, grant: TokenGrant, loop: asyncio.AbstractEventLoop) -> None:
         self._access_token = grant.access_token
         self._refresh_token = grant.refresh_token or self._refresh_token
         self._expires_at = None
         if grant.expires_in is not None:
             self._expires_at = datetime.now(UTC) + timedelta(seconds=grant.expires_in)
-        self._time(loop)
+        self._schedule_refresh(loop)
         self._is_refused = False
         self._failure, self._failures = None, 0
         self._unstored = TokenPair(self._access_token, self._refresh_token, self._expires_at)
 
-    def _rest(self, failure: CardprodError, now: float) -> None:
-        """Leave the endpoint in peace for a while, or for good."""
-        rest = min(_REST_FIRST * 2**self._failures, _REST_CEILING) * random.uniform(0.5, 1)  # noqa: S311 - as above
+    def _postpone_refresh(self, failure: CardprodError, now: float) -> None:
+        """Send no refresh for a while after a failure, or never again after a permanent refusal."""
+        delay = min(_BACKOFF_FIRST * 2**self._failures, _BACKOFF_CEILING) * random.uniform(0.5, 1)  # noqa: S311 - as above
         if isinstance(failure, ApiError):
-            rest = max(rest, failure.retry_after or 0.0)
-        is_for_good = isinstance(failure, TokenRefreshFailed) and failure.code in _FOR_GOOD
+            delay = max(delay, failure.retry_after or 0.0)
+        is_permanent = isinstance(failure, TokenRefreshFailed) and failure.code in _PERMANENT
         self._failure = failure
         self._failures = min(self._failures + 1, 10)
-        self._rests_until = float("inf") if is_for_good else now + rest
-        if self._is_good(now):
-            message = "the token is not refreshed yet, and the old one used on: %s"
+        self._no_refresh_until = float("inf") if is_permanent else now + delay
+        if self._is_valid(now):
+            message = "the token could not be refreshed, the old one is still used: %s"
             warn(message, str(failure), error=type(failure).__name__)
 
-    async def _ask(self) -> TokenGrant:
-        """Send the refresh, again if that may help."""
+    async def _request_token(self) -> TokenGrant:
+        """Send the refresh, with retries."""
         from cardprod._http.retries import retry  # noqa: PLC0415 - loaded before the first request
 
         try:
-            return await retry(self._ask_once, made=0, attempts=_ATTEMPTS, sleep=asyncio.sleep)
+            return await retry(self._request_token_once, made=0, attempts=_ATTEMPTS, sleep=asyncio.sleep)
         except CardprodError as error:
             error.args = (f"refreshing the token: {error.args[0]}",)
             raise
 
-    async def _ask_once(self) -> TokenGrant:
+    async def _request_token_once(self) -> TokenGrant:
         request, body = self._endpoint.build_request(
             client_id=self._client_id, client_secret=self._client_secret, refresh_token=self._refresh_token
         )
@@ -377,8 +378,8 @@ class OAuthToken:
         return parse_redacted(secrets, parse_token_response, *answer)
 
 
-def _one_more(failure: Exception | None) -> Exception:
-    """Make an error for one caller of those that share it, whose card can be named on it."""
+def _own_error(failure: Exception | None) -> Exception:
+    """Copy a shared failure for one caller, which sets its card on it."""
     if failure is None:
         return UsageError("the refresh gave no token")
     if not isinstance(failure, CardprodError):

@@ -1,4 +1,4 @@
-"""One table from the exceptions of aiohttp, the operating system and TLS to ours; and which are worth a retry."""
+"""The exceptions of aiohttp, the operating system and TLS, mapped to ours by one table; and which are retryable."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ __all__ = ["is_retryable", "retry_delay", "transport_error"]
 
 _RETRY_FIRST: Final = 0.5
 _RETRY_CEILING: Final = 8.0
-"""Seconds: the first retry waits up to the one, later ones up to twice as long each time, at most the other."""
-_PATIENCE: Final = 60.0
-"""Seconds. With a longer `Retry-After` a request fails at once, instead of sleeping that long."""
+"""Seconds: the most that the first retry waits, doubled with each further one up to the second."""
+_MAX_RETRY_AFTER: Final = 60.0
+"""Seconds. After a longer `Retry-After` a request fails at once instead of sleeping that long."""
 _NO_HEADERS: Final = CIMultiDictProxy[str](CIMultiDict())
 _FAILURES: Final[tuple[tuple[type[BaseException], type[TransportError], str], ...]] = (
     (TimeoutError, RequestTimeout, "the connection timed out: check the network and base_url"),
@@ -48,11 +48,11 @@ _FAILURES: Final[tuple[tuple[type[BaseException], type[TransportError], str], ..
     (aiohttp.ClientError, TransportError, "the request failed: see the cause"),
     (OSError, TransportError, "the connection broke: try again"),
 )
-"""Every failure of aiohttp, TLS and the operating system → the error it becomes; the first that fits counts."""
+"""Every exception of aiohttp, TLS and the operating system → the error it becomes; the first match counts."""
 _DISTRUST: Final[Mapping[int, str]] = {
     9: "the server's TLS certificate is not valid yet: check this machine's clock",
-    10: "the server's TLS certificate has expired: tell its operator",
-    18: "the server's TLS certificate is signed by itself: check base_url, or trust it in ssl=",
+    10: "the server's TLS certificate has expired: report it to its operator",
+    18: "the server's TLS certificate is self-signed: check base_url, or trust it in ssl=",
     19: "the server's TLS certificate is from an unknown authority: check base_url, or trust the authority in ssl=",
     20: "the server's TLS certificate is from an unknown authority: check base_url, or trust the authority in ssl=",
     21: "the server's TLS certificate is from an unknown authority: check base_url, or trust the authority in ssl=",
@@ -61,8 +61,8 @@ _DISTRUST: Final[Mapping[int, str]] = {
 }
 """OpenSSL's X509_V_ERR_… → what it means."""
 _ALERTS: Final[Mapping[str, str]] = {
-    "CERTIFICATE_REQUIRED": "the server wants a client certificate: load one with ssl=, see load_cert_chain",
-    "HANDSHAKE_FAILURE": "the server refused TLS, perhaps for want of a client certificate: check ssl=",
+    "CERTIFICATE_REQUIRED": "the server requires a client certificate: load one with ssl=, see load_cert_chain",
+    "HANDSHAKE_FAILURE": "the server refused TLS, perhaps because it requires a client certificate: check ssl=",
     "UNKNOWN_CA": "the server does not know the authority of the client certificate: check ssl=",
     "CERTIFICATE_EXPIRED": "the client certificate has expired: load a new one with ssl=",
     "BAD_CERTIFICATE": "the server refused the client certificate: check ssl=",
@@ -75,35 +75,35 @@ _ALERTS: Final[Mapping[str, str]] = {
 
 
 def is_retryable(error: BaseException) -> bool:
-    """Whether the same request may well succeed a little later, and soon enough to be worth waiting for."""
+    """Whether the same request may succeed a little later: a transient failure without a long `Retry-After`."""
     if isinstance(error, ApiError):
-        return is_transient(error) and (error.retry_after or 0.0) <= _PATIENCE
+        return is_transient(error) and (error.retry_after or 0.0) <= _MAX_RETRY_AFTER
     return isinstance(error, TransportError)
 
 
 def retry_delay(state: RetryCallState) -> float:
-    """Exponential backoff with full jitter, or `Retry-After` if that is longer; for tenacity."""
+    """Return exponential backoff with full jitter, or `Retry-After` if that is longer; for tenacity."""
     backoff = random.uniform(0, min(_RETRY_FIRST * 2 ** (state.attempt_number - 1), _RETRY_CEILING))  # noqa: S311
     error = state.outcome.exception() if state.outcome is not None else None
     return max(backoff, (error.retry_after or 0.0) if isinstance(error, ApiError) else 0.0)
 
 
 def transport_error(exc: BaseException) -> TransportError:
-    """Name what happened, by the table of failures."""
+    """Make our error of a foreign exception."""
     name = type(exc).__name__
     if isinstance(exc, aiohttp.ClientResponseError):
-        # It carries the request's headers, and so the token, to wherever an error's cause is shown.
+        # It holds the request's headers, and so the token, which an error reporter would show with the cause.
         request = exc.request_info
         exc.request_info = aiohttp.RequestInfo(request.url, request.method, _NO_HEADERS, request.real_url)
         exc.args = (exc.request_info, exc.history)
     _, cls, words = next(row for row in _FAILURES if isinstance(exc, row[0]))
-    # The exception's own text may hold the whole URL, and so the whole card token: only the system's words are quoted.
+    # The exception's message may contain the URL, and so the card token: only the system's error text is quoted.
     reason: str | None = getattr(exc, "strerror", None)
     return cls(f"{_tls_words(exc) or words} ({reason or name})")
 
 
 def _tls_words(exc: BaseException) -> str | None:
-    """Say which of the two sides' certificates is at fault, and why, where TLS is."""
+    """Describe a TLS failure: whose certificate is wrong, and why. None for any other."""
     for fault in (getattr(exc, "certificate_error", None), getattr(exc, "os_error", None), exc.__cause__, exc):
         if isinstance(fault, _ssl.SSLCertVerificationError):
             return _DISTRUST.get(fault.verify_code)

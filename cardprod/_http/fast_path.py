@@ -1,13 +1,13 @@
-"""The same exchange, written on a pooled connection: aiohttp's pool and parser, without its session's work per request.
+"""The fast path: an exchange on a pooled connection of aiohttp's, with its parser, but without its session.
 
-About half of what a request costs through a session is for what a poll does not need: redirects, cookies, settings of
-a single request. So where the session is our own, a request takes a connection from its pool, which opened, verified
-and kept it, is written there, and its answer is read with aiohttp's parser.
+About half of a request's cost through a session is for what a poll does not need: redirects, cookies, per-request
+settings. So, in a session of our own, a request is written directly to a connection of the session's pool, and the
+answer is read with aiohttp's parser.
 
-This is the only module that knows names of aiohttp that are not public. Each is looked up before it is used; where one
-is gone, or this module is, requests go through the session. They also do where something else stands in the place of
-what makes aiohttp's sessions or sends their requests (OpenTelemetry, Sentry, aioresponses, vcrpy), and for sessions
-with trace configs.
+This is the only module that uses non-public names of aiohttp. It checks for each before it uses it. Requests go through
+the session instead where a name or this module is missing, where something has replaced or wrapped the functions that
+create aiohttp's sessions or send their requests (OpenTelemetry, Sentry, aioresponses, vcrpy), and where the session
+has trace configs.
 """
 
 from __future__ import annotations
@@ -34,28 +34,28 @@ if TYPE_CHECKING:
 __all__ = ["FastPath", "guard_connector", "open_fast_path", "ssl_setting", "turn_off_resending"]
 
 _SENDER: Final = "_request"
-"""What aiohttp's session sends with, and what most tools for tests replace."""
+"""The method that aiohttp's session sends with, which most test tools replace."""
 _RESENDS: Final = "_retry_connection"
 _PROTOCOL: Final = "ResponseHandler"
 _PROTOCOL_FACTORY: Final = "_factory"
 _SSL_SETTING: Final = "_ssl"
 
 _INFORMATIONAL: Final = frozenset(range(100, 200)) - {101}
-"""HTTP statuses after which the answer is still to come (RFC 9110, section 15.2); 101 is the last of its kind."""
+"""HTTP statuses that the final answer follows (RFC 9110, section 15.2); none follows a 101."""
 
 _MOST_UNREQUESTED: Final = 1000
-"""Answers. A server has one to give at a time; a connection over which more pour is aborted."""
+"""Answers. A connection that receives more than that without a request is aborted."""
 
 
 def ssl_setting(session: aiohttp.ClientSession) -> object:
-    """Return what a session's connector was given as `ssl=`; None where that cannot be known."""
+    """Return the `ssl=` of a session's connector; None if unknown."""
     return getattr(session.connector, _SSL_SETTING, None)
 
 
 def turn_off_resending(session: aiohttp.ClientSession) -> bool:
-    """Keep aiohttp from sending a GET once more by itself when a kept connection breaks; say whether that worked.
+    """Keep aiohttp from resending a GET by itself when a kept-alive connection breaks; return whether that worked.
 
-    Neither the rate limit nor `attempts` would know of it. aiohttp's own test client uses this attribute.
+    Neither the rate limit nor `attempts` would count it. aiohttp's own test client sets this attribute.
     """
     if not hasattr(session, _RESENDS):
         return False
@@ -64,9 +64,9 @@ def turn_off_resending(session: aiohttp.ClientSession) -> bool:
 
 
 def guard_connector(connector: aiohttp.BaseConnector) -> None:
-    """Make a connector drop connections on which an answer came that was not requested.
+    """Make a connector drop connections that received an answer without a request. Call it in the running event loop.
 
-    aiohttp would take such an answer for the one to the next request. Called in the running event loop.
+    aiohttp would take such an answer for the one to the next request.
     """
     handler = getattr(aiohttp.client_proto, _PROTOCOL, None)
     if handler is not None and hasattr(connector, _PROTOCOL_FACTORY):
@@ -75,10 +75,10 @@ def guard_connector(connector: aiohttp.BaseConnector) -> None:
 
 @cache
 def _guarded(handler: Any) -> Any:  # noqa: ANN401 - a class of aiohttp's that has no public name
-    """Make aiohttp's protocol refuse what was not requested.
+    """Derive a protocol class from aiohttp's that refuses answers without a request.
 
-    With one such answer received, a connection is not used again: aiohttp asks `is_connected` before it is. With very
-    many, it is aborted at its transport, so that a request under way on it fails as on any other broken connection.
+    After one such answer a connection is not reused: aiohttp checks `is_connected` before. After very many, its
+    transport is aborted, so that a request in flight fails as on any broken connection.
     """
     received, is_connected = handler.data_received, handler.is_connected
 
@@ -94,12 +94,12 @@ def _guarded(handler: Any) -> Any:  # noqa: ANN401 - a class of aiohttp's that h
 
 
 class FastPath:
-    """Requests written on connections of a pool, and answers read from them.
+    """Exchanges on the connections of a pool.
 
     Args:
         connector: The pool.
-        to: Where its connections lead; a request that is never sent.
-        head: The end of a request's first line, and the headers that all requests have.
+        to: A request to the server, which is never sent: the pool needs it to connect.
+        head: The end of the request line, and the headers that all requests share.
     """
 
     __slots__ = ("_connector", "_head", "_is_sound", "_request", "_sender", "_to")
@@ -112,7 +112,7 @@ class FastPath:
         self._is_sound = True
 
     def is_usable(self) -> bool:
-        """Whether aiohttp is as expected here, and nothing stands in for its sessions at the moment."""
+        """Whether aiohttp works as expected, and its sessions are not replaced or wrapped now."""
         request, sender = _senders()  # compared by identity: a wrapper may claim to equal what it wraps
         return self._is_sound and sender is self._sender and request is self._request
 
@@ -128,7 +128,7 @@ class FastPath:
             connection = await self._connector.connect(self._to, traces=[], timeout=NO_TIMEOUT)
             try:
                 protocol = connection.protocol
-                if protocol is None or protocol.transport is None:  # it broke as soon as it was there
+                if protocol is None or protocol.transport is None:  # it was lost at once
                     raise aiohttp.ServerDisconnectedError  # noqa: TRY301 - as aiohttp would
                 protocol.set_response_params(read_until_eof=True)
                 protocol.transport.write(request)
@@ -146,16 +146,18 @@ class FastPath:
         except (aiohttp.ClientError, HttpProcessingError, OSError) as exc:
             raise transport_error(exc) from exc
         except (AttributeError, TypeError) as exc:
-            # The next request goes through the session; and this one once more, if there are attempts left.
-            if self._is_sound:  # else another request, under way at the same time, has said so
+            # Further requests go through the session, and so do further attempts of this one.
+            if self._is_sound:  # else another request in flight has warned already
                 self._is_sound = False
                 warn("aiohttp %s is not as expected: requests cost more now", aiohttp.__version__)
-            raise TransportError("this aiohttp is not as expected: try again, which takes another way") from exc
+            raise TransportError(
+                "this aiohttp is not as expected: try again, further requests use its public interface"
+            ) from exc
         return message.code, message.headers, body
 
 
 def open_fast_path(session: aiohttp.ClientSession, url: URL, ssl: _ssl.SSLContext | bool) -> FastPath | None:
-    """Prepare to use a session's pool directly; None where requests have to go through the session.
+    """Return a fast path over a session's pool; None if requests must go through the session.
 
     Args:
         session: A session of our own.
@@ -175,10 +177,10 @@ def open_fast_path(session: aiohttp.ClientSession, url: URL, ssl: _ssl.SSLContex
 
 
 def _senders() -> tuple[object, object]:
-    """Return what requests are sent with at the moment, from outside of a session and within it."""
+    """Return the functions that requests are sent with now: the session's public method, and its internal one."""
     return aiohttp.ClientSession.request, getattr(aiohttp.ClientSession, _SENDER, None)
 
 
 def _is_from_aiohttp(function: object) -> bool:
-    """Whether it is what aiohttp defines, and not what somebody put in its place or around it."""
+    """Whether it is the function that aiohttp defines, not replaced or wrapped."""
     return type(function) is FunctionType and function.__globals__.get("__name__") == aiohttp.client.__name__

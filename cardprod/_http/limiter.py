@@ -1,8 +1,8 @@
-"""`RequestLimiter`: a permit for each request, within the rate limit and the most requests at once.
+"""`RequestLimiter`: a permit for each request, within the rate limit and the limit of concurrent requests.
 
-Fair between polls that somebody awaits alone and batches: every other permit is for the former, first come first
-served, if there are any; the others go round the batches. Requests of batches can wait, and are spread out as
-`SlidingWindow.min_interval` says, so that they never use up at once what a single poll would need.
+It is fair between single polls and batches: permits go alternately to a single poll, in the order they came, and to a
+batch, round robin. Requests of batches are spaced by `SlidingWindow.min_interval`, so that they do not use up at once
+what a single poll would need.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ CLOSED = "this client is closed; make a new one, or use it before leaving its `a
 
 
 class WouldBlock(Exception):
-    """Requests are paused, and this queue does not wait for the end of a pause. Never leaves this package."""
+    """Requests are paused, and this queue does not wait for pauses. Never raised to users."""
 
 
 class Permit:
-    """The right to send one request. Its owner releases it or gives it back; only the first call counts.
+    """The permission to send one request. Its owner releases it or gives it back; only the first call counts.
 
     Args:
-        limiter: Where it comes from.
+        limiter: The limiter that granted it.
         acquired_at: When it was granted, on the loop's clock.
     """
 
@@ -44,23 +44,23 @@ class Permit:
         self.acquired_at: float = acquired_at
 
     def release(self) -> None:
-        """Free the place for the next request: this one was sent, and is over."""
+        """End the request, which was sent, and free its place."""
         limiter, self._limiter = self._limiter, None
         if limiter is not None:
             limiter._release()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - a permit is part of its limiter
 
     def give_back(self) -> None:
-        """Free the place and its share of the rate limit: no request was sent."""
+        """Free the place, and the share of the rate limit, of a request that was not sent."""
         if self._limiter is not None:
             self._limiter.window.withdraw(self.acquired_at)
             self.release()
 
 
 class LimiterQueue:
-    """The requests of one batch, which take turns with those of other batches and with single polls.
+    """The requests of one batch, which the limiter alternates with other batches and single polls.
 
     Args:
-        waits_for_pauses: Whether they wait for the end of a pause, and as long as a `Retry-After` says.
+        waits_for_pauses: Whether they wait until a pause ends, and for a `Retry-After`.
     """
 
     __slots__ = ("requests", "waiting", "waits_for_pauses")
@@ -68,17 +68,17 @@ class LimiterQueue:
     def __init__(self, *, waits_for_pauses: bool = True) -> None:
         self.waits_for_pauses: bool = waits_for_pauses
         self.waiting: deque[asyncio.Future[Permit]] = deque()
-        """Who waits for a permit."""
+        """Requests that wait for a permit."""
         self.requests: int = 0
-        """How many permits it was granted."""
+        """Permits granted so far."""
 
     def waits_for(self, error: BaseException) -> bool:
-        """Whether its requests wait as long as an error says before they are tried again."""
+        """Whether its requests are retried after an error: if it asks to wait, only a queue that waits for pauses."""
         return self.waits_for_pauses or not getattr(error, "retry_after", None)
 
 
 class RequestLimiter:
-    """Grants permits as there are places and the rate limit allows. Holds no task, and one timer at most.
+    """Grants permits within the rate limit and the limit of concurrent requests. Has no task, and at most one timer.
 
     Args:
         rate_limit: The most requests per second and per minute; None for no limit.
@@ -92,39 +92,39 @@ class RequestLimiter:
         """The most requests at once."""
         self._in_use = 0
         self._single: deque[asyncio.Future[Permit]] = deque()
-        self._queues: deque[LimiterQueue] = deque()  # those in which somebody waits, the next one first
-        self._is_queues_turn = False
+        self._queues: deque[LimiterQueue] = deque()  # those with waiting requests, the next one first
+        self._is_queue_next = False
         self._queue_sent_at = -math.inf
         self._timer: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
     @property
     def in_use(self) -> int:
-        """How many permits are held."""
+        """Permits granted and not released yet."""
         return self._in_use
 
     @property
     def waiting(self) -> int:
-        """How many requests wait for a permit."""
+        """Requests that wait for a permit."""
         queued = (self._single, *(queue.waiting for queue in self._queues))
         return sum(not request.done() for requests in queued for request in requests)
 
     def try_acquire(self, now: float, queue: LimiterQueue | None) -> Permit | None:
-        """Grant a permit if there is nothing to wait for."""
+        """Return a permit if one can be granted now and no request is waiting; else None."""
         if self._in_use >= self.places or self._single or self._queues:
             return None
         ready_at = self.window.ready_at() if queue is None else self._queues_ready_at(now)
         return None if ready_at > now else self._grant(now, queue)
 
     async def acquire(self, queue: LimiterQueue | None = None) -> Permit:
-        """Wait for a permit. Cancelled, the permit goes to the next.
+        """Wait for a permit. If the wait is cancelled, the permit goes to the next request.
 
         Args:
-            queue: The batch it is for; None for a poll that somebody awaits alone.
+            queue: The batch it is for; None for a single poll.
 
         Raises:
-            WouldBlock: Requests are paused, or were meanwhile, and the queue does not wait for that.
-            UsageError: The client was closed meanwhile.
+            WouldBlock: Requests are paused, or were during the wait, and the queue does not wait for pauses.
+            UsageError: The client was closed during the wait.
         """
         self._loop = loop = asyncio.get_running_loop()
         now = loop.time()
@@ -152,22 +152,22 @@ class RequestLimiter:
             raise
 
     def pause_until(self, at: float) -> None:
-        """Grant nothing before a time, and send those away who do not wait for it."""
+        """Grant nothing before a time, and end the requests that do not wait for it with `WouldBlock`."""
         self.window.pause_until(at)
         for queue in self._queues:
             if not queue.waits_for_pauses:
-                _send_away(queue.waiting, WouldBlock)
+                _refuse(queue.waiting, WouldBlock)
 
     def change_limit(self, rate_limit: RateLimit | None) -> None:
-        """Hold another rate limit."""
+        """Use another rate limit from now on."""
         self.window.change(rate_limit)
         self._grant_next()
 
     def close(self) -> None:
-        """Send everybody away."""
+        """End all waiting requests with `UsageError`."""
         self._set_timer(None)
         for waiting in (self._single, *(queue.waiting for queue in self._queues)):
-            _send_away(waiting, lambda: UsageError(CLOSED))
+            _refuse(waiting, lambda: UsageError(CLOSED))
             waiting.clear()
         self._queues.clear()
 
@@ -185,7 +185,7 @@ class RequestLimiter:
         return Permit(self, now)
 
     def _grant_next(self) -> None:
-        """Grant what can be granted now, and see that the rest is granted in time: called after every change."""
+        """Grant the permits that can be granted now, and set the timer for the next one. Called after every change."""
         self._set_timer(None)
         if self._loop is None or self._loop.is_closed():
             return
@@ -198,15 +198,15 @@ class RequestLimiter:
                 if self._single or self._queues:
                     self._set_timer(min(single_at, queues_at))
                 return
-            if queues_at <= now and (self._is_queues_turn or single_at > now):
-                self._is_queues_turn = False
+            if queues_at <= now and (self._is_queue_next or single_at > now):
+                self._is_queue_next = False
                 queue = self._queues.popleft()
                 request = queue.waiting.popleft()
                 if queue.waiting:
                     self._queues.append(queue)
                 request.set_result(self._grant(now, queue))
             else:
-                self._is_queues_turn = True
+                self._is_queue_next = True
                 self._single.popleft().set_result(self._grant(now, None))
 
     def _queues_ready_at(self, now: float) -> float:
@@ -229,7 +229,7 @@ class RequestLimiter:
         self._timer = None if at is None or self._loop is None else self._loop.call_at(at, self._grant_next)
 
 
-def _send_away(requests: Iterable[asyncio.Future[Permit]], why: Callable[[], Exception]) -> None:
+def _refuse(requests: Iterable[asyncio.Future[Permit]], make_error: Callable[[], Exception]) -> None:
     for request in requests:
         if not request.done():
-            request.set_exception(why())
+            request.set_exception(make_error())

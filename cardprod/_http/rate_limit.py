@@ -1,9 +1,9 @@
-"""The rate limit, and the sliding window that holds it. Pure: time is a number.
+"""The rate limit, and the sliding window that enforces it. Pure: time is a number.
 
-Wise allows 100 requests a second and 1,000 a minute per client, by default (docs.wise.com, "Rate limits"), and
-answers 429 with `Retry-After` beyond that. The window remembers when the last requests were sent, as many as each limit
-allows, so that no second and no minute, wherever it starts, holds more. A request counts when it gets its permit: one
-that must open a connection first reaches the server a little later.
+Wise allows each client 100 requests a second and 1,000 a minute by default, and answers 429 with `Retry-After` beyond
+that (docs.wise.com, "Rate limits"). The window records when the last requests were sent, as many as each limit allows,
+so that no second and no minute, wherever it starts, contains more. A request counts from its permit on, although it
+reaches the server a little later if it must open a connection first.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from cardprod.errors import UsageError
 __all__ = ["RateLimit", "SlidingWindow"]
 
 _GUARD: Final = 0.001
-"""Seconds added to each window, so that rounding, and requests that catch up on the way, do not crowd it."""
+"""Seconds added to each window, against rounding and requests that arrive closer together than they were sent."""
 
 _SAMPLES: Final = 16
-"""How many of the moments at which a window becomes freer are considered."""
+"""How many of a window's recorded requests are considered, at most, by `min_interval`."""
 
 
 @attrs.frozen
@@ -58,10 +58,10 @@ class RateLimit:
             workers: How many share it.
 
         Returns:
-            One worker's part, rounded down, so that together they never exceed the whole.
+            One worker's share, rounded down, so that all shares together never exceed the limit.
 
         Raises:
-            UsageError: `workers` is not an int of 1 or more, or is more than there are requests to share.
+            UsageError: `workers` is not an int of 1 or more, or exceeds one of the limits.
         """
         check_count("RateLimit.share: workers", workers)
         if workers > min(self.per_second, self.per_minute):
@@ -70,23 +70,23 @@ class RateLimit:
 
 
 class SlidingWindow:
-    """Knows when the next request may be sent.
+    """Says when the next request may be sent.
 
     Args:
-        limit: What to hold; None for no limit (a pause after a 429 still counts).
+        limit: The limit; None for no limit, but pauses still count.
     """
 
     __slots__ = ("_windows", "paused_until")
 
     def __init__(self, limit: RateLimit | None) -> None:
-        # For each window: its length, and when the last requests were sent, as many as it may hold.
+        # For each window: its length, and when the last requests were sent, as many as it allows.
         self._windows: list[tuple[float, deque[float]]] = []
         self.change(limit)
         self.paused_until: float = -math.inf
         """When the current pause ends, or the last one ended."""
 
     def change(self, limit: RateLimit | None) -> None:
-        """Hold another limit. What was sent already counts under it as well."""
+        """Use another limit. Requests that were sent already count in it."""
         sent: deque[float] = deque()
         for _, times in self._windows:
             sent = max(sent, times, key=len)
@@ -98,7 +98,7 @@ class SlidingWindow:
             ]
 
     def ready_at(self) -> float:
-        """Return when the next request may be sent; a time that has passed means now."""
+        """Return when the next request may be sent; a time in the past means now."""
         at = self.paused_until
         for length, times in self._windows:
             if len(times) == times.maxlen:
@@ -106,11 +106,11 @@ class SlidingWindow:
         return at
 
     def min_interval(self, now: float) -> float:
-        """Return how far apart requests that can wait should be sent, so that none after them has to wait long.
+        """Return the interval to send low-priority requests at, so that others after them need not wait long.
 
-        A window that is used up at once sends nothing until the whole rush is a window ago, a minute at Wise; and a
-        minute later the rush comes again. So once half of a window is used, what is left of it is to last until more
-        becomes free, and so on: the longest gap that any of the coming moments asks for.
+        If a minute's limit were used up in a burst, nothing could be sent for the rest of the minute, and the next
+        minute would begin with the same burst. So once half of a window is used, its free requests are spread until
+        each of the recorded ones leaves the window; the largest interval that any of these times requires counts.
 
         Args:
             now: The time.
@@ -131,19 +131,19 @@ class SlidingWindow:
         return gap
 
     def record(self, now: float) -> None:
-        """Count a request that is sent now. `now` never runs backwards."""
+        """Count a request that is sent now. `now` never decreases."""
         for _, times in self._windows:
             times.append(now)
 
     def withdraw(self, recorded_at: float) -> None:
-        """Uncount a request that was recorded at this very time and was not sent, so that another can be.
+        """Remove a request that was recorded at exactly this time and was not sent.
 
-        What the record pushed out of a full window had already left that window, so nothing is missed.
+        An older record that it pushed out of a full deque was past that window already, so the count stays right.
         """
         for _, times in self._windows:
             if recorded_at in times:
                 times.remove(recorded_at)
 
     def pause_until(self, at: float) -> None:
-        """Send nothing before a time, as after a 429. A longer pause is never cut short."""
+        """Send nothing before a time, as after a 429. A longer pause is not shortened."""
         self.paused_until = max(self.paused_until, at)

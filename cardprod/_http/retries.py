@@ -1,7 +1,7 @@
-"""How a request is tried again: which failures are worth it, how long to wait, and tenacity, which counts.
+"""How a request is retried, with tenacity, and how long to wait before.
 
-Nothing here is imported before it is needed but `transport`, which does so before its first request: at the first
-failure there may be no file descriptor left to import with.
+`transport` imports this module before its first request, so that importing cardprod does not load tenacity, and not at
+the first failure, when there may be no file descriptor left to import with.
 """
 
 from __future__ import annotations
@@ -23,11 +23,13 @@ _T = TypeVar("_T")
 
 _FIRST: Final = 0.5
 _CEILING: Final = 8.0
-"""Seconds: the first retry waits up to the one, later ones up to twice as long each time, at most the other."""
+"""Seconds: the most that the first retry waits, doubled with each further one up to the second."""
 
 
 def retry_delay(attempt: int, error: BaseException | None) -> float:
-    """Return how long to wait after a failed attempt: exponential, with full jitter; or `Retry-After` if it is longer.
+    """Return how many seconds to wait after a failed attempt.
+
+    That is exponential backoff with full jitter, or the error's `Retry-After` if that is longer.
 
     Args:
         attempt: Which attempt failed, from 1.
@@ -37,7 +39,7 @@ def retry_delay(attempt: int, error: BaseException | None) -> float:
     return max(backoff, (error.retry_after or 0.0) if isinstance(error, ApiError) else 0.0)
 
 
-async def retry(  # noqa: PLR0913 - what to try, how often, and where its pieces come from
+async def retry(  # noqa: PLR0913 - one keyword for each option
     send: Callable[[], Awaitable[_T]],
     *,
     made: int,
@@ -46,15 +48,16 @@ async def retry(  # noqa: PLR0913 - what to try, how often, and where its pieces
     is_worth_it: Callable[[BaseException], bool] = is_retryable,
     before_sleep: Callable[[int, CardprodError, float], None] | None = None,
 ) -> _T:
-    """Send until it succeeds, fails with what is not worth another attempt, or the attempts are used up.
+    """Call `send` until it succeeds, fails in a way that is not retryable, or the attempts are used up.
 
     Args:
-        send: One attempt.
-        made: Attempts that were made already.
-        attempts: How many there may be, those included.
-        sleep: How to sleep between two.
-        is_worth_it: Whether a failure is worth another attempt.
-        before_sleep: Is called with the attempt that failed, from 1, its error, and the seconds until the next.
+        send: Makes one attempt.
+        made: Attempts made before.
+        attempts: The most attempts, those included.
+        sleep: Sleeps between two attempts, for so many seconds.
+        is_worth_it: Whether a failure is retryable.
+        before_sleep: Is called with the number of the failed attempt, from 1, its error, and the seconds until the
+            next.
 
     Raises:
         CardprodError: The last failure.

@@ -1,4 +1,4 @@
-"""Secrets are redacted: in what an answer repeats, and in what an exception carries."""
+"""Redaction of secrets in answers that repeat them, and in the causes of errors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["parse_redacted", "redact"]
 
 _Said = TypeVar("_Said")
 _SECRET: Final = 12
-"""Characters. No real token is shorter, and a shorter one may be a word that the error says for another reason."""
+"""Characters. Real tokens are longer, and a shorter one could be an ordinary word of the message."""
 
 
 def parse_redacted(
@@ -27,7 +27,7 @@ def parse_redacted(
     headers: Mapping[str, str],
     body: bytes,
 ) -> _Said:
-    """Parse an answer; its error repeats no secret, in whichever encoding the answer does.
+    """Parse an answer. An error is made of the answer without the secrets, however they are encoded in it.
 
     Raises:
         ApiError, BadReply: As `parse_response` does.
@@ -40,7 +40,7 @@ def parse_redacted(
     for secret in filter(lambda secret: len(secret) >= _SECRET, secrets):
         as_json = json.dumps(secret)[1:-1]
         spellings = {secret, quote(secret, safe=""), quote_plus(secret), html.escape(secret), as_json}
-        spellings.add(as_json.replace("/", "\\/"))  # as some write JSON
+        spellings.add(as_json.replace("/", "\\/"))  # some JSON writers escape it
         for spelling in sorted(spellings, key=len, reverse=True):
             body = body.replace(spelling.encode(), b"[secret]")
             shown = {name: value.replace(spelling.encode(), b"[secret]") for name, value in shown.items()}
@@ -48,7 +48,7 @@ def parse_redacted(
 
 
 def redact(secrets: Iterable[str], error: BaseException) -> None:
-    """Replace secrets in the causes of an error: they quote the answer, which may repeat them."""
+    """Redact secrets in the causes of an error, which quote the answer."""
     hidden = [secret for secret in secrets if len(secret) >= _SECRET]
 
     def without(value: object) -> object:

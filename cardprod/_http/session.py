@@ -1,7 +1,4 @@
-"""The aiohttp session, our own or a lent one, and one exchange over it.
-
-No rate limit, time limit or further attempt is decided here.
-"""
+"""The aiohttp session, our own or a lent one, and one exchange over it, without rate limit, time limit or retries."""
 
 from __future__ import annotations
 
@@ -28,7 +25,7 @@ __all__ = ["Channel", "check_verifies", "open_session", "send"]
 def _load_fast_path() -> Any:  # noqa: ANN401 - a module, or None
     try:
         return import_module("cardprod._http.fast_path")
-    except ImportError:  # it was removed, or aiohttp has changed: the package works without it
+    except ImportError:  # it was removed, or does not work with this aiohttp: the package works without it
         return None
 
 
@@ -36,11 +33,11 @@ _FAST_PATH: Final[Any] = _load_fast_path()
 
 
 class Channel:
-    """The way to one server. Opening it does no I/O; it belongs to the running event loop.
+    """Sends requests to one server. Creating it does no I/O; it belongs to the running event loop.
 
     Args:
-        prefix: What the URL of every request begins with: the scheme, the host, and some of the path.
-        session: A lent one, which is not closed; None to open one.
+        prefix: The beginning of every request's URL: scheme, host, and the start of the path.
+        session: A lent session, which is not closed; None to open one.
         ssl: The TLS context; True for the session's own.
     """
 
@@ -53,7 +50,7 @@ class Channel:
         self._ssl = ssl
         self._is_own = session is None
         self.session: aiohttp.ClientSession = open_session() if session is None else session
-        """Where the connections are kept."""
+        """The session, with its pool of connections."""
         self._fast = None
         if self._is_own and _FAST_PATH is not None:
             self._fast = _FAST_PATH.open_fast_path(self.session, self._parsed, ssl)
@@ -62,17 +59,14 @@ class Channel:
         """Send a GET and read its whole answer.
 
         Args:
-            request: A URL that begins with the prefix and needs no escaping after it, and the headers.
-
-        Returns:
-            The answer, as from `send`.
+            request: A URL that begins with the prefix and needs no escaping, and the headers.
 
         Raises:
             TransportError: No whole answer came.
             UsageError: The session is closed or cannot be used.
         """
         url, headers = request
-        path = self._path + url[self._length :]  # the prefix was parsed before, so that the whole need not be
+        path = self._path + url[self._length :]  # parsing the whole URL each time would cost more
         if self._fast is not None and self._fast.is_usable():
             answer: Coroutine[object, object, Answer] = self._fast.get(path, headers)
             return answer
@@ -85,9 +79,9 @@ class Channel:
 
 
 def open_session() -> aiohttp.ClientSession:
-    """Open a session of our own: no cookies, and no limit of connections, which the limiter holds.
+    """Open a session of our own, without cookies and without a limit of connections.
 
-    aiohttp's own limit would count the time spent queueing for a connection as the request's.
+    The limiter limits concurrent requests; with aiohttp's limit, time spent queueing would count as the request's.
     """
     connector = aiohttp.TCPConnector(limit=0)
     if _FAST_PATH is not None:
@@ -96,7 +90,7 @@ def open_session() -> aiohttp.ClientSession:
     if _FAST_PATH is not None and _FAST_PATH.turn_off_resending(session):
         return session
     session.detach()
-    # This keeps aiohttp from sending a GET again by itself as well, for 4 µs more a request.
+    # This keeps aiohttp from resending a GET by itself as well, at a cost of 4 µs a request.
     return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar(), middlewares=(_send_once,))
 
 
@@ -112,13 +106,10 @@ async def send(
 
     Args:
         session: Our own, or a lent one.
-        method: The method.
+        method: The HTTP method.
         request: The URL and the headers.
         ssl: The TLS context; True for the session's own.
-        body: What to send along.
-
-    Returns:
-        The answer.
+        body: The request's body; None for none.
 
     Raises:
         TransportError: No whole answer came.
@@ -140,7 +131,7 @@ async def send(
         try:
             received = content.read_nowait() if content.is_eof() else await read_body(content)
         finally:
-            if not answer.closed:  # at its end, the connection has gone back to the pool by itself
+            if not answer.closed:  # once it is read to its end, its connection is back in the pool already
                 answer.close()
     except (aiohttp.ClientError, OSError) as exc:
         raise transport_error(exc) from exc
@@ -152,7 +143,7 @@ async def send(
 
 
 def check_verifies(context: _ssl.SSLContext | None, session: aiohttp.ClientSession | None) -> None:
-    """Check that the server will be verified, which a context or a session may turn off by accident.
+    """Check that the server's certificate and host will be verified.
 
     Raises:
         UsageError: The context does not verify the certificate or the host; or, with no context, the session's.
@@ -171,7 +162,7 @@ def check_verifies(context: _ssl.SSLContext | None, session: aiohttp.ClientSessi
 
 
 async def _send_once(request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
-    """Keep aiohttp from sending a GET again by itself: it does so after these two errors, and not after ours."""
+    """Keep aiohttp from resending a GET by itself: it does so after these two errors, but not after ours."""
     try:
         return await send(request)
     except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as exc:

@@ -1,4 +1,4 @@
-"""One time limit for all requests under way, with one timer."""
+"""One time limit for all exchanges in flight, with one timer."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ __all__ = ["TimeLimit"]
 
 
 class TimeLimit:
-    """Ends exchanges that take longer than each of them may, with one timer for all.
+    """Ends exchanges that exceed the time limit, with one timer for all of them.
 
-    The one that started first is the first to be overdue, because each may take equally long. A timer for each would
-    cost more than everything else this package adds to a request: 8 of 65 µs, as `asyncio.timeout` or aiohttp's own.
-    Ending one cancels its task; it distinguishes a caller's cancellation as `asyncio.timeout` does.
+    All have the same limit, so the one that started first expires first. A timer for each, as `asyncio.timeout` or
+    aiohttp would set, costs 8 of the 65 µs of a request, more than everything else that this package adds to it.
+    An exchange is ended by cancelling its task; a caller's cancellation is distinguished as `asyncio.timeout` does.
 
     Args:
-        seconds: How long each may take.
+        seconds: The time limit of each exchange.
     """
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
-        # The task → when it is overdue, and how often it was being cancelled before; in the order they started.
+        # Each task → when its limit expires, and its `cancelling()` at the start; in the order they started.
         self._running: dict[asyncio.Task[Any], tuple[float, int]] = {}
         self._expired: dict[asyncio.Task[Any], int] = {}
         self._timer: asyncio.TimerHandle | None = None
 
     @property
     def running(self) -> int:
-        """How many exchanges are under way."""
+        """How many exchanges are in flight."""
         return len(self._running) + len(self._expired)
 
     def start(self, loop: asyncio.AbstractEventLoop, now: float) -> asyncio.Task[Any]:
-        """Start the time of what the current task does next, and return that task."""
+        """Start the time limit of the current task, and return that task."""
         task = asyncio.current_task()
         if task is None:
             raise UsageError("a request must be awaited inside a task, as every coroutine under asyncio.run is")
@@ -45,17 +45,17 @@ class TimeLimit:
         return task
 
     def has_expired(self, task: asyncio.Task[Any]) -> bool:
-        """Say, of a cancellation, whether it is the time limit's alone, and no caller cancels the task as well."""
+        """Whether a cancellation is by the time limit alone, not by a caller as well."""
         cancelling = self._expired.pop(task, None)
         return cancelling is not None and task.uncancel() <= cancelling
 
     def stop(self, task: asyncio.Task[Any]) -> None:
-        """Stop the task's time."""
+        """Stop the time limit of a task."""
         if self._running.pop(task, None) is None and self._expired.pop(task, None) is not None:
-            task.uncancel()  # it expired, and ended in another way at the same time
+            task.uncancel()  # it expired, but its exchange ended in another way at the same time
 
     def close(self) -> None:
-        """End everything that is under way."""
+        """End all exchanges in flight."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -1,8 +1,4 @@
-"""`Transport`: one request for a card's status, with its permit, its token, its time limit and its further attempts.
-
-How the exchange goes over aiohttp is `session`'s and `fast_path`'s business, what an answer means `_protocol`'s, when
-the next poll is due `_polling`'s.
-"""
+"""`Transport`: one request for a card's status, with its permit, its token, its time limit and its retries."""
 
 from __future__ import annotations
 
@@ -43,19 +39,19 @@ _MAX_NODE: Final = 2**48 - 1
 
 
 class Transport:
-    """Sends requests, at most so many at once and so many per second, and returns what their answers mean.
+    """Sends requests, within the rate limit and the limit of concurrent ones, and returns their parsed answers.
 
-    Belongs to the event loop of its first request.
+    It belongs to the event loop of its first request.
 
     Args:
         endpoint: Where to send.
-        token: The bearer token, or where it comes from.
-        telemetry: Where events go.
-        session: A session of the caller's, used as it is and never closed; None to make one with the first request.
-        request_timeout: Seconds for one exchange, connecting, headers and body together.
-        attempts: How often one request may be sent, the first time included.
+        token: The bearer token, or its source.
+        telemetry: Where events are emitted.
+        session: A session of the caller's, used as it is and never closed; None to open one with the first request.
+        request_timeout: Seconds for one exchange: connecting, headers and body together.
+        attempts: How often one request is sent at most, the first time included.
         rate_limit: The most requests per second and per minute; None for no limit.
-        max_concurrency: The most exchanges under way at once.
+        max_concurrency: The most exchanges in flight at once.
         ssl: The TLS context; None for aiohttp's own, which verifies.
     """
 
@@ -83,7 +79,7 @@ class Transport:
         self._time_limit = TimeLimit(request_timeout)
         self._attempts = attempts
         self.limiter: RequestLimiter = RequestLimiter(rate_limit, max_concurrency)
-        """Where permits come from."""
+        """Grants the permits."""
         self._ssl: _ssl.SSLContext | bool = True if ssl is None else ssl
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closing: asyncio.Future[None] | None = None
@@ -93,17 +89,17 @@ class Transport:
 
     @property
     def paused_for(self) -> float:
-        """Seconds for which no request may be sent, because of a 429; 0 mostly."""
+        """Seconds for which no request may be sent, after a 429 or a call of `pause`; 0 without a pause."""
         if self._loop is None:
             return 0.0
         return max(0.0, self.limiter.window.paused_until - self._loop.time())
 
     def pause(self, seconds: float) -> None:
-        """Send no request for so long."""
+        """Send no request for so many seconds."""
         self.limiter.pause_until(asyncio.get_running_loop().time() + seconds)
 
     def check_usable(self) -> None:
-        """Check that a request could be sent in the running loop, and load what one may need.
+        """Check that a request can be sent in the running loop, and load what one may need.
 
         Raises:
             UsageError: The transport is closed, or belongs to another event loop.
@@ -117,8 +113,8 @@ class Transport:
             raise UsageError("this client belongs to another event loop; make one in each loop that needs one")
         self._loop = loop
         self._closing = loop.create_future()
-        # A random UUID whose last 12 digits are counted on from where they are: fresh each time, and cheap. It is made
-        # here and not in the constructor, so that forked workers do not send the same ids.
+        # Correlation ids are a random UUID with its last 12 digits incremented: unique, and cheap. It is made here and
+        # not in the constructor, so that forked workers do not send the same ids.
         first_id = uuid.uuid4()
         self._correlation_prefix = str(first_id)[:24]
         self._correlation_counter = itertools.count(first_id.node)
@@ -130,14 +126,14 @@ class Transport:
             raise UsageError(f"this client cannot load what its requests need: {exc}") from exc
 
     async def acquire(self, queue: LimiterQueue | None = None) -> Permit:
-        """Wait for a permit, before it is decided which card it is for.
+        """Wait for a permit, before a card is chosen for it.
 
         Args:
             queue: The batch it is for.
 
         Raises:
             UsageError: The transport is closed, or belongs to another event loop.
-            WouldBlock: Requests are paused, and the queue does not wait for that.
+            WouldBlock: Requests are paused, and the queue does not wait for pauses.
         """
         self.check_usable()
         return await self.limiter.acquire(queue)
@@ -145,26 +141,26 @@ class Transport:
     async def request(
         self, card: Card, queue: LimiterQueue | None = None, permit: Permit | None = None
     ) -> ProductionStatus:
-        """Ask for a card's status, and again after failures that may pass.
+        """Request a card's status, with retries.
 
         Args:
-            card: Which card.
-            queue: The batch it is for; None for a poll that somebody awaits alone.
-            permit: One that was acquired, for the first attempt; it is released or given back here.
+            card: The card.
+            queue: The batch it is for; None for a single poll.
+            permit: A permit for the first attempt, which is released or given back here; None to acquire one.
 
         Returns:
-            What the answer says.
+            The status in the answer.
 
         Raises:
             UsageError: The transport is closed, or belongs to another event loop.
-            WouldBlock: Requests are paused, and the queue does not wait for that.
+            WouldBlock: Requests are paused, and the queue does not wait for pauses.
             TransportError: No answer came.
-            ApiError: An error came.
-            BadReply: What came is not the documented shape.
+            ApiError: The answer is an error.
+            BadReply: The answer is not of the documented shape.
         """
         loop = asyncio.get_running_loop()
         try:
-            # Each coroutine on the way costs: mostly this one sends by itself.
+            # Each nested coroutine costs time, so the usual case sends from here.
             if self._source is None and self._loop is loop and not self._is_closed:
                 permit = permit or self.limiter.try_acquire(loop.time(), queue)
                 if permit is not None:
@@ -177,11 +173,11 @@ class Transport:
             failure = error
         finally:
             if permit is not None:
-                permit.give_back()  # unless it was used
+                permit.give_back()  # unless it was released
         return await self._retry(card, queue, failure)
 
     async def close(self) -> None:
-        """Refuse new requests, end those under way, and close the session if it is our own. Twice does no harm."""
+        """Refuse new requests, end those in flight, and close the session if it is our own. Can be called twice."""
         self._is_closed = True
         if self._closing is not None and not self._closing.done():
             self._closing.set_result(None)
@@ -198,12 +194,12 @@ class Transport:
         return is_retryable(error) and (queue is None or queue.waits_for(error))
 
     async def _retry(self, card: Card, queue: LimiterQueue | None, failure: CardprodError) -> ProductionStatus:
-        """Go on after a failed first attempt. A tenacity loop costs 25 µs, so it is entered only here."""
+        """Retry after a failed first attempt. A tenacity loop costs 25 µs, so it is only used here."""
         from cardprod._http.retries import retry, retry_delay  # noqa: PLC0415 - loaded before the first request
 
         delay = retry_delay(1, failure)
         self._report_retry(card, 1, failure, delay)
-        del failure  # its traceback holds frames that hold it: separate them
+        del failure  # its traceback holds frames that hold it: break the cycle
         await self._sleep(delay)
         try:
             return await retry(
@@ -223,14 +219,14 @@ class Transport:
             self._telemetry.emit(RequestRetried(card, attempt, error, seconds))
 
     async def _sleep(self, seconds: float) -> None:
-        """Sleep, but not on after the client is closed: the attempt that follows finds that out."""
+        """Sleep, but only until the client is closed: the next attempt then raises `UsageError`."""
         if self._closing is not None:
             await asyncio.wait([self._closing], timeout=seconds)
 
     # --- One attempt ---
 
     async def _exchange(self, card: Card, queue: LimiterQueue | None, permit: Permit | None) -> ProductionStatus:
-        """Send one request with a permit, and once more if its token was refused and another has come."""
+        """Send one request with a permit, and once more after a 401 if the source returns another token."""
         loop = asyncio.get_running_loop()
         if self._is_closed or self._loop is not loop:
             self.check_usable()
@@ -258,10 +254,10 @@ class Transport:
                 other = await self._token_with(permit, self._source, loop)
             return await self._send(card, other, loop, permit)
         finally:
-            del refusal  # its traceback holds this frame: separate them
+            del refusal  # its traceback holds this frame: break the cycle
 
     async def _token_with(self, permit: Permit, source: TokenSource, loop: asyncio.AbstractEventLoop) -> str:
-        """Ask the source for a token with a permit in hand, which is given back if none comes."""
+        """Get a token from the source while holding a permit, which is given back if that fails."""
         try:
             return await self._token_from(source, loop)
         except BaseException:
@@ -270,7 +266,7 @@ class Transport:
 
     async def _send(self, card: Card, token: str, loop: asyncio.AbstractEventLoop, permit: Permit) -> ProductionStatus:
         """Send one request and read its whole answer, both within one time limit that starts now."""
-        if self._is_closed:  # between its permit and this line
+        if self._is_closed:  # since the permit was granted
             permit.give_back()
             raise UsageError(CLOSED)
         task = self._time_limit.start(loop, loop.time())
@@ -288,7 +284,7 @@ class Transport:
             redact((token,), error)
             raise
         except RateLimited as error:
-            self._pause_for(card, error, loop)  # before the place is given to the next request
+            self._pause_for(card, error, loop)  # before the next request gets the permit's place
             raise
         except asyncio.CancelledError as exc:
             if not self._time_limit.has_expired(task):
@@ -307,26 +303,26 @@ class Transport:
             self._telemetry.emit(RequestRefused(card, error.retry_after))
 
     async def _token_from(self, source: TokenSource, loop: asyncio.AbstractEventLoop) -> str:
-        """Ask the source for a token, for as long as a request may take."""
+        """Get a token from the source, within the time limit of a request."""
         task = self._time_limit.start(loop, loop.time())
         cancelling = task.cancelling()
         try:
             giving: object = source()
             if not isawaitable(giving):
-                raise UsageError("the token source must be an async callable: what it gives is awaited")
+                raise UsageError("the token source must be an async callable: what it returns is awaited")
             return check_token(await giving)
         except asyncio.CancelledError as exc:
             if self._time_limit.has_expired(task):
                 raise self._cut_off("no token from its source") from exc
             if task.cancelling() > cancelling:
                 raise
-            # Nobody cancels us: the source awaited something that somebody else cancelled.
+            # This task is not cancelled: the source awaited something that was.
             raise TransportError("no token from its source: what it waited for was cancelled") from exc
         finally:
             self._time_limit.stop(task)
 
     def _cut_off(self, what: str) -> CardprodError:
-        """Make the error for an exchange that was ended: by closing, or by its time limit."""
+        """Make the error for an exchange that was ended by closing, or by its time limit."""
         if self._is_closed:
             return UsageError(CLOSED)
         return RequestTimeout(f"{what} within {self._request_timeout:g} s: try again")

@@ -2,34 +2,33 @@
 
 The model:
 
-**What is wanted.** Of a card that has been in its status for `t` seconds let `h(t)` be the hazard: the chance per
-second that the status ends now. If polls are taken with the density `n(t)` per second, a change is seen `1 / (2 n)`
-seconds late on average, so the mean delay is `∫ f/(2n) dt` and the polls it takes are `∫ S n dt`, with `f` the
-distribution of the dwell time and `S` the share that lasts longer. The least delay for a number of polls has `n` in
-proportion to `√(f/S) = √h` (Barlow, Hunter & Proschan, "Optimum checking procedures", 1963; Keller, "Optimum checking
-schedules for systems subject to random failure", 1974). So polls are set such that the integral of `√(v h)` between two
-of them is the same number, the spacing θ, for all cards, at any age. The worth `v` is 1 if the status ends in a
-final one and `progress_weight` if not: their mean, as often as each was seen.
+**The optimum.** For a card that has been in its status for `t` seconds, let the hazard `h(t)` be the probability per
+second that the status ends now, `f` the density of the dwell time, and `S` the probability that it is longer. Polls
+with the density `n(t)` per second see a change `1 / (2 n)` seconds late on average, so the mean delay is `∫ f/(2n) dt`,
+and the number of polls is `∫ S n dt`. For a given number of polls, the delay is least with `n` proportional to
+`√(f/S) = √h` (Barlow, Hunter & Proschan, "Optimum checking procedures", 1963; Keller, "Optimum checking schedules for
+systems subject to random failure", 1974). So polls are set such that the integral of `√(v h)` between two of them, the
+spacing θ, is the same for all cards at any age. The weight `v` is 1 for changes to a final status and
+`progress_weight` for others; for a status it is their mean, by how often each was seen.
 
-**The spacing.** The fleet uses up `∫ √(v h)` at a rate A, which is measured: each poll adds what its card used up since
-the poll before it, and what was added is forgotten over `_FORGET` seconds. Polls fall due at the rate A/θ, so
-θ = A / budget uses all of the budget, whatever the cards are doing. But a poll shall save `poll_cost` seconds of delay
-at least: at θ, the next poll saves `θ²/2`, so θ is never below `√(2 poll_cost)`, and a small fleet polls no oftener
-than makes sense.
+**The spacing.** The cards together use up `∫ √(v h)` at a rate A, which is measured: each poll adds what its card used
+up since the poll before it, and the sum decays over `_FORGET` seconds. Polls are due at the rate A/θ, so
+θ = A / budget uses the whole budget. But a poll must save at least `poll_cost` seconds of delay: with the spacing θ,
+the next poll saves `θ²/2`, so θ is never below `√(2 poll_cost)`, and few cards are not polled needlessly often.
 
-**The hazard.** Ages are cut into bins, each 19 % longer than the one before. A bin's hazard is the mean of a Gamma
-distribution: (events + prior events) / (seconds at risk + prior seconds). Polls only bracket a change, so an event is
-spread over the interval between the two polls, in proportion to the hazard so far (one step of Turnbull's
-self-consistent estimate for interval-censored data), and counts at risk until then. A card that is still in its
-status counts at risk at each poll (right-censored), from the age at which it was first seen in it (left-truncated).
-The age counts from the middle of the interval in which the status began; for the status a wait begins with, which
-began unseen, from the wait's beginning, and those have a curve of their own. Neighbouring bins are averaged, 1:2:1.
+**The hazard.** Ages are divided into bins, each 19 % longer than the one before. A bin's hazard is the mean of a Gamma
+distribution: (events + prior events) / (seconds at risk + prior seconds). A change is only known to be between two
+polls, so its event is spread over that interval, in proportion to the hazard so far (one step of Turnbull's
+self-consistent estimate for interval-censored data), and counts as at risk until then. A card that is still in its
+status counts as at risk at each poll (right-censored), from the age at which it was first seen in it (left-truncated).
+Ages count from the middle of the interval in which the status began. The status a wait begins with began unobserved:
+its age counts from the wait's beginning, and it has a curve of its own. Neighbouring bins are averaged, 1:2:1.
 
-**Forgetting.** Each ended stay lowers the weight of all before it in its status by one part in `memory`; so a changing
-kiosk is followed in so many cards, and a quiet night forgets nothing.
+**Forgetting.** Each ended stay multiplies the weight of all before it in its status by `1 - 1/memory`, so a change of a
+kiosk's behaviour is learned within so many cards, and time without cards forgets nothing.
 
-**Nothing learned yet.** The prior hazard is the one for which `fallback` would be best, with the weight of one card. So
-an unknown status is polled as `fallback` does, stretched or tightened to the budget, until cards have come through.
+**Nothing learned yet.** The prior hazard is the one for which `fallback` is optimal, with the weight of one card. So an
+unknown status is polled as `fallback` does, scaled to the budget, until cards have been observed.
 """
 
 from __future__ import annotations
@@ -53,30 +52,30 @@ from cardprod._protocol.validation import check_number, check_type
 __all__ = ["AdaptiveSchedule"]
 
 _EDGES: Final = (0.0, *(2 ** (step / 4) for step in range(67)))
-"""Where the bins of age begin, in seconds: 0, 1, 1.19, 1.41 … to 25 hours, where the last begins and does not end."""
+"""Where the bins of age begin, in seconds: 0, 1, 1.19, 1.41 … to 25 hours; the last bin has no end."""
 _LAST: Final = len(_EDGES) - 1
 _WIDTHS: Final = (*(after - edge for edge, after in pairwise(_EDGES)), _EDGES[-1])
 _FORGET: Final = 30.0
-"""Seconds over which the measured use of polls is forgotten: longer than most gaps, shorter than a rush."""
+"""Time constant, in seconds, of the measured use of polls: longer than most gaps between polls, shorter than a peak."""
 _REFRESH: Final = 1.0
-"""Seconds for which the curves are used as they were computed; what is learned meanwhile is in the next ones."""
+"""Seconds for which a computed curve is used before it is computed again from what was learned."""
 _SETTLED: Final = 2.0
-"""Seconds of measuring before the measure is used."""
+"""Seconds of measuring before the measured rate is used."""
 _LEAST_DELAY: Final = 1e-6
-"""Seconds. A fallback that polls more often than that is as good as one that does not, and can be squared."""
+"""Seconds. A lower bound of fallback's delays, so that a density can be squared."""
 _PRIOR_CARDS: Final = 1.0
 _SEED_CARDS: Final = 5.0
 _SEED_SIGMA: Final = 0.5
 _MOST_CURVES: Final = 64
-"""Statuses are open: a server that makes up a new one in every answer does not fill the memory."""
+"""A bound of the memory, because a server may send any number of unknown statuses."""
 _OTHERS: Final = "…"
 _SAVED_VERSION: Final = 1
 _MOST: Final = 1e15
-"""More than any fleet's seconds at risk; what is saved beyond that is no fleet's."""
+"""The highest valid number in a saved curve; real ones are far lower."""
 
 
 class _Curve:
-    """What is known of how long one status lasts, and the density of polls that follows from it."""
+    """How long one status lasts, as far as it was learned, and the density of polls that follows from it."""
 
     __slots__ = ("_computed_at", "_ended", "at_risk", "density", "ends", "events", "final_ends", "mass")
 
@@ -84,17 +83,17 @@ class _Curve:
         self.events = [0.0] * len(_EDGES)
         self.at_risk = [0.0] * len(_EDGES)
         self.ends = 0.0
-        """Stays that ended, by weight, and of those the ones that ended in a final status."""
+        """The weight of stays that ended, and of those, the ones that ended in a final status."""
         self.final_ends = 0.0
         self.density: Sequence[float] = ()
-        """For each bin, √(v h)."""
+        """√(v h) in each bin."""
         self.mass: Sequence[float] = ()
-        """For each bin, the integral of the density from age 0 to its beginning."""
+        """The integral of the density from age 0 to the beginning of each bin."""
         self._ended = 0
         self._computed_at = -math.inf
 
     def compute(self, now: float, prior: Sequence[float], progress_weight: float, memory: float) -> None:
-        """Bring density and mass up to date, unless they were just now."""
+        """Compute density and mass, unless that was done less than `_REFRESH` seconds ago."""
         if 0 <= now - self._computed_at < _REFRESH:
             return
         self._computed_at = now
@@ -112,22 +111,22 @@ class _Curve:
         self.density, self.mass = density, mass[:-1]
 
     def mass_at(self, age: float) -> float:
-        """Integrate the density from 0 to an age."""
+        """Return the integral of the density from 0 to an age."""
         bin_ = bisect_right(_EDGES, age) - 1
         return self.mass[bin_] + self.density[bin_] * (age - _EDGES[bin_])
 
     def age_at(self, mass: float) -> float:
-        """Return up to which age the density integrates to so much."""
+        """Return the age at which the integral of the density reaches a value."""
         bin_ = bisect_right(self.mass, mass) - 1
         return _EDGES[bin_] + (mass - self.mass[bin_]) / self.density[bin_]
 
     def add_stay(self, begin: float, end: float) -> None:
-        """Record that a card was in this status from one age to another."""
+        """Record that a card stayed in this status from one age to another."""
         for bin_, seconds in _bins(begin, end):
             self.at_risk[bin_] += seconds
 
     def add_end(self, begin: float, end: float, *, is_final: bool) -> None:
-        """Record that a card's stay ended, nobody knows when, between two ages."""
+        """Record that a card's stay ended at an unknown time between two ages."""
         shares = [(bin_, seconds, self.density[bin_] ** 2 * seconds) for bin_, seconds in _bins(begin, end)]
         total = sum(share for _, _, share in shares)
         still_there = 1.0
@@ -141,7 +140,7 @@ class _Curve:
         self._ended += 1
 
     def seed(self, seconds: float) -> None:
-        """Pretend that some cards stayed about so long: lognormally around it."""
+        """Learn from some made-up cards, whose stays are distributed lognormally around so many seconds."""
         below = 0.0
         for bin_, width in enumerate(_WIDTHS):
             until = 1.0 if bin_ == _LAST else _lognormal(_EDGES[bin_ + 1], seconds)
@@ -162,7 +161,7 @@ class _Curve:
         )
 
     def load(self, saved: _SavedCurve) -> None:
-        """Take what `save` gave."""
+        """Restore what `save` returned."""
         self.events, self.at_risk = [*saved.events], [*saved.at_risk]
         self.ends, self.final_ends = saved.ends, saved.final_ends
 
@@ -177,7 +176,7 @@ class _Curve:
 
 
 def _bins(begin: float, end: float) -> list[tuple[int, float]]:
-    """Cut an interval of ages into bins and the seconds in each."""
+    """Divide an interval of ages into bins, with the seconds in each."""
     bin_ = bisect_right(_EDGES, begin) - 1
     parts: list[tuple[int, float]] = []
     while bin_ < _LAST and end > _EDGES[bin_ + 1]:
@@ -189,7 +188,7 @@ def _bins(begin: float, end: float) -> list[tuple[int, float]]:
 
 
 def _averaged(values: Sequence[float]) -> list[float]:
-    """Average each with its neighbours, 1:2:1."""
+    """Average each value with its neighbours, 1:2:1."""
     before = [values[0], *values[:-1]]
     after = [*values[1:], values[-1]]
     return [(left + 2 * value + right) / 4 for left, value, right in zip(before, values, after, strict=True)]
@@ -201,7 +200,7 @@ def _lognormal(value: float, median: float) -> float:
 
 @attrs.frozen(kw_only=True)
 class _SavedCurve:
-    """What was learned of one status, as JSON has it."""
+    """What was learned of one status, as it is saved."""
 
     status: str
     is_first: bool
@@ -220,7 +219,7 @@ class _SavedCurve:
 
 @attrs.frozen(kw_only=True)
 class _Saved:
-    """A schedule, as JSON has it. `AdaptiveSchedule` checks the numbers."""
+    """A schedule, as it is saved. `AdaptiveSchedule` checks the numbers."""
 
     poll_cost: float
     progress_weight: float
@@ -245,23 +244,23 @@ class AdaptiveSchedule:
     AdaptiveSchedule.from_json(learned.to_json())        # what another process learned
     ```
 
-    It is meant to be shared: by all cards of a batch, and by all waits on kiosks that behave alike. What they use
-    together then just fits the client's rate limit. The model is described in `cardprod._polling.adaptive`.
+    Share one among all cards of a batch, and all waits on kiosks that behave alike: together their polls fit the
+    client's rate limit. `cardprod._polling.adaptive` describes the model.
 
     Args:
-        typical: Statuses and how many seconds each typically lasts, to begin with; worth five cards.
-        poll_cost: Seconds of delay that a poll must be expected to save to be worth taking. Lower polls more often
-            where the rate limit allows it; it is what keeps a few cards from being asked for ten times a second.
-        progress_weight: How much a delay in seeing a change that is not final counts beside one that is: above 0, and
-            at most 1, where READY -> IN_PROGRESS is as urgent as the end, and the end is seen later for it.
+        typical: Initial estimates: statuses, and how many seconds each typically lasts; with the weight of five cards.
+        poll_cost: Seconds of delay that a poll must be expected to save, above 0. With a lower value polls are more
+            frequent where the rate limit allows it; it keeps a few cards from being polled many times a second.
+        progress_weight: The weight of a delay in seeing a change that is not final, relative to a final one: above 0,
+            at most 1. With 1, READY -> IN_PROGRESS is as urgent as the end, and the end is seen later.
         shortest: The shortest delay, in seconds.
-        longest: The longest delay, in seconds, unless the fleet is so large that it is longer than that on average.
-        memory: After how many cards the first is all but forgotten.
-        jitter: The share of a spacing, from 0 up to 1, that randomness spreads polls by.
-        fallback: How to poll at a status of which nothing is known.
+        longest: The longest delay, in seconds; with so many cards that the average delay is longer, that one.
+        memory: After how many cards the weight of the first has decayed; at least 2.
+        jitter: The share of a spacing that is random, from 0 up to, not including, 1.
+        fallback: How to poll at a status of which nothing was learned.
 
     Raises:
-        UsageError: A number that cannot be right.
+        UsageError: A number is out of range.
     """
 
     def __init__(  # noqa: PLR0913 - one for each thing a user may set
@@ -301,9 +300,9 @@ class AdaptiveSchedule:
             _density(fallback, edge + width / 2) ** 2 for edge, width in zip(_EDGES, _WIDTHS, strict=True)
         )
         self._least_spacing = math.sqrt(2 * poll_cost)
-        # With this and nothing learned, where half of the ends are taken to be final, the delays are fallback's.
+        # With this and nothing learned, where half of the ends are assumed to be final, the delays are fallback's.
         self._spacing = math.sqrt((1 + progress_weight) / 2)
-        self._used = self._polls = self._waited = 0.0  # mass, polls, and the seconds between them; all forgotten alike
+        self._used = self._polls = self._waited = 0.0  # mass, polls, and the seconds between them; all decay alike
         self._measured_from: float | None = None
         self._measured_at = 0.0
         self._curves: dict[tuple[str, bool], _Curve] = {}
@@ -314,29 +313,23 @@ class AdaptiveSchedule:
                 self._curve(status, is_first=is_first).seed(seconds)
 
     def delay(self, unchanged: int, random: float) -> float:
-        """Return how long to sleep before the next poll at a card of which nothing is known: what `fallback` says.
+        """Return how many seconds to sleep before the next poll of a card that was never seen: `fallback`'s delay.
 
         Args:
-            unchanged: Polls since the last transition that showed nothing new, failed ones included.
-            random: A random number from 0 up to, not including, 1, to spread polls with.
-
-        Returns:
-            Seconds, positive and finite.
+            unchanged: Polls since the last transition, failed ones included.
+            random: A random number from 0 up to, not including, 1, for the jitter.
         """
         return self._fallback.delay(unchanged, random)
 
     def delay_at(self, status: str, age: float, now: float, random: float, *, is_first: bool) -> float:
-        """Return how long to sleep before the next poll at a card.
+        """Return how many seconds to sleep before the next poll of a card.
 
         Args:
             status: The status it was last seen in.
             age: Seconds since that began.
             now: The time, on any clock in seconds.
-            random: A random number from 0 up to, not including, 1, to spread polls with.
-            is_first: Whether it is the status the wait began with, so that nobody saw when it began.
-
-        Returns:
-            Seconds, positive and finite.
+            random: A random number from 0 up to, not including, 1, for the jitter.
+            is_first: Whether it is the status the wait began with, whose beginning was not observed.
         """
         curve = self._computed(status, now, is_first=is_first)
         spacing = self._spacing * (1 + self._jitter * (random - 0.5))
@@ -358,17 +351,17 @@ class AdaptiveSchedule:
         is_final: bool,
         requests_per_second: float,
     ) -> None:
-        """Take an answered poll at a card that was polled before.
+        """Learn from an answered poll of a card that was seen before.
 
         Args:
-            status: The status it was in at the poll before.
-            before: Its age in that status at the poll before, in seconds.
-            age: Its age in that status now, or what it would be.
-            now: The time.
+            status: The status it was in at the previous poll.
+            before: Its age in that status at the previous poll, in seconds.
+            age: Its age in that status now, in seconds, as if it had not left it.
+            now: The time, in seconds, on the clock of `delay_at`.
             is_first: Whether it is the status the wait began with.
             ended: Whether it has left that status.
             is_final: Whether it has left it for a final one.
-            requests_per_second: How many polls all cards on this schedule may use.
+            requests_per_second: The budget of polls for all cards on this schedule.
         """
         age = max(age, before)
         curve = self._computed(status, now, is_first=is_first)
@@ -379,20 +372,20 @@ class AdaptiveSchedule:
             curve.add_stay(before, age)
 
     def to_json(self) -> str:
-        """Save what is set and what was learned, as JSON. No card is in it."""
+        """Return the settings and what was learned, as JSON. It contains no card."""
         curves = tuple(curve.save(status, is_first=is_first) for (status, is_first), curve in self._curves.items())
         saved = _Saved(fallback=self._fallback, curves=curves, **self._settings)
         return to_json(saved, version=_SAVED_VERSION)
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Make a schedule of what another saved.
+        """Create a schedule from what another has saved.
 
         Args:
-            text: What `to_json` gave.
+            text: What `to_json` returned.
 
         Raises:
-            UsageError: It is not that; what is wrong with it.
+            UsageError: It is something else; the message says what is wrong with it.
         """
         saved = from_json(_Saved, text, version=_SAVED_VERSION, writer="AdaptiveSchedule.to_json")
         schedule = cls(
@@ -427,7 +420,7 @@ class AdaptiveSchedule:
         return curve
 
     def _measure(self, mass: float, waited: float, now: float, requests_per_second: float) -> None:
-        """Measure how fast the fleet uses up what polls are spaced by, and space them so that the budget is used."""
+        """Measure the rate A at which the cards use up mass, and set the spacing that uses the budget."""
         if self._measured_from is None or now < self._measured_at:  # the first poll, or another loop's clock
             self._measured_from = now
             self._used = self._polls = self._waited = 0.0
@@ -446,5 +439,5 @@ class AdaptiveSchedule:
 
 
 def _density(backoff: Backoff, age: float) -> float:
-    """Return how many polls a second a backoff takes at an age: its delays grow by `factor - 1` of the age."""
+    """Return a backoff's polls per second at an age: its delays grow by `factor - 1` of the age."""
     return 1 / max(min(backoff.first + (backoff.factor - 1) * age, backoff.ceiling), _LEAST_DELAY)

@@ -1,7 +1,7 @@
-"""`Backoff`, and what any schedule is: when to poll next. Pure: no clock, no sleeping, no memory of any card.
+"""`Backoff`, and the protocol of all schedules: when to poll next. Pure: no clock, no sleeping, no state.
 
-`Backoff` polls soon after a change and then less and less often, because a card that has just moved is the likeliest
-to move again, and a card left overnight is not.
+`Backoff` polls soon after a change and then less and less often, because a card that has just changed is the likeliest
+to change again.
 """
 
 from __future__ import annotations
@@ -16,24 +16,21 @@ __all__ = ["Backoff", "Schedule"]
 
 
 class Schedule(Protocol):
-    """What a wait asks of a schedule. Any object with this method will do."""
+    """The protocol of a schedule: any object with this method."""
 
     def delay(self, unchanged: int, random: float) -> float:
-        """Return how long to sleep before the next poll.
+        """Return how many seconds, above 0 and finite, to sleep before the next poll.
 
         Args:
-            unchanged: Polls since the last transition that showed nothing new, failed ones included.
-            random: A random number from 0 up to, not including, 1, to spread polls with.
-
-        Returns:
-            Seconds, positive and finite.
+            unchanged: Polls since the last transition, failed ones included.
+            random: A random number from 0 up to, not including, 1, for jitter.
         """
         ...
 
 
 @attrs.frozen(kw_only=True)
 class Backoff:
-    """Exponential backoff that starts again after every transition.
+    """Exponential backoff that starts over after every transition.
 
     ```python
     Backoff()                        # 1 s, 1.6 s, 2.6 s … at most 30 s, each up to 10 % sooner
@@ -45,11 +42,11 @@ class Backoff:
         first: Seconds to the first poll after a transition.
         factor: What each further delay is multiplied by; 1 keeps them equal.
         ceiling: The longest delay, in seconds.
-        jitter: The share of a delay, from 0 up to 1, that randomness may take off it, so that polls do not bunch up.
-            It only ever shortens: the ceiling holds.
+        jitter: The share of a delay, from 0 up to, not including, 1, by which it is randomly shortened at most, so that
+            polls are spread. Delays are never lengthened.
 
     Raises:
-        UsageError: A number that cannot be right.
+        UsageError: A number is out of range.
     """
 
     first: float = 1.0
@@ -64,17 +61,14 @@ class Backoff:
         check_number("Backoff: jitter", self.jitter, least=0, below=1)
 
     def delay(self, unchanged: int, random: float) -> float:
-        """Return how long to sleep before the next poll.
+        """Return how many seconds, above 0 and at most `ceiling`, to sleep before the next poll.
 
         Args:
-            unchanged: Polls since the last transition that showed nothing new, failed ones included.
-            random: A random number from 0 up to, not including, 1, to spread polls with.
-
-        Returns:
-            Seconds, positive and at most `ceiling`.
+            unchanged: Polls since the last transition, failed ones included.
+            random: A random number from 0 up to, not including, 1, for the jitter.
         """
         try:
             base = min(self.first * float(self.factor) ** unchanged, self.ceiling)
-        except OverflowError:  # a thousand polls later the power is beyond a float, and long past the ceiling
+        except OverflowError:  # after a thousand polls the power exceeds a float, and so the ceiling
             base = self.ceiling
         return base * (1 - self.jitter * random)

@@ -1,4 +1,4 @@
-"""`CoroutineLike`: an object that is a coroutine to everything that takes one, and something more besides."""
+"""`CoroutineLike`: the base of objects that work as a coroutine, and have other methods as well."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _F = TypeVar("_F", bound=Callable[..., object])
 
 
 class CoroutineLike(Coroutine[Any, Any, _T]):
-    """Can be awaited, and made a task of by `create_task`, `gather`, `TaskGroup.create_task` and `wait_for`."""
+    """Can be awaited, and passed to `create_task`, `gather`, `TaskGroup.create_task` and `wait_for`."""
 
     __slots__ = ("_coroutine",)
 
@@ -29,14 +29,14 @@ class CoroutineLike(Coroutine[Any, Any, _T]):
 
     @abstractmethod
     def _start(self) -> Coroutine[Any, Any, _T]:
-        """Begin, as a coroutine; or raise `UsageError` if that is no longer possible."""
+        """Return the coroutine that does the work; or raise `UsageError` if it cannot start any more."""
 
     def __await__(self) -> Generator[Any, Any, _T]:
         self._coroutine = self._start()
         return self._coroutine.__await__()
 
     def send(self, value: Any, /) -> Any:  # noqa: ANN401 - the coroutine protocol says so
-        """Go on until the next suspension, as the event loop asks of a coroutine."""
+        """Run until the next suspension. Called by the event loop."""
         return self._started().send(value)
 
     def throw(
@@ -46,7 +46,7 @@ class CoroutineLike(Coroutine[Any, Any, _T]):
         tb: TracebackType | None = None,
         /,
     ) -> Any:  # noqa: ANN401 - the coroutine protocol says so
-        """Raise inside, as the event loop does to cancel."""
+        """Raise inside the coroutine. Called by the event loop, to cancel it."""
         exc = typ if isinstance(typ, BaseException) else val if isinstance(val, BaseException) else typ()
         return self._started().throw(exc if tb is None else exc.with_traceback(tb))
 
@@ -56,14 +56,14 @@ class CoroutineLike(Coroutine[Any, Any, _T]):
         return self._coroutine
 
     def _warn_unused(self) -> None:
-        """Warn as Python does of a coroutine that was never awaited."""
+        """Warn as Python does about a coroutine that was never awaited."""
         warnings.warn(f"{self.__name__} was never awaited or iterated", RuntimeWarning, stacklevel=2, source=self)
 
 
 def returns_coroutine(function: _F) -> _F:
-    """Mark a function that returns a `CoroutineLike` as a coroutine function, for those that ask before they call it.
+    """Mark a function that returns a `CoroutineLike` as a coroutine function, for frameworks that check for one.
 
-    Starlette's `BackgroundTasks`, for one, would run it in a thread otherwise, and drop what it returns.
+    Starlette's `BackgroundTasks`, for instance, would otherwise run it in a thread and ignore what it returns.
     """
     if sys.version_info >= (3, 12):
         return inspect.markcoroutinefunction(function)

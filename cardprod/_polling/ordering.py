@@ -3,9 +3,9 @@
 Two rules, in this order:
 
 1. `occurred_at` decides, where both statuses have one and the two differ.
-2. Else the order in which statuses follow each other decides: READY, then whatever is on the way, then an end.
+2. Else the order in which statuses follow each other decides: READY, then the statuses in between, then a final one.
 
-Where neither decides, nobody can tell: the same status, two statuses on the way, or two different ends.
+The order is undecided of the same status twice, of two statuses in between, and of two different final ones.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 __all__ = ["Order", "are_ordered", "compare", "compare_times"]
 
 _PRECISION: Final = timedelta(seconds=1)
-"""Webhooks of schema version 2.0.0 write whole seconds: where one of two times is whole, they are equal if closer."""
+"""Events of schema version 2.0.0 have whole seconds: a time of whole seconds equals any that is closer than this."""
 
 
 class Order(Enum):
-    """What a status is beside the one that is known."""
+    """How a status relates to the known one."""
 
     NEWER = "newer"
     OLDER = "older"
@@ -57,12 +57,12 @@ _BY_STAGE: Final[Mapping[tuple[_Stage, _Stage], Order]] = {
 
 
 def compare(new: ProductionStatus, known: ProductionStatus, known_at: datetime | None) -> Order:
-    """Compare a status with the one that is known.
+    """Compare a new status with the known one.
 
     Args:
-        new: The one that came.
-        known: The one that is known.
-        known_at: The last `occurred_at` of the known one; None if it never had one.
+        new: The new status.
+        known: The known status.
+        known_at: The last `occurred_at` of the known status; None if it never had one.
     """
     by_time = compare_times(new.occurred_at, known_at)
     return by_time if by_time is not Order.UNDECIDED else _BY_STAGE[_stage_of(known), _stage_of(new)]

@@ -1,7 +1,6 @@
-"""`PollQueue`: which of many cards is due, and in which phase each one is. Pure: time is a number, no asyncio.
+"""`PollQueue`: which of many cards is due, and the phase of each. Pure: time is a number, no asyncio.
 
-Every change of a card ends in `reschedule`, the only place that moves one from phase to phase; but for `take`, which
-hands a due card out to be polled.
+`take` returns a due card to be polled. After any other change of a card, `reschedule` puts it into its new phase.
 """
 
 from __future__ import annotations
@@ -22,26 +21,26 @@ if TYPE_CHECKING:
 __all__ = ["TICK", "Phase", "PollQueue", "QueuedState"]
 
 TICK: Final = 0.001
-"""Seconds by which a timer may come before its time on the loop's clock."""
+"""Seconds by which a timer of the event loop may fire early."""
 
 _STALE: Final = 1024
 
 
 class Phase(Enum):
-    """Where a card is."""
+    """The phase of a card in its queue."""
 
     NEW = "never polled"
     SCHEDULED = "its next poll is scheduled"
-    POLLING = "a poll of it is under way"
-    FOLLOWING = "a poll of it by somebody else is under way"
-    IDLE = "it was polled or postponed, and is to be rescheduled"
-    OVER = "its wait is over, or was left"
+    POLLING = "a poll of it is in flight"
+    FOLLOWING = "another wait's poll of it is in flight"
+    IDLE = "it was polled or postponed, and must be rescheduled"
+    OVER = "its wait is over, or was abandoned"
 
 
 class QueuedState(PollState):
-    """One card's state, and its phase in its queue. Two that are due at the same time are equal to the heap."""
+    """One card's state, and its phase in its queue. The heap takes two that are due at the same time as equal."""
 
-    # Of 1,000,000 cards each byte is a megabyte: so this is the state, and does not have one.
+    # It is a subclass, not an object with a state, to save memory: with 1,000,000 cards each byte is a megabyte.
     __slots__ = ("phase",)
 
     phase: Phase
@@ -56,8 +55,8 @@ _S = TypeVar("_S", bound=QueuedState)
 class PollQueue(Generic[_S]):
     """The cards of one batch.
 
-    A card that was never polled takes turns with those that are due again, so that neither has to wait for all of the
-    others. Entries of the heap that no longer count stay there until they come up, or until most are such.
+    New cards and cards that are due again are taken alternately, so that neither have to wait for all of the others.
+    Stale entries of the heap, of cards that were rescheduled, stay until they are due, or until most entries are stale.
     """
 
     def __init__(self) -> None:
@@ -69,21 +68,21 @@ class PollQueue(Generic[_S]):
         self._deadlines: deque[_S] = deque()
 
     def __len__(self) -> int:
-        """Count the entries that are kept, those that no longer count included."""
+        """Count the entries, stale ones included."""
         return len(self._new) + len(self._heap) + len(self._active)
 
     def __iter__(self) -> Iterator[_S]:
-        """Give every card whose wait is not over."""
+        """Iterate the cards whose wait is not over."""
         yield from (state for state in self._new if state.phase is Phase.NEW)
         yield from (state for state in self._active if not state.is_over)
-        seen: set[_S] = set()  # one that was rescheduled for the same time has two entries that count
+        seen: set[_S] = set()  # a card that was rescheduled for the same time has two valid entries
         for at, state in self._heap:
             if _counts(at, state) and state not in seen:
                 seen.add(state)
                 yield state
 
     def add(self, state: _S) -> None:
-        """Add a card. Those with a deadline are added in the order of their deadlines."""
+        """Add a card. Cards with a deadline must be added in the order of their deadlines."""
         if state.last is None:
             state.phase = Phase.NEW
             self._new.append(state)
@@ -93,13 +92,13 @@ class PollQueue(Generic[_S]):
             self._deadlines.append(state)
 
     def due_at(self, now: float) -> float:
-        """Return when the next card is due; infinite if none ever is."""
+        """Return when the next card is due; infinite if none is scheduled."""
         return min(now if self._new else math.inf, self._first_due_at())
 
     def take(self, now: float, is_polled: Callable[[Card], bool]) -> _S | None:
-        """Hand out the card to poll, in the phase POLLING; None if none is due.
+        """Return a due card, now in the phase POLLING; None if none is due.
 
-        Cards that somebody else polls at the moment are passed over: they follow that poll.
+        A due card of which `is_polled` says that another wait polls it now is skipped: it is then FOLLOWING that poll.
         """
         while True:
             is_due = self._first_due_at() <= now
@@ -107,7 +106,7 @@ class PollQueue(Generic[_S]):
                 self._is_new_next = False
                 state = self._new.popleft()
                 if state.phase is not Phase.NEW or state.is_over:
-                    continue  # an event came, or its deadline, before it was polled
+                    continue  # an event or its deadline came before its first poll
             elif is_due:
                 self._is_new_next = True
                 state = heappop(self._heap)[1]
@@ -120,9 +119,10 @@ class PollQueue(Generic[_S]):
             state.phase = Phase.FOLLOWING
 
     def postpone(self, now: float, gap: float) -> _S | None:
-        """Postpone the poll that is due first, if events make it unnecessary; return whose poll it was, else None.
+        """Postpone the first due poll, if the card was seen less than `gap` seconds ago.
 
-        The card is to be rescheduled.
+        Returns:
+            Its card, which must be rescheduled; None if no poll was postponed.
         """
         if gap <= 0 or self._first_due_at() > now + TICK or not self._heap[0][1].postpone(now, gap):
             return None
@@ -136,10 +136,10 @@ class PollQueue(Generic[_S]):
             state.phase = Phase.IDLE
 
     def reschedule(self, state: _S) -> bool:
-        """Put a card where it belongs after anything about it has changed.
+        """Put a card into its new phase after any change of its state.
 
         Returns:
-            Whether its wait is over, and it is no longer here. That is so once.
+            Whether its wait is over and it was removed now.
         """
         if state.phase is Phase.OVER or (state.phase is Phase.POLLING and not state.is_over):
             return False
@@ -153,15 +153,15 @@ class PollQueue(Generic[_S]):
         return True
 
     def next_expiry(self) -> float:
-        """Return when the next deadline passes for good; infinite if none does."""
+        """Return the first `expires_at` of the cards, when even a late last poll must have ended; infinite for none."""
         while self._deadlines and self._deadlines[0].phase is Phase.OVER:
             self._deadlines.popleft()
         return self._deadlines[0].expires_at if self._deadlines else math.inf
 
     def expire(self, now: float) -> Iterator[_S]:
-        """Give those whose deadline has passed for good without a last poll, expired; each is to be rescheduled.
+        """Expire the cards whose `expires_at` has passed without a last poll; each must be rescheduled.
 
-        One that is being polled ends by itself.
+        A card that is being polled is skipped: its poll ends its wait.
         """
         while self.next_expiry() <= now + TICK:
             state = self._deadlines.popleft()
@@ -170,7 +170,7 @@ class PollQueue(Generic[_S]):
                 yield state
 
     def clear(self) -> list[_S]:
-        """Forget all cards, in the phase OVER, and return those whose wait is not over."""
+        """Remove all cards, set their phase to OVER, and return those whose wait was not over."""
         left = list(self)
         for state in left:
             state.phase = Phase.OVER
@@ -185,7 +185,7 @@ class PollQueue(Generic[_S]):
         heappush(self._heap, (state.next_poll_at, state))
 
     def _first_due_at(self) -> float:
-        """Return when the first card of the heap is due, without the entries before it that no longer count."""
+        """Return when the first card of the heap is due, after removing stale entries before it."""
         heap = self._heap
         while heap and not _counts(*heap[0]):
             self._stale -= 1

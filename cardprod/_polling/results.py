@@ -1,6 +1,6 @@
-"""`ResultStream`: results on their way from the polls that find them to one reader, and how many there are.
+"""`ResultStream`: a bounded buffer of results between the polls of a batch and its reader, and `Progress`, its counts.
 
-Nothing is lost: polls are held back while there is no room, and an error comes after what is there already.
+No result is lost: no poll starts while the buffer is full, and an error is raised after the results before it.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ _CAPACITY = 256
 
 @attrs.frozen(kw_only=True)
 class Progress:
-    """How far a batch is.
+    """The progress of a batch.
 
     Args:
-        total: Cards taken so far, each once.
-        pending: Cards that have no final result yet.
+        total: Cards read so far, without duplicates.
+        pending: Cards without a final result.
         produced: Cards that are PRODUCED.
         failed: Cards that ended in PRODUCTION_ERROR or REQUEST_ERROR.
         errors: Cards that ended with a `CardprodError`.
-        requests: Requests sent, repeated ones included.
+        requests: Requests sent, retries included.
     """
 
     total: int
@@ -47,10 +47,10 @@ class Progress:
 
 
 class ResultStream(Generic[_T]):
-    """A buffer with one reader, and the counts of what went through it.
+    """A bounded buffer with one reader, and counts of the batch's cards.
 
     Args:
-        on_room: Is called when there is room again after there was none.
+        on_room: Is called when there is room again.
     """
 
     def __init__(self, on_room: Callable[[], None]) -> None:
@@ -61,7 +61,7 @@ class ResultStream(Generic[_T]):
         self._is_finished = False
         self._broken_by: BaseException | None = None
         self.reserved: int = 0
-        """Results that polls under way will add."""
+        """Room reserved for the results of polls in flight."""
         self.total: int = 0
         self.pending: int = 0
         self.produced: int = 0
@@ -69,22 +69,22 @@ class ResultStream(Generic[_T]):
         self.errors: int = 0
 
     def __iter__(self) -> Iterator[_T]:
-        """Give what was added and not read yet."""
+        """Iterate the results that were not read yet."""
         return iter(self._results)
 
     @property
     def has_room(self) -> bool:
-        """Whether there is room for one more result, beside those that are reserved."""
+        """Whether there is room for one more result, besides those reserved."""
         return len(self._results) + self.reserved < _CAPACITY
 
     @property
     def room(self) -> int:
-        """How many more results may wait for the reader."""
+        """How many more results fit, reserved ones not counted."""
         return max(0, _CAPACITY - len(self._results))
 
     @property
     def is_full(self) -> bool:
-        """Whether as many results wait for the reader as may."""
+        """Whether no more results fit, reserved ones not counted."""
         return len(self._results) >= _CAPACITY
 
     @property
@@ -104,11 +104,11 @@ class ResultStream(Generic[_T]):
         )
 
     def reserve(self) -> None:
-        """Reserve room for a poll that begins."""
+        """Reserve room for the result of a poll that starts."""
         self.reserved += 1
 
     def unreserve(self) -> None:
-        """Free the room of a poll that has ended; what it found was added before."""
+        """Free the reserved room of a poll that has ended; its result, if any, was added before."""
         had_room = self.has_room
         self.reserved -= 1
         if not had_room:
@@ -120,7 +120,7 @@ class ResultStream(Generic[_T]):
         self._readable.set()
 
     def count_card(self) -> None:
-        """Count a card that was taken."""
+        """Count a card that was read."""
         self.total += 1
         self.pending += 1
 
@@ -136,26 +136,26 @@ class ResultStream(Generic[_T]):
         self._readable.set()
 
     def finish(self) -> None:
-        """End after what is there already, once no card is pending: no more cards come."""
+        """End after the remaining results, as soon as no card is pending: no more cards will be added."""
         self._is_finished = True
         self._readable.set()
 
     def break_off(self, error: BaseException) -> None:
-        """End with an error, after what is there already."""
+        """End with an error, after the remaining results. Only the first error counts."""
         self._broken_by = self._broken_by or error
         self._readable.set()
 
     def clear(self) -> None:
-        """End at once, and forget what is there."""
+        """End at once, and drop the remaining results."""
         self._results.clear()
         self.pending = 0
         self.finish()
 
     async def read(self) -> _T:
-        """Return the next result.
+        """Wait for the next result, and return it.
 
         Raises:
-            StopAsyncIteration: There will be no more.
+            StopAsyncIteration: There are no more results.
             UsageError: Another task is reading.
         """
         if self._is_being_read:

@@ -1,4 +1,4 @@
-"""`Signal`: what one task sleeps by until a time comes, or until somebody sets it."""
+"""`Signal`: lets one task sleep until a time, or until it is set."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["Signal"]
 
 
 class Signal:
-    """An `asyncio.Event` for one waiter, with a deadline on the loop's clock, that is cleared by waiting."""
+    """Like an `asyncio.Event` for one waiter, but with a deadline, and cleared at the end of each wait."""
 
     __slots__ = ("_is_set", "_waiter")
 
@@ -23,10 +23,10 @@ class Signal:
             self._waiter.set_result(None)
 
     async def wait_until(self, at: float | None) -> bool:
-        """Wait until a time on the loop's clock, or, if it is None, until it is set.
+        """Wait until it is set, or until a time on the loop's clock; None for no limit.
 
         Returns:
-            Whether it was set. If not, the time has come, even if the clock, which is coarser, does not show it yet.
+            Whether it was set. If not, the time has come, although the loop's clock may still be a little before it.
         """
         if self._is_set:
             self._is_set = False

@@ -2,15 +2,15 @@
 
 Three rules:
 
-1. Every answer is processed, and so is every failed poll. `next_poll_at` then says when to poll again, until `is_over`
-   says that the wait has ended; `error` says whether it ended badly.
-2. Polls count in their order. An event counts only if it is newer than what is known, as `ordering` decides, or, where
-   that cannot, by when it was sent; and from then until a poll has confirmed it, a poll that shows something older is
-   the API lagging behind, and changes nothing. So a wait never goes back.
-3. A sleep never goes past the deadline. The poll that is due there is the last: whatever comes of it, the wait ends.
+1. Every answer and every failed poll is processed. `next_poll_at` then says when to poll again, until `is_over`;
+   `error` is then the error that ended the wait, or None.
+2. Every poll counts. An event counts only if it is newer than the known status, by `ordering`, or, where that is
+   undecided, by when it was sent. From then until a poll has confirmed it, a poll with an older status is taken as the
+   API lagging behind, and changes nothing. So a wait never goes back to an older status.
+3. A sleep is never longer than until the deadline. The poll that is due there is the last one, and ends the wait.
 
-Sleeping, sending and cancelling are done by `poller`, which drives this. What is known can be saved as a value and
-restored under another clock; how that value travels is `checkpoint`'s business.
+`poller` drives it: it sleeps, sends and cancels. The state can be saved to a `PendingCard` of a checkpoint, and
+restored from it under another clock.
 """
 
 from __future__ import annotations
@@ -39,14 +39,13 @@ if TYPE_CHECKING:
 __all__ = ["LAG", "PollOptions", "PollState"]
 
 _END_AT_ONCE: Final = (UsageError, Unauthorized, Forbidden, CardNotFound)
-"""Failures that no later poll would get over."""
+"""Failures after which no later poll can succeed."""
 
 LAG: Final = 60.0
-"""Seconds for which polls may lag behind an event. If they still show another end after that, that end counts: better
-reported late than never."""
+"""Seconds for which polls may lag behind an event. A different final status that polls still show after that counts."""
 
 _SKEW: Final = 1.0
-"""Seconds by which two machines' clocks may differ."""
+"""Seconds by which the clocks of two machines may differ."""
 
 _TICK: Final = 0.001
 """Seconds to which times by two clocks can be compared at all."""
@@ -54,16 +53,15 @@ _TICK: Final = 0.001
 
 @attrs.frozen(kw_only=True)
 class PollOptions:
-    """What holds for a wait from its beginning, and for all waits of a batch.
+    """The options of a wait, shared by all waits of a batch.
 
     Args:
         schedule: When to poll again after a poll.
         timeout: Seconds from the beginning to the deadline; None for no deadline.
         max_failures: How many polls in a row may fail before the wait does.
-        last_poll_seconds: How long the last poll, which begins at the deadline, may take; infinite for as long as it
-            takes.
-        requests_per_second: What an `AdaptiveSchedule` may use, for all the cards on it.
-        random: Where randomness comes from: a function that gives a number from 0 up to, not including, 1.
+        last_poll_seconds: The time limit of the last poll, which begins at the deadline; infinite for none.
+        requests_per_second: The budget of an `AdaptiveSchedule`, for all cards on it.
+        random: Returns a random number from 0 up to, not including, 1.
     """
 
     schedule: Schedule
@@ -74,7 +72,7 @@ class PollOptions:
     random: Callable[[], float] = random.random
 
     def checkpoint(self, checkpoint_id: str, pending: tuple[PendingCard, ...], *, sweep: int = 0) -> Checkpoint:
-        """Make a checkpoint of waits on these terms. Of the schedules only a `Backoff` travels."""
+        """Make a checkpoint of waits with these options. A schedule that is no `Backoff` is not saved."""
         return Checkpoint(
             id=checkpoint_id,
             sweep=sweep,
@@ -88,13 +86,13 @@ class PollState:
     """Follows one card from its first poll to its final status.
 
     Args:
-        card: The card, for errors to name.
-        options: What holds for the wait.
-        started_at: The time of the beginning; the first poll is due at once. Any clock in seconds.
-        deadline_at: The time of the end, if it is another than `options.timeout` makes it.
+        card: The card.
+        options: The options of the wait.
+        started_at: When the wait begins, on any clock in seconds; the first poll is due then.
+        deadline_at: When it ends; None for `options.timeout` seconds later.
     """
 
-    # A million of these wait in one process, so what can be shared is in `PollOptions`, and nothing is kept twice.
+    # A process may have a million of these, so what can be shared is in `PollOptions`, and nothing is stored twice.
     __slots__ = (
         "_began_at",
         "_deadline_at",
@@ -123,38 +121,38 @@ class PollState:
         if deadline_at is None:
             deadline_at = math.inf if options.timeout is None else started_at + options.timeout
         self._deadline_at = deadline_at
-        self._began_at = self._polled_at = started_at  # the status it was last seen in; the poll that saw it
-        self._is_first = True  # whether that is the status the wait began with
+        self._began_at = self._polled_at = started_at  # when the last status began; when the card was last seen
+        self._is_first = True  # whether the last status is the one the wait began with
         self._unchanged = 0
         self._occurred_at: datetime | None = None
-        self._event: tuple[float, datetime | None] | None = None  # when one came that no poll confirmed; its sent_at
+        self._event: tuple[float, datetime | None] | None = None  # when an unconfirmed event came; its `sent_at`
         self.last: ProductionStatus | None = None
         """The last status seen."""
         self.polls: int = 0
         """Answered polls so far."""
         self.failures: int = 0
-        """Polls that failed since the last answer, or event that was news."""
+        """Polls that failed since the last answer, or the last event with something new."""
         self.next_poll_at: float = started_at
         """When the next poll is due; meaningless once the wait is over."""
         self.is_over: bool = False
-        """Whether the wait has ended, well or badly."""
+        """Whether the wait has ended."""
         self.error: CardprodError | None = None
-        """What it ended with, if it ended badly."""
+        """The error that ended the wait; None if a final status did."""
 
     # --- When to poll ---
 
     @property
     def cut_off_at(self) -> float | None:
-        """When the poll that is due now must be given up, its retries and its queueing included; None for never.
+        """When the poll that is due now must end, with its queueing and its retries; None for no limit.
 
-        A poll that begins before the deadline ends there; the last poll, which begins there, a little later.
+        That is the deadline, or, for the last poll, which begins at the deadline, `last_poll_seconds` later.
         """
         at = self.next_poll_at + self._options.last_poll_seconds if self._is_last_poll else self._deadline_at
         return None if math.isinf(at) else at
 
     @property
     def expires_at(self) -> float:
-        """When even a last poll that began late must have ended; infinite for never."""
+        """When the last poll must have ended; infinite without a deadline."""
         return self._deadline_at + self._options.last_poll_seconds
 
     def mark_due(self, now: float) -> None:
@@ -166,16 +164,17 @@ class PollState:
         self.next_poll_at = max(self.next_poll_at, now)
 
     def postpone(self, now: float, gap: float) -> bool:
-        """Postpone the poll that is due, if an event or a poll showed the card a short while ago.
+        """Postpone the poll that is due, if a poll or an event showed the card less than `gap` seconds ago.
 
-        The first poll, one after a failure and the last one are never postponed.
+        The first poll, a poll after a failure, and the last poll are never postponed.
 
         Args:
             now: The time.
             gap: Seconds for which the card need not be polled after it was last seen.
 
         Returns:
-            Whether it was postponed. `next_poll_at` is later then; or the wait is over, if the schedule is wrong.
+            Whether it was postponed. `next_poll_at` is later then; or the wait is over, if the schedule's delay is
+            invalid.
         """
         if self.last is None or self.failures or self._is_last_poll or now - self._polled_at >= gap:
             return False
@@ -193,11 +192,11 @@ class PollState:
         """Process the answer to a poll.
 
         Args:
-            status: What it says.
-            now: The time it came.
+            status: The status in it.
+            now: The time.
 
         Returns:
-            The transition it makes, or None if it shows nothing new.
+            The transition; None if nothing is new.
 
         Raises:
             UsageError: The wait is already over.
@@ -214,16 +213,16 @@ class PollState:
     def process_event(self, event: ProductionEvent, now: float, wall_now: float) -> Transition | None:
         """Process an event.
 
-        Before anything is known of the card, only an event that was sent since the wait began counts: an older one may
-        be of an earlier production, and the first poll will show.
+        Before the card was first seen, only an event that was sent since the wait began counts: an older one may be of
+        an earlier production.
 
         Args:
             event: An event of this card.
-            now: The time it came.
-            wall_now: The same on the clock that the event's times are by, in seconds since 1970.
+            now: The time.
+            wall_now: The time in seconds since 1970, to compare with the event's times.
 
         Returns:
-            The transition it makes, or None if it is no news.
+            The transition; None if nothing is new.
 
         Raises:
             UsageError: The wait is already over.
@@ -233,18 +232,18 @@ class PollState:
             return None
         transition = self._take(event.status, now, "webhook")
         self._event = now, event.sent_at
-        self.failures = 0  # something is known of it, if not from polls
+        self.failures = 0
         return transition
 
     def process_failure(self, failure: CardprodError, now: float) -> None:
         """Process a poll that failed, after its own retries.
 
-        It ends the wait if it is the kind that no later poll would get over, if it is one in a row too many, or if it
-        was the last poll or was cut off by the deadline.
+        It ends the wait if no later poll can succeed, if `max_failures` polls in a row have failed, or if it was the
+        last poll or ended at the deadline.
 
         Args:
-            failure: Why there is no answer.
-            now: The time it was known.
+            failure: The error.
+            now: The time.
 
         Raises:
             UsageError: The wait is already over.
@@ -262,10 +261,7 @@ class PollState:
             self._schedule_next(now, failure)
 
     def expire(self, now: float) -> None:
-        """End the wait, past its deadline, without a last poll: its turn did not come in time.
-
-        Args:
-            now: The time.
+        """End the wait after its deadline without a last poll, which got no permit in time.
 
         Raises:
             UsageError: The wait is already over.
@@ -297,7 +293,7 @@ class PollState:
         return sent_at >= known_sent_at if order is Order.NEWER else sent_at > known_sent_at
 
     def _lags(self, status: ProductionStatus, last: ProductionStatus, now: float, event_at: float) -> bool:
-        """Whether a poll shows what was before the event that brought the last status."""
+        """Whether a poll shows an older status than the last one, which an unconfirmed event reported."""
         is_older = compare(status, last, self._occurred_at) is Order.OLDER
         return is_older and not (status.is_final and now - event_at > LAG)
 
@@ -314,14 +310,14 @@ class PollState:
         if previous is not None:
             self._learn(previous, now, ended=is_new, is_exact=source == "webhook")
         elif source == "webhook":
-            self._began_at, self._is_first = now, False  # seen as it began
+            self._began_at, self._is_first = now, False  # its beginning was observed
         self._polled_at = now
         if status.is_final:
             self.is_over = True
         else:
             try:
                 self._schedule_next(now, None)
-            except BaseException:  # a schedule's own: nobody gets this transition, so whoever goes on is to see it
+            except BaseException:  # the schedule's: the transition was not delivered, so a resumed wait must see it
                 self.last, self._occurred_at = known
                 raise
         if not is_new:
@@ -330,26 +326,26 @@ class PollState:
         return Transition(previous=previous, current=status, elapsed=elapsed, polls=self.polls, source=source)
 
     def _is_new_request(self, status: ProductionStatus) -> bool:
-        """Whether the same status has another time: the card was sent to the kiosk again.
+        """Whether the same status has another `occurred_at`: the card was sent to the kiosk again.
 
-        A missing or illegible time decides nothing, so the last one known under this status is what counts.
+        A missing or malformed time decides nothing: the new one is compared with the last one known of this status.
         """
         if self._event is not None:
             return compare_times(status.occurred_at, self._occurred_at) is not Order.UNDECIDED
         return None not in (status.occurred_at, self._occurred_at) and status.occurred_at != self._occurred_at
 
-    # --- What the schedule learns, and says ---
+    # --- The schedule ---
 
     def _learn(self, previous: ProductionStatus, now: float, *, ended: bool, is_exact: bool) -> None:
-        """Report to a schedule that learns how long the card stayed, and set when its new status began."""
+        """Pass to a schedule that learns how long the card stayed in a status, and set when the new one began."""
         before = self._polled_at
-        if ended and is_exact:  # it stayed until now
+        if ended and is_exact:  # an event: the status lasted until now
             self._learn_stay(previous, before, now, ended=False)
             before = now
         self._learn_stay(previous, before, now, ended=ended)
         if ended:
             self._is_first = False
-            self._began_at = (before + now) / 2  # nobody knows better
+            self._began_at = (before + now) / 2  # the best estimate
 
     def _learn_stay(self, previous: ProductionStatus, before: float, now: float, *, ended: bool) -> None:
         schedule = self._options.schedule
@@ -411,14 +407,14 @@ class PollState:
     # --- Saved and restored ---
 
     def save(self, now: float, wall_now: float, undelivered: Sequence[Transition] = ()) -> PendingCard:
-        """Return all that is known, for another `PollState` to go on with.
+        """Return the state as a value, for another `PollState` to restore.
 
-        A wait that ended badly is saved as if its end were still to be seen: the next poll is due at once.
+        A wait that ended with an error is saved as pending, with a poll due at once.
 
         Args:
             now: The time.
-            wall_now: The same on the wall's clock, in seconds since 1970.
-            undelivered: Transitions that were seen and not delivered.
+            wall_now: The time in seconds since 1970.
+            undelivered: Transitions that were seen but not delivered.
         """
         ahead = wall_now - now
         event_at, event_sent_at = (None, None) if self._event is None else self._event
@@ -442,12 +438,12 @@ class PollState:
         )
 
     def restore(self, saved: PendingCard, now: float, wall_now: float) -> None:
-        """Go on with what another `PollState` of the same card saved.
+        """Restore the state that another `PollState` of the same card has saved.
 
         Args:
-            saved: What it saved.
+            saved: The state.
             now: The time.
-            wall_now: The same on the wall's clock, in seconds since 1970.
+            wall_now: The time in seconds since 1970.
         """
 
         def at(moment: int) -> float:
@@ -461,7 +457,7 @@ class PollState:
         self._unchanged = saved.unchanged
         self.last = saved.last
         self._occurred_at = saved.known_at if saved.last is None else saved.last.occurred_at or saved.known_at
-        # Two machines' clocks may differ, and no schedule should learn of a card seen in the future.
+        # The clock of the machine that saved it may be ahead, and no schedule must learn from times in the future.
         polled_at, began_at = (saved.started_at if one is None else one for one in (saved.polled_at, saved.began_at))
         self._polled_at = min(at(polled_at), now)
         self._began_at = min(at(began_at), self._polled_at)

@@ -1,7 +1,7 @@
-"""Who waits for which card in one client, so that one poll, or one event, serves all of them.
+"""`Subscriptions`: the waits of one client by card, so that one poll, or one event, serves all waits for a card.
 
-There is at most one poll of a card under way. Those who waited for the card when it began get its outcome; those who
-came later need another, because its outcome may be older than their wait. Nothing here polls, or decides when to.
+At most one poll of a card is in flight. Its outcome is delivered to the waits that began before it; later ones need a
+poll of their own, because the outcome may be older than their wait. Nothing here polls, or decides when to.
 """
 
 from __future__ import annotations
@@ -21,39 +21,39 @@ if TYPE_CHECKING:
 __all__ = ["Outcome", "SharedPoll", "Subscriber", "Subscriptions"]
 
 Outcome: TypeAlias = "ProductionStatus | CardprodError"
-"""What comes of a poll."""
+"""The outcome of a poll."""
 
 _SHARDS: Final = 256
 _MOST_RECENT: Final = 4096
 
 
 class Subscriber(Protocol):
-    """Waits for a card."""
+    """A wait for a card."""
 
     started_at: float
-    """When its wait began."""
+    """When the wait began."""
 
     def take_outcome(self, outcome: Outcome) -> None:
-        """Take the outcome of somebody else's poll of the card."""
+        """Process the outcome of another wait's poll of the card."""
         ...
 
     def take_event(self, event: ProductionEvent, wall_now: float) -> bool:
-        """Take an event of the card. Return whether it was news."""
+        """Process an event of the card. Return whether something was new."""
         ...
 
     def poll_yourself(self) -> None:
-        """Go on: the poll of the card that was under way is over, and its outcome does not count here."""
+        """Called when another wait's poll of the card has ended without an outcome for this wait: poll when due."""
         ...
 
 
 class SharedPoll:
-    """A poll under way, whose outcome is for all who wait for the card. Only the first end of it counts.
+    """A poll in flight, whose outcome is delivered to all waits for the card. Only the first call of `end` counts.
 
     Args:
-        subscriptions: Where it is known.
+        subscriptions: The subscriptions that it belongs to.
         card: The card.
-        poller: Whose poll it is.
-        began_at: When it began, on the loop's clock.
+        poller: The wait that polls.
+        began_at: When the poll began, on the loop's clock.
     """
 
     __slots__ = ("_began_at", "_card", "_is_ended", "_poller", "_subscriptions")
@@ -66,10 +66,10 @@ class SharedPoll:
         self._is_ended = False
 
     def end(self, outcome: Outcome | None) -> None:
-        """Give the outcome to all who wait for the card, but to the one whose poll it is.
+        """Deliver the outcome to all waits for the card, except the one that polled.
 
         Args:
-            outcome: What came of it; None if it was given up.
+            outcome: The outcome; None if the poll was cancelled.
         """
         if self._is_ended:
             return
@@ -84,7 +84,7 @@ class SharedPoll:
 
 
 class Subscriptions:
-    """The cards that are waited for in one client, by whom, and which of them is being polled.
+    """The waits of one client by card, and the cards that are being polled.
 
     Args:
         trust: How reliably events come.
@@ -94,8 +94,8 @@ class Subscriptions:
         self.trust: WebhookTrust = trust
         """How reliably events come."""
         self._recent: dict[Card, tuple[float, ProductionEvent]] = {}
-        # In many small dicts, because one that grows is copied at once: with a million cards that would hold the event
-        # loop for 20 ms. Mostly one waits for a card, so only where several do are they in a dict of their own.
+        # Many small dicts, because a dict is copied when it grows: with a million cards that would block the event loop
+        # for 20 ms. Most cards have one wait; only several of them are in a dict of their own.
         self._shards: tuple[dict[Card, Subscriber | dict[Subscriber, None]], ...] = tuple({} for _ in range(_SHARDS))
         self._polled: set[Card] = set()
 
@@ -106,7 +106,7 @@ class Subscriptions:
         return self._shards[hash(card.card_token) % _SHARDS]
 
     def join(self, card: Card, subscriber: Subscriber) -> None:
-        """Subscribe to a card. Twice is once."""
+        """Subscribe a wait to a card. Subscribing it again changes nothing."""
         shard = self._shard(card)
         there = shard.setdefault(card, subscriber)
         if isinstance(there, dict):
@@ -115,7 +115,7 @@ class Subscriptions:
             shard[card] = {there: None, subscriber: None}
 
     def leave(self, card: Card, subscriber: Subscriber) -> None:
-        """Unsubscribe from a card. One that is not subscribed may leave too."""
+        """Unsubscribe a wait from a card, if it is subscribed."""
         shard = self._shard(card)
         there = shard.get(card)
         if there is subscriber:
@@ -126,29 +126,29 @@ class Subscriptions:
                 del shard[card]
 
     def of(self, card: Card) -> tuple[Subscriber, ...]:
-        """Return who is subscribed to a card."""
+        """Return the subscribers of a card."""
         there = self._shard(card).get(card)
         return () if there is None else tuple(there) if isinstance(there, dict) else (there,)
 
     def is_polled(self, card: Card) -> bool:
-        """Whether a poll of the card is under way."""
+        """Whether a poll of the card is in flight."""
         return card in self._polled
 
     def begin_poll(self, card: Card, poller: Subscriber, now: float) -> SharedPoll:
-        """Begin a poll, which the caller ends whatever comes of it."""
+        """Begin a poll of a card. The caller must end it, also if it fails or is cancelled."""
         self._polled.add(card)
         return SharedPoll(self, card, poller, now)
 
     def end_poll(self, card: Card) -> tuple[Subscriber, ...]:
-        """Forget that a card is polled; return who is subscribed to it. `SharedPoll.end` calls it."""
+        """End the poll of a card, and return its subscribers. Called by `SharedPoll.end`."""
         self._polled.discard(card)
         return self.of(card)
 
     def notify(self, event: ProductionEvent) -> int:
-        """Give an event to all who wait for its card.
+        """Deliver an event to all waits for its card.
 
         Returns:
-            How many they are.
+            How many waits there are.
         """
         if event.card is None or event.is_test:
             return 0
@@ -162,9 +162,9 @@ class Subscriptions:
         return len(subscribers)
 
     def recent_event(self, card: Card) -> ProductionEvent | None:
-        """Return a card's latest event, if it came a short while ago, for a wait that has just seen the card first.
+        """Return a card's latest event if it came less than `LAG` seconds ago, for a wait after its first poll.
 
-        It may have come before the wait began, and a poll that lags behind it would not show it yet.
+        It may have come before the wait began, and that poll may lag behind it.
         """
         if not self._recent:
             return None
@@ -173,10 +173,10 @@ class Subscriptions:
 
     def _remember(self, card: Card, event: ProductionEvent, now: float) -> None:
         if event.status.occurred_at is None or event.sent_at is None:
-            return  # it could be of any production
+            return  # without times it cannot be ordered
         came_at, before = self._recent.pop(card, (0.0, None))
         if before is not None and before.sent_at is not None and before.sent_at >= event.sent_at:
-            now, event = came_at, before  # a replay is no more recent for it
+            now, event = came_at, before  # a replay does not make an event more recent
         self._recent[card] = now, event
         if len(self._recent) > _MOST_RECENT:
             del self._recent[next(iter(self._recent))]
@@ -187,7 +187,7 @@ def _is_recent(event: ProductionEvent, wall_now: float) -> bool:
 
 
 def _own(outcome: Outcome) -> Outcome:
-    """Give each who will raise it an error of its own: a traceback belongs to one task."""
+    """Copy an error for one wait: an exception that several tasks raise would mix their tracebacks."""
     if not isinstance(outcome, CardprodError):
         return outcome
     error = copy.copy(outcome)

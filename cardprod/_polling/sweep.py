@@ -1,7 +1,4 @@
-"""`Sweep`: one pass over the waits of a checkpoint: every card that is due is polled once, and nobody sleeps.
-
-It is what a job engine asks for, again and again.
-"""
+"""`Sweep`: one pass over the waits of a checkpoint, for job engines: each due card is polled once, without sleeping."""
 
 from __future__ import annotations
 
@@ -31,20 +28,20 @@ if TYPE_CHECKING:
 __all__ = ["Sweep", "sweep"]
 
 _TOGETHER: Final = 0.1
-"""Cards that are due within this share of the time until the first of them are polled together with it."""
+"""Cards that are due later than the first, by up to this share of the time until then, are polled together with it."""
 
 
 @attrs.frozen(kw_only=True)
 class Sweep:
-    """What one sweep saw, and how to go on.
+    """The result of one sweep.
 
     Args:
-        steps: What there is to deliver, in the order it was seen: cards, each with a `Transition`, or with the
-            `CardprodError` that ended its wait.
-        checkpoint: The waits as they are now. Keep it in the same transaction as what you make of the steps, if you
-            can: until it is kept, the sweep has not happened.
-        next_poll_at: When to sweep again, aware and in UTC; None if every wait has ended. Cards that are due a little
-            later than the first are waited for, so that they stay together.
+        steps: What to deliver, in the order it was seen: cards, each with a `Transition`, or with the `CardprodError`
+            that ended its wait.
+        checkpoint: The waits as they are now. Store it in one transaction with your processing of the steps, if you
+            can: a sweep of the old checkpoint would deliver the steps again.
+        next_poll_at: When to sweep again, aware and in UTC; None if every wait has ended. It includes cards that are
+            due a little later than the first.
         polls: How many polls were answered or failed.
     """
 
@@ -60,11 +57,11 @@ async def sweep(checkpoint: Checkpoint, poller: Poller, options: PollOptions, st
     Args:
         checkpoint: The waits.
         poller: The engine.
-        options: What holds for the waits.
-        stop: An event; once it is set, no poll begins any more.
+        options: The options of the waits.
+        stop: Once it is set, no further poll starts.
 
     Raises:
-        UsageError: The client is closed or not usable; nothing has happened then.
+        UsageError: The client is closed or not usable.
     """
     poller.transport.check_usable()
     loop = asyncio.get_running_loop()
@@ -108,7 +105,7 @@ async def sweep(checkpoint: Checkpoint, poller: Poller, options: PollOptions, st
 
 
 def _next_of(dues: Iterable[float], now: float) -> float | None:
-    """Return when to poll again: when the first card is due, or, if the next ones are a little later, with them."""
+    """Return when to poll again: when the first card is due, or a little later, together with the next ones."""
     dues = sorted(dues)
     if not dues:
         return None
@@ -121,7 +118,7 @@ class _Entry(PollEntry):
 
     __slots__ = ("_pass",)
 
-    aborts_on_usage_errors = True  # the checkpoint is still good for a client that is usable
+    aborts_on_usage_errors = True  # the wait must not end with it: the checkpoint is still valid for another client
 
     def __init__(self, card: Card, options: PollOptions, now: float, this: _Pass) -> None:
         super().__init__(card, options, now)
@@ -142,7 +139,7 @@ class _Entry(PollEntry):
         self._pass.abort(error)
 
     def poll_yourself(self) -> None:
-        """Nothing: a card of a sweep waits for nobody else's poll; it stays due."""
+        """Do nothing: a card of a sweep does not wait for another wait's poll, but stays due."""
 
 
 class _Pass:
@@ -152,7 +149,7 @@ class _Pass:
         self.poller: Poller = poller
         """The engine."""
         self.steps: list[tuple[Card, Transition | CardprodError]] = []
-        """What there is to deliver."""
+        """What to deliver."""
         self.polls: int = 0
         """How many polls were answered or failed."""
         self._requests = LimiterQueue(waits_for_pauses=False)
@@ -160,7 +157,7 @@ class _Pass:
         self._aborted_by: BaseException | None = None
 
     async def poll_all(self, due: Sequence[_Entry], stop: asyncio.Event | None) -> None:
-        """Poll each, as permits come; until requests are paused, `stop` is set, or a poll shows that none can be."""
+        """Poll each card as permits are granted, until requests are paused, `stop` is set, or it is aborted."""
         loop = asyncio.get_running_loop()
         starting = loop.create_task(self._start_all(due, stop))
         stopping = None if stop is None else loop.create_task(_cancel_at(stop, starting))
@@ -180,10 +177,10 @@ class _Pass:
             try:
                 raise error
             finally:
-                del error  # its traceback holds this frame: separate them
+                del error  # its traceback holds this frame: break the cycle
 
     def abort(self, error: BaseException) -> None:
-        """End the sweep with an error that is no card's."""
+        """End the sweep with an error that is not about one card."""
         self._aborted_by = self._aborted_by or error
         for task in self._tasks:
             task.cancel()
@@ -207,7 +204,7 @@ class _Pass:
                 return
             now = loop.time()
             if entry.is_over or entry.next_poll_at > now + TICK or self._aborted_by is not None:
-                permit.give_back()  # an event or somebody else's poll came first
+                permit.give_back()  # an event or another wait's poll came first
                 continue
             entry.mark_due(now)
             shared = self.poller.subscriptions.begin_poll(entry.card, entry, now)
@@ -219,8 +216,8 @@ class _Pass:
             def ended(task: asyncio.Task[None], shared: SharedPoll = shared, permit: Permit = permit) -> None:
                 self._tasks.discard(task)
                 if not task.cancelled() and (error := task.exception()) is not None:
-                    self.abort(error)  # a token source's own that is no Exception, such as pytest's
-                shared.end(None)  # unless it ran
+                    self.abort(error)  # of a token source, and no Exception, such as pytest's
+                shared.end(None)  # if the task was cancelled before it ran
                 permit.give_back()
 
             task = loop.create_task(poll())

@@ -1,4 +1,4 @@
-"""`Wait`: one card, awaited or iterated. It sleeps until its card is due, and has the engine poll it."""
+"""`Wait`: the wait for one card, awaited or iterated."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = ["Wait"]
 
 
 class Wait(CoroutineLike[ProductionStatus], AsyncIterator[Transition]):
-    """The wait for one card. Await it for the final status, or iterate it for each transition on the way.
+    """The wait for one card. Await it for the final status, or iterate it for each transition.
 
     ```python
     final = await client.wait_until_final(123456, token)
@@ -36,17 +36,16 @@ class Wait(CoroutineLike[ProductionStatus], AsyncIterator[Transition]):
         print(step)  # READY, then READY -> IN_PROGRESS at WIS00001, …
     ```
 
-    It is a coroutine to everything that takes one: `asyncio.gather`, `asyncio.create_task`, `TaskGroup.create_task`,
-    `asyncio.wait_for`. Its time starts when it is first awaited or iterated. Between polls it holds no connection,
-    and at no time a task of its own, so it can be dropped half-way: `break` out of the loop and nothing is left.
-    Events that come while you are busy with a step are delivered next. It is consumed once; `UsageError` the second
-    time.
+    It works as a coroutine in `asyncio.gather`, `asyncio.create_task`, `TaskGroup.create_task` and `asyncio.wait_for`.
+    Its time starts when it is first awaited or iterated. It has no task of its own, and between polls no connection, so
+    you can `break` out of the loop at any step. Events that come while you process a step are delivered next. It can be
+    awaited or iterated once.
 
     Raises (when awaited or iterated):
-        WaitTimeout: The timeout came before a final status.
-        Unauthorized, Forbidden, CardNotFound: At once, because no later poll would get over them.
+        WaitTimeout: The timeout passed before a final status.
+        Unauthorized, Forbidden, CardNotFound: At once, because no later poll can succeed.
         TransportError, ApiError, BadReply: `max_failures` polls in a row failed; this is the last failure.
-        UsageError: It was consumed before, or its client is closed or belongs to another event loop.
+        UsageError: It was used before, or its client is closed or belongs to another event loop.
     """
 
     __slots__ = (
@@ -80,7 +79,7 @@ class Wait(CoroutineLike[ProductionStatus], AsyncIterator[Transition]):
 
     @property
     def last(self) -> ProductionStatus | None:
-        """The last status seen; None before the first answered poll."""
+        """The last status seen; None before the first."""
         return None if self._entry is None else self._entry.last
 
     @property
@@ -89,13 +88,13 @@ class Wait(CoroutineLike[ProductionStatus], AsyncIterator[Transition]):
         return 0 if self._entry is None else self._entry.polls
 
     def checkpoint(self) -> Checkpoint:
-        """Save the wait as it is, to go on with elsewhere by `Client.resume` or `Client.sweep`.
+        """Save the wait as it is, for `Client.resume` or `Client.sweep` to continue.
 
-        What was delivered to you will not be delivered again; what was seen and not delivered yet comes first. Before
-        the wait has begun its time begins now; once its end was delivered, nothing is left to wait for.
+        Delivered transitions will not be delivered again; those seen but undelivered come first. If the wait was not
+        started yet, its time starts now. If its end was delivered, the checkpoint is empty.
 
         Raises:
-            UsageError: It has begun, and this is not its event loop.
+            UsageError: It was started, and this is not its event loop.
         """
         if self._entry is not None:
             return self._entry.checkpoint()
@@ -108,7 +107,7 @@ class Wait(CoroutineLike[ProductionStatus], AsyncIterator[Transition]):
         return f"<Wait for card {self._card}: {self.polls} polls, last {self.last}>"
 
     def __del__(self) -> None:
-        # Between two steps it still gets events; a consumer that drops it there, by `break`, says nothing.
+        # An iteration that was left by `break` is still subscribed to events.
         if self._entry is not None:
             self._poller.end(self._entry)
         elif not (self._is_consumed or self._is_begun or self._checkpoint_id):
@@ -123,12 +122,12 @@ class Wait(CoroutineLike[ProductionStatus], AsyncIterator[Transition]):
         return self._run()
 
     def close(self) -> None:
-        """Give the wait up, without an await: no poll begins any more, and an iteration of it ends."""
+        """End the wait without a result: no poll starts any more, and an iteration of it ends."""
         self._is_consumed = self._is_closed = True
         if self._entry is not None:
             self._poller.end(self._entry)
         if self._is_polling and self._entry is not None and _is_in_another_task(self._reader):
-            self._entry.give_up()  # who awaits or iterates it there goes on by itself, and finds the end
+            self._entry.give_up()  # the other task, which awaits or iterates it, then finds that it has ended
         elif self._coroutine is not None:
             self._coroutine.close()
 
@@ -146,7 +145,7 @@ class Wait(CoroutineLike[ProductionStatus], AsyncIterator[Transition]):
         return step
 
     async def aclose(self) -> None:
-        """Give the wait up, as `contextlib.aclosing` does."""
+        """Call `close`, for `contextlib.aclosing`."""
         self.close()
 
     # --- The wait itself ---
@@ -182,7 +181,7 @@ class Wait(CoroutineLike[ProductionStatus], AsyncIterator[Transition]):
                 await entry.poll_when_due()
                 entry.raise_aborted()
         except BaseException as exc:
-            # A consumer that was cancelled may ask for the next step, which begins again; mostly nobody does.
+            # After a cancellation the iteration may be continued, which joins again; mostly it is not.
             if self._entry is not None and (isinstance(exc, Exception) or self._coroutine is not None):
                 self._poller.end(self._entry, exc if isinstance(exc, Exception) else None)
             elif self._entry is not None:
@@ -194,9 +193,9 @@ class Wait(CoroutineLike[ProductionStatus], AsyncIterator[Transition]):
 
 
 class _Entry(PollEntry):
-    """The card of a wait. It gets events from the first step on, whether a step is asked for or not.
+    """The card of a wait. It is subscribed to events from the first step on, also between steps.
 
-    The wait holds it and it does not hold the wait, so that a wait that is dropped is freed.
+    It has no reference to the wait, so that a wait that is dropped is freed.
     """
 
     is_interruptible = True
@@ -212,7 +211,7 @@ class _Entry(PollEntry):
         self._limit: asyncio.Timeout | None = None
         self._is_interrupted = False
         self.steps: deque[Transition] = deque()
-        """What was seen and not delivered yet."""
+        """Transitions seen but not delivered yet."""
 
     @property
     def poller(self) -> Poller:
@@ -223,7 +222,7 @@ class _Entry(PollEntry):
         return self._is_interrupted
 
     async def poll_when_due(self) -> None:
-        """Sleep until the next poll is due, and poll; or get something from an event or another's poll before that."""
+        """Sleep until the next poll is due, and poll; or return earlier, after an event or another wait's poll."""
         loop, subscriptions = asyncio.get_running_loop(), self._poller.subscriptions
         if self.next_poll_at > loop.time() and await self._signal.wait_until(self.next_poll_at):
             return
@@ -237,16 +236,16 @@ class _Entry(PollEntry):
             self._poller.apply_cut_off(self)
 
     def raise_aborted(self) -> None:
-        """Raise what a schedule or a token source raised."""
+        """Raise the error of a schedule or a token source, if there was one."""
         error, self._aborted_by = self._aborted_by, None
         if error is not None:
             try:
                 raise error
             finally:
-                del error  # its traceback holds this frame: separate them
+                del error  # its traceback holds this frame: break the cycle
 
     def take_step(self) -> Transition | None:
-        """Take what is to be delivered next: a transition, the error that ended the wait, or nothing any more."""
+        """Return the next transition to deliver, or raise the error that ended the wait; None after the end."""
         if self.steps:
             return self.steps.popleft()
         error = self.error
@@ -254,20 +253,20 @@ class _Entry(PollEntry):
             return None
         if isinstance(error, WaitTimeout):
             error.checkpoint = self.checkpoint()
-        self.error = None  # raised once; iterating on finds the end
+        self.error = None  # raised once; further iteration ends
         try:
             raise error
         finally:
             del error  # as above
 
     def checkpoint(self) -> Checkpoint:
-        """Save what is still to be waited for, or to be delivered."""
+        """Save the wait, with its undelivered transitions; empty if all was delivered."""
         if self.is_over and self.error is None and not self.steps:
             return self._options.checkpoint(self._checkpoint_id, ())
         try:
             now = asyncio.get_running_loop().time()
         except RuntimeError as exc:
-            message = "a wait that has begun is saved in its event loop, whose clock it goes by"
+            message = "the checkpoint of a started wait must be made in its event loop, whose clock it uses"
             raise UsageError(message, card=self.card) from exc
         return self._options.checkpoint(self._checkpoint_id, (self.save(now, wall_clock(), self.steps),))
 
@@ -285,7 +284,7 @@ class _Entry(PollEntry):
         self._interrupt()
 
     def give_up(self) -> None:
-        """End the sleep or the poll under way."""
+        """End the sleep or the poll in progress."""
         self._signal.set()
         self._interrupt()
 
@@ -294,7 +293,7 @@ class _Entry(PollEntry):
         self._is_interrupted = False
 
     def take_event(self, event: ProductionEvent, wall_now: float) -> bool:
-        """An event that is news is worth more than a poll under way, and cuts it off."""
+        """Process an event. If something is new, the poll in flight is not needed any more, and is cut off."""
         is_news = super().take_event(event, wall_now)
         if is_news:
             self._interrupt()
@@ -310,7 +309,7 @@ class _Entry(PollEntry):
 
 
 class _Steps(AsyncIterator[Transition]):
-    """What `aiter` makes of a wait: an iterator as any other, which gives itself when asked for one."""
+    """The iterator of a wait: unlike the wait itself, it can be passed to `aiter` again."""
 
     __slots__ = ("_wait",)
 

@@ -1,10 +1,9 @@
-"""How reliably webhooks come, and so how long a poll can be postponed. Pure: time is a number, no card is kept.
+"""`WebhookTrust`: how reliably webhook events come, and so how long a poll can be postponed. Pure: time is a number.
 
-A client learns it from what it sees. An event that shows a change before any poll does, or within `_GRACE` seconds
-after a poll did, is a hit: it raises the trust. A change that a poll has found and no event has shown within that time
-is a miss: it halves the trust. So a client that gets no events polls exactly as if there were no webhooks; one that
-gets an event for every change polls once per `safety_net`; and when events stop, the first changes that polls find
-bring the polls back. Time alone changes nothing: a quiet night is no reason to poll more.
+An event that shows a change before any poll, or within `_GRACE` seconds after a poll, is a hit and raises the trust. A
+change that a poll has found, and no event within that time, is a miss and halves the trust. So a client that gets no
+events polls as if there were no webhooks; one that gets an event for every change polls once per `safety_net`; and
+when events stop, the first changes that polls find restore the usual polling. Without changes the trust stays.
 """
 
 from __future__ import annotations
@@ -19,38 +18,38 @@ if TYPE_CHECKING:
 __all__ = ["WebhookTrust"]
 
 _GRACE: Final = 15.0
-"""Seconds for which an event may come after a poll that found the same, and still show that events come."""
+"""Seconds after a poll that found a change, within which the event of that change is still a hit."""
 
 _GAIN: Final = 0.3
 _LOSS: Final = 0.5
 _MOST_FOUND: Final = 4096
-"""Changes found that may wait for their event; more would teach nothing more."""
+"""Found changes that are remembered until their event comes; more are not counted."""
 
 
 class WebhookTrust:
-    """What one client knows of how reliably events come.
+    """Measures how reliably events come to one client.
 
     Args:
-        safety_net: Seconds between polls of a card while an event comes for every change; 0 postpones no poll.
+        safety_net: Seconds between polls of a card while an event comes for every change; 0 to postpone no poll.
 
     Raises:
-        UsageError: A number that cannot be right.
+        UsageError: `safety_net` is invalid.
     """
 
     def __init__(self, safety_net: float) -> None:
         check_seconds("safety_net", safety_net)
         self._safety_net = safety_net
         self._has_events = False
-        self._found: dict[Card, tuple[float, str]] = {}  # by polls, and not shown by an event yet; by time
+        self._found: dict[Card, tuple[float, str]] = {}  # changes found by polls, without an event yet; oldest first
         self.trust: float = 0.0
-        """From 0, where nothing is known of events, up to 1."""
+        """From 0, without any events, up to 1."""
 
     def found(self, card: Card, status: ProductionStatus, now: float) -> None:
         """Count a change that a poll found before any event.
 
         Args:
             card: The card.
-            status: What it is now.
+            status: Its status now.
             now: The time.
         """
         if self._has_events and (card not in self._found or self._found[card][1] != status.status):
@@ -62,10 +61,10 @@ class WebhookTrust:
         """Count an event.
 
         Args:
-            card: The card it is about.
-            status: What it says.
+            card: Its card.
+            status: The status in it.
             now: The time.
-            is_news: Whether it showed something new to any wait.
+            is_news: Whether anything in it was new to a wait.
         """
         self._count_misses(now)
         self._has_events = True
@@ -76,13 +75,9 @@ class WebhookTrust:
             self.trust += _GAIN * (1 - self.trust)
 
     def gap(self, now: float) -> float:
-        """Return for how many seconds after it was last seen a card need not be polled.
-
-        Args:
-            now: The time.
-        """
+        """Return for how many seconds after it was last seen a card need not be polled."""
         self._count_misses(now)
-        # Cubed, so that a few misses are enough to poll as often as without events: half the trust is an eighth.
+        # Cubed, so that a few misses restore the usual polling: with half the trust it is an eighth.
         return self._safety_net * self.trust**3
 
     def _count_misses(self, now: float) -> None:

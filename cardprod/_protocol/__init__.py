@@ -1,1 +1,1 @@
-"""What travels: requests, answers, errors and events. Pure: no I/O, no clock, no asyncio."""
+"""The formats: requests, answers, errors, events, and JSON. Pure: no I/O, no clock, no asyncio."""

@@ -1,7 +1,7 @@
-"""Error answers: which error an HTTP status becomes, what it means, and what the answer says of it. Pure.
+"""Error answers: the error that each HTTP status becomes, with the code and the description in the body. Pure.
 
-Sources: the page "Errors" of the Wise Platform API. Nothing but 200 and 429 is documented for a card, so every error
-shape of the error guide is read.
+Source: the page "Errors" of the Wise Platform API. For card production only 200 and 429 are documented, so every error
+shape of that page is read.
 """
 
 from __future__ import annotations
@@ -33,22 +33,22 @@ from cardprod._protocol.documents import Json, Malformed, load_object
 __all__ = ["MAX_BODY", "TOO_LONG", "api_error", "bad_reply", "check_length", "is_transient", "meaning_of_refresh"]
 
 MAX_BODY: Final = 1024 * 1024
-"""Bytes. An answer for one card is a few hundred; what is larger is not read to its end."""
+"""Bytes. The answer for one card is a few hundred; a larger body than this is not read to its end."""
 _KEPT_BODY: Final = 2048
 _SHOWN_DETAIL: Final = 300
 _MAX_RETRY_AFTER: Final = 3600.0
-"""Seconds. Wise's windows are a second and a minute; a longer `Retry-After` is a mistake somewhere, not a plan."""
+"""Seconds, to which a longer `Retry-After` is cut: Wise's limits are per second and per minute, so it is an error."""
 TOO_LONG: Final = "the body is over 1 MiB, and was not read to its end"
 
 
 def check_length(headers: Mapping[str, str], body: bytes) -> None:
-    # An error says enough in its first MiB; a success must be whole.
+    # Only for a success: an error may be truncated.
     if len(body) > MAX_BODY:
         raise bad_reply(TOO_LONG, headers, body)
 
 
 def is_transient(error: ApiError) -> bool:
-    """Whether the same request may well succeed a little later: 408, 429 and 5xx."""
+    """Whether the same request may succeed a little later: 408, 429 and 5xx."""
     return isinstance(error, RateLimited | ServerError) or error.http_status == 408  # noqa: PLR2004
 
 
@@ -56,21 +56,21 @@ _ERRORS: Final[Mapping[int, tuple[type[ApiError], str]]] = {
     401: (Unauthorized, "the token was not accepted: get a new user token"),
     403: (Forbidden, "the token may not see this card: check the profile and the token's scope"),
     404: (CardNotFound, "no such card under this profile: check both ids"),
-    408: (ApiError, "the server gave up waiting for the request: try again"),
-    429: (RateLimited, "more requests than Wise allows: ask less often"),
+    408: (ApiError, "the server timed out waiting for the request: try again"),
+    429: (RateLimited, "more requests than Wise allows: send fewer"),
 }
-"""HTTP status → the error it becomes, and what it means for its reader."""
+"""HTTP status → the error it becomes, and its message."""
 _REFUSALS: Final[Mapping[str, str]] = {
-    "invalid_grant": "the refresh token is no longer good: the user must authorise again",
+    "invalid_grant": "the refresh token is not valid any more: the user must authorise again",
     "invalid_client": "the client is not known: check client_id and client_secret",
     "unauthorized_client": "the client may not refresh tokens: ask Wise for that",
 }
-"""The code of a refusal of the token endpoint (RFC 6749, section 5.2) → what it means and what to do."""
+"""The token endpoint's error code (RFC 6749, section 5.2) → the message."""
 _CODE_KEYS: Final = ("code", "error")
 _DETAIL_KEYS: Final = ("detail", "error_description", "message", "title")
-"""Where the shapes of Wise's error guide keep their code and their words, the most telling first."""
+"""The keys of the code and the description in the shapes of Wise's error page, the most specific first."""
 _Meaning: TypeAlias = "tuple[type[ApiError], str]"
-"""The error an answer becomes, and what it means for its reader."""
+"""The error that an answer becomes, and its message."""
 
 
 def _meaning_of_status(http_status: int, lowered: Mapping[str, str], _: str | None) -> _Meaning:
@@ -81,10 +81,10 @@ def _meaning_of_status(http_status: int, lowered: Mapping[str, str], _: str | No
 
 def _meaning_by_class(http_status: int) -> _Meaning:
     if 500 <= http_status < 600:  # noqa: PLR2004
-        return ServerError, "trouble at the server, not with the request: try later"
+        return ServerError, "the server failed, the request is not at fault: try later"
     if 300 <= http_status < 400:  # noqa: PLR2004
         return ApiError, "a redirect, which is never followed: check base_url"
-    return ApiError, "not an answer this call is documented to give: check base_url and api_version"
+    return ApiError, "an undocumented answer to this call: check base_url and api_version"
 
 
 def meaning_of_refresh(http_status: int, _: Mapping[str, str], code: str | None) -> _Meaning:
@@ -110,7 +110,7 @@ def api_error(
         parts.append(detail)
     retry_after = _retry_after(lowered, now)
     if retry_after is not None:
-        parts.append(f"welcome again in {retry_after:g} s")
+        parts.append(f"retry after {retry_after:g} s")
     if trace_id:
         parts.append(f"trace id {trace_id}")
     return cls(
@@ -135,7 +135,7 @@ def _trace_id(lowered: Mapping[str, str]) -> str | None:
 
 
 def _code_and_detail(body: bytes, content_type: str) -> tuple[str | None, str | None]:
-    """Find the code and the words of an error, in whichever of the shapes it comes."""
+    """Find an error's code and description, in any of the shapes."""
     try:
         document = load_object(body)
     except Malformed:
@@ -171,7 +171,7 @@ def _plain_detail(body: bytes, content_type: str) -> str | None:
     if not body.strip():
         return None
     if "html" in content_type.lower() or body.lstrip()[:1] == b"<":
-        return "an HTML page, so probably from a proxy on the way"
+        return "an HTML page, so probably from a proxy"
     return one_line(body[:_KEPT_BODY].decode("utf-8", "replace"), _SHOWN_DETAIL) or None
 
 
@@ -189,7 +189,7 @@ def _retry_after(lowered: Mapping[str, str], now: float | None) -> float | None:
     at = _http_date(text)
     if at is None:
         return None
-    # Against the server's own clock where the answer has it, so that two clocks that differ do no harm.
+    # Relative to the server's clock if the answer has a `Date`, because this machine's clock may differ.
     sent_at = _http_date(lowered.get("date", ""))
     if sent_at is None:
         sent_at = time.time() if now is None else now

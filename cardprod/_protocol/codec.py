@@ -1,9 +1,9 @@
-"""One converter for every value that becomes JSON here and comes back: checkpoints, schedules, events, outcomes. Pure.
+"""The converter of values to JSON and back: checkpoints, schedules, events, outcomes. Pure.
 
-attrs classes become objects, times whole microseconds since 1970 in UTC. What comes back is checked before it is a
-value: nothing is coerced, and what is wrong is said with where it is. A field that has a default may be missing.
+attrs classes become objects, and times whole microseconds since 1970 in UTC. Reading coerces nothing; a fault is
+reported with its position. A field with a default may be missing.
 
-A class of which there are very many can be written as rows instead: see `write_as_rows`.
+A class with very many values can be written as arrays instead: see `write_as_rows`.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ __all__ = [
 _T = TypeVar("_T")
 
 Count = Annotated[int, "0 or more"]
-"""How often something happened."""
+"""A number of occurrences, 0 or more."""
 
 UnixTime = Annotated[int, "microseconds since 1970, in UTC"]
-"""A time in a form that costs little where there are a million of them."""
+"""A time as an int, which takes less memory than a `datetime`."""
 
 _MOST: Final = 2**63 - 1
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -53,7 +53,7 @@ _ROWS: Final[dict[type, tuple[Callable[[Any], Sequence[object]], Callable[[list[
 
 
 def unix_time(seconds: float) -> UnixTime:
-    """Return a time, in seconds since 1970, as it is written; one that no calendar has is the last, or the first."""
+    """Convert seconds since 1970; clamped to the range of `datetime`."""
     return max(round(seconds * 1e6), _FIRST_TIME) if seconds < _LAST_TIME / 1e6 else _LAST_TIME
 
 
@@ -67,38 +67,38 @@ def write_as_rows(
     to_row: Callable[[_T], Sequence[object]],
     from_row: Callable[[list[Any]], dict[str, object]],
 ) -> None:
-    """Write a class as arrays: shorter and several times faster than objects.
+    """Write a class as arrays, which are shorter than objects and several times faster.
 
     Args:
         cls: An attrs class.
-        to_row: Makes the array of a value.
-        from_row: Makes of an array the object that it stands for; raises `ValueError` if it is none.
+        to_row: Converts a value to its array.
+        from_row: Converts an array to the plain object of the value; raises `ValueError` if it is invalid.
     """
     _ROWS[cls] = to_row, from_row
 
 
 def to_plain(value: object) -> Any:  # noqa: ANN401 - JSON, but for its times
-    """Make plain objects, arrays and scalars of a value; times stay `datetime`s."""
+    """Convert a value to plain objects, arrays and scalars; times stay `datetime`s."""
     return _converter().unstructure(value)
 
 
 def to_json(value: attrs.AttrsInstance, *, version: int) -> str:
-    """Write a value as one line of JSON, with the version of its format."""
+    """Convert a value to one line of JSON, with the version of its format."""
     plain = {"version": version, **to_plain(value)}
     return json.dumps(plain, default=_write_time, separators=(",", ":"))
 
 
 def from_json(cls: type[_T], text: str | bytes, *, version: int, writer: str) -> _T:
-    """Read what `to_json` wrote.
+    """Read what `to_json` returned.
 
     Args:
-        cls: What it is.
+        cls: The class.
         text: The JSON.
-        version: The one version that is known.
-        writer: What is supposed to have written it, for the message.
+        version: The one supported version.
+        writer: The function that should have written it, for the message.
 
     Raises:
-        UsageError: It was not written by that, or in another version; what is wrong, and where.
+        UsageError: It is invalid or of another version; the message says what is wrong, and where.
     """
     try:
         saved: object = json.loads(text)
@@ -125,7 +125,7 @@ def from_json(cls: type[_T], text: str | bytes, *, version: int, writer: str) ->
 
 @cache
 def _converter() -> Converter:
-    # cattrs is loaded when it is first needed, so that an import does not pay for it: with the first request, or here.
+    # cattrs is imported when it is first needed, here or with the first request, to keep `import cardprod` fast.
     from cattrs import Converter  # noqa: PLC0415
     from cattrs.cols import list_structure_factory  # noqa: PLC0415
     from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn  # noqa: PLC0415
@@ -163,7 +163,7 @@ def _is_tuple(type_: Any) -> bool:  # noqa: ANN401 - as above
 
 
 def _is_text_or_enum(type_: Any) -> bool:  # noqa: ANN401 - as above
-    """Whether it is str beside its enums, as statuses and codes are: attrs makes the enum of a text that is known."""
+    """Whether it is a union of str and enums, as statuses and codes are: attrs converts known texts to the enum."""
     texts = [one for one in get_args(type_) if one is not NoneType] if isinstance(type_, UnionType) else []
     return bool(texts) and all(issubclass(one, str) for one in texts)
 
@@ -182,7 +182,7 @@ def _checked(expected: type[_T], value: object, words: str) -> _T:
     return value
 
 
-def _write_time(moment: Any) -> int:  # noqa: ANN401 - nothing else that is written is no JSON
+def _write_time(moment: Any) -> int:  # noqa: ANN401 - a datetime: everything else is plain already
     since: timedelta = moment - _EPOCH
     return since // _MICROSECOND
 

@@ -1,4 +1,4 @@
-"""JSON documents as servers send them: read strictly, and each fault named by its field. Pure."""
+"""JSON documents from servers: read strictly, with each fault reported by its field. Pure."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _decode_json: Final[Callable[[str], tuple[object, int]]] = json.JSONDecoder().ra
 
 
 class Malformed(Exception):
-    """A body that is not the documented shape; the message says in what."""
+    """A body is not of the documented shape; the message says why."""
 
 
 def load_object(body: bytes) -> dict[str, Json]:
@@ -51,7 +51,7 @@ def load_object(body: bytes) -> dict[str, Json]:
 def _text(value: object) -> str:
     if type(value) is not str:
         raise Malformed(f"expected a string, got {kind_of(value)}")
-    # JSON can spell half a surrogate pair, which no terminal, file or database would take.
+    # JSON can contain lone surrogates, which cannot be encoded for a terminal, a file or a database.
     return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
@@ -69,12 +69,12 @@ def _status_text(value: object, _: object) -> str:
 
 
 def parse_time(value: object, _: object) -> datetime | None:
-    """Read ISO 8601 with an offset. An illegible time must not cost the status it comes with."""
+    """Read ISO 8601 with an offset. A malformed time becomes None with a warning, so that its status is not lost."""
     if value is None:
         return None
     try:
-        # `fromisoformat` alone would take a date without a time, a time without an offset, and the
-        # malformed second of a sample of Wise's, 12:24:560.
+        # `fromisoformat` alone would accept a date without a time, a time without an offset, and the malformed second
+        # of one of Wise's samples, 12:24:560.
         if isinstance(value, str) and _ISO_8601.fullmatch(value):
             return datetime.fromisoformat(value).astimezone(UTC)
     except (ValueError, OverflowError):
@@ -87,12 +87,12 @@ _NAMES: Final[Mapping[str, Mapping[str, str]]] = {
     "answer": {"kiosk_id": "kioskId", "occurred_at": "occurredAt", "error_code": "errorCode"},
     "event": {"kiosk_id": "kiosk_id", "occurred_at": "occurred_at", "error_code": "error_code"},
 }
-"""How an answer and an event spell what both have."""
+"""The field names in an answer and in an event."""
 
 
 @cache
 def status_structurer(kind: Literal["answer", "event"]) -> Callable[[dict[str, Json]], ProductionStatus]:
-    # cattrs writes the function once, when the first answer comes, so that an import does not pay for it.
+    # cattrs generates the function once, with the first request, to keep `import cardprod` fast.
     from cattrs import BaseValidationError, Converter  # noqa: PLC0415
     from cattrs.gen import make_dict_structure_fn, override  # noqa: PLC0415
 
@@ -111,7 +111,8 @@ def status_structurer(kind: Literal["answer", "event"]) -> Callable[[dict[str, J
             description=override(struct_hook=_optional_text),
         )
 
-    # The one is faster; the other is asked after it, and says which field is wrong. It complains of no time again.
+    # The first is faster. The second runs only after it has failed, says which field is wrong, and warns of no time
+    # again.
     quick = make(detailed=False, moment=parse_time)
     detailed = make(detailed=True, moment=lambda _, __: None)
 
@@ -129,10 +130,10 @@ def status_structurer(kind: Literal["answer", "event"]) -> Callable[[dict[str, J
 
 
 def _faults(exc: BaseValidationError, names: Mapping[str, str]) -> list[str]:
-    """Read what cattrs found wrong, field by field."""
+    """List what cattrs found wrong, field by field."""
     faults: list[str] = []
     for fault in exc.exceptions:
-        fault.__traceback__ = None  # its frame holds it, in a list: separate them
+        fault.__traceback__ = None  # its frames hold a list with it: break the cycle
         field = next((note.name for note in getattr(fault, "__notes__", ()) if hasattr(note, "name")), "?")
         reason = "missing" if isinstance(fault, KeyError) else str(fault)
         faults.append(f"{names.get(field, field)}: {reason}")

@@ -1,4 +1,4 @@
-"""What a webhook delivery says: the event `cards#card-production-status-change`. Pure."""
+"""The body of a webhook delivery: the event `cards#card-production-status-change`. Pure."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ _EVENT_TYPE: Final = "cards#card-production-status-change"
 
 
 def parse_event(body: bytes, *, delivery_id: str | None = None, is_test: bool = False) -> ProductionEvent:
-    """Parse the body of a delivery, whose signature was verified.
+    """Parse the body of a delivery whose signature was verified.
 
-    A test may hold whatever Wise likes; what it says of a card is read where it can be.
+    Any body is accepted of a test delivery; its card and status are read if they are valid.
 
     Args:
-        body: The body, as it came.
-        delivery_id: The delivery's own id.
-        is_test: Whether it says that it is a test.
+        body: The raw body.
+        delivery_id: The delivery's id.
+        is_test: Whether it is marked as a test.
 
     Returns:
-        The event, from any schema version that has the shape of 2.0.0 or 4.0.0.
+        The event, of any schema version with the shape of 2.0.0 or 4.0.0.
 
     Raises:
-        BadEvent: It is no production event, or not of the documented shape.
+        BadEvent: It is not a production event, or not of the documented shape.
     """
     try:
         return _event(load_object(body), delivery_id, is_test=is_test)
@@ -65,7 +65,7 @@ def _member(document: dict[str, Json], name: str) -> dict[str, Json]:
 
 
 def _card_of(resource: dict[str, Json]) -> Card | None:
-    """Read which card an event is about. Its profile is a number, or, in one of Wise's samples, a text."""
+    """Read the card. Its profile id is a number, or, in one of Wise's samples, a string."""
     profile_id, card_token = resource.get("profile_id"), resource.get("card_token")
     if card_token is None:
         return None

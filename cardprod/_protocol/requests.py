@@ -1,6 +1,6 @@
-"""The requests that are sent: where they go, and what their URL, headers and body are. Pure.
+"""The requests: their URL, headers and body. Pure.
 
-Sources: the Wise Platform API's pages "Retrieve card production status" and the one on refreshing user tokens.
+Sources: the pages of the Wise Platform API on retrieving the card production status and on refreshing user tokens.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ __all__ = ["CORRELATION_ID", "PRODUCTION", "SANDBOX", "Endpoint", "Request", "To
 PRODUCTION: Final = "https://api.wise.com"
 """Wise's production API."""
 SANDBOX: Final = "https://api.wise-sandbox.com"
-"""Wise's sandbox: the same API with made-up money and cards."""
+"""Wise's sandbox: the same API with test data."""
 CORRELATION_ID: Final = "X-External-Correlation-Id"
 _USER_AGENT: Final = f"cardprod/{VERSION}"
 _API_VERSION: Final = re.compile(r"[A-Za-z0-9_-]{1,32}")
 _LEGACY_VERSION: Final = re.compile(r"v[0-9]+")
-# RFC 6750, section 2.1, gives the characters of a bearer token; what goes beyond them but is printable ASCII is let
-# through, because the issuer's word counts for more than ours.
+# RFC 6750, section 2.1, allows fewer characters in a bearer token; any printable ASCII is accepted, because the issuer
+# decides what a token is.
 _TOKEN: Final = re.compile(r"[\x21-\x7e]+")
-_NO_URL: Final = "base_url is not a URL: its host or port cannot be; 'https://api.wise.com' can"
+_NO_URL: Final = "base_url is not a URL: its host or port is invalid; it should be like 'https://api.wise.com'"
 Request: TypeAlias = tuple[str, dict[str, str]]
-"""What to send: the URL and the headers."""
+"""The URL and the headers of a request."""
 
 
 def _check_text(_: Endpoint | TokenEndpoint, attribute: attrs.Attribute[str], value: object) -> None:
@@ -47,16 +47,16 @@ def _check_text(_: Endpoint | TokenEndpoint, attribute: attrs.Attribute[str], va
 
 @attrs.frozen
 class Endpoint:
-    """Where the production status of cards is asked for.
+    """The endpoint of production statuses.
 
     Args:
-        base_url: Scheme, host and perhaps a path before the version, such as `https://api.wise.com`.
+        base_url: Scheme, host and optionally a path before the version, such as `https://api.wise.com`.
         api_version: The path's first segment, such as `v3` or `2026Q3`.
-        allow_plain_http: Accept plain http to hosts other than this machine: a test network.
+        allow_plain_http: Accept plain http to hosts other than loopback, in a test network.
 
     Raises:
-        UsageError: A URL that is not https (or http to loopback), that carries credentials, a query or a fragment, or
-            a version that is not one path segment.
+        UsageError: The URL is not https (or http to loopback), or contains credentials, a query or a fragment; or the
+            version is not one path segment.
     """
 
     base_url: str = attrs.field(validator=_check_text)
@@ -69,18 +69,17 @@ class Endpoint:
         _check_base_url(self.base_url, allow_plain_http=self.allow_plain_http)
         _check_api_version(self.api_version)
         prefix = f"{self.base_url.rstrip('/')}/{self.api_version}/spend/profiles/"
-        object.__setattr__(self, "prefix", prefix)  # frozen, and derived once instead of at every look
+        object.__setattr__(self, "prefix", prefix)  # frozen; derived once instead of for every request
 
     def build_request(self, card: Card, *, token: str, correlation_id: str) -> Request:
         """Build the request for a card's production status.
 
-        Nothing in the URL needs escaping: a `Card` holds an int and characters that stand for themselves in a path
-        (RFC 3986, section 2.3).
+        Nothing in the URL needs escaping: a `Card` has an int and unreserved characters (RFC 3986, section 2.3).
 
         Args:
-            card: Which card.
+            card: The card.
             token: The bearer token, already checked.
-            correlation_id: A UUID that Wise echoes back, and that its support can search for; 36 characters at most.
+            correlation_id: A UUID, of 36 characters at most, that Wise echoes and its support can search for.
         """
         return (
             f"{self.prefix}{card.profile_id}/cards/{card.card_token}/production",
@@ -95,7 +94,7 @@ class Endpoint:
 
 @attrs.frozen
 class TokenEndpoint:
-    """Where a refresh token is turned into an access token: `/oauth/token`, under a calendar version if there is one.
+    """The endpoint that refreshes tokens: `/oauth/token`, after a calendar version if that is the API version.
 
     Args:
         base_url: As for `Endpoint`.
@@ -115,8 +114,8 @@ class TokenEndpoint:
         _check_api_version(self.api_version)
 
     def build_request(self, *, client_id: str, client_secret: str, refresh_token: str) -> tuple[Request, bytes]:
-        """Build the request that refreshes a token (RFC 6749, section 6), and its body: a POST."""
-        # "v3" and its like never stood before /oauth/token; "2026Q3" and its like do.
+        """Build the POST request that refreshes a token (RFC 6749, section 6), and its body."""
+        # Wise's path is /oauth/token without a version like "v3", and with one like "2026Q3".
         version = "" if _LEGACY_VERSION.fullmatch(self.api_version) else f"/{self.api_version}"
         basic = base64.b64encode(f"{client_id}:{client_secret}".encode()).decode()
         headers = {
@@ -130,7 +129,7 @@ class TokenEndpoint:
 
 
 def is_token(text: str) -> bool:
-    """Whether a text may stand in a header as a token: printable ASCII, and no white space."""
+    """Whether a text can be a token in a header: printable ASCII without white space."""
     return _TOKEN.fullmatch(text) is not None
 
 
@@ -141,12 +140,12 @@ def _check_api_version(api_version: str) -> None:
 
 
 def _check_base_url(base_url: str, *, allow_plain_http: bool) -> None:
-    # The URL itself is in no message: credentials in it would end up in a log.
+    # No message contains the URL: it may contain credentials.
     try:
         url = urlsplit(base_url)
         host, _ = url.hostname, url.port
         if host is not None:
-            host.encode("idna")  # what resolving it will do, and refuse with a bare UnicodeError
+            host.encode("idna")  # resolving it would do so, and raise a bare UnicodeError
     except ValueError:
         raise UsageError(_NO_URL) from None
     if url.username is not None or url.password is not None:
@@ -157,13 +156,13 @@ def _check_base_url(base_url: str, *, allow_plain_http: bool) -> None:
         raise UsageError("base_url must be like 'https://api.wise.com': https, and a host")
     if url.scheme == "http" and not allow_plain_http and not _is_loopback(host):
         raise UsageError(
-            f"base_url is plain http to {host}, where anybody on the way could read the token; use https, "
+            f"base_url is plain http to {host}, where anybody on the network could read the token; use https, "
             "or allow_plain_http=True on a test network"
         )
-    from yarl import URL  # noqa: PLC0415 - of no use to those who send nothing, such as webhooks
+    from yarl import URL  # noqa: PLC0415 - who sends no request, such as a webhook endpoint, does not need it
 
     try:
-        URL(base_url)  # what sending does, and refuses with a bare ValueError, as a character that cannot be seen
+        URL(base_url)  # sending would do so, and raise a bare ValueError, for instance for an invisible character
     except ValueError:
         raise UsageError(_NO_URL) from None
 

@@ -1,4 +1,4 @@
-"""What a whole answer means: a production status, a token, or an error. Pure."""
+"""Parses answers: to a production status, a token, or an error. Pure."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _NUMBER: Final = re.compile(r"[0-9]+(\.[0-9]+)?")
 
 
 def is_answer_to(headers: Mapping[str, str], correlation_id: str) -> bool:
-    """Whether an answer can be to the request with this id: Wise echoes it, others may not.
+    """Whether an answer can be to the request with this id: Wise echoes the id, other servers may not.
 
     Args:
-        headers: The headers, as a mapping that does not mind their case.
-        correlation_id: What the request said.
+        headers: The headers, in a case-insensitive mapping.
+        correlation_id: The id in the request.
     """
     return headers.get(CORRELATION_ID, correlation_id) == correlation_id
 
@@ -36,28 +36,28 @@ def is_answer_to(headers: Mapping[str, str], correlation_id: str) -> bool:
 def parse_response(
     http_status: int, headers: Mapping[str, str], body: bytes, now: float | None = None
 ) -> ProductionStatus:
-    """Turn one whole answer into what it says of the card.
+    """Parse the answer to a request for a card's production status.
 
     Args:
         http_status: The HTTP status.
         headers: The headers, in any case.
-        body: The body, as it came; if it is over `MAX_BODY` bytes, a start of it that is as well.
-        now: The time in seconds since the epoch, for a `Retry-After` that is a date and comes without a `Date`
-            header; None takes the machine's clock.
+        body: The raw body; one over `MAX_BODY` bytes may be truncated to a length that is over it too.
+        now: The time in seconds since 1970, for a `Retry-After` that is a date and comes without a `Date` header;
+            None for the machine's clock.
 
     Returns:
         The production status.
 
     Raises:
-        ApiError: The answer is an error: the subclass that fits.
-        BadReply: The answer is a success, and not of the documented shape.
+        ApiError: The answer is an error; the subclass says which.
+        BadReply: The answer is a success, but not of the documented shape.
     """
     if http_status == 200:  # noqa: PLR2004 - the one success Wise documents
         check_length(headers, body)
         try:
             return status_structurer("answer")(load_object(body))
         except Malformed as exc:
-            raise bad_reply(f"a 200 that is not the documented shape: {exc}", headers, body) from exc.__cause__
+            raise bad_reply(f"a 200 that is not of the documented shape: {exc}", headers, body) from exc.__cause__
     if 200 < http_status < 300:  # noqa: PLR2004
         check_length(headers, body)
         raise bad_reply(f"expected a 200, got a {http_status}", headers, body)
@@ -66,12 +66,12 @@ def parse_response(
 
 @attrs.frozen
 class TokenGrant:
-    """What the token endpoint gives; neither token is shown.
+    """What the token endpoint returns. Its repr shows neither token.
 
     Args:
-        access_token: The new bearer token. The one before it is no longer good.
-        refresh_token: The new refresh token; None if the old one stays.
-        expires_in: Seconds that the access token is good for; None if the answer does not say, or not legibly.
+        access_token: The new bearer token. The previous one is not valid any more.
+        refresh_token: The new refresh token; None if the old one stays valid.
+        expires_in: Seconds that the access token is valid; None if that was missing or malformed.
     """
 
     access_token: str = attrs.field(repr=False)
@@ -82,24 +82,21 @@ class TokenGrant:
 def parse_token_response(
     http_status: int, headers: Mapping[str, str], body: bytes, now: float | None = None
 ) -> TokenGrant:
-    """Turn one whole answer of the token endpoint into the tokens it gives.
+    """Parse an answer of the token endpoint.
 
-    All but the access token may be missing or wrong without making the answer useless: the tokens before it are
-    gone, so what can be used of it must be.
+    Everything but the access token may be missing or malformed: the previous tokens are revoked already, so the answer
+    must be used as far as possible.
 
     Args:
         http_status: The HTTP status.
         headers: The headers, in any case.
-        body: The body, as for `parse_response`.
+        body: As for `parse_response`.
         now: As for `parse_response`.
-
-    Returns:
-        The grant.
 
     Raises:
         TokenRefreshFailed: The endpoint refused.
-        ApiError: Another error came: the subclass that fits.
-        BadReply: The answer holds no access token. It does not carry the body, where tokens may be.
+        ApiError: The answer is another error; the subclass says which.
+        BadReply: The answer has no access token. The error's `body` is empty, because tokens may be in it.
     """
     if not 200 <= http_status < 300:  # noqa: PLR2004
         raise api_error(http_status, headers, body, now, meaning_of_refresh)
@@ -121,7 +118,7 @@ def parse_token_response(
 
 
 def _seconds(value: Json) -> float | None:
-    """Read `expires_in`: a number, also as a text. Any other is as if it were missing; see `parse_token_response`."""
+    """Read `expires_in`: a number, or a string of one; None for anything else."""
     if isinstance(value, str) and _NUMBER.fullmatch(value):
         value = float(value)
     if not is_finite_number(value) or not 0 < value < _CENTURY:

@@ -1,4 +1,4 @@
-"""The checks of arguments, each written once: what is wrong and what would be right, before any I/O. Pure."""
+"""The checks of arguments. Each message says what is wrong, and what would be valid. Pure."""
 
 from __future__ import annotations
 
@@ -46,10 +46,10 @@ def check_number(  # noqa: PLR0913 - each bound is a keyword
     most: float = math.inf,
     below: float = math.inf,
 ) -> None:
-    """Check a finite number, and its range.
+    """Check a finite number and its range.
 
     Raises:
-        UsageError: It is none, or out of range; the message says which range.
+        UsageError: It is not a finite number, or is out of range.
     """
     if not is_finite_number(value):
         raise UsageError(f"{name} must be a finite number, not {value!r}")
@@ -96,7 +96,7 @@ def check_flag(name: str, value: object) -> None:
 
 
 def check_text(name: str, value: object, words: str, allowed: re.Pattern[str] = _NOT_EMPTY) -> None:
-    """Check a str that is not empty, or that a pattern allows; `words` say which. It is not shown: it may be a secret.
+    """Check a str that is not empty, or that matches a pattern, which `words` describe. The value is in no message.
 
     Raises:
         UsageError: It is not that.
@@ -110,9 +110,7 @@ def check_text(name: str, value: object, words: str, allowed: re.Pattern[str] = 
 def check_type(
     name: str, value: object, expected: type[Any], words: str | None = None, *, or_none: bool = False
 ) -> None:
-    """Check that a value is of a type, which `words` describe, or None where that will do.
-
-    A value of another type is not shown: it may be a secret.
+    """Check that a value is of a type, which `words` describe, or None if `or_none`. The value is in no message.
 
     Raises:
         UsageError: It is not that.
@@ -123,7 +121,7 @@ def check_type(
 
 
 def check_callable(name: str, value: object, words: str) -> None:
-    """Check that a value can be called, which `words` describe, or is None.
+    """Check that a value is None or a callable, which `words` describe.
 
     Raises:
         UsageError: It is not that.
@@ -133,7 +131,7 @@ def check_callable(name: str, value: object, words: str) -> None:
 
 
 def check_aware(name: str, value: object) -> None:
-    """Check a datetime that has a time zone, or None.
+    """Check that a value is None or a datetime with a time zone.
 
     Raises:
         UsageError: It is not that.

@@ -170,7 +170,7 @@ CUT: Final = "cut short or garbled"
 GARBLED: Final = f"{NOT_HTTP}|{CUT}"  # the one if it comes in one piece with the head, the other if after it
 BROKE: Final = "the connection broke"
 TOO_LONG: Final = "over 1 MiB"
-UNDOCUMENTED: Final = "not an answer this call is documented to give"
+UNDOCUMENTED: Final = "an undocumented answer to this call"
 
 WAYS: Final[Mapping[str, Way]] = {
     HONEST: Way(says(reply)),

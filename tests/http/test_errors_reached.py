@@ -50,9 +50,9 @@ REACHED: list[tuple[type[CardprodError], str, bytes, str]] = [
         "403; .*must approve",
     ),
     (CardNotFound, "poll", http_answer(404, "{}", **TRACE), "404; .*check both ids"),
-    (RateLimited, "poll", http_answer(429, "{}", **TRACE), "429; .*ask less often"),
+    (RateLimited, "poll", http_answer(429, "{}", **TRACE), "429; .*send fewer"),
     (ServerError, "poll", http_answer(503, "{}", **TRACE), "503; .*try later"),
-    (BadReply, "poll", http_answer(200, "[]", **TRACE), "a 200 that is not the documented shape: .*array"),
+    (BadReply, "poll", http_answer(200, "[]", **TRACE), "a 200 that is not of the documented shape: .*array"),
     (WaitTimeout, "wait", http_answer(), "last seen READY; .*wait again"),
     (ProductionFailed, "wait", http_answer(200, '{"status":"PRODUCTION_ERROR"}'), "not produced: PRODUCTION_ERROR"),
 ]

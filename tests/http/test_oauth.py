@@ -208,7 +208,7 @@ async def test_failed_refresh_before_expiry_fails_no_poll(
         assert 1 <= failed <= 60 if fault.kind != "stall" else failed == 0
         warnings = [record for record in caplog.records if record.levelno == logging.WARNING]
         assert warnings
-        assert all("old one used on" in record.getMessage() for record in warnings)
+        assert all("old one is still used" in record.getMessage() for record in warnings)
         await asyncio.sleep(600)
         with pytest.raises(cardprod.CardprodError, match=r"refreshing the token: |no token from its source"):
             await poll(client)

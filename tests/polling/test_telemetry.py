@@ -29,7 +29,7 @@ _MESSAGES = {
     "retry": (logging.DEBUG, r"card \S+: attempt \d+ failed with \w+, again in [0-9.]+ s"),
     "transition": (logging.INFO, r"card \S+: .+ after [0-9.]+ s"),
     "failed poll": (logging.WARNING, r"a poll failed and the wait goes on \(\d+ in a row\): card .+"),
-    "token": (logging.WARNING, r"the token is not refreshed yet, .+"),
+    "token": (logging.WARNING, r"the token could not be refreshed, .+"),
     "time": (logging.WARNING, r"a time is not in ISO 8601.+"),
 }
 """All kinds of records: their level, and how they read."""

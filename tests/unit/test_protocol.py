@@ -404,7 +404,7 @@ def test_not_an_object() -> None:
     with Table() as table:
         for body, problem in problems:
             with table.row(body):
-                assert f"not the documented shape: {problem}" in str(bad_reply_of(body))
+                assert f"not of the documented shape: {problem}" in str(bad_reply_of(body))
 
 
 def test_fields_of_a_wrong_type() -> None:
@@ -431,7 +431,7 @@ def test_fields_of_a_wrong_type() -> None:
     with Table() as table:
         for body, problem in problems:
             with table.row(body):
-                assert str(bad_reply_of(body)) == f"a 200 that is not the documented shape: {problem}; trace id t-1"
+                assert str(bad_reply_of(body)) == f"a 200 that is not of the documented shape: {problem}; trace id t-1"
 
 
 def test_bad_reply_keeps_what_support_needs() -> None:
@@ -560,18 +560,18 @@ def test_seconds_of_a_grant() -> None:
 
 # --- An error ---
 
-ASK_LESS = "more requests than Wise allows: ask less often"
-CHECK_BOTH = "not an answer this call is documented to give: check base_url and api_version"
+SEND_FEWER = "more requests than Wise allows: send fewer"
+CHECK_BOTH = "an undocumented answer to this call: check base_url and api_version"
 REDIRECT = "a redirect, which is never followed: check base_url"
 REFUSED = "the token endpoint refused: check base_url, client_id and client_secret"
-TIMED_OUT = "the server gave up waiting for the request: try again"
-TRY_LATER = "trouble at the server, not with the request: try later"
+TIMED_OUT = "the server timed out waiting for the request: try again"
+TRY_LATER = "the server failed, the request is not at fault: try later"
 POLL_ERRORS: Final[Mapping[int, tuple[type[ApiError], str]]] = {
     401: (Unauthorized, "the token was not accepted: get a new user token"),
     403: (Forbidden, "the token may not see this card: check the profile and the token's scope"),
     404: (CardNotFound, "no such card under this profile: check both ids"),
     408: (ApiError, TIMED_OUT),
-    429: (RateLimited, ASK_LESS),
+    429: (RateLimited, SEND_FEWER),
     **dict.fromkeys((500, 501, 502, 503, 504, 520, 598, 599), (ServerError, TRY_LATER)),
     **dict.fromkeys((300, 301, 302, 304, 307, 308, 398, 399), (ApiError, REDIRECT)),
     **dict.fromkeys((400, 402, 405, 407, 409, 410, 422, 428, 430, 498, 499), (ApiError, CHECK_BOTH)),
@@ -624,7 +624,7 @@ def test_what_is_transient() -> None:
 def test_refusals_of_a_refresh() -> None:
     """A refusal says what its code means, whatever its status; a code that is not known says what to check."""
     meanings = {
-        "invalid_grant": "the refresh token is no longer good: the user must authorise again",
+        "invalid_grant": "the refresh token is not valid any more: the user must authorise again",
         "invalid_client": "the client is not known: check client_id and client_secret",
         "unauthorized_client": "the client may not refresh tokens: ask Wise for that",
         "invalid_scope": REFUSED,
@@ -643,7 +643,7 @@ def test_line_of_an_error() -> None:
     """An error's line is its status, code, meaning and words, when to come back, and the trace id, in this order."""
     headers = {"X-Trace-Id": "t-1", "Retry-After": "5"}
     error = error_of(422, headers, b'{"code":"bad","detail":"No"}')
-    assert str(error) == f"422 bad; {CHECK_BOTH}; No; welcome again in 5 s; trace id t-1"
+    assert str(error) == f"422 bad; {CHECK_BOTH}; No; retry after 5 s; trace id t-1"
     assert str(error_of(422)) == f"422; {CHECK_BOTH}"
     assert error_of(422).trace_id is None
 
@@ -687,8 +687,8 @@ def test_shapes_of_errors() -> None:
         (b"\xef\xbb\xbf" + b'{"message":"Nope"}', None, "Nope"),
         (b"plain words", None, "plain words"),
         (b"caf\xe9", None, "caf\N{REPLACEMENT CHARACTER}"),
-        (b"<html><h1>Bad Gateway</h1>", None, "an HTML page, so probably from a proxy on the way"),
-        (b"\n <!DOCTYPE html>", None, "an HTML page, so probably from a proxy on the way"),
+        (b"<html><h1>Bad Gateway</h1>", None, "an HTML page, so probably from a proxy"),
+        (b"\n <!DOCTYPE html>", None, "an HTML page, so probably from a proxy"),
         (b"", None, None),
         (b"  \n", None, None),
         (b"{}", None, None),
@@ -718,7 +718,7 @@ def test_shapes_of_errors() -> None:
 def test_html_is_known_by_its_content_type() -> None:
     """A page is known as one by its content type, too; an empty body is none."""
     headers = {"Content-Type": "text/HTML; charset=utf-8"}
-    assert error_of(502, headers, b"Bad Gateway").detail == "an HTML page, so probably from a proxy on the way"
+    assert error_of(502, headers, b"Bad Gateway").detail == "an HTML page, so probably from a proxy"
     assert error_of(502, headers, b" ").detail is None
 
 
@@ -838,7 +838,7 @@ def test_retry_after() -> None:
                 with table.row(http_status, value):
                     error = error_of(http_status, {"Retry-After": value})
                     assert error.retry_after == seconds
-                    assert ("welcome again" in str(error)) is (seconds is not None)
+                    assert ("retry after" in str(error)) is (seconds is not None)
             with table.row(http_status, "missing"):
                 assert error_of(http_status).retry_after is None
 
