@@ -1,8 +1,10 @@
-"""The exceptions of aiohttp, the operating system and TLS, mapped to ours by one table; and which are retryable."""
+"""The exceptions of aiohttp, the operating system and TLS, mapped to ours by one table.
+
+Which HTTP statuses are worth another attempt is a fact of `api_errors`; here only how long a `Retry-After` may be.
+"""
 
 from __future__ import annotations
 
-import random
 import ssl as _ssl
 from typing import TYPE_CHECKING, Final
 
@@ -16,13 +18,8 @@ from cardprod.errors import ApiError, RequestTimeout, TransportError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from tenacity import RetryCallState
+__all__ = ["is_retryable", "transport_error"]
 
-__all__ = ["is_retryable", "retry_delay", "transport_error"]
-
-_RETRY_FIRST: Final = 0.5
-_RETRY_CEILING: Final = 8.0
-"""Seconds: the most that the first retry waits, doubled with each further one up to the second."""
 _MAX_RETRY_AFTER: Final = 60.0
 """Seconds. After a longer `Retry-After` a request fails at once instead of sleeping that long."""
 _NO_HEADERS: Final = CIMultiDictProxy[str](CIMultiDict())
@@ -79,13 +76,6 @@ def is_retryable(error: BaseException) -> bool:
     if isinstance(error, ApiError):
         return is_transient(error) and (error.retry_after or 0.0) <= _MAX_RETRY_AFTER
     return isinstance(error, TransportError)
-
-
-def retry_delay(state: RetryCallState) -> float:
-    """Return exponential backoff with full jitter, or `Retry-After` if that is longer; for tenacity."""
-    backoff = random.uniform(0, min(_RETRY_FIRST * 2 ** (state.attempt_number - 1), _RETRY_CEILING))  # noqa: S311
-    error = state.outcome.exception() if state.outcome is not None else None
-    return max(backoff, (error.retry_after or 0.0) if isinstance(error, ApiError) else 0.0)
 
 
 def transport_error(exc: BaseException) -> TransportError:

@@ -1,4 +1,4 @@
-"""How a request is retried, with tenacity, and how long to wait before.
+"""How a request is retried, with tenacity: how often, and how long to wait before. What is worth it: `failures`.
 
 `transport` imports this module before its first request, so that importing cardprod does not load tenacity, and not at
 the first failure, when there may be no file descriptor left to import with.

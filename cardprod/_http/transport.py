@@ -1,4 +1,7 @@
-"""`Transport`: one request for a card's status, with its permit, its token, its time limit and its retries."""
+"""`Transport`: one request for a card's status, with its permit, token, time limit and retries.
+
+It is the one place of this layer that emits telemetry, and that pauses requests after a 429.
+"""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Many polls over time: schedules, one card's state, the queue, the engine, and its faces."""
+"""Many polls over time: schedules, one card's state, the queue, the engine, and its interfaces."""

@@ -1,4 +1,4 @@
-"""Error answers: the error that each HTTP status becomes, with the code and the description in the body. Pure.
+"""Error answers: the error that each HTTP status becomes, its code and words, and which are transient. Pure.
 
 Source: the page "Errors" of the Wise Platform API. For card production only 200 and 429 are documented, so every error
 shape of that page is read.

@@ -1,4 +1,4 @@
-"""JSON documents from servers: read strictly, with each fault reported by its field. Pure."""
+"""JSON documents from servers, and the fields of a production status in answers and events: read strictly. Pure."""
 
 from __future__ import annotations
 
