@@ -64,6 +64,7 @@ TESTS: Final[Mapping[str, tuple[str, ...]]] = {
     ),
     "_polling.webhook_trust": ("unit/test_webhook_trust.py",),
     "_protocol.api_errors": ("unit/test_protocol.py",),
+    "_protocol.correlation": ("unit/test_correlation.py",),
     "_protocol.codec": ("unit/test_codec.py", "unit/test_checkpoint.py"),
     "_protocol.documents": ("unit/test_protocol.py", "unit/test_events.py"),
     "_protocol.events": ("unit/test_events.py",),

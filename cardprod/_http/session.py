@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl as _ssl
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -16,7 +17,8 @@ from cardprod.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
-    from cardprod._http.answer import Answer
+    from cardprod._http.answer import Answer, AnswerCheck
+    from cardprod._protocol.correlation import CorrelationIds
     from cardprod._protocol.requests import Request
 
 __all__ = ["Channel", "check_verifies", "open_session", "send"]
@@ -39,11 +41,16 @@ class Channel:
         prefix: The beginning of every request's URL: scheme, host, and the start of the path.
         session: A lent session, which is not closed; None to open one.
         ssl: The TLS context; True for the session's own.
+        ids: The correlation ids of the requests.
     """
 
-    __slots__ = ("_fast", "_is_own", "_length", "_parsed", "_path", "_ssl", "session")
+    __slots__ = ("_fast", "_is_own", "_length", "_parsed", "_path", "_ssl", "ids", "session")
 
-    def __init__(self, prefix: str, session: aiohttp.ClientSession | None, ssl: _ssl.SSLContext | bool) -> None:
+    def __init__(
+        self, prefix: str, session: aiohttp.ClientSession | None, ssl: _ssl.SSLContext | bool, ids: CorrelationIds
+    ) -> None:
+        self.ids: CorrelationIds = ids
+        """The ids of the requests."""
         self._length = len(prefix)
         self._parsed = URL(prefix)
         self._path = self._parsed.raw_path
@@ -55,22 +62,25 @@ class Channel:
         if self._is_own and _FAST_PATH is not None:
             self._fast = _FAST_PATH.open_fast_path(self.session, self._parsed, ssl)
 
-    def get(self, request: Request) -> Coroutine[object, object, Answer]:
+    def get(self, request: Request, correlation_id: str) -> Coroutine[object, object, Answer]:
         """Send a GET and read its whole answer.
 
         Args:
             request: A URL that begins with the prefix and needs no escaping, and the headers.
+            correlation_id: The id of the request, by which its answer is known.
 
         Raises:
-            TransportError: No whole answer came.
+            TransportError: No whole answer came, or one to another request.
             UsageError: The session is closed or cannot be used.
         """
-        url, headers = request
-        path = self._path + url[self._length :]  # parsing the whole URL each time would cost more
+        prefixed, headers = request
+        check = partial(self.ids.check, correlation_id)
+        path = self._path + prefixed[self._length :]  # parsing the whole URL each time would cost more
         if self._fast is not None and self._fast.is_usable():
-            answer: Coroutine[object, object, Answer] = self._fast.get(path, headers)
+            answer: Coroutine[object, object, Answer] = self._fast.get(path, headers, check)
             return answer
-        return send(self.session, "GET", (self._parsed.with_path(path, encoded=True), headers), ssl=self._ssl)
+        url = self._parsed.with_path(path, encoded=True)
+        return send(self.session, "GET", (url, headers), ssl=self._ssl, check=check)
 
     async def close(self) -> None:
         """Close the session, if it is our own."""
@@ -101,6 +111,7 @@ async def send(
     *,
     ssl: _ssl.SSLContext | bool,
     body: bytes | None = None,
+    check: AnswerCheck | None = None,
 ) -> Answer:
     """Send one request and read its whole answer.
 
@@ -110,6 +121,7 @@ async def send(
         request: The URL and the headers.
         ssl: The TLS context; True for the session's own.
         body: The request's body; None for none.
+        check: Checks the answer's status and headers; None accepts any.
 
     Raises:
         TransportError: No whole answer came.
@@ -129,6 +141,8 @@ async def send(
         )
         content = answer.content
         try:
+            if check is not None:
+                check(answer.status, answer.headers)
             received = content.read_nowait() if content.is_eof() else await read_body(content)
         finally:
             if not answer.closed:  # once it is read to its end, its connection is back in the pool already

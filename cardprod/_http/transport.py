@@ -6,7 +6,6 @@ It is the one place of this layer that emits telemetry, and that pauses requests
 from __future__ import annotations
 
 import asyncio
-import itertools
 import uuid
 from importlib import import_module
 from inspect import isawaitable
@@ -18,14 +17,14 @@ from cardprod._http.limiter import CLOSED, RequestLimiter
 from cardprod._http.secrets import parse_redacted, redact
 from cardprod._http.session import Channel, check_verifies
 from cardprod._http.time_limit import TimeLimit
+from cardprod._protocol.correlation import CorrelationIds
 from cardprod._protocol.documents import status_structurer
-from cardprod._protocol.responses import is_answer_to, parse_response
+from cardprod._protocol.responses import parse_response
 from cardprod.errors import CardprodError, RateLimited, RequestTimeout, TransportError, Unauthorized, UsageError
 from cardprod.telemetry import RequestEnded, RequestRefused, RequestRetried, RequestStarted
 
 if TYPE_CHECKING:
     import ssl as _ssl
-    from collections.abc import Mapping
 
     import aiohttp
 
@@ -87,8 +86,6 @@ class Transport:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closing: asyncio.Future[None] | None = None
         self._is_closed = False
-        self._correlation_prefix = ""
-        self._correlation_counter = itertools.count()
 
     @property
     def paused_for(self) -> float:
@@ -116,11 +113,6 @@ class Transport:
             raise UsageError("this client belongs to another event loop; make one in each loop that needs one")
         self._loop = loop
         self._closing = loop.create_future()
-        # Correlation ids are a random UUID with its last 12 digits incremented: unique, and cheap. It is made here and
-        # not in the constructor, so that forked workers do not send the same ids.
-        first_id = uuid.uuid4()
-        self._correlation_prefix = str(first_id)[:24]
-        self._correlation_counter = itertools.count(first_id.node)
         try:
             import_module("cardprod._http.retries")  # for later, when imports may fail
             status_structurer("answer")
@@ -278,11 +270,13 @@ class Transport:
         try:
             channel = self._channel
             if channel is None:
-                channel = self._channel = Channel(self._endpoint.prefix, self._lent, self._ssl)
-            correlation_id = f"{self._correlation_prefix}{next(self._correlation_counter) & _MAX_NODE:012x}"
+                # The ids are made here and not in the constructor, so that forked workers do not send the same ones.
+                ids = CorrelationIds(uuid.uuid4())
+                channel = self._channel = Channel(self._endpoint.prefix, self._lent, self._ssl, ids)
+            correlation_id = channel.ids.make()
             request = self._endpoint.build_request(card, token=token, correlation_id=correlation_id)
-            http_status, headers, body = await channel.get(request)
-            return _parse(token, correlation_id, http_status, headers, body)
+            http_status, headers, body = await channel.get(request, correlation_id)
+            return parse_redacted((token,), parse_response, http_status, headers, body)
         except TransportError as error:
             redact((token,), error)
             raise
@@ -329,11 +323,3 @@ class Transport:
         if self._is_closed:
             return UsageError(CLOSED)
         return RequestTimeout(f"{what} within {self._request_timeout:g} s: try again")
-
-
-def _parse(
-    token: str, correlation_id: str, http_status: int, headers: Mapping[str, str], body: bytes
-) -> ProductionStatus:
-    if not is_answer_to(headers, correlation_id):
-        raise TransportError("the answer is to another request: try again (the correlation id is not ours)")
-    return parse_redacted((token,), parse_response, http_status, headers, body)

@@ -1,4 +1,4 @@
-"""`PollState`, one card's wait as a state machine, and `PollOptions`, what holds for a wait. Pure: time is a number that the caller passes in.
+"""`PollState`, one card's wait as a state machine, and `PollOptions`. Pure: time is a number that the caller passes in.
 
 Three rules:
 

@@ -14,23 +14,13 @@ if TYPE_CHECKING:
 
 from cardprod._protocol.api_errors import MAX_BODY, TOO_LONG, api_error, bad_reply, check_length, meaning_of_refresh
 from cardprod._protocol.documents import Json, Malformed, load_object, status_structurer
-from cardprod._protocol.requests import CORRELATION_ID, is_token
+from cardprod._protocol.requests import is_token
 from cardprod._protocol.validation import is_finite_number
 
-__all__ = ["TokenGrant", "is_answer_to", "parse_response", "parse_token_response"]
+__all__ = ["TokenGrant", "parse_response", "parse_token_response"]
 
 _CENTURY: Final = 100 * 365 * 86_400
 _NUMBER: Final = re.compile(r"[0-9]+(\.[0-9]+)?")
-
-
-def is_answer_to(headers: Mapping[str, str], correlation_id: str) -> bool:
-    """Whether an answer can be to the request with this id: Wise echoes the id, other servers may not.
-
-    Args:
-        headers: The headers, in a case-insensitive mapping.
-        correlation_id: The id in the request.
-    """
-    return headers.get(CORRELATION_ID, correlation_id) == correlation_id
 
 
 def parse_response(

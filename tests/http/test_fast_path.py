@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from typing import TYPE_CHECKING, Any, Literal
+from uuid import uuid4
 
 import aiohttp
 import pytest
@@ -13,6 +14,7 @@ from aiohttp.connector import Connection
 import cardprod
 from cardprod import Client
 from cardprod._http.session import Channel, send
+from cardprod._protocol.correlation import CorrelationIds
 from cardprod._protocol.requests import Endpoint
 from tests.cards import CARD
 from tests.fast_path import needs_fast_path
@@ -176,7 +178,7 @@ async def test_host_is_the_same() -> None:
     with Table() as table:
         for base_url in ("https://h", "https://H:443/", "http://[::1]:8080", "https://bücher.example"):
             with table.row(base_url):
-                channel: Any = Channel(Endpoint(base_url).prefix, None, ssl=True)
+                channel: Any = Channel(Endpoint(base_url).prefix, None, ssl=True, ids=CorrelationIds(uuid4()))
                 assert f"\r\nHost: {channel._fast._to.headers['Host']}\r\n" in channel._fast._head
                 await channel.close()
 

@@ -199,16 +199,55 @@ def test_memory_is_bounded(session: str, full_size: bool) -> None:
 # --- aiohttp's connections ---
 
 
-async def test_answer_to_another_request_is_not_taken() -> None:
-    """An answer that echoes another request's id is refused, and the poll is tried again."""
-    answers = [http_answer(X_External_Correlation_Id="another-id"), http_answer(body='{"status":"PRODUCED"}')]
+def _id_in(head: str) -> str:
+    (line,) = (line for line in head.split("\r\n") if line.startswith("X-External-Correlation-Id: "))
+    return line.partition(": ")[2]
+
+
+@pytest.mark.parametrize("way", WAYS_TO_SEND)
+async def test_stray_answer_from_a_server_that_echoes(way: Way) -> None:
+    """From a server that echoes correlation ids, a 200 without the request's own is refused, and the poll retried."""
+    strays: list[Any] = [{}, {"X_External_Correlation_Id": "an example"}]
 
     async def answer(writer: asyncio.StreamWriter) -> None:
-        writer.write(answers.pop(0))
+        number = len(server.heads)
+        if number > 1 and strays:
+            writer.write(http_answer(body='{"status":"PRODUCED"}', **strays.pop()))
+        else:
+            writer.write(http_answer(X_External_Correlation_Id=_id_in(server.heads[-1])))
+
+    async with RawServer(answer) as server, client_of(server.base_url, way=way) as client:
+        for _ in range(2):
+            assert (await client.get_status(PROFILE, HONEST)).status == "READY"
+        assert len(server.heads) == 4
+
+
+@needs_fast_path
+async def test_connection_of_a_stray_answer_is_dropped() -> None:
+    """The connection over which an answer to another request came is not used again."""
+    ports: list[int] = []
+
+    async def answer(writer: asyncio.StreamWriter) -> None:
+        ports.append(writer.get_extra_info("peername")[1])
+        echoed = _id_in(server.heads[-1])
+        writer.write(http_answer(X_External_Correlation_Id="an example" if len(ports) == 2 else echoed))
 
     async with RawServer(answer) as server, client_of(server.base_url) as client:
-        assert (await client.get_status(PROFILE, HONEST)).status == "PRODUCED"
-    assert len(server.heads) == 2
+        for _ in range(2):
+            await client.get_status(PROFILE, HONEST)
+    assert ports[0] == ports[1] != ports[2]
+
+
+async def test_foreign_id_from_a_server_that_never_echoed() -> None:
+    """A mock or a recording, whose answers carry an id of their own, is believed."""
+
+    async def answer(writer: asyncio.StreamWriter) -> None:
+        writer.write(http_answer(X_External_Correlation_Id="b5d4e8d6-0000-4000-a000-000000000000"))
+
+    async with RawServer(answer) as server, client_of(server.base_url) as client:
+        for _ in range(3):
+            assert (await client.get_status(PROFILE, HONEST)).status == "READY"
+        assert len(server.heads) == 3
 
 
 @needs_fast_path

@@ -28,6 +28,7 @@ LAYERS: Final = [
     "errors",
     "telemetry",
     "_protocol.requests",
+    "_protocol.correlation",
     "_protocol.documents",
     "_protocol.api_errors",
     "_protocol.responses",

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 import cardprod
 from cardprod._protocol.api_errors import MAX_BODY, is_transient
 from cardprod._protocol.requests import Endpoint, TokenEndpoint, is_token
-from cardprod._protocol.responses import TokenGrant, is_answer_to, parse_response, parse_token_response
+from cardprod._protocol.responses import TokenGrant, parse_response, parse_token_response
 from cardprod.error_codes import ErrorCode
 from cardprod.errors import (
     ApiError,
@@ -213,13 +213,6 @@ def test_refuses_api_version() -> None:
                 ):
                     endpoint("https://api.wise.com", api_version)
     assert Endpoint("https://api.wise.com", "v" * 32).api_version == "v" * 32
-
-
-def test_answer_is_to_its_request() -> None:
-    """An answer that echoes another id is to another request; one that echoes none may be to any."""
-    assert is_answer_to({"X-External-Correlation-Id": "0-1-2"}, "0-1-2")
-    assert not is_answer_to({"X-External-Correlation-Id": "0-1-3"}, "0-1-2")
-    assert is_answer_to({}, "0-1-2")
 
 
 def test_token_is_printable_ascii() -> None:
