@@ -104,7 +104,7 @@ def open_session() -> aiohttp.ClientSession:
     return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar(), middlewares=(_send_once,))
 
 
-async def send(
+async def send(  # noqa: PLR0913 - what is sent, and what its answer must pass
     session: aiohttp.ClientSession,
     method: Literal["GET", "POST"],
     request: tuple[str | URL, dict[str, str]],
