@@ -4,9 +4,9 @@ Three rules:
 
 1. Every answer and every failed poll is processed. `next_poll_at` then says when to poll again, until `is_over`;
    `error` is then the error that ended the wait, or None.
-2. Every poll counts. An event counts only if it is newer than the known status, by `ordering`, or, where that is
-   undecided, by when it was sent. From then until a poll has confirmed it, a poll with an older status is taken as the
-   API lagging behind, and changes nothing. So a wait never goes back to an older status.
+2. Every poll counts. An event counts only if it is newer than the known status: by `occurred_at`, or, where that does
+   not decide, by the order of statuses and by when it was sent. From then until a poll has confirmed it, a poll with an
+   older status is taken as the API lagging behind, and changes nothing. So a wait never goes back to an older status.
 3. A sleep is never longer than until the deadline. The poll that is due there is the last one, and ends the wait.
 
 `poller` drives it: it sleeps, sends and cancels. The state can be saved to a `PendingCard` of a checkpoint, and
