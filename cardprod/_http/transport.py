@@ -122,7 +122,7 @@ class Transport:
         self._correlation_prefix = str(first_id)[:24]
         self._correlation_counter = itertools.count(first_id.node)
         try:
-            import_module("cardprod._http.retries")  # for later, when imports may fail
+            import_module("cardprod._http.retries")  # after a failure an import may fail as well
             status_structurer("answer")
         except (ImportError, OSError) as exc:
             self._loop = None
