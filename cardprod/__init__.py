@@ -1,7 +1,8 @@
 """Is my card printed yet? An asyncio client for the card production status of the Wise Platform API.
 
-One client, shared by everything in a process that uses the same token. One look, or a wait until the card is PRODUCED,
-PRODUCTION_ERROR or REQUEST_ERROR, awaited for the end or iterated for each `Transition` on the way:
+Share one client among everything in a process that uses the same token. It requests a card's status once, or waits
+until the card is PRODUCED, PRODUCTION_ERROR or REQUEST_ERROR: await the wait for the final status, or iterate it for
+each `Transition`:
 
 ```python
 import cardprod
@@ -16,8 +17,8 @@ async with cardprod.Client("user-token", base_url=cardprod.SANDBOX) as client:
         print(step.current.error_origin, step.current.error_meaning)
 ```
 
-Very many cards, from any iterable or async iterable, are looked at with `Client.get_statuses` and waited for with
-`Client.wait_until_all_final`. One card's error is a value beside the others:
+For many cards, from any iterable or async iterable, use `Client.get_statuses` and `Client.wait_until_all_final`. The
+error of one card is a value among the results:
 
 ```python
 cards = ((123456, f"card-{number}") for number in range(50))
@@ -30,17 +31,17 @@ async with cardprod.Client("user-token", base_url=cardprod.SANDBOX) as client:
 
 | to | use |
 | --- | --- |
-| say how often to look | `Backoff`, or `AdaptiveSchedule`, which learns |
-| keep a rate limit (Wise's is the default) | `RateLimit`, and `RateLimit.share` among processes |
+| choose how often to poll | `Backoff`, or `AdaptiveSchedule`, which learns |
+| change the rate limit (Wise's is the default) | `RateLimit`, and `RateLimit.share` among processes |
 | have a token that refreshes itself | `OAuthToken` |
-| learn of a change at once, by webhook | `cardprod.webhooks` (extra `webhooks`) and `Client.notify` |
+| see a change at once, by webhook | `cardprod.webhooks` (extra `webhooks`) and `Client.notify` |
 | let a wait outlive its process | `Checkpoint`, `Client.resume`, `Client.sweep`, or `cardprod.durable` (extra too) |
 | see logs, traces and metrics | `cardprod.telemetry`, and `cardprod.otel` (extra `otel`) |
 | test an app, or try this without Wise | `cardprod.simulator` |
 | use it in a terminal | `cardprod --help` |
 
-Whatever goes wrong is a `CardprodError`; the tree is drawn in `cardprod.errors`. What is newer at Wise than this
-package survives as text: a status or an error code that is not in `Status` or `ErrorCode` is a `str`.
+All errors are `CardprodError`s; `cardprod.errors` shows the tree. A status or an error code that is newer than this
+package, and so not in `Status` or `ErrorCode`, is a plain `str`.
 """
 
 from __future__ import annotations

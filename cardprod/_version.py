@@ -1,4 +1,4 @@
-"""The version, said once for the code; a test holds that pyproject.toml says the same."""
+"""The version of the package; a test checks that pyproject.toml has the same."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Lists of cards as files: CSV or JSON lines. Lines in, cards and complaints out; no I/O.
+"""Reads lists of cards in CSV or JSON lines: lines in, cards and bad rows out; no I/O.
 
-A CSV file may begin with a line of names, `profile_id,card_token`, in any order and among others; without one, these
-two are its first two columns. A line of JSON is an object with these two fields. Empty lines are passed over.
+A CSV file may begin with a header that contains `profile_id` and `card_token`; without one, these are its first two
+columns. A line of JSON is an object with these two fields. Empty lines are skipped.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _COLUMNS: Final = ("profile_id", "card_token")
 
 @attrs.frozen
 class BadRow:
-    """A line that is no card.
+    """A line that could not be read as a card.
 
     Args:
         line: Its number, from 1.
@@ -46,7 +46,7 @@ def read_cards(lines: Iterable[str]) -> Iterator[Card | BadRow]:
         lines: The file's lines.
 
     Returns:
-        For each line a `Card`, or what is wrong with it.
+        A `Card` or a `BadRow` for each line that is not empty.
     """
     columns: tuple[str, ...] = _COLUMNS
     is_first = True

@@ -1,17 +1,17 @@
-"""`Checkpoint`: waits as plain values that travel as JSON, to go on with later or elsewhere. No I/O.
+"""`Checkpoint`: waits saved as values, with a JSON format, to continue later or in another process. No I/O.
 
 Version 1 is a JSON object:
 
 | field | what it is |
 | --- | --- |
 | `version` | 1 |
-| `id` | the checkpoint's name, from the first to the last; any text |
-| `sweep` | how often `Client.sweep` went over it |
+| `id` | any text; it stays the same in all later checkpoints of these waits |
+| `sweep` | how many times `Client.sweep` processed it |
 | `max_failures` | how many polls in a row may fail |
 | `schedule` | a `Backoff`'s `first`, `factor`, `ceiling` and `jitter`; null for another schedule |
-| `pending` | an array for each card that is waited for |
+| `pending` | an array for each pending card |
 
-A card's array holds, in this order:
+A card's array contains, in this order:
 
 | | |
 | --- | --- |
@@ -32,11 +32,11 @@ and, unless all of these are null,
 | | |
 | --- | --- |
 | `error_code` `description` | more of the last status |
-| `known_at` | the last `occurred_at` known for it, if it has none itself |
-| `event_at` `event_sent_at` | when an event brought it that no poll has confirmed, and when that was sent |
-| `undelivered` | transitions seen and not delivered |
+| `known_at` | the last `occurred_at` known of that status, if the last answer had none |
+| `event_at` `event_sent_at` | when an event, not confirmed by a poll yet, reported it, and when that was sent |
+| `undelivered` | transitions seen but not delivered |
 
-Times are whole microseconds since 1970 in UTC. Every version that was ever released can be read for ever.
+Times are whole microseconds since 1970 in UTC. Every released version of the format stays readable.
 """
 
 from __future__ import annotations
@@ -68,13 +68,13 @@ _DEFAULT_SCHEDULE: Final = Backoff()
 
 
 def wall_clock() -> float:
-    """Return the time as checkpoints and events have it: in seconds since 1970, in UTC."""
+    """Return the time in seconds since 1970, in UTC, as in checkpoints and events."""
     return time.time()
 
 
 @attrs.frozen(kw_only=True)
 class PendingCard:
-    """One card that is waited for, and all that is known of it. Times are in microseconds since 1970, in UTC.
+    """One pending card of a checkpoint. Times are microseconds since 1970, in UTC.
 
     Args:
         card: The card.
@@ -84,14 +84,14 @@ class PendingCard:
         polls: Answered polls so far.
         failures: Polls that failed since the last answer.
         unchanged: Polls since the last transition.
-        last: The last status seen; None before the first answer. Without it nothing that follows means anything.
-        known_at: The last `occurred_at` known for that status, if it has none itself.
-        began_at: When the card came to that status, as far as it was seen.
-        polled_at: When it was last seen there.
+        last: The last status seen; None before the first. The fields below have no meaning without it.
+        known_at: The last `occurred_at` known of that status, if `last` has none.
+        began_at: When that status began, as far as it is known.
+        polled_at: When the card was last seen in it.
         is_first: Whether that is the status the wait began with.
-        event_at: When an event brought that status, if no poll has confirmed it.
+        event_at: When an event reported that status, if no poll has confirmed it; else None.
         event_sent_at: When that event was sent.
-        undelivered: Transitions that were seen and not delivered.
+        undelivered: Transitions that were seen but not delivered.
     """
 
     card: Card
@@ -113,26 +113,26 @@ class PendingCard:
 
 @attrs.frozen(kw_only=True)
 class Checkpoint:
-    """Waits that outlive their process: what is known of every card that is waited for, as plain JSON.
+    """Waits that outlive their process: the state of every pending card, as a value.
 
     ```python
     checkpoint = cardprod.Checkpoint.for_cards([(123456, "card-1"), (123456, "card-2")], timeout=3600)
-    saved = checkpoint.to_json()  # keep it anywhere: cards and what was seen of them, no other secret
+    saved = checkpoint.to_json()  # store it anywhere: cards and what was seen of them, no other secret
     checkpoint = cardprod.Checkpoint.from_json(saved)
     ```
 
-    Go on with it in a process that waits, by `Client.resume`; or step by step from a job engine, by `Client.sweep`.
-    Its times are by the clocks of the machines that write and read it: keep those right within a second or so.
+    Continue it in a process that waits, with `Client.resume`; or from a job engine, with `Client.sweep`. Its times are
+    those of the machines that write and read it: their clocks should agree to about a second.
 
     Args:
-        id: Its name, from the first to the last.
-        sweep: How often `Client.sweep` went over it.
+        id: An identifier that stays the same in all later checkpoints of these waits.
+        sweep: How many times `Client.sweep` processed it.
         max_failures: How many polls in a row may fail before a card's wait does.
-        schedule: When to poll, if it is a `Backoff`; another schedule is not in the checkpoint.
-        pending: The cards that are waited for. Those that have ended are not in it any more.
+        schedule: When to poll, if that is a `Backoff`; None for another schedule, which is not saved.
+        pending: The cards whose wait has not ended.
 
     Raises:
-        UsageError: One card comes twice, or a number cannot be right.
+        UsageError: A card occurs twice, or `max_failures` is invalid.
     """
 
     id: str
@@ -159,17 +159,17 @@ class Checkpoint:
         max_failures: int = 5,
         now: datetime | None = None,
     ) -> Self:
-        """Begin waits for cards that were not polled yet: every card is due at once.
+        """Create new waits, in which every card is due at once.
 
         Args:
-            cards: `Card`s or `(profile_id, card_token)` tuples. One that comes twice is waited for once.
-            timeout: Seconds to wait for each, from now; None for as long as it takes.
-            schedule: When to poll; None for the `AdaptiveSchedule` of whichever client goes on with it.
+            cards: `Card`s or `(profile_id, card_token)` tuples. A duplicate is waited for once.
+            timeout: Seconds to wait for each, from now; None for no limit.
+            schedule: When to poll; None for the `AdaptiveSchedule` of the client that continues it.
             max_failures: How many polls in a row may fail, each after its own attempts, before a card's wait does.
-            now: The time, aware; None for the clock's.
+            now: The time, aware; None for the machine's clock.
 
         Raises:
-            UsageError: An argument that cannot be right.
+            UsageError: An argument is invalid.
         """
         _check_cards(cards)
         if timeout is not None:
@@ -185,21 +185,18 @@ class Checkpoint:
 
     @property
     def is_done(self) -> bool:
-        """Whether there is nothing left to wait for, or to deliver."""
+        """Whether no card is pending, and nothing is left to deliver."""
         return not self.pending
 
     def extended(self, seconds: float, *, now: datetime | None = None) -> Self:
-        """Give every card so many more seconds from now, for instance after a `WaitTimeout`, and poll at once.
+        """Return the same waits with a new deadline, and every card due at once: for instance after a `WaitTimeout`.
 
         Args:
-            seconds: How long from now.
-            now: The time, aware; None for the clock's.
-
-        Returns:
-            The same waits with a later deadline.
+            seconds: The new deadline, in seconds from now.
+            now: The time, aware; None for the machine's clock.
 
         Raises:
-            UsageError: `seconds` cannot be right.
+            UsageError: `seconds` is invalid.
         """
         check_seconds("seconds", seconds)
         now_seconds = _seconds_of(now)
@@ -208,18 +205,18 @@ class Checkpoint:
         return attrs.evolve(self, pending=tuple(pending))
 
     def to_json(self) -> str:
-        """Write it as one line of JSON. The cards' tokens are in it, no other secret."""
+        """Return it as one line of JSON. It contains the cards' tokens, no other secret."""
         return to_json(self, version=_VERSION)
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
-        """Read what `to_json` wrote, in this version of the package or an older one.
+        """Read what `to_json` returned, in this version of the package or an older one.
 
         Args:
-            text: What `to_json` gave.
+            text: The JSON.
 
         Raises:
-            UsageError: It is not that; what is wrong with it.
+            UsageError: It is something else; the message says what is wrong with it.
         """
         return from_json(cls, text, version=_VERSION, writer="Checkpoint.to_json")
 
@@ -267,7 +264,7 @@ def _to_row(one: PendingCard) -> tuple[Any, ...]:
 
 
 def _from_row(row: list[Any]) -> dict[str, object]:
-    """Make the object that an array stands for, and the objects in it."""
+    """Convert a card's array to the plain object of a `PendingCard`."""
     if len(row) not in _LENGTHS:
         raise ValueError(f"expected an array of {_LENGTHS[0]}, {_LENGTHS[1]} or {_LENGTHS[2]} values")
     fields: dict[str, Any] = {}

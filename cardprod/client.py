@@ -243,7 +243,7 @@ class Client:
             batch_timeout: Seconds to wait for all cards, from when the block is entered; None for no limit. Cards not
                 read from their source by then stay there.
             schedule: When to poll: an `AdaptiveSchedule`, a `Backoff`, or any object with its `delay` method; None for
-                the client's own `AdaptiveSchedule`, which all batches with None share and teach.
+                the client's own `AdaptiveSchedule`, which learns from all batches that use it.
             max_failures: How many polls in a row may fail, each after its own attempts, before a card's wait does. An
                 answer, or an event with something new, resets the count.
 

@@ -1,7 +1,7 @@
-"""Facts as data: the 57 error codes a card can end with, where each comes from, and what each means.
+"""The 57 documented error codes of card production, with the origin and the meaning of each. Data, without logic.
 
-Source: the reference page "Retrieve card production status" of the Wise Platform API. No logic lives here but looking
-up; a new code is one line in `ErrorCode` and one in the table of its status.
+Source: the reference page "Retrieve card production status" of the Wise Platform API. A new code is one line in
+`ErrorCode` and one in the table of its status.
 
 A code means something only together with its status: `UNKNOWN_ERROR` is "An error occurred on the server" under
 REQUEST_ERROR and "Unknown error" under PRODUCTION_ERROR.
@@ -20,7 +20,7 @@ __all__ = ["PRODUCTION_ERROR_MEANINGS", "REQUEST_ERROR_MEANINGS", "ErrorCode", "
 
 
 class ErrorOrigin(StrEnum):
-    """Which part of the kiosk's world an error comes from: who has to go and look."""
+    """The part of the system that an error occurred in."""
 
     REQUEST = "REQUEST"
     """The production request itself was refused."""
@@ -37,11 +37,11 @@ class ErrorOrigin(StrEnum):
     INVENTORY = "INVENTORY"
     """The kiosk's stock."""
     UNKNOWN = "UNKNOWN"
-    """Nobody said, or the code is newer than this package."""
+    """The documentation does not say, or the code is newer than this package."""
 
 
 class ErrorCode(StrEnum):
-    """An error code this package knows. A code it does not know stays the text it came as."""
+    """The documented error codes. An undocumented one stays a plain str."""
 
     UNKNOWN_ERROR = "UNKNOWN_ERROR"
     REQUEST_ALREADY_EXISTS = "REQUEST_ALREADY_EXISTS"
@@ -103,7 +103,7 @@ class ErrorCode(StrEnum):
 
     @property
     def origin(self) -> ErrorOrigin:
-        """Where it comes from. `UNKNOWN_ERROR` comes from nowhere known, whatever its status."""
+        """Where the error occurred; `ErrorOrigin.UNKNOWN` for `UNKNOWN_ERROR`."""
         return _ORIGINS[self]
 
 

@@ -1,6 +1,6 @@
-"""Spans and metrics for OpenTelemetry (extra `otel`): `instrument` a client, and its waits and looks are seen.
+"""`instrument`: OpenTelemetry spans and metrics of a client's waits, polls and requests (extra `otel`).
 
-Only `opentelemetry-api` is used; where they go is for the application's SDK to say. Deciding anything is not done here.
+It uses `opentelemetry-api` only; the application's SDK decides where they are exported to.
 
 | span | attributes | events |
 | --- | --- | --- |
@@ -15,8 +15,8 @@ Only `opentelemetry-api` is used; where they go is for the application's SDK to 
 | `cardprod.requests.in_flight` | up-down counter | |
 | `cardprod.time_to_final` | histogram, s | `cardprod.status` |
 
-A wait's span is the current one while it looks, so that spans of an aiohttp instrumentation become its children. It
-ends with the wait, or, if its iteration is dropped half-way, when Python frees it.
+A wait's span is the current one during its polls, so that spans of an aiohttp instrumentation become its children. It
+ends with the wait, or, if an iteration is not finished, when Python frees the wait.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def instrument(
     tracer_provider: trace.TracerProvider | None = None,
     meter_provider: metrics.MeterProvider | None = None,
 ) -> None:
-    """Give a client's events to OpenTelemetry, from this moment. It takes the place of the client's `on_event`.
+    """Set a client's `on_event` to an observer that makes spans and metrics of its events.
 
     ```python
     from cardprod.otel import instrument
@@ -74,8 +74,8 @@ def instrument(
 
     Args:
         client: The client.
-        tracer_provider: Where spans go; None for the global one.
-        meter_provider: Where metrics go; None for the global one.
+        tracer_provider: The provider for spans; None for the global one.
+        meter_provider: The provider for metrics; None for the global one.
     """
     client.on_event = _Instrumentation(
         trace.get_tracer("cardprod", VERSION, tracer_provider), metrics.get_meter("cardprod", VERSION, meter_provider)
@@ -85,7 +85,7 @@ def instrument(
 def _attributes_of(outcome: ProductionStatus | CardprodError) -> Mapping[str, str]:
     if isinstance(outcome, Exception):
         return {"error.type": type(outcome).__name__}
-    # A status that is not documented could be anything: a series for each such text would never end.
+    # Undocumented statuses share one value, so that a server cannot create any number of series.
     return {"cardprod.status": str(outcome.status) if isinstance(outcome.status, Status) else "other"}
 
 
@@ -96,11 +96,9 @@ class _Instrumentation:
         self._tracer = tracer
         self._polls = meter.create_counter("cardprod.polls", "{poll}", "Polls that were answered or failed")
         self._seconds = meter.create_histogram("cardprod.poll.duration", "s", "A whole poll, retries included")
-        self._retries = meter.create_counter("cardprod.retries", "{request}", "Requests that were sent again")
+        self._retries = meter.create_counter("cardprod.retries", "{request}", "Requests that were retried")
         self._rate_limited = meter.create_counter("cardprod.rate_limited", "{answer}", "Answers with 429")
-        self._in_flight = meter.create_up_down_counter(
-            "cardprod.requests.in_flight", "{request}", "Requests without their answer yet"
-        )
+        self._in_flight = meter.create_up_down_counter("cardprod.requests.in_flight", "{request}", "Requests in flight")
         self._time_to_final = meter.create_histogram(
             "cardprod.time_to_final", "s", "From the beginning of a wait to the final status"
         )

@@ -1,7 +1,7 @@
-"""What can be observed of a client: event values, the one hook that gets them, and the logger `cardprod`.
+"""Observability of a client: event values, one observer that is called with them, and the logger `cardprod`.
 
-Every event passes one place, `Telemetry.emit`: it is logged, and given to the observer if there is one. An observer is
-any callable that takes an event; `cardprod.otel.instrument` sets one that makes spans and metrics of them.
+`Telemetry.emit` logs every event, and calls the observer with it. An observer is any callable that takes an event;
+`cardprod.otel.instrument` sets one that makes spans and metrics.
 
 ```python
 from cardprod.telemetry import Event, TransitionSeen
@@ -13,7 +13,7 @@ def on_event(event: Event) -> None:
 client.on_event = on_event
 ```
 
-It is called in the event loop, so it must be quick. What it raises is logged once, and changes nothing.
+It is called in the event loop, so it must be fast. An exception that it raises is logged once, and otherwise ignored.
 
 | event | logged | fields of the record, each with the prefix `cardprod_` |
 | --- | --- | --- |
@@ -26,10 +26,10 @@ It is called in the event loop, so it must be quick. What it raises is logged on
 | `PollFailed` | WARNING | `card error failures` |
 | `WaitEnded` | | |
 
-Beside them the logger has a WARNING when a token could not be refreshed while the old one is still good, with
-`cardprod_error`, and one when a time in an answer or an event was illegible and left out.
+The logger also warns when a token could not be refreshed while the old one is still valid, with `cardprod_error`, and
+when a malformed time in an answer or an event was left out.
 
-`card` is shortened as everywhere; `error` is an error's class. Seconds are floats. No record holds a bearer token.
+`card` is shortened; `error` is the name of an error's class; seconds are floats. No record contains a bearer token.
 """
 
 from __future__ import annotations
@@ -79,14 +79,14 @@ class RequestStarted:
 
 @attrs.frozen
 class RequestEnded:
-    """A request has its answer, or will not have one."""
+    """A request was answered, failed, or was cancelled."""
 
     card: Card
 
 
 @attrs.frozen
 class RequestRefused:
-    """A request was answered 429. `retry_after` are the seconds that the answer asks to wait, if it says so."""
+    """A request was answered with 429. `retry_after` is the answer's `Retry-After` in seconds, or None."""
 
     card: Card
     retry_after: float | None
@@ -94,7 +94,7 @@ class RequestRefused:
 
 @attrs.frozen
 class RequestRetried:
-    """A request failed and is sent again in `retry_in` seconds. `attempt` counts from 1."""
+    """A request failed, and is retried in `retry_in` seconds. `attempt` is the failed one, from 1."""
 
     card: Card
     attempt: int
@@ -104,7 +104,7 @@ class RequestRetried:
 
 @attrs.frozen
 class PollStarted:
-    """A poll starts, queueing and retries included. `wait` identifies the wait it is for; None for a single poll."""
+    """A poll starts, with its queueing and retries. `wait` identifies its wait; None for one without a wait."""
 
     card: Card
     wait: int | None
@@ -112,7 +112,7 @@ class PollStarted:
 
 @attrs.frozen
 class PollEnded:
-    """A poll was answered or failed, or, with an `outcome` of None, was cancelled. In the task of its `PollStarted`."""
+    """A poll was answered or failed, or, with an `outcome` of None, cancelled. In the task of its `PollStarted`."""
 
     card: Card
     wait: int | None
@@ -130,7 +130,7 @@ class WaitStarted:
 
 @attrs.frozen
 class TransitionSeen:
-    """A wait saw a transition, from a poll or a webhook."""
+    """A wait saw a transition, by a poll or an event."""
 
     card: Card
     wait: int
@@ -149,7 +149,7 @@ class PollFailed:
 
 @attrs.frozen
 class WaitEnded:
-    """A wait ended: in a final status, with this error, or, with neither, because it was left or goes on elsewhere."""
+    """A wait ended with this error; or, with None, in a final status, or because it was closed or goes on elsewhere."""
 
     card: Card
     wait: int
@@ -168,14 +168,14 @@ Event: TypeAlias = (
     | PollFailed
     | WaitEnded
 )
-"""Whatever an observer may get; more kinds may come."""
+"""All events. Later versions may have more."""
 
 Observer: TypeAlias = Callable[[Event], object]
-"""Gets each event as it happens."""
+"""Is called with each event as it happens."""
 
 
 class Telemetry:
-    """The one place that every event passes: it is logged, and given to the observer if there is one."""
+    """Logs every event, and calls the observer with it."""
 
     __slots__ = ("_has_complained", "_observer")
 
@@ -185,7 +185,7 @@ class Telemetry:
 
     @property
     def observer(self) -> Observer | None:
-        """Who gets the events."""
+        """What is called with each event; None for nothing."""
         return self._observer
 
     @observer.setter
@@ -195,16 +195,16 @@ class Telemetry:
 
     @property
     def wants_everything(self) -> bool:
-        """Whether events that are frequent and of no interest to most are worth making."""
+        """Whether anything uses the frequent events, which are logged at DEBUG."""
         return self._observer is not None or LOGGER.isEnabledFor(logging.DEBUG)
 
     @property
     def wants_transitions(self) -> bool:
-        """Whether anybody gets a transition."""
+        """Whether anything uses transitions, which are logged at INFO."""
         return self._observer is not None or LOGGER.isEnabledFor(logging.INFO)
 
     def emit(self, event: Event) -> None:
-        """Log an event and give it to the observer. Whatever either raises is logged once, and changes nothing."""
+        """Log an event and call the observer. An exception that either raises is logged once, and ignored."""
         self._try(_log, event)
         if self._observer is not None:
             self._try(self._observer, event)
@@ -214,14 +214,14 @@ class Telemetry:
             take(event)
         except (KeyboardInterrupt, SystemExit):
             raise
-        except BaseException as exc:  # noqa: BLE001 - also a CancelledError: of a future that it asked for its result
+        except BaseException as exc:  # noqa: BLE001 - also a CancelledError, which a cancelled future's result() raises
             self._complain(exc)
 
     def _complain(self, exc: BaseException) -> None:
         if self._has_complained:
             return
         self._has_complained = True
-        with contextlib.suppress(Exception):  # the handler that raised before: there is nowhere left to say it
+        with contextlib.suppress(Exception):  # the log handler that raised before may raise again
             LOGGER.error(
                 "an observer or a log handler raised %s; this is logged once", type(exc).__name__, exc_info=exc
             )
@@ -233,7 +233,7 @@ def _log(event: Event) -> None:
             if LOGGER.isEnabledFor(logging.INFO):
                 _log_transition(card, transition)
         case PollFailed(card, _, error, failures):
-            # As text: a record is kept by handlers, and would keep the error's traceback with all that its frames hold.
+            # As text, because handlers may keep records, and with the error its traceback and all that its frames hold.
             extra = record_fields(card=str(card), error=type(error).__name__, failures=failures)
             LOGGER.warning("a poll failed and the wait goes on (%d in a row): %s", failures, str(error), extra=extra)
         case PollEnded(card, _, seconds, outcome) if outcome is not None and LOGGER.isEnabledFor(logging.DEBUG):
@@ -269,11 +269,11 @@ def _log_transition(card: Card, transition: Transition) -> None:
 
 
 def warn(message: str, *args: object, **fields: object) -> None:
-    """Log a warning that is no event's. Whatever a handler raises changes nothing.
+    """Log a warning that is about no event. An exception that a handler raises is ignored.
 
     Args:
-        message: The message, with the places of its arguments.
-        args: The arguments.
+        message: The format of the message.
+        args: Its arguments.
         fields: Fields of the record, without their prefix.
     """
     with contextlib.suppress(Exception):
@@ -281,10 +281,10 @@ def warn(message: str, *args: object, **fields: object) -> None:
 
 
 def record_fields(**fields: object) -> dict[str, object]:
-    """Prefix the fields of a record: `LogRecord` refuses names that it, or an application's record factory, has set."""
+    """Prefix the fields of a record: `logging` raises for names that it or an application's record factory has set."""
     return {f"cardprod_{name}": value for name, value in fields.items()}
 
 
 def _shortened(text: str, card: Card) -> str:
-    """Shorten the card's token in a server's words, which may hold it whole."""
+    """Shorten the card's token in a text from a server."""
     return text.replace(card.card_token, str(card).partition("/")[2])

@@ -1,4 +1,4 @@
-"""Wise's webhook for card production: who signed a delivery, and what it tells. Pure: bytes in, an event out.
+"""Wise's webhook for card production: verifies a delivery's signature and parses its event. Pure (extra `webhooks`).
 
 ```python
 from cardprod.webhooks import Verifier
@@ -10,11 +10,8 @@ def receive(body, headers):  # the raw bytes of a request, before anything has r
     client.notify(verifier.parse(body, headers))
 ```
 
-A signature covers the body and no time, so whoever has seen a delivery can send it again: `Client.notify` takes care of
-that, by never letting an old event undo what is newer. What a body means is `wire`'s business, receiving it your web
-framework's.
-
-Needs the extra `webhooks`: `pip install 'cardprod[webhooks]'`.
+A signature covers the body but no time, so a recorded delivery can be sent again. That is harmless with
+`Client.notify`: an old event never undoes a newer status.
 
 Source: the pages "Webhooks" and "Card production status change event" of the Wise Platform API.
 """
@@ -46,7 +43,7 @@ if TYPE_CHECKING:
 __all__ = ["SIGNATURE_HEADER", "ProductionEvent", "Verifier", "sign"]
 
 SIGNATURE_HEADER: Final = "X-Signature-SHA256"
-"""The header that a delivery's signature is in."""
+"""The header with a delivery's signature."""
 
 _DELIVERY_ID: Final = "x-delivery-id"
 _TEST: Final = "x-test-notification"
@@ -54,7 +51,7 @@ _NOT_SIGNED: Final = "this delivery is not signed by a known key"
 _LONGEST_SIGNATURE: Final = 4096
 _FEWEST_BITS: Final = 2048
 
-# Published by Wise for verifying its webhooks; the same for every customer.
+# Wise publishes these keys to verify its webhooks; they are the same for every customer.
 _PRODUCTION_KEY: Final = """\
 -----BEGIN PUBLIC KEY-----
 MIIBIjANBgkqhkiG9w0BAQEFAAOCAQ8AMIIBCgKCAQEAvO8vXV+JksBzZAY6GhSO
@@ -80,13 +77,13 @@ VwIDAQAB
 
 
 class Verifier:
-    """Takes deliveries that one of its keys has signed, and no others.
+    """Verifies that a delivery was signed with one of its keys, and parses it.
 
     Args:
-        public_keys: RSA public keys as PEM, or as `cryptography` loads them; several while one follows another.
+        public_keys: RSA public keys as PEM, or as `cryptography` loads them; several during a key rotation.
 
     Raises:
-        UsageError: There is no key, or something that is no RSA public key of 2,048 bits or more.
+        UsageError: There is no key, or one is not an RSA public key of 2,048 bits or more.
     """
 
     def __init__(self, *public_keys: str | bytes | RSAPublicKey) -> None:
@@ -96,31 +93,31 @@ class Verifier:
 
     @classmethod
     def for_production(cls) -> Self:
-        """Make one that takes what Wise's production signs."""
+        """Create one with the key of Wise's production."""
         return cls(_PRODUCTION_KEY)
 
     @classmethod
     def for_sandbox(cls) -> Self:
-        """Make one that takes what Wise's sandbox signs."""
+        """Create one with the key of Wise's sandbox."""
         return cls(_SANDBOX_KEY)
 
     def parse(self, body: bytes, headers: Mapping[str, str]) -> ProductionEvent:
-        """Verify a delivery, and read what it tells.
+        """Verify a delivery's signature, and parse its event.
 
         Args:
-            body: The raw body, before anything has parsed it: the signature is over these very bytes.
-            headers: The request's headers, in any case; your framework's own mapping, so that a header that came twice
-                is seen twice.
+            body: The raw body, which the signature is over.
+            headers: The request's headers, in any case: the framework's own mapping, in which a repeated header is
+                repeated.
 
         Returns:
-            The event. Its `card` is None if it names none; a test's `is_test` is true.
+            The event. Its `card` is None if it names none; `is_test` is true for a test delivery.
 
         Raises:
-            BadSignature: None of the keys has signed it, in whatever way; or it is over 1 MiB. Answer 400.
-            BadEvent: It is signed, and no production event. Answer 200: it will not become one.
-            UsageError: `body` is not bytes, or `headers` is no mapping.
+            BadSignature: It has no valid signature by one of the keys, or is over 1 MiB. Answer it with 400.
+            BadEvent: It is signed, but not a production event. Answer it with 200, or Wise sends it again.
+            UsageError: `body` is not bytes, or `headers` is not a mapping.
         """
-        # A caller without a type checker may pass text, which was decoded, or what a framework parsed.
+        # A caller without a type checker may pass a decoded or parsed body.
         check_type("body", body, bytes, "the raw bytes of the request")
         check_type("headers", headers, Mapping, "a mapping")
         if len(body) > MAX_BODY or not self._is_signed(body, _all_of(headers, SIGNATURE_HEADER.lower())):
@@ -146,7 +143,7 @@ class Verifier:
 
 
 def sign(body: bytes, private_key: str | bytes | RSAPrivateKey) -> str:
-    """Sign a body as Wise does, for the tests of your own endpoint.
+    """Sign a body as Wise does, to test your own endpoint.
 
     Args:
         body: The raw body.
@@ -163,7 +160,7 @@ def sign(body: bytes, private_key: str | bytes | RSAPrivateKey) -> str:
 
 
 def _all_of(headers: Mapping[str, str], name: str) -> list[str]:
-    """Find every value of a header: a framework's mapping gives one that came twice as two items."""
+    """Return all values of a header: in a framework's mapping a repeated header is repeated."""
     return [value for key, value in headers.items() if key.lower() == name]
 
 
@@ -179,7 +176,7 @@ def _public_key(key: str | bytes | RSAPublicKey) -> RSAPublicKey:
     if isinstance(key, str | bytes):
         try:
             loaded = load_pem_public_key(_bytes(key))
-        except ValueError:  # the key itself is in no message: it may be a private one by mistake
+        except ValueError:  # the key is in no message: it may be a private one by mistake
             raise UsageError("a public key must be PEM: -----BEGIN PUBLIC KEY----- …") from None
     else:
         loaded = key

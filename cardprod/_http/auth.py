@@ -117,10 +117,10 @@ class OAuthToken:
 
     All requests share one refresh at a time, because Wise revokes the old access token with it. A request that got a
     401 with the old token is sent once more with the new one; a 401 to the current token causes one refresh and one
-    repetition. While the old token is still valid, it is used after a refresh that failed or took longer than
-    2 seconds, and after a failure the next refresh waits 1 to 60 seconds. After a permanent refusal, such as
-    `invalid_grant`, no refresh is sent any more: every later call raises it. Cancelling a caller does not cancel the
-    refresh.
+    repetition. While the old token is still valid, it is used after a refresh that failed or takes longer than
+    2 seconds. The next refresh after a failure is sent up to 60 seconds later, or after the answer's `Retry-After`.
+    After a permanent refusal, such as `invalid_grant`, no refresh is sent any more, and once the old token is not valid
+    every call raises it. Cancelling a caller does not cancel the refresh.
 
     Share one instance among all clients of a process that act for the same user, in one event loop. Among several
     processes let one refresh; the others use an async callable that reads what `on_refresh` stored.

@@ -114,7 +114,7 @@ class Transport:
         self._loop = loop
         self._closing = loop.create_future()
         try:
-            import_module("cardprod._http.retries")  # for later, when imports may fail
+            import_module("cardprod._http.retries")  # after a failure an import may fail as well
             status_structurer("answer")
         except (ImportError, OSError) as exc:
             self._loop = None

@@ -78,9 +78,9 @@ def compare_times(new: datetime | None, known: datetime | None) -> Order:
 
 
 def are_ordered(one: datetime | None, other: datetime | None) -> bool:
-    """Whether two times say which status is newer, or that both are of one request, whose statuses then have an order.
+    """Whether `compare` can be relied on: two times decide it, or they are equal, so that both are of one production.
 
-    If not, the order of statuses says nothing: either may be of an earlier production of the card.
+    If not, one of the two statuses may be of an earlier production of the card.
     """
     return one is not None and (one == other or compare_times(one, other) is not Order.UNDECIDED)
 

@@ -131,7 +131,7 @@ class PollQueue(Generic[_S]):
         return state
 
     def return_from_poll(self, state: _S) -> None:
-        """Take a card back after its poll, or after the one it followed; it is to be rescheduled."""
+        """End the phase POLLING or FOLLOWING of a card, which must be rescheduled."""
         if state.phase is not Phase.OVER:
             state.phase = Phase.IDLE
 

@@ -1,12 +1,12 @@
-"""`PollState`, one card's wait as a state machine, and `PollOptions`. Pure: time is a number that the caller passes in.
+"""`PollState`, one card's wait as a state machine, and `PollOptions`, its options. Pure: time is a number passed in.
 
 Three rules:
 
 1. Every answer and every failed poll is processed. `next_poll_at` then says when to poll again, until `is_over`;
    `error` is then the error that ended the wait, or None.
-2. Every poll counts. An event counts only if it is newer than the known status, by `ordering`, or, where that is
-   undecided, by when it was sent. From then until a poll has confirmed it, a poll with an older status is taken as the
-   API lagging behind, and changes nothing. So a wait never goes back to an older status.
+2. Every poll counts. An event counts only if it is newer than the known status: by `occurred_at`, or, where that does
+   not decide, by the order of statuses and by when it was sent. From then until a poll has confirmed it, a poll with an
+   older status is taken as the API lagging behind, and changes nothing. So a wait never goes back to an older status.
 3. A sleep is never longer than until the deadline. The poll that is due there is the last one, and ends the wait.
 
 `poller` drives it: it sleeps, sends and cancels. The state can be saved to a `PendingCard` of a checkpoint, and
@@ -48,7 +48,7 @@ _SKEW: Final = 1.0
 """Seconds by which the clocks of two machines may differ."""
 
 _TICK: Final = 0.001
-"""Seconds to which times by two clocks can be compared at all."""
+"""Seconds by which times of two clocks may differ from rounding."""
 
 
 @attrs.frozen(kw_only=True)
@@ -156,11 +156,7 @@ class PollState:
         return self._deadline_at + self._options.last_poll_seconds
 
     def mark_due(self, now: float) -> None:
-        """Begin the poll that is due: late, if the driver was busy, and so perhaps the last.
-
-        Args:
-            now: The time.
-        """
+        """Begin the poll that is due. If it begins late, at or after the deadline, it is the last."""
         self.next_poll_at = max(self.next_poll_at, now)
 
     def postpone(self, now: float, gap: float) -> bool:
@@ -281,9 +277,9 @@ class PollState:
         return sent_at is not None and self._is_sent_later(sent_at, order, now, wall_now)
 
     def _is_sent_later(self, sent_at: datetime, order: Order, now: float, wall_now: float) -> bool:
-        """Whether an event that times do not order was sent after what is known.
+        """Whether an event was sent after what is known, where `occurred_at` does not order the two.
 
-        Wise redelivers for two weeks, so it may be of an earlier production of the card: nothing else can tell.
+        Wise redelivers for two weeks, so it may be of an earlier production of the card, which only `sent_at` can show.
         """
         if self._event is None:
             return order is Order.NEWER and wall_now - sent_at.timestamp() <= now - self._polled_at + _TICK

@@ -157,7 +157,7 @@ class Subscriptions:
         news = [subscriber.take_event(event, wall_now) for subscriber in subscribers]
         now = asyncio.get_running_loop().time()
         self._remember(event.card, event, now)
-        if any(news) or _is_recent(event, wall_now):  # an old one, delivered again, says nothing of how events come
+        if any(news) or _is_recent(event, wall_now):  # a late redelivery does not show that events are reliable
             self.trust.arrived(event.card, event.status, now, is_news=any(news))
         return len(subscribers)
 
