@@ -22,14 +22,14 @@ Source: the pages "Webhooks" and "Card production status change event" of the Wi
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
 from cardprod._protocol.api_errors import MAX_BODY
 from cardprod._protocol.events import parse_event
+from cardprod._protocol.headers import HeadersLike, read_headers
 from cardprod._protocol.validation import check_type
 from cardprod.errors import BadSignature, UsageError
-from cardprod.models import ProductionEvent
+from cardprod.models import ProductionEvent, one_line
 
 try:
     from cryptography.exceptions import InvalidSignature
@@ -43,11 +43,12 @@ except ImportError as _missing:  # pragma: no cover - tests have the extra; one 
 if TYPE_CHECKING:
     from typing import Self
 
-__all__ = ["SIGNATURE_HEADER", "ProductionEvent", "Verifier", "sign"]
+__all__ = ["SIGNATURE_HEADER", "HeadersLike", "ProductionEvent", "Verifier", "sign"]
 
 SIGNATURE_HEADER: Final = "X-Signature-SHA256"
 """The header that a delivery's signature is in."""
 
+_SIGNATURE: Final = SIGNATURE_HEADER.lower()
 _DELIVERY_ID: Final = "x-delivery-id"
 _TEST: Final = "x-test-notification"
 _NOT_SIGNED: Final = "this delivery is not signed by a known key"
@@ -104,32 +105,52 @@ class Verifier:
         """Make one that takes what Wise's sandbox signs."""
         return cls(_SANDBOX_KEY)
 
-    def parse(self, body: bytes, headers: Mapping[str, str]) -> ProductionEvent:
-        """Verify a delivery, and read what it tells.
+    def verify(self, body: bytes, headers: HeadersLike) -> None:
+        """Verify a delivery, and nothing else: for those who hand its body on to another process, which parses it.
+
+        A delivery can come more than once, and anybody who has seen one can send it again. Do not tell repeated ones
+        by their `X-Delivery-Id`: Wise's documents disagree on whether it counts deliveries or attempts, and it is not
+        signed. `Client.notify` needs no such thing, an event that says nothing new changes nothing.
 
         Args:
             body: The raw body, before anything has parsed it: the signature is over these very bytes.
-            headers: The request's headers, in any case; your framework's own mapping, so that a header that came twice
-                is seen twice.
+            headers: The request's headers, with names in any case: your framework's own, so that a header that came
+                twice is seen twice (Flask's, Starlette's, Django's, aiohttp's, `http.server`'s, …), ASGI's list of
+                pairs of bytes, or a WSGI environ.
+
+        Raises:
+            BadSignature: None of the keys has signed it, in whatever way; or it is over 1 MiB. Answer 400.
+            UsageError: `body` is not bytes, or `headers` holds no headers.
+        """
+        # A caller without a type checker may pass text, which was decoded, or what a framework parsed.
+        check_type("body", body, bytes, "the raw bytes of the request")
+        signatures = read_headers(headers, {_SIGNATURE})[_SIGNATURE]
+        if len(body) > MAX_BODY or not self._is_signed(body, signatures):
+            raise BadSignature(_NOT_SIGNED)
+
+    def parse(self, body: bytes, headers: HeadersLike) -> ProductionEvent:
+        """Verify a delivery, and read what it tells.
+
+        Args:
+            body: As for `verify`.
+            headers: As for `verify`.
 
         Returns:
             The event. Its `card` is None if it names none; a test's `is_test` is true.
 
         Raises:
-            BadSignature: None of the keys has signed it, in whatever way; or it is over 1 MiB. Answer 400.
+            BadSignature: As from `verify`. Answer 400.
             BadEvent: It is signed, and no production event. Answer 200: it will not become one.
-            UsageError: `body` is not bytes, or `headers` is no mapping.
+            UsageError: As from `verify`.
         """
-        # A caller without a type checker may pass text, which was decoded, or what a framework parsed.
-        check_type("body", body, bytes, "the raw bytes of the request")
-        check_type("headers", headers, Mapping, "a mapping")
-        if len(body) > MAX_BODY or not self._is_signed(body, _all_of(headers, SIGNATURE_HEADER.lower())):
-            raise BadSignature(_NOT_SIGNED)
-        delivery_ids = _all_of(headers, _DELIVERY_ID)
+        known = read_headers(headers, {_SIGNATURE, _DELIVERY_ID, _TEST})
+        self.verify(body, known)
+        # Neither of these is signed: a repeated delivery can have any.
+        delivery_ids = known[_DELIVERY_ID]
         return parse_event(
             body,
-            delivery_id=delivery_ids[0][:100] if delivery_ids else None,
-            is_test=any(value.strip().lower() == "true" for value in _all_of(headers, _TEST)),
+            delivery_id=one_line(delivery_ids[0][:100], 100) if delivery_ids else None,
+            is_test=any(value.strip().lower() == "true" for value in known[_TEST]),
         )
 
     def _is_signed(self, body: bytes, signatures: list[str]) -> bool:
@@ -160,11 +181,6 @@ def sign(body: bytes, private_key: str | bytes | RSAPrivateKey) -> str:
     """
     key = private_key if isinstance(private_key, RSAPrivateKey) else _load_private_key(private_key)
     return base64.b64encode(key.sign(body, PKCS1v15(), SHA256())).decode()
-
-
-def _all_of(headers: Mapping[str, str], name: str) -> list[str]:
-    """Find every value of a header: a framework's mapping gives one that came twice as two items."""
-    return [value for key, value in headers.items() if key.lower() == name]
 
 
 def _has_signed(key: RSAPublicKey, signature: bytes, body: bytes) -> bool:
