@@ -131,7 +131,8 @@ class OAuthToken:
         refresh_token: The newest refresh token.
         access_token: The access token that came with it; None to get one with the first request.
         expires_at: When that expires, an aware datetime; None if that is not known, and so until it gets a 401.
-        base_url: `PRODUCTION`, `SANDBOX` or another place that speaks Wise's HTTP.
+        base_url: `PRODUCTION`, `SANDBOX` or another place that speaks Wise's HTTP; with a client certificate,
+            `PRODUCTION_MTLS` or `SANDBOX_MTLS`.
         api_version: As for `Client`: "v3" and its like ask `/oauth/token`, calendar versions `/2026Q3/oauth/token`.
         on_refresh: Is awaited with each new `TokenPair`, before any request uses it: store it. What it raises is raised
             by the requests that wait for the token; the next request offers it the same pair again.

@@ -94,7 +94,9 @@ IMPURE: Final = {"asyncio", "aiohttp", "tenacity", "time.sleep", "socket", "ssl"
 PUBLIC: Final = [
     "FINAL_STATUSES",
     "PRODUCTION",
+    "PRODUCTION_MTLS",
     "SANDBOX",
+    "SANDBOX_MTLS",
     "AdaptiveSchedule",
     "ApiError",
     "Backoff",
