@@ -86,10 +86,15 @@ class RequestEnded:
 
 @attrs.frozen
 class RequestRefused:
-    """A request was answered 429. `retry_after` are the seconds that the answer asks to wait, if it says so."""
+    """A request was answered 429.
+
+    `retry_after` are the seconds that the answer asks to wait, and `limited_by` names what refused the request; each is
+    None if the answer does not say so.
+    """
 
     card: Card
     retry_after: float | None
+    limited_by: str | None = None
 
 
 @attrs.frozen

@@ -800,6 +800,35 @@ def test_foreign_words_are_short() -> None:
                 assert len(str(error)) < 700
 
 
+def test_limited_by() -> None:
+    """A 429 names what limited it, in one printable line of 100 characters at most; no other error does."""
+    names = {
+        "wise-public-api": "wise-public-api",
+        " a\n\x1b[31mb ": "a \N{REPLACEMENT CHARACTER}[31mb",
+        "x" * 100: "x" * 100,
+        "x" * 101: "x" * 99 + "…",
+        "": None,
+        " ": None,
+    }
+    with Table() as table:
+        for parse in (parse_response, parse_token_response):
+            for sent, name in names.items():
+                with table.row(parse.__name__, sent):
+                    headers = {"X-RATE-limited-by": sent, "retry-after": "5"}
+                    error = outcome_of(parse, 429, headers, b'{"message":"Slow down"}')
+                    assert isinstance(error, RateLimited)
+                    assert error.limited_by == name
+                    by = "" if name is None else f"; limited by {name}"
+                    assert str(error) == f"429; {ASK_LESS}; Slow down{by}; welcome again in 5 s"
+        with table.row("another error"):
+            other = error_of(503, {"x-rate-limited-by": "wise-public-api"})
+            assert not hasattr(other, "limited_by")
+            assert "limited by" not in str(other)
+    unnamed = error_of(429)
+    assert isinstance(unnamed, RateLimited)
+    assert unnamed.limited_by is None
+
+
 def test_retry_after() -> None:
     """`Retry-After` is seconds or a date, never negative, an hour at most, and None when it says nothing."""
     values = [
