@@ -83,6 +83,8 @@ def _known_code(text: str | None) -> ErrorCode | str | None:
 class ProductionStatus:
     """What one answer says of a card.
 
+    Of what a server says, 100 characters of each text are kept, and 2,048 of the description.
+
     Args:
         status: A `Status`, or the raw text of one this package does not know. Unknown ones are not final.
         kiosk_id: The kiosk's id; None while nobody started production.
