@@ -57,7 +57,7 @@ from cardprod._polling.wait import Wait
 from cardprod._polling.waits import Waits
 from cardprod._version import VERSION
 from cardprod.checkpoint import Checkpoint
-from cardprod.client import PRODUCTION, SANDBOX, Client
+from cardprod.client import PRODUCTION, PRODUCTION_MTLS, SANDBOX, SANDBOX_MTLS, Client
 from cardprod.error_codes import ErrorCode, ErrorOrigin
 from cardprod.errors import (
     ApiError,
@@ -85,7 +85,9 @@ __version__ = VERSION
 __all__ = [
     "FINAL_STATUSES",
     "PRODUCTION",
+    "PRODUCTION_MTLS",
     "SANDBOX",
+    "SANDBOX_MTLS",
     "AdaptiveSchedule",
     "ApiError",
     "Backoff",

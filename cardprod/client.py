@@ -26,7 +26,7 @@ from cardprod._polling.sweep import sweep
 from cardprod._polling.wait import Wait
 from cardprod._polling.waits import Waits
 from cardprod._polling.webhook_trust import WebhookTrust
-from cardprod._protocol.requests import PRODUCTION, SANDBOX, Endpoint
+from cardprod._protocol.requests import PRODUCTION, PRODUCTION_MTLS, SANDBOX, SANDBOX_MTLS, Endpoint
 from cardprod._protocol.validation import check_callable, check_count, check_flag, check_seconds, check_type
 from cardprod.checkpoint import Checkpoint
 from cardprod.errors import UsageError
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from cardprod.models import ProductionStatus
     from cardprod.telemetry import Observer
 
-__all__ = ["PRODUCTION", "SANDBOX", "Client"]
+__all__ = ["PRODUCTION", "PRODUCTION_MTLS", "SANDBOX", "SANDBOX_MTLS", "Client"]
 
 _DEFAULT_LIMIT: Final = RateLimit()
 _DEFAULT_SCHEDULE: Final = Backoff()
@@ -64,7 +64,8 @@ class Client:
     Args:
         token: A user token (Wise documents no personal tokens for this call), an `OAuthToken`, which refreshes itself,
             or another `TokenSource`.
-        base_url: `PRODUCTION`, `SANDBOX`, or another server with the same API, such as the simulator.
+        base_url: `PRODUCTION`, `SANDBOX`, or another server with the same API, such as the simulator; with a client
+            certificate in `ssl`, `PRODUCTION_MTLS` or `SANDBOX_MTLS`.
         api_version: The first segment of the path, "v3" or a calendar version such as "2026Q3".
         session: An `aiohttp.ClientSession` to use instead of an own one, with its connector, proxies, trace configs
             and cookie jar. It is neither closed nor changed here. So aiohttp still resends a request by itself when

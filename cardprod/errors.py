@@ -11,7 +11,7 @@ CardprodError(Exception)            .card
 │   ├── Forbidden                   403
 │   │   └── StrongAuthenticationRequired
 │   ├── CardNotFound                404
-│   ├── RateLimited                 429
+│   ├── RateLimited                 429: .limited_by
 │   └── ServerError                 5xx
 ├── BadReply                        a 2xx that is not of the documented shape, or over 1 MiB: .trace_id .body
 ├── WaitTimeout(TimeoutError)       .last .polls .elapsed .checkpoint
@@ -128,7 +128,37 @@ class CardNotFound(ApiError):
 
 
 class RateLimited(ApiError):
-    """429: more requests than Wise allows. `retry_after` says how long to wait."""
+    """429: more requests than Wise allows. `retry_after` says how long to wait.
+
+    Attributes:
+        limited_by: What refused the request, as the answer's `X-Rate-Limited-By` names it, such as "wise-public-api";
+            None if it did not say. Some calls of Wise's have a limit of their own.
+    """
+
+    def __init__(  # noqa: PLR0913 - as above
+        self,
+        message: str,
+        *,
+        http_status: int,
+        code: str | None = None,
+        detail: str | None = None,
+        trace_id: str | None = None,
+        body: str = "",
+        retry_after: float | None = None,
+        limited_by: str | None = None,
+        card: Card | None = None,
+    ) -> None:
+        super().__init__(
+            message,
+            http_status=http_status,
+            code=code,
+            detail=detail,
+            trace_id=trace_id,
+            body=body,
+            retry_after=retry_after,
+            card=card,
+        )
+        self.limited_by = limited_by
 
 
 class ServerError(ApiError):

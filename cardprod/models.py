@@ -80,6 +80,8 @@ def _known_code(text: str | None) -> ErrorCode | str | None:
 class ProductionStatus:
     """A card's production status, from one answer or event.
 
+    Of what a server says, 100 characters of each text are kept, and 2,048 of the description.
+
     Args:
         status: A `Status`, or the raw text of an unknown one, which is never final.
         kiosk_id: The kiosk's id; None before production was started.

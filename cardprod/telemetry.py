@@ -86,10 +86,14 @@ class RequestEnded:
 
 @attrs.frozen
 class RequestRefused:
-    """A request was answered with 429. `retry_after` is the answer's `Retry-After` in seconds, or None."""
+    """A request was answered with 429.
+
+    `retry_after` is the answer's `Retry-After` in seconds, and `limited_by` its `X-Rate-Limited-By`; each can be None.
+    """
 
     card: Card
     retry_after: float | None
+    limited_by: str | None = None
 
 
 @attrs.frozen

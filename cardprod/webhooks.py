@@ -19,14 +19,14 @@ Source: the pages "Webhooks" and "Card production status change event" of the Wi
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
 from cardprod._protocol.api_errors import MAX_BODY
 from cardprod._protocol.events import parse_event
+from cardprod._protocol.headers import HeadersLike, read_headers
 from cardprod._protocol.validation import check_type
 from cardprod.errors import BadSignature, UsageError
-from cardprod.models import ProductionEvent
+from cardprod.models import ProductionEvent, one_line
 
 try:
     from cryptography.exceptions import InvalidSignature
@@ -40,11 +40,12 @@ except ImportError as _missing:  # pragma: no cover - tests have the extra; one 
 if TYPE_CHECKING:
     from typing import Self
 
-__all__ = ["SIGNATURE_HEADER", "ProductionEvent", "Verifier", "sign"]
+__all__ = ["SIGNATURE_HEADER", "HeadersLike", "ProductionEvent", "Verifier", "sign"]
 
 SIGNATURE_HEADER: Final = "X-Signature-SHA256"
 """The header with a delivery's signature."""
 
+_SIGNATURE: Final = SIGNATURE_HEADER.lower()
 _DELIVERY_ID: Final = "x-delivery-id"
 _TEST: Final = "x-test-notification"
 _NOT_SIGNED: Final = "this delivery is not signed by a known key"
@@ -101,32 +102,52 @@ class Verifier:
         """Create one with the key of Wise's sandbox."""
         return cls(_SANDBOX_KEY)
 
-    def parse(self, body: bytes, headers: Mapping[str, str]) -> ProductionEvent:
-        """Verify a delivery's signature, and parse its event.
+    def verify(self, body: bytes, headers: HeadersLike) -> None:
+        """Verify a delivery, and nothing else: for those who hand its body on to another process, which parses it.
+
+        A delivery can come more than once, and anybody who has seen one can send it again. Do not tell repeated ones
+        by their `X-Delivery-Id`: Wise's documents disagree on whether it counts deliveries or attempts, and it is not
+        signed. `Client.notify` needs no such thing, an event that says nothing new changes nothing.
 
         Args:
-            body: The raw body, which the signature is over.
-            headers: The request's headers, in any case: the framework's own mapping, in which a repeated header is
-                repeated.
+            body: The raw body, before anything has parsed it: the signature is over these very bytes.
+            headers: The request's headers, with names in any case: your framework's own, so that a header that came
+                twice is seen twice (Flask's, Starlette's, Django's, aiohttp's, `http.server`'s, …), ASGI's list of
+                pairs of bytes, or a WSGI environ.
+
+        Raises:
+            BadSignature: None of the keys has signed it, in whatever way; or it is over 1 MiB. Answer 400.
+            UsageError: `body` is not bytes, or `headers` holds no headers.
+        """
+        # A caller without a type checker may pass text, which was decoded, or what a framework parsed.
+        check_type("body", body, bytes, "the raw bytes of the request")
+        signatures = read_headers(headers, {_SIGNATURE})[_SIGNATURE]
+        if len(body) > MAX_BODY or not self._is_signed(body, signatures):
+            raise BadSignature(_NOT_SIGNED)
+
+    def parse(self, body: bytes, headers: HeadersLike) -> ProductionEvent:
+        """Verify a delivery, and read what it tells.
+
+        Args:
+            body: As for `verify`.
+            headers: As for `verify`.
 
         Returns:
             The event. Its `card` is None if it names none; `is_test` is true for a test delivery.
 
         Raises:
-            BadSignature: It has no valid signature by one of the keys, or is over 1 MiB. Answer it with 400.
-            BadEvent: It is signed, but not a production event. Answer it with 200, or Wise sends it again.
-            UsageError: `body` is not bytes, or `headers` is not a mapping.
+            BadSignature: As from `verify`. Answer 400.
+            BadEvent: It is signed, and no production event. Answer 200: it will not become one.
+            UsageError: As from `verify`.
         """
-        # A caller without a type checker may pass a decoded or parsed body.
-        check_type("body", body, bytes, "the raw bytes of the request")
-        check_type("headers", headers, Mapping, "a mapping")
-        if len(body) > MAX_BODY or not self._is_signed(body, _all_of(headers, SIGNATURE_HEADER.lower())):
-            raise BadSignature(_NOT_SIGNED)
-        delivery_ids = _all_of(headers, _DELIVERY_ID)
+        known = read_headers(headers, {_SIGNATURE, _DELIVERY_ID, _TEST})
+        self.verify(body, known)
+        # Neither of these is signed: a repeated delivery can have any.
+        delivery_ids = known[_DELIVERY_ID]
         return parse_event(
             body,
-            delivery_id=delivery_ids[0][:100] if delivery_ids else None,
-            is_test=any(value.strip().lower() == "true" for value in _all_of(headers, _TEST)),
+            delivery_id=one_line(delivery_ids[0][:100], 100) if delivery_ids else None,
+            is_test=any(value.strip().lower() == "true" for value in known[_TEST]),
         )
 
     def _is_signed(self, body: bytes, signatures: list[str]) -> bool:
@@ -157,11 +178,6 @@ def sign(body: bytes, private_key: str | bytes | RSAPrivateKey) -> str:
     """
     key = private_key if isinstance(private_key, RSAPrivateKey) else _load_private_key(private_key)
     return base64.b64encode(key.sign(body, PKCS1v15(), SHA256())).decode()
-
-
-def _all_of(headers: Mapping[str, str], name: str) -> list[str]:
-    """Return all values of a header: in a framework's mapping a repeated header is repeated."""
-    return [value for key, value in headers.items() if key.lower() == name]
 
 
 def _has_signed(key: RSAPublicKey, signature: bytes, body: bytes) -> bool:

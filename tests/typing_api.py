@@ -32,9 +32,11 @@ from cardprod import (
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import AsyncIterable, Mapping
+    from collections.abc import AsyncIterable, Iterable, Mapping
+    from email.message import Message
 
     import aiohttp
+    from multidict import CIMultiDictProxy
 
     from cardprod.durable import Durable, Step
     from cardprod.simulator import Simulator
@@ -149,10 +151,26 @@ def errors(error: CardprodError) -> None:
 
 def webhooks(client: Client, verifier: Verifier, body: bytes, headers: Mapping[str, str]) -> None:
     """A verified delivery is an event, and `notify` returns how many waits it reached."""
+    verifier.verify(body, headers)
     event = verifier.parse(body, headers)
     assert_type(event, ProductionEvent)
     assert_type(event.card, Card | None)
     assert_type(client.notify(event), int)
+
+
+def headers_of_frameworks(
+    verifier: Verifier,
+    *,
+    starlette: Mapping[str, str],
+    http_server: Message,
+    asgi: Iterable[tuple[bytes, bytes]],
+    wsgi: dict[str, Any],
+    aiohttp: CIMultiDictProxy[str],
+    lists: dict[str, list[str]],
+) -> None:
+    """Headers may be whatever a framework has."""
+    for headers in (starlette, http_server, asgi, wsgi, aiohttp, lists):
+        verifier.parse(b"", headers)
 
 
 async def the_extras(client: Client, durable: Durable, kiosk: Simulator) -> None:

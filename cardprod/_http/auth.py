@@ -131,7 +131,8 @@ class OAuthToken:
         refresh_token: The newest refresh token.
         access_token: The access token that came with it; None to get one with the first request.
         expires_at: When that expires, an aware datetime; None if unknown: it is used until it gets a 401.
-        base_url: `PRODUCTION`, `SANDBOX`, or another server with the same API.
+        base_url: `PRODUCTION`, `SANDBOX`, or another server with the same API; with a client certificate,
+            `PRODUCTION_MTLS` or `SANDBOX_MTLS`.
         api_version: As for `Client`: with "v3" and the like the path is `/oauth/token`, with a calendar version
             `/2026Q3/oauth/token`.
         on_refresh: Is awaited with each new `TokenPair`, before any request uses it, to store it. What it raises is

@@ -297,7 +297,7 @@ class Transport:
         if error.retry_after is not None:
             self.limiter.pause_until(loop.time() + error.retry_after)
         if self._telemetry.observer is not None:
-            self._telemetry.emit(RequestRefused(card, error.retry_after))
+            self._telemetry.emit(RequestRefused(card, error.retry_after, error.limited_by))
 
     async def _token_from(self, source: TokenSource, loop: asyncio.AbstractEventLoop) -> str:
         """Get a token from the source, within the time limit of a request."""

@@ -105,15 +105,18 @@ def api_error(
     code, detail = _code_and_detail(body, lowered.get("content-type", ""))
     cls, meaning = mean(http_status, lowered, code)
     trace_id = _trace_id(lowered)
+    limited_by = _limited_by(lowered) if issubclass(cls, RateLimited) else None
     parts = [f"{http_status} {code}" if code else str(http_status), meaning]
     if detail:
         parts.append(detail)
+    if limited_by:
+        parts.append(f"limited by {limited_by}")
     retry_after = _retry_after(lowered, now)
     if retry_after is not None:
         parts.append(f"retry after {retry_after:g} s")
     if trace_id:
         parts.append(f"trace id {trace_id}")
-    return cls(
+    error = cls(
         "; ".join(parts),
         http_status=http_status,
         code=code,
@@ -122,6 +125,9 @@ def api_error(
         body=_start_of(body),
         retry_after=retry_after,
     )
+    if isinstance(error, RateLimited):
+        error.limited_by = limited_by
+    return error
 
 
 def bad_reply(what: str, headers: Mapping[str, str], body: bytes) -> BadReply:
@@ -132,6 +138,10 @@ def bad_reply(what: str, headers: Mapping[str, str], body: bytes) -> BadReply:
 
 def _trace_id(lowered: Mapping[str, str]) -> str | None:
     return one_line(lowered.get("x-trace-id", ""), 100) or None
+
+
+def _limited_by(lowered: Mapping[str, str]) -> str | None:
+    return one_line(lowered.get("x-rate-limited-by", ""), 100) or None
 
 
 def _code_and_detail(body: bytes, content_type: str) -> tuple[str | None, str | None]:

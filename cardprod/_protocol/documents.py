@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 __all__ = ["Json", "Malformed", "kind_of", "load_object", "parse_time", "status_structurer"]
 
 _ISO_8601: Final = re.compile(r"[0-9-]{10}T[0-9:]{8}(\.[0-9]{1,9})?(Z|[+-][0-9]{2}:?[0-9]{2})")
+_LONGEST_NAME: Final = 100
+_LONGEST_DESCRIPTION: Final = 2048
+"""Characters that are kept of a status, a kiosk's id or an error code, and of a description. The longest that Wise
+documents have 39 and 60."""
 _JSON_SPACE: Final = " \t\n\r"
 Json: TypeAlias = "dict[str, Json] | list[Json] | str | int | float | bool | None"
 _decode_json: Final[Callable[[str], tuple[object, int]]] = json.JSONDecoder().raw_decode
@@ -48,21 +52,28 @@ def load_object(body: bytes) -> dict[str, Json]:
     return cast("dict[str, Json]", value)
 
 
-def _text(value: object) -> str:
+def _text(value: object, longest: int) -> str:
+    """Read a text, and keep of it what a person can use: a server's mistake must not fill the memory of a long wait."""
     if type(value) is not str:
         raise Malformed(f"expected a string, got {kind_of(value)}")
-    # JSON can contain lone surrogates, which cannot be encoded for a terminal, a file or a database.
-    return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    kept = value[:longest]
+    if kept.isascii():
+        return kept
+    # JSON can spell half a surrogate pair, which no terminal, file or database would take.
+    return kept.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-def _optional_text(value: object, _: object) -> str | None:
-    if value is None or (type(value) is str and value.isascii()):
-        return value
-    return _text(value)
+def _name(value: object, _: object) -> str | None:
+    return None if value is None else _text(value, _LONGEST_NAME)
 
 
-def _status_text(value: object, _: object) -> str:
-    text = value if type(value) is str and value.isascii() else _text(value)
+def _description(value: object, _: object) -> str | None:
+    return None if value is None else _text(value, _LONGEST_DESCRIPTION)
+
+
+def _status_name(value: object, _: object) -> str:
+    # One that is cut is still longer than any that is known, and so not final.
+    text = _text(value, _LONGEST_NAME)
     if not text.strip():
         raise Malformed("expected a status, got an empty string")
     return text
@@ -104,11 +115,11 @@ def status_structurer(kind: Literal["answer", "event"]) -> Callable[[dict[str, J
         return make_dict_structure_fn(
             ProductionStatus,
             Converter(detailed_validation=detailed),
-            status=override(struct_hook=_status_text),
-            kiosk_id=override(rename=names["kiosk_id"], struct_hook=_optional_text),
+            status=override(struct_hook=_status_name),
+            kiosk_id=override(rename=names["kiosk_id"], struct_hook=_name),
             occurred_at=override(rename=names["occurred_at"], struct_hook=moment),
-            error_code=override(rename=names["error_code"], struct_hook=_optional_text),
-            description=override(struct_hook=_optional_text),
+            error_code=override(rename=names["error_code"], struct_hook=_name),
+            description=override(struct_hook=_description),
         )
 
     # The first is faster. The second runs only after it has failed, says which field is wrong, and warns of no time

@@ -23,12 +23,26 @@ if TYPE_CHECKING:
     from cardprod.models import Card
 
 
-__all__ = ["CORRELATION_ID", "PRODUCTION", "SANDBOX", "Endpoint", "Request", "TokenEndpoint", "is_token"]
+__all__ = [
+    "CORRELATION_ID",
+    "PRODUCTION",
+    "PRODUCTION_MTLS",
+    "SANDBOX",
+    "SANDBOX_MTLS",
+    "Endpoint",
+    "Request",
+    "TokenEndpoint",
+    "is_token",
+]
 
 PRODUCTION: Final = "https://api.wise.com"
 """Wise's production API."""
 SANDBOX: Final = "https://api.wise-sandbox.com"
-"""Wise's sandbox: the same API with test data."""
+"""Wise's sandbox: the same API with made-up money and cards."""
+PRODUCTION_MTLS: Final = "https://api-mtls.transferwise.com"
+"""Wise's production API for partners who present a client certificate."""
+SANDBOX_MTLS: Final = "https://api-mtls.wise-sandbox.com"
+"""Wise's sandbox for partners who present a client certificate."""
 CORRELATION_ID: Final = "X-External-Correlation-Id"
 _USER_AGENT: Final = f"cardprod/{VERSION}"
 _API_VERSION: Final = re.compile(r"[A-Za-z0-9_-]{1,32}")

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["Step", "outcomes_of", "read_outcome", "read_steps", "written_outcome", "written_steps"]
 
 _OF_API: Final = ("http_status", "code", "detail", "trace_id", "body", "retry_after")
+_OF_RATE_LIMITED: Final = (*_OF_API, "limited_by")
 _OF_REPLY: Final = ("trace_id", "body")
 _OF_WAIT: Final = ("last", "polls", "elapsed")
 """What errors carry beside their message."""
@@ -65,6 +66,7 @@ class _SavedError:
     trace_id: str | None = None
     body: str = ""
     retry_after: float | None = None
+    limited_by: str | None = None
     last: ProductionStatus | None = None
     polls: int = 0
     elapsed: float = 0.0
@@ -155,5 +157,10 @@ def _one_of(value: _T | None, error: _SavedError | None, card: Card) -> _T | Car
 
 
 def _carried_by(cls: type[CardprodError]) -> tuple[str, ...]:
-    table = ((errors.ApiError, _OF_API), (errors.BadReply, _OF_REPLY), (errors.WaitTimeout, _OF_WAIT))
+    table = (
+        (errors.RateLimited, _OF_RATE_LIMITED),
+        (errors.ApiError, _OF_API),
+        (errors.BadReply, _OF_REPLY),
+        (errors.WaitTimeout, _OF_WAIT),
+    )
     return next((names for parent, names in table if issubclass(cls, parent)), ())

@@ -663,7 +663,7 @@ async def test_not_entered(postgres: str) -> None:
 CARD = Card(1, "a")
 ERRORS: list[CardprodError] = [
     CardNotFound("404", http_status=404, code="x", detail="y", trace_id="t", body="b", retry_after=None, card=CARD),
-    RateLimited("429", http_status=429, retry_after=3.5, card=CARD),
+    RateLimited("429", http_status=429, retry_after=3.5, limited_by="wise-public-api", card=CARD),
     TransportError("reset", card=CARD),
     RequestTimeout("late", card=CARD),
     BadReply("odd", trace_id="t", body="?", card=CARD),

@@ -288,5 +288,13 @@ def test_signatures_are_kept() -> None:
 
 
 def test_base_urls_are_wises() -> None:
-    """The two base URLs are those Wise publishes."""
-    assert (cardprod.PRODUCTION, cardprod.SANDBOX) == ("https://api.wise.com", "https://api.wise-sandbox.com")
+    """The base URLs are those Wise publishes, with and without a client certificate, and a client takes each."""
+    urls = {
+        cardprod.PRODUCTION: "https://api.wise.com",
+        cardprod.SANDBOX: "https://api.wise-sandbox.com",
+        cardprod.PRODUCTION_MTLS: "https://api-mtls.transferwise.com",
+        cardprod.SANDBOX_MTLS: "https://api-mtls.wise-sandbox.com",
+    }
+    for constant, url in urls.items():
+        assert constant == url
+        assert url in repr(Client("user-token", base_url=constant))

@@ -13,8 +13,9 @@ import pytest
 
 import cardprod
 from cardprod.simulator import Fault, Simulator
-from cardprod.telemetry import PollEnded, RequestRetried
+from cardprod.telemetry import PollEnded, RequestRefused, RequestRetried
 from tests.cards import CARD
+from tests.raw_server import RawServer, http_answer
 from tests.table import Table
 
 if TYPE_CHECKING:
@@ -155,6 +156,27 @@ async def test_requests_are_balanced_whatever_fails(kiosk: Simulator) -> None:
                     names = _names(events)
                     assert names.count("RequestStarted") == names.count("RequestEnded") > 0
                     assert names.count("PollEnded") == 1
+
+
+async def test_refused_request_names_its_limit() -> None:
+    """A 429 is an event that says how long to wait and which limit was met, as far as the answer says so."""
+    answers = [http_answer(429, "{}", Retry_After="5", X_Rate_Limited_By="wise-public-api"), http_answer(429, "{}")]
+    events: list[Event] = []
+
+    async def answer(writer: asyncio.StreamWriter) -> None:
+        writer.write(answers.pop(0))
+
+    async with (
+        RawServer(answer) as server,
+        cardprod.Client("user-token", base_url=server.base_url, attempts=1) as client,
+    ):
+        client.on_event = events.append
+        for limited_by in ("wise-public-api", None):
+            with pytest.raises(cardprod.RateLimited) as caught:
+                await client.get_status(CARD.profile_id, CARD.card_token)
+            assert caught.value.limited_by == limited_by
+    refused = [event for event in events if isinstance(event, RequestRefused)]
+    assert refused == [RequestRefused(CARD, 5.0, "wise-public-api"), RequestRefused(CARD, None)]
 
 
 @pytest.mark.parametrize("how", ["cancelled", "closed"])

@@ -65,6 +65,7 @@ EVERY_ERROR: list[CardprodError] = [
     TransportError("said no", card=CARD),
     RequestTimeout("said no", card=CARD),
     *map(api_error, API_ERRORS),
+    RateLimited("said no", http_status=429, limited_by="wise-public-api", card=CARD),
     BadReply("said no", trace_id="t-1", body="[]", card=CARD),
     WaitTimeout("said no", last=SEEN, polls=3, elapsed=9.5, card=CARD),
     ProductionFailed("said no", status=FAILED, card=CARD),
@@ -170,7 +171,8 @@ def test_api_error_has_what_the_answer_said() -> None:
     """Whatever an answer said is an attribute of every `ApiError`."""
     said = {"http_status": 418, "code": "teapot", "detail": "short", "trace_id": "t-1", "body": "{}"}
     for error in map(api_error, API_ERRORS):
-        assert vars(error) == said | {"retry_after": 1.5, "card": CARD}
+        more = {"limited_by": None} if type(error) is RateLimited else {}
+        assert vars(error) == said | {"retry_after": 1.5, "card": CARD} | more
 
 
 def test_foreign_words_are_one_line() -> None:

@@ -21,6 +21,7 @@ LAYERS: Final = [
     "error_codes",
     "card",
     "_protocol.validation",
+    "_protocol.headers",
     "_protocol.codec",
     "models",
     "_polling.backoff",
@@ -94,7 +95,9 @@ IMPURE: Final = {"asyncio", "aiohttp", "tenacity", "time.sleep", "socket", "ssl"
 PUBLIC: Final = [
     "FINAL_STATUSES",
     "PRODUCTION",
+    "PRODUCTION_MTLS",
     "SANDBOX",
+    "SANDBOX_MTLS",
     "AdaptiveSchedule",
     "ApiError",
     "Backoff",

@@ -6,6 +6,7 @@ import base64
 import json
 import logging
 import string
+import tracemalloc
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 
 import cardprod
 from cardprod._protocol.api_errors import MAX_BODY, is_transient
+from cardprod._protocol.events import parse_event
 from cardprod._protocol.requests import Endpoint, TokenEndpoint, is_token
 from cardprod._protocol.responses import TokenGrant, parse_response, parse_token_response
 from cardprod.error_codes import ErrorCode
@@ -35,6 +37,7 @@ from cardprod.errors import (
 )
 from cardprod.models import Card, ProductionStatus, Status
 from tests.table import Table
+from tests.unit.deliveries import delivered
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -46,6 +49,8 @@ FACTS: Final[dict[str, Any]] = json.loads(
 )
 SAMPLE: Final[bytes] = json.dumps(FACTS["examples"][2]).encode()
 GRANT: Final = b'{"access_token":"new-access","refresh_token":"new-refresh","expires_in":43200}'
+NAMES: Final = {"status": "status", "kioskId": "kiosk_id", "errorCode": "error_code", "description": "description"}
+"""How an answer spells a field of a status, and how this package does."""
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
 
 
@@ -358,14 +363,56 @@ def test_half_characters_are_replaced() -> None:
         "\\ud83d\\ude00": "\N{GRINNING FACE}",
         "Größe": "Größe",
     }
-    names = {"status": "status", "kioskId": "kiosk_id", "errorCode": "error_code", "description": "description"}
     with Table() as table:
-        for field, name in names.items():
+        for field, name in NAMES.items():
             for spelled, text in texts.items():
                 with table.row(field, spelled):
                     fields = {"status": '"READY"', field: f'"{spelled}"'}
                     body = "{" + ",".join(f'"{key}":{value}' for key, value in fields.items()) + "}"
                     assert getattr(parse_response(200, {}, body.encode()), name) == text
+
+
+LENGTHS: Final = {"status": 100, "kioskId": 100, "errorCode": 100, "description": 2048}
+
+
+def test_long_texts_are_cut() -> None:
+    """Of a status, a kiosk and a code 100 characters are kept, of a description 2,048, in answers and events alike."""
+    with Table() as table:
+        for field, longest in LENGTHS.items():
+            for character in ("x", "é", "\N{GRINNING FACE}"):
+                for length in (longest, longest + 1, 20_000):
+                    with table.row(field, character, length):
+                        sent, kept = character * length, character * longest
+                        seen = parse_response(200, {}, json.dumps({"status": "READY", field: sent}).encode())
+                        assert getattr(seen, NAMES[field]) == kept
+                        event = parse_event(json.dumps(delivered(**{NAMES[field]: sent})).encode())
+                        assert getattr(event.status, NAMES[field]) == kept
+
+
+def test_over_long_status_is_not_final() -> None:
+    """A status that begins like a final one and is longer than what is kept is none that is known, and not final."""
+    with Table() as table:
+        for status in Status:
+            for more in (" " * 100, "\0" * 100, "x" * 1000, str(status) * 100):
+                with table.row(status, more):
+                    seen = parse_response(200, {}, json.dumps({"status": status + more}).encode())
+                    assert (type(seen.status), len(seen.status), seen.is_final) == (str, 100, False)
+
+
+def test_long_descriptions_cost_little_memory() -> None:
+    """400 answers with a description of almost 1 MiB each, and as many events, are kept in a few MB."""
+    words = "w" * (MAX_BODY - 1000)
+    answer = json.dumps({"status": "READY", "description": words}).encode()
+    event = json.dumps(delivered(description=words)).encode()
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        kept = [*(parse_response(200, {}, answer) for _ in range(400)), *(parse_event(event) for _ in range(400))]
+        used = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert len(kept) == 800
+    assert used < 4_000_000
 
 
 # --- Not the documented shape ---
@@ -791,6 +838,35 @@ def test_foreign_words_are_short() -> None:
                 assert error.trace_id == "t" * 99 + "…"
                 assert len(error.body) == 2048
                 assert len(str(error)) < 700
+
+
+def test_limited_by() -> None:
+    """A 429 names what limited it, in one printable line of 100 characters at most; no other error does."""
+    names = {
+        "wise-public-api": "wise-public-api",
+        " a\n\x1b[31mb ": "a \N{REPLACEMENT CHARACTER}[31mb",
+        "x" * 100: "x" * 100,
+        "x" * 101: "x" * 99 + "…",
+        "": None,
+        " ": None,
+    }
+    with Table() as table:
+        for parse in (parse_response, parse_token_response):
+            for sent, name in names.items():
+                with table.row(parse.__name__, sent):
+                    headers = {"X-RATE-limited-by": sent, "retry-after": "5"}
+                    error = outcome_of(parse, 429, headers, b'{"message":"Slow down"}')
+                    assert isinstance(error, RateLimited)
+                    assert error.limited_by == name
+                    by = "" if name is None else f"; limited by {name}"
+                    assert str(error) == f"429; {ASK_LESS}; Slow down{by}; welcome again in 5 s"
+        with table.row("another error"):
+            other = error_of(503, {"x-rate-limited-by": "wise-public-api"})
+            assert not hasattr(other, "limited_by")
+            assert "limited by" not in str(other)
+    unnamed = error_of(429)
+    assert isinstance(unnamed, RateLimited)
+    assert unnamed.limited_by is None
 
 
 def test_retry_after() -> None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import base64
 import importlib
+import io
 import json
 import sys
+from email.header import Header
+from http.client import parse_headers
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,13 +20,15 @@ from hypothesis import strategies as st
 from multidict import CIMultiDict
 
 from cardprod.errors import BadEvent, BadSignature, UsageError
+from cardprod.models import ProductionEvent
 from cardprod.webhooks import SIGNATURE_HEADER, Verifier, sign
 from tests.cards import CARD
 from tests.table import Table
 from tests.unit.deliveries import delivered
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from email.message import Message
 
 KEY = generate_private_key(public_exponent=65537, key_size=2048)
 OTHER_KEY = generate_private_key(public_exponent=65537, key_size=2048)
@@ -127,6 +132,140 @@ def test_headers_in_any_case() -> None:
             assert VERIFIER.parse(BODY, mapping).card == CARD
 
 
+class Werkzeugs:
+    """Headers as Flask and Werkzeug have them: no `Mapping`, and iterated they give pairs."""
+
+    def __init__(self, pairs: Iterable[tuple[str, str]]) -> None:
+        self._pairs = list(pairs)
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        return iter(self._pairs)
+
+    def items(self, lower: bool = False) -> Iterator[tuple[str, str]]:
+        """Return the pairs."""
+        return ((name.lower() if lower else name, value) for name, value in self._pairs)
+
+
+class ByName:
+    """Headers that can only be asked for by name."""
+
+    def __init__(self, pairs: Iterable[tuple[str, str]]) -> None:
+        self._values = {name.lower(): value for name, value in pairs}
+
+    def get(self, name: str, default: str | None = None) -> str | None:
+        """Return one value."""
+        return self._values.get(name.lower(), default)
+
+
+def message_of(pairs: Iterable[tuple[str, str]]) -> Message:
+    """Return what `http.server` makes of a request's headers."""
+    head = "".join(f"{name}: {value}\r\n" for name, value in pairs)
+    return parse_headers(io.BytesIO(head.encode("latin-1") + b"\r\n"))
+
+
+def environ_of(pairs: Iterable[tuple[str, str]]) -> dict[str, Any]:
+    """Return a WSGI environ, in which servers join what came more than once."""
+    environ: dict[str, Any] = {"REQUEST_METHOD": "POST", "wsgi.version": (1, 0), "wsgi.input": io.BytesIO(BODY)}
+    for name, value in pairs:
+        key = f"HTTP_{name.upper().replace('-', '_')}"
+        environ[key] = f"{environ[key]},{value}" if key in environ else value
+    return environ
+
+
+def in_lists(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    """Return a dict of lists, as API gateways have it."""
+    lists: dict[str, list[str]] = {}
+    for name, value in pairs:
+        lists.setdefault(name.lower(), []).append(value)
+    return lists
+
+
+SHAPES: dict[str, Callable[[list[tuple[str, str]]], Any]] = {
+    "multidict": CIMultiDict,
+    "Werkzeug": Werkzeugs,
+    "http.server": message_of,
+    "ASGI": lambda pairs: [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in pairs],
+    "ASGI, lists": lambda pairs: [[name.lower().encode("latin-1"), value.encode("latin-1")] for name, value in pairs],
+    "iterator": iter,
+    "WSGI": environ_of,
+    "lists": in_lists,
+    "dict of bytes": lambda pairs: {
+        name.encode(): [value.encode("latin-1") for value in values] for name, values in in_lists(pairs).items()
+    },
+}
+"""How frameworks have a request's headers, all that came under one name included."""
+
+
+def test_every_shape_of_headers() -> None:
+    """However a framework has its headers, a signed delivery is verified, and its id and whether it is a test read."""
+    pairs = [(SIGNATURE_HEADER, SIGNATURE), ("X-Delivery-Id", "d-\xe9"), ("X-Test-Notification", "true")]
+    with Table() as table:
+        for shape, make in (SHAPES | {"by name": ByName, "dict": dict}).items():
+            with table.row(shape):
+                VERIFIER.verify(BODY, make(pairs))
+                event = VERIFIER.parse(BODY, make(pairs))
+                assert (event.card, event.delivery_id, event.is_test) == (CARD, "d-\xe9", True)
+
+
+def test_several_signatures_in_every_shape() -> None:
+    """Two signatures are refused in every shape of headers that shows them, though both are right; so is none."""
+    with Table() as table:
+        for shape, make in SHAPES.items():
+            for count in (0, 2):
+                with table.row(shape, count), pytest.raises(BadSignature):
+                    VERIFIER.parse(BODY, make([("Host", "kiosk.example"), *[(SIGNATURE_HEADER, SIGNATURE)] * count]))
+
+
+def test_headers_that_a_caller_can_send() -> None:
+    """Whatever an unsigned caller brings a framework to put in its headers is a `BadSignature`, never another error."""
+    strange: list[Any] = [
+        *(None, [], [None], [[SIGNATURE]], 5, True, {}, {"a": "b"}, "", b"", "\udcff", b"\xff" * 300, object()),
+        *([SIGNATURE, SIGNATURE], (SIGNATURE, b""), Header(b"\xff", "unknown-8bit"), bytearray(SIGNATURE.encode())),
+    ]
+    with Table() as table:
+        for value in strange:
+            headers: Any = [
+                {SIGNATURE_HEADER: value},
+                [(SIGNATURE_HEADER.lower().encode(), value)],
+                [(value, value), (None, None), (5, ()), ([SIGNATURE_HEADER], SIGNATURE)],
+            ]
+            for one in headers:
+                with table.row(one), pytest.raises(BadSignature):
+                    VERIFIER.parse(BODY, one)
+
+
+def test_strange_headers_beside_a_signature() -> None:
+    """An id or a test mark that is no text is as if it were not there, and an id is one printable line."""
+    no_texts: list[Any] = [None, 5, [], {}]
+    for value in no_texts:
+        headers: Any = SIGNED | {"X-Delivery-Id": value, "X-Test-Notification": value}
+        event = VERIFIER.parse(BODY, headers)
+        assert (event.delivery_id, event.is_test) == (None, False)
+    event = VERIFIER.parse(BODY, SIGNED | {"X-Delivery-Id": "a\nb\x1b\udcff"})
+    assert event.delivery_id == "a b\N{REPLACEMENT CHARACTER}\N{REPLACEMENT CHARACTER}"
+    assert ProductionEvent.from_json(event.to_json()) == event
+
+
+@given(st.dictionaries(st.text() | st.binary(), st.none() | st.text() | st.binary() | st.lists(st.text())))
+def test_any_headers(headers: Any) -> None:
+    """No headers make anything but `BadSignature` of a delivery that is not signed."""
+    for shape in (headers, [*headers.items()]):
+        with pytest.raises(BadSignature):
+            VERIFIER.parse(BODY, shape)
+
+
+def test_verification_alone() -> None:
+    """`verify` returns nothing for what is signed, be it an event or not, and refuses what `parse` refuses."""
+    verify: Callable[..., object] = VERIFIER.verify
+    for body in (BODY, b"{}", b"", b"\xff"):
+        assert verify(body, {SIGNATURE_HEADER: sign(body, KEY)}) is None
+        with pytest.raises(BadSignature, match=r"^this delivery is not signed by a known key$"):
+            VERIFIER.verify(body + b" ", {SIGNATURE_HEADER: sign(body, KEY)})
+    too_long = BODY.ljust(1024 * 1024 + 1)
+    with pytest.raises(BadSignature):
+        VERIFIER.verify(too_long, {SIGNATURE_HEADER: sign(too_long, KEY)})
+
+
 def test_several_keys() -> None:
     """With two keys, what either has signed is accepted."""
     both = Verifier(pem_of(KEY.public_key()), pem_of(OTHER_KEY.public_key()).encode())
@@ -185,18 +324,28 @@ def test_private_key_as_pem() -> None:
     assert sign(b"body", PRIVATE_PEM) == sign(b"body", PRIVATE_PEM.encode()) == sign(b"body", KEY)
 
 
+HEADERS = "the headers of a request: your framework's own, pairs of a name and a value, or a WSGI environ"
+NO_HEADERS: list[tuple[Any, str]] = [
+    *((None, "NoneType"), (7, "int"), ("a: b", "str"), (b"a: b", "bytes"), (bytearray(b"a: b"), "bytearray")),
+]
+NO_PAIRS: list[tuple[Any, str]] = [
+    *((["a: b"], "list"), ([("a", "b", "c")], "list"), ([None], "list"), ({"ab", "cd"}, "set")),
+]
+
+
 def test_bad_calls() -> None:
-    """A body that is no longer raw, or headers that are no mapping, is a `UsageError`."""
+    """A body that is no longer raw, or headers that are none, is a `UsageError` that says what would do."""
     bad: list[tuple[Any, Any, str]] = [
         ("text", {}, "body must be the raw bytes of the request, not a str"),
         ({}, {}, "body must be the raw bytes of the request, not a dict"),
-        (b"", None, "headers must be a mapping, not a NoneType"),
-        (b"", [("a", "b")], "headers must be a mapping, not a list"),
+        *((b"", headers, f"headers must be {HEADERS}, not a {name}") for headers, name in NO_HEADERS),
+        *((b"", headers, f"headers must be {HEADERS}; this {name} holds other things") for headers, name in NO_PAIRS),
     ]
     with Table() as table:
         for body, headers, problem in bad:
-            with table.row(body, headers), pytest.raises(UsageError, match=problem):
-                VERIFIER.parse(body, headers)
+            for check in (VERIFIER.verify, VERIFIER.parse):
+                with table.row(body, headers, check.__name__), pytest.raises(UsageError, match=f"^{problem}$"):
+                    check(body, headers)
 
 
 def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
