@@ -17,8 +17,8 @@ Answer: TypeAlias = "tuple[int, Mapping[str, str], bytes]"
 """The HTTP status, the headers and the body. A body over `MAX_BODY` is truncated, to a length that is over it too."""
 
 AnswerCheck: TypeAlias = "Callable[[int, Mapping[str, str]], None]"
-"""Checks the HTTP status and the headers before the body is read; what it raises ends the exchange and closes the
-connection."""
+"""Checks the HTTP status and the headers before the body is read. An exception that it raises ends the exchange and
+closes the connection."""
 
 NO_TIMEOUT: Final = aiohttp.ClientTimeout()
 """No timeout of aiohttp's: the caller limits the whole exchange instead, from its permit on."""

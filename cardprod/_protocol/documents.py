@@ -53,13 +53,13 @@ def load_object(body: bytes) -> dict[str, Json]:
 
 
 def _text(value: object, longest: int) -> str:
-    """Read a text, and keep of it what a person can use: a server's mistake must not fill the memory of a long wait."""
+    """Read a text, truncated to a length: a server's mistake must not fill the memory of a long wait."""
     if type(value) is not str:
         raise Malformed(f"expected a string, got {kind_of(value)}")
     kept = value[:longest]
     if kept.isascii():
         return kept
-    # JSON can spell half a surrogate pair, which no terminal, file or database would take.
+    # JSON can contain lone surrogates, which cannot be encoded for a terminal, a file or a database.
     return kept.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
@@ -72,7 +72,7 @@ def _description(value: object, _: object) -> str | None:
 
 
 def _status_name(value: object, _: object) -> str:
-    # One that is cut is still longer than any that is known, and so not final.
+    # A truncated status is still longer than any known one, and so not final.
     text = _text(value, _LONGEST_NAME)
     if not text.strip():
         raise Malformed("expected a status, got an empty string")

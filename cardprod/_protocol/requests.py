@@ -38,7 +38,7 @@ __all__ = [
 PRODUCTION: Final = "https://api.wise.com"
 """Wise's production API."""
 SANDBOX: Final = "https://api.wise-sandbox.com"
-"""Wise's sandbox: the same API with made-up money and cards."""
+"""Wise's sandbox: the same API with test data."""
 PRODUCTION_MTLS: Final = "https://api-mtls.transferwise.com"
 """Wise's production API for partners who present a client certificate."""
 SANDBOX_MTLS: Final = "https://api-mtls.wise-sandbox.com"

@@ -859,7 +859,7 @@ def test_limited_by() -> None:
                     assert isinstance(error, RateLimited)
                     assert error.limited_by == name
                     by = "" if name is None else f"; limited by {name}"
-                    assert str(error) == f"429; {ASK_LESS}; Slow down{by}; welcome again in 5 s"
+                    assert str(error) == f"429; {SEND_FEWER}; Slow down{by}; retry after 5 s"
         with table.row("another error"):
             other = error_of(503, {"x-rate-limited-by": "wise-public-api"})
             assert not hasattr(other, "limited_by")
