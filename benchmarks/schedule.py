@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 
     from cardprod._http.limiter import Permit
+    from cardprod._http.secrets import Secret
     from cardprod._polling.backoff import Schedule
 
 _FIXED: Final = (5.0, 15.0, 30.0, 60.0)
@@ -153,7 +154,7 @@ class _Kiosk(Transport):
     async def _send(
         self,
         card: Card,
-        token: str,  # noqa: ARG002 - as the real one is called
+        token: Secret,  # noqa: ARG002 - as the real one is called
         loop: asyncio.AbstractEventLoop,
         permit: Permit,
     ) -> ProductionStatus:

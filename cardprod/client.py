@@ -13,6 +13,7 @@ import aiohttp
 import attrs
 
 from cardprod._http.rate_limit import RateLimit
+from cardprod._http.secrets import drop_frames
 from cardprod._http.transport import Transport
 from cardprod._polling.adaptive import AdaptiveSchedule
 from cardprod._polling.backoff import Backoff
@@ -102,31 +103,36 @@ class Client:
         allow_plain_http: bool = False,
         safety_net: float = 300.0,
     ) -> None:
-        check_seconds("request_timeout", request_timeout, above_zero=True)
-        check_count("attempts", attempts)
-        check_count("max_concurrency", max_concurrency)
-        check_flag("allow_plain_http", allow_plain_http)
-        check_type("session", session, aiohttp.ClientSession, or_none=True)
-        check_type("rate_limit", rate_limit, RateLimit, or_none=True)
-        check_type("ssl", ssl, _ssl.SSLContext, or_none=True)
-        self._request_timeout = request_timeout
-        self._rate_limit = rate_limit
-        self._schedule: AdaptiveSchedule | None = None
-        self._endpoint = Endpoint(base_url, api_version, allow_plain_http)
-        self._telemetry = Telemetry()
-        self._transport = Transport(
-            self._endpoint,
-            token,
-            self._telemetry,
-            session=session,
-            request_timeout=request_timeout,
-            attempts=attempts,
-            rate_limit=rate_limit,
-            max_concurrency=max_concurrency,
-            ssl=ssl,
-        )
-        self._poller = Poller(self._transport, Subscriptions(WebhookTrust(safety_net)), self._telemetry)
-        self._batches: Batches = set()
+        try:
+            check_seconds("request_timeout", request_timeout, above_zero=True)
+            check_count("attempts", attempts)
+            check_count("max_concurrency", max_concurrency)
+            check_flag("allow_plain_http", allow_plain_http)
+            check_type("session", session, aiohttp.ClientSession, or_none=True)
+            check_type("rate_limit", rate_limit, RateLimit, or_none=True)
+            check_type("ssl", ssl, _ssl.SSLContext, or_none=True)
+            self._request_timeout = request_timeout
+            self._rate_limit = rate_limit
+            self._schedule: AdaptiveSchedule | None = None
+            self._endpoint = Endpoint(base_url, api_version, allow_plain_http)
+            self._telemetry = Telemetry()
+            self._transport = Transport(
+                self._endpoint,
+                token,
+                self._telemetry,
+                session=session,
+                request_timeout=request_timeout,
+                attempts=attempts,
+                rate_limit=rate_limit,
+                max_concurrency=max_concurrency,
+                ssl=ssl,
+            )
+            self._poller = Poller(self._transport, Subscriptions(WebhookTrust(safety_net)), self._telemetry)
+            self._batches: Batches = set()
+        except UsageError as error:
+            drop_frames(error)
+            del token  # this frame stays in the traceback
+            raise
 
     @classmethod
     def from_env(cls) -> Self:
@@ -138,11 +144,10 @@ class Client:
         Raises:
             UsageError: `CARDPROD_TOKEN` is not set, or one of them is invalid.
         """
-        token = os.environ.get("CARDPROD_TOKEN", "")
-        if not token:
+        if not os.environ.get("CARDPROD_TOKEN"):
             raise UsageError("the environment has no CARDPROD_TOKEN: set it to a Wise user token")
         return cls(
-            token,
+            os.environ["CARDPROD_TOKEN"],
             base_url=os.environ.get("CARDPROD_BASE_URL") or PRODUCTION,
             api_version=os.environ.get("CARDPROD_API_VERSION") or "v3",
         )

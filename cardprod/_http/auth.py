@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import aiohttp
 import attrs
 
-from cardprod._http.secrets import parse_redacted, redact
+from cardprod._http.secrets import drop_frames, parse_redacted, redact
 from cardprod._http.session import check_verifies, open_session, send
 from cardprod._protocol.requests import PRODUCTION, TokenEndpoint, is_token
 from cardprod._protocol.responses import parse_token_response
@@ -165,21 +165,25 @@ class OAuthToken:
         request_timeout: float = 10.0,
         allow_plain_http: bool = False,
     ) -> None:
-        check_text("client_id", client_id, "a str of printable ASCII without a colon", _CLIENT_ID)
-        check_text("client_secret", client_secret, "a str of printable ASCII", _CLIENT_SECRET)
-        _check_token("refresh_token", refresh_token)
-        if access_token is not None:
-            _check_token("access_token", access_token)
-        check_aware("expires_at", expires_at)
-        if expires_at is not None and access_token is None:
-            raise UsageError("expires_at says when the access_token expires: pass that too, or neither")
-        check_callable("on_refresh", on_refresh, "an async callable that takes a TokenPair")
-        check_seconds("refresh_before", refresh_before)
-        check_seconds("request_timeout", request_timeout, above_zero=True)
-        check_type("session", session, aiohttp.ClientSession, or_none=True)
-        check_type("ssl", ssl, _ssl.SSLContext, or_none=True)
-        check_verifies(ssl, session)
-        self._endpoint = TokenEndpoint(base_url, api_version, allow_plain_http)
+        try:
+            check_text("client_id", client_id, "a str of printable ASCII without a colon", _CLIENT_ID)
+            check_text("client_secret", client_secret, "a str of printable ASCII", _CLIENT_SECRET)
+            _check_token("refresh_token", refresh_token)
+            if access_token is not None:
+                _check_token("access_token", access_token)
+            check_aware("expires_at", expires_at)
+            _check_expiry(expires_at, access_token)
+            check_callable("on_refresh", on_refresh, "an async callable that takes a TokenPair")
+            check_seconds("refresh_before", refresh_before)
+            check_seconds("request_timeout", request_timeout, above_zero=True)
+            check_type("session", session, aiohttp.ClientSession, or_none=True)
+            check_type("ssl", ssl, _ssl.SSLContext, or_none=True)
+            check_verifies(ssl, session)
+            self._endpoint = TokenEndpoint(base_url, api_version, allow_plain_http)
+        except UsageError as error:
+            drop_frames(error)
+            del client_secret, refresh_token, access_token  # this frame stays in the traceback
+            raise
         self._client_id = client_id
         self._client_secret = client_secret
         self._refresh_token = refresh_token
@@ -272,9 +276,9 @@ class OAuthToken:
         failure: Exception | None = self._failure
         if failure is None or loop.time() >= self._no_refresh_until:
             failure = await self._outcome_of(self._begin_refresh(loop), loop)
-        token = self._access_token
-        if token is not None and self._unstored is None and (failure is None or self._is_valid(loop.time())):
-            return token
+        is_usable = self._access_token is not None and self._unstored is None
+        if is_usable and (failure is None or self._is_valid(loop.time())):
+            return self._access_token or ""
         try:
             raise _own_error(failure)
         finally:
@@ -356,6 +360,7 @@ class OAuthToken:
             return await retry(self._request_token_once, made=0, attempts=_ATTEMPTS, sleep=asyncio.sleep)
         except CardprodError as error:
             error.args = (f"refreshing the token: {error.args[0]}",)
+            drop_frames(error)
             raise
 
     async def _request_token_once(self) -> TokenGrant:
@@ -377,6 +382,11 @@ class OAuthToken:
             if self._session is None:
                 await session.close()
         return parse_redacted(secrets, parse_token_response, *answer)
+
+
+def _check_expiry(expires_at: datetime | None, access_token: str | None) -> None:
+    if expires_at is not None and access_token is None:
+        raise UsageError("expires_at says when the access_token expires: pass that too, or neither")
 
 
 def _own_error(failure: Exception | None) -> Exception:

@@ -13,11 +13,39 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
 
-__all__ = ["parse_redacted", "redact"]
+__all__ = ["Secret", "drop_frames", "parse_redacted", "redact"]
 
 _Said = TypeVar("_Said")
 _SECRET: Final = 12
 """Characters. Real tokens are longer, and a shorter one could be an ordinary word of the message."""
+
+
+class Secret:
+    """A text that no repr shows, and so no error reporter that collects local variables."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: str) -> None:
+        self.value: str = value
+
+    def __repr__(self) -> str:
+        return "<secret>"
+
+
+def drop_frames(error: BaseException) -> None:
+    """Drop the tracebacks of an error and of all that it comes from, up to here.
+
+    Error reporters (Sentry, loguru, elastic-apm, by their defaults) collect the local variables of every frame there:
+    of ours, which hold tokens and requests, and of aiohttp's, which hold headers.
+    """
+    seen: set[int] = set()
+    errors: list[BaseException | None] = [error]
+    while errors:
+        one = errors.pop()
+        if one is not None and id(one) not in seen:
+            seen.add(id(one))
+            one.__traceback__ = None
+            errors += [one.__cause__, one.__context__]
 
 
 def parse_redacted(

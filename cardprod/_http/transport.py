@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 from cardprod._http.auth import OAuthToken, check_token
 from cardprod._http.failures import is_retryable
 from cardprod._http.limiter import CLOSED, RequestLimiter
-from cardprod._http.secrets import parse_redacted, redact
+from cardprod._http.secrets import Secret, drop_frames, parse_redacted, redact
 from cardprod._http.session import Channel, check_verifies
 from cardprod._http.time_limit import TimeLimit
 from cardprod._protocol.correlation import CorrelationIds
@@ -73,7 +73,7 @@ class Transport:
         check_verifies(ssl, session)
         self._endpoint = endpoint
         self._source = token if callable(token) else None
-        self._token = "" if callable(token) else check_token(token)
+        self._token = Secret("" if callable(token) else check_token(token))
         self._telemetry = telemetry
         self._lent = session
         self._channel: Channel | None = None
@@ -163,9 +163,13 @@ class Transport:
             return await self._exchange(card, queue, permit)
         except CardprodError as error:
             error.card = card
+            drop_frames(error)
             if self._attempts == 1 or not self._is_worth_another(error, queue):
                 raise
             failure = error
+        except asyncio.CancelledError as exc:
+            drop_frames(exc)
+            raise
         finally:
             if permit is not None:
                 permit.give_back()  # unless it was released
@@ -207,10 +211,12 @@ class Transport:
             )
         except CardprodError as error:
             error.card = card
+            drop_frames(error)
             raise
 
     def _report_retry(self, card: Card, attempt: int, error: CardprodError, seconds: float) -> None:
         if self._telemetry.wants_everything:
+            drop_frames(error)
             self._telemetry.emit(RequestRetried(card, attempt, error, seconds))
 
     async def _sleep(self, seconds: float) -> None:
@@ -240,9 +246,9 @@ class Transport:
         try:
             invalidate = getattr(self._source, "invalidate", None)
             if callable(invalidate):
-                invalidate(token)
+                invalidate(token.value)
             other = await self._token_from(self._source, loop)
-            if other == token:
+            if other.value == token.value:
                 raise refusal
             if (permit := self.limiter.try_acquire(loop.time(), queue)) is None:
                 permit = await self.limiter.acquire(queue)
@@ -251,7 +257,7 @@ class Transport:
         finally:
             del refusal  # its traceback holds this frame: break the cycle
 
-    async def _token_with(self, permit: Permit, source: TokenSource, loop: asyncio.AbstractEventLoop) -> str:
+    async def _token_with(self, permit: Permit, source: TokenSource, loop: asyncio.AbstractEventLoop) -> Secret:
         """Get a token from the source while holding a permit, which is given back if that fails."""
         try:
             return await self._token_from(source, loop)
@@ -259,7 +265,9 @@ class Transport:
             permit.give_back()
             raise
 
-    async def _send(self, card: Card, token: str, loop: asyncio.AbstractEventLoop, permit: Permit) -> ProductionStatus:
+    async def _send(
+        self, card: Card, token: Secret, loop: asyncio.AbstractEventLoop, permit: Permit
+    ) -> ProductionStatus:
         """Send one request and read its whole answer, both within one time limit that starts now."""
         if self._is_closed:  # since the permit was granted
             permit.give_back()
@@ -274,11 +282,14 @@ class Transport:
                 ids = CorrelationIds(uuid.uuid4())
                 channel = self._channel = Channel(self._endpoint.prefix, self._lent, self._ssl, ids)
             correlation_id = channel.ids.make()
-            request = self._endpoint.build_request(card, token=token, correlation_id=correlation_id)
-            http_status, headers, body = await channel.get(request, correlation_id)
-            return parse_redacted((token,), parse_response, http_status, headers, body)
+            http_status, headers, body = await channel.get(
+                # Not a local variable: it holds the token.
+                self._endpoint.build_request(card, token=token.value, correlation_id=correlation_id),
+                correlation_id,
+            )
+            return parse_redacted((token.value,), parse_response, http_status, headers, body)
         except TransportError as error:
-            redact((token,), error)
+            redact((token.value,), error)
             raise
         except RateLimited as error:
             self._pause_for(card, error, loop)  # before the next request gets the permit's place
@@ -299,7 +310,7 @@ class Transport:
         if self._telemetry.observer is not None:
             self._telemetry.emit(RequestRefused(card, error.retry_after, error.limited_by))
 
-    async def _token_from(self, source: TokenSource, loop: asyncio.AbstractEventLoop) -> str:
+    async def _token_from(self, source: TokenSource, loop: asyncio.AbstractEventLoop) -> Secret:
         """Get a token from the source, within the time limit of a request."""
         task = self._time_limit.start(loop, loop.time())
         cancelling = task.cancelling()
@@ -307,7 +318,7 @@ class Transport:
             giving: object = source()
             if not isawaitable(giving):
                 raise UsageError("the token source must be an async callable: what it returns is awaited")
-            return check_token(await giving)
+            return Secret(check_token(await giving))
         except asyncio.CancelledError as exc:
             if self._time_limit.has_expired(task):
                 raise self._cut_off("no token from its source") from exc

@@ -17,6 +17,7 @@ import socket
 import ssl
 import traceback
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -40,7 +41,6 @@ from tests.table import Table, pairwise_rows
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator
-    from pathlib import Path
 
 _BEARER = "bearer-canary-5b1d7f9e2c"
 _SOURCED = "sourced-canary-0e4c6a8b1d"
@@ -108,6 +108,7 @@ class _Spill:
             if isinstance(thing, BaseException):
                 self.take(where, thing.args, vars(thing), getattr(thing, "__notes__", None))
                 self.take(where, "".join(traceback.format_exception(thing)))
+                self._take_frames(where, thing)
                 with contextlib.suppress(TypeError, AttributeError, pickle.PicklingError):
                     self.take(where, pickle.dumps(thing, 0).decode("latin-1"))
                 carried += [*thing.args, thing.__cause__, thing.__context__]
@@ -115,6 +116,21 @@ class _Spill:
                 for other in carried:
                     depth.setdefault(id(other), depth[id(thing)] + 1)
                     queue.append(other)
+
+    def _take_frames(self, where: str, error: BaseException) -> None:
+        """Take the local variables of every frame but the tests' own, as error reporters collect them."""
+        for frame, _ in traceback.walk_tb(error.__traceback__):
+            file = Path(frame.f_code.co_filename)
+            # A card's frames hold what the caller passed for a card, and so does the caller's own.
+            if (
+                file.is_relative_to(Path(__file__).parents[1])
+                or file.name == "card.py"
+                or "attrs generated" in file.name
+            ):
+                continue
+            for name, value in frame.f_locals.items():
+                shown = value.decode("latin-1") if isinstance(value, bytes | bytearray) else value
+                self.take(f"{where}: {frame.f_code.co_qualname}: {name}", shown)
 
     def take_records(self, records: Iterable[logging.LogRecord]) -> None:
         """Take log records: as they are printed, and all they carry."""
