@@ -198,8 +198,6 @@ def _first_text(document: Mapping[str, Json], keys: tuple[str, ...]) -> str | No
 
 
 def _plain_detail(body: bytes, content_type: str) -> str | None:
-    if not body.strip():
-        return None
     text = _start_of(body)
     if is_page(body, content_type):
         return next((words for words in _PAGES if words in text), "an HTML page, so probably from a proxy")
