@@ -50,6 +50,7 @@ _DELIVERY_ID: Final = "x-delivery-id"
 _TEST: Final = "x-test-notification"
 _NOT_SIGNED: Final = "this delivery is not signed by a known key"
 _LONGEST_SIGNATURE: Final = 4096
+_LONGEST_ID: Final = 100
 _FEWEST_BITS: Final = 2048
 
 # Wise publishes these keys to verify its webhooks; they are the same for every customer.
@@ -146,7 +147,7 @@ class Verifier:
         delivery_ids = known[_DELIVERY_ID]
         return parse_event(
             body,
-            delivery_id=one_line(delivery_ids[0][:100], 100) if delivery_ids else None,
+            delivery_id=one_line(delivery_ids[0][:_LONGEST_ID], _LONGEST_ID) if delivery_ids else None,
             is_test=any(value.strip().lower() == "true" for value in known[_TEST]),
         )
 

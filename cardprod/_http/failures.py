@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import aiohttp
 from aiohttp.http import HttpProcessingError
+from aiohttp.http_exceptions import ContentEncodingError, LineTooLong
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from cardprod._protocol.api_errors import is_transient
@@ -46,6 +47,23 @@ _FAILURES: Final[tuple[tuple[type[BaseException], type[TransportError], str], ..
     (OSError, TransportError, "the connection broke: try again"),
 )
 """Every exception of aiohttp, TLS and the operating system → the error it becomes; the first match counts."""
+_REFUSED_HEADS: Final[tuple[tuple[type[BaseException], str], ...]] = (
+    (
+        LineTooLong,
+        (
+            "a header or the first line of the answer is over 8 KiB, which is not read: "
+            "check base_url and proxies on the way"
+        ),
+    ),
+    (
+        ContentEncodingError,
+        (
+            "the answer is compressed with br or zstd, which was not requested: "
+            "check proxies on the way, or install Brotli or backports.zstd"
+        ),
+    ),
+)
+"""What aiohttp's parser refuses in the head of an answer that is HTTP → what it means."""
 _DISTRUST: Final[Mapping[int, str]] = {
     9: "the server's TLS certificate is not valid yet: check this machine's clock",
     10: "the server's TLS certificate has expired: report it to its operator",
@@ -89,7 +107,18 @@ def transport_error(exc: BaseException) -> TransportError:
     _, cls, words = next(row for row in _FAILURES if isinstance(exc, row[0]))
     # The exception's message may contain the URL, and so the card token: only the system's error text is quoted.
     reason: str | None = getattr(exc, "strerror", None)
-    return cls(f"{_tls_words(exc) or words} ({reason or name})")
+    return cls(f"{_tls_words(exc) or _head_words(exc) or words} ({reason or name})")
+
+
+def _head_words(exc: BaseException) -> str | None:
+    """Say what is wrong with the head of an answer; aiohttp's parser says it in a cause of what is raised."""
+    fault: BaseException | None = exc
+    while isinstance(fault, aiohttp.ClientResponseError | HttpProcessingError):
+        for cls, words in _REFUSED_HEADS:
+            if isinstance(fault, cls):
+                return words
+        fault = fault.__cause__
+    return None
 
 
 def _tls_words(exc: BaseException) -> str | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import time
+from codecs import BOM_UTF8
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Final, TypeAlias
@@ -30,12 +31,22 @@ if TYPE_CHECKING:
 
 from cardprod._protocol.documents import Json, Malformed, load_object
 
-__all__ = ["MAX_BODY", "TOO_LONG", "api_error", "bad_reply", "check_length", "is_transient", "meaning_of_refresh"]
+__all__ = [
+    "MAX_BODY",
+    "TOO_LONG",
+    "api_error",
+    "bad_reply",
+    "check_length",
+    "is_page",
+    "is_transient",
+    "meaning_of_refresh",
+]
 
 MAX_BODY: Final = 1024 * 1024
 """Bytes. The answer for one card is a few hundred; a larger body than this is not read to its end."""
 _KEPT_BODY: Final = 2048
 _SHOWN_DETAIL: Final = 300
+_BEFORE_TAGS: Final = b" \t\r\n" + BOM_UTF8
 _MAX_RETRY_AFTER: Final = 3600.0
 """Seconds, to which a longer `Retry-After` is cut: Wise's limits are per second and per minute, so it is an error."""
 TOO_LONG: Final = "the body is over 1 MiB, and was not read to its end"
@@ -66,6 +77,14 @@ _REFUSALS: Final[Mapping[str, str]] = {
     "unauthorized_client": "the client may not refresh tokens: ask Wise for that",
 }
 """The token endpoint's error code (RFC 6749, section 5.2) → the message."""
+_PAGES: Final[Mapping[str, str]] = {
+    "No required SSL certificate was sent": (
+        "the server wants a client certificate: load one with ssl=, see load_cert_chain"
+    ),
+    "The SSL certificate error": "the server refused the client certificate: check the one loaded in ssl=",
+    "The plain HTTP request was sent to HTTPS port": "plain http was sent to a port for https: check base_url",
+}
+"""What nginx writes on its pages about TLS, which it sends with a 400 → what it means and what to do."""
 _CODE_KEYS: Final = ("code", "error")
 _DETAIL_KEYS: Final = ("detail", "error_description", "message", "title")
 """The keys of the code and the description in the shapes of Wise's error page, the most specific first."""
@@ -104,6 +123,7 @@ def api_error(
     lowered = {name.lower(): value for name, value in headers.items()}
     code, detail = _code_and_detail(body, lowered.get("content-type", ""))
     cls, meaning = mean(http_status, lowered, code)
+    meaning = _PAGES.get(detail or "", meaning)
     trace_id = _trace_id(lowered)
     limited_by = _limited_by(lowered) if issubclass(cls, RateLimited) else None
     parts = [f"{http_status} {code}" if code else str(http_status), meaning]
@@ -178,11 +198,15 @@ def _first_text(document: Mapping[str, Json], keys: tuple[str, ...]) -> str | No
 
 
 def _plain_detail(body: bytes, content_type: str) -> str | None:
-    if not body.strip():
-        return None
-    if "html" in content_type.lower() or body.lstrip()[:1] == b"<":
-        return "an HTML page, so probably from a proxy"
-    return one_line(body[:_KEPT_BODY].decode("utf-8", "replace"), _SHOWN_DETAIL) or None
+    text = _start_of(body)
+    if is_page(body, content_type):
+        return next((words for words in _PAGES if words in text), "an HTML page, so probably from a proxy")
+    return one_line(text, _SHOWN_DETAIL) or None
+
+
+def is_page(body: bytes, content_type: str) -> bool:
+    """Whether a body that is not JSON is an HTML page."""
+    return bool(body.strip()) and ("html" in content_type.lower() or body.lstrip(_BEFORE_TAGS)[:1] == b"<")
 
 
 def _start_of(body: bytes) -> str:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from cattrs import BaseValidationError
 
-__all__ = ["Json", "Malformed", "kind_of", "load_object", "parse_time", "status_structurer"]
+__all__ = ["Json", "Malformed", "NotJson", "kind_of", "load_object", "parse_time", "status_structurer"]
 
 _ISO_8601: Final = re.compile(r"[0-9-]{10}T[0-9:]{8}(\.[0-9]{1,9})?(Z|[+-][0-9]{2}:?[0-9]{2})")
 _LONGEST_NAME: Final = 100
@@ -33,6 +33,10 @@ class Malformed(Exception):
     """A body is not of the documented shape; the message says why."""
 
 
+class NotJson(Malformed):
+    """A body that is something else than JSON."""
+
+
 def load_object(body: bytes) -> dict[str, Json]:
     if not body:
         raise Malformed("the body is empty")
@@ -42,11 +46,11 @@ def load_object(body: bytes) -> dict[str, Json]:
         if end != len(text):
             raise ValueError(f"something follows the JSON at character {end}")  # noqa: TRY301 - as json itself would
     except UnicodeDecodeError as exc:
-        raise Malformed(f"not UTF-8: {exc.reason} at byte {exc.start}") from exc
+        raise NotJson(f"not UTF-8: {exc.reason} at byte {exc.start}") from exc
     except RecursionError as exc:
         raise Malformed("JSON nested too deep") from exc
     except ValueError as exc:  # not JSON, or an integer of thousands of digits
-        raise Malformed(f"not JSON: {one_line(str(exc), 100)}") from exc
+        raise NotJson(f"not JSON: {one_line(str(exc), 100)}") from exc
     if not isinstance(value, dict):
         raise Malformed(f"expected a JSON object, got {kind_of(value)}")
     return cast("dict[str, Json]", value)

@@ -12,13 +12,24 @@ if TYPE_CHECKING:
 
     from cardprod.models import ProductionStatus
 
-from cardprod._protocol.api_errors import MAX_BODY, TOO_LONG, api_error, bad_reply, check_length, meaning_of_refresh
-from cardprod._protocol.documents import Json, Malformed, load_object, status_structurer
+from cardprod._protocol.api_errors import (
+    MAX_BODY,
+    TOO_LONG,
+    api_error,
+    bad_reply,
+    check_length,
+    is_page,
+    meaning_of_refresh,
+)
+from cardprod._protocol.documents import Json, Malformed, NotJson, load_object, status_structurer
 from cardprod._protocol.requests import is_token
 from cardprod._protocol.validation import is_finite_number
+from cardprod.models import one_line
 
 __all__ = ["TokenGrant", "parse_response", "parse_token_response"]
 
+_UNDONE: Final = frozenset({"", "identity", "gzip", "deflate", "br", "zstd"})
+"""Content codings of which nothing is left in a body that came here."""
 _CENTURY: Final = 100 * 365 * 86_400
 _NUMBER: Final = re.compile(r"[0-9]+(\.[0-9]+)?")
 
@@ -47,7 +58,8 @@ def parse_response(
         try:
             return status_structurer("answer")(load_object(body))
         except Malformed as exc:
-            raise bad_reply(f"a 200 that is not of the documented shape: {exc}", headers, body) from exc.__cause__
+            fault = _fault_of(exc, headers, body)
+            raise bad_reply(f"a 200 that is not of the documented shape: {fault}", headers, body) from exc.__cause__
     if 200 < http_status < 300:  # noqa: PLR2004
         check_length(headers, body)
         raise bad_reply(f"expected a 200, got a {http_status}", headers, body)
@@ -98,13 +110,25 @@ def parse_token_response(
         if not isinstance(token, str) or not is_token(token):
             raise Malformed("access_token: expected printable ASCII without white space")  # noqa: TRY301
     except Malformed as exc:
-        raise bad_reply(f"a {http_status} without a token: {exc}", headers, b"") from None
+        fault = _fault_of(exc, headers, body)
+        raise bad_reply(f"a {http_status} without a token: {fault}", headers, b"") from None
     refresh_token, expires_in = document.get("refresh_token"), document.get("expires_in")
     return TokenGrant(
         access_token=token,
         refresh_token=refresh_token if isinstance(refresh_token, str) and is_token(refresh_token) else None,
         expires_in=_seconds(expires_in),
     )
+
+
+def _fault_of(exc: Malformed, headers: Mapping[str, str], body: bytes) -> str:
+    """Say what is wrong with the body of a success: where it is not even JSON, what somebody on the way made of it."""
+    lowered = {name.lower(): value for name, value in headers.items()}
+    coding = lowered.get("content-encoding", "").strip().lower()
+    if isinstance(exc, NotJson) and coding not in _UNDONE:
+        return f"not JSON but compressed as {one_line(repr(coding), 50)}, unrequested: check proxies on the way"
+    if isinstance(exc, NotJson) and is_page(body, lowered.get("content-type", "")):
+        return "not JSON but an HTML page, probably a proxy's or a network's login: check base_url and the network"
+    return str(exc)
 
 
 def _seconds(value: Json) -> float | None:

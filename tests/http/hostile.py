@@ -166,6 +166,7 @@ CHUNKED: Final = OK + b"Transfer-Encoding: chunked\r\n\r\n"
 CHUNK: Final = b"%x\r\n%b\r\n"
 IN_TIME: Final = "no whole answer within"
 NOT_HTTP: Final = "not HTTP"
+LONG_HEADER: Final = "over 8 KiB"
 CUT: Final = "cut short or garbled"
 GARBLED: Final = f"{NOT_HTTP}|{CUT}"  # the one if it comes in one piece with the head, the other if after it
 BROKE: Final = "the connection broke"
@@ -180,9 +181,9 @@ WAYS: Final[Mapping[str, Way]] = {
     "slow-body": Way(goes_on(reply(b"{", length=10_000), b" "), RequestTimeout, IN_TIME),
     "endless-100": Way(goes_on(b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 1000), RequestTimeout, IN_TIME),
     "endless-103": Way(goes_on(b"", b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n" * 1000), RequestTimeout, IN_TIME),
-    "endless-reason": Way(goes_on(b"HTTP/1.1 200 ", b"O" * BURST), TransportError, NOT_HTTP),
+    "endless-reason": Way(goes_on(b"HTTP/1.1 200 ", b"O" * BURST), TransportError, LONG_HEADER),
     "endless-headers": Way(goes_on(OK, b"X: x\r\n" * 10_000), TransportError, NOT_HTTP),
-    "endless-header-line": Way(goes_on(OK + b"X: ", b"x" * BURST), TransportError, NOT_HTTP),
+    "endless-header-line": Way(goes_on(OK + b"X: ", b"x" * BURST), TransportError, LONG_HEADER),
     "endless-chunks": Way(goes_on(CHUNKED, CHUNK % (BURST, b" " * BURST)), BadReply, TOO_LONG),
     "endless-tiny-chunks": Way(goes_on(CHUNKED, CHUNK % (5, b" " * 5) * 40_000), BadReply, TOO_LONG),
     "endless-chunk-extension": Way(goes_on(CHUNKED + b"1;", b"x" * BURST), RequestTimeout, IN_TIME),
@@ -209,8 +210,8 @@ WAYS: Final[Mapping[str, Way]] = {
     "http-1.0": Way(says(lambda body: b"HTTP/1.0" + reply(body)[8:])),
     "http-1.0-until-close": Way(says(lambda body: b"HTTP/1.0 200 OK\r\n\r\n" + body, "close")),
     "greeting": Way(says(lambda _: b"220 mail.example ESMTP\r\n"), TransportError, NOT_HTTP),
-    "br": Way(says(lambda _: reply(b"\x0b\x02\x80{}\x03", "Content-Encoding: br")), TransportError, NOT_HTTP),
-    "html": Way(says(lambda _: reply(b"<html>", "Content-Type: text/html")), BadReply, "not JSON"),
+    "br": Way(says(lambda _: reply(b"\x0b\x02\x80{}\x03", "Content-Encoding: br")), TransportError, "compressed"),
+    "html": Way(says(lambda _: reply(b"<html>", "Content-Type: text/html")), BadReply, "an HTML page"),
     "redirect": Way(redirects, ApiError, "redirect"),
     "status-099": Way(says(lambda body: reply(body, status="099 Low")), ApiError, UNDOCUMENTED),
     "status-99": Way(says(lambda body: reply(body, status="99 Low")), TransportError, NOT_HTTP),

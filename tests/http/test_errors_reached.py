@@ -7,7 +7,9 @@ import pickle
 import re
 from typing import TYPE_CHECKING, Any
 
+import aiohttp
 import pytest
+from aiohttp.hdrs import ACCEPT_ENCODING
 
 import cardprod
 from cardprod import errors
@@ -29,6 +31,7 @@ from cardprod.errors import (
     WaitTimeout,
 )
 from tests.cards import CARD
+from tests.fast_path import go_without
 from tests.raw_server import RawServer, http_answer
 
 if TYPE_CHECKING:
@@ -56,6 +59,85 @@ REACHED: list[tuple[type[CardprodError], str, bytes, str]] = [
     (WaitTimeout, "wait", http_answer(), "last seen READY; .*wait again"),
     (ProductionFailed, "wait", http_answer(200, '{"status":"PRODUCTION_ERROR"}'), "not produced: PRODUCTION_ERROR"),
 ]
+
+
+NGINX_PAGE = """\
+<html>
+<head><title>400 {0}</title></head>
+<body>
+<center><h1>400 Bad Request</h1></center>
+<center>{0}</center>
+<hr><center>nginx</center>
+</body>
+</html>
+"""
+HTML = {"Content_Type": "text/html"}
+LONG_HEADER = (
+    "a header or the first line of the answer is over 8 KiB, which is not read: check base_url and proxies on the way"
+)
+NO_CERTIFICATE = "the server wants a client certificate: load one with ssl=, see load_cert_chain"
+COMPRESSED = "the answer is compressed with br or zstd, which was not requested"
+NO_STATUS = "a 200 that is not of the documented shape"
+PORTAL = f"{NO_STATUS}: not JSON but an HTML page, probably a proxy's or a network's login: "
+UNREQUESTED = [
+    coding for coding in ("br", "zstd") if coding not in aiohttp.ClientRequest.DEFAULT_HEADERS[ACCEPT_ENCODING]
+]
+"""The codings that this aiohttp cannot undo, and so does not ask for."""
+INSTEAD: dict[str, tuple[type[CardprodError], bytes, str]] = {
+    "a long header": (TransportError, http_answer(X_Powered_By="x" * 9000), LONG_HEADER),
+    "a long name": (
+        TransportError,
+        http_answer().replace(b"Content-Length", b"X" * 9000 + b": x\r\nContent-Length"),
+        LONG_HEADER,
+    ),
+    "a long first line": (TransportError, b"HTTP/1.1 200 " + b"x" * 9000 + http_answer()[12:], LONG_HEADER),
+    "no client certificate": (
+        ApiError,
+        http_answer(400, NGINX_PAGE.format("No required SSL certificate was sent"), **HTML),
+        f"400; {NO_CERTIFICATE}; No required SSL certificate was sent",
+    ),
+    "a login page": (
+        BadReply,
+        http_answer(200, "\r\n<!DOCTYPE html><title>Welcome</title>", **HTML),
+        f"{PORTAL}check base_url and the network",
+    ),
+    "a nameless page": (BadReply, http_answer(200, "<html>Hi</html>"), f"{PORTAL}check base_url and the network"),
+    **{
+        coding: (
+            TransportError,
+            http_answer(200, "{}", Content_Encoding=coding),
+            f"{COMPRESSED}: check proxies on the way, or install Brotli or backports.zstd",
+        )
+        for coding in UNREQUESTED
+    },
+    "compress": (
+        BadReply,
+        http_answer(200, "\x1f\x9d", Content_Encoding="compress"),
+        f"{NO_STATUS}: not JSON but compressed as 'compress', unrequested: check proxies on the way",
+    ),
+}
+"""What may come instead of an answer → the error, and what it says."""
+
+
+@pytest.mark.parametrize("is_direct", [True, False], ids=["direct", "by a session"])
+@pytest.mark.parametrize("what", INSTEAD)
+async def test_what_came_instead_of_an_answer(what: str, is_direct: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error says in one sentence what came instead of an answer, and what to do about it."""
+    cls, sent, words = INSTEAD[what]
+
+    async def answer(writer: asyncio.StreamWriter) -> None:
+        writer.write(sent)
+
+    if not is_direct:
+        go_without(monkeypatch)
+    async with (
+        RawServer(answer) as server,
+        cardprod.Client("token", base_url=server.base_url, attempts=1) as client,
+    ):
+        with pytest.raises(cls) as caught:
+            await client.get_status(CARD.profile_id, CARD.card_token)
+    assert type(caught.value) is cls
+    assert re.sub(r" \(\w+\)$", "", str(caught.value)) == f"card {CARD}: {words}"  # without the name of the cause
 
 
 def test_every_class_is_reached() -> None:

@@ -417,6 +417,9 @@ def test_long_descriptions_cost_little_memory() -> None:
 
 # --- Not the documented shape ---
 
+NOT_A_STATUS: Final = "a 200 that is not of the documented shape"
+NOT_A_TOKEN: Final = "a 200 without a token"
+
 
 def test_not_an_object() -> None:
     """A 200 that holds no JSON object is a `BadReply` that says what it is instead."""
@@ -445,6 +448,76 @@ def test_not_an_object() -> None:
         for body, problem in problems:
             with table.row(body):
                 assert f"not of the documented shape: {problem}" in str(bad_reply_of(body))
+
+
+def test_page_instead_of_json() -> None:
+    """An HTML page instead of JSON is called one, by its type or first character; what is JSON is judged as such."""
+    page = "not JSON but an HTML page, probably a proxy's or a network's login: check base_url and the network"
+    html = {"content-TYPE": "Text/HTML; charset=utf-8"}
+    problems: list[tuple[Mapping[str, str], bytes, str]] = [
+        ({}, b"<html>", page),
+        ({"content-type": "application/json"}, b"\xef\xbb\xbf\r\n\t <!-- -->", page),
+        (html, b"Please log in", page),
+        (html, "<html>".encode("utf-16"), page),
+        (html, b"", "the body is empty"),
+        (html, b" \r\n", "not JSON: Expecting value: line 1 column 1 (char 0)"),
+        (html, b"[]", "expected a JSON object, got an array"),
+        ({}, b"Please log in", "not JSON: Expecting value: line 1 column 1 (char 0)"),
+    ]
+    with Table() as table:
+        for headers, body, problem in problems:
+            for parse, what in ((parse_response, NOT_A_STATUS), (parse_token_response, NOT_A_TOKEN)):
+                with table.row(parse.__name__, headers, body):
+                    assert str(outcome_of(parse, 200, headers, body)) == f"{what}: {problem}"
+    assert parse_response(200, html, SAMPLE) == parse_response(200, {}, SAMPLE)
+
+
+def test_unrequested_compression() -> None:
+    """A body that is no JSON and came in a coding that nothing undoes says which; what is JSON is judged as such."""
+    undone = ["", "identity", "gzip", "Deflate", " br ", "zstd"]
+    not_json = "not JSON: Expecting value: line 1 column 1 (char 0)"
+    problems: list[tuple[str, bytes, str]] = [
+        *((coding, b"x", not_json) for coding in undone),
+        *(
+            (coding, body, f"not JSON but compressed as '{coding.lower()}', unrequested: check proxies on the way")
+            for coding in ("compress", "X-GZIP", "gzip, br")
+            for body in (b"\x1f\x9d\x90", b"x", b"<")
+        ),
+        ("compress", b"[]", "expected a JSON object, got an array"),
+    ]
+    with Table() as table:
+        for coding, body, problem in problems:
+            for parse, what in ((parse_response, NOT_A_STATUS), (parse_token_response, NOT_A_TOKEN)):
+                with table.row(parse.__name__, coding, body):
+                    error = outcome_of(parse, 200, {"Content-Encoding": coding}, body)
+                    assert str(error) == f"{what}: {problem}"
+    forged = str(outcome_of(parse_response, 200, {"content-encoding": "a\n\x1b" * 99}, b"x"))
+    assert forged.isprintable()
+    assert len(forged) < 200
+
+
+def test_pages_of_nginx() -> None:
+    """Pages of nginx about TLS say what it wants; any other page is one, of whomever."""
+    wants = "the server wants a client certificate: load one with ssl=, see load_cert_chain"
+    refused = "the server refused the client certificate: check the one loaded in ssl="
+    plain = "plain http was sent to a port for https: check base_url"
+    other = "an HTML page, so probably from a proxy"
+    pages = [
+        ("No required SSL certificate was sent", wants),
+        ("The SSL certificate error", refused),
+        ("The plain HTTP request was sent to HTTPS port", plain),
+    ]
+    with Table() as table:
+        for words, meaning in pages:
+            page = f"<html>\r\n<head><title>400 {words}</title></head>\r\n".encode()
+            for parse, cls in ((parse_response, ApiError), (parse_token_response, TokenRefreshFailed)):
+                with table.row(parse.__name__, words):
+                    error = outcome_of(parse, 400, {"Content-Type": "text/html"}, page)
+                    assert isinstance(error, ApiError)
+                    assert (type(error), error.detail) == (cls, words)
+                    assert str(error) == f"400; {meaning}; {words}"
+        with table.row("another page"):
+            assert str(error_of(400, {}, b"<html>Bad Request")) == f"400; {CHECK_BOTH}; {other}"
 
 
 def test_fields_of_a_wrong_type() -> None:

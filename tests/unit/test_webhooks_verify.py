@@ -106,6 +106,8 @@ def test_bad_signature() -> None:
         "another key's": {SIGNATURE_HEADER: sign(BODY, OTHER_KEY)},
         "another body's": {SIGNATURE_HEADER: sign(BODY + b" ", KEY)},
         "another header": {"X-Signature": SIGNATURE},
+        "another in WSGI": {"X_SIGNATURE_SHA256": SIGNATURE},
+        "another for WSGI": {"HTTPS_X_SIGNATURE_SHA256": SIGNATURE},
         "test without": {"X-Test-Notification": "true"},
     }
     with Table() as table:
