@@ -57,11 +57,16 @@ def test_server_that_never_echoed() -> None:
         assert not is_taken(ids, now, echoed)
 
 
-@pytest.mark.parametrize("spell", [str, str.upper, lambda one: f'"{one}"', lambda one: f" {one} "])
-def test_server_that_echoes(spell: type[str]) -> None:
+@pytest.mark.parametrize("spelling", ["{0}", '"{0}"', " {0} ", '"{0} "'])
+@pytest.mark.parametrize("is_upper", [False, True])
+def test_server_that_echoes(spelling: str, *, is_upper: bool) -> None:
     """Once a server has echoed an id, in any spelling, a 200 without the request's own is refused."""
     ids = CorrelationIds(FIRST)
     first, second = ids.make(), ids.make()
+
+    def spell(one: str) -> str:
+        return spelling.format(one.upper() if is_upper else one)
+
     assert is_taken(ids, first, spell(first))
     assert is_taken(ids, second, spell(second))
     for echoed in (None, "", "an example", str(uuid.uuid4()), first):
