@@ -10,7 +10,9 @@ import copy
 import random
 import re
 import ssl as _ssl
+import uuid
 from datetime import UTC, datetime, timedelta
+from inspect import isawaitable
 from typing import TYPE_CHECKING, Final, Protocol
 
 import aiohttp
@@ -40,6 +42,8 @@ to the second."""
 _GRACE: Final = 2.0
 """Seconds that callers wait for a refresh while the old token is still valid. A refresh revokes that token, so its
 callers wait for it; but not for long, because the endpoint may not answer."""
+_REFUSED_PAUSE: Final = 30.0
+"""Seconds after a refresh in which a 401 to the new token starts no other: a refresh did not help."""
 _PERMANENT: Final = frozenset({"invalid_grant", "invalid_client", "unauthorized_client"})
 """Error codes after which no later refresh can succeed."""
 _CLIENT_ID: Final = re.compile(r"[\x20-\x39\x3b-\x7e]+")
@@ -159,7 +163,7 @@ class OAuthToken:
         base_url: str = PRODUCTION,
         api_version: str = "v3",
         on_refresh: Callable[[TokenPair], Awaitable[None]] | None = None,
-        refresh_before: float = 600.0,
+        refresh_before: float = 21600.0,
         session: aiohttp.ClientSession | None = None,
         ssl: _ssl.SSLContext | None = None,
         request_timeout: float = 10.0,
@@ -204,6 +208,8 @@ class OAuthToken:
         self._failure: CardprodError | None = None
         self._no_refresh_until = 0.0
         self._failures = 0
+        self._refreshed_at = float("-inf")
+        self._is_on_refresh_sync = False  # found out when it was called
 
     @property
     def access_token(self) -> str | None:
@@ -238,7 +244,11 @@ class OAuthToken:
         return self._access_token
 
     def invalidate(self, token: str) -> None:
-        """Mark a token as refused after a 401. If it is the current one, the next call refreshes it."""
+        """Mark a token as refused after a 401. If it is the current one, the next call refreshes it.
+
+        A token that is refused within 30 seconds after its refresh is not refreshed before that: with a profile that
+        the user may not see, for instance, each refresh would work and none would help.
+        """
         if token == self._access_token:
             self._is_refused = True
 
@@ -255,7 +265,9 @@ class OAuthToken:
         return f"<OAuthToken at {self._endpoint.base_url}, expires at {self._expires_at}>"
 
     def _is_due(self, now: float) -> bool:
-        return self._is_refused or self._refresh_at is None or now >= self._refresh_at
+        if self._refresh_at is None or now >= self._refresh_at:
+            return True
+        return self._is_refused and now >= self._refreshed_at + _REFUSED_PAUSE
 
     def _is_valid(self, now: float) -> bool:
         """Whether the current token can still be used, although a refresh is due."""
@@ -322,13 +334,23 @@ class OAuthToken:
         pair = self._unstored
         if self._on_refresh is not None and pair is not None:
             try:
-                await self._on_refresh(pair)
+                await self._store(self._on_refresh, pair)
             except Exception as error:  # noqa: BLE001 - the user's own; the callers that wait for the token raise it
                 return error
         self._unstored = None
         return None
 
+    async def _store(self, on_refresh: Callable[[TokenPair], Awaitable[None]], pair: TokenPair) -> None:
+        if not self._is_on_refresh_sync:
+            storing: object = on_refresh(pair)
+            if isawaitable(storing):
+                await storing
+                return
+            self._is_on_refresh_sync = True
+        raise UsageError("on_refresh must be an async callable: what it returns is awaited")
+
     def _accept(self, grant: TokenGrant, loop: asyncio.AbstractEventLoop) -> None:
+        self._refreshed_at = loop.time()
         self._access_token = grant.access_token
         self._refresh_token = grant.refresh_token or self._refresh_token
         self._expires_at = None
@@ -365,7 +387,10 @@ class OAuthToken:
 
     async def _request_token_once(self) -> TokenGrant:
         request, body = self._endpoint.build_request(
-            client_id=self._client_id, client_secret=self._client_secret, refresh_token=self._refresh_token
+            client_id=self._client_id,
+            client_secret=self._client_secret,
+            refresh_token=self._refresh_token,
+            correlation_id=str(uuid.uuid4()),
         )
         basic = request[1]["Authorization"].removeprefix("Basic ")
         secrets = [basic, self._client_secret, self._refresh_token, self._access_token or ""]

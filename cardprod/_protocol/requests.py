@@ -127,7 +127,9 @@ class TokenEndpoint:
         _check_base_url(self.base_url, allow_plain_http=self.allow_plain_http)
         _check_api_version(self.api_version)
 
-    def build_request(self, *, client_id: str, client_secret: str, refresh_token: str) -> tuple[Request, bytes]:
+    def build_request(
+        self, *, client_id: str, client_secret: str, refresh_token: str, correlation_id: str
+    ) -> tuple[Request, bytes]:
         """Build the POST request that refreshes a token (RFC 6749, section 6), and its body."""
         # Wise's path is /oauth/token without a version like "v3", and with one like "2026Q3".
         version = "" if _LEGACY_VERSION.fullmatch(self.api_version) else f"/{self.api_version}"
@@ -137,6 +139,7 @@ class TokenEndpoint:
             "Accept": "application/json",
             "Content-Type": "application/x-www-form-urlencoded",
             "User-Agent": _USER_AGENT,
+            CORRELATION_ID: correlation_id,
         }
         form = urlencode({"grant_type": "refresh_token", "refresh_token": refresh_token})
         return (f"{self.base_url.rstrip('/')}{version}/oauth/token", headers), form.encode()

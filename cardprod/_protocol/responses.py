@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from typing import TYPE_CHECKING, Final
 
 import attrs
@@ -21,7 +22,7 @@ from cardprod._protocol.api_errors import (
     is_page,
     meaning_of_refresh,
 )
-from cardprod._protocol.documents import Json, Malformed, NotJson, load_object, status_structurer
+from cardprod._protocol.documents import Json, Malformed, NotJson, load_object, parse_time, status_structurer
 from cardprod._protocol.requests import is_token
 from cardprod._protocol.validation import is_finite_number
 from cardprod.models import one_line
@@ -116,7 +117,7 @@ def parse_token_response(
     return TokenGrant(
         access_token=token,
         refresh_token=refresh_token if isinstance(refresh_token, str) and is_token(refresh_token) else None,
-        expires_in=_seconds(expires_in),
+        expires_in=_seconds(expires_in) or _seconds_until(document.get("expires_at"), now),
     )
 
 
@@ -129,6 +130,13 @@ def _fault_of(exc: Malformed, headers: Mapping[str, str], body: bytes) -> str:
     if isinstance(exc, NotJson) and is_page(body, lowered.get("content-type", "")):
         return "not JSON but an HTML page, probably a proxy's or a network's login: check base_url and the network"
     return str(exc)
+
+
+def _seconds_until(value: Json, now: float | None) -> float | None:
+    """Read `expires_at`, for an answer without a usable `expires_in`."""
+    moment = parse_time(value, None)
+    left = None if moment is None else moment.timestamp() - (time.time() if now is None else now)
+    return left if left is not None and 0 < left < _CENTURY else None
 
 
 def _seconds(value: Json) -> float | None:

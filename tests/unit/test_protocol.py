@@ -599,7 +599,7 @@ def test_refresh_request() -> None:
             with table.row(api_version):
                 endpoint = TokenEndpoint("https://w.example/", api_version)
                 (asked, headers), form = endpoint.build_request(
-                    client_id="id", client_secret="s:&=+ ~", refresh_token="r&=+/%"
+                    client_id="id", client_secret="s:&=+ ~", refresh_token="r&=+/%", correlation_id="c-1"
                 )
                 assert asked == url
                 assert headers == {
@@ -607,6 +607,7 @@ def test_refresh_request() -> None:
                     "Accept": "application/json",
                     "Content-Type": "application/x-www-form-urlencoded",
                     "User-Agent": f"cardprod/{cardprod.__version__}",
+                    "X-External-Correlation-Id": "c-1",
                 }
                 assert parse_qs(form.decode()) == {"grant_type": ["refresh_token"], "refresh_token": ["r&=+/%"]}
 
