@@ -181,10 +181,12 @@ Observer: TypeAlias = Callable[[Event], object]
 class Telemetry:
     """Logs every event, and calls the observer with it."""
 
-    __slots__ = ("_has_complained", "_observer")
+    __slots__ = ("_has_complained", "_observer", "is_observed")
 
     def __init__(self) -> None:
         self._observer: Observer | None = None
+        self.is_observed: bool = False
+        """Whether there is an observer."""
         self._has_complained = False
 
     @property
@@ -195,6 +197,7 @@ class Telemetry:
     @observer.setter
     def observer(self, observer: Observer | None) -> None:
         self._observer = observer
+        self.is_observed = observer is not None
         self._has_complained = False
 
     @property

@@ -21,7 +21,7 @@ import aiohttp
 from aiohttp.hdrs import ACCEPT_ENCODING
 from aiohttp.http import HttpProcessingError
 
-from cardprod._http.answer import NO_TIMEOUT, Answer, AnswerCheck, read_body
+from cardprod._http.answer import NO_TIMEOUT, Answer, read_body
 from cardprod._http.failures import transport_error
 from cardprod.errors import TransportError
 from cardprod.telemetry import warn
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     import ssl as _ssl
 
     from yarl import URL
+
+    from cardprod._protocol.correlation import CorrelationIds
 
 __all__ = ["FastPath", "guard_connector", "open_fast_path", "ssl_setting", "turn_off_resending"]
 
@@ -116,11 +118,11 @@ class FastPath:
         request, sender = _senders()  # compared by identity: a wrapper may claim to equal what it wraps
         return self._is_sound and sender is self._sender and request is self._request
 
-    async def get(self, target: str, headers: dict[str, str], check: AnswerCheck) -> Answer:
+    async def get(self, target: str, headers: dict[str, str], ids: CorrelationIds, correlation_id: str) -> Answer:
         """Send a GET and read its whole answer.
 
         Raises:
-            TransportError: No whole answer came, or the check refused it.
+            TransportError: No whole answer came, or one to another request.
         """
         lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
         request = f"GET {target}{self._head}{lines}\r\n".encode("ascii")
@@ -135,7 +137,7 @@ class FastPath:
                 message, content = await protocol.read()
                 while message.code in _INFORMATIONAL:
                     message, content = await protocol.read()
-                check(message.code, message.headers)
+                ids.check(correlation_id, message.code, message.headers)
                 body = content.read_nowait() if content.is_eof() else await read_body(content)
             except BaseException:
                 connection.close()

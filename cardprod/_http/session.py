@@ -74,13 +74,12 @@ class Channel:
             UsageError: The session is closed or cannot be used.
         """
         prefixed, headers = request
-        check = partial(self.ids.check, correlation_id)
         path = self._path + prefixed[self._length :]  # parsing the whole URL each time would cost more
         if self._fast is not None and self._fast.is_usable():
-            answer: Coroutine[object, object, Answer] = self._fast.get(path, headers, check)
+            answer: Coroutine[object, object, Answer] = self._fast.get(path, headers, self.ids, correlation_id)
             return answer
         url = self._parsed.with_path(path, encoded=True)
-        return send(self.session, "GET", (url, headers), ssl=self._ssl, check=check)
+        return send(self.session, "GET", (url, headers), ssl=self._ssl, check=partial(self.ids.check, correlation_id))
 
     async def close(self) -> None:
         """Close the session, if it is our own."""

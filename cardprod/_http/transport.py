@@ -160,7 +160,7 @@ class Transport:
                 permit = permit or self.limiter.try_acquire(loop.time(), queue)
                 if permit is not None:
                     return await self._send(card, self._token, loop, permit)
-            return await self._exchange(card, queue, permit)
+            return await self._exchange_with(permit, card, queue)
         except CardprodError as error:
             error.card = card
             drop_frames(error)
@@ -170,9 +170,6 @@ class Transport:
         except asyncio.CancelledError as exc:
             drop_frames(exc)
             raise
-        finally:
-            if permit is not None:
-                permit.give_back()  # unless it was released
         return await self._retry(card, queue, failure)
 
     async def close(self) -> None:
@@ -226,6 +223,14 @@ class Transport:
 
     # --- One attempt ---
 
+    async def _exchange_with(self, permit: Permit | None, card: Card, queue: LimiterQueue | None) -> ProductionStatus:
+        """Send one request, as `_exchange`, and give the permit back if it was not used."""
+        try:
+            return await self._exchange(card, queue, permit)
+        finally:
+            if permit is not None:
+                permit.give_back()
+
     async def _exchange(self, card: Card, queue: LimiterQueue | None, permit: Permit | None) -> ProductionStatus:
         """Send one request with a permit, and once more after a 401 if the source returns another token."""
         loop = asyncio.get_running_loop()
@@ -273,7 +278,7 @@ class Transport:
             permit.give_back()
             raise UsageError(CLOSED)
         task = self._time_limit.start(loop, loop.time())
-        if self._telemetry.observer is not None:
+        if self._telemetry.is_observed:
             self._telemetry.emit(RequestStarted(card))
         try:
             channel = self._channel
@@ -301,13 +306,13 @@ class Transport:
         finally:
             self._time_limit.stop(task)
             permit.release()
-            if self._telemetry.observer is not None:
+            if self._telemetry.is_observed:
                 self._telemetry.emit(RequestEnded(card))
 
     def _pause_for(self, card: Card, error: RateLimited, loop: asyncio.AbstractEventLoop) -> None:
         if error.retry_after is not None:
             self.limiter.pause_until(loop.time() + error.retry_after)
-        if self._telemetry.observer is not None:
+        if self._telemetry.is_observed:
             self._telemetry.emit(RequestRefused(card, error.retry_after, error.limited_by))
 
     async def _token_from(self, source: TokenSource, loop: asyncio.AbstractEventLoop) -> Secret:

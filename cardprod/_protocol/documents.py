@@ -68,7 +68,9 @@ def _text(value: object, longest: int) -> str:
 
 
 def _name(value: object, _: object) -> str | None:
-    return None if value is None else _text(value, _LONGEST_NAME)
+    if value is None or (type(value) is str and len(value) <= _LONGEST_NAME and value.isascii()):
+        return value
+    return _text(value, _LONGEST_NAME)
 
 
 def _description(value: object, _: object) -> str | None:
@@ -77,7 +79,7 @@ def _description(value: object, _: object) -> str | None:
 
 def _status_name(value: object, _: object) -> str:
     # A truncated status is still longer than any known one, and so not final.
-    text = _text(value, _LONGEST_NAME)
+    text = _name(value, None) or _text(value, _LONGEST_NAME)
     if not text.strip():
         raise Malformed("expected a status, got an empty string")
     return text
