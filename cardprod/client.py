@@ -398,6 +398,16 @@ class Client:
         self._transport.check_usable()
         self._transport.pause(seconds)
 
+    def resume_requests(self) -> None:
+        """End a pause now: one after a 429, or of `pause`. Requests are sent again within the rate limit.
+
+        Raises:
+            UsageError: The client is closed or belongs to another event loop.
+        """
+        self._check_loop("resume_requests")
+        self._transport.check_usable()
+        self._transport.resume()
+
     @property
     def on_event(self) -> Observer | None:
         """The observer called with each event of `cardprod.telemetry`; `cardprod.otel.instrument` sets one.

@@ -85,10 +85,10 @@ class RequestLimiter:
         places: The most requests at once.
     """
 
-    def __init__(self, rate_limit: RateLimit | None, places: int) -> None:
+    def __init__(self, rate_limit: RateLimit | None, places: float) -> None:
         self.window: SlidingWindow = SlidingWindow(rate_limit)
         """When the next request may be sent."""
-        self.places: int = places
+        self.places: float = places
         """The most requests at once."""
         self._in_use = 0
         self._single: deque[asyncio.Future[Permit]] = deque()
@@ -157,6 +157,11 @@ class RequestLimiter:
         for queue in self._queues:
             if not queue.waits_for_pauses:
                 _refuse(queue.waiting, WouldBlock)
+
+    def resume(self) -> None:
+        """End a pause now."""
+        self.window.resume()
+        self._grant_next()
 
     def change_limit(self, rate_limit: RateLimit | None) -> None:
         """Use another rate limit from now on."""

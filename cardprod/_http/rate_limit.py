@@ -147,3 +147,7 @@ class SlidingWindow:
     def pause_until(self, at: float) -> None:
         """Send nothing before a time, as after a 429. A longer pause is not shortened."""
         self.paused_until = max(self.paused_until, at)
+
+    def resume(self) -> None:
+        """End a pause."""
+        self.paused_until = -math.inf

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import html
 import json
+import re
 from typing import TYPE_CHECKING, Final, TypeVar
-from urllib.parse import quote, quote_plus
+from urllib.parse import quote, quote_plus, unquote_plus
 
 from cardprod.errors import ApiError, BadReply
+from cardprod.models import ProductionStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 
-__all__ = ["Secret", "drop_frames", "parse_redacted", "redact"]
+__all__ = ["Secret", "drop_frames", "parse_redacted", "redact", "redact_status"]
 
 _Said = TypeVar("_Said")
+_JSON_ESCAPE: Final = re.compile(r"\\u([0-9a-fA-F]{4})")
 _SECRET: Final = 12
 """Characters. Real tokens are longer, and a shorter one could be an ordinary word of the message."""
 
@@ -49,7 +52,7 @@ def drop_frames(error: BaseException) -> None:
 
 
 def parse_redacted(
-    secrets: Iterable[str],
+    secrets: Sequence[str],
     parse_response: Callable[[int, Mapping[str, str], bytes], _Said],
     http_status: int,
     headers: Mapping[str, str],
@@ -72,7 +75,49 @@ def parse_redacted(
         for spelling in sorted(spellings, key=len, reverse=True):
             body = body.replace(spelling.encode(), b"[secret]")
             shown = {name: value.replace(spelling.encode(), b"[secret]") for name, value in shown.items()}
-    return parse_response(http_status, {name: value.decode("utf-8", "replace") for name, value in shown.items()}, body)
+    headers = {name: value.decode("utf-8", "replace") for name, value in shown.items()}
+    try:
+        return parse_response(http_status, headers, body)
+    except (ApiError, BadReply) as error:
+        hidden = [secret for secret in secrets if len(secret) >= _SECRET]
+        carried = vars(error)
+        carried.update({name: _without(hidden, value) for name, value in carried.items() if isinstance(value, str)})
+        error.args = tuple(_without(hidden, value) if isinstance(value, str) else value for value in error.args)
+        redact(hidden, error)
+        raise
+
+
+def redact_status(secret: str, status: ProductionStatus) -> ProductionStatus:
+    """Redact a secret that a server repeats in the texts of a status, which end up in logs."""
+    texts = (status.status, status.kiosk_id, status.error_code, status.description)
+    if len(secret) < _SECRET or not any(text is not None and secret in text for text in texts):
+        return status
+    name, kiosk_id, error_code, description = (
+        None if text is None else text.replace(secret, "[secret]") for text in texts
+    )
+    return ProductionStatus(
+        name or "",
+        kiosk_id=kiosk_id,
+        occurred_at=status.occurred_at,
+        error_code=error_code,
+        description=description,
+    )
+
+
+def _without(secrets: Sequence[str], text: str) -> str:
+    for secret in secrets:
+        text = text.replace(secret, "[secret]")
+    is_found = any(secret in decoded for decoded in _decodings(text) for secret in secrets)
+    return "[not shown: it repeats a secret]" if is_found else text
+
+
+def _decodings(text: str) -> Iterator[str]:
+    """Decode a text in each way that a server may have encoded a secret in it, and in all of them."""
+    unescaped = _JSON_ESCAPE.sub(lambda match: chr(int(match[1], 16)), text).replace("\\/", "/")
+    yield unescaped
+    yield unquote_plus(text)
+    yield html.unescape(text)
+    yield html.unescape(unquote_plus(unescaped))
 
 
 def redact(secrets: Iterable[str], error: BaseException) -> None:
@@ -81,7 +126,7 @@ def redact(secrets: Iterable[str], error: BaseException) -> None:
 
     def without(value: object) -> object:
         text = f"{value} {value!r}"
-        return "[secret]" if any(secret in text for secret in hidden) else value
+        return value if _without(hidden, text) == text else "[secret]"
 
     cause, seen = error.__cause__, [error]
     while cause is not None and cause not in seen:

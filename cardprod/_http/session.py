@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import ssl as _ssl
 from functools import partial
 from importlib import import_module
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from cardprod._protocol.correlation import CorrelationIds
     from cardprod._protocol.requests import Request
 
-__all__ = ["Channel", "check_verifies", "open_session", "send"]
+__all__ = ["Channel", "check_verifies", "open_session", "pool_size", "send"]
 
 
 def _load_fast_path() -> Any:  # noqa: ANN401 - a module, or None
@@ -151,8 +152,23 @@ async def send(  # noqa: PLR0913 - what is sent, and what its answer must pass
     except (RuntimeError, ValueError) as exc:
         if session.closed:
             raise UsageError("the session lent to this client is closed; keep it open as long as the client") from exc
+        if "AUTHORIZATION" in str(exc):
+            raise UsageError(
+                "the session lent to this client has credentials of its own (auth=, or netrc by trust_env=True), "
+                "which cannot go with the token: lend one without"
+            ) from exc
         raise UsageError(f"the session lent to this client cannot be used: {exc}") from exc
     return answer.status, answer.headers, received
+
+
+def pool_size(session: aiohttp.ClientSession | None) -> float:
+    """Return how many connections a lent session may open to one server; infinite for as many as it likes.
+
+    More requests at once would queue for them, and time spent there would count as the server's.
+    """
+    connector = None if session is None else session.connector
+    limits = () if connector is None else (connector.limit, connector.limit_per_host)
+    return min((limit for limit in limits if limit), default=math.inf)
 
 
 def check_verifies(context: _ssl.SSLContext | None, session: aiohttp.ClientSession | None) -> None:

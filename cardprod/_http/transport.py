@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Final
 from cardprod._http.auth import OAuthToken, check_token
 from cardprod._http.failures import is_retryable
 from cardprod._http.limiter import CLOSED, RequestLimiter
-from cardprod._http.secrets import Secret, drop_frames, parse_redacted, redact
-from cardprod._http.session import Channel, check_verifies
+from cardprod._http.secrets import Secret, drop_frames, parse_redacted, redact, redact_status
+from cardprod._http.session import Channel, check_verifies, pool_size
 from cardprod._http.time_limit import TimeLimit
 from cardprod._protocol.correlation import CorrelationIds
 from cardprod._protocol.documents import status_structurer
@@ -36,6 +36,10 @@ if TYPE_CHECKING:
     from cardprod.telemetry import Telemetry
 
 __all__ = ["Transport"]
+
+_LONGEST_PAUSE: Final = 120.0
+"""Seconds after a 429 at most, whatever its `Retry-After`: Wise's windows are a second and a minute, so a longer one is
+likely a proxy's."""
 
 _MAX_NODE: Final = 2**48 - 1
 
@@ -80,7 +84,7 @@ class Transport:
         self._request_timeout = request_timeout
         self._time_limit = TimeLimit(request_timeout)
         self._attempts = attempts
-        self.limiter: RequestLimiter = RequestLimiter(rate_limit, max_concurrency)
+        self.limiter: RequestLimiter = RequestLimiter(rate_limit, min(max_concurrency, pool_size(session)))
         """Grants the permits."""
         self._ssl: _ssl.SSLContext | bool = True if ssl is None else ssl
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -97,6 +101,10 @@ class Transport:
     def pause(self, seconds: float) -> None:
         """Send no request for so many seconds."""
         self.limiter.pause_until(asyncio.get_running_loop().time() + seconds)
+
+    def resume(self) -> None:
+        """End a pause now."""
+        self.limiter.resume()
 
     def check_usable(self) -> None:
         """Check that a request can be sent in the running loop, and load what one may need.
@@ -292,7 +300,8 @@ class Transport:
                 self._endpoint.build_request(card, token=token.value, correlation_id=correlation_id),
                 correlation_id,
             )
-            return parse_redacted((token.value,), parse_response, http_status, headers, body)
+            status = parse_redacted((token.value,), parse_response, http_status, headers, body)
+            return redact_status(token.value, status)
         except TransportError as error:
             redact((token.value,), error)
             raise
@@ -311,7 +320,7 @@ class Transport:
 
     def _pause_for(self, card: Card, error: RateLimited, loop: asyncio.AbstractEventLoop) -> None:
         if error.retry_after is not None:
-            self.limiter.pause_until(loop.time() + error.retry_after)
+            self.limiter.pause_until(loop.time() + min(error.retry_after, _LONGEST_PAUSE))
         if self._telemetry.is_observed:
             self._telemetry.emit(RequestRefused(card, error.retry_after, error.limited_by))
 

@@ -6,13 +6,12 @@ without going over the cards.
 
 from __future__ import annotations
 
-import inspect
-import re
 from collections import Counter, deque
 from typing import TYPE_CHECKING, Final
 
 import attrs
 
+from cardprod import errors
 from cardprod.cli.exit_codes import FAILED, NO_ANSWER, NOT_FINAL, PRODUCED, USAGE, exit_code_of, worst_of
 from cardprod.cli.wording import count_of
 from cardprod.errors import CardprodError
@@ -53,9 +52,26 @@ def message_of(error: CardprodError) -> str:
     return one_line(words, _SHOWN)
 
 
+_MEANINGS: Final[Mapping[type, str]] = {
+    errors.UsageError: "an argument is invalid, or the client cannot be used",
+    errors.RequestTimeout: "no whole answer in time",
+    errors.TransportError: "no answer",
+    errors.TokenRefreshFailed: "the token endpoint refused to refresh the token",
+    errors.Unauthorized: "401: the token is missing, invalid or expired",
+    errors.StrongAuthenticationRequired: "403: the user must approve this with strong authentication",
+    errors.Forbidden: "403: the token is not for this profile or card",
+    errors.CardNotFound: "404: this token can see no such card under this profile",
+    errors.RateLimited: "429: more requests than Wise allows",
+    errors.ServerError: "5xx: Wise, or a proxy before it, could not answer",
+    errors.ApiError: "the answer is an error",
+    errors.BadReply: "the answer is not of the documented shape",
+    errors.WaitTimeout: "the timeout passed before the card was final",
+}
+
+
 def _meaning_of(error: type[CardprodError]) -> str | None:
-    """Say what a class of errors means: the first sentence of its docstring."""
-    return re.split(r"(?<=[.]) ", (inspect.getdoc(error) or "").partition("\n")[0])[0] or None
+    """Return what a class of errors means, in a few words."""
+    return next((_MEANINGS[cls] for cls in error.__mro__ if cls in _MEANINGS), None)
 
 
 @attrs.frozen

@@ -83,7 +83,7 @@ cards-of-november.csv  50 cards, 2 bad rows                                     
   25  not looked at yet
   12  READY
    8  PRODUCED
-   2  CardNotFound  404: no such card under this profile, as far as this token can see.
+   2  CardNotFound  404: this token can see no such card under this profile
    2  PRODUCTION_ERROR  PRD_FEEDER_JAM  Production error: feeder card jam
    1  REQUEST_ERROR     KIOSK_ID_NOT_FOUND  The kiosk ID does not exist
 
@@ -109,7 +109,7 @@ cards-of-novemb…  1:01, about 3 min left
   25  not looked at yet
   12  READY
    8  PRODUCED
-   2  CardNotFound  404: no such card u…
+   2  CardNotFound  404: this token can…
    2  PRODUCTION_ERROR  PRD_FEEDER_JAM …
    1  REQUEST_ERROR     KIOSK_ID_NOT_FO…
 

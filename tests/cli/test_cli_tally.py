@@ -71,10 +71,10 @@ def test_ends_with_the_same_code_are_one_kind() -> None:
     ]
 
 
-def test_an_error_means_the_first_sentence_of_its_class() -> None:
-    """What an error means is said in one sentence, and its own words do not name its card."""
+def test_what_an_error_means() -> None:
+    """What an error means is said in a few words, for every class of errors, and they do not name its card."""
     error = timed_out(CARDS[0])
-    assert str(Fate.of(error)) == "WaitTimeout (The wait's own time ran out before the card was final.)"
+    assert str(Fate.of(error)) == "WaitTimeout (the timeout passed before the card was final)"
     assert message_of(error) == "not final"
 
 

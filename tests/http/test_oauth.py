@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 
 import cardprod
 from cardprod import Client, OAuthToken, TokenPair, UsageError
+from cardprod._protocol.responses import parse_token_response
 from cardprod.simulator import Fault, Simulator
 from tests.cards import CARD
 from tests.leftovers import assert_idle, assert_nothing_left
@@ -497,3 +499,65 @@ def test_shows_no_secret() -> None:
     token = OAuthToken("my-id", "canary-secret", "canary-refresh", access_token="canary-access")
     assert repr(token) == "<OAuthToken at https://api.wise.com, expires at None>"
     assert repr(TokenPair("canary-access", "canary-refresh")) == "TokenPair(expires_at=None)"
+
+
+async def test_refreshes_that_do_not_help() -> None:
+    """Where every request gets a 401 although refreshes succeed, they are not repeated for each request."""
+    grants = 0
+
+    async def answer(writer: asyncio.StreamWriter) -> None:
+        nonlocal grants
+        if server.heads[-1].startswith("POST"):
+            grants += 1
+            writer.write(http_answer(body=json.dumps({"access_token": f"access-token-{grants}", "expires_in": LIFE})))
+        else:
+            writer.write(http_answer(401, '{"error":"invalid_token"}'))
+
+    async with RawServer(answer) as server:
+        token = OAuthToken("id", "secret", "refresh-token", access_token="access-token-0", base_url=server.base_url)
+        async with Client(token, base_url=server.base_url, rate_limit=None) as client:
+            outcome = await client.get_statuses([(1, f"card-{number}") for number in range(100)])
+            assert all(isinstance(error, cardprod.Unauthorized) for error in outcome.values())
+            assert grants == 1
+            await asyncio.sleep(31)
+            with pytest.raises(cardprod.Unauthorized):
+                await poll(client)
+            assert grants == 2
+
+
+async def test_on_refresh_that_is_not_async(kiosk: Simulator) -> None:
+    """A synchronous `on_refresh` is named as such, and called once."""
+    stored: list[TokenPair] = []
+    store: Any = stored.append
+    async with client_of(kiosk, oauth(kiosk, access_token=None, on_refresh=store)) as client:
+        for _ in range(3):
+            with pytest.raises(UsageError, match="on_refresh must be an async callable"):
+                await poll(client)
+    assert (len(stored), refreshes(kiosk)) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    "answered",
+    [{"expires_at": "2026-11-26T12:00:00Z"}, {"expires_in": "soon", "expires_at": "2026-11-26T12:00:00.000+00:00"}],
+)
+def test_expires_at_is_used(answered: dict[str, str]) -> None:
+    """Where an answer has no usable `expires_in`, its `expires_at` says how long the token is valid."""
+    body = json.dumps({"access_token": "some-access-token", **answered}).encode()
+    noon = datetime(2026, 11, 26, 12, tzinfo=UTC).timestamp()
+    assert parse_token_response(200, {}, body, noon - 600).expires_in == 600
+    assert parse_token_response(200, {}, body, noon + 1).expires_in is None
+
+
+async def test_token_requests_have_correlation_ids() -> None:
+    """Each token request has a correlation id of its own."""
+
+    async def answer(writer: asyncio.StreamWriter) -> None:
+        writer.write(http_answer(503))
+
+    async with RawServer(answer) as server:
+        with pytest.raises(cardprod.ServerError):
+            await OAuthToken("id", "secret", "refresh-token", base_url=server.base_url)()
+    ids = {
+        line for head in server.heads for line in head.split("\r\n") if line.startswith("X-External-Correlation-Id: ")
+    }
+    assert len(ids) == len(server.heads) > 1

@@ -394,6 +394,42 @@ async def test_echoed_in_another_spelling(spill: _Spill) -> None:
                     await _drive(spill, _oauth(server.base_url, refresh_token=awkward), server.base_url, attempts=1)
 
 
+_ENCODED: dict[str, Callable[[str], str]] = {
+    "JSON": lambda secret: '{"message":"no ' + "".join(f"\\u{ord(one):04x}" for one in secret) + '"}',
+    "URL": lambda secret: "no " + "".join(f"%{ord(one):02x}" for one in secret),
+    "HTML": lambda secret: "no " + "".join(f"&#{ord(one)};" for one in secret),
+    "HTML, hexadecimal": lambda secret: "no " + "".join(f"&#x{ord(one):x};" for one in secret),
+}
+
+
+async def test_echoed_in_any_encoding(spill: _Spill) -> None:
+    """A token that an answer repeats encoded character by character is not shown, encoded or decoded."""
+    with Table() as table:
+        for name, encode in _ENCODED.items():
+            for http_status in (200, 403, 422):
+                with table.row(name, http_status), spill.checked():
+                    async with _EchoServer(_always(http_status, encode(_BEARER))) as server:
+                        await _drive(spill, _BEARER, server.base_url, attempts=1)
+                    shown = "\n".join(text for _, text in spill.texts)
+                    assert encode(_BEARER)[4:] not in shown
+
+
+async def test_status_that_repeats_the_token(spill: _Spill) -> None:
+    """A token that a server repeats in a status is redacted there, so that neither logs nor reprs show it."""
+    texts = {"status": "READY {}", "kioskId": "{}", "errorCode": "E {}", "description": "x{}x"}
+    with Table() as table:
+        for name, text in texts.items():
+            body = json.dumps({"status": "READY", name: text.format(_BEARER)})
+            with table.row(name), spill.checked():
+                async with (
+                    _EchoServer(_always(200, body)) as server,
+                    cardprod.Client(_BEARER, base_url=server.base_url) as client,
+                ):
+                    status = await client.get_status(_CARD.profile_id, _CARD.card_token)
+                spill.take(name, status, *attrs.astuple(status))
+                assert "[secret]" in repr(status)
+
+
 # --- Everything that can happen on the way ---
 
 

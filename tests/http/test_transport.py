@@ -18,7 +18,7 @@ import pytest
 from aiohttp.abc import AbstractResolver
 
 import cardprod
-from cardprod import Card, Client, RateLimit, UsageError
+from cardprod import Card, Client, RateLimit, RateLimited, UsageError
 from cardprod.simulator import Fault, Simulator
 from tests.cards import CARD
 from tests.fast_path import needs_fast_path
@@ -29,6 +29,7 @@ from tests.waiting import run_program, until
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
+    from pathlib import Path
 
     from aiohttp.abc import ResolveResult
 
@@ -255,6 +256,58 @@ async def test_pause_never_ends_sooner(kiosk: Simulator) -> None:
     refused_at = kiosk.requests[0].at
     assert len(kiosk.requests) == 5
     assert all(request.at >= refused_at + 40 for request in kiosk.requests[2:])
+
+
+async def test_long_pause_is_cut(kiosk: Simulator, client: Client) -> None:
+    """A 429 pauses a client for two minutes at most, however long its `Retry-After` is."""
+    kiosk.add(CARD, "prints")
+    kiosk.fail_next(Fault.too_many_requests(retry_after=3000))
+    with pytest.raises(RateLimited):
+        await poll(client)
+    assert client.paused_for == pytest.approx(120, abs=1)
+    began = now()
+    await poll(client)
+    assert now() - began == pytest.approx(120, abs=1)
+
+
+async def test_requests_can_be_resumed(kiosk: Simulator, client: Client) -> None:
+    """`resume_requests` ends a pause at once, for those who wait for it too."""
+    kiosk.add(CARD, "prints")
+    await poll(client)
+    client.pause(1000)
+    waiting = asyncio.create_task(poll(client))
+    await asyncio.sleep(10)
+    assert not waiting.done()
+    client.resume_requests()
+    await asyncio.wait_for(waiting, 1)
+    assert client.paused_for == 0
+
+
+async def test_pool_of_a_lent_session_is_not_queued_for(kiosk: Simulator) -> None:
+    """No more requests are sent at once than a lent session has connections: queueing there is no timeout."""
+    kiosk.add(CARD, "prints")
+    kiosk.slow_down(4)
+    settings: list[dict[str, Any]] = [{"limit": 2}, {"limit_per_host": 2}]
+    for limits in settings:
+        async with (
+            aiohttp.ClientSession(connector=aiohttp.TCPConnector(**limits)) as session,
+            Client(kiosk.token, base_url=kiosk.base_url, session=session, request_timeout=6, attempts=1) as client,
+        ):
+            statuses = await asyncio.gather(*(poll(client) for _ in range(6)))
+            assert len(statuses) == 6
+
+
+async def test_lent_session_with_credentials(kiosk: Simulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A lent session with credentials of its own is refused in words that name them."""
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine 127.0.0.1 login somebody password something")
+    monkeypatch.setenv("NETRC", str(netrc))
+    async with (
+        aiohttp.ClientSession(trust_env=True) as session,
+        Client(kiosk.token, base_url=kiosk.base_url, session=session) as client,
+    ):
+        with pytest.raises(UsageError, match="has credentials of its own"):
+            await poll(client)
 
 
 async def test_long_retry_after_is_raised(kiosk: Simulator, client: Client) -> None:

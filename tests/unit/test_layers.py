@@ -249,6 +249,16 @@ def test_imports_point_downward() -> None:
                 assert (found.modules | found.for_types) & reexports == set()
 
 
+def test_nothing_is_read_from_docstrings() -> None:
+    """No module reads a docstring: `python -OO` has none."""
+    with Table() as table:
+        for file in FILES:
+            with table.row(module_of(file)):
+                source = file.read_text("utf-8")
+                assert "__doc__" not in source
+                assert "getdoc" not in source
+
+
 def test_simulator_shares_no_code_with_the_client() -> None:
     """The simulator shares no code with what it tests but values and argument checks: neither hides mistakes."""
     shared = {"_version", "errors", "error_codes", "models", "telemetry", "simulator", "_protocol.validation"}
