@@ -155,8 +155,8 @@ class Client:
     async def get_status(self, profile_id: int, card_token: str) -> ProductionStatus:
         """Request the card's production status once.
 
-        The request waits for the rate limit and, after a 429 to any request of this client, for its `Retry-After`, one
-        hour at most. Use `asyncio.timeout` to limit that.
+        The request waits for the rate limit and, after a 429 to any request of this client, for its `Retry-After`, two
+        minutes at most. Use `asyncio.timeout` to limit that.
 
         Args:
             profile_id: The id of the profile that owns the card.

@@ -54,13 +54,11 @@ class CorrelationIds:
         Raises:
             TransportError: It is to another request.
         """
-        echoed = headers.get(CORRELATION_ID)
-        if echoed != correlation_id:
-            if not echoed and not self._is_echoed:
-                return
-            echoed = (echoed or "").strip(' "').lower()
-        if echoed == correlation_id:
+        echoed = headers.get(CORRELATION_ID, "")
+        if not echoed and not self._is_echoed:
+            return
+        if echoed == correlation_id or echoed.strip(' "').lower() == correlation_id:
             self._is_echoed = True
-        elif http_status == _OK and (self._is_echoed or echoed.startswith(self._prefix)):
+        elif http_status == _OK and (self._is_echoed or echoed.strip(' "').lower().startswith(self._prefix)):
             what = "carries another id" if echoed else "carries no correlation id, unlike those before"
             raise TransportError(f"the answer is to another request: try again (it {what})")
