@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from cardprod._http.auth import TokenSource
+    from cardprod._http.proxies import ProxySetting
     from cardprod._polling.backoff import Schedule
     from cardprod._polling.source import Cards
     from cardprod._polling.sweep import Sweep
@@ -79,6 +80,9 @@ class Client:
         max_concurrency: The most requests in flight at once.
         ssl: A TLS context, for a client certificate or a private authority; None for the system's authorities. One
             that does not verify the server is refused.
+        proxy: The URL of an http proxy, with its credentials if it needs some; False for none; None for the
+            environment's `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY`. Never for loopback. A lent session
+            keeps its own proxies unless a URL is given.
         allow_plain_http: Accept plain http to hosts other than loopback. For test networks only: anybody on the
             network can read the token.
         safety_net: Seconds between polls of a card while an event given to `notify` reports each change; 0 to poll as
@@ -100,6 +104,7 @@ class Client:
         rate_limit: RateLimit | None = _DEFAULT_LIMIT,
         max_concurrency: int = 100,
         ssl: _ssl.SSLContext | None = None,
+        proxy: ProxySetting = None,
         allow_plain_http: bool = False,
         safety_net: float = 300.0,
     ) -> None:
@@ -126,6 +131,7 @@ class Client:
                 rate_limit=rate_limit,
                 max_concurrency=max_concurrency,
                 ssl=ssl,
+                proxy=proxy,
             )
             self._poller = Poller(self._transport, Subscriptions(WebhookTrust(safety_net)), self._telemetry)
             self._batches: Batches = set()

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import aiohttp
 import attrs
 
+from cardprod._http.proxies import proxy_for
 from cardprod._http.secrets import drop_frames, parse_redacted, redact
 from cardprod._http.session import check_verifies, open_session, send
 from cardprod._protocol.requests import PRODUCTION, TokenEndpoint, is_token
@@ -29,6 +30,7 @@ from cardprod.telemetry import warn
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from cardprod._http.proxies import ProxySetting
     from cardprod._protocol.responses import TokenGrant
 
 __all__ = ["OAuthToken", "TokenPair", "TokenSource", "check_token"]
@@ -145,6 +147,7 @@ class OAuthToken:
             randomly by up to half, so that many processes do not refresh at once.
         session: A session to use instead of one for each refresh; it is never closed here.
         ssl: A TLS context, for a client certificate or a private authority.
+        proxy: As for `Client`.
         request_timeout: Seconds for one token request. One refresh is up to three of them.
         allow_plain_http: Accept plain http to hosts other than loopback. For test networks only.
 
@@ -166,6 +169,7 @@ class OAuthToken:
         refresh_before: float = 21600.0,
         session: aiohttp.ClientSession | None = None,
         ssl: _ssl.SSLContext | None = None,
+        proxy: ProxySetting = None,
         request_timeout: float = 10.0,
         allow_plain_http: bool = False,
     ) -> None:
@@ -184,6 +188,7 @@ class OAuthToken:
             check_type("ssl", ssl, _ssl.SSLContext, or_none=True)
             check_verifies(ssl, session)
             self._endpoint = TokenEndpoint(base_url, api_version, allow_plain_http)
+            self._proxy = None if session is not None and proxy is None else proxy_for(base_url, proxy)
         except UsageError as error:
             drop_frames(error)
             del client_secret, refresh_token, access_token  # this frame stays in the traceback
@@ -397,7 +402,7 @@ class OAuthToken:
         session = self._session or open_session()
         try:
             async with asyncio.timeout(self._request_timeout):
-                answer = await send(session, "POST", request, ssl=self._ssl, body=body)
+                answer = await send(session, "POST", request, ssl=self._ssl, proxy=self._proxy, body=body)
         except CardprodError as error:
             redact(secrets, error)
             raise

@@ -26,6 +26,16 @@ _MAX_RETRY_AFTER: Final = 60.0
 _NO_HEADERS: Final = CIMultiDictProxy[str](CIMultiDict())
 _FAILURES: Final[tuple[tuple[type[BaseException], type[TransportError], str], ...]] = (
     (TimeoutError, RequestTimeout, "the connection timed out: check the network and base_url"),
+    (
+        aiohttp.ClientProxyConnectionError,
+        TransportError,
+        "the proxy could not be reached: check proxy=, or HTTPS_PROXY in the environment",
+    ),
+    (
+        aiohttp.ClientHttpProxyError,
+        TransportError,
+        "the proxy did not let the connection through: check proxy=, or HTTPS_PROXY in the environment",
+    ),
     (aiohttp.ClientConnectorDNSError, TransportError, "the host's name was not found: check base_url and DNS"),
     (
         aiohttp.ClientConnectorCertificateError,
@@ -93,6 +103,8 @@ def is_retryable(error: BaseException) -> bool:
     """Whether the same request may succeed a little later: a transient failure without a long `Retry-After`."""
     if isinstance(error, ApiError):
         return is_transient(error) and (error.retry_after or 0.0) <= _MAX_RETRY_AFTER
+    if isinstance(error.__cause__, aiohttp.ClientHttpProxyError):
+        return error.__cause__.status >= 500  # noqa: PLR2004 - a 4xx, such as 407 without credentials, will not change
     return isinstance(error, TransportError)
 
 
@@ -107,6 +119,8 @@ def transport_error(exc: BaseException) -> TransportError:
     _, cls, words = next(row for row in _FAILURES if isinstance(exc, row[0]))
     # The exception's message may contain the URL, and so the card token: only the system's error text is quoted.
     reason: str | None = getattr(exc, "strerror", None)
+    if isinstance(exc, aiohttp.ClientHttpProxyError):
+        reason = f"it answered {exc.status}"
     return cls(f"{_tls_words(exc) or _head_words(exc) or words} ({reason or name})")
 
 

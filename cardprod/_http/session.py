@@ -43,13 +43,20 @@ class Channel:
         session: A lent session, which is not closed; None to open one.
         ssl: The TLS context; True for the session's own.
         ids: The correlation ids of the requests.
+        proxy: The proxy that they go through; None for none, or for a lent session's own.
     """
 
-    __slots__ = ("_fast", "_is_own", "_length", "_parsed", "_path", "_ssl", "ids", "session")
+    __slots__ = ("_fast", "_is_own", "_length", "_parsed", "_path", "_proxy", "_ssl", "ids", "session")
 
     def __init__(
-        self, prefix: str, session: aiohttp.ClientSession | None, ssl: _ssl.SSLContext | bool, ids: CorrelationIds
+        self,
+        prefix: str,
+        session: aiohttp.ClientSession | None,
+        ssl: _ssl.SSLContext | bool,
+        ids: CorrelationIds,
+        proxy: URL | None = None,
     ) -> None:
+        self._proxy = proxy
         self.ids: CorrelationIds = ids
         """The ids of the requests."""
         self._length = len(prefix)
@@ -60,7 +67,7 @@ class Channel:
         self.session: aiohttp.ClientSession = open_session() if session is None else session
         """The session, with its pool of connections."""
         self._fast = None
-        if self._is_own and _FAST_PATH is not None:
+        if self._is_own and _FAST_PATH is not None and proxy is None:
             self._fast = _FAST_PATH.open_fast_path(self.session, self._parsed, ssl)
 
     def get(self, request: Request, correlation_id: str) -> Coroutine[object, object, Answer]:
@@ -80,7 +87,8 @@ class Channel:
             answer: Coroutine[object, object, Answer] = self._fast.get(path, headers, self.ids, correlation_id)
             return answer
         url = self._parsed.with_path(path, encoded=True)
-        return send(self.session, "GET", (url, headers), ssl=self._ssl, check=partial(self.ids.check, correlation_id))
+        check = partial(self.ids.check, correlation_id)
+        return send(self.session, "GET", (url, headers), ssl=self._ssl, proxy=self._proxy, check=check)
 
     async def close(self) -> None:
         """Close the session, if it is our own."""
@@ -110,6 +118,7 @@ async def send(  # noqa: PLR0913 - what is sent, and what its answer must pass
     request: tuple[str | URL, dict[str, str]],
     *,
     ssl: _ssl.SSLContext | bool,
+    proxy: URL | None = None,
     body: bytes | None = None,
     check: AnswerCheck | None = None,
 ) -> Answer:
@@ -120,6 +129,7 @@ async def send(  # noqa: PLR0913 - what is sent, and what its answer must pass
         method: The HTTP method.
         request: The URL and the headers.
         ssl: The TLS context; True for the session's own.
+        proxy: The proxy to go through; None for none, or for a lent session's own.
         body: The request's body; None for none.
         check: Checks the answer's status and headers; None accepts any.
 
@@ -137,6 +147,7 @@ async def send(  # noqa: PLR0913 - what is sent, and what its answer must pass
             allow_redirects=False,
             raise_for_status=False,
             ssl=ssl,
+            proxy=proxy,
             timeout=NO_TIMEOUT,
         )
         content = answer.content

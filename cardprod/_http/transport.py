@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 from cardprod._http.auth import OAuthToken, check_token
 from cardprod._http.failures import is_retryable
 from cardprod._http.limiter import CLOSED, RequestLimiter
+from cardprod._http.proxies import proxy_for
 from cardprod._http.secrets import Secret, drop_frames, parse_redacted, redact, redact_status
 from cardprod._http.session import Channel, check_verifies, pool_size
 from cardprod._http.time_limit import TimeLimit
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from cardprod._http.auth import TokenSource
     from cardprod._http.limiter import LimiterQueue, Permit
+    from cardprod._http.proxies import ProxySetting
     from cardprod._http.rate_limit import RateLimit
     from cardprod._protocol.requests import Endpoint
     from cardprod.models import Card, ProductionStatus
@@ -73,8 +75,11 @@ class Transport:
         rate_limit: RateLimit | None,
         max_concurrency: int,
         ssl: _ssl.SSLContext | None,
+        proxy: ProxySetting = None,
     ) -> None:
         check_verifies(ssl, session)
+        # A lent session has proxies of its own; one that is set counts for it too.
+        self._proxy = None if session is not None and proxy is None else proxy_for(endpoint.base_url, proxy)
         self._endpoint = endpoint
         self._source = token if callable(token) else None
         self._token = Secret("" if callable(token) else check_token(token))
@@ -293,7 +298,7 @@ class Transport:
             if channel is None:
                 # The ids are made here and not in the constructor, so that forked workers do not send the same ones.
                 ids = CorrelationIds(uuid.uuid4())
-                channel = self._channel = Channel(self._endpoint.prefix, self._lent, self._ssl, ids)
+                channel = self._channel = Channel(self._endpoint.prefix, self._lent, self._ssl, ids, self._proxy)
             correlation_id = channel.ids.make()
             http_status, headers, body = await channel.get(
                 # Not a local variable: it holds the token.

@@ -39,6 +39,7 @@ LAYERS: Final = [
     "_http.answer",
     "_http.failures",
     "_http.secrets",
+    "_http.proxies",
     "_http.retries",
     "_http.time_limit",
     "_http.fast_path",
