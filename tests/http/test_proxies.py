@@ -64,7 +64,7 @@ def test_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_is_no_proxy(proxy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """What cannot be a proxy is refused before any I/O, without showing it: it may contain a password."""
     make: Any = Client
-    with pytest.raises(UsageError, match="proxy must be the URL of an http proxy, such as 'http://proxy.example:3128'"):
+    with pytest.raises(UsageError, match="proxy must be the URL of an http proxy, such as "):
         make("token", proxy=proxy)
     if isinstance(proxy, str) and proxy:
         monkeypatch.setenv("HTTPS_PROXY", proxy)
@@ -77,6 +77,7 @@ async def a_proxy(target: str, http_status: int = 200) -> AsyncGenerator[tuple[s
     """Run a proxy that connects everybody to one target, or answers with another HTTP status."""
     heads: list[str] = []
     tunnels: set[asyncio.Task[None]] = set()
+    writers: list[asyncio.StreamWriter] = []
 
     async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):
@@ -85,6 +86,7 @@ async def a_proxy(target: str, http_status: int = 200) -> AsyncGenerator[tuple[s
         writer.close()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
         heads.append((await reader.readuntil(b"\r\n\r\n")).decode())
         writer.write(f"HTTP/1.1 {http_status} Whatever\r\n\r\n".encode())
         if http_status != 200:
@@ -92,6 +94,7 @@ async def a_proxy(target: str, http_status: int = 200) -> AsyncGenerator[tuple[s
             return
         host, _, port = target.rpartition(":")
         there, back = await asyncio.open_connection(host, int(port))
+        writers.append(back)
         tunnels.update(asyncio.ensure_future(one) for one in (copy(reader, back), copy(there, writer)))
 
     async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
@@ -99,6 +102,9 @@ async def a_proxy(target: str, http_status: int = 200) -> AsyncGenerator[tuple[s
         for tunnel in tunnels:
             tunnel.cancel()
         await asyncio.gather(*tunnels, return_exceptions=True)
+        for writer in writers:
+            writer.transport.abort()
+        await asyncio.sleep(0.01)  # closed transports take a few iterations of the loop to go
 
 
 async def _answer(writer: asyncio.StreamWriter) -> None:
