@@ -157,6 +157,7 @@ class _Kiosk(Transport):
         token: Secret,  # noqa: ARG002 - as the real one is called
         loop: asyncio.AbstractEventLoop,
         permit: Permit,
+        began_at: float | None = None,  # noqa: ARG002 - as above
     ) -> ProductionStatus:
         try:
             self._arrive(loop.time())

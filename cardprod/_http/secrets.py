@@ -26,10 +26,11 @@ _SECRET: Final = 12
 class Secret:
     """A text that no repr shows, and so no error reporter that collects local variables."""
 
-    __slots__ = ("value",)
+    __slots__ = ("encoded", "value")
 
     def __init__(self, value: str) -> None:
         self.value: str = value
+        self.encoded: bytes = value.encode()
 
     def __repr__(self) -> str:
         return "<secret>"

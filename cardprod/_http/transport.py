@@ -172,7 +172,7 @@ class Transport:
             if self._source is None and self._loop is loop and not self._is_closed:
                 permit = permit or self.limiter.try_acquire(loop.time(), queue)
                 if permit is not None:
-                    return await self._send(card, self._token, loop, permit)
+                    return await self._send(card, self._token, loop, permit, permit.acquired_at)
             return await self._exchange_with(permit, card, queue)
         except CardprodError as error:
             error.card = card
@@ -284,13 +284,13 @@ class Transport:
             raise
 
     async def _send(
-        self, card: Card, token: Secret, loop: asyncio.AbstractEventLoop, permit: Permit
+        self, card: Card, token: Secret, loop: asyncio.AbstractEventLoop, permit: Permit, began_at: float | None = None
     ) -> ProductionStatus:
-        """Send one request and read its whole answer, both within one time limit that starts now."""
+        """Send one request and read its whole answer, within one time limit that starts now, or a moment ago."""
         if self._is_closed:  # since the permit was granted
             permit.give_back()
             raise UsageError(CLOSED)
-        task = self._time_limit.start(loop, loop.time())
+        task = self._time_limit.start(loop, loop.time() if began_at is None else began_at)
         if self._telemetry.is_observed:
             self._telemetry.emit(RequestStarted(card))
         try:
@@ -306,7 +306,8 @@ class Transport:
                 correlation_id,
             )
             status = parse_redacted((token.value,), parse_response, http_status, headers, body)
-            return redact_status(token.value, status)
+            # Nearly no answer repeats the token, as it is or with JSON's escapes.
+            return redact_status(token.value, status) if token.encoded in body or b"\\" in body else status
         except TransportError as error:
             redact((token.value,), error)
             raise

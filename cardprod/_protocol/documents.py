@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from functools import cache
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias, cast
 
-from cardprod.models import ProductionStatus, one_line
+from cardprod.models import ProductionStatus, Status, one_line
 from cardprod.telemetry import warn
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ _LONGEST_NAME: Final = 100
 _LONGEST_DESCRIPTION: Final = 2048
 """Characters that are kept of a status, a kiosk's id or an error code, and of a description. The longest that Wise
 documents have 39 and 60."""
+_STATUSES: Final = frozenset(map(str, Status))
 _JSON_SPACE: Final = " \t\n\r"
 Json: TypeAlias = "dict[str, Json] | list[Json] | str | int | float | bool | None"
 _decode_json: Final[Callable[[str], tuple[object, int]]] = json.JSONDecoder().raw_decode
@@ -74,10 +75,14 @@ def _name(value: object, _: object) -> str | None:
 
 
 def _description(value: object, _: object) -> str | None:
-    return None if value is None else _text(value, _LONGEST_DESCRIPTION)
+    if value is None or (type(value) is str and len(value) <= _LONGEST_DESCRIPTION and value.isascii()):
+        return value
+    return _text(value, _LONGEST_DESCRIPTION)
 
 
 def _status_name(value: object, _: object) -> str:
+    if type(value) is str and value in _STATUSES:
+        return value
     # A truncated status is still longer than any known one, and so not final.
     text = _name(value, None) or _text(value, _LONGEST_NAME)
     if not text.strip():
