@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -20,18 +21,25 @@ def http_answer(http_status: int = 200, body: str = '{"status":"READY"}', **head
 
 
 class RawServer:
-    """A server on loopback that lets `answer` write, once for each request, to the connection it came by."""
+    """A server that lets `answer` write, once for each request, to the connection it came by."""
 
     def __init__(
-        self, answer: Callable[[asyncio.StreamWriter], Awaitable[None]], *, tls: ssl.SSLContext | None = None
+        self,
+        answer: Callable[[asyncio.StreamWriter], Awaitable[None]],
+        *,
+        tls: ssl.SSLContext | None = None,
+        host: str = "127.0.0.1",
     ) -> None:
         self._answer = answer
         self._tls = tls
+        self._host = host
         self._server: asyncio.Server | None = None
         self._serving: set[asyncio.Task[Any]] = set()
         self.base_url = ""
         self.heads: list[str] = []
         """The head of each request, as it came."""
+        self.bodies: list[str] = []
+        """The body of each request."""
         self.times: list[float] = []
         """When each request came, on the loop's clock."""
 
@@ -41,9 +49,9 @@ class RawServer:
         return len(self._serving)
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._tls)
+        self._server = await asyncio.start_server(self._serve, self._host, 0, ssl=self._tls)
         port = self._server.sockets[0].getsockname()[1]
-        self.base_url = f"{'http' if self._tls is None else 'https'}://127.0.0.1:{port}"
+        self.base_url = f"{'http' if self._tls is None else 'https'}://{self._host}:{port}"
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -62,7 +70,10 @@ class RawServer:
             with contextlib.suppress(OSError, EOFError):
                 while True:
                     head = await reader.readuntil(b"\r\n\r\n")
+                    length = re.search(rb"\r\ncontent-length: *([0-9]+)", head, re.IGNORECASE)
+                    body = await reader.readexactly(int(length[1]) if length else 0)
                     self.heads.append(head.decode())
+                    self.bodies.append(body.decode())
                     self.times.append(asyncio.get_running_loop().time())
                     await self._answer(writer)
                     await writer.drain()

@@ -1,0 +1,83 @@
+"""Attacks that make a client wait, ask or keep too much."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from functools import partial
+from typing import Any
+
+from cardprod import Client, OAuthToken, TokenPair, Unauthorized, UsageError
+from cardprod.simulator import Simulator
+from tests.attack.registry import Found, attack
+from tests.attack.target import LIMIT, PLACE, TOKEN, always, attacked, error_of, grant_or, oauth
+from tests.cards import CARD
+from tests.raw_server import RawServer, http_answer
+from tests.waiting import until
+
+
+@attack("Retry-After: 3600 pauses for two minutes at most, and resume_requests ends the pause")
+async def _() -> Found:
+    answers = iter([http_answer(429, Retry_After="3600"), http_answer(), http_answer()])
+    async with attacked(lambda _: next(answers)) as (_, client):
+        await error_of(client.get_status(*PLACE))
+        wrong = [] if 100 < client.paused_for <= 120 else [f"it pauses for {client.paused_for:.0f} s"]
+        waiting = asyncio.create_task(client.get_status(*PLACE))
+        _, still = await asyncio.wait([waiting], timeout=0.2)
+        client.resume_requests()
+        await waiting
+        return wrong + ([] if still else ["a request was sent within the pause"])
+
+
+@attack("where each request gets a 401 although refreshes succeed, 100 cards make one refresh")
+async def _() -> Found:
+    async with attacked(partial(grant_or, always(http_answer(401))), oauth) as (server, client):
+        outcome = await client.get_statuses([(1, f"card-{number}") for number in range(100)])
+        refreshes = sum(head.startswith("POST") for head in server.heads)
+        kinds = {type(error) for error in outcome.values()}
+        return [] if (refreshes, kinds) == (1, {Unauthorized}) else [f"{refreshes} refreshes, {kinds}"]
+
+
+@attack("a synchronous on_refresh is named as that, and called once")
+async def _() -> Found:
+    stored: list[TokenPair] = []
+    store: Any = stored.append
+    async with Simulator() as kiosk:
+        kiosk.add(CARD, "never")
+        known = (kiosk.client_id, kiosk.client_secret, kiosk.refresh_token)
+        token = OAuthToken(*known, base_url=kiosk.base_url, on_refresh=store)
+        async with Client(token, base_url=kiosk.base_url) as client:
+            errors = [await error_of(client.get_status(*PLACE)) for _ in range(3)]
+    wrong = [repr(error) for error in errors if not (isinstance(error, UsageError) and "async" in str(error))]
+    return wrong + ([] if len(stored) == 1 else [f"it was called {len(stored)} times"])
+
+
+@attack("texts of 1 MiB in a status are cut")
+async def _() -> Found:
+    wrong: Found = []
+    for name, attribute, most in (("description", "description", 2048), ("errorCode", "error_code", 100)):
+        body = json.dumps({"status": "READY", name: "x" * (2**20 - 100)})
+        async with attacked(always(http_answer(body=body))) as (_, client):
+            length = len(getattr(await client.get_status(*PLACE), attribute))
+            wrong += [f"{name}: {length} characters are kept"] if length > most else []
+    return wrong
+
+
+@attack("after a 429's pause one request is sent before the others", known="not built yet (issue 19)")
+async def _() -> Found:
+    seen: list[int] = []
+
+    async def answer(writer: asyncio.StreamWriter) -> None:
+        if len(server.heads) == 1:
+            writer.write(http_answer(429, Retry_After="1"))
+            return
+        if len(server.heads) == 2:
+            await asyncio.sleep(0.5)
+            seen.append(len(server.heads))
+        writer.write(http_answer())
+
+    async with RawServer(answer) as server, Client(TOKEN, base_url=server.base_url) as client:
+        first = asyncio.create_task(client.get_status(*PLACE))
+        await until("the pause", lambda: client.paused_for, limit=LIMIT)
+        await asyncio.gather(first, *(client.get_status(*PLACE) for _ in range(10)))
+    return [] if seen == [2] else [f"{seen[0] - 1} requests were sent before one was answered"]

@@ -1,0 +1,108 @@
+"""Attacks on secrets: failures, echoes and encodings."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from functools import partial
+from itertools import chain
+from typing import TYPE_CHECKING
+
+import attrs
+
+from cardprod import CardprodError, Client
+from tests.attack.leaks import leaks, logged, shown_by
+from tests.attack.registry import Found, attack
+from tests.attack.target import PLACE, TOKEN, always, attacked, error_of, grant_or, oauth
+from tests.raw_server import http_answer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from cardprod import OAuthToken
+
+
+def failures() -> dict[str, Callable[[str], bytes | None]]:
+    """Each way in which a request fails, by what the server does."""
+
+    def echo(http_status: int, request: str) -> bytes:
+        return http_answer(http_status, json.dumps({"code": "x", "title": request, "detail": request}))
+
+    return {
+        **{str(code): partial(echo, code) for code in (401, 403, 404, 422, 429, 500)},
+        "a dropped connection": lambda _: None,
+        "a timeout": lambda _: b"",
+        "the caller's own timeout": lambda _: b"",
+    }
+
+
+async def search_failures(token: str | Callable[[str], OAuthToken]) -> Found:
+    wrong: Found = []
+    for name, reply in failures().items():
+        is_own = name == "the caller's own timeout"
+        settings = {"attempts": 1, "request_timeout": 9.0 if is_own else 0.3}
+        with logged() as records:
+            async with attacked(partial(grant_or, reply), token, **settings) as (_, client):
+
+                async def poll(limit: float | None = 0.3 if is_own else None, client: Client = client) -> None:
+                    async with asyncio.timeout(limit):
+                        await client.get_status(*PLACE)
+
+                error = await error_of(poll())
+        wrong += [f"{name}: {leak}" for leak in leaks([*shown_by(error), *records])]
+    return wrong
+
+
+@attack("no failed request shows a plain token, in its error, frames' variables or logs")
+async def _() -> Found:
+    return await search_failures(TOKEN)
+
+
+@attack("no failed request shows an OAuthToken's secrets, in its error, frames' variables or logs")
+async def _() -> Found:
+    return await search_failures(oauth)
+
+
+@attack("a refused refresh, whose answer repeats the request, shows no secret")
+async def _() -> Found:
+    async def search(name: str, reply: Callable[[str], bytes | None]) -> Found:
+        async with attacked(reply, partial(oauth, access_token=None)) as (_, client):
+            return [f"{name}: {leak}" for leak in leaks(shown_by(await error_of(client.get_status(*PLACE))))]
+
+    quick = {name: reply for name, reply in failures().items() if "timeout" not in name}
+    with logged() as records:
+        found = await asyncio.gather(*(search(name, reply) for name, reply in quick.items()))
+    return [*chain.from_iterable(found), *leaks(records)]
+
+
+@attack("a token that an answer repeats in one of five encodings is not shown, encoded or decoded")
+async def _() -> Found:
+    encodings: dict[str, Callable[[str], str]] = {
+        "as it is": str,
+        "JSON": lambda text: "".join(f"\\u{ord(one):04x}" for one in text),
+        "URL": lambda text: "".join(f"%{ord(one):02x}" for one in text),
+        "HTML": lambda text: "".join(f"&#{ord(one)};" for one in text),
+        "HTML, hexadecimal": lambda text: "".join(f"&#x{ord(one):x};" for one in text),
+    }
+    wrong: Found = []
+    for (name, encode), http_status in ((one, code) for one in encodings.items() for code in (200, 403, 422)):
+        body = json.dumps({"message": "no ?"}).replace("?", encode(TOKEN))
+        with logged() as records:
+            async with attacked(always(http_answer(http_status, body))) as (_, client):
+                try:
+                    shown = [("the status", repr(await client.get_status(*PLACE)))]
+                except CardprodError as error:
+                    shown = [*shown_by(error)]
+        texts = [(where, text.replace("\\\\", "\\")) for where, text in shown + records]  # as `repr` doubles them
+        found = leaks(texts, (TOKEN, encode(TOKEN)))
+        wrong += [f"{name}, {http_status}: {leak}" for leak in found]
+    return wrong
+
+
+@attack("a token that a 200 repeats as kioskId, errorCode or description is not shown")
+async def _() -> Found:
+    body = json.dumps({"status": "READY", **dict.fromkeys(("kioskId", "errorCode", "description"), f"x {TOKEN}")})
+    with logged() as records:
+        async with attacked(always(http_answer(body=body))) as (_, client):
+            status = await client.get_status(*PLACE)
+    return leaks([("the status", f"{status!r} {attrs.astuple(status)}"), *records])

@@ -1,0 +1,22 @@
+"""The attacks on a client."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.waiting import LONG_LIMIT, LONG_TIMEOUT, run_program
+
+
+@pytest.mark.timeout(LONG_TIMEOUT)
+def test_every_attack_is_held_off() -> None:
+    """Whatever `python -m tests.attack` tries, the client holds, but for what is known not to be built yet."""
+    root = Path(__file__).parents[2]
+    ran = run_program(sys.executable, "-m", "tests.attack", "--json", cwd=root, check=False, limit=LONG_LIMIT)
+    outcomes = [json.loads(line) for line in ran.out.splitlines()]
+    assert [one for one in outcomes if not one["is_ok"]] == []
+    assert outcomes
+    assert ran.exit_code == 0, ran.err
