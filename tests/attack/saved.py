@@ -23,7 +23,7 @@ from tests.unit.deliveries import delivered
 from tests.waiting import until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
 
 TEXTS: Final = {"status", "source", "card_token", "kiosk_id", "error_code", "description", "id"}
@@ -100,11 +100,14 @@ async def _() -> Found:
 
 def with_each_value_replaced(plain: Any, others: list[Any]) -> Iterator[tuple[str, Any]]:
     """Give JSON again and again, each time with one value within it replaced by another; and the name of that value."""
-    kind: type[Any] = type(plain)
-    keys: Iterable[Any] = plain if kind is dict else range(min(len(plain), 2)) if kind is list else ()
+    whole, keys = plain, list[Any]()
+    if isinstance(plain, dict):
+        keys = [*whole]
+    elif isinstance(plain, list):
+        keys = [*range(len(whole))][:2]
     for key in keys:
-        for name, other in [*((str(key), other) for other in others), *with_each_value_replaced(plain[key], others)]:
-            changed = copy(plain)
+        for name, other in [*((str(key), other) for other in others), *with_each_value_replaced(whole[key], others)]:
+            changed = copy(whole)
             changed[key] = other
             yield name, changed
 

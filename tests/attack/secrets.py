@@ -8,18 +8,19 @@ from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING
 
+import aiohttp
 import attrs
 
-from cardprod import CardprodError, Client
+from cardprod import CardprodError, Client, OAuthToken
 from tests.attack.leaks import leaks, logged, shown_by
 from tests.attack.registry import Found, attack
-from tests.attack.target import PLACE, TOKEN, always, attacked, error_of, grant_or, oauth
+from tests.attack.target import CLIENT_SECRET, PLACE, REFRESH, TOKEN, always, attacked, error_of, grant_or, oauth
 from tests.raw_server import http_answer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from cardprod import OAuthToken
+    from cardprod import TokenPair
 
 
 def failures() -> dict[str, Callable[[str], bytes | None]]:
@@ -66,8 +67,9 @@ async def _() -> Found:
 @attack("a refused refresh, whose answer repeats the request, shows no secret")
 async def _() -> Found:
     async def search(name: str, reply: Callable[[str], bytes | None]) -> Found:
-        async with attacked(reply, partial(oauth, access_token=None)) as (_, client):
-            return [f"{name}: {leak}" for leak in leaks(shown_by(await error_of(client.get_status(*PLACE))))]
+        async with attacked(reply, partial(oauth, access_token=None)) as (server, client):
+            errors = [await error_of(client.get_status(*PLACE)), await error_of(oauth(server.base_url, None)())]
+            return [f"{name}: {leak}" for error in errors for leak in leaks(shown_by(error))]
 
     quick = {name: reply for name, reply in failures().items() if "timeout" not in name}
     with logged() as records:
@@ -106,3 +108,34 @@ async def _() -> Found:
         async with attacked(always(http_answer(body=body))) as (_, client):
             status = await client.get_status(*PLACE)
     return leaks([("the status", f"{status!r} {attrs.astuple(status)}"), *records])
+
+
+@attack("an error of on_refresh shows no secret")
+async def _() -> Found:
+    async def fail(_: TokenPair) -> None:
+        raise LookupError("the database is away")
+
+    def storing(base_url: str) -> OAuthToken:
+        return OAuthToken("client-id", CLIENT_SECRET, REFRESH, base_url=base_url, on_refresh=fail)
+
+    with logged() as records:
+        async with attacked(partial(grant_or, always(http_answer())), storing) as (_, client):
+            error = await error_of(client.get_status(*PLACE))
+    return leaks([*shown_by(error), *records])
+
+
+@attack("an error of a lent session's trace config shows no secret", known="a fault: only our own errors drop frames")
+async def _() -> Found:
+    async def fail(*_: object) -> None:
+        raise LookupError("a fault of the tracing")
+
+    config = aiohttp.TraceConfig()
+    config.on_request_start.append(fail)
+    wrong: Found = []
+    for token in (TOKEN, oauth):
+        async with (
+            aiohttp.ClientSession(trace_configs=[config]) as session,
+            attacked(always(http_answer()), token, session=session) as (_, client),
+        ):
+            wrong += leaks(shown_by(await error_of(client.get_status(*PLACE))))
+    return wrong
