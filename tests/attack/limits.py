@@ -31,7 +31,7 @@ async def _() -> Found:
 
 @attack("where each request gets a 401 although refreshes succeed, 100 cards make one refresh")
 async def _() -> Found:
-    async with attacked(partial(grant_or, always(http_answer(401))), oauth) as (server, client):
+    async with attacked(partial(grant_or, always(http_answer(401))), oauth, max_concurrency=5) as (server, client):
         outcome = await client.get_statuses([(1, f"card-{number}") for number in range(100)])
         refreshes = sum(head.startswith("POST") for head in server.heads)
         kinds = {type(error) for error in outcome.values()}
