@@ -44,17 +44,20 @@ async def _() -> Found:
     return [] if isinstance(error, UsageError) and "credentials of its own" in str(error) else [repr(error)]
 
 
-@attack("HTTPS_PROXY and HTTP_PROXY are used by a client's own session", known="not built yet: proxies (issue 19)")
+@attack("HTTPS_PROXY, HTTP_PROXY and NO_PROXY are honoured by a client's own session")
 async def _() -> Found:
+    settings: dict[str, Any] = {"allow_plain_http": True, "attempts": 1, "request_timeout": 2}
     wrong: Found = []
     for scheme, begin in (("http", "GET http://kiosk.invalid/"), ("https", "CONNECT kiosk.invalid:443 ")):
-        async with attacked(always(http_answer(503))) as (server, _client):
-            settings: dict[str, Any] = {"allow_plain_http": True, "attempts": 1, "request_timeout": 2}
-            with mock.patch.dict(os.environ, {f"{scheme.upper()}_PROXY": server.base_url}), replace_resolver([]):
-                async with Client(TOKEN, base_url=f"{scheme}://kiosk.invalid", **settings) as client:
-                    await error_of(client.get_status(*PLACE))
-            is_used = any(head.startswith(begin) for head in server.heads)
-            wrong += [] if is_used else [f"{scheme.upper()}_PROXY was not used"]
+        for excepted in ("elsewhere.invalid", "kiosk.invalid"):
+            async with attacked(always(http_answer(503))) as (server, _client):
+                environment = {f"{scheme.upper()}_PROXY": server.base_url, "NO_PROXY": excepted}
+                with mock.patch.dict(os.environ, environment), replace_resolver([]):
+                    async with Client(TOKEN, base_url=f"{scheme}://kiosk.invalid", **settings) as client:
+                        await error_of(client.get_status(*PLACE))
+                is_used = any(head.startswith(begin) for head in server.heads)
+                must_be = excepted != "kiosk.invalid"
+                wrong += [] if is_used is must_be else [f"{environment}: requests {server.heads}"]
     return wrong
 
 
