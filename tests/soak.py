@@ -49,6 +49,8 @@ CLOSING: Final = 10.0
 """Seconds in which connections that were closed must be gone."""
 MOST_OBJECTS: Final = 1.1
 """How many times as many objects there may be after the last polls as after the first."""
+LOGGED_OBJECTS: Final = 4
+"""Objects for each request that this program's own log keeps."""
 MOST_GROWTH: Final = 2**25
 """Bytes that may come on top: a heap keeps what its worst moment took, so only what goes on growing is a leak."""
 
@@ -244,7 +246,9 @@ class Soak:
         """Return the result as one object."""
         first, last = self.memory if len(self.memory) > 1 else (Memory(1, 1), Memory(0, 0))
         ratios = {"rss": round(last.rss / first.rss, 3), "objects": round(last.objects / first.objects, 3)}
-        grown = last.rss > first.rss + MOST_GROWTH or last.objects > first.objects * MOST_OBJECTS
+        grown = last.rss > first.rss + MOST_GROWTH or (
+            last.objects > first.objects * MOST_OBJECTS + len(log) * LOGGED_OBJECTS
+        )
         faults = Counter(entry.way for entry in log)
         is_well = not (self.wrong or self.leaks or self.hangs or grown) and self.lost <= len(log) * most_lost
         return {

@@ -19,7 +19,7 @@ import aiohttp
 import attrs
 
 from cardprod._http.proxies import proxy_for
-from cardprod._http.secrets import drop_frames, parse_redacted, redact
+from cardprod._http.secrets import drop_frames, drop_inner_frames, parse_redacted, redact
 from cardprod._http.session import check_verifies, open_session, send
 from cardprod._protocol.requests import PRODUCTION, TokenEndpoint, is_token
 from cardprod._protocol.responses import parse_token_response
@@ -388,6 +388,9 @@ class OAuthToken:
         except CardprodError as error:
             error.args = (f"refreshing the token: {error.args[0]}",)
             drop_frames(error)
+            raise
+        except Exception as error:
+            drop_inner_frames(error)  # a trace config's own
             raise
 
     async def _request_token_once(self) -> TokenGrant:

@@ -120,7 +120,8 @@ def transport_error(exc: BaseException) -> TransportError:
     # The exception's message may contain the URL, and so the card token: only the system's error text is quoted.
     reason: str | None = getattr(exc, "strerror", None)
     if isinstance(exc, aiohttp.ClientHttpProxyError):
-        reason = f"it answered {exc.status}"
+        # aiohttp's own annotation is partial.
+        reason = f"it answered {exc.status}"  # pyright: ignore[reportUnknownMemberType]
     return cls(f"{_tls_words(exc) or _head_words(exc) or words} ({reason or name})")
 
 

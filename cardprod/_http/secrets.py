@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import re
+from types import TracebackType
 from typing import TYPE_CHECKING, Final, TypeVar
 from urllib.parse import quote, quote_plus, unquote_plus
 
@@ -15,10 +16,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 
-__all__ = ["Secret", "drop_frames", "parse_redacted", "redact", "redact_status"]
+__all__ = ["Secret", "drop_frames", "drop_inner_frames", "parse_redacted", "redact", "redact_status"]
 
 _Said = TypeVar("_Said")
 _JSON_ESCAPE: Final = re.compile(r"\\u([0-9a-fA-F]{4})")
+_INNER: Final = frozenset({"cardprod", "aiohttp", "aiosignal", "asyncio"})
 _SECRET: Final = 12
 """Characters. Real tokens are longer, and a shorter one could be an ordinary word of the message."""
 
@@ -50,6 +52,21 @@ def drop_frames(error: BaseException) -> None:
             seen.add(id(one))
             one.__traceback__ = None
             errors += [one.__cause__, one.__context__]
+
+
+def drop_inner_frames(error: BaseException) -> None:
+    """Drop from an error that is not ours the frames of this package and of aiohttp, and keep the user's own."""
+    frames: list[TracebackType] = []
+    traceback = error.__traceback__
+    while traceback is not None:
+        frames.append(traceback)
+        traceback = traceback.tb_next
+    kept: TracebackType | None = None
+    for one in reversed(frames):
+        name = str(one.tb_frame.f_globals.get("__name__", ""))
+        if name.partition(".")[0] not in _INNER:
+            kept = TracebackType(kept, one.tb_frame, one.tb_lasti, one.tb_lineno)
+    error.__traceback__ = kept
 
 
 def parse_redacted(

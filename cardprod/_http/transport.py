@@ -15,7 +15,7 @@ from cardprod._http.auth import OAuthToken, check_token
 from cardprod._http.failures import is_retryable
 from cardprod._http.limiter import CLOSED, RequestLimiter
 from cardprod._http.proxies import proxy_for
-from cardprod._http.secrets import Secret, drop_frames, parse_redacted, redact, redact_status
+from cardprod._http.secrets import Secret, drop_frames, drop_inner_frames, parse_redacted, redact, redact_status
 from cardprod._http.session import Channel, check_verifies, pool_size
 from cardprod._http.time_limit import TimeLimit
 from cardprod._protocol.correlation import CorrelationIds
@@ -183,6 +183,9 @@ class Transport:
         except asyncio.CancelledError as exc:
             drop_frames(exc)
             raise
+        except Exception as exc:
+            drop_inner_frames(exc)  # a token source's own, a trace config's own
+            raise
         return await self._retry(card, queue, failure)
 
     async def close(self) -> None:
@@ -222,6 +225,9 @@ class Transport:
         except CardprodError as error:
             error.card = card
             drop_frames(error)
+            raise
+        except Exception as exc:
+            drop_inner_frames(exc)
             raise
 
     def _report_retry(self, card: Card, attempt: int, error: CardprodError, seconds: float) -> None:

@@ -268,7 +268,7 @@ def test_signatures_are_kept() -> None:
             " session: aiohttp.ClientSession | None = None, request_timeout: float = 10.0, attempts: int = 3,"
             " rate_limit: RateLimit | None = RateLimit(per_second=100, per_minute=1000),"
             " max_concurrency: int = 100,"
-            " ssl: _ssl.SSLContext | None = None, allow_plain_http: bool = False,"
+            " ssl: _ssl.SSLContext | None = None, proxy: ProxySetting = None, allow_plain_http: bool = False,"
             " safety_net: float = 300.0) -> None"
         ),
         Client.from_env: "() -> Self",

@@ -13,6 +13,7 @@ from benchmarks.storm import Storm, weather
 from cardprod import Card, Client, RateLimit
 from cardprod.simulator import Simulator, Stage
 from tests.leftovers import assert_idle, assert_nothing_left
+from tests.waiting import LONG_TIMEOUT
 
 if TYPE_CHECKING:
     from cardprod import Transition
@@ -41,6 +42,7 @@ async def follow(client: Client, card: Card) -> list[Transition]:
     return [step async for step in wait]
 
 
+@pytest.mark.timeout(LONG_TIMEOUT)
 @pytest.mark.seeds(1, 3)
 async def test_waits_survive_a_storm(seed: int, full_size: bool) -> None:
     """In a storm, each of many waits reports what the simulator served its card, ends rightly and leaves nothing."""
@@ -78,6 +80,7 @@ async def test_waits_survive_a_storm(seed: int, full_size: bool) -> None:
     await assert_nothing_left()
 
 
+@pytest.mark.timeout(LONG_TIMEOUT)
 async def test_batch_survives_a_storm_and_a_restart(full_size: bool) -> None:
     """With faults and a server gone for a while, a batch reports to each card once what was served, to its true end."""
     cards = 100 if full_size else 20
