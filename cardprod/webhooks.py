@@ -127,7 +127,7 @@ class Verifier:
             raise BadSignature(_NOT_SIGNED)
 
     def parse(self, body: bytes, headers: HeadersLike) -> ProductionEvent:
-        """Verify a delivery, and read what it tells.
+        """Verify a delivery, and parse its event.
 
         Args:
             body: As for `verify`.

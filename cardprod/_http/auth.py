@@ -143,8 +143,8 @@ class OAuthToken:
             `/2026Q3/oauth/token`.
         on_refresh: Is awaited with each new `TokenPair`, before any request uses it, to store it. What it raises is
             raised by the requests that wait for the token; the next request calls it with the same pair again.
-        refresh_before: How many seconds before its expiry a token is refreshed, at most half its lifetime; increased
-            randomly by up to half, so that many processes do not refresh at once.
+        refresh_before: How many seconds before its expiry a token is refreshed, at most half its lifetime; by default
+            six hours, as Wise advises. Increased randomly by up to half, so that many processes do not refresh at once.
         session: A session to use instead of one for each refresh; it is never closed here.
         ssl: A TLS context, for a client certificate or a private authority.
         proxy: As for `Client`.

@@ -34,7 +34,7 @@ _FAILURES: Final[tuple[tuple[type[BaseException], type[TransportError], str], ..
     (
         aiohttp.ClientHttpProxyError,
         TransportError,
-        "the proxy did not let the connection through: check proxy=, or HTTPS_PROXY in the environment",
+        "the proxy refused the connection: check proxy=, or HTTPS_PROXY in the environment",
     ),
     (aiohttp.ClientConnectorDNSError, TransportError, "the host's name was not found: check base_url and DNS"),
     (

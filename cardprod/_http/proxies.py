@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import ipaddress
 from typing import TYPE_CHECKING, Literal, TypeAlias
 from urllib.request import getproxies_environment, proxy_bypass
 
 from yarl import URL
 
+from cardprod._protocol.requests import is_loopback
 from cardprod.errors import UsageError
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def proxy_for(base_url: str, setting: object) -> URL | None:
         UsageError: The proxy's URL is invalid. It is not shown, because it may contain a password.
     """
     server = URL(base_url)
-    if setting is False or _is_loopback(server.host or ""):
+    if setting is False or is_loopback(server.host or ""):
         return None
     if setting is not None:
         return _checked("proxy", setting)
@@ -52,10 +52,3 @@ def _checked(name: str, proxy: object) -> URL:
     if url.scheme not in {"http", "https"} or not url.host:
         raise UsageError(f"{name} must be the URL of an http proxy, such as 'http://proxy.example:3128', or False")
     return url
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")

@@ -8,7 +8,7 @@
 | ASGI | a list of pairs of bytes |
 | WSGI | the environ, in which `X-Delivery-Id` is `HTTP_X_DELIVERY_ID` |
 
-Whoever calls the server chooses the headers, so nothing in them is an error here: a value that is no text is left out.
+Any caller of the server chooses the headers, so nothing in them is an error here: a value that is no text is ignored.
 What holds the headers is the programmer's choice, and refused in words where it cannot be that.
 """
 

@@ -32,6 +32,7 @@ __all__ = [
     "Endpoint",
     "Request",
     "TokenEndpoint",
+    "is_loopback",
     "is_token",
 ]
 
@@ -171,7 +172,7 @@ def _check_base_url(base_url: str, *, allow_plain_http: bool) -> None:
         raise UsageError("base_url must have no query, fragment or spaces")
     if url.scheme not in {"https", "http"} or not host:
         raise UsageError("base_url must be like 'https://api.wise.com': https, and a host")
-    if url.scheme == "http" and not allow_plain_http and not _is_loopback(host):
+    if url.scheme == "http" and not allow_plain_http and not is_loopback(host):
         raise UsageError(
             f"base_url is plain http to {host}, where anybody on the network could read the token; use https, "
             "or allow_plain_http=True on a test network"
@@ -184,7 +185,8 @@ def _check_base_url(base_url: str, *, allow_plain_http: bool) -> None:
         raise UsageError(_NO_URL) from None
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether a host of a URL is this machine, by its address or as `localhost`."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

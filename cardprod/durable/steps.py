@@ -1,4 +1,4 @@
-"""`Step`: one thing that a sink is told of a card, and how it and a card's outcome travel as JSON. Pure."""
+"""`Step`: what a sink gets of a card, one transition or error, and how it and a card's outcome become JSON. Pure."""
 
 from __future__ import annotations
 

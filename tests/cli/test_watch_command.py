@@ -282,7 +282,7 @@ async def test_cancelled_and_gone_on_with(kiosk: Simulator, tmp_path: Path, seco
 
 
 async def cancelled_after(seconds: float, file: str, state: str) -> list[dict[str, Any]]:
-    """PollState for so long, and give what was told until then."""
+    """Watch for so long, and return what was reported until then."""
     out = io.StringIO()
     arguments = cli.parser().parse_args(["watch", file, "--checkpoint", state, "--json", *SLOWLY])
     watching = asyncio.create_task(cli.run(arguments, cli.report_to(out, as_json=True)))

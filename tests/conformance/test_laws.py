@@ -456,7 +456,7 @@ class Stopped(BaseException):
 
 @each_interface
 async def test_token_source_that_raises_no_exception(kiosk: Simulator, interface: Interface) -> None:
-    """What a token source raises is raised to whoever waits, also if it is no `Exception`."""
+    """What a token source raises is raised by the wait, also if it is no `Exception`."""
 
     async def stopped() -> str:
         raise Stopped
