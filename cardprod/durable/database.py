@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final
 
-from cardprod.errors import UsageError
+from cardprod.errors import TransportError, UsageError
 from cardprod.models import one_line
 
 try:
@@ -73,7 +73,8 @@ class Database:
         """Connect.
 
         Raises:
-            UsageError: The database cannot be reached.
+            UsageError: It is no database's address.
+            TransportError: The database cannot be reached.
         """
         # The pool would try for half a minute and say nothing of why.
         password: object = None
@@ -89,7 +90,7 @@ class Database:
             words = one_line(str(exc), _SHOWN)
             if password:
                 words = words.replace(str(password), "[secret]")
-            raise UsageError(f"the database cannot be reached ({words}): check the address") from None
+            raise TransportError(f"the database cannot be reached ({words}): check the address") from None
         await self.connector.open_async()
         self._is_open = True
 

@@ -482,15 +482,15 @@ async def test_tables_of_others(postgres: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("address", "words"),
+    ("address", "error", "words"),
     [
-        ("postgresql://me:hunter2@127.0.0.1:1/nothing?connect_timeout=1", r"cannot be reached .*refused"),
-        ("postgresql://me:hunter2@[nowhere", "no connection string of libpq's"),
+        ("postgresql://me:hunter2@127.0.0.1:1/x?connect_timeout=1", TransportError, r"cannot be reached .*refused"),
+        ("postgresql://me:hunter2@[nowhere", UsageError, "no connection string of libpq's"),
     ],
 )
-async def test_no_database(address: str, words: str) -> None:
+async def test_no_database(address: str, error: type[CardprodError], words: str) -> None:
     """A database that cannot be reached is an error that does not show its address, where a password may be."""
-    with pytest.raises(UsageError, match=words) as caught:
+    with pytest.raises(error, match=words) as caught:
         async with Durable(address):
             pass
     assert "hunter2" not in "".join(traceback.format_exception(caught.value))
@@ -716,42 +716,42 @@ async def test_commands(
     assert (code, first["type"], first["produced"], first["pending"]) == (0, "batch", 3, 0)
     assert [line["status"] for line in rest] == ["PRODUCED"] * 3
     code, out = await run("batch", batch_id, "--cancel")
-    assert (code, out) == (0, f"3 cards: 3 produced, 0 ended in an error, 0 gave up; over; {first['looks']} looks\n")
+    assert (code, out) == (0, "3 cards: 3 produced, 0 ended in an error, 0 gave up; over\n")
 
 
 async def test_bad_file_is_submitted_not_at_all(
-    postgres: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    postgres: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """`submit` names the lines that are no cards and submits none; so with files that cannot be read."""
     file = tmp_path / "cards.csv"
     file.write_text("1,a\nx,b\n")
     assert await run("submit", str(file), "--database", postgres) == (2, "")
-    err = capsys.readouterr().err
-    assert "line 2: profile_id must be a whole number" in err
+    err = capfd.readouterr().err
+    assert ":2: profile_id must be a whole number" in err
     assert "nothing was submitted" in err
     assert (await run("submit", str(tmp_path / "none"), "--database", postgres))[0] == 2
-    assert "cannot be read: No such file" in capsys.readouterr().err
+    assert "cannot be read: No such file" in capfd.readouterr().err
     file.write_bytes(b"\xff\xfe")
     assert (await run("submit", str(file), "--database", postgres))[0] == 2
-    assert "it is not UTF-8" in capsys.readouterr().err
+    assert "it is not UTF-8" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["json", "json:no_such_function", "no_such_module:f", ":f"])
 @pytest.mark.usefixtures("environment")
 async def test_sink_that_is_not_there(
-    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    name: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """`worker --on-steps` that cannot be imported is a usage error, before any work."""
     monkeypatch.setattr(sys, "path", [*sys.path])
     assert (await run("worker", "--on-steps", name, "--database", "nowhere"))[0] == 2
-    assert "--on-steps" in capsys.readouterr().err
+    assert "--on-steps" in capfd.readouterr().err
 
 
-async def test_worker_without_a_token(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_worker_without_a_token(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     """`worker` without any token says which variable it needs."""
     monkeypatch.delenv("CARDPROD_TOKEN", raising=False)
     assert (await run("worker", "--database", "nowhere"))[0] == 2
-    assert "CARDPROD_TOKEN" in capsys.readouterr().err
+    assert "CARDPROD_TOKEN" in capfd.readouterr().err
 
 
 @pytest.mark.timeout(LONG_TIMEOUT)
@@ -779,7 +779,7 @@ async def test_own_sink_and_own_database(kiosk: Simulator, tmp_path: Path) -> No
 
     with start("submit", "cards.jsonl") as submitting:
         assert await submitting.until_end(LONG_LIMIT) == 0, submitting.err
-        assert submitting.err.startswith("1 cards submitted")
+        assert submitting.err.startswith("cardprod: 1 card submitted")
         batch_id = submitting.out.strip()
     told = tmp_path / "told"
     with start("worker", "--on-steps", "my_sink:on_steps") as at_work:

@@ -1,0 +1,112 @@
+"""`cardprod demo`: seven cards at a simulated kiosk, and the real client."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+import attrs
+
+from cardprod._polling.backoff import Backoff
+from cardprod.cli.exit_codes import PRODUCED
+from cardprod.cli.output import CommandFailed, DemoEnded, Notice, TransitionReported
+from cardprod.client import Client
+from cardprod.errors import WaitTimeout
+
+if TYPE_CHECKING:
+    import argparse
+
+    from cardprod.cli.arguments import Add
+    from cardprod.cli.output import Output
+    from cardprod.models import ProductionStatus
+    from cardprod.simulator import Simulator
+
+__all__ = ["add"]
+
+
+@attrs.frozen
+class _Scene:
+    """One card of the demo: its plan, how many requests fail, and how often it is waited for."""
+
+    plan: str
+    faults: int = 0
+    waits: int = 1
+
+
+_SCENES: Final = (
+    _Scene("prints"),
+    _Scene("jams"),
+    _Scene("prints", faults=2),
+    _Scene("rejected"),
+    _Scene("retried", waits=2),
+    _Scene("never"),
+    _Scene("prints"),
+)
+_SCHEDULE: Final = Backoff(first=0.4, factor=1.4, ceiling=1.0)
+_TIMEOUT: Final = 9.0
+_REPAIR: Final = 3.0
+
+
+def add(to: Add) -> None:
+    """Add the command."""
+    to(
+        "demo",
+        run,
+        does="wait for seven cards at a simulated kiosk, for ten seconds or so",
+        examples=("cardprod demo", "cardprod demo --json"),
+    )
+
+
+async def run(_: argparse.Namespace, output: Output) -> int:
+    """Play the scenes."""
+    from cardprod.simulator import Simulator  # noqa: PLC0415 - other commands need no web server
+
+    loop = asyncio.get_running_loop()
+    began_at = loop.time()
+    async with Simulator() as kiosk, Client(kiosk.token, base_url=kiosk.base_url) as client:
+        output.emit(
+            Notice(f"A simulated kiosk at {kiosk.base_url}, {len(_SCENES)} cards, and the real client over real HTTP:")
+        )
+        plays = [_play(number, kiosk, client, output, began_at) for number in range(len(_SCENES))]
+        finals = await asyncio.gather(*plays)
+        produced = sum(final is not None and final.is_produced for final in finals)
+        unfinished = finals.count(None)
+        output.emit(
+            DemoEnded(
+                cards=len(finals),
+                produced=produced,
+                failed=len(finals) - produced - unfinished,
+                unfinished=unfinished,
+                requests=len(kiosk.requests),
+                seconds=loop.time() - began_at,
+            )
+        )
+    return PRODUCED
+
+
+async def _play(
+    number: int, kiosk: Simulator, client: Client, output: Output, began_at: float
+) -> ProductionStatus | None:
+    """Wait for one card; return its final status, None if it has none."""
+    from cardprod.simulator import Fault  # noqa: PLC0415 - as above
+
+    scene = _SCENES[number]
+    await asyncio.sleep(number * 0.3)  # people do not come to a kiosk all at once
+    card = kiosk.add((123456, f"card-{number + 1}"), scene.plan)
+    for fault in (Fault.server_error(503), Fault.reset())[: scene.faults]:
+        kiosk.fail_next(fault, card=card)
+    last: ProductionStatus | None = None
+    for again in range(scene.waits):
+        if again:
+            output.emit(Notice(f"{card.card_token}: the ribbon is replaced, and the card is sent to the kiosk again"))
+            await asyncio.sleep(_REPAIR)
+        try:
+            async for step in client.wait_until_final(
+                card.profile_id, card.card_token, timeout=_TIMEOUT, schedule=_SCHEDULE
+            ):
+                last = step.current
+                output.emit(TransitionReported(card, step, asyncio.get_running_loop().time() - began_at))
+        except WaitTimeout as error:
+            output.emit(CommandFailed(error))
+            return None
+    return last

@@ -1,0 +1,99 @@
+"""`cardprod status`: request the status of one card, or of each of many."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from cardprod.cli.arguments import LIST, add_connection, card_token, completes_files, profile
+from cardprod.cli.connection import make_client
+from cardprod.cli.exit_codes import USAGE, exit_code_of, worst_of
+from cardprod.cli.lists import CardList, read_list
+from cardprod.cli.output import BadRowFound, CardFailed, StatusReported
+from cardprod.errors import CardprodError, UsageError
+from cardprod.models import Card
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from cardprod.cli.arguments import Add
+    from cardprod.cli.output import Output
+
+__all__ = ["add"]
+
+
+def add(to: Add) -> None:
+    """Add the command."""
+    status = to(
+        "status",
+        run,
+        does="request the status of a card, or of each of many, once",
+        examples=(
+            "cardprod status 123456 ca0c8154-1e14-4464-a1ce-dcea7dc3de52",
+            "cardprod status 123456 card-1 card-2 card-3",
+            "cardprod status --file cards.csv --json",
+        ),
+    )
+    profile_id = status.add_argument(
+        "profile", type=profile, metavar="PROFILE", help="the id of the profile that owns the cards"
+    )
+    cards = status.add_argument("cards", nargs="+", type=card_token, metavar="CARD", help="a card's token")
+    completes_files(
+        status.add_argument(
+            "--file",
+            action=_InsteadOf,
+            positionals=(profile_id, cards),
+            metavar="FILE",
+            help=f"a list of cards: {LIST}",
+        )
+    )
+    status.add_argument("--strict", action="store_true", help="request nothing if a row of the list is no card")
+    status.add_argument("--allow-empty", action="store_true", help="a list without cards is no error")
+    add_connection(status)
+
+
+class _InsteadOf(argparse.Action):
+    """An option that takes the place of arguments that are required without it."""
+
+    def __init__(self, *, positionals: Sequence[argparse.Action], **more: Any) -> None:  # noqa: ANN401 - argparse's own
+        super().__init__(**more)
+        self._positionals = positionals
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, *values: object) -> None:
+        """Take the value, and require the others no more."""
+        del parser
+        setattr(namespace, self.dest, values[0])
+        for positional in self._positionals:
+            positional.required = False
+
+
+async def run(arguments: argparse.Namespace, output: Output) -> int:
+    """Request the statuses."""
+    profile_id: int | None = arguments.profile
+    if (arguments.file is None) == (profile_id is None):
+        raise UsageError("name either PROFILE CARD [CARD …] or a list of cards with --file")
+    client = make_client(arguments)
+    if profile_id is None:
+        listed = await read_list(arguments.file, allow_empty=arguments.allow_empty)
+    else:
+        listed = CardList("", [Card(profile_id, token) for token in arguments.cards], [])
+    for row in listed.bad_rows:
+        output.emit(BadRowFound(listed.name, row))
+    if listed.bad_rows and arguments.strict:
+        raise UsageError("nothing was requested, because --strict accepts no bad rows")
+    codes = {USAGE} if listed.bad_rows else set[int]()
+    async with client:
+        if arguments.file is None and len(listed.cards) == 1:
+            [card] = listed.cards
+            status = await client.get_status(card.profile_id, card.card_token)
+            output.emit(StatusReported(card, status))
+            return exit_code_of(status)
+        async with client.get_statuses(listed.cards) as pairs:
+            async for card, outcome in pairs:
+                codes.add(exit_code_of(outcome))
+                if isinstance(outcome, CardprodError):
+                    output.emit(CardFailed(card, outcome))
+                else:
+                    output.emit(StatusReported(card, outcome))
+                await output.drain()
+    return worst_of(codes)

@@ -1,0 +1,390 @@
+"""One run of `cardprod watch`: waits for the cards of a list, reports what they show, and keeps the checkpoint.
+
+What is promised: whatever ends the run, even `kill -9`, the same command continues from its checkpoint. What was shown
+is in the file within a second, and nothing is in it that was not shown: a result is noted only when standard output has
+taken it. (In the live view, shown means counted.)
+
+Cards that ended in a final status are not waited for again; those whose wait ended with an error, or because their time
+ran out, begin anew; cards that are new in the list are added. A deadline stays where it was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import math
+import signal
+from contextlib import AsyncExitStack, aclosing, contextmanager, suppress
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, Final
+
+import attrs
+
+from cardprod._polling.adaptive import AdaptiveSchedule
+from cardprod._protocol.codec import unix_time
+from cardprod.checkpoint import Checkpoint, wall_clock
+from cardprod.cli.exit_codes import SIGNALLED
+from cardprod.cli.lists import no_cards, read_rows, shown_name
+from cardprod.cli.output import (
+    BadRowFound,
+    CardFailed,
+    OutputLost,
+    TransitionReported,
+    Warned,
+    WatchEnded,
+    WatchStarted,
+)
+from cardprod.cli.watch.stats import WatchStats, exit_code_for
+from cardprod.cli.words import count_of, whole
+from cardprod.errors import CardprodError, Unauthorized, UsageError
+from cardprod.models import Card
+from cardprod.telemetry import PollFailed
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Generator, Iterable, Sequence
+
+    from cardprod._polling.waits import Waits
+    from cardprod.checkpoint import PendingCard
+    from cardprod.cli.lists import CardList
+    from cardprod.cli.output import Output, WatchProgress
+    from cardprod.cli.watch.store import CheckpointStore, Saved
+    from cardprod.client import Client
+    from cardprod.models import Transition
+    from cardprod.telemetry import Event
+
+__all__ = ["WatchOptions", "WatchSession"]
+
+_AT_LEAST_EVERY: Final = 60.0
+"""Seconds after which progress is reported though nothing has changed."""
+
+_AT_ONCE: Final = 1000
+_LAST_WORDS: Final = 1.0
+"""Seconds for which a run that was stopped waits for its output to be read."""
+
+_LONG: Final = 0.01
+
+
+@attrs.frozen(kw_only=True)
+class WatchOptions:
+    """What was asked for.
+
+    Args:
+        list_name: The list's name; "-" for standard input.
+        base_url: Where cards are asked for.
+        per_minute: The most requests in a minute.
+        timeout: Seconds to wait for each card; infinite for no limit.
+        follow: Whether a wait goes on after an error status, until the card is produced.
+        allow_empty: Whether a list without cards is no error.
+    """
+
+    list_name: str
+    base_url: str
+    per_minute: int
+    timeout: float
+    follow: bool
+    allow_empty: bool
+
+
+class WatchSession:
+    """One run.
+
+    Args:
+        client: The client.
+        output: Where it reports to.
+        options: What was asked for.
+        store: The checkpoint file; None for none.
+    """
+
+    def __init__(self, client: Client, output: Output, options: WatchOptions, store: CheckpointStore | None) -> None:
+        self._client = client
+        self._output = output
+        self._options = options
+        self._store = store
+        self._schedule = AdaptiveSchedule()
+        self._loop = asyncio.get_running_loop()
+        self._stats = WatchStats(self._loop.time())
+        self._began_at = self._loop.time()
+        self._waits: list[Waits] = []
+        self._unnamed: set[Card] = set()  # cards of the checkpoint that standard input has not named yet
+        self._stopped: asyncio.Future[str] = self._loop.create_future()
+        client.on_event = self._process_event
+
+    async def run(self, listed: CardList | None) -> int:
+        """Run until all cards have ended, or it is stopped.
+
+        Args:
+            listed: The list; None to read it from standard input, from its first line on.
+
+        Returns:
+            The exit code.
+        """
+        with _no_long_collections(), self._stopped_by_signals():
+            try:
+                await self._wait(listed)
+            except OutputLost:
+                if self._store is not None:
+                    self._store.forget_changes()  # whoever has gone may not have read them
+                raise
+            finally:
+                self._close_store()
+        ended = WatchEnded(self._progress(), self._stopped.result() if self._stopped.done() else None, self._file)
+        self._output.emit(ended)
+        if ended.stopped_by is None:
+            return exit_code_for(ended.progress)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_LAST_WORDS):
+                await self._output.drain()
+        number = getattr(signal, ended.stopped_by, None)
+        return exit_code_for(ended.progress) if number is None else SIGNALLED + number
+
+    @property
+    def _file(self) -> str | None:
+        return None if self._store is None else self._store.name
+
+    async def _wait(self, listed: CardList | None) -> None:
+        saved = None if self._store is None else await self._store.open(self._options.base_url)
+        pending, new = await asyncio.to_thread(self._prepare, listed, saved)
+        self._output.emit(
+            WatchStarted(
+                name=shown_name(self._options.list_name),
+                cards=len(self._stats),
+                ended=len(self._stats) - self._stats.pending,
+                bad_rows=self._stats.bad_rows,
+                per_minute=self._options.per_minute,
+                checkpoint=self._file,
+                is_resumed=saved is not None,
+            )
+        )
+        if listed is not None:
+            for row in listed.bad_rows:
+                self._output.emit(BadRowFound(listed.name, row))
+        del saved  # of a million cards it is as large as their waits
+        async with AsyncExitStack() as stack:
+            # Two batches, because only waits that are resumed have deadlines of their own. They share what is learned.
+            opened = self._client.wait_until_all_final(None, timeout=self._options.timeout, schedule=self._schedule)
+            self._waits.append(await stack.enter_async_context(opened))
+            works = [self._read(opened, opened)]
+            if pending:
+                resumed = await asyncio.to_thread(self._resume, pending)
+                self._waits.append(await stack.enter_async_context(resumed))
+                works.append(self._read(resumed, opened))
+            pending.clear()
+            works.append(self._feed(new, opened, has_more=listed is None))
+            await self._run_all(works, opened)
+
+    def _prepare(self, listed: CardList | None, saved: Saved | None) -> tuple[list[PendingCard], list[Card]]:
+        """Count the cards that are known; return those whose waits are resumed, and those whose waits begin."""
+        pending: list[PendingCard] = []
+        again: list[Card] = []
+        if saved is not None:
+            self._check_same(listed, saved)
+            self._schedule = AdaptiveSchedule.from_json(saved.learned)
+            for one in saved.cards:
+                wait, last = one.wait, one.wait.last
+                goes_on = last is None or not last.is_final or (self._options.follow and not last.is_produced)
+                self._stats.restore(wait.card, None if one.error else last, is_end=not goes_on)
+                if one.error is not None:
+                    again.append(wait.card)
+                elif goes_on:
+                    pending.append(self._followed(wait) if last is not None and last.is_final else wait)
+        if self._store is not None:
+            self._store.learned = self._schedule.to_json
+        if listed is not None:
+            self._stats.bad_rows = len(listed.bad_rows)
+            again += self._stats.add(listed.cards)
+        return pending, again
+
+    def _followed(self, wait: PendingCard) -> PendingCard:
+        """Return the wait for what comes after an error status; its time begins anew."""
+        timeout = self._options.timeout
+        deadline_at = unix_time(wall_clock() + timeout) if timeout < math.inf else None
+        return attrs.evolve(wait, is_after=True, deadline_at=deadline_at)
+
+    def _check_same(self, listed: CardList | None, saved: Saved) -> None:
+        """Check that a checkpoint is of these cards. Of a list that is still to come, this cannot be known.
+
+        Raises:
+            UsageError: It is of others.
+        """
+        if saved.base_url != self._options.base_url:
+            raise UsageError(
+                f"{self._file} is of cards at {saved.base_url}, not at {self._options.base_url}: "
+                "name another file with --checkpoint"
+            )
+        if listed is None:
+            self._unnamed = {one.wait.card for one in saved.cards}
+            return
+        others = {one.wait.card for one in saved.cards} - set(listed.cards)
+        if others:
+            raise UsageError(
+                f"{self._file} is of other cards: {len(others):,} of them are not in this list, such as "
+                f"{min(map(whole, others))}; name another file with --checkpoint"
+            )
+
+    def _resume(self, pending: list[PendingCard]) -> Waits:
+        checkpoint = attrs.evolve(Checkpoint.for_cards(()), pending=tuple(pending))
+        return self._client.resume(checkpoint, schedule=self._schedule)
+
+    # --- What goes on side by side ---
+
+    async def _run_all(self, works: Iterable[Coroutine[Any, Any, None]], opened: Waits) -> None:
+        """Run all until they have ended, one raises, or the run is stopped."""
+        needed = {asyncio.create_task(work) for work in works}
+        tasks = needed | {asyncio.create_task(self._report_progress())}
+        if self._store is not None:
+            tasks.add(asyncio.create_task(self._store.keep_writing(self._note_saved, self._warn)))
+        try:
+            while needed and not self._stopped.done():
+                if len(needed) == 1:  # all cards were read, and the others that were resumed have ended
+                    opened.no_more()
+                watched: set[asyncio.Future[Any]] = {*tasks, self._stopped}
+                await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
+                ended = {task for task in tasks if task.done()}
+                for task in ended:
+                    task.result()
+                tasks -= ended
+                needed -= ended
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _feed(self, new: Sequence[Card], opened: Waits, *, has_more: bool) -> None:
+        """Begin the waits of cards: of those that are known, and of those that come."""
+        for first in range(0, len(new), _AT_ONCE):
+            await self._begin(new[first : first + _AT_ONCE], opened)
+        if not has_more:
+            return
+        async with aclosing(read_rows(self._options.list_name)) as blocks:
+            async for rows in blocks:
+                cards = [row for row in rows if isinstance(row, Card)]
+                for row in rows:
+                    if not isinstance(row, Card):
+                        self._stats.bad_rows += 1
+                        self._output.emit(BadRowFound(shown_name(self._options.list_name), row))
+                await self._output.drain()
+                self._unnamed.difference_update(cards)
+                for first in range(0, len(cards), _AT_ONCE):
+                    await self._begin(self._stats.add(cards[first : first + _AT_ONCE]), opened)
+        if self._unnamed:
+            unnamed = count_of(len(self._unnamed), "card")
+            self._output.emit(Warned(f"{unnamed} of {self._file} not named on standard input; continued all the same"))
+        if not (len(self._stats) or self._stats.bad_rows or self._options.allow_empty):
+            raise no_cards(self._options.list_name)
+
+    async def _begin(self, cards: Sequence[Card], opened: Waits) -> None:
+        if self._store is not None:
+            for card in cards:
+                self._store.add(self._stats.number_of(card), card, self._options.timeout)
+            try:
+                await self._store.flush()  # so that what is shown of them finds their rows
+            except UsageError as error:
+                self._warn(error)
+        for card in cards:
+            opened.add(card)
+        await asyncio.sleep(0)
+
+    async def _read(self, waits: Waits, opened: Waits) -> None:
+        """Report what the waits show."""
+        async for card, result in waits:
+            now = self._loop.time()
+            seconds = now - self._began_at
+            if isinstance(result, CardprodError):
+                self._output.emit(CardFailed(card, result, seconds))
+            else:
+                self._output.emit(TransitionReported(card, result, seconds))
+            await self._output.drain()
+            self._note(card, result, now, opened)
+
+    def _note(self, card: Card, result: Transition | CardprodError, now: float, opened: Waits) -> None:
+        """Count what was shown, and keep it."""
+        outcome = result if isinstance(result, CardprodError) else result.current
+        is_end = isinstance(outcome, CardprodError) or outcome.is_final
+        is_followed = False
+        if is_end and self._options.follow and not isinstance(outcome, CardprodError) and not outcome.is_produced:
+            is_end, is_followed = False, True
+            opened.add(card, after=outcome)
+        self._stats.report(card, outcome, now, is_end=is_end)
+        if self._store is not None:
+            self._store.change(self._stats.number_of(card), result, self._options.timeout if is_followed else None)
+        if isinstance(outcome, Unauthorized):
+            self._stop(type(outcome).__name__)  # every other card would get the same answer
+
+    async def _report_progress(self) -> None:
+        before: object = None
+        reported_at = 0.0
+        while True:
+            if self._output.redraws:
+                self._output.emit(self._progress())
+            await asyncio.sleep(self._output.interval)
+            progress = self._progress()
+            now = progress.pending, progress.failed_polls, progress.statuses
+            if now != before or progress.seconds - reported_at >= _AT_LEAST_EVERY:
+                before, reported_at = now, progress.seconds
+                if not self._output.redraws:
+                    self._output.emit(progress)
+
+    def _progress(self) -> WatchProgress:
+        requests = sum(waits.progress.requests for waits in self._waits)
+        return self._stats.progress(self._loop.time(), requests, self._client.paused_for)
+
+    def _process_event(self, event: Event) -> None:
+        if isinstance(event, PollFailed):
+            self._stats.poll_failed(event.error)
+
+    def _note_saved(self) -> None:
+        self._stats.saved_at = self._loop.time()
+
+    def _warn(self, error: UsageError) -> None:
+        self._output.emit(Warned(str(error)))
+
+    def _close_store(self) -> None:
+        if self._store is not None:
+            try:
+                self._store.close()
+            except UsageError as error:
+                self._warn(error)
+
+    # --- How it is stopped ---
+
+    def _stop(self, by: str) -> None:
+        if not self._stopped.done():
+            self._stopped.set_result(by)
+
+    @contextmanager
+    def _stopped_by_signals(self) -> Generator[None]:
+        """Let Ctrl-C and SIGTERM stop it. One that is ignored stays ignored, as for `nohup` and `&`."""
+        numbers = [one for one in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(one) is not signal.SIG_IGN]
+        for number in numbers:
+            with suppress(NotImplementedError, ValueError, RuntimeError):  # Windows, where Ctrl-C cancels instead
+                self._loop.add_signal_handler(number, self._stop, number.name)
+        try:
+            yield
+        finally:
+            for number in numbers:
+                with suppress(NotImplementedError):
+                    self._loop.remove_signal_handler(number)
+
+
+@contextmanager
+def _no_long_collections() -> Generator[None]:
+    """Keep Python's garbage collector from walking over a million cards again and again, which takes it a second.
+
+    What a long collection has found alive is left out of all later ones. If it is cyclic garbage one day, it stays; but
+    cards, statuses and waits are in no cycles.
+    """
+    began_at = 0.0
+
+    def freeze(phase: str, info: dict[str, int]) -> None:
+        nonlocal began_at
+        if phase == "start":
+            began_at = perf_counter()
+        elif info["generation"] == 2 and perf_counter() - began_at > _LONG:  # noqa: PLR2004 - the oldest
+            gc.freeze()
+
+    gc.callbacks.append(freeze)
+    try:
+        yield
+    finally:
+        gc.callbacks.remove(freeze)
+        gc.unfreeze()

@@ -1,0 +1,466 @@
+"""The checkpoint file of `cardprod watch`: an SQLite database with a row for each card, written as things change.
+
+| table | column | what it is |
+| --- | --- | --- |
+| `card` | `number` | its position, from 0 |
+| | `profile_id` `card_token` | the card |
+| | `started_at` `deadline_at` | when its wait began, and when it ends, if it has a timeout |
+| | `status` `kiosk_id` `occurred_at` `error_code` `description` | the last status that was shown |
+| | `previous` | the status before that one |
+| | `seen_at` `polls` | when it was shown, and after how many answered polls |
+| | `error` | the error that ended its wait, if one did: another run begins it anew |
+| `watch` | `base_url` | where cards are asked for |
+| | `learned` | what `AdaptiveSchedule.to_json` gave: how long statuses last |
+
+Times are microseconds since 1970 in UTC. No token but the cards' is in it, and only its owner can read it.
+
+One run has it at a time: it holds SQLite's write lock, because with each commit it begins the next transaction. Whoever
+wants to can read it meanwhile. In WAL mode a commit is in the file as soon as it returns, also if the process is
+killed; if the machine crashes, the last ones may be missing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+import sqlite3
+import stat
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import attrs
+
+from cardprod._polling.adaptive import AdaptiveSchedule
+from cardprod._protocol.codec import as_datetime, unix_time
+from cardprod.checkpoint import PendingCard, wall_clock
+from cardprod.errors import CardprodError, UsageError
+from cardprod.models import Card, ProductionStatus, one_line
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from cardprod.models import Transition
+
+__all__ = ["CheckpointStore", "Saved", "SavedCard"]
+
+_T = TypeVar("_T")
+
+_APPLICATION: Final = int.from_bytes(b"CPwa", "big")
+_VERSION: Final = 1
+_PRAGMAS: Final = ("application_id", "user_version")
+_MAGIC: Final = b"SQLite format 3\0"
+_HEADER: Final = 100
+_COLUMNS: Final = {
+    "number": "INTEGER PRIMARY KEY",
+    "profile_id": "INTEGER NOT NULL",
+    "card_token": "TEXT NOT NULL",
+    "started_at": "INTEGER NOT NULL",
+    "deadline_at": "INTEGER",
+    "status": "TEXT",
+    "kiosk_id": "TEXT",
+    "occurred_at": "INTEGER",
+    "error_code": "TEXT",
+    "description": "TEXT",
+    "previous": "TEXT",
+    "seen_at": "INTEGER",
+    "polls": "INTEGER NOT NULL DEFAULT 0",
+    "error": "TEXT",
+}
+_NAMES: Final = tuple(_COLUMNS)
+_TYPES: Final = tuple(
+    (int if "INTEGER" in kind else str, kind not in {"INTEGER", "TEXT"}) for kind in _COLUMNS.values()
+)
+_SCHEMA: Final = (
+    f"CREATE TABLE card ({', '.join(f'{name} {kind}' for name, kind in _COLUMNS.items())})",
+    "CREATE TABLE watch (base_url TEXT NOT NULL, learned TEXT NOT NULL)",
+)
+_ADD: Final = f"INSERT OR REPLACE INTO card ({', '.join(_NAMES[:5])}) VALUES (?, ?, ?, ?, ?)"  # noqa: S608 - constant
+_CHANGE: Final = (
+    "UPDATE card SET status = ?, kiosk_id = ?, occurred_at = ?, error_code = ?, description = ?, previous = ?, "
+    "seen_at = ?, polls = coalesce(?, polls), error = ?, deadline_at = coalesce(?, deadline_at) WHERE number = ?"
+)
+_BESIDE: Final = ("-wal", "-shm", "-journal")
+"""What SQLite has beside a database."""
+
+_LONGEST: Final = 1_000_000
+"""Bytes of the longest value that is read: far more than any that is written."""
+
+_TRIES: Final = 3
+_BETWEEN_TRIES: Final = 0.02
+_SHOWN: Final = 100
+_SAVE_AFTER: Final = 0.4
+"""Seconds until a change is written: what comes meanwhile is written with it."""
+
+_LEARNED_EVERY: Final = 60.0
+_RETRY_AFTER: Final = 60.0
+"""Seconds until a file that could not be written is tried again."""
+
+
+@attrs.frozen
+class SavedCard:
+    """A card of an earlier run.
+
+    Args:
+        wait: Its wait as it was.
+        error: The error that ended it; None if it goes on, or ended in a final status.
+    """
+
+    wait: PendingCard
+    error: str | None
+
+
+@attrs.frozen
+class Saved:
+    """What an earlier run left.
+
+    Args:
+        base_url: Where its cards were asked for.
+        learned: What its schedule had learned.
+        cards: Its cards, by their numbers.
+    """
+
+    base_url: str
+    learned: str
+    cards: list[SavedCard]
+
+
+class CheckpointStore:
+    """A checkpoint file. Its work is done in a thread of its own, so that the event loop goes on.
+
+    Args:
+        name: The file's name.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name: str = name
+        """The file's name, for messages."""
+        self.learned: Callable[[], str] | None = None
+        """Returns what the schedule has learned, once there is one."""
+        self._learned_at = time.monotonic()
+        self._thread = ThreadPoolExecutor(1, "cardprod checkpoint")
+        self._database = _Database(name)
+        self._new: list[tuple[Any, ...]] = []
+        self._changes: dict[int, tuple[Any, ...]] = {}
+        self._has_changed = asyncio.Event()
+
+    async def open(self, base_url: str) -> Saved | None:
+        """Open the file, and keep it from other runs.
+
+        Args:
+            base_url: Where cards are asked for, for a new file.
+
+        Returns:
+            What an earlier run left; None if the file is new.
+
+        Raises:
+            UsageError: It is another run's, or no checkpoint, or cannot be used. It was left as it is.
+        """
+        return await self._run(lambda: self._database.open(base_url))
+
+    def add(self, number: int, card: Card, timeout: float) -> None:
+        """Note a card whose wait begins now."""
+        now = wall_clock()
+        ends_at = unix_time(now + timeout) if timeout < math.inf else None
+        self._new.append((number, card.profile_id, card.card_token, unix_time(now), ends_at))
+        self._has_changed.set()
+
+    def change(self, number: int, result: Transition | CardprodError, timeout: float | None = None) -> None:
+        """Note what was shown of a card; with a timeout, its wait goes on, and its time begins anew."""
+        now = wall_clock()
+        deadline_at = unix_time(now + timeout) if timeout is not None and timeout < math.inf else None
+        if isinstance(result, CardprodError):
+            self._changes[number] = (None,) * 8 + (type(result).__name__, deadline_at, number)
+        else:
+            status, before = result.current, result.previous
+            occurred_at = None if status.occurred_at is None else unix_time(status.occurred_at.timestamp())
+            self._changes[number] = (
+                *(str(status.status), status.kiosk_id, occurred_at),
+                *(None if status.error_code is None else str(status.error_code), status.description),
+                *(None if before is None else str(before.status), unix_time(now), result.polls),
+                *(None, deadline_at, number),
+            )
+        self._has_changed.set()
+
+    def forget_changes(self) -> None:
+        """Drop the changes that are not written yet."""
+        self._changes.clear()
+
+    async def flush(self) -> None:
+        """Write what was noted.
+
+        Raises:
+            UsageError: It cannot be written. It is kept, to be written later.
+        """
+        await self._run(self._writing())
+
+    async def keep_writing(self, on_saved: Callable[[], None], on_failure: Callable[[UsageError], None]) -> None:
+        """Write what was noted soon after it was, until this is cancelled.
+
+        Args:
+            on_saved: Is called after each time.
+            on_failure: Is called if that failed; it is tried again after a while.
+        """
+        while True:
+            await self._has_changed.wait()
+            await asyncio.sleep(_SAVE_AFTER)
+            while True:
+                try:
+                    await self.flush()
+                except UsageError as error:
+                    on_failure(error)
+                    await asyncio.sleep(_RETRY_AFTER)
+                else:
+                    on_saved()
+                    break
+
+    def close(self) -> None:
+        """Write the rest, and let others have the file. It blocks, so that nothing can cancel it.
+
+        Raises:
+            UsageError: The rest cannot be written.
+        """
+        self._learned_at = -math.inf
+        try:
+            self._thread.submit(self._writing()).result()
+        finally:
+            self._thread.submit(self._database.close).result()
+            self._thread.shutdown()
+
+    def _writing(self) -> Callable[[], None]:
+        """Take what was noted, and return what writes it, in the thread."""
+        new, self._new = self._new, []
+        changes, self._changes = self._changes, {}
+        self._has_changed.clear()
+        learned = None
+        if self.learned is not None and time.monotonic() - self._learned_at > _LEARNED_EVERY:
+            self._learned_at = time.monotonic()
+            learned = self.learned()
+        return lambda: self._database.write(new, changes, learned)
+
+    async def _run(self, work: Callable[[], _T]) -> _T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+
+class _Database:
+    """The file itself, in one thread."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._path = Path(os.path.realpath(name))
+        self._connection: sqlite3.Connection | None = None
+        self._new: list[tuple[Any, ...]] = []
+        self._changes: dict[int, tuple[Any, ...]] = {}
+
+    def open(self, base_url: str) -> Saved | None:
+        """Open the file, as `CheckpointStore.open` says."""
+        self._check_files()
+        try:
+            self._connection = connection = sqlite3.connect(
+                f"{self._path.as_uri()}?mode=rw", uri=True, timeout=0, isolation_level=None
+            )
+            connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LONGEST)
+            connection.execute("PRAGMA trusted_schema = OFF")
+            connection.execute("PRAGMA cell_size_check = ON")
+            self._lock(connection)
+            if not _schema_of(connection):
+                self._create(connection, base_url)
+                return None
+            saved = self._load(connection)
+            connection.execute("COMMIT")
+            self._set_up(connection)
+        except sqlite3.Error as exc:
+            self.close()
+            raise self._failure(exc) from None
+        except BaseException:
+            self.close()
+            raise
+        return saved
+
+    def write(self, new: list[tuple[Any, ...]], changes: dict[int, tuple[Any, ...]], learned: str | None) -> None:
+        """Write rows, and what could not be written before, and commit.
+
+        Raises:
+            UsageError: They cannot be written. They are kept.
+        """
+        self._new += new
+        self._changes |= changes
+        connection = self._connection
+        if connection is None:
+            return
+        try:
+            if not connection.in_transaction:  # the last write failed
+                connection.execute("BEGIN IMMEDIATE")
+            connection.executemany(_ADD, self._new)
+            connection.executemany(_CHANGE, self._changes.values())
+            if learned is not None:
+                connection.execute("UPDATE watch SET learned = ?", [learned])
+            connection.execute("COMMIT")
+            self._new, self._changes = [], {}
+            connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.Error as exc:
+            with suppress(sqlite3.Error):
+                connection.execute("ROLLBACK")
+            raise UsageError(f"the checkpoint {self._name} cannot be written: {exc}") from None
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._connection is not None:
+            with suppress(sqlite3.Error):
+                self._connection.close()
+            self._connection = None
+
+    # --- Is it ours? ---
+
+    def _check_files(self) -> None:
+        """Check the file, or create an empty one, before SQLite does anything with it."""
+        try:
+            if Path(self._name).is_symlink() and not self._path.exists():
+                raise self._refusal("it is a link that leads nowhere")
+            for path in (self._path, *(Path(f"{self._path}{end}") for end in _BESIDE)):
+                with suppress(FileNotFoundError):
+                    self._check_file(path)
+            flags = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+            with suppress(FileExistsError):
+                os.close(os.open(self._path, flags | os.O_CREAT | os.O_EXCL, 0o600))
+            file = os.open(self._path, flags)
+            try:
+                header = os.read(file, _HEADER)
+            finally:
+                os.close(file)
+        except OSError as exc:
+            raise UsageError(f"the checkpoint {self._name} cannot be used: {exc.strerror}") from None
+        if not header:
+            return
+        if len(header) < _HEADER or not header.startswith(_MAGIC):
+            raise self._refusal("it is no SQLite database")
+        version, application = (int.from_bytes(header[at : at + 4], "big") for at in (60, 68))
+        self._check_version(application, version)
+
+    def _check_file(self, path: Path) -> None:
+        found = path.lstat()
+        which = "it" if path == self._path else path.name
+        if not stat.S_ISREG(found.st_mode):
+            raise self._refusal(f"{which} is no file")
+        if hasattr(os, "geteuid") and found.st_uid != os.geteuid():
+            raise self._refusal(f"{which} is another user's file")
+
+    def _check_version(self, application: int, version: int) -> None:
+        if application != _APPLICATION:
+            raise self._refusal("it is another program's database")
+        if version > _VERSION:
+            raise self._refusal("a newer version of cardprod has written it")
+
+    def _lock(self, connection: sqlite3.Connection) -> None:
+        # A run that has the file lets go of it for an instant with each commit: who gets it thrice has it.
+        for is_last in (False,) * (_TRIES - 1) + (True,):
+            connection.execute("BEGIN IMMEDIATE")
+            if not is_last:
+                connection.execute("ROLLBACK")
+                time.sleep(_BETWEEN_TRIES)
+
+    def _create(self, connection: sqlite3.Connection, base_url: str) -> None:
+        for statement in _SCHEMA:
+            connection.execute(statement)
+        connection.execute("INSERT INTO watch VALUES (?, ?)", [base_url, AdaptiveSchedule().to_json()])
+        connection.execute(f"PRAGMA application_id = {_APPLICATION}")
+        connection.execute(f"PRAGMA user_version = {_VERSION}")
+        connection.execute("COMMIT")
+        self._set_up(connection)
+
+    def _set_up(self, connection: sqlite3.Connection) -> None:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = NORMAL")
+        connection.execute(f"PRAGMA journal_size_limit = {_LONGEST}")
+        connection.execute("BEGIN IMMEDIATE")
+
+    # --- What is in it? ---
+
+    def _load(self, connection: sqlite3.Connection) -> Saved:
+        application, version = (connection.execute(f"PRAGMA {name}").fetchone()[0] for name in _PRAGMAS)
+        self._check_version(application, version)
+        if _schema_of(connection) != {*_SCHEMA} or version != _VERSION:
+            raise self._damaged("its tables are others")
+        match connection.execute("SELECT base_url, learned FROM watch").fetchall():
+            case [(str(base_url), str(learned))]:
+                pass
+            case _:
+                raise self._damaged("table watch")
+        now = unix_time(wall_clock())
+        cards: list[SavedCard] = []
+        seen: set[Card] = set()
+        try:
+            AdaptiveSchedule.from_json(learned)
+            for row in connection.execute("SELECT * FROM card ORDER BY number"):
+                saved = _read_row(row, len(cards), now)
+                cards.append(saved)
+                seen.add(saved.wait.card)
+        except (ValueError, OverflowError) as exc:
+            raise self._damaged(f"card number {len(cards)}: {exc}") from None
+        if len(seen) < len(cards):
+            raise self._damaged("a card is in it twice")
+        return Saved(base_url, learned, cards)
+
+    # --- What is wrong with it? ---
+
+    def _damaged(self, what: str) -> UsageError:
+        return self._refusal(f"it is damaged ({one_line(what, _SHOWN)})")
+
+    def _refusal(self, why: str) -> UsageError:
+        return UsageError(
+            f"{self._name} is no checkpoint of `cardprod watch` to continue from: {why}; it was left as it is"
+        )
+
+    def _failure(self, exc: sqlite3.Error) -> UsageError:
+        code = getattr(exc, "sqlite_errorcode", 0) & 0xFF
+        if code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
+            return UsageError(
+                f"another run continues from {self._name}: wait for it, or name another file with --checkpoint"
+            )
+        if code in {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR}:
+            return UsageError(f"the checkpoint {self._name} cannot be written: {exc}")
+        return self._damaged(str(exc))
+
+
+def _schema_of(connection: sqlite3.Connection) -> set[str]:
+    return {str(sql) for (sql,) in connection.execute("SELECT sql FROM sqlite_master")}
+
+
+def _read_row(row: tuple[Any, ...], number: int, now: int) -> SavedCard:
+    """Read a row of the table `card`, and check it.
+
+    Raises:
+        ValueError: It cannot be one that was written here.
+    """
+    for value, name, (kind, is_required) in zip(row, _NAMES, _TYPES, strict=True):
+        if type(value) is not kind and (is_required or value is not None):
+            raise ValueError(name)
+    found, profile_id, card_token, started_at, deadline_at, status, *of_status, previous, seen_at, polls, error = row
+    kiosk_id, occurred_at, error_code, description = of_status
+    if found != number or polls < 0:
+        raise ValueError("number or polls")
+    for moment in (started_at, deadline_at or 0, seen_at or 0):
+        as_datetime(moment)  # or it raises
+    card, last = Card(profile_id, card_token), None
+    if status is not None:
+        if seen_at is None:
+            raise ValueError("seen_at")
+        occurred = None if occurred_at is None else as_datetime(occurred_at)
+        last = ProductionStatus(status, kiosk_id, occurred, error_code, description)
+    return SavedCard(
+        PendingCard(
+            card=card,
+            started_at=started_at,
+            deadline_at=deadline_at,
+            next_poll_at=now,
+            polls=polls,
+            last=last,
+            began_at=seen_at if last else None,
+            polled_at=seen_at if last else None,
+            is_first=previous is None,
+        ),
+        error,
+    )
