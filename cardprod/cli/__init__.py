@@ -55,7 +55,9 @@ import traceback
 from typing import TYPE_CHECKING, Final
 
 from cardprod.cli.exit_codes import DEFECT, INTERRUPTED, NO_ANSWER, exit_code_of
-from cardprod.cli.output import CommandFailed, Output, OutputLost, open_missing_streams, print_stderr
+from cardprod.cli.output import Output
+from cardprod.cli.output.events import Failed
+from cardprod.cli.output.streams import OutputLost, open_missing_streams, print_stderr
 from cardprod.cli.parser import make_parser
 from cardprod.errors import CardprodError
 from cardprod.telemetry import LOGGER
@@ -84,7 +86,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments = make_parser().parse_args(argv)
         # Closed when this started, standard output is None.
         file = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115 - it stays open
-        return asyncio.run(run(arguments, Output.to(file, as_json=arguments.json, is_live=_is_live(arguments))))
+        is_live = arguments.is_live and not arguments.plain
+        return asyncio.run(run(arguments, Output.to(file, as_json=arguments.json, is_live=is_live)))
     except KeyboardInterrupt:
         return INTERRUPTED
     except OutputLost as lost:
@@ -103,14 +106,10 @@ async def run(arguments: argparse.Namespace, output: Output) -> int:
         try:
             exit_code: int = await arguments.run(arguments, output)
         except CardprodError as error:
-            output.emit(CommandFailed(error))
+            output.emit(Failed(error))
             exit_code = exit_code_of(error)
         await output.drain()
     finally:
         LOGGER.removeHandler(_NOWHERE)
-        output.close()
+        output.renderer.close()
     return exit_code
-
-
-def _is_live(arguments: argparse.Namespace) -> bool:
-    return arguments.is_live and not arguments.plain

@@ -1,4 +1,4 @@
-"""How the command reaches the API: the clients that its arguments and the environment describe."""
+"""How the command reaches the API and the database: as its arguments and the environment say."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Final
 
 from cardprod._http.rate_limit import RateLimit
 from cardprod.client import PRODUCTION, Client
-from cardprod.errors import UsageError
+from cardprod.errors import CardprodError, TransportError, UsageError
 
 if TYPE_CHECKING:
     import argparse
 
     from cardprod._http.proxies import ProxySetting
+    from cardprod.durable import Durable
 
-__all__ = ["base_url", "make_client", "make_clients"]
+__all__ = ["base_url", "find_database", "make_client", "make_clients"]
 
 _TOKEN: Final = "CARDPROD_TOKEN"  # noqa: S105 - a variable's name
 
@@ -25,16 +26,8 @@ def base_url() -> str:
     return os.environ.get("CARDPROD_BASE_URL") or PRODUCTION
 
 
-def make_client(arguments: argparse.Namespace, *, rate_limit: RateLimit | None = None) -> Client:
-    """Make the client for the environment's token.
-
-    Args:
-        arguments: The connection's.
-        rate_limit: The most requests; None for the default.
-
-    Raises:
-        UsageError: There is no token, or an argument or a variable is invalid.
-    """
+def make_client(arguments: argparse.Namespace, rate_limit: RateLimit | None = None) -> Client:
+    """Make the client for the environment's token."""
     token = os.environ.get(_TOKEN)
     if not token:
         raise UsageError(f"the environment has no {_TOKEN}: set it to a Wise user token")
@@ -42,11 +35,7 @@ def make_client(arguments: argparse.Namespace, *, rate_limit: RateLimit | None =
 
 
 def make_clients(arguments: argparse.Namespace) -> dict[str, Client]:
-    """Make a client for each token of the environment, by its name.
-
-    Raises:
-        UsageError: As `make_client`.
-    """
+    """Make a client for each token of the environment, by its name."""
     prefix = f"{_TOKEN}_"
     clients = {
         variable.removeprefix(prefix).lower(): _client(token, arguments, RateLimit())
@@ -60,21 +49,15 @@ def make_clients(arguments: argparse.Namespace) -> dict[str, Client]:
 
 def _client(token: str, arguments: argparse.Namespace, rate_limit: RateLimit) -> Client:
     proxy: ProxySetting = False if arguments.proxy == "none" else arguments.proxy
-    return Client(
-        token,
-        base_url=base_url(),
-        api_version=os.environ.get("CARDPROD_API_VERSION") or "v3",
-        rate_limit=rate_limit,
-        ssl=_tls(arguments),
-        proxy=proxy,
-    )
+    version = os.environ.get("CARDPROD_API_VERSION") or "v3"
+    context = _tls(arguments)
+    return Client(token, base_url=base_url(), api_version=version, rate_limit=rate_limit, ssl=context, proxy=proxy)
 
 
 def _tls(arguments: argparse.Namespace) -> ssl.SSLContext | None:
     """Make the TLS context; None for the system's."""
-    ca, cert, key = (
-        getattr(arguments, name) or os.environ.get(f"CARDPROD_{name.upper()}") for name in ("ca", "cert", "key")
-    )
+    names = ("ca", "cert", "key")
+    ca, cert, key = (getattr(arguments, name) or os.environ.get(f"CARDPROD_{name.upper()}") for name in names)
     if not (ca or cert or key):
         return None
     if key and not cert:
@@ -86,18 +69,12 @@ def _tls(arguments: argparse.Namespace) -> ssl.SSLContext | None:
             what = f"the client certificate {cert}" + (f" with the key {key}" if key else "")
             context.load_cert_chain(cert, key, _password)
     except ssl.SSLError as exc:
-        raise UsageError(f"{what} cannot be used: {_reason(exc)}") from None
+        reason = "CARDPROD_KEY_PASSWORD is wrong" if "DECRYPT" in str(exc) else "it is not PEM"
+        reason = "the key is another certificate's" if exc.reason == "KEY_VALUES_MISMATCH" else reason
+        raise UsageError(f"{what} cannot be used: {reason}") from None
     except OSError as exc:
         raise UsageError(f"{what} cannot be read: {exc.strerror}") from None
     return context
-
-
-def _reason(exc: ssl.SSLError) -> str:
-    if exc.reason == "KEY_VALUES_MISMATCH":
-        return "the key is another certificate's"
-    if "BAD_DECRYPT" in str(exc):
-        return "CARDPROD_KEY_PASSWORD is wrong"
-    return "it is not PEM"
 
 
 def _password() -> str:
@@ -106,3 +83,22 @@ def _password() -> str:
     if not password:
         raise UsageError("the key of the client certificate is encrypted: set CARDPROD_KEY_PASSWORD")
     return password
+
+
+def find_database(url: str | None) -> Durable:
+    """Find the database: the one named, the environment's, or one of this user's own, started now. It blocks."""
+    try:
+        from cardprod.durable import Durable  # noqa: PLC0415 - an extra
+
+        url = url or os.environ.get("CARDPROD_DATABASE_URL")
+        if not url:
+            from cardprod.durable import embedded  # noqa: PLC0415 - as above
+
+            url = embedded.start()
+    except ImportError as exc:
+        raise UsageError(f"this needs the extra durable: pip install 'cardprod[durable]' ({exc})") from exc
+    except CardprodError:
+        raise
+    except Exception as exc:
+        raise TransportError(f"this user's own PostgreSQL cannot be started: {exc}") from exc
+    return Durable(url)

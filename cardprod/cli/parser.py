@@ -7,10 +7,9 @@ import sys
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from cardprod._version import VERSION
-from cardprod.cli.arguments import add_json
 from cardprod.cli.commands import batch, completion, demo, simulate, status, submit, wait, watch, worker
 from cardprod.cli.exit_codes import USAGE
-from cardprod.cli.output import Stream, print_stderr
+from cardprod.cli.output.streams import Stream, print_stderr
 from cardprod.cli.words import printable
 from cardprod.client import PRODUCTION
 
@@ -19,9 +18,8 @@ if TYPE_CHECKING:
 
     from cardprod.cli.output import Output
 
-__all__ = ["make_parser"]
+__all__ = ["Commands", "make_parser"]
 
-_COMMANDS: Final = (demo, status, wait, watch, simulate, submit, worker, batch, completion)
 _EPILOG: Final = f"""\
 environment:
   CARDPROD_TOKEN        the user token; never an argument, where others could read it
@@ -60,41 +58,39 @@ class _Parser(argparse.ArgumentParser):
             Stream(file.fileno(), file.encoding).write(message)
 
     def error(self, message: str) -> NoReturn:
-        """Exit with 2, after the usage and what is wrong."""
         self.print_usage(sys.stderr)
         self.exit(USAGE, f"{self.prog}: error: {printable(message)}\n")
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """Make the parser of the command line."""
-    top = _Parser(
-        prog="cardprod",
-        description="Is my card printed yet? Asks the Wise Platform API.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    top.add_argument("--version", action="version", version=f"cardprod {VERSION}")
-    commands = top.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
+class Commands:
+    """The commands of a parser."""
+
+    def __init__(self, top: argparse.ArgumentParser) -> None:
+        self._commands = top.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
 
     def add(
-        name: str,
-        run: Callable[[argparse.Namespace, Output], Awaitable[int]],
-        *,
-        does: str,
-        examples: tuple[str, ...],
-        more: str = "",
+        self, name: str, run: Callable[[argparse.Namespace, Output], Awaitable[int]], does: str, *examples: str
     ) -> argparse.ArgumentParser:
-        command: argparse.ArgumentParser = commands.add_parser(
+        """Add a command: what runs it and returns the exit code, what it does, in a line and more, and examples."""
+        line, _, more = does.partition("\n")
+        command: argparse.ArgumentParser = self._commands.add_parser(
             name,
-            help=does,
-            description=f"{does[0].upper()}{does[1:]}." + (more and f"\n\n{more}"),
-            epilog="examples:\n" + "\n".join(f"  {example}" for example in examples),
+            help=line,
+            description=f"{line[0].upper()}{line[1:]}.\n{more}",
+            epilog="\n  ".join(("examples:", *examples)),
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        command.set_defaults(run=run, is_live=False)
-        add_json(command)
+        command.set_defaults(run=run, is_live=False, plain=False)
+        command.add_argument("--json", action="store_true", help="JSON lines instead of text")
         return command
 
-    for command in _COMMANDS:
-        command.add(add)
+
+def make_parser() -> argparse.ArgumentParser:
+    """Make the parser of the command line."""
+    description, formatter = "Is my card printed yet? Asks the Wise Platform API.", argparse.RawDescriptionHelpFormatter
+    top = _Parser(prog="cardprod", description=description, epilog=_EPILOG, formatter_class=formatter)
+    top.add_argument("--version", action="version", version=f"cardprod {VERSION}")
+    commands = Commands(top)
+    for command in (demo, status, wait, watch, simulate, submit, worker, batch, completion):
+        command.add(commands)
     return top

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.terminal_theme import MONOKAI
 
 from cardprod import Card, CardprodError, Client, RateLimit
-from cardprod.cli.output import WatchStarted
+from cardprod.cli.output.events import WatchStarted
 from cardprod.cli.output.live import Seen, frame
 from cardprod.cli.watch.stats import WatchStats
 from cardprod.cli.words import message_of, whole

@@ -17,7 +17,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from cardprod import Card, CardNotFound, CardprodError, ProductionStatus
-from cardprod.cli.output import WatchProgress, WatchStarted
+from cardprod.cli.output.events import WatchProgress, WatchStarted
 from cardprod.cli.output.live import Seen, frame
 from cardprod.cli.watch.stats import WatchStats
 from cardprod.cli.words import message_of, whole

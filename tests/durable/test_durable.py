@@ -733,7 +733,7 @@ async def test_bad_file_is_submitted_not_at_all(
     assert "cannot be read: No such file" in capfd.readouterr().err
     file.write_bytes(b"\xff\xfe")
     assert (await run("submit", str(file), "--database", postgres))[0] == 2
-    assert "it is not UTF-8" in capfd.readouterr().err
+    assert "it has no cards; expected profile_id,card_token" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["json", "json:no_such_function", "no_such_module:f", ":f"])
@@ -790,4 +790,4 @@ async def test_own_sink_and_own_database(kiosk: Simulator, tmp_path: Path) -> No
         assert await at_work.until_end() == 0, at_work.err
     with start("batch", batch_id) as reading:
         assert await reading.until_end(LONG_LIMIT) == 0, reading.err
-        assert reading.out.startswith("1 cards: 1 produced")
+        assert reading.out.startswith("1 card: 1 produced")

@@ -3,31 +3,35 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import attrs
 
 from cardprod.cli.arguments import add_database
-from cardprod.cli.database import find_database
+from cardprod.cli.connection import find_database
 from cardprod.cli.exit_codes import NOT_FINAL, PRODUCED
-from cardprod.cli.output import BatchReported, CardFailed, StatusReported
-from cardprod.models import ProductionStatus
+from cardprod.cli.output.events import Report, report_of
+from cardprod.cli.words import count_of
 
 if TYPE_CHECKING:
     import argparse
 
-    from cardprod.cli.arguments import Add
     from cardprod.cli.output import Output
+    from cardprod.cli.parser import Commands
 
-__all__ = ["add"]
+__all__ = ["add", "run"]
 
 
-def add(to: Add) -> None:
+def add(to: Commands) -> None:
     """Add the command."""
-    batch = to(
+    batch = to.add(
         "batch",
         run,
-        does="show how far a batch is",
-        more="It exits with 3 while cards are pending.",
-        examples=("cardprod batch ID", "cardprod batch ID --results --json", "cardprod batch ID --cancel"),
+        "show how far a batch is\n\nIt exits with 3 while cards are pending.",
+        "cardprod batch ID",
+        "cardprod batch ID --results --json",
+        "cardprod batch ID --cancel",
     )
     batch.add_argument("batch", metavar="BATCH", help="what `submit` printed")
     batch.add_argument("--results", action="store_true", help="show how each card ended, as far as it has")
@@ -41,12 +45,17 @@ async def run(arguments: argparse.Namespace, output: Output) -> int:
         if arguments.cancel:
             await durable.cancel(arguments.batch)
         status = await durable.status(arguments.batch)
-        output.emit(BatchReported(status))
+        ends = f"{status.produced} produced, {status.failed} ended in an error, {status.errors} gave up"
+        pending = f"{status.pending} to go"
+        state = "cancelled" if status.cancelled_at else "over" if status.finished_at else pending
+        fields = attrs.asdict(status, value_serializer=_as_json)
+        output.emit(Report(f"{count_of(status.total, 'card')}: {ends}; {state}", "batch", fields))
         if arguments.results:
             async for card, outcome in durable.results(arguments.batch):
-                if isinstance(outcome, ProductionStatus):
-                    output.emit(StatusReported(card, outcome))
-                else:
-                    output.emit(CardFailed(card, outcome))
+                output.emit(report_of(card, outcome))
                 await output.drain()
     return NOT_FINAL if status.pending and status.cancelled_at is None else PRODUCED
+
+
+def _as_json(_: object, __: object, value: Any) -> Any:  # noqa: ANN401 - any field's
+    return value.isoformat() if isinstance(value, datetime) else value

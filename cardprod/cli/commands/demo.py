@@ -9,19 +9,19 @@ import attrs
 
 from cardprod._polling.backoff import Backoff
 from cardprod.cli.exit_codes import PRODUCED
-from cardprod.cli.output import CommandFailed, DemoEnded, Notice, TransitionReported
+from cardprod.cli.output.events import Failed, Report, TransitionReported
 from cardprod.client import Client
 from cardprod.errors import WaitTimeout
 
 if TYPE_CHECKING:
     import argparse
 
-    from cardprod.cli.arguments import Add
     from cardprod.cli.output import Output
+    from cardprod.cli.parser import Commands
     from cardprod.models import ProductionStatus
     from cardprod.simulator import Simulator
 
-__all__ = ["add"]
+__all__ = ["add", "run"]
 
 
 @attrs.frozen
@@ -34,27 +34,18 @@ class _Scene:
 
 
 _SCENES: Final = (
-    _Scene("prints"),
-    _Scene("jams"),
-    _Scene("prints", faults=2),
-    _Scene("rejected"),
-    _Scene("retried", waits=2),
-    _Scene("never"),
-    _Scene("prints"),
+    *(_Scene("prints"), _Scene("jams"), _Scene("prints", faults=2), _Scene("rejected")),
+    *(_Scene("retried", waits=2), _Scene("never"), _Scene("prints")),
 )
 _SCHEDULE: Final = Backoff(first=0.4, factor=1.4, ceiling=1.0)
 _TIMEOUT: Final = 9.0
 _REPAIR: Final = 3.0
 
 
-def add(to: Add) -> None:
+def add(to: Commands) -> None:
     """Add the command."""
-    to(
-        "demo",
-        run,
-        does="wait for seven cards at a simulated kiosk, for ten seconds or so",
-        examples=("cardprod demo", "cardprod demo --json"),
-    )
+    does = "wait for seven cards at a simulated kiosk, for ten seconds or so"
+    to.add("demo", run, does, "cardprod demo", "cardprod demo --json")
 
 
 async def run(_: argparse.Namespace, output: Output) -> int:
@@ -64,23 +55,20 @@ async def run(_: argparse.Namespace, output: Output) -> int:
     loop = asyncio.get_running_loop()
     began_at = loop.time()
     async with Simulator() as kiosk, Client(kiosk.token, base_url=kiosk.base_url) as client:
+        cards = len(_SCENES)
         output.emit(
-            Notice(f"A simulated kiosk at {kiosk.base_url}, {len(_SCENES)} cards, and the real client over real HTTP:")
+            Report(f"A simulated kiosk at {kiosk.base_url}, {cards} cards, and the real client over real HTTP:")
         )
-        plays = [_play(number, kiosk, client, output, began_at) for number in range(len(_SCENES))]
-        finals = await asyncio.gather(*plays)
+        finals = await asyncio.gather(*(_play(number, kiosk, client, output, began_at) for number in range(cards)))
         produced = sum(final is not None and final.is_produced for final in finals)
-        unfinished = finals.count(None)
-        output.emit(
-            DemoEnded(
-                cards=len(finals),
-                produced=produced,
-                failed=len(finals) - produced - unfinished,
-                unfinished=unfinished,
-                requests=len(kiosk.requests),
-                seconds=loop.time() - began_at,
-            )
+        counts = {"cards": cards, "produced": produced, "unfinished": finals.count(None)}
+        counts["failed"] = cards - produced - counts["unfinished"]
+        requests, seconds = len(kiosk.requests), round(loop.time() - began_at, 1)
+        text = (
+            f"\n{cards} cards: {produced} produced, {counts['failed']} ended in an error, {counts['unfinished']} "
+            f"not final when its time ran out; {requests} requests in {seconds} s"
         )
+        output.emit(Report(text, "summary", {**counts, "requests": requests, "seconds": seconds}))
     return PRODUCED
 
 
@@ -98,7 +86,7 @@ async def _play(
     last: ProductionStatus | None = None
     for again in range(scene.waits):
         if again:
-            output.emit(Notice(f"{card.card_token}: the ribbon is replaced, and the card is sent to the kiosk again"))
+            output.emit(Report(f"{card.card_token}: the ribbon is replaced, and the card is sent to the kiosk again"))
             await asyncio.sleep(_REPAIR)
         try:
             async for step in client.wait_until_final(
@@ -107,6 +95,6 @@ async def _play(
                 last = step.current
                 output.emit(TransitionReported(card, step, asyncio.get_running_loop().time() - began_at))
         except WaitTimeout as error:
-            output.emit(CommandFailed(error))
+            output.emit(Failed(error))
             return None
     return last

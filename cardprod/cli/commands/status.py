@@ -5,50 +5,37 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from cardprod.cli.arguments import LIST, add_connection, card_token, completes_files, profile
+from cardprod.cli.arguments import add_connection, add_list, add_profile, card_token
 from cardprod.cli.connection import make_client
 from cardprod.cli.exit_codes import USAGE, exit_code_of, worst_of
 from cardprod.cli.lists import CardList, read_list
-from cardprod.cli.output import BadRowFound, CardFailed, StatusReported
-from cardprod.errors import CardprodError, UsageError
+from cardprod.cli.output.events import BadRowFound, report_of
+from cardprod.errors import UsageError
 from cardprod.models import Card
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from cardprod.cli.arguments import Add
     from cardprod.cli.output import Output
+    from cardprod.cli.parser import Commands
 
-__all__ = ["add"]
+__all__ = ["add", "run"]
 
 
-def add(to: Add) -> None:
+def add(to: Commands) -> None:
     """Add the command."""
-    status = to(
+    status = to.add(
         "status",
         run,
-        does="request the status of a card, or of each of many, once",
-        examples=(
-            "cardprod status 123456 ca0c8154-1e14-4464-a1ce-dcea7dc3de52",
-            "cardprod status 123456 card-1 card-2 card-3",
-            "cardprod status --file cards.csv --json",
-        ),
+        "request the status of a card, or of each of many, once",
+        "cardprod status 123456 ca0c8154-1e14-4464-a1ce-dcea7dc3de52",
+        "cardprod status 123456 card-1 card-2 card-3",
+        "cardprod status --file cards.csv --json",
     )
-    profile_id = status.add_argument(
-        "profile", type=profile, metavar="PROFILE", help="the id of the profile that owns the cards"
-    )
+    profile = add_profile(status)
     cards = status.add_argument("cards", nargs="+", type=card_token, metavar="CARD", help="a card's token")
-    completes_files(
-        status.add_argument(
-            "--file",
-            action=_InsteadOf,
-            positionals=(profile_id, cards),
-            metavar="FILE",
-            help=f"a list of cards: {LIST}",
-        )
-    )
+    add_list(status, "--file", words="a list of cards instead: ", action=_InsteadOf, positionals=(profile, cards))
     status.add_argument("--strict", action="store_true", help="request nothing if a row of the list is no card")
-    status.add_argument("--allow-empty", action="store_true", help="a list without cards is no error")
     add_connection(status)
 
 
@@ -59,9 +46,7 @@ class _InsteadOf(argparse.Action):
         super().__init__(**more)
         self._positionals = positionals
 
-    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, *values: object) -> None:
-        """Take the value, and require the others no more."""
-        del parser
+    def __call__(self, _: argparse.ArgumentParser, namespace: argparse.Namespace, *values: object) -> None:
         setattr(namespace, self.dest, values[0])
         for positional in self._positionals:
             positional.required = False
@@ -83,17 +68,14 @@ async def run(arguments: argparse.Namespace, output: Output) -> int:
         raise UsageError("nothing was requested, because --strict accepts no bad rows")
     codes = {USAGE} if listed.bad_rows else set[int]()
     async with client:
-        if arguments.file is None and len(listed.cards) == 1:
+        if profile_id is not None and len(listed.cards) == 1:
             [card] = listed.cards
             status = await client.get_status(card.profile_id, card.card_token)
-            output.emit(StatusReported(card, status))
+            output.emit(report_of(card, status))
             return exit_code_of(status)
         async with client.get_statuses(listed.cards) as pairs:
             async for card, outcome in pairs:
                 codes.add(exit_code_of(outcome))
-                if isinstance(outcome, CardprodError):
-                    output.emit(CardFailed(card, outcome))
-                else:
-                    output.emit(StatusReported(card, outcome))
+                output.emit(report_of(card, outcome))
                 await output.drain()
     return worst_of(codes)

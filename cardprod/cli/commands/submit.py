@@ -7,28 +7,30 @@ import math
 from typing import TYPE_CHECKING
 
 from cardprod.cli.arguments import add_database, add_list, add_timeout
-from cardprod.cli.database import find_database
+from cardprod.cli.connection import find_database
 from cardprod.cli.exit_codes import PRODUCED
 from cardprod.cli.lists import read_list
-from cardprod.cli.output import BadRowFound, BatchSubmitted
+from cardprod.cli.output.events import BadRowFound, Report, Warned
+from cardprod.cli.words import count_of
 from cardprod.errors import UsageError
 
 if TYPE_CHECKING:
     import argparse
 
-    from cardprod.cli.arguments import Add
     from cardprod.cli.output import Output
+    from cardprod.cli.parser import Commands
 
-__all__ = ["add"]
+__all__ = ["add", "run"]
 
 
-def add(to: Add) -> None:
+def add(to: Commands) -> None:
     """Add the command."""
-    submit = to(
+    submit = to.add(
         "submit",
         run,
-        does="submit cards, to be waited for by workers",
-        examples=("cardprod submit cards.csv --timeout 2h", "list-cards | cardprod submit - --token my-bank"),
+        "submit cards, to be waited for by workers",
+        "cardprod submit cards.csv --timeout 2h",
+        "list-cards | cardprod submit - --token my-bank",
     )
     add_list(submit)
     add_timeout(submit, math.inf, "none")
@@ -46,5 +48,9 @@ async def run(arguments: argparse.Namespace, output: Output) -> int:
     timeout = arguments.timeout if arguments.timeout < math.inf else None
     async with await asyncio.to_thread(find_database, arguments.database) as durable:
         batch_id = await durable.submit(listed.cards, timeout=timeout, token=arguments.token)
-    output.emit(BatchSubmitted(batch_id, len(dict.fromkeys(listed.cards))))
+    cards = len({*listed.cards})
+    if not arguments.json:
+        submitted = f"{count_of(cards, 'card')} submitted"
+        output.emit(Warned(f"{submitted}; see how far they are with `cardprod batch {batch_id}`"))
+    output.emit(Report(batch_id, "submitted", {"batch_id": batch_id, "cards": cards}))
     return PRODUCED

@@ -5,42 +5,40 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from cardprod.cli.arguments import add_connection, add_timeout, card_token, profile
+from cardprod.cli.arguments import add_connection, add_profile, add_timeout, card_token
 from cardprod.cli.connection import make_client
 from cardprod.cli.exit_codes import NOT_FINAL, exit_code_of
-from cardprod.cli.output import StatusReported, TransitionReported
+from cardprod.cli.output.events import StatusReported, TransitionReported
 from cardprod.errors import WaitTimeout
 from cardprod.models import Card
 
 if TYPE_CHECKING:
     import argparse
 
-    from cardprod.cli.arguments import Add
     from cardprod.cli.output import Output
+    from cardprod.cli.parser import Commands
     from cardprod.models import ProductionStatus
 
-__all__ = ["add"]
+__all__ = ["add", "run"]
 
-_MORE = """\
+_DOES = """wait until a card is final, and show each transition
+
 PRODUCTION_ERROR and REQUEST_ERROR end it, but a card can be sent to the kiosk
 again once the cause is gone: with --follow it goes on until the card is PRODUCED.
 When its time runs out, the last status is shown as well."""
 
 
-def add(to: Add) -> None:
+def add(to: Commands) -> None:
     """Add the command."""
-    wait = to(
+    wait = to.add(
         "wait",
         run,
-        does="wait until a card is final, and show each transition",
-        more=_MORE,
-        examples=(
-            "cardprod wait 123456 ca0c8154-1e14-4464-a1ce-dcea7dc3de52",
-            "cardprod wait 123456 ca0c8154-1e14-4464-a1ce-dcea7dc3de52 --timeout 10m && echo printed",
-            "cardprod wait 123456 ca0c8154-1e14-4464-a1ce-dcea7dc3de52 --follow --timeout 2h",
-        ),
+        _DOES,
+        "cardprod wait 123456 ca0c8154-1e14-4464-a1ce-dcea7dc3de52",
+        "cardprod wait 123456 ca0c8154-1e14-4464-a1ce-dcea7dc3de52 --timeout 10m && echo printed",
+        "cardprod wait 123456 ca0c8154-1e14-4464-a1ce-dcea7dc3de52 --follow --timeout 2h",
     )
-    wait.add_argument("profile", type=profile, metavar="PROFILE", help="the id of the profile that owns the card")
+    add_profile(wait)
     wait.add_argument("card", type=card_token, metavar="CARD", help="the card's token")
     add_timeout(wait, 900.0, "15m")
     wait.add_argument("--follow", action="store_true", help="go on after an error status, until the card is produced")
@@ -50,15 +48,17 @@ def add(to: Add) -> None:
 async def run(arguments: argparse.Namespace, output: Output) -> int:
     """Wait."""
     card = Card(arguments.profile, arguments.card)
+    loop = asyncio.get_running_loop()
+    began_at = loop.time()
+    known: ProductionStatus | None = None
     async with make_client(arguments) as client:
-        began_at = asyncio.get_running_loop().time()
-        known: ProductionStatus | None = None
-        while True:
-            elapsed = asyncio.get_running_loop().time() - began_at
+        while known is None or (arguments.follow and not known.is_produced):
+            elapsed = loop.time() - began_at
+            timeout = max(0.0, arguments.timeout - elapsed)
             try:
-                left = max(0.0, arguments.timeout - elapsed)
-                wait = client.wait_until_final(card.profile_id, card.card_token, timeout=left, after=known)
-                async for step in wait:
+                async for step in client.wait_until_final(
+                    card.profile_id, card.card_token, timeout=timeout, after=known
+                ):
                     known = step.current
                     output.emit(TransitionReported(card, step, elapsed + step.elapsed))
                     await output.drain()
@@ -66,5 +66,6 @@ async def run(arguments: argparse.Namespace, output: Output) -> int:
                 if (last := error.last or known) is not None:
                     output.emit(StatusReported(card, last))
                 raise
-            if known is None or known.is_produced or not arguments.follow:
-                return NOT_FINAL if known is None else exit_code_of(known)
+            if known is None:
+                return NOT_FINAL
+    return exit_code_of(known)

@@ -6,22 +6,22 @@ import math
 from typing import TYPE_CHECKING, Final
 
 from cardprod._http.rate_limit import RateLimit
-from cardprod.cli.arguments import add_connection, add_list, add_timeout, completes_files, count
+from cardprod.cli.arguments import add_connection, add_file, add_list, add_timeout, count
 from cardprod.cli.connection import base_url, make_client
 from cardprod.cli.lists import read_list
-from cardprod.cli.output import BadRowFound
+from cardprod.cli.output.events import BadRowFound
 from cardprod.errors import UsageError
 
 if TYPE_CHECKING:
     import argparse
 
-    from cardprod.cli.arguments import Add
     from cardprod.cli.output import Output
+    from cardprod.cli.parser import Commands
 
-__all__ = ["add"]
+__all__ = ["add", "run"]
 
-_MINUTE: Final = 60
-_MORE: Final = """\
+_DOES: Final = """wait until all cards of a list are final, with a live view in a terminal
+
 With --checkpoint the same command continues where it was, whatever ended it, even
 kill -9: what was shown is in the file within a second, and is shown again only if
 it was not. The file is an SQLite database. Cards that are final are not asked for
@@ -36,38 +36,26 @@ is that of the card that most needs attention: 4 no usable answer, 3 not final,
 1 ended in an error status, 2 only such rows, 0 all produced."""
 
 
-def add(to: Add) -> None:
+def add(to: Commands) -> None:
     """Add the command."""
-    watch = to(
+    watch = to.add(
         "watch",
         run,
-        does="wait until all cards of a list are final, with a live view in a terminal",
-        more=_MORE,
-        examples=(
-            "cardprod watch cards.csv",
-            "cardprod watch cards.csv --checkpoint cards.state --timeout 2h",
-            "list-cards | cardprod watch - --json > steps.jsonl",
-        ),
+        _DOES,
+        "cardprod watch cards.csv",
+        "cardprod watch cards.csv --checkpoint cards.state --timeout 2h",
+        "list-cards | cardprod watch - --json > steps.jsonl",
     )
     add_list(watch)
-    completes_files(
-        watch.add_argument(
-            "--checkpoint", metavar="FILE", help="keep in this file how far it is, and continue from it if it is there"
-        )
-    )
+    add_file(watch, "--checkpoint", help="keep in this file how far it is, and continue from it if it is there")
     add_timeout(watch, math.inf, "none")
     watch.add_argument("--follow", action="store_true", help="go on after an error status, until a card is produced")
     watch.add_argument("--strict", action="store_true", help="begin nothing if a row of the list is no card")
     watch.add_argument("--plain", action="store_true", help="lines instead of a live view, in a terminal too")
     limit = RateLimit()
     for name, most in (("second", limit.per_second), ("minute", limit.per_minute)):
-        watch.add_argument(
-            f"--per-{name}",
-            type=count,
-            default=most,
-            metavar="N",
-            help=f"the most requests in a {name} (default {most:,})",
-        )
+        words = f"the most requests in a {name} (default {most:,})"
+        watch.add_argument(f"--per-{name}", type=count, default=most, metavar="N", help=words)
     add_connection(watch)
     watch.set_defaults(is_live=True)
 
@@ -79,7 +67,7 @@ async def run(arguments: argparse.Namespace, output: Output) -> int:
     from cardprod.cli.watch.store import CheckpointStore  # noqa: PLC0415
 
     limit = RateLimit(per_second=arguments.per_second, per_minute=arguments.per_minute)
-    client = make_client(arguments, rate_limit=limit)
+    client = make_client(arguments, limit)
     listed = None
     if arguments.file != "-" or arguments.strict:
         listed = await read_list(arguments.file, allow_empty=arguments.allow_empty)
@@ -90,7 +78,7 @@ async def run(arguments: argparse.Namespace, output: Output) -> int:
     options = WatchOptions(
         list_name=arguments.file,
         base_url=base_url(),
-        per_minute=min(limit.per_minute, limit.per_second * _MINUTE),
+        per_minute=min(limit.per_minute, limit.per_second * 60),
         timeout=arguments.timeout,
         follow=arguments.follow,
         allow_empty=arguments.allow_empty,

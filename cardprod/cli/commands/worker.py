@@ -11,37 +11,34 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cardprod.cli.arguments import add_connection, add_database, count
-from cardprod.cli.connection import make_clients
-from cardprod.cli.database import find_database
+from cardprod.cli.connection import find_database, make_clients
 from cardprod.cli.exit_codes import PRODUCED
-from cardprod.cli.output import CardFailed, Notice, TransitionReported
+from cardprod.cli.output.events import Report, step_of
 from cardprod.errors import CardprodError, UsageError
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
-    from cardprod.cli.arguments import Add
     from cardprod.cli.output import Output
+    from cardprod.cli.parser import Commands
     from cardprod.durable import Step
     from cardprod.durable.worker import Sink
 
-__all__ = ["add"]
+__all__ = ["add", "run"]
 
 
-def add(to: Add) -> None:
+def add(to: Commands) -> None:
     """Add the command."""
-    worker = to(
+    worker = to.add(
         "worker",
         run,
-        does="work on what was submitted, until SIGTERM or Ctrl-C",
-        examples=("cardprod worker", "cardprod worker --on-steps my_app.cards:on_steps --concurrency 8"),
+        "work on what was submitted, until SIGTERM or Ctrl-C",
+        "cardprod worker",
+        "cardprod worker --on-steps my_app.cards:on_steps --concurrency 8",
     )
-    worker.add_argument(
-        "--on-steps",
-        metavar="MODULE:FUNCTION",
-        help="an async function that is called with the steps; without one they are printed",
-    )
+    words = "an async function that is called with the steps; without one they are printed"
+    worker.add_argument("--on-steps", metavar="MODULE:FUNCTION", help=words)
     worker.add_argument("--concurrency", type=count, default=4, metavar="N", help="jobs at once (default 4)")
     add_database(worker)
     add_connection(worker)
@@ -54,15 +51,14 @@ async def run(arguments: argparse.Namespace, output: Output) -> int:
     # After everything of ours is imported, because it adds a folder to where modules come from.
     on_steps = _imported(arguments.on_steps) if arguments.on_steps else _printer(output)
     stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        with suppress(NotImplementedError):  # Windows
-            loop.add_signal_handler(number, stop.set)
+    with suppress(NotImplementedError):  # Windows
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with AsyncExitStack() as stack:
         for client in clients.values():
             await stack.enter_async_context(client)
         await stack.enter_async_context(durable)
-        output.emit(Notice(f"Working for {', '.join(clients)}; Ctrl-C or SIGTERM stops after what is under way."))
+        output.emit(Report(f"Working for {', '.join(clients)}; Ctrl-C or SIGTERM stops after what is under way."))
         await durable.work(clients, on_steps, concurrency=arguments.concurrency, stop=stop)
     return PRODUCED
 
@@ -86,11 +82,8 @@ def _imported(name: str) -> Sink:
 def _printer(output: Output) -> Sink:
     async def on_steps(steps: Sequence[Step], /) -> None:
         for step in steps:
-            if isinstance(step.what, CardprodError):
-                output.emit(CardFailed(step.card, step.what, None, step.key, step.batch_id))
-            else:
-                elapsed = step.what.elapsed
-                output.emit(TransitionReported(step.card, step.what, elapsed, step.key, step.batch_id))
+            seconds = 0.0 if isinstance(step.what, CardprodError) else step.what.elapsed
+            output.emit(step_of(step.card, step.what, seconds, {"key": step.key, "batch_id": step.batch_id}))
         await output.drain()
 
     return on_steps

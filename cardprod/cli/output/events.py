@@ -2,43 +2,38 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import attrs
+
+from cardprod.errors import CardprodError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from cardprod.card_files import BadRow
     from cardprod.cli.watch.stats import OutcomeKind
-    from cardprod.durable import BatchStatus
-    from cardprod.errors import CardprodError
     from cardprod.models import Card, ProductionStatus, Transition
-    from cardprod.simulator import LoggedRequest
 
 __all__ = [
     "BadRowFound",
-    "BatchReported",
-    "BatchSubmitted",
-    "CardFailed",
-    "CommandFailed",
-    "DemoEnded",
     "Event",
-    "Notice",
-    "RequestLogged",
-    "SimulatorStarted",
+    "Failed",
+    "Report",
     "StatusReported",
     "TransitionReported",
     "Warned",
     "WatchEnded",
     "WatchProgress",
     "WatchStarted",
+    "report_of",
+    "step_of",
 ]
 
 
 @attrs.frozen
 class StatusReported:
-    """What one request, or a batch's result, says of a card."""
+    """What one request, or the result of a batch, says of a card."""
 
     card: Card
     status: ProductionStatus
@@ -46,31 +41,22 @@ class StatusReported:
 
 @attrs.frozen
 class TransitionReported:
-    """A transition, so many seconds after the command began. A worker's has a key and a batch."""
+    """A transition, so many seconds after the command began. A worker's also has a key and a batch."""
 
     card: Card
     transition: Transition
     seconds: float
-    key: str | None = None
-    batch_id: str | None = None
+    of_worker: Mapping[str, str] = {}
 
 
 @attrs.frozen
-class CardFailed:
-    """The error that one of many cards ended with. A worker's has a key and a batch."""
+class Failed:
+    """The error that one of many cards ended with; or, without a card, the one that ended the command."""
 
-    card: Card
     error: CardprodError
+    card: Card | None = None
     seconds: float | None = None
-    key: str | None = None
-    batch_id: str | None = None
-
-
-@attrs.frozen
-class CommandFailed:
-    """The error that ended the command."""
-
-    error: CardprodError
+    of_worker: Mapping[str, str] = {}
 
 
 @attrs.frozen
@@ -81,19 +67,9 @@ class BadRowFound:
     row: BadRow
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen
 class WatchStarted:
-    """A watch starts.
-
-    Args:
-        name: The list's name.
-        cards: Its cards, as far as they are known.
-        ended: How many of them ended in earlier runs.
-        bad_rows: How many of its rows are no cards, as far as that is known.
-        per_minute: The most requests in a minute.
-        checkpoint: The checkpoint file's name; None without one.
-        is_resumed: Whether an earlier run is continued.
-    """
+    """A watch starts, with what is known of its list. It is resumed if an earlier run is continued."""
 
     name: str
     cards: int
@@ -106,27 +82,11 @@ class WatchStarted:
 
 @attrs.frozen(kw_only=True)
 class WatchProgress:
-    """How far a watch is.
+    """How far a watch is. `produced`, `failed`, `unfinished` and `errors` add up to `cards`.
 
-    Args:
-        cards: Cards, each once.
-        produced: How many are PRODUCED.
-        failed: How many ended in PRODUCTION_ERROR or REQUEST_ERROR.
-        unfinished: How many are not final: they are waited for, or their time ran out.
-        errors: How many have no usable answer.
-        bad_rows: Rows of the list that are no cards.
-        requests: Requests sent by this run, repeated ones included.
-        seconds: How long this run takes so far.
-        pending: How many are waited for.
-        unseen: How many of those were never polled.
-        statuses: How many of the others were last seen in which status, the most frequent first.
-        ends: How many ended how, the most frequent first.
-        requests_in_last_minute: Requests sent in the last minute.
-        seconds_left: Seconds until all have ended, as estimated; None if unknown.
-        paused_for: Seconds for which nothing is sent, because the API asked for that.
-        failed_polls: Polls that failed in the last minute and will be repeated.
-        why_failed: Why the last of those failed.
-        saved_ago: Seconds since the checkpoint was written; None without one.
+    `unseen` and `statuses` count what is pending: cards that were never polled, and the others by their last status.
+    `seconds_left` is an estimate, None if there is none; `failed_polls` are those of the last minute, which are
+    repeated; `paused_for` is for how many seconds more the API asked to send nothing.
     """
 
     cards: int
@@ -158,54 +118,13 @@ class WatchEnded:
     checkpoint: str | None
 
 
-@attrs.frozen(kw_only=True)
-class DemoEnded:
-    """The demo is over."""
-
-    cards: int
-    produced: int
-    failed: int
-    unfinished: int
-    requests: int
-    seconds: float
-
-
 @attrs.frozen
-class SimulatorStarted:
-    """The simulator listens."""
-
-    base_url: str
-    plan: str
-    public_key_url: str | None
-
-
-@attrs.frozen
-class RequestLogged:
-    """The simulator answered a request."""
-
-    request: LoggedRequest
-
-
-@attrs.frozen
-class BatchSubmitted:
-    """Cards were submitted."""
-
-    batch_id: str
-    cards: int
-
-
-@attrs.frozen
-class BatchReported:
-    """How far a batch is."""
-
-    status: BatchStatus
-
-
-@attrs.frozen
-class Notice:
-    """Something for people, among the results."""
+class Report:
+    """Anything else: an object of a type for programs, if it is for them, and lines for people."""
 
     text: str
+    type: str | None = None
+    fields: Mapping[str, Any] = {}
 
 
 @attrs.frozen
@@ -215,20 +134,28 @@ class Warned:
     text: str
 
 
+def report_of(card: Card, outcome: ProductionStatus | CardprodError) -> StatusReported | Failed:
+    """Return the event for what one card's request or wait came to."""
+    return Failed(outcome, card) if isinstance(outcome, CardprodError) else StatusReported(card, outcome)
+
+
+def step_of(
+    card: Card, step: Transition | CardprodError, seconds: float, of_worker: Mapping[str, str]
+) -> TransitionReported | Failed:
+    """Return the event for a transition of a card, or for the error that ended its wait."""
+    if isinstance(step, CardprodError):
+        return Failed(step, card, seconds, of_worker)
+    return TransitionReported(card, step, seconds, of_worker)
+
+
 Event: TypeAlias = (
     StatusReported
     | TransitionReported
-    | CardFailed
-    | CommandFailed
+    | Failed
     | BadRowFound
     | WatchStarted
     | WatchProgress
     | WatchEnded
-    | DemoEnded
-    | SimulatorStarted
-    | RequestLogged
-    | BatchSubmitted
-    | BatchReported
-    | Notice
+    | Report
     | Warned
 )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -15,8 +14,7 @@ from cardprod.cli.words import in_words, printable
 
 if TYPE_CHECKING:
     from cardprod.cli.output.streams import Stream
-    from cardprod.errors import CardprodError
-    from cardprod.models import Card, ProductionStatus
+    from cardprod.models import ProductionStatus
 
 __all__ = ["JsonLines"]
 
@@ -24,11 +22,7 @@ _COUNTS = ("cards", "produced", "failed", "unfinished", "errors", "bad_rows", "r
 
 
 class JsonLines:
-    """Writes JSON lines; `cardprod.cli` documents them.
-
-    Args:
-        out: Where to.
-    """
+    """Writes JSON lines; `cardprod.cli` documents them."""
 
     interval = 10.0
     redraws = False
@@ -37,67 +31,46 @@ class JsonLines:
         self._out = out
 
     def emit(self, event: events.Event) -> None:
-        """Write an event."""
-        if isinstance(event, events.Warned):
-            print_stderr(f"cardprod: {printable(event.text)}")
-        elif (found := _object_of(event)) is not None:
+        """Write an event; what is for people alone goes to standard error."""
+        if (found := _object_of(event)) is not None:
             kind, fields = found
             # DEL is the one character of ASCII that JSON leaves as it is and a terminal does not.
-            line = json.dumps({"type": kind, **fields}).replace("\x7f", "\\u007f")
+            line = json.dumps({"type": kind, **fields}, default=str).replace("\x7f", "\\u007f")
             self._out.write(f"{line}\n")
-        if isinstance(event, events.WatchEnded) and event.stopped_by is not None:
+        if isinstance(event, events.Warned):
+            print_stderr(f"cardprod: {printable(event.text)}")
+        elif isinstance(event, events.WatchEnded) and event.stopped_by is not None:
             print_stderr(f"cardprod: {printable(stop_message(event))}")
 
     def close(self) -> None:
         """Do nothing: what was emitted is written."""
 
 
-def _object_of(event: events.Event) -> tuple[str, dict[str, Any]] | None:  # noqa: C901, PLR0911, PLR0912 - a table
+def _object_of(event: events.Event) -> tuple[str, dict[str, Any]] | None:  # noqa: PLR0911 - a table
     match event:
         case events.StatusReported(card, status):
             return "status", {"card": attrs.asdict(card), **_status(status)}
-        case events.TransitionReported(card, step, _, key, batch_id):
-            return "transition", {
-                "card": attrs.asdict(card),
-                "previous": None if step.previous is None else step.previous.status,
-                **_status(step.current),
-                "elapsed": round(step.elapsed, 3),
-                "polls": step.polls,
-                **_of_worker(key, batch_id),
-            }
-        case events.CardFailed(card, error, _, key, batch_id):
-            return "error", _error(card, error) | _of_worker(key, batch_id)
-        case events.CommandFailed(error):
-            return "error", _error(error.card, error)
-        case events.BadRowFound(_, row):
-            return "bad_row", {"line": row.line, "reason": row.reason}
+        case events.TransitionReported(card, step):
+            previous = None if step.previous is None else step.previous.status
+            timing = {"elapsed": round(step.elapsed, 3), "polls": step.polls}
+            fields = {"card": attrs.asdict(card), "previous": previous, **_status(step.current), **timing}
+            return "transition", {**fields, **event.of_worker}
+        case events.Failed(error, card):
+            card = card or error.card
+            fields = {"error": type(error).__name__, "message": in_words(str(error)), **event.of_worker}
+            return "error", {"card": None if card is None else attrs.asdict(card), **fields}
+        case events.BadRowFound():
+            return "bad_row", attrs.asdict(event.row)
         case events.WatchStarted():
             return "watching", _fields(event, "cards", "ended", "bad_rows", "checkpoint")
-        case events.WatchProgress():
-            left = event.seconds_left
+        case events.WatchProgress(seconds_left=left):
             more = _fields(event, "pending", "statuses", "requests_in_last_minute")
             return "progress", _counts(event) | more | {"seconds_left": None if left is None else round(left)}
         case events.WatchEnded(progress, stopped_by):
-            ends = [
-                {"name": kind.name, "error_code": kind.error_code, "meaning": kind.meaning, "cards": count}
-                for kind, count in progress.ends
-            ]
+            ends = [{**_fields(kind, "name", "error_code", "meaning"), "cards": count} for kind, count in progress.ends]
             return "summary", _counts(progress) | {"ends": ends, "stopped_by": stopped_by}
-        case events.DemoEnded():
-            return "summary", attrs.asdict(event) | {"seconds": round(event.seconds, 1)}
-        case events.SimulatorStarted():
-            return "listening", attrs.asdict(event, filter=lambda _, value: value is not None)
-        case events.RequestLogged(request):
-            more = _fields(request, "method", "path", "http_status", "status")
-            fault = None if request.fault is None else request.fault.kind
-            return "request", {"at": round(request.at, 3), **more, "fault": fault}
-        case events.BatchSubmitted():
-            return "submitted", attrs.asdict(event)
-        case events.BatchReported(status):
-            fields = attrs.asdict(status)
-            return "batch", {
-                name: value.isoformat() if isinstance(value, datetime) else value for name, value in fields.items()
-            }
+        case events.Report(_, str(kind), fields):
+            return kind, dict(fields)
         case _:  # for people
             return None
 
@@ -111,21 +84,8 @@ def _counts(progress: events.WatchProgress) -> dict[str, Any]:
 
 
 def _status(status: ProductionStatus) -> dict[str, Any]:
-    occurred_at = None if status.occurred_at is None else status.occurred_at.isoformat()
     return {
         **_fields(status, "status", "is_final", "kiosk_id"),
-        "occurred_at": occurred_at,
+        "occurred_at": None if status.occurred_at is None else status.occurred_at.isoformat(),
         **_fields(status, "error_code", "error_origin", "error_meaning", "description"),
     }
-
-
-def _error(card: Card | None, error: CardprodError) -> dict[str, Any]:
-    return {
-        "card": None if card is None else attrs.asdict(card),
-        "error": type(error).__name__,
-        "message": in_words(str(error)),
-    }
-
-
-def _of_worker(key: str | None, batch_id: str | None) -> dict[str, str]:
-    return {} if key is None or batch_id is None else {"key": key, "batch_id": batch_id}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from time import perf_counter
-from typing import TYPE_CHECKING, Final, TextIO, cast
+from typing import TYPE_CHECKING, Any, Final, TextIO
 
 import attrs
 from rich.cells import cell_len
@@ -28,12 +28,13 @@ if TYPE_CHECKING:
 
 __all__ = ["LiveView", "Seen", "frame", "renderer_for"]
 
+_ERROR: Final = "bold red"
 _COLOURS: Final = {
     "READY": "cyan",
     "IN_PROGRESS": "yellow",
     "PRODUCED": "bold green",
-    "PRODUCTION_ERROR": "bold red",
-    "REQUEST_ERROR": "bold red",
+    "PRODUCTION_ERROR": _ERROR,
+    "REQUEST_ERROR": _ERROR,
 }
 _OTHER: Final = "magenta"
 """The colour of what is no documented status."""
@@ -50,21 +51,14 @@ _NARROW: Final = 72
 
 _METER: Final = 20
 _CLOCK: Final = 10
-_LEAST_WORDS: Final = 24
+_WORDS: Final = 24
 """Columns that a card's status has beside its token, and those that a token has at least."""
-_LEAST_CARD: Final = 12
-_SHOWN_NAME: Final = 60
+_CARD: Final = 12
 
 
 def renderer_for(file: TextIO, out: Stream, *, is_live: bool) -> TextLines:
-    """Make the renderer for a terminal: a live view, or lines, in colours if it has them.
-
-    Args:
-        file: The terminal, or a file in its place.
-        out: The stream to it.
-        is_live: Whether a live view is wanted.
-    """
-    console = Console(file=cast("TextIO", _File(file, out)), highlight=False)
+    """Make the renderer for a terminal: a live view, or lines, in colours if it has them."""
+    console = Console(file=_file_of(file, out), highlight=False)
     if not console.is_terminal:
         return TextLines(out)
 
@@ -79,30 +73,20 @@ def renderer_for(file: TextIO, out: Stream, *, is_live: bool) -> TextLines:
     return TextLines(out, paint)
 
 
-class _File:
-    """What rich writes to: a stream, which takes it without blocking."""
+def _file_of(file: TextIO, out: Stream) -> Any:  # noqa: ANN401 - what rich needs of a file
+    class File:
+        encoding = file.encoding
+        isatty = staticmethod(file.isatty)
+        fileno = staticmethod(file.fileno)
+        write = staticmethod(out.write)
+        flush = staticmethod(lambda: None)
 
-    def __init__(self, file: TextIO, out: Stream) -> None:
-        self._out = out
-        self.encoding: str = file.encoding
-        self.isatty = file.isatty
-        self.fileno = file.fileno
-        self.write = out.write
-
-    def flush(self) -> None:
-        """Do nothing: a stream keeps nothing that it could write."""
+    return File()
 
 
 @attrs.frozen
 class Seen:
-    """A result of a card, as the view shows it.
-
-    Args:
-        card: The card, with its whole token.
-        words: Its status, or what went wrong.
-        status: Its status; None for an error.
-        seconds: When it was seen, since the command began.
-    """
+    """A result of a card as the view shows it; without a status it is an error."""
 
     card: str
     words: str
@@ -111,21 +95,15 @@ class Seen:
 
 
 class LiveView(TextLines):
-    """Draws a watch in the same place again and again; in the end only its summary stays.
-
-    Args:
-        console: The terminal.
-        out: The stream to it.
-        paint: Puts a line into the colour of its status.
-    """
+    """Draws a watch in the same place again and again; in the end only its summary stays."""
 
     redraws = True
+    interval = _FASTEST
 
     def __init__(self, console: Console, out: Stream, paint: Callable[[str, str | None], str]) -> None:
         super().__init__(out, paint)
         self._console = console
-        self._live = Live(console=console, auto_refresh=False, transient=True, get_renderable=self._frame)
-        self._progress_now: events.WatchProgress | None = None
+        self._live = Live(console=console, auto_refresh=False, transient=True)
         self._latest: deque[Seen] = deque(maxlen=_LATEST)
         self._named: list[Seen] = []  # the first cards that were not produced
 
@@ -135,15 +113,14 @@ class LiveView(TextLines):
             case events.TransitionReported(card, step, seconds):
                 seen = Seen(whole(card), str(step.current), step.current.status, seconds)
                 self._see(seen, is_named=step.is_final and not step.current.is_produced)
-            case events.CardFailed(card, error, seconds):
+            case events.Failed(error, card, seconds) if card is not None:
                 self._see(Seen(whole(card), message_of(error), None, seconds or 0.0), is_named=True)
             case events.WatchStarted():
                 self._started = event
                 self._live.start()
-            case events.WatchProgress():
+            case events.WatchProgress() if self._started is not None:
                 began = perf_counter()
-                self._progress_now = event
-                self._live.refresh()
+                self._live.update(frame(self._started, event, self._latest, *self._console.size), refresh=True)
                 self.interval = max(_FASTEST, (perf_counter() - began) / _SHARE)
             case events.WatchEnded(progress):
                 self._live.stop()
@@ -172,18 +149,11 @@ class LiveView(TextLines):
             self.line(f"{clock(seen.seconds):>8}  {seen.card}  {seen.words}", seen.status)
         if (more := progress.failed + progress.errors - len(self._named)) > 0 and self._named:
             self.line(f"{'…':>8}  and {more:,} more; --plain and --json show all")
-        if self._named:
-            self.line("")
         self.line(headline(progress))
         for text in _counts(progress):
             self._console.print(text, no_wrap=True, overflow="ellipsis")
         if event.stopped_by is not None:
             self.note(stop_message(event))
-
-    def _frame(self) -> Group:
-        if self._started is None or self._progress_now is None:
-            return Group()
-        return frame(self._started, self._progress_now, self._latest, *self._console.size)
 
 
 # --- A frame ---
@@ -192,24 +162,12 @@ class LiveView(TextLines):
 def frame(
     started: events.WatchStarted, progress: events.WatchProgress, latest: Iterable[Seen], width: int, height: int
 ) -> Group:
-    """Draw how far a watch is.
-
-    Args:
-        started: What does not change.
-        progress: How far it is.
-        latest: What was seen last.
-        width: The terminal's columns.
-        height: The terminal's rows; the frame takes fewer.
-
-    Returns:
-        Lines, none longer than the terminal is wide.
-    """
+    """Draw how far a watch is, in fewer rows than the terminal has, none longer than it is wide."""
     width = max(width, 1)
-    head = [_title(started, progress, width), _bar(progress, width), Text()]
-    state = [*_counts(progress), Text(), *_requests(started, progress, width)]
-    room = height - 1 - len(head) - len(state) - 1
-    shown = list(latest)[-min(_LATEST, room) :] if room > 0 else []
-    lines = [*head, *state, *([Text()] if shown else []), *_results(shown, width)]
+    lines = [_title(started, progress, width), _bar(progress, width), Text(), *_counts(progress), Text()]
+    lines += _requests(started, progress, width)
+    if (room := height - len(lines) - 2) > 0 and (shown := list(latest)[-min(_LATEST, room) :]):
+        lines += [Text(), *_results(shown, width)]
     for line in lines:
         line.truncate(width, overflow="ellipsis")
         line.no_wrap = True
@@ -217,16 +175,14 @@ def frame(
 
 
 def _title(started: events.WatchStarted, progress: events.WatchProgress, width: int) -> Text:
-    name = printable(one_line(started.name, _SHOWN_NAME))
+    name = printable(one_line(started.name, 60))
     left = Text.assemble((name, "bold"), f"  {count_of(progress.cards, 'card')}")
     if progress.bad_rows:
         left.append(f", {count_of(progress.bad_rows, 'bad row')}", "red")
     right = Text(f"{clock(progress.seconds)}, {roughly(progress.seconds_left)} left")
-    gap = width - left.cell_len - right.cell_len
-    if gap < 2:  # noqa: PLR2004 - else they would touch
-        left.truncate(max(1, width - right.cell_len - 2), overflow="ellipsis")
-        gap = max(1, width - left.cell_len - right.cell_len)
-    return Text.assemble(left, " " * gap, right)
+    room = max(1, width - right.cell_len - 2)
+    left.truncate(room, overflow="ellipsis", pad=True)
+    return Text.assemble(left, "  ", right)
 
 
 def _bar(progress: events.WatchProgress, width: int) -> Text:
@@ -234,36 +190,12 @@ def _bar(progress: events.WatchProgress, width: int) -> Text:
     label = f"  {progress.cards - progress.pending:,} of {progress.cards:,}"
     length = max(0, width - cell_len(label))
     bar = Text()
-    drawn = passed = 0
+    passed = 0
     for kind, count in sorted(progress.ends, key=_weight):
         passed += count
         end = passed * length // max(1, progress.cards)
-        bar.append("━" * (end - drawn), _COLOURS.get(kind.name, _OTHER))
-        drawn = end
-    bar.append("─" * (length - drawn), "dim")
-    bar.append(label, "bold")
-    return bar
-
-
-def _counts(progress: events.WatchProgress) -> list[Text]:
-    """Show how many cards are in which status, and how the others ended."""
-    ends = sorted(progress.ends, key=_weight)
-    rows: list[tuple[int, str, OutcomeKind | None]] = [(n, name, None) for name, n in pending_counts(progress)]
-    rows += [(count, kind.name if kind.is_status else "", kind) for kind, count in ends[:_KINDS]]
-    if len(ends) > _KINDS:
-        rows.append((sum(count for _, count in ends[_KINDS:]), f"in {len(ends) - _KINDS} other ways", None))
-    width = max((len(f"{count:,}") for count, _, _ in rows), default=0)
-    named = max((len(name) for _, name, kind in rows if kind and kind.error_code), default=0)
-    lines: list[Text] = []
-    for count, name, kind in rows:
-        line = Text().append(f"  {count:>{width},}  ", "bold")
-        code = None if kind is None else kind.error_code
-        style = _COLOURS.get(name, "dim" if kind is None else _OTHER)
-        line.append(printable(name if code is None else f"{name:<{named}}  {code}"), style)
-        if kind is not None and kind.meaning is not None:
-            line.append(printable(f"  {kind.meaning}" if name else kind.meaning), "dim" if name else _OTHER)
-        lines.append(line)
-    return lines
+        bar.append("━" * (end - len(bar)), _COLOURS.get(kind.name, _OTHER))
+    return bar.append("─" * (length - len(bar)), "dim").append(label, "bold")
 
 
 def _weight(counted: tuple[OutcomeKind, int]) -> tuple[int, int]:
@@ -272,18 +204,35 @@ def _weight(counted: tuple[OutcomeKind, int]) -> tuple[int, int]:
     return kind.exit_code > 0, -count
 
 
+def _counts(progress: events.WatchProgress) -> list[Text]:
+    """Show how many cards are in which status, and how the others ended."""
+    ends = sorted(progress.ends, key=_weight)
+    codes = max((len(kind.name) for kind, _ in ends[:_KINDS] if kind.error_code), default=0)
+    rows = [(count, name, _COLOURS.get(name, "dim"), "") for name, count in pending_counts(progress)]
+    for kind, count in ends[:_KINDS]:
+        name = kind.name if kind.error_code is None else f"{kind.name:<{codes}}  {kind.error_code}"
+        name, meaning = (name, kind.meaning or "") if kind.is_status else (str(kind.meaning), "")
+        rows.append((count, name, _COLOURS.get(kind.name, _OTHER), meaning))
+    if others := ends[_KINDS:]:
+        rows.append((sum(count for _, count in others), f"in {len(others)} other ways", "dim", ""))
+    width = max((len(f"{count:,}") for count, *_ in rows), default=0)
+    return [
+        Text.assemble((f"  {count:>{width},}  ", "bold"), (printable(name), style), (printable(f"  {more}"), "dim"))
+        for count, name, style, more in rows
+    ]
+
+
 def _requests(started: events.WatchStarted, progress: events.WatchProgress, width: int) -> list[Text]:
     """Show how much of the rate limit is used, and what is in the way."""
     used, most = progress.requests_in_last_minute, started.per_minute
-    line = Text(f"{used:,} of {most:,} requests in the last minute")
+    lines = [Text(f"{used:,} of {most:,} requests in the last minute")]
     if width >= _NARROW:
         filled = min(_METER, -(-used * _METER // most))
-        meter = ("━" * filled, "blue"), ("─" * (_METER - filled), "dim")
-        line = Text.assemble(line, "  ", *meter, (f"  {progress.requests:,} in all", "dim"))
-    lines = [line]
+        lines[0].append("  ").append("━" * filled, "blue").append("─" * (_METER - filled), "dim")
+        lines[0].append(f"  {progress.requests:,} in all", "dim")
     if progress.paused_for > 0:
         lines.append(Text(f"paused for {progress.paused_for:.0f} s more, as the API asked", "yellow"))
-    if (words := trouble(progress)) is not None:
+    if words := trouble(progress):
         lines.append(Text(printable(words), "yellow"))
     if started.checkpoint is not None:
         ago = "" if progress.saved_ago is None else f"  saved {clock(progress.saved_ago)} ago"
@@ -293,13 +242,11 @@ def _requests(started: events.WatchStarted, progress: events.WatchProgress, widt
 
 def _results(shown: list[Seen], width: int) -> list[Text]:
     """Show results in columns, with as much of each token as there is room for: its end, which differs."""
-    words = min(max((len(seen.words) for seen in shown), default=0), _LEAST_WORDS)
-    column = max(_LEAST_CARD, width - _CLOCK - 2 - words)
-    column = min(column, max((len(seen.card) for seen in shown), default=0))
+    words = min(max(len(seen.words) for seen in shown), _WORDS)
+    column = min(max(_CARD, width - _CLOCK - 2 - words), max(len(seen.card) for seen in shown))
     lines: list[Text] = []
     for seen in shown:
-        card = seen.card if len(seen.card) <= column else f"…{seen.card[-(column - 1) :]}"
-        style = _COLOURS.get(seen.status or "", _OTHER)
-        words_now = (printable(seen.words), style)
-        lines.append(Text.assemble((f"{clock(seen.seconds):>8}  ", "dim"), f"{card:<{column}}  ", words_now))
+        card = seen.card if len(seen.card) <= column else f"…{seen.card[1 - column :]}"
+        status = (printable(seen.words), _COLOURS.get(seen.status or "", _OTHER))
+        lines.append(Text.assemble((f"{clock(seen.seconds):>8}  ", "dim"), f"{card:<{column}}  ", status))
     return lines

@@ -18,15 +18,10 @@ _AT_ONCE: Final = getattr(select, "PIPE_BUF", 512)
 """Bytes that a pipe takes without blocking, if it takes any."""
 
 _RETRY: Final = 0.01
-_STDERR: Final = 2
 
 
 class OutputLost(Exception):
-    """Standard output cannot be written any more.
-
-    Attributes:
-        reason: Why; None if its reader has gone, as `head` does, which needs no word.
-    """
+    """Standard output cannot be written any more; `reason` is None if its reader has gone, which needs no word."""
 
     def __init__(self, error: OSError) -> None:
         super().__init__(str(error))
@@ -34,15 +29,10 @@ class OutputLost(Exception):
 
 
 class Stream:
-    """A place to write text to.
-
-    Args:
-        fd: Its file descriptor.
-        encoding: Its encoding. Characters that it does not have become "?".
-    """
+    """A file descriptor to write text to. Characters that its encoding does not have become "?"."""
 
     def __init__(self, fd: int, encoding: str = "utf-8") -> None:
-        self.fd: int = fd
+        self._fd = fd
         self._encoder = codecs.getincrementalencoder(encoding)("replace")
         self._kept = bytearray()
 
@@ -52,41 +42,31 @@ class Stream:
         return len(self._kept)
 
     def write(self, text: str) -> None:
-        """Write a text, as far as that is possible at once.
-
-        Raises:
-            OutputLost: It cannot be written any more.
-        """
+        """Write a text, as far as that is possible at once; `OutputLost` if it cannot be written any more."""
         self._kept += self._encoder.encode(text)
         self._write_kept()
 
     async def drain(self) -> None:
-        """Wait until everything is written.
-
-        Raises:
-            OutputLost: It cannot be written any more.
-        """
+        """Wait until everything is written; `OutputLost` if it cannot be."""
         while self._kept:
             await asyncio.sleep(_RETRY)
             self._write_kept()
 
     def _write_kept(self) -> None:
-        while self._kept and _takes_more(self.fd):
+        while self._kept and _takes_more(self._fd):
             try:
-                written = os.write(self.fd, self._kept[:_AT_ONCE])
+                del self._kept[: os.write(self._fd, self._kept[:_AT_ONCE])]
             except BlockingIOError:
                 return
             except OSError as exc:
                 self._kept.clear()
                 raise OutputLost(exc) from None
-            del self._kept[:written]
 
 
 def _takes_more(fd: int) -> bool:
-    if os.name != "posix":  # Windows can select sockets only
-        return True
-    with suppress(OSError, ValueError):  # writing says what is wrong with it
-        return bool(select.select([], [fd], [], 0)[1])
+    if os.name == "posix":  # Windows can select sockets only
+        with suppress(OSError, ValueError):  # writing says what is wrong with it
+            return bool(select.select([], [fd], [], 0)[1])
     return True
 
 
@@ -102,4 +82,4 @@ def open_missing_streams() -> None:
 def print_stderr(text: str) -> None:
     """Write a line to standard error, if it takes one."""
     with suppress(OutputLost):
-        Stream(_STDERR).write(f"{text}\n")
+        Stream(2).write(f"{text}\n")

@@ -1,7 +1,7 @@
 """For people: each event as lines of text, results on standard output and the rest on standard error.
 
-`TextLines.line` is the one place where text is written. It writes one line, whatever is in it: a server's words can
-neither play with the terminal nor make a line of their own.
+`line` and `note` are where text is written. Each writes one line, whatever is in it: a server's words can neither play
+with the terminal nor make a line of their own.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from cardprod.cli.output import events
 from cardprod.cli.output.streams import print_stderr
 from cardprod.cli.words import clock, count_of, message_of, printable, roughly, whole
-from cardprod.models import one_line
+from cardprod.models import Card, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,16 +21,11 @@ if TYPE_CHECKING:
 
 __all__ = ["TextLines", "headline", "kind_text", "pending_counts", "stop_message", "trouble"]
 
-_SHOWN_NAME = 60
+_SHOWN = 60
 
 
 class TextLines:
-    """Writes lines.
-
-    Args:
-        out: Where to.
-        paint: Puts a line into the colour of the status that it is about.
-    """
+    """Writes lines, in the colour of the status that each is about if there is something that paints them so."""
 
     interval = 10.0
     redraws = False
@@ -52,19 +47,17 @@ class TextLines:
     def close(self) -> None:
         """Do nothing: what was emitted is written."""
 
-    def emit(self, event: events.Event) -> None:  # noqa: C901, PLR0912, PLR0915 - a table
+    def emit(self, event: events.Event) -> None:  # noqa: C901, PLR0912 - a table
         """Write an event."""
         match event:
             case events.StatusReported(card, status):
                 self.line(f"{whole(card)}  {status}", status.status)
             case events.TransitionReported(card, step, seconds):
                 self.line(f"{seconds:6.1f} s  {whole(card)}  {step}", step.current.status)
-            case events.CardFailed(card, error, seconds):
-                at = "" if seconds is None else f"{seconds:6.1f} s  "
-                self.line(f"{at}{whole(card)}  {message_of(error)}")
-            case events.CommandFailed(error):
-                of = "" if error.card is None else f"{whole(error.card)}: "
-                self.note(f"{of}{message_of(error)}")
+            case events.Failed(error, Card() as card, seconds):
+                self.line(f"{'' if seconds is None else f'{seconds:6.1f} s  '}{whole(card)}  {message_of(error)}")
+            case events.Failed(error):
+                self.note(message_of(error) if error.card is None else f"{whole(error.card)}: {message_of(error)}")
             case events.BadRowFound(name, row):
                 self.note(f"{name}:{row}")
             case events.WatchStarted():
@@ -82,34 +75,9 @@ class TextLines:
                     self.line(f"  {count:>{width},}  {kind_text(kind)}", kind.name)
                 if event.stopped_by is not None:
                     self.note(stop_message(event))
-            case events.DemoEnded():
-                self.line("")
-                self.line(
-                    f"{event.cards} cards: {event.produced} produced, {event.failed} ended in an error, "
-                    f"{event.unfinished} not final when its time ran out; "
-                    f"{event.requests} requests in {event.seconds:.1f} s"
-                )
-            case events.SimulatorStarted(base_url, plan, public_key_url):
-                self.line(f"Kiosk simulator at {base_url}: a card begins the plan {plan!r} at its first request.")
-                self.line(f"See and drive it in a browser: {base_url}/")
-                self.line("In another terminal:")
-                self.line(f"  CARDPROD_BASE_URL={base_url} CARDPROD_TOKEN=any cardprod wait 123456 my-card")
-                if public_key_url is not None:
-                    self.line(f"Its webhooks are verified with the key at {public_key_url}")
-                self.line("Ctrl-C stops it.")
-            case events.RequestLogged(request):
-                answer = "no answer" if request.http_status is None else f"{request.http_status} {request.status or ''}"
-                self.line(f"{request.at:6.1f} s  {request.method} {request.path}  {answer}")
-            case events.BatchSubmitted(batch_id, cards):
-                self.note(f"{count_of(cards, 'card')} submitted; see how far they are with `cardprod batch {batch_id}`")
-                self.line(batch_id)
-            case events.BatchReported(status):
-                ends = f"{status.produced} produced, {status.failed} ended in an error, {status.errors} gave up"
-                pending = f"{status.pending} to go"
-                state = "cancelled" if status.cancelled_at else "over" if status.finished_at else pending
-                self.line(f"{count_of(status.total, 'card')}: {ends}; {state}")
-            case events.Notice(text):
-                self.line(text)
+            case events.Report(text):
+                for line in text.split("\n"):
+                    self.line(line)
             case events.Warned(text):
                 self.note(text)
 
@@ -121,9 +89,9 @@ class TextLines:
             ", ".join(f"{count:,} {name}" for name, count in pending_counts(progress)),
             f"{progress.requests_in_last_minute:,}{budget} requests in the last minute",
             f"{roughly(progress.seconds_left)} left",
-            trouble(progress) or "",
+            trouble(progress),
         ]
-        return "; ".join(part for part in parts if part)
+        return "; ".join(filter(None, parts))
 
 
 # --- Words of a watch, here and in the live view ---
@@ -138,28 +106,27 @@ def pending_counts(progress: events.WatchProgress) -> list[tuple[str, int]]:
 def kind_text(kind: OutcomeKind) -> str:
     """Return how cards ended, in words."""
     if not kind.is_status:
-        return kind.meaning or kind.name
+        return str(kind.meaning)
     text = kind.name if kind.error_code is None else f"{kind.name}  {kind.error_code}"
-    return text if kind.meaning is None else f"{text} ({one_line(kind.meaning, _SHOWN_NAME)})"
+    return text if kind.meaning is None else f"{text} ({one_line(kind.meaning, _SHOWN)})"
 
 
-def trouble(progress: events.WatchProgress) -> str | None:
-    """Return how many polls failed lately, and why; None if none did."""
-    if not progress.failed_polls:
-        return None
+def trouble(progress: events.WatchProgress) -> str:
+    """Return how many polls failed lately, and why; nothing if none did."""
     failed = count_of(progress.failed_polls, "poll")
-    return f"{failed} failed in the last minute and will be repeated: {progress.why_failed}"
+    text = f"{failed} failed in the last minute and will be repeated: {progress.why_failed}"
+    return text if progress.failed_polls else ""
 
 
 def headline(progress: events.WatchProgress) -> str:
     """Return what became of all cards, in one line."""
-    counts = [
-        (progress.produced, "produced"),
-        (progress.failed, "ended in an error"),
-        (progress.unfinished, "not final"),
-        (progress.errors, "without a usable answer"),
-    ]
-    text = ", ".join(f"{count:,} {words}" for count, words in counts if count) or "nothing to wait for"
+    counts = {
+        "produced": progress.produced,
+        "ended in an error": progress.failed,
+        "not final": progress.unfinished,
+        "without a usable answer": progress.errors,
+    }
+    text = ", ".join(f"{count:,} {words}" for words, count in counts.items() if count) or "nothing to wait for"
     bad_rows = f", {count_of(progress.bad_rows, 'bad row')}" if progress.bad_rows else ""
     requests = count_of(progress.requests, "request")
     return f"{count_of(progress.cards, 'card')}{bad_rows}: {text}; {requests} in {clock(progress.seconds)}"
@@ -167,8 +134,7 @@ def headline(progress: events.WatchProgress) -> str:
 
 def stop_message(ended: events.WatchEnded) -> str:
     """Return what stopped a watch, and how to continue."""
+    text = f"stopped by {ended.stopped_by}"
     if ended.stopped_by == "Unauthorized":
         text = "stopped, because the token is not accepted: set CARDPROD_TOKEN to a new one"
-    else:
-        text = f"stopped by {ended.stopped_by}"
     return text if ended.checkpoint is None else f"{text}; the same command continues from {ended.checkpoint}"

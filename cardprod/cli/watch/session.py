@@ -25,15 +25,8 @@ from cardprod._protocol.codec import unix_time
 from cardprod.checkpoint import Checkpoint, wall_clock
 from cardprod.cli.exit_codes import SIGNALLED
 from cardprod.cli.lists import no_cards, read_rows, shown_name
-from cardprod.cli.output import (
-    BadRowFound,
-    CardFailed,
-    OutputLost,
-    TransitionReported,
-    Warned,
-    WatchEnded,
-    WatchStarted,
-)
+from cardprod.cli.output.events import BadRowFound, Warned, WatchEnded, WatchStarted, step_of
+from cardprod.cli.output.streams import OutputLost
 from cardprod.cli.watch.stats import WatchStats, exit_code_for
 from cardprod.cli.words import count_of, whole
 from cardprod.errors import CardprodError, Unauthorized, UsageError
@@ -46,7 +39,8 @@ if TYPE_CHECKING:
     from cardprod._polling.waits import Waits
     from cardprod.checkpoint import PendingCard
     from cardprod.cli.lists import CardList
-    from cardprod.cli.output import Output, WatchProgress
+    from cardprod.cli.output import Output
+    from cardprod.cli.output.events import WatchProgress
     from cardprod.cli.watch.store import CheckpointStore, Saved
     from cardprod.client import Client
     from cardprod.models import Transition
@@ -66,16 +60,7 @@ _LONG: Final = 0.01
 
 @attrs.frozen(kw_only=True)
 class WatchOptions:
-    """What was asked for.
-
-    Args:
-        list_name: The list's name; "-" for standard input.
-        base_url: Where cards are asked for.
-        per_minute: The most requests in a minute.
-        timeout: Seconds to wait for each card; infinite for no limit.
-        follow: Whether a wait goes on after an error status, until the card is produced.
-        allow_empty: Whether a list without cards is no error.
-    """
+    """What was asked for. A timeout is for each card; to follow is to wait on after an error status."""
 
     list_name: str
     base_url: str
@@ -86,37 +71,28 @@ class WatchOptions:
 
 
 class WatchSession:
-    """One run.
-
-    Args:
-        client: The client.
-        output: Where it reports to.
-        options: What was asked for.
-        store: The checkpoint file; None for none.
-    """
+    """One run, with an opened client, and a checkpoint file if there is to be one."""
 
     def __init__(self, client: Client, output: Output, options: WatchOptions, store: CheckpointStore | None) -> None:
         self._client = client
         self._output = output
         self._options = options
         self._store = store
+        self._file = None if store is None else store.name
         self._schedule = AdaptiveSchedule()
         self._loop = asyncio.get_running_loop()
-        self._stats = WatchStats(self._loop.time())
         self._began_at = self._loop.time()
+        self._stats = WatchStats(self._began_at)
         self._waits: list[Waits] = []
         self._unnamed: set[Card] = set()  # cards of the checkpoint that standard input has not named yet
         self._stopped: asyncio.Future[str] = self._loop.create_future()
         client.on_event = self._process_event
 
     async def run(self, listed: CardList | None) -> int:
-        """Run until all cards have ended, or it is stopped.
+        """Run until all cards have ended, or it is stopped, and return the exit code.
 
         Args:
             listed: The list; None to read it from standard input, from its first line on.
-
-        Returns:
-            The exit code.
         """
         with _no_long_collections(), self._stopped_by_signals():
             try:
@@ -127,99 +103,73 @@ class WatchSession:
                 raise
             finally:
                 self._close_store()
-        ended = WatchEnded(self._progress(), self._stopped.result() if self._stopped.done() else None, self._file)
-        self._output.emit(ended)
-        if ended.stopped_by is None:
-            return exit_code_for(ended.progress)
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_LAST_WORDS):
-                await self._output.drain()
-        number = getattr(signal, ended.stopped_by, None)
-        return exit_code_for(ended.progress) if number is None else SIGNALLED + number
-
-    @property
-    def _file(self) -> str | None:
-        return None if self._store is None else self._store.name
+        progress, stopped_by = self._progress(), self._stopped.result() if self._stopped.done() else None
+        self._output.emit(WatchEnded(progress, stopped_by, self._file))
+        if stopped_by is not None:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._output.drain(), _LAST_WORDS)
+        number: int | None = getattr(signal, stopped_by or "", None)
+        return exit_code_for(progress) if number is None else SIGNALLED + number
 
     async def _wait(self, listed: CardList | None) -> None:
         saved = None if self._store is None else await self._store.open(self._options.base_url)
         pending, new = await asyncio.to_thread(self._prepare, listed, saved)
-        self._output.emit(
-            WatchStarted(
-                name=shown_name(self._options.list_name),
-                cards=len(self._stats),
-                ended=len(self._stats) - self._stats.pending,
-                bad_rows=self._stats.bad_rows,
-                per_minute=self._options.per_minute,
-                checkpoint=self._file,
-                is_resumed=saved is not None,
-            )
-        )
-        if listed is not None:
-            for row in listed.bad_rows:
-                self._output.emit(BadRowFound(listed.name, row))
-        del saved  # of a million cards it is as large as their waits
+        name, stats = shown_name(self._options.list_name), self._stats
+        counts = len(stats), len(stats) - stats.pending, stats.bad_rows
+        self._output.emit(WatchStarted(name, *counts, self._options.per_minute, self._file, saved is not None))
+        for row in () if listed is None else listed.bad_rows:
+            self._output.emit(BadRowFound(name, row))
+        saved = None  # of a million cards it is as large as their waits
         async with AsyncExitStack() as stack:
             # Two batches, because only waits that are resumed have deadlines of their own. They share what is learned.
             opened = self._client.wait_until_all_final(None, timeout=self._options.timeout, schedule=self._schedule)
             self._waits.append(await stack.enter_async_context(opened))
-            works = [self._read(opened, opened)]
+            works = [self._read(opened, opened), self._feed(new, opened, has_more=listed is None)]
             if pending:
                 resumed = await asyncio.to_thread(self._resume, pending)
                 self._waits.append(await stack.enter_async_context(resumed))
                 works.append(self._read(resumed, opened))
-            pending.clear()
-            works.append(self._feed(new, opened, has_more=listed is None))
+                pending.clear()
             await self._run_all(works, opened)
 
     def _prepare(self, listed: CardList | None, saved: Saved | None) -> tuple[list[PendingCard], list[Card]]:
-        """Count the cards that are known; return those whose waits are resumed, and those whose waits begin."""
+        """Count the cards that are known; return the waits to resume, and the cards whose waits begin."""
         pending: list[PendingCard] = []
-        again: list[Card] = []
+        new: list[Card] = []
         if saved is not None:
             self._check_same(listed, saved)
             self._schedule = AdaptiveSchedule.from_json(saved.learned)
-            for one in saved.cards:
-                wait, last = one.wait, one.wait.last
-                goes_on = last is None or not last.is_final or (self._options.follow and not last.is_produced)
-                self._stats.restore(wait.card, None if one.error else last, is_end=not goes_on)
-                if one.error is not None:
-                    again.append(wait.card)
-                elif goes_on:
-                    pending.append(self._followed(wait) if last is not None and last.is_final else wait)
+            for wait, error in saved.cards:
+                last = wait.last
+                is_followed = last is not None and last.is_final and self._options.follow and not last.is_produced
+                is_end = last is not None and last.is_final and not is_followed
+                self._stats.restore(wait.card, last, is_end=is_end)
+                if error is not None:
+                    new.append(wait.card)
+                elif is_followed:  # its time begins anew
+                    at = wall_clock() + self._options.timeout
+                    deadline_at = unix_time(at) if at < math.inf else None
+                    pending.append(attrs.evolve(wait, is_after=True, deadline_at=deadline_at))
+                elif not is_end:
+                    pending.append(wait)
         if self._store is not None:
             self._store.learned = self._schedule.to_json
         if listed is not None:
             self._stats.bad_rows = len(listed.bad_rows)
-            again += self._stats.add(listed.cards)
-        return pending, again
-
-    def _followed(self, wait: PendingCard) -> PendingCard:
-        """Return the wait for what comes after an error status; its time begins anew."""
-        timeout = self._options.timeout
-        deadline_at = unix_time(wall_clock() + timeout) if timeout < math.inf else None
-        return attrs.evolve(wait, is_after=True, deadline_at=deadline_at)
+            new += self._stats.add(listed.cards)
+        return pending, new
 
     def _check_same(self, listed: CardList | None, saved: Saved) -> None:
-        """Check that a checkpoint is of these cards. Of a list that is still to come, this cannot be known.
-
-        Raises:
-            UsageError: It is of others.
-        """
+        """Check that a checkpoint is of these cards. Of a list that is still to come, this cannot be known."""
+        other = "name another file with --checkpoint"
         if saved.base_url != self._options.base_url:
-            raise UsageError(
-                f"{self._file} is of cards at {saved.base_url}, not at {self._options.base_url}: "
-                "name another file with --checkpoint"
-            )
+            raise UsageError(f"{self._file} is of cards at {saved.base_url}, not at {self._options.base_url}: {other}")
+        cards = {wait.card for wait, _ in saved.cards}
         if listed is None:
-            self._unnamed = {one.wait.card for one in saved.cards}
-            return
-        others = {one.wait.card for one in saved.cards} - set(listed.cards)
-        if others:
-            raise UsageError(
-                f"{self._file} is of other cards: {len(others):,} of them are not in this list, such as "
-                f"{min(map(whole, others))}; name another file with --checkpoint"
-            )
+            self._unnamed = cards
+        elif others := cards - {*listed.cards}:
+            example = f"{len(others):,} of them are not in this list, such as {min(map(whole, others))}"
+            raise UsageError(f"{self._file} is of other cards: {example}; {other}")
 
     def _resume(self, pending: list[PendingCard]) -> Waits:
         checkpoint = attrs.evolve(Checkpoint.for_cards(()), pending=tuple(pending))
@@ -235,7 +185,7 @@ class WatchSession:
             tasks.add(asyncio.create_task(self._store.keep_writing(self._note_saved, self._warn)))
         try:
             while needed and not self._stopped.done():
-                if len(needed) == 1:  # all cards were read, and the others that were resumed have ended
+                if len(needed) == 1:  # all cards were read, and the waits that were resumed have ended
                     opened.no_more()
                 watched: set[asyncio.Future[Any]] = {*tasks, self._stopped}
                 await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
@@ -285,44 +235,42 @@ class WatchSession:
         await asyncio.sleep(0)
 
     async def _read(self, waits: Waits, opened: Waits) -> None:
-        """Report what the waits show."""
+        """Report what the waits show, and note it once it is out."""
         async for card, result in waits:
             now = self._loop.time()
-            seconds = now - self._began_at
-            if isinstance(result, CardprodError):
-                self._output.emit(CardFailed(card, result, seconds))
-            else:
-                self._output.emit(TransitionReported(card, result, seconds))
+            self._output.emit(step_of(card, result, now - self._began_at, {}))
             await self._output.drain()
             self._note(card, result, now, opened)
 
     def _note(self, card: Card, result: Transition | CardprodError, now: float, opened: Waits) -> None:
-        """Count what was shown, and keep it."""
-        outcome = result if isinstance(result, CardprodError) else result.current
-        is_end = isinstance(outcome, CardprodError) or outcome.is_final
-        is_followed = False
-        if is_end and self._options.follow and not isinstance(outcome, CardprodError) and not outcome.is_produced:
-            is_end, is_followed = False, True
-            opened.add(card, after=outcome)
+        is_end, timeout = True, math.inf
+        if isinstance(result, CardprodError):
+            outcome: Any = result
+            if isinstance(result, Unauthorized):
+                self._stop(type(result).__name__)  # every other card would get the same answer
+        else:
+            outcome = result.current
+            is_end = outcome.is_final
+            if is_end and self._options.follow and not outcome.is_produced:
+                is_end, timeout = False, self._options.timeout
+                opened.add(card, after=outcome)
         self._stats.report(card, outcome, now, is_end=is_end)
         if self._store is not None:
-            self._store.change(self._stats.number_of(card), result, self._options.timeout if is_followed else None)
-        if isinstance(outcome, Unauthorized):
-            self._stop(type(outcome).__name__)  # every other card would get the same answer
+            self._store.change(self._stats.number_of(card), result, timeout)
 
     async def _report_progress(self) -> None:
         before: object = None
         reported_at = 0.0
+        renderer = self._output.renderer
         while True:
-            if self._output.redraws:
+            if renderer.redraws:
                 self._output.emit(self._progress())
-            await asyncio.sleep(self._output.interval)
+            await asyncio.sleep(renderer.interval)
             progress = self._progress()
             now = progress.pending, progress.failed_polls, progress.statuses
             if now != before or progress.seconds - reported_at >= _AT_LEAST_EVERY:
                 before, reported_at = now, progress.seconds
-                if not self._output.redraws:
-                    self._output.emit(progress)
+                self._output.emit(progress)
 
     def _progress(self) -> WatchProgress:
         requests = sum(waits.progress.requests for waits in self._waits)
@@ -355,14 +303,14 @@ class WatchSession:
     def _stopped_by_signals(self) -> Generator[None]:
         """Let Ctrl-C and SIGTERM stop it. One that is ignored stays ignored, as for `nohup` and `&`."""
         numbers = [one for one in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(one) is not signal.SIG_IGN]
-        for number in numbers:
-            with suppress(NotImplementedError, ValueError, RuntimeError):  # Windows, where Ctrl-C cancels instead
+        with suppress(NotImplementedError):  # Windows, where Ctrl-C cancels instead
+            for number in numbers:
                 self._loop.add_signal_handler(number, self._stop, number.name)
         try:
             yield
         finally:
-            for number in numbers:
-                with suppress(NotImplementedError):
+            with suppress(NotImplementedError):
+                for number in numbers:
                     self._loop.remove_signal_handler(number)
 
 
@@ -375,11 +323,11 @@ def _no_long_collections() -> Generator[None]:
     """
     began_at = 0.0
 
-    def freeze(phase: str, info: dict[str, int]) -> None:
+    def freeze(phase: str, _: dict[str, int]) -> None:
         nonlocal began_at
         if phase == "start":
             began_at = perf_counter()
-        elif info["generation"] == 2 and perf_counter() - began_at > _LONG:  # noqa: PLR2004 - the oldest
+        elif perf_counter() - began_at > _LONG:
             gc.freeze()
 
     gc.callbacks.append(freeze)
@@ -387,4 +335,3 @@ def _no_long_collections() -> Generator[None]:
         yield
     finally:
         gc.callbacks.remove(freeze)
-        gc.unfreeze()

@@ -6,7 +6,7 @@ Everything that a report of progress needs is there without going over the cards
 from __future__ import annotations
 
 from collections import Counter, deque
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final
 
 import attrs
 
@@ -35,21 +35,13 @@ _STALLED_SECONDS: Final = 30.0
 """There is no prediction if no card ended for ten times as long as usual, and this long at least."""
 
 _SAMPLE: Final = 1.0
-_SHOWN_NAME: Final = 60
+_SHOWN: Final = 60
 """Characters of a status or a code: undocumented ones are a server's words."""
 
 
 @attrs.frozen
 class OutcomeKind:
-    """How a card ended, without what differs between cards that are counted together.
-
-    Args:
-        name: The final status, or the class of the `CardprodError`.
-        error_code: The status's error code, if any.
-        meaning: What that means, if known. It can be a server's words, and so is not compared.
-        exit_code: The exit code that it makes.
-        is_status: Whether it is a final status; else its wait ended without one.
-    """
+    """How a card ended: in a final status, or with an error, whose class is its name. A meaning can be a server's."""
 
     name: str
     error_code: str | None
@@ -59,22 +51,17 @@ class OutcomeKind:
 
     @classmethod
     def of(cls, outcome: ProductionStatus | CardprodError) -> OutcomeKind:
-        """Return the kind of an outcome."""
+        """Return the kind of an outcome, without what differs between cards that are counted together."""
         if isinstance(outcome, CardprodError):
             error = type(outcome)
             return cls(error.__name__, None, meaning_of(error), exit_code_of(outcome), is_status=False)
-        code = None if outcome.error_code is None else one_line(outcome.error_code, _SHOWN_NAME)
+        code = None if outcome.error_code is None else one_line(outcome.error_code, _SHOWN)
         meaning = outcome.error_meaning or (None if code is None else outcome.description)
-        return cls(one_line(outcome.status, _SHOWN_NAME), code, meaning, exit_code_of(outcome), is_status=True)
+        return cls(one_line(outcome.status, _SHOWN), code, meaning, exit_code_of(outcome), is_status=True)
 
 
 class Growth:
-    """By how much a number that never falls grew lately.
-
-    Args:
-        window: Seconds that count as lately.
-        now: The time.
-    """
+    """By how much a number that never falls grew within a window of time."""
 
     __slots__ = ("_samples", "_window")
 
@@ -86,9 +73,8 @@ class Growth:
         """Add a sample. One a second is kept, and of those before the window the last one."""
         samples = self._samples
         if len(samples) > 1 and now - samples[-2][0] < _SAMPLE:
-            samples[-1] = now, count
-        else:
-            samples.append((now, count))
+            samples.pop()
+        samples.append((now, count))
         while len(samples) > 2 and samples[1][0] <= now - self._window:  # noqa: PLR2004 - a first and a last one
             samples.popleft()
 
@@ -99,32 +85,22 @@ class Growth:
         return most - least, ended_at - began_at
 
 
-_State: TypeAlias = "str | OutcomeKind | None"
-"""A card's last status, or how it ended; None before its first poll."""
-
-
 class WatchStats:
-    """Counts.
-
-    Args:
-        now: The time, on any clock in seconds.
-    """
+    """Counts cards, each once. A card's number is its position, here and in the checkpoint file."""
 
     def __init__(self, now: float) -> None:
-        # A card's number is its position, here and in the checkpoint file.
         self._numbers: dict[Card, int] = {}
-        self._states: list[_State] = []
+        self._states: list[str | OutcomeKind | None] = []  # the last status, or how the card ended
         self._kinds: dict[OutcomeKind, OutcomeKind] = {}
         self._statuses: Counter[str] = Counter()
         self._ends: Counter[OutcomeKind] = Counter()
-        self._pending = 0
         self._began_at = self._last_end_at = now
-        self._ended_here = 0
-        self._ends_growth = Growth(_RATE_WINDOW, now)
-        self._requests_growth = Growth(_MINUTE, now)
-        self._failed_polls = 0
-        self._failures_growth = Growth(_MINUTE, now)
+        self._ended_here = self._failed_polls = 0
         self._why_failed = ""
+        self._ends_growth = Growth(_RATE_WINDOW, now)
+        self._requests_growth, self._failures_growth = Growth(_MINUTE, now), Growth(_MINUTE, now)
+        self.pending: int = 0
+        """Cards that have not ended."""
         self.bad_rows: int = 0
         """Rows of the list that are no cards."""
         self.saved_at: float | None = None
@@ -132,14 +108,6 @@ class WatchStats:
 
     def __len__(self) -> int:
         return len(self._states)
-
-    def __contains__(self, card: object) -> bool:
-        return card in self._numbers
-
-    @property
-    def pending(self) -> int:
-        """Cards that have not ended."""
-        return self._pending
 
     def add(self, cards: Iterable[Card]) -> list[Card]:
         """Add cards, and return those that are new."""
@@ -150,7 +118,7 @@ class WatchStats:
                 numbers[card] = len(numbers)
                 new.append(card)
         self._states.extend([None] * len(new))
-        self._pending += len(new)
+        self.pending += len(new)
         return new
 
     def number_of(self, card: Card) -> int:
@@ -164,14 +132,7 @@ class WatchStats:
             self._set(card, outcome, is_end=is_end)
 
     def report(self, card: Card, outcome: ProductionStatus | CardprodError, now: float, *, is_end: bool) -> None:
-        """Count a card's new status, or the error that ended its wait.
-
-        Args:
-            card: The card.
-            outcome: What was seen.
-            now: The time.
-            is_end: Whether its wait has ended with it.
-        """
+        """Count a card's new status, or the error that ended its wait; and whether that is its end."""
         self._set(card, outcome, is_end=is_end)
         if is_end:
             self._ended_here += 1
@@ -182,18 +143,16 @@ class WatchStats:
         before = self._states[number]
         if isinstance(before, OutcomeKind):
             self._ends[before] -= 1
-            self._pending += 1
+            self.pending += 1
         elif before is not None:
             self._statuses[before] -= 1
-        if isinstance(outcome, CardprodError) or is_end:
+        if is_end or isinstance(outcome, CardprodError):
             kind = OutcomeKind.of(outcome)
-            kind = self._kinds.setdefault(kind, kind)  # one object for all cards
-            self._states[number] = kind
+            self._states[number] = kind = self._kinds.setdefault(kind, kind)  # one object for all cards
             self._ends[kind] += 1
-            self._pending -= 1
+            self.pending -= 1
         else:
-            status = one_line(outcome.status, _SHOWN_NAME)
-            self._states[number] = status
+            self._states[number] = status = one_line(outcome.status, _SHOWN)
             self._statuses[status] += 1
 
     def poll_failed(self, error: CardprodError) -> None:
@@ -202,13 +161,7 @@ class WatchStats:
         self._why_failed = message_of(error)
 
     def progress(self, now: float, requests: int, paused_for: float = 0.0) -> WatchProgress:
-        """Sum up. Call it regularly: speeds are measured from one call to the next.
-
-        Args:
-            now: The time.
-            requests: Requests sent so far.
-            paused_for: Seconds for which none is sent, because the API asked for that.
-        """
+        """Sum up, with the requests sent so far. Speeds are measured from one call to the next: call it regularly."""
         self._requests_growth.add(now, requests)
         self._failures_growth.add(now, self._failed_polls)
         if self._ended_here:
@@ -222,13 +175,13 @@ class WatchStats:
             cards=len(self._states),
             produced=by_code[PRODUCED],
             failed=by_code[FAILED],
-            unfinished=by_code[NOT_FINAL] + self._pending,
+            unfinished=by_code[NOT_FINAL] + self.pending,
             errors=by_code[NO_ANSWER] + by_code[USAGE],
             bad_rows=self.bad_rows,
             requests=requests,
             seconds=now - self._began_at,
-            pending=self._pending,
-            unseen=self._pending - self._statuses.total(),
+            pending=self.pending,
+            unseen=self.pending - self._statuses.total(),
             statuses={status: count for status, count in self._statuses.most_common() if count},
             ends=tuple((kind, count) for kind, count in self._ends.most_common() if count),
             requests_in_last_minute=self._requests_growth.growth[0],
@@ -241,13 +194,12 @@ class WatchStats:
 
     def _seconds_left(self, now: float) -> float | None:
         ended, seconds = self._ends_growth.growth
-        if not self._pending:
+        if not self.pending:
             return 0.0
         if ended < _LEAST_ENDS or seconds <= 0:
             return None
-        if now - self._last_end_at > max(_STALLED_SECONDS, _STALLED * seconds / ended):
-            return None
-        return self._pending * seconds / ended
+        is_stalled = now - self._last_end_at > max(_STALLED_SECONDS, _STALLED * seconds / ended)
+        return None if is_stalled else self.pending * seconds / ended
 
 
 def exit_code_for(progress: WatchProgress) -> int:

@@ -30,7 +30,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 import attrs
 
@@ -45,15 +45,14 @@ if TYPE_CHECKING:
 
     from cardprod.models import Transition
 
-__all__ = ["CheckpointStore", "Saved", "SavedCard"]
+__all__ = ["CheckpointStore", "Saved"]
 
 _T = TypeVar("_T")
+_Row: TypeAlias = tuple[Any, ...]
 
+_MAGIC: Final = b"SQLite format 3\0"
 _APPLICATION: Final = int.from_bytes(b"CPwa", "big")
 _VERSION: Final = 1
-_PRAGMAS: Final = ("application_id", "user_version")
-_MAGIC: Final = b"SQLite format 3\0"
-_HEADER: Final = 100
 _COLUMNS: Final = {
     "number": "INTEGER PRIMARY KEY",
     "profile_id": "INTEGER NOT NULL",
@@ -70,28 +69,20 @@ _COLUMNS: Final = {
     "polls": "INTEGER NOT NULL DEFAULT 0",
     "error": "TEXT",
 }
-_NAMES: Final = tuple(_COLUMNS)
-_TYPES: Final = tuple(
-    (int if "INTEGER" in kind else str, kind not in {"INTEGER", "TEXT"}) for kind in _COLUMNS.values()
-)
 _SCHEMA: Final = (
     f"CREATE TABLE card ({', '.join(f'{name} {kind}' for name, kind in _COLUMNS.items())})",
     "CREATE TABLE watch (base_url TEXT NOT NULL, learned TEXT NOT NULL)",
 )
-_ADD: Final = f"INSERT OR REPLACE INTO card ({', '.join(_NAMES[:5])}) VALUES (?, ?, ?, ?, ?)"  # noqa: S608 - constant
+_ADD: Final = (
+    "INSERT OR REPLACE INTO card (number, profile_id, card_token, started_at, deadline_at) VALUES (?, ?, ?, ?, ?)"
+)
 _CHANGE: Final = (
     "UPDATE card SET status = ?, kiosk_id = ?, occurred_at = ?, error_code = ?, description = ?, previous = ?, "
     "seen_at = ?, polls = coalesce(?, polls), error = ?, deadline_at = coalesce(?, deadline_at) WHERE number = ?"
 )
-_BESIDE: Final = ("-wal", "-shm", "-journal")
-"""What SQLite has beside a database."""
-
 _LONGEST: Final = 1_000_000
-"""Bytes of the longest value that is read: far more than any that is written."""
+"""Bytes of the longest value that is read, and of the write-ahead log between two runs."""
 
-_TRIES: Final = 3
-_BETWEEN_TRIES: Final = 0.02
-_SHOWN: Final = 100
 _SAVE_AFTER: Final = 0.4
 """Seconds until a change is written: what comes meanwhile is written with it."""
 
@@ -101,39 +92,16 @@ _RETRY_AFTER: Final = 60.0
 
 
 @attrs.frozen
-class SavedCard:
-    """A card of an earlier run.
-
-    Args:
-        wait: Its wait as it was.
-        error: The error that ended it; None if it goes on, or ended in a final status.
-    """
-
-    wait: PendingCard
-    error: str | None
-
-
-@attrs.frozen
 class Saved:
-    """What an earlier run left.
-
-    Args:
-        base_url: Where its cards were asked for.
-        learned: What its schedule had learned.
-        cards: Its cards, by their numbers.
-    """
+    """What an earlier run left: the wait of each card, by number, and the error that ended it, if one did."""
 
     base_url: str
     learned: str
-    cards: list[SavedCard]
+    cards: list[tuple[PendingCard, str | None]]
 
 
 class CheckpointStore:
-    """A checkpoint file. Its work is done in a thread of its own, so that the event loop goes on.
-
-    Args:
-        name: The file's name.
-    """
+    """A checkpoint file. Its work is done in a thread of its own, so that the event loop goes on."""
 
     def __init__(self, name: str) -> None:
         self.name: str = name
@@ -143,18 +111,12 @@ class CheckpointStore:
         self._learned_at = time.monotonic()
         self._thread = ThreadPoolExecutor(1, "cardprod checkpoint")
         self._database = _Database(name)
-        self._new: list[tuple[Any, ...]] = []
-        self._changes: dict[int, tuple[Any, ...]] = {}
+        self._new: list[_Row] = []
+        self._changes: dict[int, _Row] = {}
         self._has_changed = asyncio.Event()
 
     async def open(self, base_url: str) -> Saved | None:
-        """Open the file, and keep it from other runs.
-
-        Args:
-            base_url: Where cards are asked for, for a new file.
-
-        Returns:
-            What an earlier run left; None if the file is new.
+        """Open the file, keep it from other runs, and return what an earlier one left; None if it is new.
 
         Raises:
             UsageError: It is another run's, or no checkpoint, or cannot be used. It was left as it is.
@@ -164,25 +126,21 @@ class CheckpointStore:
     def add(self, number: int, card: Card, timeout: float) -> None:
         """Note a card whose wait begins now."""
         now = wall_clock()
-        ends_at = unix_time(now + timeout) if timeout < math.inf else None
-        self._new.append((number, card.profile_id, card.card_token, unix_time(now), ends_at))
+        self._new.append((number, *card, unix_time(now), _after(now, timeout)))
         self._has_changed.set()
 
-    def change(self, number: int, result: Transition | CardprodError, timeout: float | None = None) -> None:
-        """Note what was shown of a card; with a timeout, its wait goes on, and its time begins anew."""
-        now = wall_clock()
-        deadline_at = unix_time(now + timeout) if timeout is not None and timeout < math.inf else None
+    def change(self, number: int, result: Transition | CardprodError, timeout: float = math.inf) -> None:
+        """Note what was shown of a card; with a timeout, its time begins anew."""
         if isinstance(result, CardprodError):
-            self._changes[number] = (None,) * 8 + (type(result).__name__, deadline_at, number)
+            shown: _Row = (None,) * 8 + (type(result).__name__,)
         else:
             status, before = result.current, result.previous
+            code = None if status.error_code is None else str(status.error_code)
             occurred_at = None if status.occurred_at is None else unix_time(status.occurred_at.timestamp())
-            self._changes[number] = (
-                *(str(status.status), status.kiosk_id, occurred_at),
-                *(None if status.error_code is None else str(status.error_code), status.description),
-                *(None if before is None else str(before.status), unix_time(now), result.polls),
-                *(None, deadline_at, number),
-            )
+            previous = None if before is None else str(before.status)
+            shown = str(status.status), status.kiosk_id, occurred_at, code, status.description, previous
+            shown = *shown, unix_time(wall_clock()), result.polls, None
+        self._changes[number] = *shown, _after(wall_clock(), timeout), number
         self._has_changed.set()
 
     def forget_changes(self) -> None:
@@ -190,39 +148,25 @@ class CheckpointStore:
         self._changes.clear()
 
     async def flush(self) -> None:
-        """Write what was noted.
-
-        Raises:
-            UsageError: It cannot be written. It is kept, to be written later.
-        """
+        """Write what was noted. What cannot be written is kept, to be written later: `UsageError`."""
         await self._run(self._writing())
 
     async def keep_writing(self, on_saved: Callable[[], None], on_failure: Callable[[UsageError], None]) -> None:
-        """Write what was noted soon after it was, until this is cancelled.
-
-        Args:
-            on_saved: Is called after each time.
-            on_failure: Is called if that failed; it is tried again after a while.
-        """
+        """Write what was noted soon after it was, until this is cancelled; if that fails, try again after a while."""
         while True:
             await self._has_changed.wait()
             await asyncio.sleep(_SAVE_AFTER)
-            while True:
-                try:
-                    await self.flush()
-                except UsageError as error:
-                    on_failure(error)
-                    await asyncio.sleep(_RETRY_AFTER)
-                else:
-                    on_saved()
-                    break
+            try:
+                await self.flush()
+            except UsageError as error:
+                on_failure(error)
+                await asyncio.sleep(_RETRY_AFTER)
+                self._has_changed.set()
+            else:
+                on_saved()
 
     def close(self) -> None:
-        """Write the rest, and let others have the file. It blocks, so that nothing can cancel it.
-
-        Raises:
-            UsageError: The rest cannot be written.
-        """
+        """Write the rest, and let others have the file. It blocks, so that nothing can cancel it."""
         self._learned_at = -math.inf
         try:
             self._thread.submit(self._writing()).result()
@@ -245,6 +189,10 @@ class CheckpointStore:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
 
+def _after(now: float, timeout: float) -> int | None:
+    return unix_time(now + timeout) if timeout < math.inf else None
+
+
 class _Database:
     """The file itself, in one thread."""
 
@@ -252,26 +200,32 @@ class _Database:
         self._name = name
         self._path = Path(os.path.realpath(name))
         self._connection: sqlite3.Connection | None = None
-        self._new: list[tuple[Any, ...]] = []
-        self._changes: dict[int, tuple[Any, ...]] = {}
+        self._new: list[_Row] = []
+        self._changes: dict[int, _Row] = {}
 
     def open(self, base_url: str) -> Saved | None:
-        """Open the file, as `CheckpointStore.open` says."""
         self._check_files()
+        uri = f"{self._path.as_uri()}?mode=rw"
         try:
-            self._connection = connection = sqlite3.connect(
-                f"{self._path.as_uri()}?mode=rw", uri=True, timeout=0, isolation_level=None
-            )
+            self._connection = connection = sqlite3.connect(uri, uri=True, timeout=0, isolation_level=None)
             connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LONGEST)
-            connection.execute("PRAGMA trusted_schema = OFF")
-            connection.execute("PRAGMA cell_size_check = ON")
-            self._lock(connection)
-            if not _schema_of(connection):
+            for pragma in ("trusted_schema = OFF", "cell_size_check = ON", "synchronous = NORMAL"):
+                connection.execute(f"PRAGMA {pragma}")
+            # A run that has the file lets go of it for an instant with each commit: who gets it thrice has it.
+            for _ in range(2):
+                connection.execute("BEGIN IMMEDIATE")
+                connection.execute("ROLLBACK")
+                time.sleep(0.02)
+            connection.execute("BEGIN IMMEDIATE")
+            saved = None
+            if _schema_of(connection):
+                saved = self._load(connection)
+            else:
                 self._create(connection, base_url)
-                return None
-            saved = self._load(connection)
             connection.execute("COMMIT")
-            self._set_up(connection)
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute(f"PRAGMA journal_size_limit = {_LONGEST}")
+            connection.execute("BEGIN IMMEDIATE")
         except sqlite3.Error as exc:
             self.close()
             raise self._failure(exc) from None
@@ -280,12 +234,8 @@ class _Database:
             raise
         return saved
 
-    def write(self, new: list[tuple[Any, ...]], changes: dict[int, tuple[Any, ...]], learned: str | None) -> None:
-        """Write rows, and what could not be written before, and commit.
-
-        Raises:
-            UsageError: They cannot be written. They are kept.
-        """
+    def write(self, new: list[_Row], changes: dict[int, _Row], learned: str | None) -> None:
+        """Write rows, and those that could not be written before, and commit."""
         self._new += new
         self._changes |= changes
         connection = self._connection
@@ -307,38 +257,33 @@ class _Database:
             raise UsageError(f"the checkpoint {self._name} cannot be written: {exc}") from None
 
     def close(self) -> None:
-        """Close the file."""
         if self._connection is not None:
             with suppress(sqlite3.Error):
                 self._connection.close()
             self._connection = None
 
-    # --- Is it ours? ---
-
     def _check_files(self) -> None:
         """Check the file, or create an empty one, before SQLite does anything with it."""
+        flags = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
         try:
             if Path(self._name).is_symlink() and not self._path.exists():
                 raise self._refusal("it is a link that leads nowhere")
-            for path in (self._path, *(Path(f"{self._path}{end}") for end in _BESIDE)):
+            for end in ("", "-wal", "-shm", "-journal"):  # what SQLite has beside a database
                 with suppress(FileNotFoundError):
-                    self._check_file(path)
-            flags = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+                    self._check_file(Path(f"{self._path}{end}"))
             with suppress(FileExistsError):
                 os.close(os.open(self._path, flags | os.O_CREAT | os.O_EXCL, 0o600))
             file = os.open(self._path, flags)
             try:
-                header = os.read(file, _HEADER)
+                header = os.read(file, 100)
             finally:
                 os.close(file)
         except OSError as exc:
             raise UsageError(f"the checkpoint {self._name} cannot be used: {exc.strerror}") from None
-        if not header:
-            return
-        if len(header) < _HEADER or not header.startswith(_MAGIC):
+        if header and not (len(header) == 100 and header.startswith(_MAGIC)):  # noqa: PLR2004 - SQLite's
             raise self._refusal("it is no SQLite database")
-        version, application = (int.from_bytes(header[at : at + 4], "big") for at in (60, 68))
-        self._check_version(application, version)
+        if header:
+            self._check_version(int.from_bytes(header[68:72], "big"), int.from_bytes(header[60:64], "big"))
 
     def _check_file(self, path: Path) -> None:
         found = path.lstat()
@@ -354,72 +299,49 @@ class _Database:
         if version > _VERSION:
             raise self._refusal("a newer version of cardprod has written it")
 
-    def _lock(self, connection: sqlite3.Connection) -> None:
-        # A run that has the file lets go of it for an instant with each commit: who gets it thrice has it.
-        for is_last in (False,) * (_TRIES - 1) + (True,):
-            connection.execute("BEGIN IMMEDIATE")
-            if not is_last:
-                connection.execute("ROLLBACK")
-                time.sleep(_BETWEEN_TRIES)
-
     def _create(self, connection: sqlite3.Connection, base_url: str) -> None:
         for statement in _SCHEMA:
             connection.execute(statement)
         connection.execute("INSERT INTO watch VALUES (?, ?)", [base_url, AdaptiveSchedule().to_json()])
         connection.execute(f"PRAGMA application_id = {_APPLICATION}")
         connection.execute(f"PRAGMA user_version = {_VERSION}")
-        connection.execute("COMMIT")
-        self._set_up(connection)
-
-    def _set_up(self, connection: sqlite3.Connection) -> None:
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = NORMAL")
-        connection.execute(f"PRAGMA journal_size_limit = {_LONGEST}")
-        connection.execute("BEGIN IMMEDIATE")
-
-    # --- What is in it? ---
 
     def _load(self, connection: sqlite3.Connection) -> Saved:
-        application, version = (connection.execute(f"PRAGMA {name}").fetchone()[0] for name in _PRAGMAS)
+        names = ("application_id", "user_version")
+        application, version = (connection.execute(f"PRAGMA {name}").fetchone()[0] for name in names)
         self._check_version(application, version)
         if _schema_of(connection) != {*_SCHEMA} or version != _VERSION:
             raise self._damaged("its tables are others")
         match connection.execute("SELECT base_url, learned FROM watch").fetchall():
             case [(str(base_url), str(learned))]:
-                pass
+                saved = Saved(base_url, learned, [])
             case _:
                 raise self._damaged("table watch")
         now = unix_time(wall_clock())
-        cards: list[SavedCard] = []
         seen: set[Card] = set()
         try:
-            AdaptiveSchedule.from_json(learned)
-            for row in connection.execute("SELECT * FROM card ORDER BY number"):
-                saved = _read_row(row, len(cards), now)
-                cards.append(saved)
-                seen.add(saved.wait.card)
+            AdaptiveSchedule.from_json(saved.learned)
+            for number, row in enumerate(connection.execute("SELECT * FROM card ORDER BY number")):
+                saved.cards.append(_read_row(row, number, now))
+                seen.add(saved.cards[-1][0].card)
         except (ValueError, OverflowError) as exc:
-            raise self._damaged(f"card number {len(cards)}: {exc}") from None
-        if len(seen) < len(cards):
+            raise self._damaged(f"card number {len(saved.cards)}: {exc}") from None
+        if len(seen) < len(saved.cards):
             raise self._damaged("a card is in it twice")
-        return Saved(base_url, learned, cards)
-
-    # --- What is wrong with it? ---
+        return saved
 
     def _damaged(self, what: str) -> UsageError:
-        return self._refusal(f"it is damaged ({one_line(what, _SHOWN)})")
+        return self._refusal(f"it is damaged ({one_line(what, 100)})")
 
     def _refusal(self, why: str) -> UsageError:
-        return UsageError(
-            f"{self._name} is no checkpoint of `cardprod watch` to continue from: {why}; it was left as it is"
-        )
+        words = f"is no checkpoint of `cardprod watch` to continue from: {why}; it was left as it is"
+        return UsageError(f"{self._name} {words}")
 
     def _failure(self, exc: sqlite3.Error) -> UsageError:
         code = getattr(exc, "sqlite_errorcode", 0) & 0xFF
         if code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
-            return UsageError(
-                f"another run continues from {self._name}: wait for it, or name another file with --checkpoint"
-            )
+            words = "wait for it, or name another file with --checkpoint"
+            return UsageError(f"another run continues from {self._name}: {words}")
         if code in {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR}:
             return UsageError(f"the checkpoint {self._name} cannot be written: {exc}")
         return self._damaged(str(exc))
@@ -429,38 +351,27 @@ def _schema_of(connection: sqlite3.Connection) -> set[str]:
     return {str(sql) for (sql,) in connection.execute("SELECT sql FROM sqlite_master")}
 
 
-def _read_row(row: tuple[Any, ...], number: int, now: int) -> SavedCard:
-    """Read a row of the table `card`, and check it.
-
-    Raises:
-        ValueError: It cannot be one that was written here.
-    """
-    for value, name, (kind, is_required) in zip(row, _NAMES, _TYPES, strict=True):
-        if type(value) is not kind and (is_required or value is not None):
+def _read_row(row: _Row, number: int, now: int) -> tuple[PendingCard, str | None]:
+    """Read a row of the table `card`; `ValueError` if it cannot be one that was written here."""
+    for value, (name, kind) in zip(row, _COLUMNS.items(), strict=True):
+        if type(value) is not (int if "INTEGER" in kind else str) and (value is not None or " " in kind):
             raise ValueError(name)
-    found, profile_id, card_token, started_at, deadline_at, status, *of_status, previous, seen_at, polls, error = row
-    kiosk_id, occurred_at, error_code, description = of_status
-    if found != number or polls < 0:
-        raise ValueError("number or polls")
+    found, profile_id, card_token, started_at, deadline_at, status, kiosk_id, occurred_at, *rest = row
+    error_code, description, previous, seen_at, polls, error = rest
+    if found != number or polls < 0 or (status is not None and seen_at is None):
+        raise ValueError("number, polls or seen_at")
     for moment in (started_at, deadline_at or 0, seen_at or 0):
         as_datetime(moment)  # or it raises
-    card, last = Card(profile_id, card_token), None
-    if status is not None:
-        if seen_at is None:
-            raise ValueError("seen_at")
-        occurred = None if occurred_at is None else as_datetime(occurred_at)
-        last = ProductionStatus(status, kiosk_id, occurred, error_code, description)
-    return SavedCard(
-        PendingCard(
-            card=card,
-            started_at=started_at,
-            deadline_at=deadline_at,
-            next_poll_at=now,
-            polls=polls,
-            last=last,
-            began_at=seen_at if last else None,
-            polled_at=seen_at if last else None,
-            is_first=previous is None,
-        ),
-        error,
+    occurred = None if occurred_at is None else as_datetime(occurred_at)
+    wait = PendingCard(
+        card=Card(profile_id, card_token),
+        started_at=started_at,
+        deadline_at=deadline_at,
+        next_poll_at=now,
+        polls=polls,
+        last=None if status is None else ProductionStatus(status, kiosk_id, occurred, error_code, description),
+        began_at=seen_at,
+        polled_at=seen_at,
+        is_first=previous is None,
     )
+    return wait, error
