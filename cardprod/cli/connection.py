@@ -62,27 +62,27 @@ def _tls(arguments: argparse.Namespace) -> ssl.SSLContext | None:
         return None
     if key and not cert:
         raise UsageError("a key without its certificate: name that with --cert or CARDPROD_CERT")
-    what = f"the authorities in {ca}"
+    what, reason = f"the authorities in {ca}", "it is not PEM"
+
+    def password() -> str:
+        nonlocal reason
+        reason = "CARDPROD_KEY_PASSWORD is wrong"
+        if given := os.environ.get("CARDPROD_KEY_PASSWORD"):
+            return given
+        # Without this, OpenSSL would ask on the terminal.
+        raise UsageError("the key of the client certificate is encrypted: set CARDPROD_KEY_PASSWORD")
+
     try:
         context = ssl.create_default_context(cafile=ca)
         if cert:
             what = f"the client certificate {cert}" + (f" with the key {key}" if key else "")
-            context.load_cert_chain(cert, key, _password)
+            context.load_cert_chain(cert, key, password)
     except ssl.SSLError as exc:
-        reason = "CARDPROD_KEY_PASSWORD is wrong" if "DECRYPT" in str(exc) else "it is not PEM"
         reason = "the key is another certificate's" if exc.reason == "KEY_VALUES_MISMATCH" else reason
         raise UsageError(f"{what} cannot be used: {reason}") from None
     except OSError as exc:
         raise UsageError(f"{what} cannot be read: {exc.strerror}") from None
     return context
-
-
-def _password() -> str:
-    # Without this, OpenSSL would ask on the terminal.
-    password = os.environ.get("CARDPROD_KEY_PASSWORD")
-    if not password:
-        raise UsageError("the key of the client certificate is encrypted: set CARDPROD_KEY_PASSWORD")
-    return password
 
 
 def find_database(url: str | None) -> Durable:

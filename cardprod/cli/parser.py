@@ -58,8 +58,8 @@ class _Parser(argparse.ArgumentParser):
             Stream(file.fileno(), file.encoding).write(message)
 
     def error(self, message: str) -> NoReturn:
-        self.print_usage(sys.stderr)
-        self.exit(USAGE, f"{self.prog}: error: {printable(message)}\n")
+        print_stderr(f"{self.format_usage()}{self.prog}: error: {printable(message)}")
+        self.exit(USAGE)
 
 
 class Commands:

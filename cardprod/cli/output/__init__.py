@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from typing import TYPE_CHECKING, Protocol, TextIO
 
@@ -66,6 +67,9 @@ class Output:
         """Report an event; `OutputLost` if standard output cannot be written any more."""
         self.renderer.emit(event)
 
-    async def drain(self) -> None:
-        """Wait until everything that was emitted is written."""
-        await self._out.drain()
+    async def drain(self, limit: float | None = None) -> None:
+        """Wait until everything that was emitted is written; or, after so many seconds, give up the rest."""
+        try:
+            await asyncio.wait_for(self._out.drain(), limit)
+        except TimeoutError:
+            self._out.drop()

@@ -46,6 +46,10 @@ class Stream:
         self._kept += self._encoder.encode(text)
         self._write_kept()
 
+    def drop(self) -> None:
+        """Give up what is not written yet."""
+        self._kept.clear()
+
     async def drain(self) -> None:
         """Wait until everything is written; `OutputLost` if it cannot be."""
         while self._kept:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 import attrs
 
 from cardprod._polling.adaptive import AdaptiveSchedule
+from cardprod._polling.source import TimeSlice
 from cardprod._protocol.codec import unix_time
 from cardprod.checkpoint import Checkpoint, wall_clock
 from cardprod.cli.exit_codes import SIGNALLED
@@ -106,8 +107,7 @@ class WatchSession:
         progress, stopped_by = self._progress(), self._stopped.result() if self._stopped.done() else None
         self._output.emit(WatchEnded(progress, stopped_by, self._file))
         if stopped_by is not None:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._output.drain(), _LAST_WORDS)
+            await self._output.drain(_LAST_WORDS)
         number: int | None = getattr(signal, stopped_by or "", None)
         return exit_code_for(progress) if number is None else SIGNALLED + number
 
@@ -236,7 +236,9 @@ class WatchSession:
 
     async def _read(self, waits: Waits, opened: Waits) -> None:
         """Report what the waits show, and note it once it is out."""
+        work = TimeSlice()
         async for card, result in waits:
+            await work.pause_if_over()
             now = self._loop.time()
             self._output.emit(step_of(card, result, now - self._began_at, {}))
             await self._output.drain()
