@@ -223,16 +223,18 @@ class WatchSession:
             raise no_cards(self._options.list_name)
 
     async def _begin(self, cards: Sequence[Card], opened: Waits) -> None:
+        work = TimeSlice()
         if self._store is not None:
             for card in cards:
                 self._store.add(self._stats.number_of(card), card, self._options.timeout)
+                await work.pause_if_over()
             try:
                 await self._store.flush()  # so that what is shown of them finds their rows
             except UsageError as error:
                 self._warn(error)
         for card in cards:
             opened.add(card)
-        await asyncio.sleep(0)
+            await work.pause_if_over()
 
     async def _read(self, waits: Waits, opened: Waits) -> None:
         """Report what the waits show, and note it once it is out."""
