@@ -216,9 +216,7 @@ class Client:
         """
         card = Card(profile_id, card_token)
         check_type("after", after, ProductionStatus, or_none=True)
-        options = self._options(
-            self._own_schedule() if schedule is None else schedule, timeout, max_failures, max_outage
-        )
+        options = self._options(schedule, timeout, max_failures, max_outage)
         return Wait(card, self._poller, attrs.evolve(options, least_gap=IDLE_GAP), after)
 
     @returns_coroutine
@@ -279,8 +277,6 @@ class Client:
         """
         if cards is not None:
             check_source(cards)
-        if schedule is None:
-            schedule = self._own_schedule()
         if batch_timeout is not None:
             batch_timeout = _check_timeout("batch_timeout", batch_timeout)
         options = self._options(schedule, timeout, max_failures, max_outage)
@@ -359,15 +355,18 @@ class Client:
     def _options_of(self, checkpoint: Checkpoint, schedule: Schedule | None) -> PollOptions:
         # A caller without a type checker may pass the bare JSON.
         check_type("checkpoint", checkpoint, Checkpoint, "a Checkpoint, as Checkpoint.from_json gives")
-        if schedule is None:
-            schedule = checkpoint.schedule or self._own_schedule()
+        schedule = checkpoint.schedule if schedule is None else schedule
         return self._options(schedule, None, checkpoint.max_failures, checkpoint.max_outage)
 
     def _own_schedule(self) -> AdaptiveSchedule:
         self._schedule = self._schedule or AdaptiveSchedule()
         return self._schedule
 
-    def _options(self, schedule: Schedule, timeout: float | None, max_failures: int, max_outage: float) -> PollOptions:
+    def _options(
+        self, schedule: Schedule | None, timeout: float | None, max_failures: int, max_outage: float
+    ) -> PollOptions:
+        if schedule is None:
+            schedule = self._own_schedule()
         if timeout is not None:
             timeout = _check_timeout("timeout", timeout)
         check_count("max_failures", max_failures)
