@@ -335,6 +335,7 @@ class AdaptiveSchedule:
         self._spacing = math.sqrt((1 + progress_weight) / 2)
         self._used = self._polls = self._waited = 0.0  # mass, polls, and the seconds between them; all decay alike
         self._measured_from: float | None = None
+        self._turn = 0.0
         self._measured_at = 0.0
         self._curves: dict[tuple[str, bool], _Curve] = {}
         for status, seconds in ({} if typical is None else dict(typical)).items():
@@ -388,8 +389,7 @@ class AdaptiveSchedule:
         spacing = self._spacing * (1 + self._jitter * (random - 0.5))
         delay = curve.age_at(curve.mass_at(age) + spacing) - age
         longest = self._longest
-        if self._polls > 0:
-            longest = max(longest, _OVERTAKEN * (self._waited / self._polls + _MARGIN))
+        longest = max(longest, _OVERTAKEN * (self._turn + _MARGIN))
         return min(max(delay, self._shortest), longest)
 
     def learn(  # noqa: PLR0913 - one poll's worth
@@ -488,6 +488,7 @@ class AdaptiveSchedule:
         self._waited += waited
         if now - self._measured_from > _SETTLED:
             seconds = _FORGET * (1 - math.exp((self._measured_from - now) / _FORGET))
+            self._turn = self._waited / seconds / requests_per_second
             self._spacing = max(self._least_spacing, self._used / seconds / requests_per_second)
 
 
