@@ -74,7 +74,7 @@ async def sweep(checkpoint: Checkpoint, poller: Poller, options: PollOptions, st
         this.steps.extend((saved.card, transition) for transition in saved.undelivered)
         if not entry.is_over:
             entries.append(entry)
-    due = sorted((entry for entry in entries if _due_at(entry) <= now + TICK), key=lambda entry: entry.next_poll_at)
+    due = sorted((entry for entry in entries if _due_at(entry) <= now + TICK), key=lambda entry: entry.urgent_at)
     for entry in due:
         poller.begin(entry)
     try:
@@ -202,6 +202,10 @@ class _Pass:
         for entry in due:
             if stop is not None and stop.is_set():
                 return
+            now = loop.time()
+            if entry.urgent_at > now + TICK and not self.poller.transport.limiter.has_spare(now):
+                entry.defer(now)
+                continue
             try:
                 permit = await self.poller.transport.acquire(self._requests)
             except WouldBlock:
