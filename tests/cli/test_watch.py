@@ -214,7 +214,7 @@ async def test_rate_limit(kiosk: Simulator, tmp_path: Path) -> None:
 @pytest.mark.usefixtures("environment")
 async def test_a_refused_token_stops_it(kiosk: Simulator, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """A token that is no longer accepted stops it with 4 after a few looks, and a new one goes on from there."""
-    cards = cards_of(kiosk, 100)
+    cards = cards_of(kiosk, 100, [("READY", 40), ("IN_PROGRESS", 120), ("PRODUCED", 0)])
     file, state = write_list(tmp_path / "cards.csv", cards), tmp_path / "state"
     async with watching_json(file, state, *SLOWLY) as (watching, lines):
         await asyncio.sleep(60)
@@ -291,8 +291,7 @@ async def watching_json(file: str, state: Path, *more: str) -> AsyncGenerator[tu
     argv = ["watch", file, "--checkpoint", str(state), "--json", *more]
     with output_of(*argv) as (output, printed):
         watching = asyncio.create_task(cli.run(cli.make_parser().parse_args(argv), output))
-        # Without idling: virtual time would pass while a thread opens the file.
-        await until("the first result", lambda: '"transition"' in printed(), interval=0)
+        await until("the first result", lambda: '"transition"' in printed())
         yield watching, lambda: [json.loads(line) for line in printed().splitlines()]
 
 
