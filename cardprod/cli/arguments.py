@@ -82,9 +82,10 @@ def add_file(to: Any, *names: str, **more: Any) -> None:  # noqa: ANN401 - a par
     action.complete = {"bash": "_shtab_compgen_files", "zsh": "_files", "fish": "__fish_complete_path"}
 
 
-def add_profile(to: argparse.ArgumentParser) -> argparse.Action:
+def add_profile(to: argparse.ArgumentParser, **more: Any) -> None:  # noqa: ANN401 - argparse's own
     """Add the profile."""
-    return to.add_argument("profile", type=profile, metavar="PROFILE", help="the id of the profile that owns the card")
+    words = "the id of the profile that owns the card"
+    to.add_argument("profile", type=profile, metavar="PROFILE", help=words, **more)
 
 
 def add_list(to: argparse.ArgumentParser, *names: str, words: str = "", **more: Any) -> None:  # noqa: ANN401 - as above

@@ -16,7 +16,7 @@ def time_stands_still_while_a_thread_works(monkeypatch: pytest.MonkeyPatch) -> N
     """Keep the event loop from idling, which would let virtual time jump, while a thread opens or writes a file."""
     real: Callable[..., asyncio.Future[Any]] = asyncio.BaseEventLoop.run_in_executor
 
-    def run_in_executor(loop: asyncio.AbstractEventLoop, *work: Any) -> asyncio.Future[Any]:
+    def run_in_executor(loop: asyncio.BaseEventLoop, *work: Any) -> asyncio.Future[Any]:
         future = real(loop, *work)
 
         def stay_busy() -> None:

@@ -137,7 +137,7 @@ async def test_accidents(kiosk: Simulator, folder: Path, name: str) -> None:
     before = contents_of(folder)
     env = clean_environment(CARDPROD_TOKEN=kiosk.token, CARDPROD_BASE_URL=kiosk.base_url, COLUMNS="300")
     line = f'exec "$0" -m cardprod {accident.line}'
-    with Child("bash", "-c", line, sys.executable, env=env | accident.environment, cwd=folder) as child:
+    with Child("bash", "-c", line, sys.executable, env={**env, **accident.environment}, cwd=folder) as child:
         assert await child.until_end() == accident.exit_code, child.err
         out, err = child.out.rstrip("\n"), child.err.rstrip("\n")
     assert re.fullmatch(accident.out, out, re.DOTALL), out

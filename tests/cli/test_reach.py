@@ -121,7 +121,12 @@ def test_tls(pem: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     """A CA bundle and a client certificate come from arguments or variables, and what is wrong with them is said."""
     made: list[ssl.SSLContext] = []
     real = ssl.create_default_context
-    monkeypatch.setattr(ssl, "create_default_context", lambda **more: made.append(real(**more)) or made[-1])
+
+    def make(cafile: str | None) -> ssl.SSLContext:
+        made.append(real(cafile=cafile))
+        return made[-1]
+
+    monkeypatch.setattr(ssl, "create_default_context", make)
     client_with(ca=pem["ca"], cert=pem["cert"], key=pem["key"])
     monkeypatch.setenv("CARDPROD_CA", pem["ca"])
     client_with()

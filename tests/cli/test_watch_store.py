@@ -190,7 +190,10 @@ HOSTILE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no token": (lambda path: change(path, "UPDATE card SET card_token = 'a/b'"), "card_token must be"),
     "no text": (lambda path: change(path, "UPDATE card SET status = x'00'"), "card number 0: status"),
     "no UTF-8": (lambda path: change(path, "UPDATE card SET status = CAST(x'ff' AS TEXT)"), "it is damaged"),
-    "huge": (lambda path: change(path, "UPDATE card SET status = hex(zeroblob(2000000)) WHERE number = 0"), "it is damaged"),
+    "huge": (
+        lambda path: change(path, "UPDATE card SET status = hex(zeroblob(2000000)) WHERE number = 0"),
+        "it is damaged",
+    ),
     "no time": (lambda path: change(path, "UPDATE card SET seen_at = NULL"), "or seen_at"),
     "no such time": (lambda path: change(path, "UPDATE card SET started_at = 9223372036854775807"), "card number 0"),
     "a real": (lambda path: change(path, "UPDATE card SET started_at = 1.5"), "card number 0: started_at"),

@@ -2,6 +2,4 @@
 
 from __future__ import annotations
 
-from typing import Final
-
-__all__: Final[list[str]] = []
+__all__: list[str] = []

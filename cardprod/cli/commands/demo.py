@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final
 
-import attrs
-
 from cardprod._polling.backoff import Backoff
 from cardprod.cli.exit_codes import PRODUCED
 from cardprod.cli.output.events import Failed, Report, TransitionReported
@@ -24,22 +22,15 @@ if TYPE_CHECKING:
 __all__ = ["add", "run"]
 
 
-@attrs.frozen
-class _Scene:
-    """One card of the demo: its plan, how many requests fail, and how often it is waited for."""
+_PLANS: Final = ("prints", "jams", "prints", "rejected", "retried", "never", "prints")
+_UNLUCKY: Final = 2
+"""The card whose first requests fail."""
 
-    plan: str
-    faults: int = 0
-    waits: int = 1
+_RETRIED: Final = 4
+"""The card that is sent to the kiosk again."""
 
-
-_SCENES: Final = (
-    *(_Scene("prints"), _Scene("jams"), _Scene("prints", faults=2), _Scene("rejected")),
-    *(_Scene("retried", waits=2), _Scene("never"), _Scene("prints")),
-)
 _SCHEDULE: Final = Backoff(first=0.4, factor=1.4, ceiling=1.0)
 _TIMEOUT: Final = 9.0
-_REPAIR: Final = 3.0
 
 
 def add(to: Commands) -> None:
@@ -55,7 +46,7 @@ async def run(_: argparse.Namespace, output: Output) -> int:
     loop = asyncio.get_running_loop()
     began_at = loop.time()
     async with Simulator() as kiosk, Client(kiosk.token, base_url=kiosk.base_url) as client:
-        cards = len(_SCENES)
+        cards = len(_PLANS)
         output.emit(
             Report(f"A simulated kiosk at {kiosk.base_url}, {cards} cards, and the real client over real HTTP:")
         )
@@ -78,20 +69,19 @@ async def _play(
     """Wait for one card; return its final status, None if it has none."""
     from cardprod.simulator import Fault  # noqa: PLC0415 - as above
 
-    scene = _SCENES[number]
     await asyncio.sleep(number * 0.3)  # people do not come to a kiosk all at once
-    card = kiosk.add((123456, f"card-{number + 1}"), scene.plan)
-    for fault in (Fault.server_error(503), Fault.reset())[: scene.faults]:
+    card = kiosk.add((123456, f"card-{number + 1}"), _PLANS[number])
+    for fault in (Fault.server_error(503), Fault.reset()) if number == _UNLUCKY else ():
         kiosk.fail_next(fault, card=card)
     last: ProductionStatus | None = None
-    for again in range(scene.waits):
-        if again:
+    while last is None or (number == _RETRIED and not last.is_produced):
+        if last is not None:
             output.emit(Report(f"{card.card_token}: the ribbon is replaced, and the card is sent to the kiosk again"))
-            await asyncio.sleep(_REPAIR)
+        waiting = client.wait_until_final(
+            card.profile_id, card.card_token, timeout=_TIMEOUT, schedule=_SCHEDULE, after=last
+        )
         try:
-            async for step in client.wait_until_final(
-                card.profile_id, card.card_token, timeout=_TIMEOUT, schedule=_SCHEDULE
-            ):
+            async for step in waiting:
                 last = step.current
                 output.emit(TransitionReported(card, step, asyncio.get_running_loop().time() - began_at))
         except WaitTimeout as error:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import argparse
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from cardprod.cli.arguments import add_connection, add_list, add_profile, card_token
 from cardprod.cli.connection import make_client
@@ -14,7 +13,7 @@ from cardprod.errors import UsageError
 from cardprod.models import Card
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    import argparse
 
     from cardprod.cli.output import Output
     from cardprod.cli.parser import Commands
@@ -32,30 +31,17 @@ def add(to: Commands) -> None:
         "cardprod status 123456 card-1 card-2 card-3",
         "cardprod status --file cards.csv --json",
     )
-    profile = add_profile(status)
-    cards = status.add_argument("cards", nargs="+", type=card_token, metavar="CARD", help="a card's token")
-    add_list(status, "--file", words="a list of cards instead: ", action=_InsteadOf, positionals=(profile, cards))
+    add_profile(status, nargs="?")
+    status.add_argument("cards", nargs="*", type=card_token, metavar="CARD", help="a card's token")
+    add_list(status, "--file", words="a list of cards instead: ")
     status.add_argument("--strict", action="store_true", help="request nothing if a row of the list is no card")
     add_connection(status)
-
-
-class _InsteadOf(argparse.Action):
-    """An option that takes the place of arguments that are required without it."""
-
-    def __init__(self, *, positionals: Sequence[argparse.Action], **more: Any) -> None:  # noqa: ANN401 - argparse's own
-        super().__init__(**more)
-        self._positionals = positionals
-
-    def __call__(self, _: argparse.ArgumentParser, namespace: argparse.Namespace, *values: object) -> None:
-        setattr(namespace, self.dest, values[0])
-        for positional in self._positionals:
-            positional.required = False
 
 
 async def run(arguments: argparse.Namespace, output: Output) -> int:
     """Request the statuses."""
     profile_id: int | None = arguments.profile
-    if (arguments.file is None) == (profile_id is None):
+    if (arguments.file is None) == (profile_id is None) or (profile_id is None) != (not arguments.cards):
         raise UsageError("name either PROFILE CARD [CARD …] or a list of cards with --file")
     client = make_client(arguments)
     if profile_id is None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from cardprod._http.rate_limit import RateLimit
 from cardprod.cli.arguments import add_connection, add_file, add_list, add_timeout, count
-from cardprod.cli.connection import base_url, make_client
+from cardprod.cli.connection import make_client
 from cardprod.cli.lists import read_list
 from cardprod.cli.output.events import BadRowFound
 from cardprod.errors import UsageError
@@ -63,11 +63,10 @@ def add(to: Commands) -> None:
 async def run(arguments: argparse.Namespace, output: Output) -> int:
     """Wait for the cards."""
     # sqlite3 is nothing to import for another command.
-    from cardprod.cli.watch.session import WatchOptions, WatchSession  # noqa: PLC0415
+    from cardprod.cli.watch.session import WatchSession  # noqa: PLC0415
     from cardprod.cli.watch.store import CheckpointStore  # noqa: PLC0415
 
-    limit = RateLimit(per_second=arguments.per_second, per_minute=arguments.per_minute)
-    client = make_client(arguments, limit)
+    client = make_client(arguments, RateLimit(per_second=arguments.per_second, per_minute=arguments.per_minute))
     listed = None
     if arguments.file != "-" or arguments.strict:
         listed = await read_list(arguments.file, allow_empty=arguments.allow_empty)
@@ -75,14 +74,6 @@ async def run(arguments: argparse.Namespace, output: Output) -> int:
         for row in listed.bad_rows:
             output.emit(BadRowFound(listed.name, row))
         raise UsageError("nothing was begun, because --strict accepts no bad rows")
-    options = WatchOptions(
-        list_name=arguments.file,
-        base_url=base_url(),
-        per_minute=min(limit.per_minute, limit.per_second * 60),
-        timeout=arguments.timeout,
-        follow=arguments.follow,
-        allow_empty=arguments.allow_empty,
-    )
     store = None if arguments.checkpoint is None else CheckpointStore(arguments.checkpoint)
     async with client:
-        return await WatchSession(client, output, options, store).run(listed)
+        return await WatchSession(client, output, arguments, store).run(listed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from typing import TYPE_CHECKING, Protocol, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from cardprod.cli.output.json_lines import JsonLines
 from cardprod.cli.output.streams import Stream
@@ -15,31 +15,14 @@ if TYPE_CHECKING:
 
     from cardprod.cli.output.events import Event
 
-__all__ = ["Output", "Renderer"]
-
-
-class Renderer(Protocol):
-    """Shows events, to a program or to people."""
-
-    interval: float
-    """Seconds between two reports of progress."""
-    redraws: bool
-    """Whether progress takes the place of the progress before."""
-
-    def emit(self, event: Event) -> None:
-        """Show an event."""
-        ...
-
-    def close(self) -> None:
-        """Leave the terminal as it was."""
-        ...
+__all__ = ["Output"]
 
 
 class Output:
     """What a command reports through: a renderer, and the stream that it writes to."""
 
-    def __init__(self, renderer: Renderer, out: Stream) -> None:
-        self.renderer: Renderer = renderer
+    def __init__(self, renderer: JsonLines | TextLines, out: Stream) -> None:
+        self.renderer: JsonLines | TextLines = renderer
         self._out = out
 
     @classmethod
@@ -48,7 +31,7 @@ class Output:
         out = Stream(file.fileno(), file.encoding)
         if as_json:
             return cls(JsonLines(out), out)
-        renderer: Renderer = TextLines(out)
+        renderer = TextLines(out)
         if file.isatty() or "FORCE_COLOR" in os.environ:  # else without rich, which takes longer than a request
             try:
                 from cardprod.cli.output.live import renderer_for  # noqa: PLC0415 - an extra

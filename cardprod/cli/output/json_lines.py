@@ -24,8 +24,10 @@ _COUNTS = ("cards", "produced", "failed", "unfinished", "errors", "bad_rows", "r
 class JsonLines:
     """Writes JSON lines; `cardprod.cli` documents them."""
 
-    interval = 10.0
-    redraws = False
+    interval: float = 10.0
+    """Seconds between two reports of progress."""
+    redraws: bool = False
+    """Whether progress takes the place of the progress before."""
 
     def __init__(self, out: Stream) -> None:
         self._out = out

@@ -27,8 +27,8 @@ _SHOWN = 60
 class TextLines:
     """Writes lines, in the colour of the status that each is about if there is something that paints them so."""
 
-    interval = 10.0
-    redraws = False
+    interval: float = 10.0
+    redraws: bool = False
 
     def __init__(self, out: Stream, paint: Callable[[str, str | None], str] | None = None) -> None:
         self._out = out

@@ -24,6 +24,7 @@ from cardprod._polling.adaptive import AdaptiveSchedule
 from cardprod._polling.source import TimeSlice
 from cardprod._protocol.codec import unix_time
 from cardprod.checkpoint import Checkpoint, wall_clock
+from cardprod.cli.connection import base_url
 from cardprod.cli.exit_codes import SIGNALLED
 from cardprod.cli.lists import no_cards, read_rows, shown_name
 from cardprod.cli.output.events import BadRowFound, Warned, WatchEnded, WatchStarted, step_of
@@ -35,6 +36,7 @@ from cardprod.models import Card
 from cardprod.telemetry import PollFailed
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Coroutine, Generator, Iterable, Sequence
 
     from cardprod._polling.waits import Waits
@@ -47,7 +49,7 @@ if TYPE_CHECKING:
     from cardprod.models import Transition
     from cardprod.telemetry import Event
 
-__all__ = ["WatchOptions", "WatchSession"]
+__all__ = ["WatchSession"]
 
 _AT_LEAST_EVERY: Final = 60.0
 """Seconds after which progress is reported though nothing has changed."""
@@ -59,25 +61,20 @@ _LAST_WORDS: Final = 1.0
 _LONG: Final = 0.01
 
 
-@attrs.frozen(kw_only=True)
-class WatchOptions:
-    """What was asked for. A timeout is for each card; to follow is to wait on after an error status."""
-
-    list_name: str
-    base_url: str
-    per_minute: int
-    timeout: float
-    follow: bool
-    allow_empty: bool
-
-
 class WatchSession:
     """One run, with an opened client, and a checkpoint file if there is to be one."""
 
-    def __init__(self, client: Client, output: Output, options: WatchOptions, store: CheckpointStore | None) -> None:
+    def __init__(
+        self, client: Client, output: Output, arguments: argparse.Namespace, store: CheckpointStore | None
+    ) -> None:
         self._client = client
         self._output = output
-        self._options = options
+        self._list: str = arguments.file
+        self._timeout: float = arguments.timeout
+        self._follow: bool = arguments.follow
+        self._allow_empty: bool = arguments.allow_empty
+        self._per_minute = min(arguments.per_minute, arguments.per_second * 60)
+        self._base_url = base_url()
         self._store = store
         self._file = None if store is None else store.name
         self._schedule = AdaptiveSchedule()
@@ -112,17 +109,17 @@ class WatchSession:
         return exit_code_for(progress) if number is None else SIGNALLED + number
 
     async def _wait(self, listed: CardList | None) -> None:
-        saved = None if self._store is None else await self._store.open(self._options.base_url)
+        saved = None if self._store is None else await self._store.open(self._base_url)
         pending, new = await asyncio.to_thread(self._prepare, listed, saved)
-        name, stats = shown_name(self._options.list_name), self._stats
+        name, stats = shown_name(self._list), self._stats
         counts = len(stats), len(stats) - stats.pending, stats.bad_rows
-        self._output.emit(WatchStarted(name, *counts, self._options.per_minute, self._file, saved is not None))
+        self._output.emit(WatchStarted(name, *counts, self._per_minute, self._file, saved is not None))
         for row in () if listed is None else listed.bad_rows:
             self._output.emit(BadRowFound(name, row))
         saved = None  # of a million cards it is as large as their waits
         async with AsyncExitStack() as stack:
             # Two batches, because only waits that are resumed have deadlines of their own. They share what is learned.
-            opened = self._client.wait_until_all_final(None, timeout=self._options.timeout, schedule=self._schedule)
+            opened = self._client.wait_until_all_final(None, timeout=self._timeout, schedule=self._schedule)
             self._waits.append(await stack.enter_async_context(opened))
             works = [self._read(opened, opened), self._feed(new, opened, has_more=listed is None)]
             if pending:
@@ -141,13 +138,13 @@ class WatchSession:
             self._schedule = AdaptiveSchedule.from_json(saved.learned)
             for wait, error in saved.cards:
                 last = wait.last
-                is_followed = last is not None and last.is_final and self._options.follow and not last.is_produced
+                is_followed = last is not None and last.is_final and self._follow and not last.is_produced
                 is_end = last is not None and last.is_final and not is_followed
                 self._stats.restore(wait.card, last, is_end=is_end)
                 if error is not None:
                     new.append(wait.card)
                 elif is_followed:  # its time begins anew
-                    at = wall_clock() + self._options.timeout
+                    at = wall_clock() + self._timeout
                     deadline_at = unix_time(at) if at < math.inf else None
                     pending.append(attrs.evolve(wait, is_after=True, deadline_at=deadline_at))
                 elif not is_end:
@@ -162,8 +159,8 @@ class WatchSession:
     def _check_same(self, listed: CardList | None, saved: Saved) -> None:
         """Check that a checkpoint is of these cards. Of a list that is still to come, this cannot be known."""
         other = "name another file with --checkpoint"
-        if saved.base_url != self._options.base_url:
-            raise UsageError(f"{self._file} is of cards at {saved.base_url}, not at {self._options.base_url}: {other}")
+        if saved.base_url != self._base_url:
+            raise UsageError(f"{self._file} is of cards at {saved.base_url}, not at {self._base_url}: {other}")
         cards = {wait.card for wait, _ in saved.cards}
         if listed is None:
             self._unnamed = cards
@@ -205,13 +202,13 @@ class WatchSession:
             await self._begin(new[first : first + _AT_ONCE], opened)
         if not has_more:
             return
-        async with aclosing(read_rows(self._options.list_name)) as blocks:
+        async with aclosing(read_rows(self._list)) as blocks:
             async for rows in blocks:
                 cards = [row for row in rows if isinstance(row, Card)]
                 for row in rows:
                     if not isinstance(row, Card):
                         self._stats.bad_rows += 1
-                        self._output.emit(BadRowFound(shown_name(self._options.list_name), row))
+                        self._output.emit(BadRowFound(shown_name(self._list), row))
                 await self._output.drain()
                 self._unnamed.difference_update(cards)
                 for first in range(0, len(cards), _AT_ONCE):
@@ -219,14 +216,14 @@ class WatchSession:
         if self._unnamed:
             unnamed = count_of(len(self._unnamed), "card")
             self._output.emit(Warned(f"{unnamed} of {self._file} not named on standard input; continued all the same"))
-        if not (len(self._stats) or self._stats.bad_rows or self._options.allow_empty):
-            raise no_cards(self._options.list_name)
+        if not (len(self._stats) or self._stats.bad_rows or self._allow_empty):
+            raise no_cards(self._list)
 
     async def _begin(self, cards: Sequence[Card], opened: Waits) -> None:
         work = TimeSlice()
         if self._store is not None:
             for card in cards:
-                self._store.add(self._stats.number_of(card), card, self._options.timeout)
+                self._store.add(self._stats.number_of(card), card, self._timeout)
                 await work.pause_if_over()
             try:
                 await self._store.flush()  # so that what is shown of them finds their rows
@@ -255,8 +252,8 @@ class WatchSession:
         else:
             outcome = result.current
             is_end = outcome.is_final
-            if is_end and self._options.follow and not outcome.is_produced:
-                is_end, timeout = False, self._options.timeout
+            if is_end and self._follow and not outcome.is_produced:
+                is_end, timeout = False, self._timeout
                 opened.add(card, after=outcome)
         self._stats.report(card, outcome, now, is_end=is_end)
         if self._store is not None:
@@ -322,16 +319,18 @@ class WatchSession:
 def _no_long_collections() -> Generator[None]:
     """Keep Python's garbage collector from walking over a million cards again and again, which takes it a second.
 
-    What a long collection has found alive is left out of all later ones. If it is cyclic garbage one day, it stays; but
-    cards, statuses and waits are in no cycles.
+    Once a collection took long, what each finds alive is left out of all later ones. If it is cyclic garbage one day,
+    it stays; but cards, statuses and waits are in no cycles.
     """
-    began_at = 0.0
+    began_at, is_large = 0.0, False
 
-    def freeze(phase: str, _: dict[str, int]) -> None:
-        nonlocal began_at
+    def freeze(phase: str, info: dict[str, int]) -> None:
+        nonlocal began_at, is_large
         if phase == "start":
             began_at = perf_counter()
-        elif perf_counter() - began_at > _LONG:
+            return
+        is_large = is_large or perf_counter() - began_at > _LONG
+        if is_large and info["generation"] > 0:
             gc.freeze()
 
     gc.callbacks.append(freeze)

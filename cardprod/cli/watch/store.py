@@ -282,8 +282,12 @@ class _Database:
             raise UsageError(f"the checkpoint {self._name} cannot be used: {exc.strerror}") from None
         if header and not (len(header) == 100 and header.startswith(_MAGIC)):  # noqa: PLR2004 - SQLite's
             raise self._refusal("it is no SQLite database")
-        if header:
-            self._check_version(int.from_bytes(header[68:72], "big"), int.from_bytes(header[60:64], "big"))
+        version, application = (int.from_bytes(header[at : at + 4], "big") for at in (60, 68))
+        if header and application != _APPLICATION:
+            raise self._refusal("it is another program's database")
+        if header and version != _VERSION:
+            words = "a newer version of cardprod has written it"
+            raise self._refusal(words) if version > _VERSION else self._damaged("it has no version")
 
     def _check_file(self, path: Path) -> None:
         found = path.lstat()
@@ -293,12 +297,6 @@ class _Database:
         if hasattr(os, "geteuid") and found.st_uid != os.geteuid():
             raise self._refusal(f"{which} is another user's file")
 
-    def _check_version(self, application: int, version: int) -> None:
-        if application != _APPLICATION:
-            raise self._refusal("it is another program's database")
-        if version > _VERSION:
-            raise self._refusal("a newer version of cardprod has written it")
-
     def _create(self, connection: sqlite3.Connection, base_url: str) -> None:
         for statement in _SCHEMA:
             connection.execute(statement)
@@ -307,10 +305,7 @@ class _Database:
         connection.execute(f"PRAGMA user_version = {_VERSION}")
 
     def _load(self, connection: sqlite3.Connection) -> Saved:
-        names = ("application_id", "user_version")
-        application, version = (connection.execute(f"PRAGMA {name}").fetchone()[0] for name in names)
-        self._check_version(application, version)
-        if _schema_of(connection) != {*_SCHEMA} or version != _VERSION:
+        if _schema_of(connection) != {*_SCHEMA}:
             raise self._damaged("its tables are others")
         match connection.execute("SELECT base_url, learned FROM watch").fetchall():
             case [(str(base_url), str(learned))]:
