@@ -139,8 +139,8 @@ def _read_csv(lines: Iterator[str], before: int, separator: str) -> Iterator[Car
             continue
         if not any(cells):
             continue
-        names = [_plain(cell) for cell in cells]
-        if is_first and {*_NAMES} <= {*names}:
+        names = [_plain(cell) for cell in cells] if is_first else []
+        if {*_NAMES} <= {*names}:
             header = separator.join(cells)
             if twice := [name for name in _NAMES if names.count(name) > 1]:
                 yield BadRow(line, f"the header has {' and '.join(twice)} twice; expected {EXPECTED}, each once")

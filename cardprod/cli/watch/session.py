@@ -116,7 +116,6 @@ class WatchSession:
         self._output.emit(WatchStarted(name, *counts, self._per_minute, self._file, saved is not None))
         for row in () if listed is None else listed.bad_rows:
             self._output.emit(BadRowFound(name, row))
-        saved = None  # of a million cards it is as large as their waits
         async with AsyncExitStack() as stack:
             # Two batches, because only waits that are resumed have deadlines of their own. They share what is learned.
             opened = self._client.wait_until_all_final(None, timeout=self._timeout, schedule=self._schedule)
@@ -136,7 +135,8 @@ class WatchSession:
         if saved is not None:
             self._check_same(listed, saved)
             self._schedule = AdaptiveSchedule.from_json(saved.learned)
-            for wait, error in saved.cards:
+            while saved.cards:  # emptied one by one: to drop a million at once would hold everything up
+                wait, error = saved.cards.popleft()
                 last = wait.last
                 is_followed = last is not None and last.is_final and self._follow and not last.is_produced
                 is_end = last is not None and last.is_final and not is_followed

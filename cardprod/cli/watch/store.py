@@ -27,8 +27,10 @@ import os
 import sqlite3
 import stat
 import time
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
@@ -80,6 +82,9 @@ _CHANGE: Final = (
     "UPDATE card SET status = ?, kiosk_id = ?, occurred_at = ?, error_code = ?, description = ?, previous = ?, "
     "seen_at = ?, polls = coalesce(?, polls), error = ?, deadline_at = coalesce(?, deadline_at) WHERE number = ?"
 )
+_LAST: Final = unix_time(math.inf)
+"""The last time that can be written."""
+
 _LONGEST: Final = 1_000_000
 """Bytes of the longest value that is read, and of the write-ahead log between two runs."""
 
@@ -97,7 +102,7 @@ class Saved:
 
     base_url: str
     learned: str
-    cards: list[tuple[PendingCard, str | None]]
+    cards: deque[tuple[PendingCard, str | None]]
 
 
 class CheckpointStore:
@@ -309,7 +314,7 @@ class _Database:
             raise self._damaged("its tables are others")
         match connection.execute("SELECT base_url, learned FROM watch").fetchall():
             case [(str(base_url), str(learned))]:
-                saved = Saved(base_url, learned, [])
+                saved = Saved(base_url, learned, deque())
             case _:
                 raise self._damaged("table watch")
         now = unix_time(wall_clock())
@@ -346,17 +351,25 @@ def _schema_of(connection: sqlite3.Connection) -> set[str]:
     return {str(sql) for (sql,) in connection.execute("SELECT sql FROM sqlite_master")}
 
 
+@cache
+def _wrong_type(types: tuple[type, ...]) -> str | None:
+    """Return the column whose value cannot be of its type; None if there is none. Most rows have the same types."""
+    for found, (name, kind) in zip(types, _COLUMNS.items(), strict=True):
+        if found is not (int if "INTEGER" in kind else str) and (found is not type(None) or " " in kind):
+            return name
+    return None
+
+
 def _read_row(row: _Row, number: int, now: int) -> tuple[PendingCard, str | None]:
     """Read a row of the table `card`; `ValueError` if it cannot be one that was written here."""
-    for value, (name, kind) in zip(row, _COLUMNS.items(), strict=True):
-        if type(value) is not (int if "INTEGER" in kind else str) and (value is not None or " " in kind):
-            raise ValueError(name)
+    if (wrong := _wrong_type(tuple(map(type, row)))) is not None:
+        raise ValueError(wrong)
     found, profile_id, card_token, started_at, deadline_at, status, kiosk_id, occurred_at, *rest = row
     error_code, description, previous, seen_at, polls, error = rest
     if found != number or polls < 0 or (status is not None and seen_at is None):
         raise ValueError("number, polls or seen_at")
-    for moment in (started_at, deadline_at or 0, seen_at or 0):
-        as_datetime(moment)  # or it raises
+    if not all(0 <= moment <= _LAST for moment in (started_at, deadline_at or 0, seen_at or 0)):
+        raise ValueError("started_at, deadline_at or seen_at")
     occurred = None if occurred_at is None else as_datetime(occurred_at)
     wait = PendingCard(
         card=Card(profile_id, card_token),
