@@ -68,7 +68,7 @@ def test_one_probe() -> None:
 
 
 def test_refused_probes() -> None:
-    """Each probe that is refused without a `Retry-After` doubles the pause, up to a minute; an answered one ends that."""
+    """Each probe that is refused without a `Retry-After` doubles the pause, up to a minute, until one is answered."""
     one, now = recovery(), 0.0
     pauses: list[float] = []
     one.refuse(now, now, None)
@@ -199,9 +199,7 @@ def test_server_with_a_lower_limit(retry_after: float | None, burst: float, late
 
 
 @given(
-    st.lists(
-        st.tuples(st.sampled_from(["send", "refuse", "pause", "end", "give back"]), st.floats(0, 30)), max_size=60
-    )
+    st.lists(st.tuples(st.sampled_from(["send", "refuse", "pause", "end", "give back"]), st.floats(0, 30)), max_size=60)
 )
 def test_whatever_comes(steps: list[tuple[str, float]]) -> None:
     """Whatever comes, nothing is sent within a pause, beside a probe, or closer together than the rate allows."""
