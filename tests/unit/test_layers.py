@@ -39,6 +39,7 @@ LAYERS: Final = [
     "_http.limiter",
     "_http.answer",
     "_http.failures",
+    "_http.loopback",
     "_http.secrets",
     "_http.proxies",
     "_http.retries",
