@@ -12,7 +12,6 @@ import re
 import socket
 import sys
 from contextlib import asynccontextmanager
-from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -61,10 +60,6 @@ async def _wise_is_a_kiosk() -> AsyncGenerator[Simulator, None]:
             yield kiosk
 
 
-def _other_database(database: str, _: str, most_connections: int) -> Database:
-    return Database(database, most_connections)
-
-
 def _leave_it(**_: object) -> None:
     """Keep Celery from setting up logging: with this receiver it leaves that to us, and the other tests need theirs."""
 
@@ -88,7 +83,13 @@ def _examples(*, durable: bool) -> list[Any]:
 @pytest.mark.parametrize("example", _examples(durable=True))
 async def test_durable_example(example: Example, postgres: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """An example of durable waits runs as it stands, but for the address of its database, to where a worker works."""
-    monkeypatch.setattr("cardprod.durable.engine.Database", partial(_other_database, postgres))
+    real = Database.__init__
+
+    def begin(database: Database, address: str, *more: Any) -> None:
+        del address
+        real(database, postgres, *more)
+
+    monkeypatch.setattr(Database, "__init__", begin)
     running = asyncio.create_task(test_example(example, monkeypatch))
     await until("its end or a sweep", lambda: running.done() or _sweeps(postgres) > 0)
     running.cancel()
@@ -100,7 +101,7 @@ def _sweeps(database: str) -> int:
     """Count the sweeps whose outcome was written."""
     with psycopg.connect(database) as connection:
         try:
-            return len(connection.execute("SELECT id FROM cardprod_parts WHERE version > 0").fetchall())
+            return len(connection.execute("SELECT id FROM cardprod.chunks WHERE version > 0").fetchall())
         except psycopg.errors.UndefinedTable:
             return 0
 
