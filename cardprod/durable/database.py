@@ -158,13 +158,13 @@ class _Pool(psycopg_pool.AsyncConnectionPool["AsyncConnection[Any]"]):
                 if connection not in self._sound:
                     await connection.close()
                     continue
-                try:
-                    await connection.execute(self._setup)
-                except _AWAY:
-                    if connection.closed:  # since it was used last, perhaps long ago
-                        continue
-                    raise
                 async with connection:
+                    try:
+                        await connection.execute(self._setup)
+                    except _AWAY:
+                        if connection.closed:  # since it was used last, perhaps long ago
+                            continue
+                        raise
                     yield connection
             except psycopg.errors.ReadOnlySqlTransaction:
                 await connection.close()  # another server may be the one to write to now

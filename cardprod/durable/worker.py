@@ -116,7 +116,8 @@ class Worker:
         self._sweeps: set[asyncio.Event] = set()  # under way: set, each ends as soon as it can
         self._events: dict[int, float] = {}  # that the clients know, and when they came
         self._queues: list[str] = []  # of sweeps: procrastinate reads it for each job
-        self._refused: dict[str, float] = {}  # tokens that were refused: for how long they are not tried again
+        self._refused: set[str] = set()  # tokens that were refused, and are not tried for a while
+        self._refusals: dict[str, int] = {}  # how often in a row
         self._failure: BaseException | None = None
 
     async def run(self, stop: asyncio.Event | None) -> None:
@@ -158,7 +159,7 @@ class Worker:
                 LOGGER.error("%d tasks do not end; what they did is done again by others", len(left))
 
     def _all_work(self) -> list[Coroutine[Any, Any, None]]:
-        recovery = Recovery(self._database, self._settings, self._refused.keys())
+        recovery = Recovery(self._database, self._settings, self._refused)
         self._queues[:] = [f"cardprod-{token}" for token in self._clients]
         return [
             self._tick_for_ever(),
@@ -229,7 +230,7 @@ class Worker:
 
     async def _keep_deadlines(self) -> None:
         with suppress(DurableError):
-            await Recovery(self._database, self._settings, self._refused.keys()).expire()
+            await Recovery(self._database, self._settings, self._refused).expire()
 
     async def _tick(self, connection: AsyncConnection[Any]) -> int:
         """Share time, the rate limit, pauses and events with the other workers; return how many they are."""
@@ -314,15 +315,18 @@ class Worker:
                 await fetch(connection, "accept_token", token=chunk.token)
 
         await self._patiently(write)
+        if sweep.polls and not refusals:
+            self._refusals.pop(chunk.token, None)
 
     def _refuse(self, token: str, error: Unauthorized) -> None:
         """Leave a token's chunks to workers with a good one, and try again after a while."""
-        before = self._refused.get(token)
-        if before is not None and f"cardprod-{token}" not in self._queues:
+        if token in self._refused:
             return  # of a sweep that began earlier
-        seconds = self._settings.refused if before is None else min(2 * before, _MOST_REFUSED)
-        self._refused[token] = seconds
-        self._queues[:] = [queue for queue in self._queues if queue != f"cardprod-{token}"]
+        queue, times = f"cardprod-{token}", self._refusals.get(token, 0)
+        seconds = min(self._settings.refused * 2.0 ** min(times, 10), _MOST_REFUSED)
+        self._refusals[token] = times + 1
+        self._refused.add(token)
+        self._queues.remove(queue)
         LOGGER.error(
             "the token %r was refused (%s): its cards wait for a worker with a good one; it is tried again in %.0f s",
             token,
@@ -331,8 +335,8 @@ class Worker:
         )
 
         def try_again() -> None:
-            del self._refused[token]
-            self._queues.append(f"cardprod-{token}")
+            self._refused.discard(token)
+            self._queues.append(queue)
 
         asyncio.get_running_loop().call_later(seconds, try_again)
 
@@ -402,8 +406,12 @@ class Worker:
                 return
             LOGGER.warning("%s: %s", what, error)
             return  # recovery finds it once the database is there
-        delay = min(2.0 ** min(attempts, 10), _MOST_DELAY)
-        LOGGER.error("%s; again in %.0f s", what, delay, exc_info=error)
+        if self._stop.is_set():
+            LOGGER.warning("%s (%s); that is left to others", what, type(error).__name__)
+            delay = 0.0
+        else:
+            delay = min(2.0 ** min(attempts, 10), _MOST_DELAY)
+            LOGGER.error("%s; again in %.0f s", what, delay, exc_info=error)
         with suppress(DurableError):
             await plan(delay)
 
