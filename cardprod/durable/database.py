@@ -103,9 +103,10 @@ def _close_socket(connection: AsyncConnection[Any]) -> None:
 
 
 def _setup(settings: Settings) -> sql.Composed:
-    """Return what each transaction begins with."""
+    """Return what each transaction begins with, in one message: a time limit of the database's may be short."""
     return sql.SQL(
-        "SET LOCAL search_path TO {schema}, pg_temp; SET LOCAL DateStyle TO ISO; SET LOCAL TimeZone TO UTC; "
+        "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL search_path TO {schema}, pg_temp; "
+        "SET LOCAL DateStyle TO ISO; SET LOCAL TimeZone TO UTC; SET LOCAL extra_float_digits TO 1; "
         "SET LOCAL statement_timeout TO {limit}; SET LOCAL lock_timeout TO {limit}; "
         "SET LOCAL idle_in_transaction_session_timeout TO {limit}"
     ).format(schema=sql.Identifier(settings.schema), limit=sql.Literal(round(settings.call * 1000)))
@@ -144,7 +145,6 @@ class _Pool(psycopg_pool.AsyncConnectionPool["AsyncConnection[Any]"]):
         super().__init__(configure=self._configure, **options)
 
     async def _configure(self, connection: AsyncConnection[Any]) -> None:
-        await connection.set_isolation_level(psycopg.IsolationLevel.READ_COMMITTED)
         self._sound.add(connection)
 
     @asynccontextmanager
@@ -222,7 +222,7 @@ class Database:
         self._pool = _Pool(
             conninfo=self._address,
             # Unprepared, because behind PgBouncer the next statement may reach another session.
-            kwargs={"prepare_threshold": None},
+            kwargs={"prepare_threshold": None, "autocommit": True},
             setup=_setup(self._settings),
             call=self._settings.call,
             min_size=0,
@@ -331,6 +331,4 @@ class Database:
 
     async def connect(self) -> AsyncConnection[Any]:
         """Make a connection beside the pool."""
-        connection = await psycopg.AsyncConnection.connect(self._address, prepare_threshold=None)
-        await connection.set_isolation_level(psycopg.IsolationLevel.READ_COMMITTED)
-        return connection
+        return await psycopg.AsyncConnection.connect(self._address, prepare_threshold=None, autocommit=True)

@@ -31,6 +31,9 @@ _LOCK: Final = 0x63617264_70726F64 % 2**63
 _OLDEST: Final = "03.04.00_50_post_add_retry_failed_job_procedure.sql"
 """The last migration of procrastinate that its `schema.sql` had when the first schema of ours was made."""
 
+_LONGEST: Final = 60.0
+"""Seconds that a statement of the script may take, or wait for another process that runs it."""
+
 _QUOTE: Final = "$cardprod_migration$"
 
 
@@ -44,6 +47,8 @@ def migration_script(settings: Settings, *, role: str | None = None) -> str:
     schema = sql.Identifier(settings.schema).as_string()
     lines = [
         "BEGIN;",
+        f"SET LOCAL statement_timeout TO '{_LONGEST:.0f}s';",
+        f"SET LOCAL lock_timeout TO '{_LONGEST:.0f}s';",
         f"SELECT pg_catalog.pg_advisory_xact_lock({_LOCK});",
         # Not by IF NOT EXISTS alone, which asks for the privilege to create it although it is there.
         f"DO $$ BEGIN IF to_regnamespace({_literal(schema)}) IS NULL THEN CREATE SCHEMA {schema}; END IF; END $$;",
@@ -81,11 +86,7 @@ async def prepare(connection: AsyncConnection[Any], settings: Settings) -> None:
             if {name for name, _ in _migrations()} <= {row[0] for row in rows}:
                 return
     await connection.rollback()
-    await connection.set_autocommit(True)
-    try:
-        await connection.execute(migration_script(settings).encode())
-    finally:
-        await connection.set_autocommit(False)
+    await connection.execute(migration_script(settings).encode())
     LOGGER.info("the schema %s is up to date", settings.schema)
 
 

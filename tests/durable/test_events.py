@@ -105,7 +105,7 @@ async def test_event_for_several_batches(kiosk: Simulator, client: Client, durab
 
 
 async def test_event_during_a_sweep(kiosk: Simulator, durable: Durable) -> None:
-    """An event that comes while its chunk is swept is delivered at once, and the poll that it overtook undoes nothing."""
+    """An event that comes while its chunk is swept is delivered at once, and no poll that it overtook undoes it."""
     card, slow = cards_of(kiosk, 2, "never")
     sink = Sink()
     await durable.submit([card, slow], schedule=QUICK)

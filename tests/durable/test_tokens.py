@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cardprod import Client, WaitTimeout
-from cardprod.simulator import Simulator
 from tests.durable.support import PRODUCED, QUICK, cards_of, over, quick, working
 from tests.waiting import until
 
 if TYPE_CHECKING:
     from cardprod.durable import BatchStatus, Durable
+    from cardprod.simulator import Simulator
 
 pytestmark = pytest.mark.looptime(False)
 
