@@ -71,6 +71,14 @@ async def test_deadlines_of_a_refused_token(
     assert len(ended) == 1
 
 
+async def test_deadlines_without_a_worker(kiosk: Simulator, client: Client, postgres: str) -> None:
+    """A deadline is kept by any worker, where none has the token."""
+    async with quick(postgres, overdue=0.2) as durable, working(durable, {"other": client}):
+        batch_id = await durable.submit(cards_of(kiosk, 2, "never"), timeout=0.5)
+        await until("the end of the waits", lambda: durable.status(batch_id), lambda status: status.errors == 2)
+    assert kiosk.requests == []
+
+
 async def test_refused_token_is_tried_again(
     kiosk: Simulator, client: Client, postgres: str, caplog: pytest.LogCaptureFixture
 ) -> None:

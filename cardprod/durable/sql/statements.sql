@@ -299,7 +299,9 @@ DELETE FROM workers WHERE seen_at < now() - interval '1 hour'
 
 -- name: schema_state
 SELECT current_user::text AS role, has_schema_privilege(nspname, 'USAGE') AS is_usable,
-       to_regclass(quote_ident(nspname) || '.migrations') IS NOT NULL AS has_tables
+       EXISTS (
+           SELECT FROM pg_class WHERE relnamespace = pg_namespace.oid AND relname = 'migrations'
+       ) AS has_tables
 FROM pg_namespace WHERE nspname = %(schema)s
 
 -- name: untrusted_owners
