@@ -15,8 +15,7 @@ import attrs
 from cardprod._http.rate_limit import RateLimit
 from cardprod._http.secrets import drop_frames
 from cardprod._http.transport import Transport
-from cardprod._polling.adaptive import AdaptiveSchedule
-from cardprod._polling.backoff import Backoff
+from cardprod._polling.adaptive import IDLE_GAP, AdaptiveSchedule
 from cardprod._polling.bulk import Batches, Statuses
 from cardprod._polling.coroutine import returns_coroutine
 from cardprod._polling.poller import Poller
@@ -50,7 +49,6 @@ if TYPE_CHECKING:
 __all__ = ["PRODUCTION", "PRODUCTION_MTLS", "SANDBOX", "SANDBOX_MTLS", "Client", "notify_stored", "sweep_stored"]
 
 _DEFAULT_LIMIT: Final = RateLimit()
-_DEFAULT_SCHEDULE: Final = Backoff()
 
 
 class Client:
@@ -187,7 +185,7 @@ class Client:
         card_token: str,
         *,
         timeout: float | None = 900.0,
-        schedule: Schedule = _DEFAULT_SCHEDULE,
+        schedule: Schedule | None = None,
         max_failures: int = 5,
         max_outage: float = 300.0,
         after: ProductionStatus | None = None,
@@ -202,7 +200,9 @@ class Client:
             card_token: The card's token.
             timeout: Seconds to wait, on the event loop's clock; None for no limit. At the deadline there is one last
                 poll, which may take `request_timeout` seconds more, retries included.
-            schedule: When to poll: a `Backoff`, or any object with its `delay` method.
+            schedule: When to poll: an `AdaptiveSchedule`, a `Backoff`, or any object with its `delay` method; None for
+                the client's own `AdaptiveSchedule`, which polls every few seconds while the rate limit allows it, and
+                where changes are likeliest while it does not.
             max_failures: How many polls in a row may fail, each after its own attempts, before the wait does. An
                 answer, or an event with something new, resets the count.
             max_outage: For how many seconds they must have failed as well, once the wait has had an answer: an outage
@@ -218,7 +218,8 @@ class Client:
         """
         card = Card(profile_id, card_token)
         check_type("after", after, ProductionStatus, or_none=True)
-        return Wait(card, self._poller, self._options(schedule, timeout, max_failures, max_outage), after)
+        options = self._options(schedule, timeout, max_failures, max_outage)
+        return Wait(card, self._poller, attrs.evolve(options, least_gap=IDLE_GAP), after)
 
     @returns_coroutine
     def get_statuses(self, cards: Cards) -> Statuses:
@@ -278,8 +279,6 @@ class Client:
         """
         if cards is not None:
             check_source(cards)
-        if schedule is None:
-            schedule = self._own_schedule()
         if batch_timeout is not None:
             batch_timeout = _check_timeout("batch_timeout", batch_timeout)
         options = self._options(schedule, timeout, max_failures, max_outage)
@@ -372,15 +371,18 @@ class Client:
     def _options_of(self, checkpoint: Checkpoint, schedule: Schedule | None) -> PollOptions:
         # A caller without a type checker may pass the bare JSON.
         check_type("checkpoint", checkpoint, Checkpoint, "a Checkpoint, as Checkpoint.from_json gives")
-        if schedule is None:
-            schedule = checkpoint.schedule or self._own_schedule()
+        schedule = checkpoint.schedule if schedule is None else schedule
         return self._options(schedule, None, checkpoint.max_failures, checkpoint.max_outage)
 
     def _own_schedule(self) -> AdaptiveSchedule:
         self._schedule = self._schedule or AdaptiveSchedule()
         return self._schedule
 
-    def _options(self, schedule: Schedule, timeout: float | None, max_failures: int, max_outage: float) -> PollOptions:
+    def _options(
+        self, schedule: Schedule | None, timeout: float | None, max_failures: int, max_outage: float
+    ) -> PollOptions:
+        if schedule is None:
+            schedule = self._own_schedule()
         if timeout is not None:
             timeout = _check_timeout("timeout", timeout)
         check_count("max_failures", max_failures)

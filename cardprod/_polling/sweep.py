@@ -95,7 +95,7 @@ async def sweep(  # noqa: PLR0913 - what it works with, and how
         for event in events:
             poller.subscriptions.notify(event, wall_now)
         due = [entry for entry in begun if not entry.is_over and _due_at(entry) <= now + TICK]
-        due.sort(key=lambda entry: entry.next_poll_at)
+        due.sort(key=lambda entry: entry.urgent_at)
         await this.poll_all(due, stop)
         this.expire(due)
     finally:
@@ -238,6 +238,9 @@ class _Pass:
             now = loop.time()
             if entry.postpone(now, self.poller.subscriptions.trust.gap(now)):
                 self.poller.settle(entry)
+                continue
+            if entry.urgent_at > now + TICK and not self.poller.transport.limiter.has_spare(now):
+                entry.defer(now)
                 continue
             try:
                 permit = await self.poller.transport.acquire(self._requests)

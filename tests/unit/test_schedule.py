@@ -171,7 +171,7 @@ def test_adaptive_delay_is_sane(age: float, more: float, random: float, rate: fl
     for number in range(5):
         learn(schedule, age, age + more, 10.0 * number, ended=ended, rate=rate)
         delay = schedule.delay_at(PRINTING, age + more, 10.0 * number, random, is_first=False)
-        assert 2 <= delay <= max(50, more) * 1.000001
+        assert 2 <= delay <= max(50, 1.5 * (more + 10)) * 1.000001
 
 
 def test_nothing_learned_is_fallback() -> None:
