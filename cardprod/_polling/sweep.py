@@ -230,17 +230,23 @@ class _Pass:
                 entry.expire(now)
                 self.poller.settle(entry)
 
+    def _can_wait(self, entry: _Entry, now: float) -> bool:
+        """Whether a poll that is due need not begin: an event showed the card of late, or the budget is short."""
+        if entry.postpone(now, self.poller.subscriptions.trust.gap(now)):
+            self.poller.settle(entry)
+            return True
+        if entry.urgent_at > now + TICK and not self.poller.transport.limiter.has_spare(now):
+            entry.defer(now)
+            return True
+        return False
+
     async def _start_all(self, due: Sequence[_Entry], stop: asyncio.Event | None) -> None:
         loop = asyncio.get_running_loop()
         for entry in due:
             if (stop is not None and stop.is_set()) or self._refusals:
                 return
             now = loop.time()
-            if entry.postpone(now, self.poller.subscriptions.trust.gap(now)):
-                self.poller.settle(entry)
-                continue
-            if entry.urgent_at > now + TICK and not self.poller.transport.limiter.has_spare(now):
-                entry.defer(now)
+            if self._can_wait(entry, now):
                 continue
             try:
                 permit = await self.poller.transport.acquire(self._requests)

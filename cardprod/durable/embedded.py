@@ -19,7 +19,7 @@ import tempfile
 import warnings
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
 from cardprod.errors import UsageError
@@ -167,9 +167,7 @@ class _Server:
 
     def _run(self, program: str, *arguments: str, check: bool = True) -> int:
         """Run one of its programs, without this process's environment, in which a token may be."""
-        changed_user: dict[str, Any] = {}
-        if os.geteuid() == 0:
-            changed_user = {"user": self._user.pw_uid, "group": self._user.pw_gid, "extra_groups": []}
+        is_root = os.geteuid() == 0
         with tempfile.TemporaryFile() as err:  # a pipe would stay open for as long as the server runs
             try:
                 done = subprocess.run(  # noqa: S603 - its own programs
@@ -182,7 +180,9 @@ class _Server:
                     timeout=_TIME_LIMIT,
                     start_new_session=True,
                     check=False,
-                    **changed_user,
+                    user=self._user.pw_uid if is_root else None,
+                    group=self._user.pw_gid if is_root else None,
+                    extra_groups=[] if is_root else None,
                 )
             except (OSError, subprocess.SubprocessError) as exc:
                 raise UsageError(f"PostgreSQL cannot be run here ({exc}): name a database with --database") from exc

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import procrastinate
 import psycopg
@@ -131,13 +131,8 @@ async def test_worker_of_another_application(kiosk: Simulator, client: Client, p
         await until("their job", lambda: done)
         worker.cancel()
         await asyncio.wait([worker])
-        jobs = [(job.task_name, job.status) async for job in _jobs(app)]
+        jobs = [(job.task_name, job.status) for job in await app.job_manager.list_jobs_async()]
     assert jobs == [("theirs", "succeeded")]
-
-
-async def _jobs(app: Any) -> Any:
-    for job in await app.job_manager.list_jobs_async():
-        yield job
 
 
 async def test_tables_of_the_first_edition(kiosk: Simulator, client: Client, postgres: str, durable: Durable) -> None:
