@@ -101,7 +101,7 @@ def execute(database: str, statement: str) -> list[tuple[Any, ...]]:
     """Run statements in the schema of durable waits, and return the rows of the last."""
     with psycopg.connect(database) as connection:
         cursor = connection.execute(f"SET search_path TO cardprod; {statement}".encode())
-        while cursor.nextset():
+        for _ in iter(cursor.nextset, None):
             pass
         return [] if cursor.description is None else cursor.fetchall()
 

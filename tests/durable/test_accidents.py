@@ -15,6 +15,7 @@ import pytest
 
 from cardprod import Client, DurableError
 from cardprod.simulator import Fault, Simulator
+from cardprod.telemetry import PollStarted
 from tests.durable.postgres import Postgres, postgres_programs
 from tests.durable.proxy import freezing_proxy
 from tests.durable.support import (
@@ -64,7 +65,9 @@ def end_connections(database: str) -> None:
     )
 
 
-async def test_read_only(kiosk: Simulator, client: Client, postgres: str, durable: Durable) -> None:
+async def test_read_only(
+    kiosk: Simulator, client: Client, postgres: str, durable: Durable, caplog: pytest.LogCaptureFixture
+) -> None:
     """A database that becomes read-only, as one that fails over does, ends no worker: it waits until it is not."""
     cards = cards_of(kiosk, 10, "never")
     sink = MovingSink(kiosk)
@@ -74,7 +77,7 @@ async def test_read_only(kiosk: Simulator, client: Client, postgres: str, durabl
     with pytest.raises(DurableError, match="read-only"):
         await durable.submit(cards)
     async with working(durable, client, sink):
-        await asyncio.sleep(1)
+        await until("a worker that has noticed", lambda: caplog.text.count("read-only") > 1)
         with psycopg.connect(postgres, autocommit=True) as connection:
             name = postgres.rpartition("=")[2]
             connection.execute("SET default_transaction_read_only = off")
@@ -106,7 +109,7 @@ async def test_half_open_connections(kiosk: Simulator, client: Client, postgres_
         assert_delivered(list({step.key: step for step in sink.steps}.values()), card)
 
 
-async def test_database_that_comes_later(kiosk: Simulator, client: Client) -> None:
+async def test_database_that_comes_later(kiosk: Simulator, client: Client, caplog: pytest.LogCaptureFixture) -> None:
     """A worker that starts before its database waits for it; a stop ends that wait as well."""
     programs = postgres_programs()
     if programs is None:
@@ -117,9 +120,10 @@ async def test_database_that_comes_later(kiosk: Simulator, client: Client) -> No
             with pytest.raises(DurableError, match="cannot be reached"):
                 await durable.submit([(1, "a")])
             async with working(durable, client):
-                await asyncio.sleep(0.5)
+                await until("a worker that waits", lambda: "trying again" in caplog.text)
+            caplog.clear()
             async with working(durable, client):
-                await asyncio.sleep(0.5)
+                await until("a worker that waits", lambda: "trying again" in caplog.text)
                 server.start()
                 try:
                     await until("a database", lambda: _is_there(durable))
@@ -262,9 +266,10 @@ async def test_stop_while_a_poll_stalls(kiosk: Simulator, postgres: str) -> None
         Client(kiosk.token, base_url=kiosk.base_url, request_timeout=300) as client,
     ):
         await durable.submit([card], schedule=QUICK)
+        events: list[object] = []
+        client.on_event = events.append
         async with working(durable, client):
-            await until("a sweep", lambda: sweeps(postgres), lambda found: [status for status, _ in found] == ["doing"])
-            await asyncio.sleep(0.3)
+            await until("a poll", lambda: any(isinstance(event, PollStarted) for event in events))
             began_at = time.monotonic()
         assert time.monotonic() - began_at < 8
         async with working(durable, client):

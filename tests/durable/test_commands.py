@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 from pathlib import Path
@@ -51,7 +50,7 @@ async def test_second_signal(kiosk: Simulator, postgres: str, durable: Durable, 
     with start_command("worker", "--on-steps", "sink:on_steps", environment=environment, cwd=tmp_path) as worker:
         await until("a delivery", lambda: worker.out, lambda out: "stuck" in out, child=worker)
         worker.send(signal.SIGTERM)
-        await asyncio.sleep(0.3)  # two at once would be one
+        await until("the first's effect", lambda: not worker.catches(signal.SIGTERM))  # two at once would be one
         worker.send(signal.SIGTERM)
         assert await worker.until_end() == -signal.SIGTERM
 
