@@ -34,6 +34,7 @@ from cardprod.models import Card, ProductionEvent, ProductionStatus
 from cardprod.telemetry import Telemetry
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
     from types import TracebackType
     from typing import Self
 
@@ -42,9 +43,10 @@ if TYPE_CHECKING:
     from cardprod._polling.backoff import Schedule
     from cardprod._polling.source import Cards
     from cardprod._polling.sweep import Sweep
+    from cardprod.errors import Unauthorized
     from cardprod.telemetry import Observer
 
-__all__ = ["PRODUCTION", "PRODUCTION_MTLS", "SANDBOX", "SANDBOX_MTLS", "Client"]
+__all__ = ["PRODUCTION", "PRODUCTION_MTLS", "SANDBOX", "SANDBOX_MTLS", "Client", "notify_stored", "sweep_stored"]
 
 _DEFAULT_LIMIT: Final = RateLimit()
 
@@ -306,9 +308,14 @@ class Client:
         return Waits((), self._poller, self._batches, options, resumed=checkpoint)
 
     async def sweep(
-        self, checkpoint: Checkpoint, *, schedule: Schedule | None = None, stop: asyncio.Event | None = None
+        self,
+        checkpoint: Checkpoint,
+        *,
+        schedule: Schedule | None = None,
+        events: Iterable[ProductionEvent] = (),
+        stop: asyncio.Event | None = None,
     ) -> Sweep:
-        """Poll every card of a checkpoint that is due once, for a job engine that does the waiting.
+        """Apply events and poll every card of a checkpoint that is due once, for a job engine that does the waiting.
 
         It does not sleep until cards are due: it returns once every due poll was answered or has failed, after its own
         attempts. Requests stay within the rate limit. After a 429 with a `Retry-After` no further poll starts: the
@@ -318,6 +325,8 @@ class Client:
             checkpoint: The waits.
             schedule: When to poll; None for the checkpoint's `Backoff`, or, without one, the client's own
                 `AdaptiveSchedule`.
+            events: Webhook events that came since the last sweep, in the order they came. They count as for `notify`;
+                those of other cards change nothing.
             stop: Set it to end the sweep early: polls in flight finish, no other starts, and the remaining cards stay
                 due.
 
@@ -328,9 +337,16 @@ class Client:
             UsageError: An argument, the client or its token source is invalid. The checkpoint is still valid.
         """
         check_type("stop", stop, asyncio.Event, or_none=True)
+        events = tuple(events)
+        for event in events:
+            check_type("an event", event, ProductionEvent, "what Verifier.parse gives")
+        return await sweep(
+            checkpoint, self._poller, self._sweep_options(checkpoint, schedule), stop=stop, events=events
+        )
+
+    def _sweep_options(self, checkpoint: Checkpoint, schedule: Schedule | None = None) -> PollOptions:
         jitter = random()  # noqa: S311 - one for all, so that cards that are due together stay together
-        options = attrs.evolve(self._options_of(checkpoint, schedule), random=lambda: jitter)
-        return await sweep(checkpoint, self._poller, options, stop)
+        return attrs.evolve(self._options_of(checkpoint, schedule), random=lambda: jitter)
 
     def notify(self, event: ProductionEvent) -> int:
         """Deliver a webhook event to all waits for its card, single and in batches. Call it in the client's event loop.
@@ -473,6 +489,31 @@ class Client:
 
     def __repr__(self) -> str:
         return f"<Client of {self._endpoint.base_url}, {self._endpoint.api_version}>"
+
+
+# --- For durable waits, whose store has its own time and its own events ---
+
+
+async def sweep_stored(
+    client: Client,
+    checkpoint: Checkpoint,
+    *,
+    stop: asyncio.Event,
+    clock: Callable[[], float],
+    refusals: list[Unauthorized],
+) -> Sweep:
+    """Sweep waits by the clock of the store they are in. A refused token ends none of them: see `refusals`."""
+    options = client._sweep_options(checkpoint)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - of this module
+    return await sweep(checkpoint, _engine_of(client), options, stop=stop, clock=clock, refusals=refusals)
+
+
+def notify_stored(client: Client, event: ProductionEvent, wall_now: float, *, is_news: bool) -> None:
+    """Let a client know of an event that was applied to a stored wait, so that its polls thin out."""
+    _engine_of(client).subscriptions.notify(event, wall_now, is_news=is_news)
+
+
+def _engine_of(client: Client) -> Poller:
+    return client._poller  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - of this module
 
 
 def _check_timeout(name: str, seconds: float) -> float | None:
