@@ -13,7 +13,7 @@ from collections import deque
 from contextlib import suppress
 from http import HTTPStatus
 from random import Random
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from aiohttp import web
 
@@ -310,10 +310,10 @@ def _break_connection(request: web.Request) -> web.Response:
 async def _json_object(request: web.Request) -> dict[str, Any] | None:
     """Read a body that is a JSON object; None if it is not."""
     try:
-        fields = json.loads(await request.read())
+        fields: Any = json.loads(await request.read())
     except (ValueError, RecursionError):
         return None
-    return fields if isinstance(fields, dict) else None
+    return cast("dict[str, Any]", fields) if isinstance(fields, dict) else None
 
 
 def _simulated_stage(fields: dict[str, Any] | None) -> Stage | None:
@@ -324,4 +324,6 @@ def _simulated_stage(fields: dict[str, Any] | None) -> Stage | None:
         case "PRODUCTION_ERROR", str(code):
             with suppress(UsageError):
                 return error_stage("PRODUCTION_ERROR", code)
+        case _:
+            pass
     return None

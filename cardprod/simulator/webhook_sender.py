@@ -107,7 +107,9 @@ def _endpoint(url: str) -> URL:
     except ValueError:  # of Unicode too
         parsed, is_complete = URL(), False
     if parsed.scheme not in {"http", "https"} or not is_complete or len(url) > _MOST_URL:
-        raise UsageError(f"a subscription's url must be http or https, with a host, and of {_MOST_URL} characters at most")
+        raise UsageError(
+            f"a subscription's url must be http or https, with a host, and of {_MOST_URL} characters at most"
+        )
     return parsed
 
 

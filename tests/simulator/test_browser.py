@@ -321,7 +321,7 @@ def test_error_rate_latency_and_reset(page: Browser, live: Live) -> None:
     assert (live.kiosk.faults.latency, live.kiosk.faults.error_rate, live.kiosk.faults.next) == (0.5, 0.2, ())
     click(page, "Reset", "#faults")
     page.wait_for_text("#faults-set", "none")
-    page.wait_for(lambda: page.find("#latency").get_property("value") == "0", "the fields are reset too")
+    page.wait_for(lambda: page.run("return document.querySelector('#latency').value") == "0", "the fields are reset")
 
 
 def test_webhooks_are_shown(page: Browser, live: Live) -> None:
@@ -489,13 +489,14 @@ def test_first_paint_holds_the_state(window: Browser, live: Live) -> None:
     """What is painted first is the whole state: it comes with the page, before any stream of changes."""
     live.call(live.kiosk.add, CARD, "never")
     live.call(live.kiosk.slow_down, 2)
-    live.call(setattr, live.kiosk._page, "_is_closed", True)  # no stream is served
+    window.block("*/_kiosk/changes*")
     window.open(live.kiosk.base_url)
     assert "READY" in window.text_of(ROW)
     assert "latency 2 s" in window.text_of("#faults-set")
     assert window.find(ROW).is_displayed()
     hidden = "delete document.documentElement.dataset.ready; return getComputedStyle(document.body).visibility"
     assert window.run(hidden) == "hidden"  # until the script has shown it
+    window.block()
     window.open("about:blank")
     window.complaints()
 

@@ -67,6 +67,7 @@ LAYERS: Final = [
     "durable",
     "otel",
     "simulator",
+    "testing",
     "card_files",
     "cli",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from random import SystemRandom
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 from cardprod._protocol.validation import check_count, check_number, check_text
 from cardprod.errors import UsageError
@@ -40,7 +40,7 @@ def run_command(kiosk: Simulator, name: str, body: bytes) -> CardState | Awaitab
         fields = None
     if not isinstance(fields, dict):
         raise UsageError("a command's arguments are a JSON object")
-    return command(kiosk, fields)
+    return command(kiosk, cast("_Fields", fields))
 
 
 def _card(fields: _Fields) -> Card:

@@ -110,7 +110,7 @@ class Feed:
         upto = self._position
         if upto == position:
             return
-        changed: list[Change] = [*_OTHERS, *self._kiosk.cards]
+        changed = list[Change](_OTHERS) + list[Change](self._kiosk.cards)
         if position.changes:
             latest = takewhile(lambda item: item[1] > position.changes, reversed(self._changed.items()))
             changed = [change for change, _ in latest][::-1]
