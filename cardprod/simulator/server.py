@@ -48,7 +48,9 @@ class Simulator:
     ```
 
     A plan starts when its card is added, and runs on the event loop's time, so virtual time works. A card that is moved
-    (`start`, `finish`, `fail`, `refuse`, `retry`) leaves its plan.
+    (`start`, `finish`, `fail`, `refuse`, `retry`) leaves its plan. Every method raises a `UsageError` that says what is
+    wrong: an argument, a card or a kiosk that is not there, a move that is not possible now, a simulator that does not
+    run.
 
     Args:
         port: The port on 127.0.0.1; 0 takes a free one.
@@ -87,10 +89,9 @@ class Simulator:
             seconds=token_seconds,
         )
         self._simulation = KioskSimulation(log_size)
-        if plan_for_unknown is not None and not isinstance(plan_for_unknown, str):
-            plan_for_unknown = as_stages(plan_for_unknown)  # an iterable that is read for each card
-        elif plan_for_unknown is not None:
-            as_stages(plan_for_unknown)
+        if plan_for_unknown is not None:
+            stages = as_stages(plan_for_unknown)
+            plan_for_unknown = plan_for_unknown if isinstance(plan_for_unknown, str) else stages
         self._api = KioskApi(self._simulation, self._tokens, plan_for_unknown, on_request)
         self._has_page = page
         self._page: Page | None = None
@@ -120,11 +121,7 @@ class Simulator:
         await self._stop()
 
     async def restart(self, *, after: float = 0.0) -> None:
-        """Stop, and start again on the same port. Plans go on meanwhile.
-
-        Args:
-            after: Seconds until it starts again.
-        """
+        """Stop, and start again so many seconds later on the same port. Plans go on meanwhile."""
         await self._stop()
         await asyncio.sleep(after)
         await self.__aenter__()
@@ -140,11 +137,7 @@ class Simulator:
 
     @property
     def base_url(self) -> str:
-        """Where it listens, for a client's `base_url`.
-
-        Raises:
-            UsageError: It is not running.
-        """
+        """Where it listens, for a client's `base_url`."""
         self._check_running("ask for its address")
         return f"http://127.0.0.1:{self._port}"
 
@@ -162,8 +155,7 @@ class Simulator:
         """Call an observer after each change from now on, planned ones too.
 
         It gets the card that has changed, or the name of the property that has: "kiosks", "faults", "subscriptions",
-        "requests" or "deliveries". It is called in the event loop, so it must not block; its errors are logged and
-        change nothing.
+        "requests" or "deliveries". It is called as `on_request` is.
         """
         self._simulation.observe(observer)
 
@@ -201,104 +193,39 @@ class Simulator:
         self._tokens.revoke()
 
     def fail_next_refresh(self, fault: Fault, *, times: int = 1) -> None:
-        """Give the next answers of `/oauth/token` a fault.
-
-        Args:
-            fault: The fault.
-            times: How many answers have it.
-        """
+        """Give so many of the next answers of `/oauth/token` a fault."""
         self._api.refresh_faults.extend([fault] * times)
 
-    # --- Cards ---
+    # --- Cards: `kiosks` has a table of the moves ---
 
     def add(self, card: CardLike, plan: Plan = "prints") -> Card:
-        """Put a card on a plan, from now on. A card that is there already starts again.
-
-        Args:
-            card: The card, or a `(profile_id, card_token)` tuple.
-            plan: A named plan, or stages.
-
-        Returns:
-            The card.
-
-        Raises:
-            UsageError: The card or the plan is invalid, or the simulator is not running.
-        """
+        """Put a card, or a `(profile_id, card_token)` tuple, on a plan from now on; one that is there starts again."""
         self._check_running("add cards")
         card = Card.of(card)
         self._simulation.add(card, plan)
         return card
 
     def start(self, card: CardLike, *, kiosk_id: str | None = None) -> CardState:
-        """Start a READY card's production. Its plan is over, as with every move.
+        """Start a READY card's production, at the kiosk it is meant for or another: it is IN_PROGRESS.
 
-        Args:
-            card: The card.
-            kiosk_id: At which kiosk; None for the one it is meant for. If that is offline, the card gets REQUEST_ERROR
-                with REQUEST_CREATED_BUT_NOT_STARTED, and begins when the kiosk is back.
-
-        Returns:
-            The card's new state.
-
-        Raises:
-            UsageError: There is no such card or kiosk, or the card is not READY.
+        If that is offline, the card gets REQUEST_ERROR with REQUEST_CREATED_BUT_NOT_STARTED until it is back.
         """
         return self._move("start", card, kiosk_id=kiosk_id)
 
     def finish(self, card: CardLike) -> CardState:
-        """Finish a card that is IN_PROGRESS: it is PRODUCED.
-
-        Returns:
-            The card's new state.
-
-        Raises:
-            UsageError: There is no such card, it is not IN_PROGRESS, or its kiosk is offline.
-        """
+        """Finish a card that is IN_PROGRESS at a kiosk that is online: it is PRODUCED."""
         return self._move("finish", card)
 
     def fail(self, card: CardLike, code: str) -> CardState:
-        """Fail the production of a card that is IN_PROGRESS: it has a PRODUCTION_ERROR.
-
-        Args:
-            card: The card.
-            code: Any of the 36 error codes of a PRODUCTION_ERROR.
-
-        Returns:
-            The card's new state.
-
-        Raises:
-            UsageError: There is no such card or code, or the card is not IN_PROGRESS.
-        """
+        """Fail the production of a card that is IN_PROGRESS, with any of the 36 codes of a PRODUCTION_ERROR."""
         return self._move("fail", card, code=code)
 
     def refuse(self, card: CardLike, code: str) -> CardState:
-        """Refuse a card's production request: of a READY card, or a new request of one that ended in an error.
-
-        Args:
-            card: The card.
-            code: Any of the 22 error codes of a REQUEST_ERROR.
-
-        Returns:
-            The card's new state.
-
-        Raises:
-            UsageError: There is no such card or code, or the card is IN_PROGRESS or PRODUCED.
-        """
+        """Refuse the request of a card that is READY or in an error, with any of the 22 codes of a REQUEST_ERROR."""
         return self._move("refuse", card, code=code)
 
     def retry(self, card: CardLike, *, kiosk_id: str | None = None) -> CardState:
-        """Send a card that ended in an error to the kiosk again: IN_PROGRESS, under a new `occurredAt`.
-
-        Args:
-            card: The card.
-            kiosk_id: To which kiosk; None for the one it was at. If that is offline, as with `start`.
-
-        Returns:
-            The card's new state.
-
-        Raises:
-            UsageError: There is no such card or kiosk, or the card did not end in an error.
-        """
+        """Send a card that ended in an error to a kiosk again, as `start` does, under a new `occurredAt`."""
         return self._move("retry", card, kiosk_id=kiosk_id)
 
     @property
@@ -307,21 +234,12 @@ class Simulator:
         return tuple(self._simulation.registry.cards)
 
     def state_of(self, card: CardLike) -> CardState:
-        """Return a card's state.
-
-        Raises:
-            UsageError: There is no such card.
-        """
-        clock = self._simulation.clock
-        now = clock.now()
-        return self._simulation.registry.state_of(Card.of(card), now, now - clock.seconds(now))
+        """Return a card's state."""
+        return self._simulation.state_of(Card.of(card))
 
     def _move(self, move: Move, card: CardLike, *, kiosk_id: str | None = None, code: str | None = None) -> CardState:
         self._check_running("move cards")
-        card = Card.of(card)
-        self._simulation.registry.move(move, card, self._simulation.clock.now(), kiosk_id=kiosk_id, code=code)
-        self._simulation.moved(card)
-        return self.state_of(card)
+        return self._simulation.move(move, Card.of(card), kiosk_id, code)
 
     # --- Kiosks ---
 
@@ -331,71 +249,38 @@ class Simulator:
         return self._simulation.registry.kiosks(self._simulation.clock.now())
 
     def add_kiosk(self, kiosk_id: str | None = None) -> str:
-        """Add a kiosk, online.
-
-        Args:
-            kiosk_id: Its id; None for the next, such as WIS00002.
-
-        Returns:
-            Its id.
-
-        Raises:
-            UsageError: There is one with this id, or the id is invalid.
-        """
+        """Add a kiosk, online; by default with the next id, such as WIS00002."""
         kiosk_id = self._simulation.registry.add_kiosk(kiosk_id)
         self._simulation.publish("kiosks")
         return kiosk_id
 
     def take_offline(self, kiosk_id: str = FIRST_KIOSK) -> None:
-        """Take a kiosk offline: the plans of its cards are paused, and what is started there does not begin.
-
-        Raises:
-            UsageError: There is no such kiosk, or the simulator is not running.
-        """
+        """Take a kiosk offline: the plans of its cards are paused, and what is started there does not begin."""
         self._check_running("take a kiosk offline")
         self._simulation.set_online(kiosk_id, is_online=False)
 
     def bring_online(self, kiosk_id: str = FIRST_KIOSK) -> None:
-        """Bring a kiosk back: plans continue where they were paused, and what was started meanwhile begins now.
-
-        Raises:
-            UsageError: There is no such kiosk, or the simulator is not running.
-        """
+        """Bring a kiosk back: plans continue where they were paused, and what was started meanwhile begins now."""
         self._check_running("bring a kiosk online")
         self._simulation.set_online(kiosk_id, is_online=True)
 
     # --- Faults ---
 
     def fail_next(self, fault: Fault, *, times: int = 1, card: CardLike | None = None) -> None:
-        """Give the next answers about a card's status a fault. A request that is refused with a 401 uses up none.
+        """Give so many of the next answers about a card's status a fault, or of those about one card.
 
-        Args:
-            fault: The fault.
-            times: How many answers have it.
-            card: Only answers for this card; None for any.
+        A request that is refused with a 401 uses up none.
         """
         self._simulation.faults.fail_next(fault, times, None if card is None else Card.of(card))
         self._simulation.publish("faults")
 
     def set_error_rate(self, rate: float, seed: int) -> None:
-        """Give a share of all answers a fault, each any of those that there are.
-
-        Args:
-            rate: The share, from 0 (none) to 1 (all).
-            seed: The seed of the random choices, so that they can be repeated.
-
-        Raises:
-            UsageError: There is no such share.
-        """
+        """Give a share of all answers, from 0 to 1, one of the faults that there are, chosen by the seed."""
         self._simulation.faults.set_error_rate(rate, seed)
         self._simulation.publish("faults")
 
     def slow_down(self, seconds: float) -> None:
-        """Send every answer about a card's status so much later; 0 for at once.
-
-        Raises:
-            UsageError: It is negative or infinite.
-        """
+        """Send every answer about a card's status so many seconds later; 0 for at once."""
         self._simulation.faults.set_latency(seconds)
         self._simulation.publish("faults")
 
@@ -412,15 +297,9 @@ class Simulator:
     # --- Webhooks ---
 
     def subscribe(self, subscription: Subscription | str) -> None:
-        """Send a signed webhook for each change of a card from now on; again, as Wise does, until it is answered 200.
+        """Send a signed webhook there for each change of a card, again until it is answered 200, as Wise does.
 
         Needs the extra `webhooks`.
-
-        Args:
-            subscription: Where to, and what goes wrong on the way; or only where to.
-
-        Raises:
-            UsageError: The simulator is not running, or nothing can be sent there.
         """
         self._check_running("subscribe")
         self._simulation.subscribe(Subscription(url=subscription) if isinstance(subscription, str) else subscription)
@@ -450,9 +329,5 @@ class Simulator:
         return self._simulation.webhooks.deliveries
 
     async def send_tests(self) -> list[int | None]:
-        """Send a test notification to every subscription.
-
-        Returns:
-            Each answer's HTTP status; None for no answer.
-        """
+        """Send a test to every subscription, and return each answer's HTTP status; None for no answer."""
         return await self._simulation.webhooks.send_tests()

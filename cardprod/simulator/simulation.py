@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from cardprod.models import Card
     from cardprod.simulator.cards import Phase
     from cardprod.simulator.faults import Fault
+    from cardprod.simulator.kiosks import CardState, Move
     from cardprod.simulator.plans import Plan
     from cardprod.simulator.webhook_sender import Subscription
 
@@ -88,11 +89,22 @@ class KioskSimulation:
         self.reschedule([card])
         self.publish(card)
 
+    def move(self, move: Move, card: Card, kiosk_id: str | None, code: str | None) -> CardState:
+        """Move a card, and return its new state."""
+        self.registry.move(move, card, self.clock.now(), kiosk_id=kiosk_id, code=code)
+        self.moved(card)
+        return self.state_of(card)
+
     def moved(self, card: Card) -> None:
         """Publish that a card was moved."""
         self.reschedule([card])
         self._send_webhooks(card)
         self.publish(card)
+
+    def state_of(self, card: Card) -> CardState:
+        """Return a card's state."""
+        now = self.clock.now()
+        return self.registry.state_of(card, now, now - self.clock.seconds(now))
 
     def set_online(self, kiosk_id: str, *, is_online: bool) -> None:
         """Take a kiosk offline or bring it back."""

@@ -110,10 +110,13 @@ class Feed:
         upto = self._position
         if upto == position:
             return
-        changed = list[Change](_OTHERS) + list[Change](self._kiosk.cards)
+        changed: list[Change] = []
         if position.changes:
             latest = takewhile(lambda item: item[1] > position.changes, reversed(self._changed.items()))
-            changed = [change for change, _ in latest][::-1]
+            changed.extend(reversed([change for change, _ in latest]))
+        else:
+            changed += _OTHERS
+            changed += self._kiosk.cards
         while len(changed) > _AT_ONCE:
             part, changed = changed[:_AT_ONCE], changed[_AT_ONCE:]
             yield position, self._describe(part)
