@@ -8,6 +8,7 @@ Version 1 is a JSON object:
 | `id` | any text; it stays the same in all later checkpoints of these waits |
 | `sweep` | how many times `Client.sweep` processed it |
 | `max_failures` | how many polls in a row may fail |
+| `max_outage` | for how many seconds they must have failed as well; 300 if it is missing |
 | `schedule` | a `Backoff`'s `first`, `factor`, `ceiling` and `jitter`; null for another schedule |
 | `pending` | an array for each pending card |
 
@@ -36,6 +37,13 @@ and, unless all of these are null,
 | `event_at` `event_sent_at` | when an event, not confirmed by a poll yet, reported it, and when that was sent |
 | `undelivered` | transitions seen but not delivered |
 
+and, unless these are null and false,
+
+| | |
+| --- | --- |
+| `failing_since` | when the first of the polls that failed in a row failed |
+| `is_after` | whether the last status was known before the wait, and the wait goes on from it |
+
 Times are whole microseconds since 1970 in UTC. Every released version of the format stays readable.
 """
 
@@ -43,8 +51,9 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime  # noqa: TC003 - cattrs reads the types of fields
+from itertools import accumulate
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final
 
@@ -92,6 +101,8 @@ class PendingCard:
         event_at: When an event reported that status, if no poll has confirmed it; else None.
         event_sent_at: When that event was sent.
         undelivered: Transitions that were seen but not delivered.
+        failing_since: When the first of the polls that failed in a row failed.
+        is_after: Whether `last` was known before the wait: it is not reported, and if it is final it ends nothing.
     """
 
     card: Card
@@ -109,6 +120,8 @@ class PendingCard:
     event_at: UnixTime | None = None
     event_sent_at: datetime | None = None
     undelivered: tuple[Transition, ...] = ()
+    failing_since: UnixTime | None = None
+    is_after: bool = False
 
 
 @attrs.frozen(kw_only=True)
@@ -128,21 +141,24 @@ class Checkpoint:
         id: An identifier that stays the same in all later checkpoints of these waits.
         sweep: How many times `Client.sweep` processed it.
         max_failures: How many polls in a row may fail before a card's wait does.
+        max_outage: For how many seconds they must have failed as well, once the wait has had an answer.
         schedule: When to poll, if that is a `Backoff`; None for another schedule, which is not saved.
         pending: The cards whose wait has not ended.
 
     Raises:
-        UsageError: A card occurs twice, or `max_failures` is invalid.
+        UsageError: A card occurs twice, or `max_failures` or `max_outage` is invalid.
     """
 
     id: str
     sweep: Count = 0
     max_failures: Count = 5
+    max_outage: float = 300.0
     schedule: Backoff | None = None
     pending: tuple[PendingCard, ...] = attrs.field(repr=lambda pending: f"<{len(pending)} cards>")
 
     def __attrs_post_init__(self) -> None:
         check_count("max_failures", self.max_failures)
+        check_seconds("max_outage", self.max_outage)
         seen: set[Card] = set()
         for one in self.pending:
             if one.card in seen:
@@ -150,13 +166,15 @@ class Checkpoint:
             seen.add(one.card)
 
     @classmethod
-    def for_cards(
+    def for_cards(  # noqa: PLR0913 - one for each thing a user may set
         cls,
         cards: Iterable[CardLike],
         *,
         timeout: float | None = None,
         schedule: Backoff | None = _DEFAULT_SCHEDULE,
         max_failures: int = 5,
+        max_outage: float = 300.0,
+        after: Mapping[Card, ProductionStatus] | Mapping[tuple[int, str], ProductionStatus] | None = None,
         now: datetime | None = None,
     ) -> Self:
         """Create new waits, in which every card is due at once.
@@ -166,6 +184,8 @@ class Checkpoint:
             timeout: Seconds to wait for each, from now; None for no limit.
             schedule: When to poll; None for the `AdaptiveSchedule` of the client that continues it.
             max_failures: How many polls in a row may fail, each after its own attempts, before a card's wait does.
+            max_outage: For how many seconds they must have failed as well, once the wait has had an answer.
+            after: Statuses that are known already, by card: what equals one is not reported and does not end the wait.
             now: The time, aware; None for the machine's clock.
 
         Raises:
@@ -177,11 +197,29 @@ class Checkpoint:
         check_type("schedule", schedule, Backoff, or_none=True)  # no other can be saved
         seconds = _seconds_of(now)
         at, deadline_at = unix_time(seconds), None if timeout is None else unix_time(seconds + timeout)
+        known = _known_statuses(after)
         pending = tuple(
             PendingCard(card=card, started_at=at, deadline_at=deadline_at, next_poll_at=at)
+            if card not in known
+            else PendingCard(
+                card=card,
+                started_at=at,
+                deadline_at=deadline_at,
+                next_poll_at=at,
+                last=known[card],
+                began_at=at,
+                polled_at=at,
+                is_after=known[card].is_final,
+            )
             for card in dict.fromkeys(map(Card.of, cards))
         )
-        return cls(id=str(uuid.uuid4()), schedule=schedule, max_failures=max_failures, pending=pending)
+        return cls(
+            id=str(uuid.uuid4()),
+            schedule=schedule,
+            max_failures=max_failures,
+            max_outage=max_outage,
+            pending=pending,
+        )
 
     @property
     def is_done(self) -> bool:
@@ -226,6 +264,18 @@ def _check_cards(cards: object) -> None:
         raise UsageError(f"cards must be Cards or (profile_id, card_token) tuples, not a {type(cards).__name__}")
 
 
+def _known_statuses(after: object) -> dict[Card, ProductionStatus]:
+    if after is None:
+        return {}
+    if not isinstance(after, Mapping):
+        raise UsageError(f"after must be a dict of ProductionStatus by card, not a {type(after).__name__}")
+    known: dict[Card, ProductionStatus] = {}
+    for card, status in after.items():
+        check_type("after: a status", status, ProductionStatus)
+        known[Card.of(card)] = status
+    return known
+
+
 def _seconds_of(now: datetime | None) -> float:
     check_aware("now", now)
     if now is None:
@@ -246,8 +296,9 @@ _WAIT: Final = (
 )
 _SEEN: Final = ("polls", "began_at", "polled_at", "is_first", "last.status", "last.kiosk_id", "last.occurred_at")
 _MORE: Final = ("last.error_code", "last.description", "known_at", "event_at", "event_sent_at", "undelivered")
+_REST: Final = ("failing_since", "is_after")
 _NOTHING: Final = (None, None, None, None)
-_LENGTHS: Final = (len(_WAIT), len(_WAIT + _SEEN), len(_WAIT + _SEEN + _MORE))
+_LENGTHS: Final = tuple(accumulate(map(len, (_WAIT, _SEEN, _MORE, _REST))))
 
 _wait_of: Final = attrgetter(*_WAIT)
 _seen_of: Final = attrgetter(*_WAIT, *_SEEN)
@@ -258,17 +309,22 @@ def _to_row(one: PendingCard) -> tuple[Any, ...]:
     last = one.last
     if last is None:
         return _wait_of(one)
-    if not one.undelivered and (last.error_code, last.description, one.known_at, one.event_at) == _NOTHING:
+    has_rest = one.is_after or one.failing_since is not None
+    if (
+        not (one.undelivered or has_rest)
+        and (last.error_code, last.description, one.known_at, one.event_at) == _NOTHING
+    ):
         return _seen_of(one)
-    return (*_seen_of(one), *_more_of(one), to_plain(one.undelivered))
+    row = (*_seen_of(one), *_more_of(one), to_plain(one.undelivered))
+    return (*row, one.failing_since, one.is_after) if has_rest else row
 
 
 def _from_row(row: list[Any]) -> dict[str, object]:
     """Convert a card's array to the plain object of a `PendingCard`."""
     if len(row) not in _LENGTHS:
-        raise ValueError(f"expected an array of {_LENGTHS[0]}, {_LENGTHS[1]} or {_LENGTHS[2]} values")
+        raise ValueError(f"expected an array of {', '.join(map(str, _LENGTHS[:-1]))} or {_LENGTHS[-1]} values")
     fields: dict[str, Any] = {}
-    for name, value in zip(_WAIT + _SEEN + _MORE, row, strict=False):
+    for name, value in zip(_WAIT + _SEEN + _MORE + _REST, row, strict=False):
         outer, _, inner = name.partition(".")
         if inner:
             fields.setdefault(outer, {})[inner] = value

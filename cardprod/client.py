@@ -15,8 +15,7 @@ import attrs
 from cardprod._http.rate_limit import RateLimit
 from cardprod._http.secrets import drop_frames
 from cardprod._http.transport import Transport
-from cardprod._polling.adaptive import AdaptiveSchedule
-from cardprod._polling.backoff import Backoff
+from cardprod._polling.adaptive import IDLE_GAP, AdaptiveSchedule
 from cardprod._polling.bulk import Batches, Statuses
 from cardprod._polling.coroutine import returns_coroutine
 from cardprod._polling.poller import Poller
@@ -31,7 +30,7 @@ from cardprod._protocol.requests import PRODUCTION, PRODUCTION_MTLS, SANDBOX, SA
 from cardprod._protocol.validation import check_callable, check_count, check_flag, check_seconds, check_type
 from cardprod.checkpoint import Checkpoint
 from cardprod.errors import UsageError
-from cardprod.models import Card, ProductionEvent
+from cardprod.models import Card, ProductionEvent, ProductionStatus
 from cardprod.telemetry import Telemetry
 
 if TYPE_CHECKING:
@@ -43,13 +42,11 @@ if TYPE_CHECKING:
     from cardprod._polling.backoff import Schedule
     from cardprod._polling.source import Cards
     from cardprod._polling.sweep import Sweep
-    from cardprod.models import ProductionStatus
     from cardprod.telemetry import Observer
 
 __all__ = ["PRODUCTION", "PRODUCTION_MTLS", "SANDBOX", "SANDBOX_MTLS", "Client"]
 
 _DEFAULT_LIMIT: Final = RateLimit()
-_DEFAULT_SCHEDULE: Final = Backoff()
 
 
 class Client:
@@ -180,14 +177,16 @@ class Client:
         return await self._poller.request(Card(profile_id, card_token))
 
     @returns_coroutine
-    def wait_until_final(
+    def wait_until_final(  # noqa: PLR0913 - one for each thing a user may set
         self,
         profile_id: int,
         card_token: str,
         *,
         timeout: float | None = 900.0,
-        schedule: Schedule = _DEFAULT_SCHEDULE,
+        schedule: Schedule | None = None,
         max_failures: int = 5,
+        max_outage: float = 300.0,
+        after: ProductionStatus | None = None,
     ) -> Wait:
         """Wait until the card is PRODUCED, PRODUCTION_ERROR or REQUEST_ERROR.
 
@@ -199,9 +198,15 @@ class Client:
             card_token: The card's token.
             timeout: Seconds to wait, on the event loop's clock; None for no limit. At the deadline there is one last
                 poll, which may take `request_timeout` seconds more, retries included.
-            schedule: When to poll: a `Backoff`, or any object with its `delay` method.
+            schedule: When to poll: an `AdaptiveSchedule`, a `Backoff`, or any object with its `delay` method; None for
+                the client's own `AdaptiveSchedule`, which polls every few seconds while the rate limit allows it, and
+                where changes are likeliest while it does not.
             max_failures: How many polls in a row may fail, each after its own attempts, before the wait does. An
                 answer, or an event with something new, resets the count.
+            max_outage: For how many seconds they must have failed as well, once the wait has had an answer: an outage
+                that is shorter does not end it.
+            after: A status that you know already. What equals it, in status, `occurred_at` and error code, is not
+                reported and does not end the wait: pass an error status to wait for what an operator's retry brings.
 
         Returns:
             The wait, not started yet.
@@ -210,7 +215,9 @@ class Client:
             UsageError: An argument is invalid. See `Wait` for what waiting raises.
         """
         card = Card(profile_id, card_token)
-        return Wait(card, self._poller, self._options(schedule, timeout, max_failures))
+        check_type("after", after, ProductionStatus, or_none=True)
+        options = self._options(schedule, timeout, max_failures, max_outage)
+        return Wait(card, self._poller, attrs.evolve(options, least_gap=IDLE_GAP), after)
 
     @returns_coroutine
     def get_statuses(self, cards: Cards) -> Statuses:
@@ -233,7 +240,7 @@ class Client:
         return Statuses(cards, self._poller, self._batches)
 
     @returns_coroutine
-    def wait_until_all_final(
+    def wait_until_all_final(  # noqa: PLR0913 - one for each thing a user may set
         self,
         cards: Cards | None,
         *,
@@ -241,6 +248,7 @@ class Client:
         batch_timeout: float | None = None,
         schedule: Schedule | None = None,
         max_failures: int = 5,
+        max_outage: float = 300.0,
     ) -> Waits:
         """Wait until each of many cards is PRODUCED, PRODUCTION_ERROR or REQUEST_ERROR.
 
@@ -258,6 +266,8 @@ class Client:
                 the client's own `AdaptiveSchedule`, which learns from all batches that use it.
             max_failures: How many polls in a row may fail, each after its own attempts, before a card's wait does. An
                 answer, or an event with something new, resets the count.
+            max_outage: For how many seconds they must have failed as well, once the wait has had an answer: an outage
+                that is shorter ends no wait.
 
         Returns:
             The waits, not started yet.
@@ -267,11 +277,9 @@ class Client:
         """
         if cards is not None:
             check_source(cards)
-        if schedule is None:
-            schedule = self._own_schedule()
         if batch_timeout is not None:
             batch_timeout = _check_timeout("batch_timeout", batch_timeout)
-        options = self._options(schedule, timeout, max_failures)
+        options = self._options(schedule, timeout, max_failures, max_outage)
         return Waits(cards, self._poller, self._batches, options, batch_timeout=batch_timeout)
 
     @returns_coroutine
@@ -347,18 +355,22 @@ class Client:
     def _options_of(self, checkpoint: Checkpoint, schedule: Schedule | None) -> PollOptions:
         # A caller without a type checker may pass the bare JSON.
         check_type("checkpoint", checkpoint, Checkpoint, "a Checkpoint, as Checkpoint.from_json gives")
-        if schedule is None:
-            schedule = checkpoint.schedule or self._own_schedule()
-        return self._options(schedule, None, checkpoint.max_failures)
+        schedule = checkpoint.schedule if schedule is None else schedule
+        return self._options(schedule, None, checkpoint.max_failures, checkpoint.max_outage)
 
     def _own_schedule(self) -> AdaptiveSchedule:
         self._schedule = self._schedule or AdaptiveSchedule()
         return self._schedule
 
-    def _options(self, schedule: Schedule, timeout: float | None, max_failures: int) -> PollOptions:
+    def _options(
+        self, schedule: Schedule | None, timeout: float | None, max_failures: int, max_outage: float
+    ) -> PollOptions:
+        if schedule is None:
+            schedule = self._own_schedule()
         if timeout is not None:
             timeout = _check_timeout("timeout", timeout)
         check_count("max_failures", max_failures)
+        check_seconds("max_outage", max_outage)
         if isinstance(schedule, type) or not callable(getattr(schedule, "delay", None)):
             raise UsageError(f"schedule must be a Backoff or have its delay method, unlike {schedule!r}")
         limit = self._rate_limit
@@ -366,6 +378,7 @@ class Client:
             schedule=schedule,
             timeout=timeout,
             max_failures=max_failures,
+            max_outage=max_outage,
             last_poll_seconds=self._request_timeout,
             requests_per_second=math.inf if limit is None else min(limit.per_second, limit.per_minute / 60),
         )

@@ -78,6 +78,8 @@ class ApiError(CardprodError):
         trace_id: The answer's `x-trace-id`, for Wise's support.
         body: The first 2 KiB of the answer's body, as text.
         retry_after: Seconds to wait before the next request; None if the answer did not say.
+        from_gateway: Whether the body is not JSON, as the API's own errors are: the answer is likely that of a proxy
+            or a gateway on the way. A wait then goes on, whatever `http_status` is.
     """
 
     def __init__(  # noqa: PLR0913 - one keyword for each field of an answer
@@ -99,6 +101,7 @@ class ApiError(CardprodError):
         self.trace_id = trace_id
         self.body = body
         self.retry_after = retry_after
+        self.from_gateway = False
 
 
 class Unauthorized(ApiError):

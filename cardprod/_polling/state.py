@@ -3,11 +3,18 @@
 Three rules:
 
 1. Every answer and every failed poll is processed. `next_poll_at` then says when to poll again, until `is_over`;
-   `error` is then the error that ended the wait, or None.
+   `error` is then the error that ended the wait, or None. Failures end a wait that never had an answer after
+   `max_failures` polls in a row; one that had an answer only when they have also lasted for `max_outage` seconds.
 2. Every poll counts. An event counts only if it is newer than the known status: by `occurred_at`, or, where that does
    not decide, by the order of statuses and by when it was sent. From then until a poll has confirmed it, a poll with an
    older status is taken as the API lagging behind, and changes nothing. So a wait never goes back to an older status.
-3. A sleep is never longer than until the deadline. The poll that is due there is the last one, and ends the wait.
+3. A sleep is never longer than until the deadline, nor shorter than a `Retry-After`. The poll that is due at the
+   deadline is the last one, and ends the wait.
+
+From `next_poll_at` on a card may be polled, and of several that may be, the one with the earliest `urgent_at` is next.
+Only an `AdaptiveSchedule` makes a difference between the two.
+
+A wait may go on from a status that its caller knows, `after`. What equals it is not reported and does not end the wait.
 
 `poller` drives it: it sleeps, sends and cancels. The state can be saved to a `PendingCard` of a checkpoint, and
 restored from it under another clock.
@@ -24,9 +31,10 @@ import attrs
 from cardprod._polling.adaptive import AdaptiveSchedule
 from cardprod._polling.backoff import Backoff
 from cardprod._polling.ordering import Order, are_ordered, compare, compare_times
+from cardprod._protocol.api_errors import is_transient
 from cardprod._protocol.codec import unix_time
 from cardprod.checkpoint import Checkpoint, PendingCard
-from cardprod.errors import CardNotFound, CardprodError, Forbidden, Unauthorized, UsageError, WaitTimeout
+from cardprod.errors import ApiError, CardNotFound, CardprodError, Forbidden, Unauthorized, UsageError, WaitTimeout
 from cardprod.models import Transition, one_line
 
 if TYPE_CHECKING:
@@ -38,8 +46,8 @@ if TYPE_CHECKING:
 
 __all__ = ["LAG", "PollOptions", "PollState"]
 
-_END_AT_ONCE: Final = (UsageError, Unauthorized, Forbidden, CardNotFound)
-"""Failures after which no later poll can succeed."""
+_REFUSALS: Final = (Unauthorized, Forbidden, CardNotFound)
+"""Answers of the API after which no later poll can succeed."""
 
 LAG: Final = 60.0
 """Seconds for which polls may lag behind an event. A different final status that polls still show after that counts."""
@@ -50,6 +58,8 @@ _SKEW: Final = 1.0
 _TICK: Final = 0.001
 """Seconds by which times of two clocks may differ from rounding."""
 
+_NOT_FAILING: Final = (0, math.inf)
+
 
 @attrs.frozen(kw_only=True)
 class PollOptions:
@@ -59,16 +69,20 @@ class PollOptions:
         schedule: When to poll again after a poll.
         timeout: Seconds from the beginning to the deadline; None for no deadline.
         max_failures: How many polls in a row may fail before the wait does.
+        max_outage: For how many seconds they must have failed as well, once the wait has had an answer.
         last_poll_seconds: The time limit of the last poll, which begins at the deadline; infinite for none.
         requests_per_second: The budget of an `AdaptiveSchedule`, for all cards on it.
+        least_gap: Seconds between two polls of a card on it, unless its fallback polls more often.
         random: Returns a random number from 0 up to, not including, 1.
     """
 
     schedule: Schedule
     timeout: float | None
     max_failures: int
+    max_outage: float = 300.0
     last_poll_seconds: float = math.inf
     requests_per_second: float = math.inf
+    least_gap: float = 0.0
     random: Callable[[], float] = random.random
 
     def checkpoint(self, checkpoint_id: str, pending: tuple[PendingCard, ...], *, sweep: int = 0) -> Checkpoint:
@@ -77,6 +91,7 @@ class PollOptions:
             id=checkpoint_id,
             sweep=sweep,
             max_failures=self.max_failures,
+            max_outage=self.max_outage,
             schedule=self.schedule if isinstance(self.schedule, Backoff) else None,
             pending=pending,
         )
@@ -90,29 +105,37 @@ class PollState:
         options: The options of the wait.
         started_at: When the wait begins, on any clock in seconds; the first poll is due then.
         deadline_at: When it ends; None for `options.timeout` seconds later.
+        after: The status to go on from; None to report the first one that is seen.
     """
 
     # A process may have a million of these, so what can be shared is in `PollOptions`, and nothing is stored twice.
     __slots__ = (
         "_began_at",
         "_deadline_at",
+        "_ended_by",
         "_event",
+        "_failing",
         "_is_first",
         "_occurred_at",
         "_options",
         "_polled_at",
         "_unchanged",
         "card",
-        "error",
-        "failures",
-        "is_over",
         "last",
         "next_poll_at",
         "polls",
         "started_at",
+        "urgent_at",
     )
 
-    def __init__(self, card: Card, options: PollOptions, started_at: float, deadline_at: float | None = None) -> None:
+    def __init__(
+        self,
+        card: Card,
+        options: PollOptions,
+        started_at: float,
+        deadline_at: float | None = None,
+        after: ProductionStatus | None = None,
+    ) -> None:
         self.card: Card = card
         """The card that is waited for."""
         self.started_at: float = started_at
@@ -124,20 +147,40 @@ class PollState:
         self._began_at = self._polled_at = started_at  # when the last status began; when the card was last seen
         self._is_first = True  # whether the last status is the one the wait began with
         self._unchanged = 0
-        self._occurred_at: datetime | None = None
+        self._occurred_at = None if after is None else after.occurred_at
+        self._failing = _NOT_FAILING  # how many polls have failed since the last answer, and when the first of them did
+        self._ended_by: CardprodError | Literal["a final status"] | None = None
         self._event: tuple[float, datetime | None] | None = None  # when an unconfirmed event came; its `sent_at`
-        self.last: ProductionStatus | None = None
-        """The last status seen."""
+        self.last: ProductionStatus | None = after
+        """The last status seen, or `after`."""
         self.polls: int = 0
         """Answered polls so far."""
-        self.failures: int = 0
-        """Polls that failed since the last answer, or the last event with something new."""
         self.next_poll_at: float = started_at
-        """When the next poll is due; meaningless once the wait is over."""
-        self.is_over: bool = False
+        """When the next poll is due, as far as the budget goes; meaningless once the wait is over."""
+        self.urgent_at: float = started_at
+        """When it is urgent: of the polls that are due, the one with the earliest time is next."""
+
+    @property
+    def is_over(self) -> bool:
         """Whether the wait has ended."""
-        self.error: CardprodError | None = None
-        """The error that ended the wait; None if a final status did."""
+        return self._ended_by is not None
+
+    @property
+    def error(self) -> CardprodError | None:
+        """The error that ended the wait; None if a final status did, or it was taken."""
+        return self._ended_by if isinstance(self._ended_by, CardprodError) else None
+
+    def take_error(self) -> CardprodError | None:
+        """Return `error`, which is then None."""
+        error = self.error
+        if error is not None:
+            self._ended_by = "a final status"
+        return error
+
+    @property
+    def failures(self) -> int:
+        """Polls that failed since the last answer, or the last event with something new."""
+        return self._failing[0]
 
     # --- When to poll ---
 
@@ -145,9 +188,13 @@ class PollState:
     def cut_off_at(self) -> float | None:
         """When the poll that is due now must end, with its queueing and its retries; None for no limit.
 
-        That is the deadline, or, for the last poll, which begins at the deadline, `last_poll_seconds` later.
+        That is the deadline; for the last poll, which begins at the deadline, `expires_at`; or, if it begins even after
+        that, because nothing ran in time, `last_poll_seconds` later.
         """
-        at = self.next_poll_at + self._options.last_poll_seconds if self._is_last_poll else self._deadline_at
+        at = self._deadline_at
+        if self.is_last_poll:
+            is_too_late = self.next_poll_at >= self.expires_at
+            at = self.next_poll_at + self._options.last_poll_seconds if is_too_late else self.expires_at
         return None if math.isinf(at) else at
 
     @property
@@ -172,15 +219,31 @@ class PollState:
             Whether it was postponed. `next_poll_at` is later then; or the wait is over, if the schedule's delay is
             invalid.
         """
-        if self.last is None or self.failures or self._is_last_poll or now - self._polled_at >= gap:
+        if self._is_unanswered or self.failures or self.is_last_poll or now - self._polled_at >= gap:
             return False
         self._unchanged += 1
-        self._schedule_next(now, None)
+        delay = self._options.schedule.delay(self._unchanged, self._options.random())
+        self._schedule_at(now, delay, delay, None)
         return True
 
+    def defer(self, now: float) -> None:
+        """Defer a poll that is due and not urgent, because the budget is short: until it is, or once more as `Backoff`.
+
+        Args:
+            now: The time.
+        """
+        backoff = self._options.schedule.delay(self._unchanged, self._options.random())
+        self.next_poll_at = min(self.urgent_at, now + backoff)
+
     @property
-    def _is_last_poll(self) -> bool:
+    def is_last_poll(self) -> bool:
+        """Whether the poll that is due is the one at the deadline."""
         return self.next_poll_at >= self._deadline_at
+
+    @property
+    def _is_unanswered(self) -> bool:
+        """Whether no poll or event has shown the card yet."""
+        return self._is_first and self.polls == 0
 
     # --- What comes ---
 
@@ -199,7 +262,7 @@ class PollState:
         """
         self._check_under_way()
         self.polls += 1
-        self.failures = 0
+        self._failing = _NOT_FAILING
         if self.last is not None and self._event is not None and self._lags(status, self.last, now, self._event[0]):
             return self._take(self.last, now, "poll")
         transition = self._take(status, now, "poll")
@@ -228,14 +291,14 @@ class PollState:
             return None
         transition = self._take(event.status, now, "webhook")
         self._event = now, event.sent_at
-        self.failures = 0
+        self._failing = _NOT_FAILING
         return transition
 
     def process_failure(self, failure: CardprodError, now: float) -> None:
         """Process a poll that failed, after its own retries.
 
-        It ends the wait if no later poll can succeed, if `max_failures` polls in a row have failed, or if it was the
-        last poll or ended at the deadline.
+        It ends the wait if no later poll can succeed, if too many have failed for too long, or if it was the last poll
+        or ended at the deadline.
 
         Args:
             failure: The error.
@@ -245,14 +308,17 @@ class PollState:
             UsageError: The wait is already over.
         """
         self._check_under_way()
-        self.failures += 1
+        failures, failing_since = self._failing
+        self._failing = failures, failing_since = failures + 1, min(failing_since, now)
         self._unchanged += 1
-        if isinstance(failure, _END_AT_ONCE):
-            self._end(failure)
-        elif self._is_last_poll or now >= self._deadline_at:
-            self._end(self._timed_out(now, failure))
-        elif self.failures >= self._options.max_failures:
-            self._end(failure)
+        if _is_refusal(failure):
+            self._ended_by = failure
+        elif self.is_last_poll or now >= self._deadline_at:
+            self._ended_by = self._timed_out(now, failure)
+        elif failures >= self._options.max_failures and (
+            self._is_unanswered or now - failing_since >= self._options.max_outage
+        ):
+            self._ended_by = failure
         else:
             self._schedule_next(now, failure)
 
@@ -263,18 +329,27 @@ class PollState:
             UsageError: The wait is already over.
         """
         self._check_under_way()
-        self._end(self._timed_out(now, None))
+        self._ended_by = self._timed_out(now, None)
 
     def _is_news(self, event: ProductionEvent, now: float, wall_now: float) -> bool:
         sent_at = event.sent_at
         if self.last is None:
             return sent_at is not None and wall_now - sent_at.timestamp() <= now - self.started_at + _SKEW
+        if self.last.is_final:  # known from before the wait
+            return self._is_after(event, self.last, now, wall_now)
         order = compare(event.status, self.last, self._occurred_at)
         if order is Order.OLDER or event.status.status == self.last.status:
             return order is Order.NEWER
         if order is Order.NEWER and are_ordered(event.status.occurred_at, self._occurred_at):
             return True
         return sent_at is not None and self._is_sent_later(sent_at, order, now, wall_now)
+
+    def _is_after(self, event: ProductionEvent, known: ProductionStatus, now: float, wall_now: float) -> bool:
+        """Whether an event comes after the final status that the wait goes on from: the card was produced again."""
+        order = compare_times(event.status.occurred_at, self._occurred_at)
+        if order is not Order.UNDECIDED or not _differs(event.status, known, self._occurred_at):
+            return order is Order.NEWER
+        return event.sent_at is not None and wall_now - event.sent_at.timestamp() <= now - self._polled_at + _TICK
 
     def _is_sent_later(self, sent_at: datetime, order: Order, now: float, wall_now: float) -> bool:
         """Whether an event was sent after what is known, where `occurred_at` does not order the two.
@@ -294,9 +369,12 @@ class PollState:
         return is_older and not (status.is_final and now - event_at > LAG)
 
     def _take(self, status: ProductionStatus, now: float, source: Literal["poll", "webhook"]) -> Transition | None:
-        known = previous, _ = self.last, self._occurred_at
+        known = previous, occurred_at = self.last, self._occurred_at
         self.last = status
-        if previous is None or status.status != previous.status:
+        if previous is not None and previous.is_final:  # known from before the wait
+            is_new = _differs(status, previous, occurred_at)
+            self._occurred_at = status.occurred_at if is_new else status.occurred_at or occurred_at
+        elif previous is None or status.status != previous.status:
             is_new = True
             self._occurred_at = status.occurred_at
         else:
@@ -308,8 +386,8 @@ class PollState:
         elif source == "webhook":
             self._began_at, self._is_first = now, False  # its beginning was observed
         self._polled_at = now
-        if status.is_final:
-            self.is_over = True
+        if status.is_final and is_new:
+            self._ended_by = "a final status"
         else:
             try:
                 self._schedule_next(now, None)
@@ -358,23 +436,40 @@ class PollState:
             )
 
     def _schedule_next(self, now: float, failure: CardprodError | None) -> None:
-        if self._is_last_poll:
-            self._end(self._timed_out(now, failure))
+        if self.is_last_poll:
+            self._ended_by = self._timed_out(now, failure)
             return
-        delay = self._delay(now, failure)
-        if 0 < delay < math.inf:
-            self.next_poll_at = min(now + delay, max(now, self._deadline_at))
-        else:
-            message = f"a schedule's delay must be above 0 seconds and finite, not {delay!r}"
-            self._end(UsageError(message, card=self.card))
+        gap, urgent = self._gaps(now, now, self._options.random())
+        if failure is not None and isinstance(self._options.schedule, AdaptiveSchedule):
+            least = self._options.schedule.delay(self.failures - 1, self._options.random())
+            gap, urgent = max(gap, least), max(urgent, least)
+        self._schedule_at(now, gap, urgent, failure)
 
-    def _delay(self, now: float, failure: CardprodError | None) -> float:
-        schedule, jitter = self._options.schedule, self._options.random()
+    def _schedule_at(self, now: float, gap: float, urgent: float, failure: CardprodError | None) -> None:
+        if not 0 < gap < math.inf:
+            message = f"a schedule's delay must be above 0 seconds and finite, not {gap!r}"
+            self._ended_by = UsageError(message, card=self.card)
+            return
+        last_at, retry_at = max(now, self._deadline_at), now + _retry_after(failure)
+        self.next_poll_at = self.urgent_at = max(min(now + gap, last_at), retry_at)
+        if urgent > gap:
+            self.urgent_at = max(min(now + urgent, last_at), retry_at)
+
+    def _gaps(self, at: float, now: float, jitter: float) -> tuple[float, float]:
+        """Return after how many seconds from a time on the next poll is due, and after how many it is urgent."""
+        schedule = self._options.schedule
         if not isinstance(schedule, AdaptiveSchedule) or self.last is None:
-            return schedule.delay(self._unchanged, jitter)
-        age = now - self._began_at
-        delay = schedule.delay_at(self.last.status, age, now, jitter, is_first=self._is_first)
-        return delay if failure is None else max(delay, schedule.delay(self.failures - 1, jitter))
+            delay = schedule.delay(self._unchanged, jitter)
+            return delay, delay
+        return schedule.gaps_at(
+            self.last.status,
+            at - self._began_at,
+            now,
+            jitter,
+            is_first=self._is_first,
+            unchanged=self._unchanged,
+            least_gap=self._options.least_gap,
+        )
 
     # --- How it ends ---
 
@@ -391,10 +486,6 @@ class PollState:
         )
         error.__cause__ = failure
         return error
-
-    def _end(self, error: CardprodError) -> None:
-        self.is_over = True
-        self.error = error
 
     def _check_under_way(self) -> None:
         if self.is_over:
@@ -414,6 +505,7 @@ class PollState:
         """
         ahead = wall_now - now
         event_at, event_sent_at = (None, None) if self._event is None else self._event
+        failures, failing_since = self._failing
         is_seen = self.last is not None
         return PendingCard(
             card=self.card,
@@ -421,7 +513,7 @@ class PollState:
             deadline_at=None if math.isinf(self._deadline_at) else unix_time(self._deadline_at + ahead),
             next_poll_at=unix_time((now if self.is_over else self.next_poll_at) + ahead),
             polls=self.polls,
-            failures=self.failures if self.error is None else min(self.failures, self._options.max_failures - 1),
+            failures=failures if self.error is None else min(failures, self._options.max_failures - 1),
             unchanged=self._unchanged,
             last=self.last,
             known_at=self._occurred_at if self.last is None or self.last.occurred_at is None else None,
@@ -430,6 +522,8 @@ class PollState:
             is_first=self._is_first,
             event_at=None if event_at is None else unix_time(event_at + ahead),
             event_sent_at=event_sent_at,
+            failing_since=unix_time(failing_since + ahead) if is_seen and failures and self.error is None else None,
+            is_after=self.last is not None and self.last.is_final and self._ended_by != "a final status",
             undelivered=tuple(undelivered),
         )
 
@@ -447,9 +541,11 @@ class PollState:
 
         self.started_at = at(saved.started_at)
         self._deadline_at = math.inf if saved.deadline_at is None else at(saved.deadline_at)
-        self.next_poll_at = at(saved.next_poll_at)
+        self.next_poll_at = self.urgent_at = at(saved.next_poll_at)
         self.polls = saved.polls
-        self.failures = saved.failures
+        self._failing = _NOT_FAILING
+        if saved.failures:
+            self._failing = saved.failures, now if saved.failing_since is None else min(at(saved.failing_since), now)
         self._unchanged = saved.unchanged
         self.last = saved.last
         self._occurred_at = saved.known_at if saved.last is None else saved.last.occurred_at or saved.known_at
@@ -459,4 +555,34 @@ class PollState:
         self._began_at = min(at(began_at), self._polled_at)
         self._is_first = saved.is_first
         self._event = None if saved.event_at is None else (at(saved.event_at), saved.event_sent_at)
-        self.is_over = saved.last is not None and saved.last.is_final
+        if saved.last is not None and saved.last.is_final and not saved.is_after:
+            self._ended_by = "a final status"
+        elif isinstance(self._options.schedule, AdaptiveSchedule) and self.last is not None and not self.failures:
+            urgent_at = self._polled_at + self._gaps(self._polled_at, now, 0.5)[1]
+            self.urgent_at = max(self.next_poll_at, min(urgent_at, self._deadline_at))
+
+
+def _is_refusal(failure: CardprodError) -> bool:
+    """Whether no later poll can succeed. An answer that is not the API's own, but a gateway's, refuses nothing."""
+    if isinstance(failure, _REFUSALS):
+        return not failure.from_gateway
+    return isinstance(failure, UsageError)
+
+
+def _retry_after(failure: CardprodError | None) -> float:
+    """Return for how many seconds a server that was overloaded or failed asks not to be polled."""
+    if isinstance(failure, ApiError) and is_transient(failure):
+        return failure.retry_after or 0.0
+    return 0.0
+
+
+def _differs(status: ProductionStatus, known: ProductionStatus, known_at: datetime | None) -> bool:
+    """Whether a status is another than the final one that a wait goes on from.
+
+    A time that is missing in the new one decides nothing.
+    """
+    if (status.status, status.error_code) != (known.status, known.error_code):
+        return True
+    if known_at is None:
+        return status.occurred_at is not None
+    return compare_times(status.occurred_at, known_at) is not Order.UNDECIDED

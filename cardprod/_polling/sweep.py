@@ -74,13 +74,12 @@ async def sweep(checkpoint: Checkpoint, poller: Poller, options: PollOptions, st
         this.steps.extend((saved.card, transition) for transition in saved.undelivered)
         if not entry.is_over:
             entries.append(entry)
-    due = sorted((entry for entry in entries if entry.next_poll_at <= now + TICK), key=lambda entry: entry.next_poll_at)
+    due = sorted((entry for entry in entries if _due_at(entry) <= now + TICK), key=lambda entry: entry.urgent_at)
     for entry in due:
         poller.begin(entry)
     try:
         await this.poll_all(due, stop)
-        if poller.transport.paused_for > 0:
-            this.expire(due)
+        this.expire(due)
     finally:
         for entry in due:
             poller.end(entry)
@@ -93,7 +92,7 @@ async def sweep(checkpoint: Checkpoint, poller: Poller, options: PollOptions, st
             pending.append(entry.save(now, wall_now))
         elif isinstance(entry.error, WaitTimeout):
             entry.error.checkpoint = attrs.evolve(checkpoint, pending=(entry.save(now, wall_now),))
-    next_poll_at = _next_of([entry.next_poll_at for entry in entries if not entry.is_over], now)
+    next_poll_at = _next_of([_due_at(entry) for entry in entries if not entry.is_over], now)
     if next_poll_at is not None:
         next_poll_at = max(next_poll_at, now + paused_for)
     return Sweep(
@@ -102,6 +101,11 @@ async def sweep(checkpoint: Checkpoint, poller: Poller, options: PollOptions, st
         next_poll_at=None if next_poll_at is None else as_datetime(unix_time(wall_now + next_poll_at - now)),
         polls=this.polls,
     )
+
+
+def _due_at(entry: PollEntry) -> float:
+    """Return when a card's next poll is due, or its wait ends without one, because a `Retry-After` is later."""
+    return min(entry.next_poll_at, entry.expires_at)
 
 
 def _next_of(dues: Iterable[float], now: float) -> float | None:
@@ -186,10 +190,10 @@ class _Pass:
             task.cancel()
 
     def expire(self, due: Sequence[_Entry]) -> None:
-        """End the waits whose deadline passed before there was a permit for their last poll."""
-        now = asyncio.get_running_loop().time()
+        """End the waits whose deadline passed while a pause, or a `Retry-After`, forbade their last poll."""
+        now, is_paused = asyncio.get_running_loop().time(), self.poller.transport.paused_for > 0
         for entry in due:
-            if not entry.is_over and entry.expires_at <= now:
+            if not entry.is_over and entry.expires_at <= now and (is_paused or entry.next_poll_at > now + TICK):
                 entry.expire(now)
                 self.poller.settle(entry)
 
@@ -198,6 +202,10 @@ class _Pass:
         for entry in due:
             if stop is not None and stop.is_set():
                 return
+            now = loop.time()
+            if entry.urgent_at > now + TICK and not self.poller.transport.limiter.has_spare(now):
+                entry.defer(now)
+                continue
             try:
                 permit = await self.poller.transport.acquire(self._requests)
             except WouldBlock:

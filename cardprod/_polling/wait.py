@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from cardprod._polling.coroutine import CoroutineLike
 from cardprod._polling.poller import PollEntry
+from cardprod._polling.queue import TICK
 from cardprod._polling.signal import Signal
 from cardprod.checkpoint import Checkpoint, wall_clock
 from cardprod.errors import UsageError, WaitTimeout
@@ -44,12 +45,14 @@ class Wait(CoroutineLike[ProductionStatus], AsyncIterator[Transition]):
     Raises (when awaited or iterated):
         WaitTimeout: The timeout passed before a final status.
         Unauthorized, Forbidden, CardNotFound: At once, because no later poll can succeed.
-        TransportError, ApiError, BadReply: `max_failures` polls in a row failed; this is the last failure.
+        TransportError, ApiError, BadReply: `max_failures` polls in a row failed, and, if there had been an answer, for
+            `max_outage` seconds; this is the last failure.
         UsageError: It was used before, or its client is closed or belongs to another event loop.
     """
 
     __slots__ = (
         "__weakref__",
+        "_after",
         "_card",
         "_checkpoint_id",
         "_entry",
@@ -64,10 +67,11 @@ class Wait(CoroutineLike[ProductionStatus], AsyncIterator[Transition]):
 
     __name__ = "wait_until_final"
 
-    def __init__(self, card: Card, poller: Poller, options: PollOptions) -> None:
+    def __init__(self, card: Card, poller: Poller, options: PollOptions, after: ProductionStatus | None = None) -> None:
         self._card = card
         self._poller = poller
         self._options = options
+        self._after = after
         self._entry: _Entry | None = None
         self._checkpoint_id: str | None = None
         self._coroutine = None
@@ -79,8 +83,8 @@ class Wait(CoroutineLike[ProductionStatus], AsyncIterator[Transition]):
 
     @property
     def last(self) -> ProductionStatus | None:
-        """The last status seen; None before the first."""
-        return None if self._entry is None else self._entry.last
+        """The last status seen, or `after`; None before the first."""
+        return self._after if self._entry is None else self._entry.last
 
     @property
     def polls(self) -> int:
@@ -100,7 +104,8 @@ class Wait(CoroutineLike[ProductionStatus], AsyncIterator[Transition]):
             return self._entry.checkpoint()
         if self._checkpoint_id is None:
             self._checkpoint_id = str(uuid.uuid4())
-        pending = Checkpoint.for_cards([self._card], timeout=self._options.timeout).pending
+        after = None if self._after is None else {self._card: self._after}
+        pending = Checkpoint.for_cards([self._card], timeout=self._options.timeout, after=after).pending
         return self._options.checkpoint(self._checkpoint_id, pending)
 
     def __repr__(self) -> str:
@@ -173,7 +178,8 @@ class Wait(CoroutineLike[ProductionStatus], AsyncIterator[Transition]):
             if entry is None:
                 self._poller.transport.check_usable()
                 now = asyncio.get_running_loop().time()
-                entry = self._entry = _Entry(self._card, self._options, now, self._poller, self._checkpoint_id)
+                entry = _Entry(self._card, self._options, now, self._poller, self._checkpoint_id, after=self._after)
+                self._entry = entry
                 self._poller.begin(entry)
             elif not entry.is_over:
                 self._poller.subscriptions.join(self._card, entry)
@@ -202,8 +208,17 @@ class _Entry(PollEntry):
 
     __slots__ = ("_aborted_by", "_checkpoint_id", "_is_interrupted", "_limit", "_poller", "_signal", "steps")
 
-    def __init__(self, card: Card, options: PollOptions, now: float, poller: Poller, checkpoint_id: str | None) -> None:
-        super().__init__(card, options, now)
+    def __init__(  # noqa: PLR0913 - what a wait is made of
+        self,
+        card: Card,
+        options: PollOptions,
+        now: float,
+        poller: Poller,
+        checkpoint_id: str | None,
+        *,
+        after: ProductionStatus | None,
+    ) -> None:
+        super().__init__(card, options, now, after=after)
         self._poller = poller
         self._checkpoint_id = checkpoint_id or str(uuid.uuid4())
         self._signal = Signal()
@@ -224,14 +239,20 @@ class _Entry(PollEntry):
     async def poll_when_due(self) -> None:
         """Sleep until the next poll is due, and poll; or return earlier, after an event or another wait's poll."""
         loop, subscriptions = asyncio.get_running_loop(), self._poller.subscriptions
-        if self.next_poll_at > loop.time() and await self._signal.wait_until(self.next_poll_at):
+        due_at = min(self.next_poll_at, self.expires_at)
+        if due_at > loop.time() and await self._signal.wait_until(due_at):
             return
         now = loop.time()
+        if self.next_poll_at > now + TICK:  # a `Retry-After` forbids a last poll
+            self.expire(now)
+            self._poller.settle(self)
+            return
         if self.postpone(now, subscriptions.trust.gap(now)):
             return
         self.mark_due(now)
         if not subscriptions.is_polled(self.card):
-            await self._poller.poll_once(self, subscriptions.begin_poll(self.card, self, now))
+            queue = self._poller.waits if self.polls and not self.is_last_poll else None
+            await self._poller.poll_once(self, subscriptions.begin_poll(self.card, self, now), queue)
         elif not await self._signal.wait_until(self.cut_off_at):
             self._poller.apply_cut_off(self)
 
@@ -248,12 +269,11 @@ class _Entry(PollEntry):
         """Return the next transition to deliver, or raise the error that ended the wait; None after the end."""
         if self.steps:
             return self.steps.popleft()
-        error = self.error
+        if isinstance(self.error, WaitTimeout):
+            self.error.checkpoint = self.checkpoint()
+        error = self.take_error()  # raised once; further iteration ends
         if error is None:
             return None
-        if isinstance(error, WaitTimeout):
-            error.checkpoint = self.checkpoint()
-        self.error = None  # raised once; further iteration ends
         try:
             raise error
         finally:

@@ -17,6 +17,7 @@ from cardprod._polling.poller import PollEntry
 from cardprod._polling.queue import TICK, Phase, PollQueue, QueuedState
 from cardprod._polling.signal import Signal
 from cardprod._polling.source import TimeSlice, each_item
+from cardprod._protocol.validation import check_type
 from cardprod.checkpoint import wall_clock
 from cardprod.errors import CardprodError, UsageError, WaitTimeout
 from cardprod.models import Card, ProductionStatus, Transition
@@ -40,8 +41,17 @@ class _Entry(QueuedState, PollEntry):
     # Of 1,000,000 cards each byte is a megabyte.
     __slots__ = ("_waits",)
 
-    def __init__(self, card: Card, options: PollOptions, started_at: float, deadline_at: float, waits: Waits) -> None:
-        super().__init__(card, options, started_at, deadline_at)
+    def __init__(  # noqa: PLR0913 - what a card of a batch is made of
+        self,
+        card: Card,
+        options: PollOptions,
+        started_at: float,
+        deadline_at: float,
+        waits: Waits,
+        *,
+        after: ProductionStatus | None = None,
+    ) -> None:
+        super().__init__(card, options, started_at, deadline_at, after)
         self._waits = waits
 
     @property
@@ -174,20 +184,22 @@ class Waits(Batch[Transition]):
 
     # --- Cards come ---
 
-    def add(self, card: CardLike) -> Card:
+    def add(self, card: CardLike, *, after: ProductionStatus | None = None) -> Card:
         """Wait for one more card, from this moment. One that is waited for already is not waited for twice.
 
         Args:
             card: The card, or a `(profile_id, card_token)` tuple.
+            after: A status that you know already: what equals it is not reported and does not end the wait.
 
         Returns:
             The card, as its results will name it.
 
         Raises:
-            UsageError: The card cannot be right; or the batch is not entered yet, has ended or was left; or this is
-                not its event loop.
+            UsageError: The card or the status cannot be right; or the batch is not entered yet, has ended or was left;
+                or this is not its event loop.
         """
         card = Card.of(card)
+        check_type("after", after, ProductionStatus, or_none=True)
         if not self._is_entered:
             raise UsageError("cards can be added inside the `async with` block", card=card)
         if self._is_left or self._stream.is_broken:
@@ -195,7 +207,7 @@ class Waits(Batch[Transition]):
         now = _time("add")
         self._poller.transport.check_usable()
         if card not in self._to_resume:
-            self._register(card, now)
+            self._register(card, now, after)
         return card
 
     def no_more(self) -> None:
@@ -248,14 +260,14 @@ class Waits(Batch[Transition]):
         else:
             self._wait_for(entry, now)
 
-    def _register(self, card: Card, now: float) -> None:
+    def _register(self, card: Card, now: float, after: ProductionStatus | None = None) -> None:
         subscribers = self._poller.subscriptions.of(card)
         if subscribers and any(isinstance(one, _Entry) and one.is_of(self) for one in subscribers):
             return
         timeout = self._options.timeout
         ends_at = self._ends_at if timeout is None else min(now + timeout, self._ends_at)
         self._stream.count_card()
-        self._wait_for(_Entry(card, self._options, now, ends_at, self), now)
+        self._wait_for(_Entry(card, self._options, now, ends_at, self, after=after), now)
 
     def _wait_for(self, entry: _Entry, now: float) -> None:
         self._queue.add(entry)  # first: an observer of its beginning may notify it

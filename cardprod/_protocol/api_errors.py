@@ -121,7 +121,10 @@ def api_error(
     mean: Callable[[int, Mapping[str, str], str | None], _Meaning] = _meaning_of_status,
 ) -> ApiError:
     lowered = {name.lower(): value for name, value in headers.items()}
-    code, detail = _code_and_detail(body, lowered.get("content-type", ""))
+    document = _document(body)
+    code, detail = (None, _plain_detail(body, lowered.get("content-type", "")))
+    if document is not None:
+        code, detail = _code_and_detail(document)
     cls, meaning = mean(http_status, lowered, code)
     meaning = _PAGES.get(detail or "", meaning)
     trace_id = _trace_id(lowered)
@@ -145,6 +148,7 @@ def api_error(
         body=_start_of(body),
         retry_after=retry_after,
     )
+    error.from_gateway = document is None
     if isinstance(error, RateLimited):
         error.limited_by = limited_by
     return error
@@ -164,12 +168,15 @@ def _limited_by(lowered: Mapping[str, str]) -> str | None:
     return one_line(lowered.get("x-rate-limited-by", ""), 100) or None
 
 
-def _code_and_detail(body: bytes, content_type: str) -> tuple[str | None, str | None]:
-    """Find an error's code and description, in any of the shapes."""
+def _document(body: bytes) -> Mapping[str, Json] | None:
     try:
-        document = load_object(body)
+        return load_object(body)
     except Malformed:
-        return None, _plain_detail(body, content_type)
+        return None
+
+
+def _code_and_detail(document: Mapping[str, Json]) -> tuple[str | None, str | None]:
+    """Find an error's code and description, in any of the shapes."""
     listed = document.get("errors")
     causes = [cause for cause in listed if isinstance(cause, dict)] if isinstance(listed, list) else []
     code, detail = _first_text(document, _CODE_KEYS), _first_text(document, _DETAIL_KEYS)

@@ -63,7 +63,7 @@ async def _() -> Found:
     return wrong
 
 
-@attack("after a 429's pause one request is sent before the others", known="not built yet (issue 19)")
+@attack("after a 429's pause one request is sent before the others")
 async def _() -> Found:
     seen: list[int] = []
 

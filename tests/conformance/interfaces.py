@@ -15,7 +15,7 @@ from cardprod import CardprodError, Checkpoint, Client, Transition, checkpoint
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from cardprod import Backoff, Card
+    from cardprod import Backoff, Card, ProductionStatus
 
 __all__ = ["INTERFACES", "Interface", "Report"]
 
@@ -40,6 +40,8 @@ class Options:
     schedule: Backoff
     timeout: float = 3600.0
     max_failures: int = 5
+    max_outage: float = 0.0
+    after: ProductionStatus | None = None
 
 
 _MOST_SWEEPS = 2000
@@ -71,11 +73,16 @@ class Interface:
 
 
 def _arguments(options: Options) -> dict[str, Any]:
-    return {"schedule": options.schedule, "timeout": options.timeout, "max_failures": options.max_failures}
+    return {
+        "schedule": options.schedule,
+        "timeout": options.timeout,
+        "max_failures": options.max_failures,
+        "max_outage": options.max_outage,
+    }
 
 
 async def _awaited(client: Client, card: Card, options: Options, report: Report) -> None:
-    wait = client.wait_until_final(card.profile_id, card.card_token, **_arguments(options))
+    wait = client.wait_until_final(card.profile_id, card.card_token, after=options.after, **_arguments(options))
     try:
         final = await wait
     except CardprodError as error:
@@ -87,21 +94,26 @@ async def _awaited(client: Client, card: Card, options: Options, report: Report)
 
 
 async def _iterated(client: Client, card: Card, options: Options, report: Report) -> None:
+    wait = client.wait_until_final(card.profile_id, card.card_token, after=options.after, **_arguments(options))
     try:
-        async for transition in client.wait_until_final(card.profile_id, card.card_token, **_arguments(options)):
+        async for transition in wait:
             report.transitions.append(transition)
     except CardprodError as error:
         report.error = error
 
 
 async def _in_a_batch(client: Client, card: Card, options: Options, report: Report) -> None:
-    async with client.wait_until_all_final([card], **_arguments(options)) as steps:
+    async with client.wait_until_all_final(None, **_arguments(options)) as steps:
+        steps.add(card, after=options.after)
+        steps.no_more()
         await _read(steps, report)
 
 
 async def _resumed(client: Client, card: Card, options: Options, report: Report) -> None:
     """Begin in one batch, leave it after the first result, and go on from its checkpoint in another."""
-    async with client.wait_until_all_final([card], **_arguments(options)) as steps:
+    async with client.wait_until_all_final(None, **_arguments(options)) as steps:
+        steps.add(card, after=options.after)
+        steps.no_more()
         async for _, result in steps:
             _write(result, report)
             saved = steps.checkpoint().to_json()
@@ -113,9 +125,8 @@ async def _resumed(client: Client, card: Card, options: Options, report: Report)
 
 
 async def _swept(client: Client, card: Card, options: Options, report: Report) -> None:
-    waits = Checkpoint.for_cards(
-        [card], timeout=options.timeout, schedule=options.schedule, max_failures=options.max_failures
-    )
+    after = None if options.after is None else {card: options.after}
+    waits = Checkpoint.for_cards([card], after=after, **_arguments(options))
     for _ in range(_MOST_SWEEPS):
         sweep = await client.sweep(waits)
         for _, result in sweep.steps:

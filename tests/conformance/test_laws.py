@@ -156,6 +156,84 @@ async def test_failures_in_a_row_end_it(kiosk: Simulator, interface: Interface) 
 
 
 @each_interface
+@pytest.mark.parametrize("max_outage", [300.0, 0.0])
+async def test_outage(kiosk: Simulator, interface: Interface, max_outage: float) -> None:
+    """An outage that is shorter than `max_outage` ends no wait that had an answer, however many polls fail."""
+    async with Client(kiosk.token, base_url=kiosk.base_url, attempts=1) as client:
+        kiosk.add(CARD, [Stage("READY", 300), Stage("PRODUCED")])
+        asyncio.get_running_loop().call_later(12, lambda: kiosk.fail_next(Fault.reset(), times=40))
+        report = await interface.follow(client, CARD, schedule=EVERY_5, max_outage=max_outage)
+    if max_outage:
+        assert (report.error, report.statuses[-1]) == (None, "PRODUCED")
+    else:
+        assert isinstance(report.error, TransportError)
+
+
+@each_interface
+async def test_retry_after_of_a_failing_server(kiosk: Simulator, client: Client, interface: Interface) -> None:
+    """After a 5xx with a `Retry-After` no poll of the wait is made before it."""
+    kiosk.add(CARD, [Stage("READY", 40), Stage("PRODUCED")])
+    asyncio.get_running_loop().call_later(12, lambda: kiosk.fail_next(Fault.server_error(503, 120), times=1))
+    report = await interface.follow(client, CARD, schedule=EVERY_5, max_failures=1, max_outage=300)
+    assert (report.error, report.statuses[-1]) == (None, "PRODUCED")
+    assert requests_at(kiosk) == pytest.approx([0, 5, 10, 15, 135], abs=0.5)
+
+
+@each_interface
+async def test_retry_after_beyond_the_deadline(kiosk: Simulator, client: Client, interface: Interface) -> None:
+    """A `Retry-After` that is longer than the time left ends the wait at its deadline, without a poll."""
+    kiosk.add(CARD, "never")
+    asyncio.get_running_loop().call_later(12, lambda: kiosk.fail_next(Fault.server_error(503, 120), times=1))
+    report = await interface.follow(client, CARD, schedule=EVERY_5, timeout=60)
+    assert isinstance(report.error, WaitTimeout)
+    assert requests_at(kiosk) == pytest.approx([0, 5, 10, 15], abs=0.5)
+    assert now() <= 71
+
+
+@each_interface
+@pytest.mark.parametrize("http_status", [401, 403, 404])
+@pytest.mark.parametrize("page", [("<h1>blocked</h1>", "text/html"), ("no", "text/plain"), ("", "")])
+async def test_refusals_of_a_gateway(
+    kiosk: Simulator, client: Client, interface: Interface, http_status: int, page: tuple[str, str]
+) -> None:
+    """A 401, 403 or 404 that is not the API's own JSON is a failed poll, not the end of the wait."""
+    kiosk.add(CARD, [Stage("PRODUCED")])
+    kiosk.fail_next(Fault("answer", http_status, *page), times=2)
+    report = await interface.follow(client, CARD, schedule=EVERY_5)
+    assert (report.error, report.statuses) == (None, ["PRODUCED"])
+
+
+# --- After a known status ---
+
+
+@each_interface
+async def test_after(kiosk: Simulator, client: Client, interface: Interface) -> None:
+    """A wait after a known error reports what comes after it, and not the error again."""
+    kiosk.add(CARD, JAMS_AND_PRINTS)
+    jam = await client.wait_until_final(CARD.profile_id, CARD.card_token, schedule=EVERY_5)
+    asyncio.get_running_loop().call_later(23, lambda: kiosk.add(CARD, PRINTS))
+    report = await interface.follow(client, CARD, schedule=EVERY_5, after=jam)
+    assert report.error is None
+    assert report.statuses == (["READY", "IN_PROGRESS", "PRODUCED"] if interface.reports_all else ["PRODUCED"])
+    if interface.reports_all:
+        assert report.transitions[0].previous == jam
+
+
+@each_interface
+async def test_after_without_a_retry(kiosk: Simulator, client: Client, interface: Interface) -> None:
+    """A card that stays in the known error ends in a `WaitTimeout` that names it, and is polled as any other."""
+    kiosk.add(CARD, [Stage("PRODUCTION_ERROR", error_code="PRD_FEEDER_JAM")])
+    jam = await client.get_status(CARD.profile_id, CARD.card_token)
+    report = await interface.follow(client, CARD, schedule=EVERY_5, after=jam, timeout=22)
+    assert isinstance(report.error, WaitTimeout)
+    assert (report.error.last, report.statuses) == (jam, [])
+    assert len(kiosk.requests) == 1 + 6
+    assert report.error.checkpoint is not None
+    outcome = await client.resume(report.error.checkpoint.extended(22))
+    assert isinstance(outcome[CARD], WaitTimeout)
+
+
+@each_interface
 @pytest.mark.parametrize(("http_status", "error"), [(401, Unauthorized), (403, Forbidden), (404, CardNotFound)])
 async def test_some_answers_end_it_at_once(
     kiosk: Simulator, client: Client, interface: Interface, http_status: int, error: type[ApiError]

@@ -96,7 +96,7 @@ async def test_third_failure_is_final(kiosk: Simulator, client: Client) -> None:
 
 async def test_poll_is_sent_as_often_as_attempts_say() -> None:
     """A failing poll is sent as often as `attempts` says, on a new and on a used connection alike."""
-    faults = [Fault.server_error(503), Fault.too_many_requests(), Fault.garbage(), Fault.cut_body(), Fault.reset()]
+    faults = [Fault.server_error(503), Fault.garbage(), Fault.cut_body(), Fault.reset()]
     with Table() as table:
         for fault, attempts, is_used in product(faults, (1, 3), (False, True)):
             with table.row(fault, attempts, is_used):

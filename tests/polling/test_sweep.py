@@ -140,7 +140,7 @@ async def test_failures_are_counted_across_sweeps(kiosk: Simulator) -> None:
     (card,) = cards_of(kiosk, 1, "never")
     async with Client(kiosk.token, base_url=kiosk.base_url, attempts=1) as client:
         kiosk.fail_next(Fault.server_error(500), times=2, card=card)
-        checkpoint = Checkpoint.for_cards([card], max_failures=3, timeout=1e6)
+        checkpoint = Checkpoint.for_cards([card], max_failures=3, max_outage=0, timeout=1e6)
         failures: list[int] = []
         for _ in range(4):
             sweep = await client.sweep(checkpoint)

@@ -37,7 +37,7 @@ def test_sample_of_version_1() -> None:
     checkpoint = Checkpoint.from_json(SAMPLE)
     assert (checkpoint.id, checkpoint.sweep) == ("5f0c3c5e-6a3e-4b53-9a3b-0d2d0a6a6f10", 7)
     assert checkpoint.schedule == Backoff()
-    first, plain, second, third = checkpoint.pending
+    first, plain, second, known, third = checkpoint.pending
     assert first.card == CARD
     assert first.last == ProductionStatus(
         "IN_PROGRESS", kiosk_id="WIS00001", occurred_at=datetime(2026, 11, 24, 9, 5, 2, 123456, UTC)
@@ -46,6 +46,7 @@ def test_sample_of_version_1() -> None:
     assert as_datetime(first.deadline_at) == datetime(2026, 11, 24, 10, tzinfo=UTC)
     assert (first.polls, first.failures, first.unchanged, first.is_first) == (14, 1, 3, False)
     assert first.event_sent_at == datetime(2026, 11, 24, 9, 5, 3, tzinfo=UTC)
+    assert (known.is_after, known.failing_since, second.is_after) == (True, 1795511110000000, False)
     assert (plain.last, plain.polls, plain.is_first) == (ProductionStatus("READY", kiosk_id="WIS00001"), 5, True)
     (step,) = second.undelivered
     assert step.is_final
@@ -213,7 +214,7 @@ def _changed(**fields: object) -> str:
         (_changed(colour="red"), "unknown fields: colour$"),
         (_changed(pending={}), "expected an array @ pending"),
         (_changed(pending=[5]), r"expected an array @ pending\[0\]"),
-        (_changed(pending=[ROW, ROW[:9]]), r"expected an array of 7, 14 or 20 values @ pending\[1\]"),
+        (_changed(pending=[ROW, ROW[:9]]), r"expected an array of 7, 14, 20 or 22 values @ pending\[1\]"),
         (_changed(at_0=0), r"profile_id must be .* @ pending\[0\]\.card"),
         (_changed(at_1=".."), r"card_token must be .* @ pending\[0\]\.card"),
         (_changed(at_2="2026-11-24T09:00:00+00:00"), r"microseconds since 1970 @ pending\[0\]\.started_at"),
@@ -406,6 +407,7 @@ def test_what_is_saved(timeout: float | None) -> None:
         event_at=at(1004.0),
         event_sent_at=NOON,
         undelivered=(undelivered,),
+        failing_since=at(1006.0),
     )
     saved = state.save(1010.0, WALL_NOON, [undelivered])
     assert saved == expected

@@ -172,7 +172,7 @@ def test_api_error_has_what_the_answer_said() -> None:
     said = {"http_status": 418, "code": "teapot", "detail": "short", "trace_id": "t-1", "body": "{}"}
     for error in map(api_error, API_ERRORS):
         more = {"limited_by": None} if type(error) is RateLimited else {}
-        assert vars(error) == said | {"retry_after": 1.5, "card": CARD} | more
+        assert vars(error) == said | {"retry_after": 1.5, "card": CARD, "from_gateway": False} | more
 
 
 def test_foreign_words_are_one_line() -> None:

@@ -6,6 +6,7 @@ import math
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -50,10 +51,20 @@ def new_state(
     schedule: Schedule = EVERY_10,
     started_at: float = 100.0,
     max_failures: int = 5,
+    max_outage: float = 0.0,
+    after: ProductionStatus | None = None,
+    last_poll_seconds: float = math.inf,
     random: float = 0.0,
 ) -> PollState:
-    options = PollOptions(schedule=schedule, timeout=timeout, max_failures=max_failures, random=lambda: random)
-    return PollState(CARD, options, started_at)
+    options = PollOptions(
+        schedule=schedule,
+        timeout=timeout,
+        max_failures=max_failures,
+        max_outage=max_outage,
+        last_poll_seconds=last_poll_seconds,
+        random=lambda: random,
+    )
+    return PollState(CARD, options, started_at, after=after)
 
 
 def seen(status: str, occurred_at: datetime | None = None) -> ProductionStatus:
@@ -584,6 +595,166 @@ def test_any_story(
         assert state.cut_off_at in {None, deadline}
 
 
+# --- Outages ---
+
+
+def test_a_wait_that_had_an_answer_survives_an_outage() -> None:
+    """Failures end a wait that had an answer once they are `max_failures` in a row and have lasted `max_outage`."""
+    state = new_state(max_failures=3, max_outage=100.0)
+    state.process_status(seen("READY"), 100.0)
+    for _ in range(10):
+        state.process_failure(BROKEN, state.next_poll_at)
+    assert (state.is_over, state.failures, state.next_poll_at) == (False, 10, 210.0)
+    state.process_failure(BROKEN, 210.0)
+    assert final_error(state) is BROKEN
+
+
+def test_a_short_outage_of_few_polls() -> None:
+    """Failures that have lasted for `max_outage` end no wait before they are `max_failures` in a row."""
+    state = new_state(max_failures=3, max_outage=5.0)
+    state.process_status(seen("READY"), 100.0)
+    state.process_failure(BROKEN, 110.0)
+    state.process_failure(BROKEN, 120.0)
+    assert not state.is_over
+    state.process_failure(BROKEN, 130.0)
+    assert final_error(state) is BROKEN
+
+
+@pytest.mark.parametrize("after", [None, ProductionStatus("PRODUCTION_ERROR")])
+def test_a_wait_without_an_answer_ends_by_its_failures(after: ProductionStatus | None) -> None:
+    """A wait that never had an answer ends after `max_failures`, whatever is known from before."""
+    state = new_state(max_failures=2, max_outage=100.0, after=after)
+    state.process_failure(BROKEN, 100.0)
+    state.process_failure(BROKEN, 101.0)
+    assert final_error(state) is BROKEN
+
+
+def test_an_answer_ends_an_outage() -> None:
+    """An outage counts from the first failure after the last answer."""
+    state = new_state(max_failures=1, max_outage=15.0)
+    state.process_status(seen("READY"), 100.0)
+    state.process_failure(BROKEN, 110.0)
+    state.process_status(seen("READY"), 120.0)
+    state.process_failure(BROKEN, 130.0)
+    assert not state.is_over
+
+
+@pytest.mark.parametrize("error", [ServerError("503", http_status=503), RateLimited("429", http_status=429)])
+def test_retry_after_between_polls(error: ApiError) -> None:
+    """The next poll is never before the `Retry-After` of a 5xx or a 429."""
+    error.retry_after = 120.0
+    state = new_state()
+    state.process_status(seen("READY"), 100.0)
+    state.process_failure(error, 110.0)
+    assert state.next_poll_at == 230.0
+
+
+def test_retry_after_of_a_refusal() -> None:
+    """A `Retry-After` that comes with another status says nothing about polls."""
+    error = ApiError("418", http_status=418, retry_after=120.0)
+    state = new_state()
+    state.process_failure(error, 110.0)
+    assert state.next_poll_at == 120.0
+
+
+def test_retry_after_the_deadline() -> None:
+    """Where a `Retry-After` forbids a poll at the deadline, the last poll is made after it, or not at all."""
+    for retry_after, expected in ((5.0, 115.0), (8.0, 118.0), (60.0, 170.0)):
+        state = new_state(timeout=15.0, last_poll_seconds=10.0)
+        state.process_failure(ServerError("503", http_status=503, retry_after=retry_after), 110.0)
+        assert (state.next_poll_at, state.expires_at) == (expected, 125.0)
+
+
+@pytest.mark.parametrize("error", [Unauthorized, Forbidden, CardNotFound])
+def test_a_gateways_refusal_is_a_failed_poll(error: type[ApiError]) -> None:
+    """401, 403 and 404 that are not the API's own do not end a wait at once."""
+    failure = error("a page", http_status=401)
+    failure.from_gateway = True
+    state = new_state(max_failures=2)
+    state.process_failure(failure, 100.0)
+    assert not state.is_over
+    state.process_failure(failure, 110.0)
+    assert final_error(state) is failure
+
+
+# --- After a known status ---
+
+JAMMED = ProductionStatus("PRODUCTION_ERROR", "WIS00001", NOON, "PRD_FEEDER_JAM", "jam")
+
+
+@pytest.mark.parametrize(
+    "same",
+    [
+        JAMMED,
+        ProductionStatus("PRODUCTION_ERROR", "WIS00002", NOON, "PRD_FEEDER_JAM"),
+        ProductionStatus("PRODUCTION_ERROR", None, None, "PRD_FEEDER_JAM"),
+    ],
+)
+def test_what_equals_the_known_status_ends_nothing(same: ProductionStatus) -> None:
+    """What equals the status that a wait goes on from is not reported, and the wait goes on."""
+    state = new_state(after=JAMMED)
+    for number in range(3):
+        assert state.process_status(same, 100.0 + 10 * number) is None
+        assert not state.is_over
+    assert state.next_poll_at == 130.0
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        ProductionStatus("PRODUCED", "WIS00001", NOON),
+        ProductionStatus("PRODUCTION_ERROR", "WIS00001", ONE_O_CLOCK, "PRD_FEEDER_JAM"),
+        ProductionStatus("PRODUCTION_ERROR", "WIS00001", NOON, "PRD_NO_CARDS"),
+        ProductionStatus("REQUEST_ERROR", "WIS00001", NOON, "PRD_FEEDER_JAM"),
+    ],
+)
+def test_what_differs_from_the_known_status_ends_the_wait(other: ProductionStatus) -> None:
+    """A final status with another status, time or error code than the known one is reported and ends the wait."""
+    state = new_state(after=JAMMED)
+    state.process_status(JAMMED, 100.0)
+    transition = state.process_status(other, 110.0)
+    assert transition is not None
+    assert (transition.previous, transition.current) == (JAMMED, other)
+    assert (state.is_over, state.error) == (True, None)
+
+
+def test_the_same_end_again_after_a_retry() -> None:
+    """Once something else was seen, a final status ends the wait, even one that equals what was known."""
+    state = new_state(after=JAMMED)
+    assert state.process_status(seen("READY", ONE_O_CLOCK), 100.0) is not None
+    assert state.process_status(attrs.evolve(JAMMED, occurred_at=ONE_O_CLOCK), 110.0) is not None
+    assert state.is_over
+
+
+def test_after_a_status_that_is_not_final() -> None:
+    """A known status that is not final is not reported either."""
+    state = new_state(after=seen("READY", NOON))
+    assert state.process_status(seen("READY", NOON), 100.0) is None
+    transition = state.process_status(seen("IN_PROGRESS", NOON), 110.0)
+    assert transition is not None
+    assert transition.previous == seen("READY", NOON)
+
+
+@pytest.mark.parametrize(
+    ("status", "sent", "counts"),
+    [
+        (seen("IN_PROGRESS", ONE_O_CLOCK), -100.0, True),  # it happened later
+        (seen("PRODUCED", NOON - timedelta(hours=1)), 1.0, False),  # it happened earlier
+        (seen("READY"), 1.0, True),  # sent since the wait began
+        (seen("PRODUCED"), 1.0, True),
+        (seen("PRODUCED"), -100.0, False),  # sent before, so perhaps of an earlier production
+        (JAMMED, 1.0, False),  # the known one
+    ],
+)
+def test_events_after_a_known_status(status: ProductionStatus, sent: float, counts: bool) -> None:
+    """An event counts after a known end if it happened later, or, where that is unknown, was sent since."""
+    state = new_state(after=JAMMED, started_at=100.0)
+    wall_now = ONE_O_CLOCK.timestamp() + 3600
+    event = ProductionEvent(card=CARD, status=status, sent_at=datetime.fromtimestamp(wall_now - 5 + sent, UTC))
+    assert (state.process_event(event, 105.0, wall_now) is not None) is counts
+    assert state.is_over is (counts and status.is_final)
+
+
 # --- The last poll's own time, and schedules that cannot be ---
 
 
@@ -595,7 +766,15 @@ def test_last_poll_has_its_own_time() -> None:
     state.process_status(seen("READY"), 111.0)
     assert (state.next_poll_at, state.cut_off_at) == (115.0, 122.0)
     state.mark_due(118.0)
-    assert (state.cut_off_at, state.expires_at) == (125.0, 122.0)
+    assert (state.cut_off_at, state.expires_at) == (122.0, 122.0)
+
+
+def test_last_poll_after_nothing_ran_for_long() -> None:
+    """A last poll that could not begin before it would have expired still has its own time."""
+    state = PollState(CARD, PollOptions(schedule=EVERY_10, timeout=15.0, max_failures=5, last_poll_seconds=7.0), 100.0)
+    state.process_status(seen("READY"), 111.0)
+    state.mark_due(200.0)
+    assert (state.cut_off_at, state.expires_at) == (207.0, 122.0)
 
 
 def test_what_never_ends_never_expires() -> None:
