@@ -70,6 +70,7 @@ LAYERS: Final = [
     "durable",
     "otel",
     "simulator",
+    "testing",
     "card_files",
     "cli",
 ]
