@@ -112,6 +112,9 @@ def add_connection(to: argparse.ArgumentParser) -> None:
 
 
 def add_database(to: argparse.ArgumentParser) -> None:
-    """Add `--database`."""
+    """Add `--database`, and where in it the tables are."""
     words = "PostgreSQL; better in CARDPROD_DATABASE_URL, where nobody else can read its password"
     to.add_argument("--database", metavar="URL", help=words)
+    to.add_argument("--schema", default="cardprod", metavar="NAME", help="the schema of the tables (default cardprod)")
+    words = "who made the tables, if neither you, the database's owner nor root"
+    to.add_argument("--owner", metavar="ROLE", help=words)

@@ -85,12 +85,12 @@ def _tls(arguments: argparse.Namespace) -> ssl.SSLContext | None:
     return context
 
 
-def find_database(url: str | None) -> Durable:
+def find_database(arguments: argparse.Namespace) -> Durable:
     """Find the database: the one named, the environment's, or one of this user's own, started now. It blocks."""
     try:
         from cardprod.durable import Durable  # noqa: PLC0415 - an extra
 
-        url = url or os.environ.get("CARDPROD_DATABASE_URL")
+        url: str | None = arguments.database or os.environ.get("CARDPROD_DATABASE_URL")
         if not url:
             from cardprod.durable import embedded  # noqa: PLC0415 - as above
 
@@ -101,4 +101,4 @@ def find_database(url: str | None) -> Durable:
         raise
     except Exception as exc:
         raise TransportError(f"this user's own PostgreSQL cannot be started: {exc}") from exc
-    return Durable(url)
+    return Durable(url, schema=arguments.schema, owner=arguments.owner)

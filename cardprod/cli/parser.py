@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from cardprod._version import VERSION
-from cardprod.cli.commands import batch, completion, demo, simulate, status, submit, wait, watch, worker
+from cardprod.cli.commands import batch, completion, demo, migrate, simulate, status, submit, wait, watch, worker
 from cardprod.cli.exit_codes import USAGE
 from cardprod.cli.output.streams import Stream, print_stderr
 from cardprod.cli.words import printable
@@ -23,13 +23,13 @@ __all__ = ["Commands", "make_parser"]
 _EPILOG: Final = f"""\
 environment:
   CARDPROD_TOKEN        the user token; never an argument, where others could read it
-  CARDPROD_TOKEN_NAME   for `worker`: the token that `submit --token name` asks for
+  CARDPROD_TOKEN_NAME   for `worker`: the token that `submit --token name` asks for; - is _
   CARDPROD_BASE_URL     where to ask (default {PRODUCTION})
   CARDPROD_API_VERSION  the path's version (default v3)
   CARDPROD_CA, CARDPROD_CERT, CARDPROD_KEY, CARDPROD_KEY_PASSWORD
                         authorities to trust, a client certificate, its key
   HTTPS_PROXY, NO_PROXY the proxy, and for which hosts there is none
-  CARDPROD_DATABASE_URL for `submit`, `worker`, `batch`: PostgreSQL (default: one of this user's own)
+  CARDPROD_DATABASE_URL for `submit`, `worker`, `batch`, `migrate`: PostgreSQL (default: one of this user's own)
 
 exit codes:
   0 produced   1 ended in an error status   2 usage   3 not final yet or timed out
@@ -91,6 +91,6 @@ def make_parser() -> argparse.ArgumentParser:
     top = _Parser(prog="cardprod", description=description, epilog=_EPILOG, formatter_class=formatter)
     top.add_argument("--version", action="version", version=f"cardprod {VERSION}")
     commands = Commands(top)
-    for command in (demo, status, wait, watch, simulate, submit, worker, batch, completion):
+    for command in (demo, status, wait, watch, simulate, submit, worker, batch, migrate, completion):
         command.add(commands)
     return top

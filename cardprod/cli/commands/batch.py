@@ -41,15 +41,18 @@ def add(to: Commands) -> None:
 
 async def run(arguments: argparse.Namespace, output: Output) -> int:
     """Show a batch, and its cards; or cancel it."""
-    async with await asyncio.to_thread(find_database, arguments.database) as durable:
+    async with await asyncio.to_thread(find_database, arguments) as durable:
         if arguments.cancel:
             await durable.cancel(arguments.batch)
         status = await durable.status(arguments.batch)
         ends = f"{status.produced} produced, {status.failed} ended in an error, {status.errors} gave up"
         pending = f"{status.pending} to go"
         state = "cancelled" if status.cancelled_at else "over" if status.finished_at else pending
+        refused = f"; the token {status.token_name!r} is refused" if status.token_refused_at else ""
         fields = attrs.asdict(status, value_serializer=_as_json)
-        output.emit(Report(f"{count_of(status.total, 'card')}: {ends}; {state}", "batch", fields))
+        output.emit(
+            Report(f"{count_of(status.total, 'card')}: {ends}; {state}; {status.polls} polls{refused}", "batch", fields)
+        )
         if arguments.results:
             async for card, outcome in durable.results(arguments.batch):
                 output.emit(report_of(card, outcome))

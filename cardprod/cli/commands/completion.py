@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from cardprod.cli.exit_codes import PRODUCED
-from cardprod.cli.output.events import Report
 from cardprod.errors import UsageError
 
 if TYPE_CHECKING:
@@ -40,6 +39,5 @@ async def run(arguments: argparse.Namespace, output: Output) -> int:
         raise UsageError("this needs the extra cli: pip install 'cardprod[cli]'") from None
     from cardprod.cli.parser import make_parser  # noqa: PLC0415 - which imports this module
 
-    script = shtab.complete(make_parser(), arguments.shell)
-    output.emit(Report(script.replace("\t", "    ")))
+    output.print_raw(f"{shtab.complete(make_parser(), arguments.shell)}\n")
     return PRODUCED

@@ -46,7 +46,7 @@ async def run(arguments: argparse.Namespace, output: Output) -> int:
     if listed.bad_rows:
         raise UsageError("nothing was submitted, because of the bad rows")
     timeout = arguments.timeout if arguments.timeout < math.inf else None
-    async with await asyncio.to_thread(find_database, arguments.database) as durable:
+    async with await asyncio.to_thread(find_database, arguments) as durable:
         batch_id = await durable.submit(listed.cards, timeout=timeout, token=arguments.token)
     cards = len({*listed.cards})
     if not arguments.json:

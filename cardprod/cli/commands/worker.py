@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING
 from cardprod.cli.arguments import add_connection, add_database, count
 from cardprod.cli.connection import find_database, make_clients
 from cardprod.cli.exit_codes import PRODUCED
-from cardprod.cli.output.events import Report, step_of
+from cardprod.cli.output.events import Warned, step_of
+from cardprod.cli.output.streams import OutputLost
 from cardprod.errors import CardprodError, UsageError
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
+    from types import FrameType
 
     from cardprod.cli.output import Output
     from cardprod.cli.parser import Commands
@@ -45,22 +47,40 @@ def add(to: Commands) -> None:
 
 
 async def run(arguments: argparse.Namespace, output: Output) -> int:
-    """Work until a signal."""
+    """Work until a signal stops it, or its output is closed."""
     clients = make_clients(arguments)
-    durable = await asyncio.to_thread(find_database, arguments.database)
-    # After everything of ours is imported, because it adds a folder to where modules come from.
-    on_steps = _imported(arguments.on_steps) if arguments.on_steps else _printer(output)
     stop = asyncio.Event()
-    with suppress(NotImplementedError):  # Windows
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    printer = _Printer(output, stop)
+    if arguments.on_steps:
+        import cardprod.durable  # noqa: F401, PLC0415 - before a folder is added to where modules come from
+    on_steps = _imported(arguments.on_steps) if arguments.on_steps else printer
+    _stop_on_signals(stop)
     async with AsyncExitStack() as stack:
         for client in clients.values():
             await stack.enter_async_context(client)
-        await stack.enter_async_context(durable)
-        output.emit(Report(f"Working for {', '.join(clients)}; Ctrl-C or SIGTERM stops after what is under way."))
+        durable = await stack.enter_async_context(await asyncio.to_thread(find_database, arguments))
+        if not arguments.json:
+            words = "Ctrl-C or SIGTERM finishes what is under way, twice ends at once"
+            output.emit(Warned(f"working for {', '.join(clients)}; {words}"))
         await durable.work(clients, on_steps, concurrency=arguments.concurrency, stop=stop)
+    if printer.lost is not None:
+        raise printer.lost
     return PRODUCED
+
+
+def _stop_on_signals(stop: asyncio.Event) -> None:
+    """Let the first signal stop the work, and the second end the process at once, also if a sink blocks it."""
+    loop = asyncio.get_running_loop()
+    numbers = (signal.SIGTERM, signal.SIGINT)
+
+    def first(_: int, __: FrameType | None) -> None:
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
+        loop.call_soon_threadsafe(stop.set)
+
+    for number in numbers:
+        with suppress(ValueError):  # not in the main thread
+            signal.signal(number, first)
 
 
 def _imported(name: str) -> Sink:
@@ -79,11 +99,22 @@ def _imported(name: str) -> Sink:
     return found
 
 
-def _printer(output: Output) -> Sink:
-    async def on_steps(steps: Sequence[Step], /) -> None:
-        for step in steps:
-            seconds = 0.0 if isinstance(step.what, CardprodError) else step.what.elapsed
-            output.emit(step_of(step.card, step.what, seconds, {"key": step.key, "batch_id": step.batch_id}))
-        await output.drain()
+class _Printer:
+    """Prints transitions. Once nobody reads them, it stops the work, and they are left to other workers."""
 
-    return on_steps
+    def __init__(self, output: Output, stop: asyncio.Event) -> None:
+        self._output = output
+        self._stop = stop
+        self.lost: OutputLost | None = None
+
+    async def __call__(self, steps: Sequence[Step], /) -> None:
+        try:
+            for step in steps:
+                seconds = 0.0 if isinstance(step.what, CardprodError) else step.what.elapsed
+                keys = {"key": step.key, "batch_id": step.batch_id}
+                self._output.emit(step_of(step.card, step.what, seconds, keys))
+            await self._output.drain()
+        except OutputLost as exc:
+            self.lost = exc
+            self._stop.set()
+            raise

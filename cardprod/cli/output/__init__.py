@@ -50,6 +50,10 @@ class Output:
         """Report an event; `OutputLost` if standard output cannot be written any more."""
         self.renderer.emit(event)
 
+    def print_raw(self, text: str) -> None:
+        """Write a text for another program as it is, such as SQL or a shell's script."""
+        self._out.write(text)
+
     async def drain(self, limit: float | None = None) -> None:
         """Wait until everything that was emitted is written; or, after so many seconds, give up the rest."""
         try:
