@@ -52,14 +52,16 @@ import asyncio
 import logging
 import sys
 import traceback
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from cardprod.cli.exit_codes import DEFECT, INTERRUPTED, NO_ANSWER, exit_code_of
 from cardprod.cli.output import Output
 from cardprod.cli.output.events import Failed
 from cardprod.cli.output.streams import OutputLost, open_missing_streams, print_stderr
 from cardprod.cli.parser import make_parser
+from cardprod.cli.words import in_words
 from cardprod.errors import CardprodError
+from cardprod.models import one_line
 from cardprod.telemetry import LOGGER
 
 if TYPE_CHECKING:
@@ -68,8 +70,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Output", "main", "make_parser", "run"]
 
-_NOWHERE: Final = logging.NullHandler()
-"""Where log records go: without any handler Python prints warnings to standard error."""
+
+class _Warnings(logging.Handler):
+    """Prints warnings of the client as everything else is printed: without a handler Python does so as they come."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print_stderr(f"cardprod: {one_line(in_words(record.getMessage()), 300)}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -101,7 +107,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 async def run(arguments: argparse.Namespace, output: Output) -> int:
     """Run a parsed command inside an event loop."""
-    LOGGER.addHandler(_NOWHERE)
+    # A watch counts the polls that failed, and shows why.
+    handler = logging.NullHandler() if arguments.is_live else _Warnings(logging.WARNING)
+    LOGGER.addHandler(handler)
     try:
         try:
             exit_code: int = await arguments.run(arguments, output)
@@ -110,6 +118,6 @@ async def run(arguments: argparse.Namespace, output: Output) -> int:
             exit_code = exit_code_of(error)
         await output.drain()
     finally:
-        LOGGER.removeHandler(_NOWHERE)
+        LOGGER.removeHandler(handler)
         output.renderer.close()
     return exit_code

@@ -225,7 +225,7 @@ async def test_planted_modules(kiosk: Simulator, folder: Path) -> None:
     environment = {"CARDPROD_TOKEN": kiosk.token, "CARDPROD_BASE_URL": kiosk.base_url, "FORCE_COLOR": "1"}
     database = ("--database", f"host={folder} dbname=none")
     commands = {
-        ("worker", "--on-steps", "os.path:join", *database): 4,
+        ("worker", "--on-steps", "os.path:join", *database): 2,
         ("worker", "--on-steps", "mine:on_steps", *database): 2,
         ("watch", "one.csv", "--checkpoint", "state"): 0,
     }
