@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from cardprod._http.proxies import ProxySetting
     from cardprod.durable import Durable
 
-__all__ = ["base_url", "find_database", "make_client", "make_clients"]
+__all__ = ["base_url", "find_database", "import_durable", "make_client", "make_clients"]
 
 _TOKEN: Final = "CARDPROD_TOKEN"  # noqa: S105 - a variable's name
 
@@ -85,20 +85,26 @@ def _tls(arguments: argparse.Namespace) -> ssl.SSLContext | None:
     return context
 
 
-def find_database(arguments: argparse.Namespace) -> Durable:
-    """Find the database: the one named, the environment's, or one of this user's own, started now. It blocks."""
+def import_durable() -> type[Durable]:
+    """Import what is behind the extra `durable`."""
     try:
         from cardprod.durable import Durable  # noqa: PLC0415 - an extra
-
-        url: str | None = arguments.database or os.environ.get("CARDPROD_DATABASE_URL")
-        if not url:
-            from cardprod.durable import embedded  # noqa: PLC0415 - as above
-
-            url = embedded.start()
     except ImportError as exc:
         raise UsageError(f"this needs the extra durable: pip install 'cardprod[durable]' ({exc})") from exc
-    except CardprodError:
-        raise
-    except Exception as exc:
-        raise TransportError(f"this user's own PostgreSQL cannot be started: {exc}") from exc
-    return Durable(url, schema=arguments.schema, owner=arguments.owner)
+    return Durable
+
+
+def find_database(arguments: argparse.Namespace) -> Durable:
+    """Find the database: the one named, the environment's, or one of this user's own, started now. It blocks."""
+    durable = import_durable()
+    url: str | None = arguments.database or os.environ.get("CARDPROD_DATABASE_URL")
+    if not url:
+        from cardprod.durable import embedded  # noqa: PLC0415 - it starts a server
+
+        try:
+            url = embedded.start()
+        except CardprodError:
+            raise
+        except Exception as exc:
+            raise TransportError(f"this user's own PostgreSQL cannot be started: {exc}") from exc
+    return durable(url, schema=arguments.schema, owner=arguments.owner)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cardprod.cli.arguments import add_connection, add_database, count
-from cardprod.cli.connection import find_database, make_clients
+from cardprod.cli.connection import find_database, import_durable, make_clients
 from cardprod.cli.exit_codes import PRODUCED
 from cardprod.cli.output.events import Warned, step_of
 from cardprod.cli.output.streams import OutputLost
@@ -51,8 +51,7 @@ async def run(arguments: argparse.Namespace, output: Output) -> int:
     clients = make_clients(arguments)
     stop = asyncio.Event()
     printer = _Printer(output, stop)
-    if arguments.on_steps:
-        import cardprod.durable  # noqa: F401, PLC0415 - before a folder is added to where modules come from
+    import_durable()  # before a folder is added to where modules come from
     on_steps = _imported(arguments.on_steps) if arguments.on_steps else printer
     _stop_on_signals(stop)
     async with AsyncExitStack() as stack:
