@@ -259,6 +259,20 @@ async def test_retry_after(kiosk: Simulator, client: Client, interface: Interfac
     assert second - first >= 30
 
 
+@each_interface
+@pytest.mark.parametrize("retry_after", [None, 1])
+async def test_pauses_cost_nothing(
+    kiosk: Simulator, client: Client, interface: Interface, retry_after: int | None
+) -> None:
+    """However many 429s come in a row, they count as no failure of a wait, and each costs one request."""
+    kiosk.add(CARD, PRINTS)
+    kiosk.fail_next(Fault.too_many_requests(retry_after), times=7)
+    report = await interface.follow(client, CARD, schedule=EVERY_5, max_failures=1)
+    assert report.error is None
+    assert report.statuses[-1] == "PRODUCED"
+    assert [request.http_status for request in kiosk.requests[:8]] == [429] * 7 + [200]
+
+
 # --- Events ---
 
 
