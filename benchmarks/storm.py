@@ -80,7 +80,7 @@ async def weather(storm: Storm) -> Report:
     told: dict[Card, list[Transition | CardprodError]] = {card: [] for card in plans}
     report = Report()
     async with Simulator() as kiosk:
-        kiosk.storm(storm.faults, storm.seed)
+        kiosk.set_error_rate(storm.faults, storm.seed)
         for card, plan in plans.items():
             kiosk.add(card, plan)
         limit = RateLimit(per_second=1000, per_minute=20_000)

@@ -15,8 +15,7 @@ import attrs
 from cardprod._http.rate_limit import RateLimit
 from cardprod._http.secrets import drop_frames
 from cardprod._http.transport import Transport
-from cardprod._polling.adaptive import AdaptiveSchedule
-from cardprod._polling.backoff import Backoff
+from cardprod._polling.adaptive import IDLE_GAP, AdaptiveSchedule
 from cardprod._polling.bulk import Batches, Statuses
 from cardprod._polling.coroutine import returns_coroutine
 from cardprod._polling.poller import Poller
@@ -35,6 +34,7 @@ from cardprod.models import Card, ProductionEvent, ProductionStatus
 from cardprod.telemetry import Telemetry
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
     from types import TracebackType
     from typing import Self
 
@@ -43,12 +43,12 @@ if TYPE_CHECKING:
     from cardprod._polling.backoff import Schedule
     from cardprod._polling.source import Cards
     from cardprod._polling.sweep import Sweep
+    from cardprod.errors import Unauthorized
     from cardprod.telemetry import Observer
 
-__all__ = ["PRODUCTION", "PRODUCTION_MTLS", "SANDBOX", "SANDBOX_MTLS", "Client"]
+__all__ = ["PRODUCTION", "PRODUCTION_MTLS", "SANDBOX", "SANDBOX_MTLS", "Client", "notify_stored", "sweep_stored"]
 
 _DEFAULT_LIMIT: Final = RateLimit()
-_DEFAULT_SCHEDULE: Final = Backoff()
 
 
 class Client:
@@ -187,7 +187,7 @@ class Client:
         card_token: str,
         *,
         timeout: float | None = 900.0,
-        schedule: Schedule = _DEFAULT_SCHEDULE,
+        schedule: Schedule | None = None,
         max_failures: int = 5,
         max_outage: float = 300.0,
         after: ProductionStatus | None = None,
@@ -202,7 +202,9 @@ class Client:
             card_token: The card's token.
             timeout: Seconds to wait, on the event loop's clock; None for no limit. At the deadline there is one last
                 poll, which may take `request_timeout` seconds more, retries included.
-            schedule: When to poll: a `Backoff`, or any object with its `delay` method.
+            schedule: When to poll: an `AdaptiveSchedule`, a `Backoff`, or any object with its `delay` method; None for
+                the client's own `AdaptiveSchedule`, which polls every few seconds while the rate limit allows it, and
+                where changes are likeliest while it does not.
             max_failures: How many polls in a row may fail, each after its own attempts, before the wait does. An
                 answer, or an event with something new, resets the count.
             max_outage: For how many seconds they must have failed as well, once the wait has had an answer: an outage
@@ -218,7 +220,8 @@ class Client:
         """
         card = Card(profile_id, card_token)
         check_type("after", after, ProductionStatus, or_none=True)
-        return Wait(card, self._poller, self._options(schedule, timeout, max_failures, max_outage), after)
+        options = self._options(schedule, timeout, max_failures, max_outage)
+        return Wait(card, self._poller, attrs.evolve(options, least_gap=IDLE_GAP), after)
 
     @returns_coroutine
     def get_statuses(self, cards: Cards) -> Statuses:
@@ -278,8 +281,6 @@ class Client:
         """
         if cards is not None:
             check_source(cards)
-        if schedule is None:
-            schedule = self._own_schedule()
         if batch_timeout is not None:
             batch_timeout = _check_timeout("batch_timeout", batch_timeout)
         options = self._options(schedule, timeout, max_failures, max_outage)
@@ -307,9 +308,14 @@ class Client:
         return Waits((), self._poller, self._batches, options, resumed=checkpoint)
 
     async def sweep(
-        self, checkpoint: Checkpoint, *, schedule: Schedule | None = None, stop: asyncio.Event | None = None
+        self,
+        checkpoint: Checkpoint,
+        *,
+        schedule: Schedule | None = None,
+        events: Iterable[ProductionEvent] = (),
+        stop: asyncio.Event | None = None,
     ) -> Sweep:
-        """Poll every card of a checkpoint that is due once, for a job engine that does the waiting.
+        """Apply events and poll every card of a checkpoint that is due once, for a job engine that does the waiting.
 
         It does not sleep until cards are due: it returns once every due poll was answered or has failed, after its own
         attempts. Requests stay within the rate limit. After a 429 with a `Retry-After` no further poll starts: the
@@ -319,6 +325,8 @@ class Client:
             checkpoint: The waits.
             schedule: When to poll; None for the checkpoint's `Backoff`, or, without one, the client's own
                 `AdaptiveSchedule`.
+            events: Webhook events that came since the last sweep, in the order they came. They count as for `notify`;
+                those of other cards change nothing.
             stop: Set it to end the sweep early: polls in flight finish, no other starts, and the remaining cards stay
                 due.
 
@@ -329,9 +337,16 @@ class Client:
             UsageError: An argument, the client or its token source is invalid. The checkpoint is still valid.
         """
         check_type("stop", stop, asyncio.Event, or_none=True)
+        events = tuple(events)
+        for event in events:
+            check_type("an event", event, ProductionEvent, "what Verifier.parse gives")
+        return await sweep(
+            checkpoint, self._poller, self._sweep_options(checkpoint, schedule), stop=stop, events=events
+        )
+
+    def _sweep_options(self, checkpoint: Checkpoint, schedule: Schedule | None = None) -> PollOptions:
         jitter = random()  # noqa: S311 - one for all, so that cards that are due together stay together
-        options = attrs.evolve(self._options_of(checkpoint, schedule), random=lambda: jitter)
-        return await sweep(checkpoint, self._poller, options, stop)
+        return attrs.evolve(self._options_of(checkpoint, schedule), random=lambda: jitter)
 
     def notify(self, event: ProductionEvent) -> int:
         """Deliver a webhook event to all waits for its card, single and in batches. Call it in the client's event loop.
@@ -358,15 +373,18 @@ class Client:
     def _options_of(self, checkpoint: Checkpoint, schedule: Schedule | None) -> PollOptions:
         # A caller without a type checker may pass the bare JSON.
         check_type("checkpoint", checkpoint, Checkpoint, "a Checkpoint, as Checkpoint.from_json gives")
-        if schedule is None:
-            schedule = checkpoint.schedule or self._own_schedule()
+        schedule = checkpoint.schedule if schedule is None else schedule
         return self._options(schedule, None, checkpoint.max_failures, checkpoint.max_outage)
 
     def _own_schedule(self) -> AdaptiveSchedule:
         self._schedule = self._schedule or AdaptiveSchedule()
         return self._schedule
 
-    def _options(self, schedule: Schedule, timeout: float | None, max_failures: int, max_outage: float) -> PollOptions:
+    def _options(
+        self, schedule: Schedule | None, timeout: float | None, max_failures: int, max_outage: float
+    ) -> PollOptions:
+        if schedule is None:
+            schedule = self._own_schedule()
         if timeout is not None:
             timeout = _check_timeout("timeout", timeout)
         check_count("max_failures", max_failures)
@@ -471,6 +489,31 @@ class Client:
 
     def __repr__(self) -> str:
         return f"<Client of {self._endpoint.base_url}, {self._endpoint.api_version}>"
+
+
+# --- For durable waits, whose store has its own time and its own events ---
+
+
+async def sweep_stored(
+    client: Client,
+    checkpoint: Checkpoint,
+    *,
+    stop: asyncio.Event,
+    clock: Callable[[], float],
+    refusals: list[Unauthorized],
+) -> Sweep:
+    """Sweep waits by the clock of the store they are in. A refused token ends none of them: see `refusals`."""
+    options = client._sweep_options(checkpoint)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - of this module
+    return await sweep(checkpoint, _engine_of(client), options, stop=stop, clock=clock, refusals=refusals)
+
+
+def notify_stored(client: Client, event: ProductionEvent, wall_now: float, *, is_news: bool) -> None:
+    """Let a client know of an event that was applied to a stored wait, so that its polls thin out."""
+    _engine_of(client).subscriptions.notify(event, wall_now, is_news=is_news)
+
+
+def _engine_of(client: Client) -> Poller:
+    return client._poller  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - of this module
 
 
 def _check_timeout(name: str, seconds: float) -> float | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
+from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Final
 
 from cardprod._http.rate_limit import SlidingWindow
@@ -17,7 +18,7 @@ from cardprod._http.recovery import Recovery
 from cardprod.errors import RateLimited, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from cardprod._http.rate_limit import RateLimit
 
@@ -90,8 +91,8 @@ class LimiterQueue:
 
     def __init__(self, *, waits_for_pauses: bool = True) -> None:
         self.waits_for_pauses: bool = waits_for_pauses
-        self.waiting: deque[asyncio.Future[Permit]] = deque()
-        """Requests that wait for a permit."""
+        self.waiting: list[tuple[float, int, asyncio.Future[Permit]]] = []
+        """Requests that wait for a permit: a heap by when they are urgent, and in their order."""
         self.requests: int = 0
         """Permits granted so far."""
 
@@ -121,6 +122,7 @@ class RequestLimiter:
         self._queues: deque[LimiterQueue] = deque()  # those with waiting requests, the next one first
         self._is_queue_next = False
         self._queue_sent_at = -math.inf
+        self._number = 0
         self._timer: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -132,8 +134,7 @@ class RequestLimiter:
     @property
     def waiting(self) -> int:
         """Requests that wait for a permit."""
-        queued = (self._single, *(queue.waiting for queue in self._queues))
-        return sum(not request.done() for requests in queued for request in requests)
+        return sum(not request.done() for request in self._requests())
 
     @property
     def paused_until(self) -> float:
@@ -147,11 +148,14 @@ class RequestLimiter:
         ready_at = self.window.ready_at() if queue is None else self._queues_ready_at(now)
         return None if ready_at > now else self._grant(now, queue)
 
-    async def acquire(self, queue: LimiterQueue | None = None, *, was_refused: bool = False) -> Permit:
+    async def acquire(
+        self, queue: LimiterQueue | None = None, urgent_at: float = -math.inf, *, was_refused: bool = False
+    ) -> Permit:
         """Wait for a permit. If the wait is cancelled, the permit goes to the next request.
 
         Args:
             queue: The batch it is for; None for a single poll.
+            urgent_at: When it is urgent: the queue's request with the earliest time is its next.
             was_refused: Whether the request was sent before and got a 429; it goes before those that were not.
 
         Raises:
@@ -165,13 +169,16 @@ class RequestLimiter:
         if queue is not None and not queue.waits_for_pauses and self.paused_until > now + _TICK:
             raise WouldBlock
         request: asyncio.Future[Permit] = loop.create_future()
-        waiting = self._single if queue is None else queue.waiting
-        if queue is not None and not waiting:
-            self._queues.append(queue)
-        if was_refused:
-            waiting.appendleft(request)
+        if queue is not None:
+            if not queue.waiting:
+                self._queues.append(queue)
+            self._number += 1
+            place = (-math.inf, -self._number) if was_refused else (urgent_at, self._number)
+            heappush(queue.waiting, (*place, request))
+        elif was_refused:
+            self._single.appendleft(request)
         else:
-            waiting.append(request)
+            self._single.append(request)
         if self._timer is None or self._in_use < self.places:
             self._grant_next()
         try:
@@ -217,10 +224,21 @@ class RequestLimiter:
     def close(self) -> None:
         """End all waiting requests with `UsageError`."""
         self._set_timer(None)
-        for waiting in (self._single, *(queue.waiting for queue in self._queues)):
-            _refuse(waiting, lambda: UsageError(CLOSED))
-            waiting.clear()
+        _refuse(self._requests(), lambda: UsageError(CLOSED))
+        self._single.clear()
+        for queue in self._queues:
+            queue.waiting.clear()
         self._queues.clear()
+
+    def has_spare(self, now: float) -> bool:
+        """Whether requests are left over: none waits for a permit, and half of every window is free."""
+        is_free = self._in_use < self.places and not (self._single or self._queues)
+        return is_free and self.window.ready_at() <= now and self.window.min_interval(now) == 0
+
+    def _requests(self) -> Iterator[asyncio.Future[Permit]]:
+        yield from self._single
+        for queue in self._queues:
+            yield from (request for *_, request in queue.waiting)
 
     def _release(self) -> None:
         self._in_use -= 1
@@ -248,7 +266,7 @@ class RequestLimiter:
         self._follow_recovery()
         for queue in self._queues:
             if not queue.waits_for_pauses:
-                _refuse(queue.waiting, WouldBlock)
+                _refuse((request for *_, request in queue.waiting), WouldBlock)
 
     def _end_probe(self, *, was_sent: bool) -> None:
         if self._recovery is not None:
@@ -279,7 +297,7 @@ class RequestLimiter:
             if queues_at <= now and (self._is_queue_next or single_at > now):
                 self._is_queue_next = False
                 queue = self._queues.popleft()
-                request = queue.waiting.popleft()
+                *_, request = heappop(queue.waiting)
                 if queue.waiting:
                     self._queues.append(queue)
                 request.set_result(self._grant(now, queue))
@@ -295,8 +313,8 @@ class RequestLimiter:
             self._single.popleft()
         while self._queues:
             waiting = self._queues[0].waiting
-            while waiting and waiting[0].done():
-                waiting.popleft()
+            while waiting and waiting[0][-1].done():
+                heappop(waiting)
             if waiting:
                 return
             self._queues.popleft()

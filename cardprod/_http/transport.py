@@ -133,18 +133,19 @@ class Transport:
             self._loop = None
             raise UsageError(f"this client cannot load what its requests need: {exc}") from exc
 
-    async def acquire(self, queue: LimiterQueue | None = None) -> Permit:
+    async def acquire(self, queue: LimiterQueue | None = None, urgent_at: float = -math.inf) -> Permit:
         """Wait for a permit, before a card is chosen for it.
 
         Args:
             queue: The batch it is for.
+            urgent_at: When it is urgent: the queue's request with the earliest time is its next.
 
         Raises:
             UsageError: The transport is closed, or belongs to another event loop.
             WouldBlock: Requests are paused, and the queue does not wait for pauses.
         """
         self.check_usable()
-        return await self.limiter.acquire(queue)
+        return await self.limiter.acquire(queue, urgent_at)
 
     async def request(
         self, card: Card, queue: LimiterQueue | None = None, permit: Permit | None = None

@@ -29,6 +29,26 @@ kiosk's behaviour is learned within so many cards, and time without cards forget
 
 **Nothing learned yet.** The prior hazard is the one for which `fallback` is optimal, with the weight of one card. So an
 unknown status is polled as `fallback` does, scaled to the budget, until cards have been observed.
+
+**Never worse than `Backoff`.** A card has two times, and not one. With the last poll at time p, after u polls that
+showed nothing new,
+
+    should = p + the learned gap, as above
+    may    = min(should, p + min(fallback.delay(u), `IDLE_GAP`))
+
+A card may be polled from `may` on, and of those that may be, the one with the earliest `should` is next; cards that
+were never polled go before those whose `should` is still to come, and alternate with the others. So what was learned
+can bring a poll forward, and can put one off only while every request that the limit allows is sent: no request is left
+unused while a card is past its `may`, which is never later than `fallback`'s next poll. With an idle budget the poll
+number k in a status is therefore no later than `fallback`'s number k, whatever was learned, and however wrong it is.
+
+Where more polls may be made than the budget has, the order decides, and a card can be overtaken. `should` is at most
+`longest` after the last poll, or about half more than one poll of each waiting card takes, if that is longer: so a card
+that nothing is expected of does not wait much longer for its poll than it would if all were polled in turn. That the
+ends of a fleet are then seen as early as by `fallback` is only measured, not proved.
+
+A card that has not changed for an hour is polled no more often than every ten seconds, and so on in proportion
+(`_UNCHANGED`), but never less often than `fallback` would.
 """
 
 from __future__ import annotations
@@ -49,7 +69,7 @@ from cardprod._polling.backoff import Backoff
 from cardprod._protocol.codec import from_json, to_json
 from cardprod._protocol.validation import check_number, check_type
 
-__all__ = ["AdaptiveSchedule"]
+__all__ = ["IDLE_GAP", "AdaptiveSchedule"]
 
 _EDGES: Final = (0.0, *(2 ** (step / 4) for step in range(67)))
 """Where the bins of age begin, in seconds: 0, 1, 1.19, 1.41 … to 25 hours; the last bin has no end."""
@@ -61,8 +81,17 @@ _REFRESH: Final = 1.0
 """Seconds for which a computed curve is used before it is computed again from what was learned."""
 _SETTLED: Final = 2.0
 """Seconds of measuring before the measured rate is used."""
+IDLE_GAP: Final = 6.0
+"""Seconds until a card may be polled again at most, while requests are left over: its change is then seen 3 s late on
+average, with a hundred polls in ten minutes."""
+_UNCHANGED: Final = 1 / 360
+"""The share of its time in a status for which a card is not polled again."""
+_OVERTAKEN: Final = 1.5
+_MARGIN: Final = 10.0
+"""Seconds added to a poll of each card: those that have changed lately are polled several times meanwhile."""
 _LEAST_DELAY: Final = 1e-6
 """Seconds. A lower bound of fallback's delays, so that a density can be squared."""
+_POLL_COST: Final = 0.002
 _PRIOR_CARDS: Final = 1.0
 _SEED_CARDS: Final = 5.0
 _SEED_SIGMA: Final = 0.5
@@ -249,15 +278,17 @@ class AdaptiveSchedule:
 
     Args:
         typical: Initial estimates: statuses, and how many seconds each typically lasts; with the weight of five cards.
-        poll_cost: Seconds of delay that a poll must be expected to save, above 0. With a lower value polls are more
-            frequent where the rate limit allows it; it keeps a few cards from being polled many times a second.
+        poll_cost: Seconds of delay that a poll must be expected to save, above 0. With a higher value there are fewer
+            polls than the rate limit allows, also fewer than `fallback`'s; with the default there are never fewer.
         progress_weight: The weight of a delay in seeing a change that is not final, relative to a final one: above 0,
             at most 1. With 1, READY -> IN_PROGRESS is as urgent as the end, and the end is seen later.
-        shortest: The shortest delay, in seconds.
-        longest: The longest delay, in seconds; with so many cards that the average delay is longer, that one.
+        shortest: The shortest delay by what was learned, in seconds.
+        longest: The longest delay, in seconds; with so many cards that half more than one poll of each takes longer,
+            that.
         memory: After how many cards the weight of the first has decayed; at least 2.
         jitter: The share of a spacing that is random, from 0 up to, not including, 1.
-        fallback: How to poll at a status of which nothing was learned.
+        fallback: How to poll at a status of which nothing was learned, and how late a poll may be at most while the
+            rate limit leaves requests over.
 
     Raises:
         UsageError: A number is out of range.
@@ -267,10 +298,10 @@ class AdaptiveSchedule:
         self,
         *,
         typical: Mapping[str, float] | None = None,
-        poll_cost: float = 0.002,
+        poll_cost: float = _POLL_COST,
         progress_weight: float = 0.02,
         shortest: float = 1.0,
-        longest: float = 120.0,
+        longest: float = 40.0,
         memory: float = 200.0,
         jitter: float = 0.1,
         fallback: Backoff = _DEFAULT_FALLBACK,
@@ -300,9 +331,11 @@ class AdaptiveSchedule:
             _density(fallback, edge + width / 2) ** 2 for edge, width in zip(_EDGES, _WIDTHS, strict=True)
         )
         self._least_spacing = math.sqrt(2 * poll_cost)
+        self._patience = max(1.0, math.sqrt(poll_cost / _POLL_COST))  # by which what is saved with it makes gaps longer
         # With this and nothing learned, where half of the ends are assumed to be final, the delays are fallback's.
         self._spacing = math.sqrt((1 + progress_weight) / 2)
-        self._used = self._polls = self._waited = 0.0  # mass, polls, and the seconds between them; all decay alike
+        self._used = self._waited = 0.0  # mass, and the seconds between polls; both decay alike
+        self._round = 0.0  # seconds that one poll of each waiting card takes
         self._measured_from: float | None = None
         self._measured_at = 0.0
         self._curves: dict[tuple[str, bool], _Curve] = {}
@@ -321,8 +354,30 @@ class AdaptiveSchedule:
         """
         return self._fallback.delay(unchanged, random)
 
+    def gaps_at(  # noqa: PLR0913 - what is known of a card
+        self, status: str, age: float, now: float, random: float, *, is_first: bool, unchanged: int, least_gap: float
+    ) -> tuple[float, float]:
+        """Return after how many seconds a card may be polled again, and after how many it should be.
+
+        Args:
+            status: The status it was last seen in.
+            age: Seconds since that began.
+            now: The time, on any clock in seconds.
+            random: A random number from 0 up to, not including, 1, for the jitter.
+            is_first: Whether it is the status the wait began with, whose beginning was not observed.
+            unchanged: Polls since the last transition.
+            least_gap: Seconds for which it is not polled again, unless `fallback` would: a limit for cards that are
+                waited for one by one, which a budget that is left over does not give.
+        """
+        shorter = 1 - self._jitter * random
+        backoff = self._fallback.delay(unchanged, random)
+        should = self.delay_at(status, age, now, random, is_first=is_first)
+        may = min(should, self._patience * min(backoff, max(IDLE_GAP, self._fallback.first) * shorter))
+        least = min(backoff, max(age * _UNCHANGED, least_gap * shorter))
+        return max(may, least), max(should, least)
+
     def delay_at(self, status: str, age: float, now: float, random: float, *, is_first: bool) -> float:
-        """Return how many seconds to sleep before the next poll of a card.
+        """Return after how many seconds a card should be polled again, by what was learned.
 
         Args:
             status: The status it was last seen in.
@@ -335,8 +390,8 @@ class AdaptiveSchedule:
         spacing = self._spacing * (1 + self._jitter * (random - 0.5))
         delay = curve.age_at(curve.mass_at(age) + spacing) - age
         longest = self._longest
-        if self._polls > 0:
-            longest = max(longest, self._waited / self._polls)
+        if self._round:
+            longest = max(longest, _OVERTAKEN * (self._round + _MARGIN))
         return min(max(delay, self._shortest), longest)
 
     def learn(  # noqa: PLR0913 - one poll's worth
@@ -423,18 +478,17 @@ class AdaptiveSchedule:
         """Measure the rate A at which the cards use up mass, and set the spacing that uses the budget."""
         if self._measured_from is None or now < self._measured_at:  # the first poll, or another loop's clock
             self._measured_from = now
-            self._used = self._polls = self._waited = 0.0
+            self._used = self._waited = 0.0
         else:
             keep = math.exp((self._measured_at - now) / _FORGET)
             self._used *= keep
-            self._polls *= keep
             self._waited *= keep
         self._measured_at = now
         self._used += mass
-        self._polls += 1
         self._waited += waited
         if now - self._measured_from > _SETTLED:
             seconds = _FORGET * (1 - math.exp((self._measured_from - now) / _FORGET))
+            self._round = self._waited / seconds / requests_per_second
             self._spacing = max(self._least_spacing, self._used / seconds / requests_per_second)
 
 

@@ -14,7 +14,7 @@ import asyncio
 from abc import abstractmethod
 from typing import TYPE_CHECKING, ClassVar
 
-from cardprod._http.limiter import WouldBlock
+from cardprod._http.limiter import LimiterQueue, WouldBlock
 from cardprod._polling.state import PollState
 from cardprod.checkpoint import wall_clock
 from cardprod.errors import CardprodError, RateLimited, RequestTimeout, UsageError
@@ -23,7 +23,7 @@ from cardprod.telemetry import PollEnded, PollFailed, PollStarted, TransitionSee
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Sequence
 
-    from cardprod._http.limiter import LimiterQueue, Permit
+    from cardprod._http.limiter import Permit
     from cardprod._http.transport import Transport
     from cardprod._polling.subscriptions import Outcome, SharedPoll, Subscriptions
     from cardprod.models import Card, ProductionEvent, ProductionStatus, Transition
@@ -105,6 +105,8 @@ class Poller:
         """Who waits for which card."""
         self.telemetry: Telemetry = telemetry
         """Where events go."""
+        self.waits: LimiterQueue = LimiterQueue()
+        """The polls of waits for one card each, which share the budget as those of one batch do."""
         self._observed: set[int] = set()  # the waits whose end the observer is still to get
 
     # --- A wait begins and ends ---
@@ -176,7 +178,7 @@ class Poller:
         Args:
             entry: The card.
             shared: The poll, as it was begun in the subscriptions; it is ended here.
-            queue: The batch it is for.
+            queue: The batch it is for, or `waits`; None for a poll that goes before all of them.
             permit: One that was acquired; it is released or given back here.
 
         Returns:
@@ -214,6 +216,8 @@ class Poller:
         try:
             async with limit:
                 entry.limit_poll(limit)
+                if permit is None and queue is not None:
+                    permit = await self.transport.acquire(queue, entry.urgent_at)
                 return await self.request(entry.card, queue, permit, id(entry))
         except CardprodError:
             raise  # some are a TimeoutError as well

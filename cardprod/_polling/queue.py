@@ -1,6 +1,8 @@
 """`PollQueue`: which of many cards is due, and the phase of each. Pure: time is a number, no asyncio.
 
 `take` returns a due card to be polled. After any other change of a card, `reschedule` puts it into its new phase.
+
+Scheduled cards are in a heap by `next_poll_at`; once that has come they are due, and in another by `urgent_at`.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ class Phase(Enum):
 
     NEW = "never polled"
     SCHEDULED = "its next poll is scheduled"
+    DUE = "its next poll is due"
     POLLING = "a poll of it is in flight"
     FOLLOWING = "another wait's poll of it is in flight"
     IDLE = "it was polled or postponed, and must be rescheduled"
@@ -55,13 +58,15 @@ _S = TypeVar("_S", bound=QueuedState)
 class PollQueue(Generic[_S]):
     """The cards of one batch.
 
-    New cards and cards that are due again are taken alternately, so that neither have to wait for all of the others.
-    Stale entries of the heap, of cards that were rescheduled, stay until they are due, or until most entries are stale.
+    New cards and cards whose poll is urgent are taken alternately, so that neither have to wait for all of the others;
+    cards that are due and not urgent come after them. Stale entries of a heap, of cards that were rescheduled, stay
+    until they are its first, or until most entries are stale.
     """
 
     def __init__(self) -> None:
         self._new: deque[_S] = deque()
-        self._heap: list[tuple[float, _S]] = []
+        self._scheduled: list[tuple[float, _S]] = []
+        self._due: list[tuple[float, _S]] = []
         self._stale = 0
         self._is_new_next = True
         self._active: set[_S] = set()  # POLLING and FOLLOWING
@@ -69,17 +74,18 @@ class PollQueue(Generic[_S]):
 
     def __len__(self) -> int:
         """Count the entries, stale ones included."""
-        return len(self._new) + len(self._heap) + len(self._active)
+        return len(self._new) + len(self._scheduled) + len(self._due) + len(self._active)
 
     def __iter__(self) -> Iterator[_S]:
         """Iterate the cards whose wait is not over."""
         yield from (state for state in self._new if state.phase is Phase.NEW)
         yield from (state for state in self._active if not state.is_over)
         seen: set[_S] = set()  # a card that was rescheduled for the same time has two valid entries
-        for at, state in self._heap:
-            if _counts(at, state) and state not in seen:
-                seen.add(state)
-                yield state
+        for heap, counts in ((self._scheduled, _is_scheduled), (self._due, _is_due)):
+            for at, state in heap:
+                if counts(at, state) and state not in seen:
+                    seen.add(state)
+                    yield state
 
     def add(self, state: _S) -> None:
         """Add a card. Cards with a deadline must be added in the order of their deadlines."""
@@ -93,7 +99,8 @@ class PollQueue(Generic[_S]):
 
     def due_at(self, now: float) -> float:
         """Return when the next card is due; infinite if none is scheduled."""
-        return min(now if self._new else math.inf, self._first_due_at())
+        is_any_due = bool(self._new) or self._first_due() is not None
+        return min(now if is_any_due else math.inf, self._first_scheduled_at())
 
     def take(self, now: float, is_polled: Callable[[Card], bool]) -> _S | None:
         """Return a due card, now in the phase POLLING; None if none is due.
@@ -101,15 +108,15 @@ class PollQueue(Generic[_S]):
         A due card of which `is_polled` says that another wait polls it now is skipped: it is then FOLLOWING that poll.
         """
         while True:
-            is_due = self._first_due_at() <= now
-            if self._new and (self._is_new_next or not is_due):
+            due = self._next_due(now)
+            if self._new and (self._is_new_next or due is None or due.urgent_at > now):
                 self._is_new_next = False
                 state = self._new.popleft()
                 if state.phase is not Phase.NEW or state.is_over:
                     continue  # an event or its deadline came before its first poll
-            elif is_due:
+            elif due is not None:
                 self._is_new_next = True
-                state = heappop(self._heap)[1]
+                state = heappop(self._due)[1]
             else:
                 return None
             self._active.add(state)
@@ -119,16 +126,16 @@ class PollQueue(Generic[_S]):
             state.phase = Phase.FOLLOWING
 
     def postpone(self, now: float, gap: float) -> _S | None:
-        """Postpone the first due poll, if the card was seen less than `gap` seconds ago.
+        """Postpone the next due poll, if the card was seen less than `gap` seconds ago.
 
         Returns:
             Its card, which must be rescheduled; None if no poll was postponed.
         """
-        if gap <= 0 or self._first_due_at() > now + TICK or not self._heap[0][1].postpone(now, gap):
+        if gap <= 0 or (due := self._next_due(now + TICK)) is None or not due.postpone(now, gap):
             return None
-        state = heappop(self._heap)[1]
-        state.phase = Phase.IDLE
-        return state
+        heappop(self._due)
+        due.phase = Phase.IDLE
+        return due
 
     def return_from_poll(self, state: _S) -> None:
         """End the phase POLLING or FOLLOWING of a card, which must be rescheduled."""
@@ -143,7 +150,7 @@ class PollQueue(Generic[_S]):
         """
         if state.phase is Phase.OVER or (state.phase is Phase.POLLING and not state.is_over):
             return False
-        if state.phase is Phase.SCHEDULED:
+        if state.phase in {Phase.SCHEDULED, Phase.DUE}:
             self._leave_stale()
         self._active.discard(state)
         if not state.is_over:
@@ -175,30 +182,53 @@ class PollQueue(Generic[_S]):
         for state in left:
             state.phase = Phase.OVER
         self._new.clear()
-        self._heap.clear()
+        self._scheduled.clear()
+        self._due.clear()
         self._active.clear()
         self._deadlines.clear()
         return left
 
     def _schedule(self, state: _S) -> None:
         state.phase = Phase.SCHEDULED
-        heappush(self._heap, (state.next_poll_at, state))
+        heappush(self._scheduled, (state.next_poll_at, state))
 
-    def _first_due_at(self) -> float:
-        """Return when the first card of the heap is due, after removing stale entries before it."""
-        heap = self._heap
-        while heap and not _counts(*heap[0]):
+    def _next_due(self, now: float) -> _S | None:
+        """Move the cards that have become due to their heap, and return its first; None if none is due."""
+        while self._first_scheduled_at() <= now:
+            state = heappop(self._scheduled)[1]
+            state.phase = Phase.DUE
+            heappush(self._due, (state.urgent_at, state))
+        return self._first_due()
+
+    def _first_scheduled_at(self) -> float:
+        """Return when the first scheduled card is due, after removing stale entries before it."""
+        heap = self._scheduled
+        while heap and not _is_scheduled(*heap[0]):
             self._stale -= 1
             heappop(heap)
         return heap[0][0] if heap else math.inf
 
+    def _first_due(self) -> _S | None:
+        """Return the first due card, after removing stale entries before it."""
+        heap = self._due
+        while heap and not _is_due(*heap[0]):
+            self._stale -= 1
+            heappop(heap)
+        return heap[0][1] if heap else None
+
     def _leave_stale(self) -> None:
         self._stale += 1
-        if self._stale > _STALE and self._stale * 2 > len(self._heap):
-            self._heap = [entry for entry in self._heap if _counts(*entry)]
-            heapify(self._heap)
+        if self._stale > _STALE and self._stale * 2 > len(self._scheduled) + len(self._due):
+            self._scheduled = [entry for entry in self._scheduled if _is_scheduled(*entry)]
+            self._due = [entry for entry in self._due if _is_due(*entry)]
+            heapify(self._scheduled)
+            heapify(self._due)
             self._stale = 0
 
 
-def _counts(at: float, state: QueuedState) -> bool:
+def _is_scheduled(at: float, state: QueuedState) -> bool:
     return state.phase is Phase.SCHEDULED and state.next_poll_at == at and not state.is_over
+
+
+def _is_due(at: float, state: QueuedState) -> bool:
+    return state.phase is Phase.DUE and state.urgent_at == at and not state.is_over

@@ -11,6 +11,9 @@ Three rules:
 3. A sleep is never longer than until the deadline, nor shorter than a `Retry-After`. The poll that is due at the
    deadline is the last one, and ends the wait.
 
+From `next_poll_at` on a card may be polled, and of several that may be, the one with the earliest `urgent_at` is next.
+Only an `AdaptiveSchedule` makes a difference between the two.
+
 A wait may go on from a status that its caller knows, `after`. What equals it is not reported and does not end the wait.
 
 `poller` drives it: it sleeps, sends and cancels. The state can be saved to a `PendingCard` of a checkpoint, and
@@ -69,6 +72,7 @@ class PollOptions:
         max_outage: For how many seconds they must have failed as well, once the wait has had an answer.
         last_poll_seconds: The time limit of the last poll, which begins at the deadline; infinite for none.
         requests_per_second: The budget of an `AdaptiveSchedule`, for all cards on it.
+        least_gap: Seconds between two polls of a card on it, unless its fallback polls more often.
         random: Returns a random number from 0 up to, not including, 1.
     """
 
@@ -78,6 +82,7 @@ class PollOptions:
     max_outage: float = 300.0
     last_poll_seconds: float = math.inf
     requests_per_second: float = math.inf
+    least_gap: float = 0.0
     random: Callable[[], float] = random.random
 
     def checkpoint(self, checkpoint_id: str, pending: tuple[PendingCard, ...], *, sweep: int = 0) -> Checkpoint:
@@ -120,6 +125,7 @@ class PollState:
         "next_poll_at",
         "polls",
         "started_at",
+        "urgent_at",
     )
 
     def __init__(
@@ -150,7 +156,9 @@ class PollState:
         self.polls: int = 0
         """Answered polls so far."""
         self.next_poll_at: float = started_at
-        """When the next poll is due; meaningless once the wait is over."""
+        """When the next poll is due, as far as the budget goes; meaningless once the wait is over."""
+        self.urgent_at: float = started_at
+        """When it is urgent: of the polls that are due, the one with the earliest time is next."""
 
     @property
     def is_over(self) -> bool:
@@ -184,7 +192,7 @@ class PollState:
         that, because nothing ran in time, `last_poll_seconds` later.
         """
         at = self._deadline_at
-        if self._is_last_poll:
+        if self.is_last_poll:
             is_too_late = self.next_poll_at >= self.expires_at
             at = self.next_poll_at + self._options.last_poll_seconds if is_too_late else self.expires_at
         return None if math.isinf(at) else at
@@ -211,14 +219,25 @@ class PollState:
             Whether it was postponed. `next_poll_at` is later then; or the wait is over, if the schedule's delay is
             invalid.
         """
-        if self._is_unanswered or self.failures or self._is_last_poll or now - self._polled_at >= gap:
+        if self._is_unanswered or self.failures or self.is_last_poll or now - self._polled_at >= gap:
             return False
         self._unchanged += 1
-        self._schedule_next(now, None)
+        delay = self._options.schedule.delay(self._unchanged, self._options.random())
+        self._schedule_at(now, delay, delay, None)
         return True
 
+    def defer(self, now: float) -> None:
+        """Defer a poll that is due and not urgent, because the budget is short: until it is, or once more as `Backoff`.
+
+        Args:
+            now: The time.
+        """
+        backoff = self._options.schedule.delay(self._unchanged, self._options.random())
+        self.next_poll_at = min(self.urgent_at, now + backoff)
+
     @property
-    def _is_last_poll(self) -> bool:
+    def is_last_poll(self) -> bool:
+        """Whether the poll that is due is the one at the deadline."""
         return self.next_poll_at >= self._deadline_at
 
     @property
@@ -294,7 +313,7 @@ class PollState:
         self._unchanged += 1
         if _is_refusal(failure):
             self._ended_by = failure
-        elif self._is_last_poll or now >= self._deadline_at:
+        elif self.is_last_poll or now >= self._deadline_at:
             self._ended_by = self._timed_out(now, failure)
         elif failures >= self._options.max_failures and (
             self._is_unanswered or now - failing_since >= self._options.max_outage
@@ -417,24 +436,40 @@ class PollState:
             )
 
     def _schedule_next(self, now: float, failure: CardprodError | None) -> None:
-        if self._is_last_poll:
+        if self.is_last_poll:
             self._ended_by = self._timed_out(now, failure)
             return
-        delay = self._delay(now, failure)
-        if 0 < delay < math.inf:
-            retry_at = now + _retry_after(failure)
-            self.next_poll_at = max(min(now + delay, max(now, self._deadline_at)), retry_at)
-        else:
-            message = f"a schedule's delay must be above 0 seconds and finite, not {delay!r}"
-            self._ended_by = UsageError(message, card=self.card)
+        gap, urgent = self._gaps(now, now, self._options.random())
+        if failure is not None and isinstance(self._options.schedule, AdaptiveSchedule):
+            least = self._options.schedule.delay(self.failures - 1, self._options.random())
+            gap, urgent = max(gap, least), max(urgent, least)
+        self._schedule_at(now, gap, urgent, failure)
 
-    def _delay(self, now: float, failure: CardprodError | None) -> float:
-        schedule, jitter = self._options.schedule, self._options.random()
+    def _schedule_at(self, now: float, gap: float, urgent: float, failure: CardprodError | None) -> None:
+        if not 0 < gap < math.inf:
+            message = f"a schedule's delay must be above 0 seconds and finite, not {gap!r}"
+            self._ended_by = UsageError(message, card=self.card)
+            return
+        last_at, retry_at = max(now, self._deadline_at), now + _retry_after(failure)
+        self.next_poll_at = self.urgent_at = max(min(now + gap, last_at), retry_at)
+        if urgent > gap:
+            self.urgent_at = max(min(now + urgent, last_at), retry_at)
+
+    def _gaps(self, at: float, now: float, jitter: float) -> tuple[float, float]:
+        """Return after how many seconds from a time on the next poll is due, and after how many it is urgent."""
+        schedule = self._options.schedule
         if not isinstance(schedule, AdaptiveSchedule) or self.last is None:
-            return schedule.delay(self._unchanged, jitter)
-        age = now - self._began_at
-        delay = schedule.delay_at(self.last.status, age, now, jitter, is_first=self._is_first)
-        return delay if failure is None else max(delay, schedule.delay(self.failures - 1, jitter))
+            delay = schedule.delay(self._unchanged, jitter)
+            return delay, delay
+        return schedule.gaps_at(
+            self.last.status,
+            at - self._began_at,
+            now,
+            jitter,
+            is_first=self._is_first,
+            unchanged=self._unchanged,
+            least_gap=self._options.least_gap,
+        )
 
     # --- How it ends ---
 
@@ -506,7 +541,7 @@ class PollState:
 
         self.started_at = at(saved.started_at)
         self._deadline_at = math.inf if saved.deadline_at is None else at(saved.deadline_at)
-        self.next_poll_at = at(saved.next_poll_at)
+        self.next_poll_at = self.urgent_at = at(saved.next_poll_at)
         self.polls = saved.polls
         self._failing = _NOT_FAILING
         if saved.failures:
@@ -522,6 +557,9 @@ class PollState:
         self._event = None if saved.event_at is None else (at(saved.event_at), saved.event_sent_at)
         if saved.last is not None and saved.last.is_final and not saved.is_after:
             self._ended_by = "a final status"
+        elif isinstance(self._options.schedule, AdaptiveSchedule) and self.last is not None and not self.failures:
+            urgent_at = self._polled_at + self._gaps(self._polled_at, now, 0.5)[1]
+            self.urgent_at = max(self.next_poll_at, min(urgent_at, self._deadline_at))
 
 
 def _is_refusal(failure: CardprodError) -> bool:

@@ -251,7 +251,8 @@ class _Entry(PollEntry):
             return
         self.mark_due(now)
         if not subscriptions.is_polled(self.card):
-            await self._poller.poll_once(self, subscriptions.begin_poll(self.card, self, now))
+            queue = self._poller.waits if self.polls and not self.is_last_poll else None
+            await self._poller.poll_once(self, subscriptions.begin_poll(self.card, self, now), queue)
         elif not await self._signal.wait_until(self.cut_off_at):
             self._poller.apply_cut_off(self)
 

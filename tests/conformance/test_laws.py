@@ -487,7 +487,7 @@ async def test_cancelled_at_any_moment(kiosk: Simulator, client: Client, interfa
         gc.collect()
         assert_idle(client)
         assert len(client._poller.subscriptions) == 0  # pyright: ignore[reportPrivateUsage]
-    kiosk.clear_weather()
+    kiosk.clear_faults()
     await asyncio.sleep(1)
     await assert_nothing_left(but=1)  # the simulator's connection
 

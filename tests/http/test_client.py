@@ -100,7 +100,7 @@ def test_bad_wait_argument_is_named() -> None:
         "max_failures": [0, -1, True, None, 1.0, "5"],
         "max_outage": [-1, True, None, "5", float("nan"), float("inf")],
         "after": ["PRODUCED", {}, 1],
-        "schedule": [None, 5, "often", cardprod.Backoff],
+        "schedule": [0, 5, "often", cardprod.Backoff],
     }
     with Table() as table:
         for name, values in bad.items():
@@ -277,7 +277,7 @@ def test_signatures_are_kept() -> None:
         Client.get_status: "(self, profile_id: int, card_token: str) -> ProductionStatus",
         Client.wait_until_final: (
             "(self, profile_id: int, card_token: str, *, timeout: float | None = 900.0,"
-            " schedule: Schedule = Backoff(first=1.0, factor=1.6, ceiling=30.0, jitter=0.1), max_failures: int = 5,"
+            " schedule: Schedule | None = None, max_failures: int = 5,"
             " max_outage: float = 300.0, after: ProductionStatus | None = None) -> Wait"
         ),
         Client.close: "(self) -> None",

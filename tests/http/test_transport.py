@@ -71,7 +71,7 @@ async def test_error_that_passes_is_retried(kiosk: Simulator, client: Client) ->
                 assert (await poll(client)).status == "READY"
                 sent = [request.http_status for request in kiosk.requests[before:]]
                 assert sent == [http_status, http_status, 200]
-            kiosk.clear_weather()
+            kiosk.clear_faults()
 
 
 async def test_broken_connection_is_retried(kiosk: Simulator, client: Client) -> None:
@@ -82,7 +82,7 @@ async def test_broken_connection_is_retried(kiosk: Simulator, client: Client) ->
             kiosk.fail_next(fault)
             with table.row(fault):
                 assert (await poll(client)).status == "READY"
-            kiosk.clear_weather()
+            kiosk.clear_faults()
 
 
 async def test_third_failure_is_final(kiosk: Simulator, client: Client) -> None:
@@ -126,7 +126,7 @@ async def test_error_that_stays_is_not_retried(kiosk: Simulator, client: Client)
                     await poll(client)
                 assert caught.value.http_status == http_status
                 assert len(kiosk.requests) - before == 1
-            kiosk.clear_weather()
+            kiosk.clear_faults()
 
 
 async def test_bad_reply_is_not_retried(kiosk: Simulator, client: Client) -> None:

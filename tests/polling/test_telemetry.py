@@ -145,7 +145,7 @@ async def test_requests_are_balanced_whatever_fails(kiosk: Simulator) -> None:
               Fault.bad_reply()]  # fmt: skip
     with Table() as table:
         for fault in faults:
-            kiosk.clear_weather()
+            kiosk.clear_faults()
             kiosk.fail_next(fault, times=2)
             events: list[Event] = []
             async with cardprod.Client(kiosk.token, base_url=kiosk.base_url, attempts=2) as client:

@@ -54,6 +54,7 @@ LAYERS: Final = [
     "_polling.webhook_trust",
     "_polling.ordering",
     "_polling.state",
+    "_polling.stored",
     "_polling.queue",
     "_polling.subscriptions",
     "_polling.results",
@@ -69,6 +70,7 @@ LAYERS: Final = [
     "durable",
     "otel",
     "simulator",
+    "testing",
     "card_files",
     "cli",
 ]
@@ -92,6 +94,7 @@ PURE: Final = {
     "_polling.webhook_trust",
     "_polling.ordering",
     "_polling.state",
+    "_polling.stored",
     "_polling.queue",
 }
 IMPURE: Final = {"asyncio", "aiohttp", "tenacity", "time.sleep", "socket", "ssl", "threading", "concurrent"}
@@ -114,6 +117,7 @@ PUBLIC: Final = [
     "CardprodError",
     "Checkpoint",
     "Client",
+    "DurableError",
     "ErrorCode",
     "ErrorOrigin",
     "Forbidden",

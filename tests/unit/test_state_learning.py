@@ -132,11 +132,12 @@ def test_what_is_learned(moves: list[Move], stays: list[tuple[str, float, float,
 
 
 def test_what_the_schedule_is_given() -> None:
-    """The next poll is due when the schedule says, which is given the status and the age in it."""
+    """The next poll is urgent when the schedule says, which is given the status and the age in it."""
     schedule = Recorder()
     state = waited(schedule, ("poll", "READY", 1), ("poll", "IN_PROGRESS", 10), ("event", "COOLING", 12))
     assert schedule.asked == [("READY", 1, True), ("IN_PROGRESS", 4.5, False)]  # COOLING changes nothing
-    assert state.next_poll_at == START + 10 + 40
+    assert state.urgent_at == START + 10 + 40
+    assert START + 10 < state.next_poll_at < START + 10 + 40
 
 
 def test_failures_are_backed_off_from() -> None:
@@ -144,8 +145,8 @@ def test_failures_are_backed_off_from() -> None:
     schedule = Recorder()
     due = [waited(schedule, ("poll", "READY", 1), *[("fail", "", 1)] * failures).next_poll_at for failures in range(4)]
     fallback = [20 * 3**failures * (1 - 0.5 * RANDOM) for failures in range(3)]
-    assert due == [START + 1 + delay for delay in (40.0, 40.0, *fallback[1:])]
-    assert fallback[0] < 40 < fallback[1]
+    assert due[1:] == [START + 1 + max(delay, 20 * (1 - 0.1 * RANDOM)) for delay in fallback]
+    assert due[0] <= due[1]
 
 
 def test_fallback_until_something_is_known() -> None:

@@ -1,7 +1,7 @@
-"""The simulated kiosk's webhooks: what is sent to whom, how late, how often, and again if nobody took it.
+"""The simulated kiosk's webhooks: what is sent where, how late, how often, and again while no endpoint accepts it.
 
 It signs and writes its bodies by hand, and shares no code with `cardprod.webhooks`, so that neither can hide the
-other's mistakes. Which card changes when is `server`'s business. Needs the extra `webhooks`.
+other's mistakes. Needs the extra `webhooks`.
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ from uuid import UUID
 
 import aiohttp
 import attrs
+from yarl import URL
 
-from cardprod._protocol.validation import check_number, check_seconds
+from cardprod._protocol.validation import check_number, check_seconds, check_text
 from cardprod.errors import UsageError
+from cardprod.simulator.log import Log
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,24 +28,26 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
     from cardprod.models import Card
+    from cardprod.simulator.clock import Clock
     from cardprod.simulator.plans import Stage
 
-__all__ = ["LoggedDelivery", "PostOffice", "Subscription", "public_key"]
+__all__ = ["LoggedDelivery", "Subscription", "WebhookSender", "public_key"]
 
 _EVENT_TYPE: Final = "cards#card-production-status-change"
 _ANSWER_WITHIN: Final = 5.0
 _TRIES: Final = 25
 _FIRST_GAP: Final = 9.0
 _GAP_FACTOR: Final = 1.6
-"""Wise tells "growing gaps for two weeks, 25 tries at most": these add up to a day less than two weeks."""
+"""Wise documents "growing gaps for two weeks, 25 tries at most": these add up to a day less than two weeks."""
 
-_LATE: Final = (30.0, 300.0)
+_REPLAYED_AFTER: Final = (30.0, 300.0)
+_MOST_URL: Final = 2_000
 _OK: Final = 200
 
 
 @attrs.frozen(kw_only=True)
 class Subscription:
-    """Where deliveries go, and what becomes of them on the way.
+    """Where deliveries go, and what goes wrong with them on the way.
 
     ```python
     kiosk.subscribe("http://127.0.0.1:8000/wise")
@@ -58,10 +62,10 @@ class Subscription:
         duplicates: The share that is sent twice, each with a latency of its own.
         losses: The share that is never sent.
         replays: The share that somebody sends once more some minutes later, byte for byte.
-        seed: Where the bad luck comes from, so that it can be had again.
+        seed: The seed of these random choices, so that they can be repeated.
 
     Raises:
-        UsageError: An argument that cannot be right.
+        UsageError: An invalid argument.
     """
 
     url: str
@@ -73,8 +77,7 @@ class Subscription:
     seed: int = 0
 
     def __attrs_post_init__(self) -> None:
-        if not self.url.startswith(("http://", "https://")):
-            raise UsageError(f"a subscription's url must be http or https, not {self.url!r}")
+        _endpoint(self.url)
         if self.schema_version not in {"2.0.0", "4.0.0"}:
             raise UsageError(f"schema_version must be '2.0.0' or '4.0.0', not {self.schema_version!r}")
         least, most = self.latency
@@ -84,18 +87,43 @@ class Subscription:
         check_number("losses", self.losses, least=0, most=1)
         check_number("replays", self.replays, least=0, most=1)
 
+    @property
+    def endpoint(self) -> str:
+        """The URL without its user, password, query and fragment, which may be secrets."""
+        return str(_endpoint(self.url).with_user(None).with_query(None).with_fragment(None))
+
+
+def _endpoint(url: str) -> URL:
+    """Parse where webhooks go.
+
+    Raises:
+        UsageError: Nothing can be sent there.
+    """
+    check_text("a subscription's url", url, "http or https, as a text")
+    try:
+        parsed = URL(url)
+        # The host as it is looked up, and the port, are parsed when they are asked for.
+        is_complete = bool(parsed.raw_host and parsed.port) and url.isprintable() and " " not in url
+    except ValueError:  # of Unicode too
+        parsed, is_complete = URL(), False
+    if parsed.scheme not in {"http", "https"} or not is_complete or len(url) > _MOST_URL:
+        raise UsageError(
+            f"a subscription's url must be http or https, with a host, and of {_MOST_URL} characters at most"
+        )
+    return parsed
+
 
 @attrs.frozen(kw_only=True)
 class LoggedDelivery:
-    """One try to deliver.
+    """One try to deliver a webhook.
 
     Args:
         at: Seconds since the simulator started.
         delivery_id: Its `X-Delivery-Id`, the same for each try.
-        card: The card it is about; None for a test.
-        status: The status it tells; None for a test.
+        card: The card that it is about; None for a test.
+        status: The status in it; None for a test.
         attempt: Which try it was, from 1.
-        http_status: What the endpoint answered; None if it gave no answer.
+        http_status: The endpoint's answer; None if there was none.
     """
 
     at: float
@@ -120,10 +148,11 @@ def _private_key() -> RSAPrivateKey:
 
 @cache
 def public_key() -> str:
-    """Give the public key that the simulator's deliveries are verified with, as PEM."""
+    """Return the public key that the simulator's webhooks are verified with, as PEM."""
+    key = _private_key().public_key()
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat  # noqa: PLC0415 - an extra
 
-    return _private_key().public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+    return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
 
 
 def _sign(body: bytes) -> str:
@@ -134,8 +163,8 @@ def _sign(body: bytes) -> str:
 
 
 @attrs.frozen
-class _Letter:
-    """What is delivered, and delivered again."""
+class _Delivery:
+    """What is sent, and sent again."""
 
     subscription: Subscription
     body: bytes
@@ -144,62 +173,61 @@ class _Letter:
     status: str | None
 
 
-class PostOffice:
-    """Sends deliveries to subscriptions, each in a task of its own until it is taken or given up.
+class WebhookSender:
+    """Sends webhooks to subscriptions, each in a task of its own until it is accepted or given up.
 
     Args:
-        started_at: When the simulator started, on the loop's clock.
-        timestamp: Writes a time on the loop's clock as ISO 8601, in milliseconds.
-        on_delivery: Is told that there is one more try in `deliveries`.
+        clock: The simulation's time.
+        log_size: How many tries `deliveries` keeps.
+        on_delivery: Called after each try.
     """
 
-    def __init__(self, started_at: float, timestamp: Callable[[float], str], on_delivery: Callable[[], None]) -> None:
-        self._started_at = started_at
-        self._timestamp = timestamp
+    def __init__(self, clock: Clock, log_size: int, on_delivery: Callable[[], None]) -> None:
+        self._clock = clock
         self._on_delivery = on_delivery
         self._subscriptions: list[tuple[Subscription, Random]] = []
         self._session: aiohttp.ClientSession | None = None
         self._tasks: set[asyncio.Task[int | None]] = set()
-        self.deliveries: list[LoggedDelivery] = []
-        """Every try so far."""
-
-    def subscribe(self, subscription: Subscription) -> None:
-        """Send to this one too, from now on."""
-        _private_key()  # it takes a moment, and may find the extra missing
-        self._subscriptions.append((subscription, Random(subscription.seed)))  # noqa: S311 - simulated bad luck
+        self.deliveries: Log[LoggedDelivery] = Log(log_size)
+        """The last tries."""
 
     @property
     def subscriptions(self) -> tuple[Subscription, ...]:
-        """Where deliveries go."""
+        """Where webhooks go."""
         return tuple(subscription for subscription, _ in self._subscriptions)
 
-    def __len__(self) -> int:
-        return len(self._subscriptions)
+    def subscribe(self, subscription: Subscription) -> None:
+        """Send webhooks there too, from now on."""
+        _private_key()  # it takes a moment, and may find the extra missing
+        self._subscriptions.append((subscription, Random(subscription.seed)))  # noqa: S311 - simulated faults
 
-    def announce(self, card: Card, stage: Stage, requested_at: float, kiosk_id: str | None) -> None:
-        """Send what has become of a card just now."""
-        now = asyncio.get_running_loop().time()
-        for number, (subscription, chance) in enumerate(self._subscriptions):
-            if chance.random() < subscription.losses:
+    def send(self, card: Card, stage: Stage, requested_at: float, kiosk_id: str | None) -> None:
+        """Send what a card's status is now."""
+        for number, (subscription, random) in enumerate(self._subscriptions):
+            if random.random() < subscription.losses:
                 continue
-            for _ in range(1 + (chance.random() < subscription.duplicates)):
-                letter = self._letter(number, subscription, chance, now, (card, stage, requested_at, kiosk_id))
-                latency = chance.uniform(*subscription.latency)
-                self._start(letter, latency)
-                if chance.random() < subscription.replays:
-                    self._start(letter, latency + chance.uniform(*_LATE))
+            for _ in range(1 + (random.random() < subscription.duplicates)):
+                delivery = self._delivery(number, subscription, random, (card, stage, requested_at, kiosk_id))
+                latency = random.uniform(*subscription.latency)
+                self._start(delivery, latency)
+                if random.random() < subscription.replays:
+                    self._start(delivery, latency + random.uniform(*_REPLAYED_AFTER))
 
     async def send_tests(self) -> list[int | None]:
-        """Send a test to every subscription, and give what each answered; None for no answer."""
-        now = asyncio.get_running_loop().time()
-        letters = [
-            self._letter(number, subscription, chance, now, None)
-            for number, (subscription, chance) in enumerate(self._subscriptions)
+        """Send a test to every subscription, and return each answer's HTTP status; None for no answer."""
+        tests = [
+            self._delivery(number, subscription, random, None)
+            for number, (subscription, random) in enumerate(self._subscriptions)
         ]
-        return [await self._try(letter, 1) for letter in letters]
+        return [await self._try(test, 1) for test in tests]
+
+    async def unsubscribe(self) -> None:
+        """Drop every subscription, and what is still to be sent."""
+        self._subscriptions.clear()
+        await self.close()
 
     async def close(self) -> None:
-        """Send no more."""
+        """Drop what is still to be sent."""
         for task in self._tasks:
             task.cancel()
         if self._tasks:
@@ -208,29 +236,29 @@ class PostOffice:
             session, self._session = self._session, None
             await session.close()
 
-    def _letter(
+    def _delivery(
         self,
         number: int,
         subscription: Subscription,
-        chance: Random,
-        now: float,
+        random: Random,
         change: tuple[Card, Stage, float, str | None] | None,
-    ) -> _Letter:
+    ) -> _Delivery:
         is_old = subscription.schema_version == "2.0.0"
 
         def at(loop_time: float) -> str:
-            written = self._timestamp(loop_time)
+            written = self._clock.timestamp(loop_time)
             return f"{written[:19]}Z" if is_old else written
 
+        now = at(asyncio.get_running_loop().time())
         envelope = (
             f'"subscription_id":"{UUID(int=number + 1)}","event_type":"{_EVENT_TYPE}",'
-            f'"schema_version":"{subscription.schema_version}","sent_at":"{at(now)}"'
+            f'"schema_version":"{subscription.schema_version}","sent_at":"{now}"'
         )
         card = stage = None
         if change is None:
             data = (
                 '"resource":{"type":"card","profile_id":0,"client_id":"simulated-client","card_token":null},'
-                f'"status":"READY","kiosk_id":null,"occurred_at":"{at(now)}","error_code":null,"description":null'
+                f'"status":"READY","kiosk_id":null,"occurred_at":"{now}","error_code":null,"description":null'
             )
         else:
             card, stage, requested_at, kiosk_id = change
@@ -245,45 +273,44 @@ class PostOffice:
         headers = {
             "Content-Type": "application/json",
             "X-Signature-SHA256": _sign(body),
-            "X-Delivery-Id": str(UUID(int=chance.getrandbits(128), version=4)),
+            "X-Delivery-Id": str(UUID(int=random.getrandbits(128), version=4)),
         }
         if card is None:
             headers["X-Test-Notification"] = "true"
-        return _Letter(subscription, body, headers, card, None if stage is None else stage.status)
+        return _Delivery(subscription, body, headers, card, None if stage is None else stage.status)
 
-    def _start(self, letter: _Letter, seconds: float) -> None:
-        task = asyncio.get_running_loop().create_task(self._deliver(letter, seconds))
+    def _start(self, delivery: _Delivery, seconds: float) -> None:
+        task = asyncio.get_running_loop().create_task(self._deliver(delivery, seconds))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _deliver(self, letter: _Letter, seconds: float) -> int | None:
+    async def _deliver(self, delivery: _Delivery, seconds: float) -> int | None:
         for attempt in range(1, _TRIES + 1):
             await asyncio.sleep(seconds)
-            if await self._try(letter, attempt) == _OK:
+            if await self._try(delivery, attempt) == _OK:
                 return _OK
             seconds = _FIRST_GAP * _GAP_FACTOR ** (attempt - 1)
         return None
 
-    async def _try(self, letter: _Letter, attempt: int) -> int | None:
+    async def _try(self, delivery: _Delivery, attempt: int) -> int | None:
         self._session = self._session or aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_ANSWER_WITHIN))
         http_status: int | None = None
         try:
-            url = letter.subscription.url
+            url = delivery.subscription.url
             async with self._session.post(
-                url, data=letter.body, headers=letter.headers, allow_redirects=False
+                url, data=delivery.body, headers=delivery.headers, allow_redirects=False
             ) as answer:
                 http_status = answer.status
-        except (aiohttp.ClientError, OSError, TimeoutError):
+        except (aiohttp.ClientError, OSError, TimeoutError, ValueError):  # of a host that cannot be looked up too
             pass
-        self.deliveries.append(
-            LoggedDelivery(
-                at=asyncio.get_running_loop().time() - self._started_at,
-                delivery_id=letter.headers["X-Delivery-Id"],
-                card=letter.card,
-                status=letter.status,
-                attempt=attempt,
-                http_status=http_status,
-            )
+        logged = LoggedDelivery(
+            at=self._clock.elapsed(),
+            delivery_id=delivery.headers["X-Delivery-Id"],
+            card=delivery.card,
+            status=delivery.status,
+            attempt=attempt,
+            http_status=http_status,
         )
+        self.deliveries.append(logged)
         self._on_delivery()
         return http_status
