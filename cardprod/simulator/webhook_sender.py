@@ -94,11 +94,7 @@ class Subscription:
 
 
 def _endpoint(url: str) -> URL:
-    """Parse where webhooks go.
-
-    Raises:
-        UsageError: Nothing can be sent there.
-    """
+    """Parse where webhooks go, and refuse what nothing can be sent to."""
     check_text("a subscription's url", url, "http or https, as a text")
     try:
         parsed = URL(url)
@@ -140,9 +136,8 @@ def _private_key() -> RSAPrivateKey:
     try:
         from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key  # noqa: PLC0415 - an extra
     except ImportError as exc:
-        raise ImportError(
-            "the simulator's webhooks need the extra 'webhooks': pip install 'cardprod[webhooks]'"
-        ) from exc
+        why = "the simulator's webhooks need the extra 'webhooks': pip install 'cardprod[webhooks]'"
+        raise ImportError(why) from exc
     return generate_private_key(public_exponent=65537, key_size=2048)
 
 
@@ -303,14 +298,15 @@ class WebhookSender:
                 http_status = answer.status
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError):  # of a host that cannot be looked up too
             pass
-        logged = LoggedDelivery(
-            at=self._clock.elapsed(),
-            delivery_id=delivery.headers["X-Delivery-Id"],
-            card=delivery.card,
-            status=delivery.status,
-            attempt=attempt,
-            http_status=http_status,
+        self.deliveries.append(
+            LoggedDelivery(
+                at=self._clock.elapsed(),
+                delivery_id=delivery.headers["X-Delivery-Id"],
+                card=delivery.card,
+                status=delivery.status,
+                attempt=attempt,
+                http_status=http_status,
+            )
         )
-        self.deliveries.append(logged)
         self._on_delivery()
         return http_status
