@@ -34,6 +34,7 @@ from cardprod.models import Card, ProductionEvent, ProductionStatus
 from cardprod.telemetry import Telemetry
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
     from types import TracebackType
     from typing import Self
 
@@ -42,9 +43,10 @@ if TYPE_CHECKING:
     from cardprod._polling.backoff import Schedule
     from cardprod._polling.source import Cards
     from cardprod._polling.sweep import Sweep
+    from cardprod.errors import Unauthorized
     from cardprod.telemetry import Observer
 
-__all__ = ["PRODUCTION", "PRODUCTION_MTLS", "SANDBOX", "SANDBOX_MTLS", "Client"]
+__all__ = ["PRODUCTION", "PRODUCTION_MTLS", "SANDBOX", "SANDBOX_MTLS", "Client", "notify_stored", "sweep_stored"]
 
 _DEFAULT_LIMIT: Final = RateLimit()
 
@@ -69,10 +71,12 @@ class Client:
         session: An `aiohttp.ClientSession` to use instead of an own one, with its connector, proxies, trace configs
             and cookie jar. It is neither closed nor changed here. So aiohttp still resends a request by itself when
             a kept-alive connection breaks, which neither `attempts` nor `rate_limit` counts, and accepts an answer
-            that came before its request. A session that does not verify the server is refused.
+            that came before its request. A session that does not verify the server is refused. Only the connections
+            that it keeps to the server are closed after one of them has failed.
         request_timeout: Seconds for one request and its whole answer; time spent queueing does not count.
         attempts: How often a request is sent before its poll fails, the first time included. Connection errors,
-            timeouts, 408, 429 and 5xx are retried.
+            timeouts, 408 and 5xx are retried. A 429 is no attempt: the request is sent again when the client may, until
+            two minutes after its first 429. With a `Retry-After` of more than a minute any of these is raised at once.
         rate_limit: The most requests per second and per minute, for all that this client does; None for no limit.
         max_concurrency: The most requests in flight at once.
         ssl: A TLS context, for a client certificate or a private authority; None for the system's authorities. One
@@ -159,7 +163,7 @@ class Client:
         """Request the card's production status once.
 
         The request waits for the rate limit and, after a 429 to any request of this client, for its `Retry-After`, two
-        minutes at most. Use `asyncio.timeout` to limit that.
+        minutes at most; then one request is sent, and the others at a rising rate. Use `asyncio.timeout` to limit that.
 
         Args:
             profile_id: The id of the profile that owns the card.
@@ -304,9 +308,14 @@ class Client:
         return Waits((), self._poller, self._batches, options, resumed=checkpoint)
 
     async def sweep(
-        self, checkpoint: Checkpoint, *, schedule: Schedule | None = None, stop: asyncio.Event | None = None
+        self,
+        checkpoint: Checkpoint,
+        *,
+        schedule: Schedule | None = None,
+        events: Iterable[ProductionEvent] = (),
+        stop: asyncio.Event | None = None,
     ) -> Sweep:
-        """Poll every card of a checkpoint that is due once, for a job engine that does the waiting.
+        """Apply events and poll every card of a checkpoint that is due once, for a job engine that does the waiting.
 
         It does not sleep until cards are due: it returns once every due poll was answered or has failed, after its own
         attempts. Requests stay within the rate limit. After a 429 with a `Retry-After` no further poll starts: the
@@ -316,6 +325,8 @@ class Client:
             checkpoint: The waits.
             schedule: When to poll; None for the checkpoint's `Backoff`, or, without one, the client's own
                 `AdaptiveSchedule`.
+            events: Webhook events that came since the last sweep, in the order they came. They count as for `notify`;
+                those of other cards change nothing.
             stop: Set it to end the sweep early: polls in flight finish, no other starts, and the remaining cards stay
                 due.
 
@@ -326,9 +337,16 @@ class Client:
             UsageError: An argument, the client or its token source is invalid. The checkpoint is still valid.
         """
         check_type("stop", stop, asyncio.Event, or_none=True)
+        events = tuple(events)
+        for event in events:
+            check_type("an event", event, ProductionEvent, "what Verifier.parse gives")
+        return await sweep(
+            checkpoint, self._poller, self._sweep_options(checkpoint, schedule), stop=stop, events=events
+        )
+
+    def _sweep_options(self, checkpoint: Checkpoint, schedule: Schedule | None = None) -> PollOptions:
         jitter = random()  # noqa: S311 - one for all, so that cards that are due together stay together
-        options = attrs.evolve(self._options_of(checkpoint, schedule), random=lambda: jitter)
-        return await sweep(checkpoint, self._poller, options, stop)
+        return attrs.evolve(self._options_of(checkpoint, schedule), random=lambda: jitter)
 
     def notify(self, event: ProductionEvent) -> int:
         """Deliver a webhook event to all waits for its card, single and in batches. Call it in the client's event loop.
@@ -404,7 +422,7 @@ class Client:
         return self._transport.paused_for
 
     def pause(self, seconds: float) -> None:
-        """Send nothing for a while, as after a 429: for when another process with the same token got one.
+        """Send nothing for a while, and then at a rising rate, as after a 429: for when another process got one.
 
         Args:
             seconds: For how long from now. A longer pause is not shortened.
@@ -418,7 +436,7 @@ class Client:
         self._transport.pause(seconds)
 
     def resume_requests(self) -> None:
-        """End a pause now: one after a 429, or of `pause`. Requests are sent again within the rate limit.
+        """End a pause now, and what follows it: one after a 429, or of `pause`. Only the rate limit holds again.
 
         Raises:
             UsageError: The client is closed or belongs to another event loop.
@@ -471,6 +489,31 @@ class Client:
 
     def __repr__(self) -> str:
         return f"<Client of {self._endpoint.base_url}, {self._endpoint.api_version}>"
+
+
+# --- For durable waits, whose store has its own time and its own events ---
+
+
+async def sweep_stored(
+    client: Client,
+    checkpoint: Checkpoint,
+    *,
+    stop: asyncio.Event,
+    clock: Callable[[], float],
+    refusals: list[Unauthorized],
+) -> Sweep:
+    """Sweep waits by the clock of the store they are in. A refused token ends none of them: see `refusals`."""
+    options = client._sweep_options(checkpoint)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - of this module
+    return await sweep(checkpoint, _engine_of(client), options, stop=stop, clock=clock, refusals=refusals)
+
+
+def notify_stored(client: Client, event: ProductionEvent, wall_now: float, *, is_news: bool) -> None:
+    """Let a client know of an event that was applied to a stored wait, so that its polls thin out."""
+    _engine_of(client).subscriptions.notify(event, wall_now, is_news=is_news)
+
+
+def _engine_of(client: Client) -> Poller:
+    return client._poller  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - of this module
 
 
 def _check_timeout(name: str, seconds: float) -> float | None:

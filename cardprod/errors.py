@@ -15,6 +15,7 @@ CardprodError(Exception)            .card
 │   └── ServerError                 5xx
 ├── BadReply                        a 2xx that is not of the documented shape, or over 1 MiB: .trace_id .body
 ├── WaitTimeout(TimeoutError)       .last .polls .elapsed .checkpoint
+├── DurableError                    the database of durable waits; the cause is attached
 ├── ProductionFailed                .status
 ├── BadSignature                    a webhook that Wise did not sign
 └── BadEvent                        signed, but not a production event: .delivery_id
@@ -43,6 +44,7 @@ __all__ = [
     "BadSignature",
     "CardNotFound",
     "CardprodError",
+    "DurableError",
     "Forbidden",
     "ProductionFailed",
     "RateLimited",
@@ -210,6 +212,13 @@ class WaitTimeout(CardprodError, TimeoutError):
         self.polls = polls
         self.elapsed = elapsed
         self.checkpoint = checkpoint
+
+
+class DurableError(CardprodError):
+    """The database of durable waits cannot be reached, or does not do what it should. Nothing is left half done.
+
+    The driver's error is attached as `__cause__`. Try again later.
+    """
 
 
 class BadSignature(CardprodError):

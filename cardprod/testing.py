@@ -19,12 +19,41 @@ time: a wait of hours takes milliseconds. In real time, the plan "jams" takes fi
 A fixture of your own with the same name replaces one of these; if it is
 `kiosk`, then `kiosk_client` is a client of yours.
 
-`pytest -p no:pytest_cardprod` turns them off. pytest loads the plugin itself from the module `pytest_cardprod`, which
-imports cardprod only when a test asks for a fixture.
+`pytest -p no:cardprod` turns them off.
 """
 
 from __future__ import annotations
 
-from pytest_cardprod import kiosk, kiosk_client
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from cardprod.client import Client
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from pytest_asyncio import fixture
+
+    from cardprod.simulator import Simulator
+elif find_spec("pytest_asyncio"):
+    from pytest_asyncio import fixture
+else:  # another plugin runs async tests
+    from pytest import fixture  # noqa: PT013 - as above
 
 __all__ = ["kiosk", "kiosk_client"]
+
+
+@fixture
+async def kiosk() -> AsyncIterator[Simulator]:
+    """A simulated kiosk on loopback, in the test's own event loop and so in its real or virtual time."""
+    from cardprod.simulator import Simulator  # noqa: PLC0415 - pytest imports this module at each start
+
+    async with Simulator() as simulator:
+        yield simulator
+
+
+@fixture
+async def kiosk_client(kiosk: Simulator) -> AsyncIterator[Client]:
+    """A client of `kiosk`, with default settings."""
+    async with Client(kiosk.token, base_url=kiosk.base_url) as client:
+        yield client

@@ -15,13 +15,13 @@ import tempfile
 import threading
 import time
 from inspect import isawaitable
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final, TypeVar, overload
 
 import attrs
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator, Mapping
-    from pathlib import Path
     from typing import Self
 
 __all__ = ["LIMIT", "LONG_LIMIT", "LONG_TIMEOUT", "Child", "Finished", "run_program", "until", "wait_until"]
@@ -117,6 +117,12 @@ class Child:
     def err(self) -> str:
         """What it has written to its standard error."""
         return _read(self._err)
+
+    def catches(self, number: signal.Signals) -> bool:
+        """Whether it handles a signal itself, rather than by the default action (Linux)."""
+        status = Path(f"/proc/{self._process.pid}/status").read_text("ascii")
+        [caught] = [line.split()[1] for line in status.splitlines() if line.startswith("SigCgt:")]
+        return bool(int(caught, 16) >> (number - 1) & 1)
 
     def send(self, number: signal.Signals) -> None:
         """Send it a signal."""

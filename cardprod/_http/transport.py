@@ -11,6 +11,7 @@ import uuid
 from importlib import import_module
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Final
+from weakref import WeakSet
 
 from cardprod._http.auth import OAuthToken, check_token
 from cardprod._http.failures import is_retryable
@@ -81,6 +82,7 @@ class Transport:
         self._endpoint = endpoint
         self._source = token if callable(token) else None
         self._token = Secret("" if callable(token) else check_token(token))
+        self._of_source: WeakSet[RateLimited] = WeakSet()  # raised by the token source, and of its own endpoint
         self._telemetry = telemetry
         self._lent = session
         self._channel: Channel | None = None
@@ -178,7 +180,7 @@ class Transport:
             drop_frames(error)
             if not self._is_worth_another(error, queue):
                 raise
-            if self._attempts == 1 and not isinstance(error, RateLimited):
+            if self._attempts == 1 and not self._was_refused(error):
                 raise
             failure = error
         except asyncio.CancelledError as exc:
@@ -206,6 +208,10 @@ class Transport:
     def _is_worth_another(self, error: BaseException, queue: LimiterQueue | None) -> bool:
         return is_retryable(error) and (queue is None or queue.waits_for(error))
 
+    def _was_refused(self, error: BaseException) -> bool:
+        """Whether a request of this client got a 429; one that a token source got is a failure like any other."""
+        return isinstance(error, RateLimited) and error not in self._of_source
+
     async def _retry(self, card: Card, queue: LimiterQueue | None, failure: CardprodError) -> ProductionStatus:
         """Retry after a failed first attempt. A tenacity loop costs 25 µs, so it is only used here.
 
@@ -231,7 +237,7 @@ class Transport:
                     return await self._exchange_with(permit, card, queue)
                 except RateLimited as error:
                     drop_frames(error)
-                    if not self._is_worth_another(error, queue):
+                    if not self._was_refused(error) or not self._is_worth_another(error, queue):
                         raise
                     refusal = error
 
@@ -240,7 +246,7 @@ class Transport:
             made = number
             self._report_retry(card, number, error, seconds)
 
-        if isinstance(failure, RateLimited):
+        if isinstance(failure, RateLimited) and self._was_refused(failure):
             refusal = failure
         else:
             delay = retry_delay(1, failure)
@@ -253,7 +259,7 @@ class Transport:
                 made=made,
                 attempts=self._attempts,
                 sleep=self._sleep,
-                is_worth_it=lambda error: not isinstance(error, RateLimited) and self._is_worth_another(error, queue),
+                is_worth_it=lambda error: not self._was_refused(error) and self._is_worth_another(error, queue),
                 before_sleep=report,
             )
         except CardprodError as error:
@@ -355,7 +361,9 @@ class Transport:
             if channel is None:
                 # The ids are made here and not in the constructor, so that forked workers do not send the same ones.
                 ids = CorrelationIds(uuid.uuid4())
-                channel = self._channel = Channel(self._endpoint.prefix, self._lent, self._ssl, ids, self._proxy)
+                prefix, is_local = self._endpoint.prefix, self._endpoint.is_local
+                channel = Channel(prefix, self._lent, self._ssl, ids, proxy=self._proxy, is_local=is_local)
+                self._channel = channel
             correlation_id = channel.ids.make()
             http_status, headers, body = await channel.get(
                 # Not a local variable: it holds the token.
@@ -367,6 +375,7 @@ class Transport:
             return redact_status(token.value, status) if token.encoded in body or b"\\" in body else status
         except TransportError as error:
             redact((token.value,), error)
+            self._drop_idle()
             raise
         except RateLimited as error:
             # Before the next request gets the permit's place.
@@ -377,12 +386,17 @@ class Transport:
         except asyncio.CancelledError as exc:
             if not self._time_limit.has_expired(task):
                 raise
+            self._drop_idle()
             raise self._cut_off("no whole answer") from exc
         finally:
             self._time_limit.stop(task)
             permit.release()
             if self._telemetry.is_observed:
                 self._telemetry.emit(RequestEnded(card))
+
+    def _drop_idle(self) -> None:
+        if self._channel is not None:
+            self._channel.drop_idle()
 
     async def _token_from(self, source: TokenSource, loop: asyncio.AbstractEventLoop) -> Secret:
         """Get a token from the source, within the time limit of a request."""
@@ -393,6 +407,9 @@ class Transport:
             if not isawaitable(giving):
                 raise UsageError("the token source must be an async callable: what it returns is awaited")
             return Secret(check_token(await giving))
+        except RateLimited as error:
+            self._of_source.add(error)
+            raise
         except asyncio.CancelledError as exc:
             if self._time_limit.has_expired(task):
                 raise self._cut_off("no token from its source") from exc

@@ -144,8 +144,13 @@ class Subscriptions:
         self._polled.discard(card)
         return self.of(card)
 
-    def notify(self, event: ProductionEvent) -> int:
+    def notify(self, event: ProductionEvent, wall_now: float | None = None, *, is_news: bool = False) -> int:
         """Deliver an event to all waits for its card.
+
+        Args:
+            event: The event.
+            wall_now: The time in seconds since 1970; None for the machine's clock.
+            is_news: Whether it was news to a wait that is stored elsewhere.
 
         Returns:
             How many waits there are.
@@ -153,8 +158,8 @@ class Subscriptions:
         if event.card is None or event.is_test:
             return 0
         subscribers = self.of(event.card)
-        wall_now = wall_clock()
-        news = [subscriber.take_event(event, wall_now) for subscriber in subscribers]
+        wall_now = wall_clock() if wall_now is None else wall_now
+        news = [is_news, *(subscriber.take_event(event, wall_now) for subscriber in subscribers)]
         now = asyncio.get_running_loop().time()
         self._remember(event.card, event, now)
         if any(news) or _is_recent(event, wall_now):  # a late redelivery does not show that events are reliable

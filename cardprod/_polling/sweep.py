@@ -12,10 +12,10 @@ from cardprod._polling.poller import PollEntry
 from cardprod._polling.queue import TICK
 from cardprod._protocol.codec import as_datetime, unix_time
 from cardprod.checkpoint import wall_clock
-from cardprod.errors import CardprodError, WaitTimeout
+from cardprod.errors import CardprodError, Unauthorized, WaitTimeout
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from datetime import datetime
 
     from cardprod._http.limiter import Permit
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from cardprod._polling.state import PollOptions
     from cardprod._polling.subscriptions import SharedPoll
     from cardprod.checkpoint import Checkpoint, PendingCard
-    from cardprod.models import Card, Transition
+    from cardprod.models import Card, ProductionEvent, Transition
 
 __all__ = ["Sweep", "sweep"]
 
@@ -51,22 +51,35 @@ class Sweep:
     polls: int
 
 
-async def sweep(checkpoint: Checkpoint, poller: Poller, options: PollOptions, stop: asyncio.Event | None) -> Sweep:
-    """Poll once every card that is due.
+async def sweep(  # noqa: PLR0913 - what it works with, and how
+    checkpoint: Checkpoint,
+    poller: Poller,
+    options: PollOptions,
+    *,
+    stop: asyncio.Event | None,
+    events: Sequence[ProductionEvent] = (),
+    clock: Callable[[], float] = wall_clock,
+    refusals: list[Unauthorized] | None = None,
+) -> Sweep:
+    """Apply events, and poll once every card that is due.
 
     Args:
         checkpoint: The waits.
         poller: The engine.
         options: The options of the waits.
         stop: Once it is set, no further poll starts.
+        events: Webhook events, in the order they came.
+        clock: Returns the time in seconds since 1970, as the checkpoint has it.
+        refusals: If it is given, a refused token ends no wait: the cards stay due, no further poll starts, and the
+            error is added here.
 
     Raises:
         UsageError: The client is closed or not usable.
     """
     poller.transport.check_usable()
     loop = asyncio.get_running_loop()
-    now, wall_now = loop.time(), wall_clock()
-    this = _Pass(poller)
+    now, wall_now = loop.time(), clock()
+    this = _Pass(poller, refusals)
     entries: list[_Entry] = []
     for saved in checkpoint.pending:
         entry = _Entry(saved.card, options, now, this)
@@ -74,17 +87,22 @@ async def sweep(checkpoint: Checkpoint, poller: Poller, options: PollOptions, st
         this.steps.extend((saved.card, transition) for transition in saved.undelivered)
         if not entry.is_over:
             entries.append(entry)
-    due = sorted((entry for entry in entries if _due_at(entry) <= now + TICK), key=lambda entry: entry.urgent_at)
-    for entry in due:
+    cards = {event.card for event in events}
+    begun = [entry for entry in entries if entry.card in cards or _due_at(entry) <= now + TICK]
+    for entry in begun:
         poller.begin(entry)
     try:
+        for event in events:
+            poller.subscriptions.notify(event, wall_now)
+        due = [entry for entry in begun if not entry.is_over and _due_at(entry) <= now + TICK]
+        due.sort(key=lambda entry: entry.urgent_at)
         await this.poll_all(due, stop)
         this.expire(due)
     finally:
-        for entry in due:
+        for entry in begun:
             poller.end(entry)
 
-    now, wall_now = loop.time(), wall_clock()
+    now, wall_now = loop.time(), clock()
     paused_for = poller.transport.paused_for
     pending: list[PendingCard] = []
     for entry in entries:
@@ -142,6 +160,13 @@ class _Entry(PollEntry):
     def abort(self, error: BaseException) -> None:
         self._pass.abort(error)
 
+    def process_failure(self, failure: CardprodError, now: float) -> None:
+        if self._pass.is_refused_by(failure):
+            if self.expires_at <= now:
+                self.expire(now)
+        else:
+            super().process_failure(failure, now)
+
     def poll_yourself(self) -> None:
         """Do nothing: a card of a sweep does not wait for another wait's poll, but stays due."""
 
@@ -149,9 +174,10 @@ class _Entry(PollEntry):
 class _Pass:
     """The polls of one sweep."""
 
-    def __init__(self, poller: Poller) -> None:
+    def __init__(self, poller: Poller, refusals: list[Unauthorized] | None) -> None:
         self.poller: Poller = poller
         """The engine."""
+        self._refusals = refusals
         self.steps: list[tuple[Card, Transition | CardprodError]] = []
         """What to deliver."""
         self.polls: int = 0
@@ -189,6 +215,13 @@ class _Pass:
         for task in self._tasks:
             task.cancel()
 
+    def is_refused_by(self, failure: CardprodError) -> bool:
+        """Whether a failure is a refusal of the token that ends no wait here, but the sweep's further polls."""
+        if self._refusals is None or not isinstance(failure, Unauthorized) or failure.from_gateway:
+            return False
+        self._refusals.append(failure)
+        return True
+
     def expire(self, due: Sequence[_Entry]) -> None:
         """End the waits whose deadline passed while a pause, or a `Retry-After`, forbade their last poll."""
         now, is_paused = asyncio.get_running_loop().time(), self.poller.transport.paused_for > 0
@@ -197,21 +230,30 @@ class _Pass:
                 entry.expire(now)
                 self.poller.settle(entry)
 
+    def _can_wait(self, entry: _Entry, now: float) -> bool:
+        """Whether a poll that is due need not begin: an event showed the card of late, or the budget is short."""
+        if entry.postpone(now, self.poller.subscriptions.trust.gap(now)):
+            self.poller.settle(entry)
+            return True
+        if entry.urgent_at > now + TICK and not self.poller.transport.limiter.has_spare(now):
+            entry.defer(now)
+            return True
+        return False
+
     async def _start_all(self, due: Sequence[_Entry], stop: asyncio.Event | None) -> None:
         loop = asyncio.get_running_loop()
         for entry in due:
-            if stop is not None and stop.is_set():
+            if (stop is not None and stop.is_set()) or self._refusals:
                 return
             now = loop.time()
-            if entry.urgent_at > now + TICK and not self.poller.transport.limiter.has_spare(now):
-                entry.defer(now)
+            if self._can_wait(entry, now):
                 continue
             try:
                 permit = await self.poller.transport.acquire(self._requests)
             except WouldBlock:
                 return
             now = loop.time()
-            if entry.is_over or entry.next_poll_at > now + TICK or self._aborted_by is not None:
+            if entry.is_over or entry.next_poll_at > now + TICK or self._aborted_by is not None or self._refusals:
                 permit.give_back()  # an event or another wait's poll came first
                 continue
             entry.mark_due(now)

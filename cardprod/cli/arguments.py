@@ -35,10 +35,10 @@ is that of the card that most needs attention: 4 no usable answer, 3 not final,
 _EPILOG: Final = f"""\
 environment:
   CARDPROD_TOKEN        the user token; never an argument, where others could read it
-  CARDPROD_TOKEN_NAME   for `worker`: the token that `submit --token name` asks for
+  CARDPROD_TOKEN_NAME   for `worker`: the token that `submit --token name` asks for; - is _
   CARDPROD_BASE_URL     where to ask (default {PRODUCTION})
   CARDPROD_API_VERSION  the path's version (default v3)
-  CARDPROD_DATABASE_URL for `submit`, `worker`, `batch`: PostgreSQL (default: one of this user's own)
+  CARDPROD_DATABASE_URL for `submit`, `worker`, `batch`, `migrate`: PostgreSQL (default: one of this user's own)
 
 exit codes:
   0 produced   1 ended in an error status   2 usage   3 not final yet or timed out   4 API or network
@@ -81,6 +81,7 @@ def parser() -> argparse.ArgumentParser:
     _add_submit(added)
     _add_worker(added)
     _add_batch(added)
+    _add_migrate(added)
     _add_completion(added)
     for command in added.all:
         command.add_argument("--json", action="store_true", help="JSON lines instead of text")
@@ -266,6 +267,19 @@ def _add_batch(to: _Commands) -> None:
     _add_database(batch)
 
 
+def _add_migrate(to: _Commands) -> None:
+    migrate = to.add(
+        "migrate",
+        batches.migrate,
+        does="make the tables of durable waits, or bring them up to date",
+        examples=("cardprod migrate", "cardprod migrate --sql --role cards | psql -f - admin-database"),
+        more="Workers do it themselves where their role may. Where it may not, an administrator runs the SQL.",
+    )
+    migrate.add_argument("--sql", action="store_true", help="print the SQL and connect to nothing")
+    migrate.add_argument("--role", metavar="ROLE", help="with --sql: grant this role what a worker needs")
+    _add_database(migrate)
+
+
 def _add_completion(to: _Commands) -> None:
     command = to.add(
         "completion",
@@ -290,4 +304,8 @@ def _add_database(to: argparse.ArgumentParser) -> None:
         "--database",
         metavar="URL",
         help="PostgreSQL; better in CARDPROD_DATABASE_URL, where nobody else can read its password",
+    )
+    to.add_argument("--schema", default="cardprod", metavar="NAME", help="the schema of the tables (default cardprod)")
+    to.add_argument(
+        "--owner", metavar="ROLE", help="who made the tables, if neither you, the database's owner nor root"
     )

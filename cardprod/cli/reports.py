@@ -216,7 +216,8 @@ class _TextLines:
     def batch(self, status: BatchStatus) -> None:
         ends = f"{status.produced} produced, {status.failed} ended in an error, {status.errors} gave up"
         state = "cancelled" if status.cancelled_at else "over" if status.finished_at else f"{status.pending} to go"
-        self._write(f"{status.total} cards: {ends}; {state}; {status.looks} looks")
+        refused = f"; the token {status.token_name!r} is refused" if status.token_refused_at else ""
+        self._write(f"{status.total} cards: {ends}; {state}; {status.polls} polls{refused}")
 
     def step(self, step: Step) -> None:
         if isinstance(step.what, CardprodError):

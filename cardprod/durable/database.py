@@ -1,102 +1,245 @@
-"""`Database`: the pool of connections, and procrastinate's app on it. What is written there is `store`'s business."""
+"""`Database`: connections to one PostgreSQL, each call with a time limit, and what its errors mean.
+
+Whatever a database, a role or a service in between sets, each transaction sets again for itself: `search_path`, so that
+nothing of ours is looked up in a schema of others; the formats that psycopg reads; and the time limit. No statement
+relies on a session, so all of it works through PgBouncer in transaction mode.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import socket
+import weakref
 from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from cardprod.errors import UsageError
+from cardprod.durable.statements import STATEMENTS
+from cardprod.errors import CardprodError, DurableError, UsageError
 from cardprod.models import one_line
+from cardprod.telemetry import LOGGER
 
 try:
     import procrastinate
     import psycopg
     import psycopg_pool
-    from procrastinate.exceptions import AlreadyEnqueued, ConnectorException
-    from psycopg.conninfo import conninfo_to_dict
+    from procrastinate.exceptions import ProcrastinateException
+    from psycopg import sql
+    from psycopg.conninfo import conninfo_to_dict, make_conninfo
+    from psycopg.rows import dict_row
 except ImportError as _missing:  # pragma: no cover - the tests have the extra
     raise ImportError("cardprod.durable needs the extra durable: pip install 'cardprod[durable]'") from _missing
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
-    from datetime import datetime
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 
     from psycopg import AsyncConnection
-    from psycopg_pool import AsyncConnectionPool
 
-__all__ = ["SWEEP", "TROUBLE", "Database", "is_away", "queue_of"]
+    from cardprod.durable.settings import Settings
+
+__all__ = ["FOREIGN", "Database", "fetch", "fetch_one", "is_away", "translate"]
+
+_T = TypeVar("_T")
 
 _SHOWN: Final = 300
-
-SWEEP: Final = "cardprod.sweep"
-"""The task that goes on with a part."""
-
-TROUBLE: Final = (psycopg.OperationalError, psycopg.InterfaceError, psycopg_pool.PoolTimeout, ConnectorException)
-"""What is raised while the database is away, and sometimes else: see `is_away`."""
+_AWAY: Final = (
+    psycopg.OperationalError,
+    psycopg.InterfaceError,
+    psycopg.InternalError,  # read-only after a failover, a transaction that was ended by a time limit
+    psycopg_pool.PoolTimeout,
+    psycopg_pool.TooManyRequests,
+)
+FOREIGN: Final = (psycopg.Error, ProcrastinateException)
+"""What psycopg, its pool and procrastinate raise."""
 
 
 def is_away(error: BaseException) -> bool:
-    """Whether an error means that the database is away, and trying again later makes sense."""
-    if type(error) is ConnectorException:  # procrastinate's name for anything of psycopg's
-        return isinstance(error.__cause__, TROUBLE)
-    return isinstance(error, TROUBLE) and not isinstance(error, ConnectorException)
+    """Whether an error means that the database is not there or not ready, so that trying again later makes sense."""
+    if isinstance(error, ProcrastinateException | DurableError):
+        return error.__cause__ is not None and is_away(error.__cause__)
+    return isinstance(error, _AWAY)
 
 
-def queue_of(token_name: str) -> str:
-    """Say which queue the parts of a token wait in: a worker takes only those it has a client for."""
-    return f"cardprod-{token_name}"
+def translate(error: BaseException, grants: Sequence[str] = ()) -> CardprodError:
+    """Return the error of ours that stands for one of psycopg's or procrastinate's, with it as its cause.
+
+    Args:
+        error: The error.
+        grants: What the role lacks, if that is known.
+    """
+    cause = error.__cause__ if isinstance(error, ProcrastinateException) and error.__cause__ is not None else error
+    _drop_frames(cause)
+    words = one_line(str(cause), _SHOWN) or type(cause).__name__
+    if isinstance(cause, psycopg.errors.InsufficientPrivilege):
+        lacking = [grant for grant in grants if grant.rpartition(" ")[2] in words] or grants
+        more = f"; it lacks {', '.join(lacking)}" if lacking else ""
+        found: CardprodError = UsageError(
+            f"the database refuses this to the role ({words}){more}: "
+            "have an administrator run what `cardprod migrate --sql` prints"
+        )
+    elif is_away(cause):
+        found = DurableError(f"the database cannot be reached ({words})")
+    else:
+        found = DurableError(f"the database does not do what it should ({words})")
+    found.__cause__ = cause
+    return found
+
+
+def _drop_frames(error: BaseException | None) -> None:
+    """Drop the frames of an error and its causes: those of psycopg hold the connection string, with its password."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__
+
+
+def _close_socket(connection: AsyncConnection[Any]) -> None:
+    """End whatever waits for a connection, without waiting for the other side."""
+    with (
+        suppress(OSError, psycopg.Error),
+        socket.fromfd(connection.fileno(), socket.AF_INET, socket.SOCK_STREAM) as one,
+    ):
+        one.shutdown(socket.SHUT_RDWR)
+
+
+def _setup(settings: Settings) -> sql.Composed:
+    """Return what each transaction begins with, in one message: a time limit of the database's may be short."""
+    return sql.SQL(
+        "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL search_path TO {schema}, pg_temp; "
+        "SET LOCAL DateStyle TO ISO; SET LOCAL TimeZone TO UTC; SET LOCAL extra_float_digits TO 1; "
+        "SET LOCAL statement_timeout TO {limit}; SET LOCAL lock_timeout TO {limit}; "
+        "SET LOCAL idle_in_transaction_session_timeout TO {limit}"
+    ).format(schema=sql.Identifier(settings.schema), limit=sql.Literal(round(settings.call * 1000)))
+
+
+async def fetch(connection: AsyncConnection[Any], name: str, **values: object) -> list[dict[str, Any]]:
+    """Run a statement of `sql/statements.sql`, and return its rows; none, if it returns none."""
+    cursor = connection.cursor(row_factory=dict_row)
+    await cursor.execute(STATEMENTS[name], values or None)
+    return [] if cursor.description is None else await cursor.fetchall()
+
+
+async def fetch_one(connection: AsyncConnection[Any], name: str, **values: object) -> dict[str, Any] | None:
+    """Run a statement, and return its first row; None if there is none."""
+    rows = await fetch(connection, name, **values)
+    return rows[0] if rows else None
+
+
+class _Pool(psycopg_pool.AsyncConnectionPool["AsyncConnection[Any]"]):
+    """A pool whose transactions set what they rely on, and end after a time limit, whatever they wait for.
+
+    A connection that did not answer in time is dropped, with all that were made before: they lead where it led.
+
+    Args:
+        setup: What each transaction begins with.
+        call: Seconds that a transaction may take.
+        check: Not used: `setup` shows whether a connection works.
+        options: Of the pool.
+    """
+
+    def __init__(self, *, setup: sql.Composed, call: float, check: object = None, **options: Any) -> None:  # noqa: ANN401
+        del check
+        self._setup = setup
+        self._call = call
+        self._sound: weakref.WeakSet[AsyncConnection[Any]] = weakref.WeakSet()
+        super().__init__(configure=self._configure, **options)
+
+    async def _configure(self, connection: AsyncConnection[Any]) -> None:
+        self._sound.add(connection)
+
+    @asynccontextmanager
+    async def connection(self, timeout: float | None = None) -> AsyncGenerator[AsyncConnection[Any]]:  # noqa: ASYNC109
+        """Lend a connection: one transaction, committed at the end of the block."""
+        loop = asyncio.get_running_loop()
+        while True:
+            connection = await self.getconn(timeout)
+            timer = loop.call_later(self._call, self._cut, connection)
+            try:
+                if connection not in self._sound:
+                    await connection.close()
+                    continue
+                async with connection:
+                    try:
+                        await connection.execute(self._setup)
+                    except _AWAY:
+                        if connection.closed:  # since it was used last, perhaps long ago
+                            continue
+                        raise
+                    yield connection
+            except psycopg.errors.ReadOnlySqlTransaction:
+                await connection.close()  # another server may be the one to write to now
+                raise
+            else:
+                return
+            finally:
+                timer.cancel()
+                await self.putconn(connection)
+
+    def _cut(self, connection: AsyncConnection[Any]) -> None:
+        """End what waits for a connection, without waiting for the other side."""
+        LOGGER.warning("the database did not answer for %g s; the connection is dropped", self._call)
+        self._sound.clear()
+        _close_socket(connection)
 
 
 class Database:
     """One PostgreSQL database.
 
     Args:
-        database: A connection string of libpq's.
-        most_connections: The most connections.
+        address: A connection string of libpq's.
+        settings: What is chosen.
+        prepare: Called with the first connection, before anything else: it makes the tables, or checks them.
+
+    Raises:
+        UsageError: The address is no connection string.
     """
 
-    def __init__(self, database: str, most_connections: int) -> None:
-        self._address = database
-        # Unprepared, because behind PgBouncer the next statement may reach another session. procrastinate has pooled
-        # connections checked before they are used, so that one that the database has closed is replaced.
-        self.connector: procrastinate.PsycopgConnector = procrastinate.PsycopgConnector(
-            conninfo=database,
-            kwargs={"prepare_threshold": None},
-            min_size=1,
-            max_size=most_connections,
-            timeout=10.0,
+    def __init__(
+        self, address: str, settings: Settings, prepare: Callable[[AsyncConnection[Any], Settings], Awaitable[None]]
+    ) -> None:
+        self._address = address
+        del address  # a password may be in it, and this frame in a traceback
+        parts = None
+        with suppress(psycopg.ProgrammingError):  # whose words quote the string
+            parts = conninfo_to_dict(self._address)
+        if parts is None:
+            raise UsageError("database is no connection string of libpq's, such as postgresql://user@host/name")
+        # In a database of encoding SQL_ASCII, psycopg would give bytes for text.
+        self._address = make_conninfo(
+            self._address,
+            client_encoding="utf8",
+            connect_timeout=parts.get("connect_timeout") or max(2, round(settings.call / 2)),
         )
-        self._app = procrastinate.App(connector=self.connector)
-        self._is_open = False
+        self._settings = settings
+        self._prepare = prepare
+        self._preparing = asyncio.Lock()
+        self._prepared = asyncio.Event()
+        self._pool: _Pool | None = None
+        self._connector = procrastinate.PsycopgConnector()
 
     async def open(self) -> None:
-        """Connect.
-
-        Raises:
-            UsageError: The database cannot be reached.
-        """
-        # The pool would try for half a minute and say nothing of why.
-        password: object = None
-        try:
-            password = conninfo_to_dict(self._address).get("password")
-            connection = await psycopg.AsyncConnection.connect(self._address)
-            await connection.close()
-        except psycopg.ProgrammingError:
-            # Its words quote the string, and so perhaps the password.
-            message = "database is no connection string of libpq's, such as postgresql://user@host/name"
-            raise UsageError(message) from None
-        except psycopg.OperationalError as exc:
-            words = one_line(str(exc), _SHOWN)
-            if password:
-                words = words.replace(str(password), "[secret]")
-            raise UsageError(f"the database cannot be reached ({words}): check the address") from None
-        await self.connector.open_async()
-        self._is_open = True
+        """Begin to connect; what needs a connection waits for it."""
+        self._pool = _Pool(
+            conninfo=self._address,
+            # Unprepared, because behind PgBouncer the next statement may reach another session.
+            kwargs={"prepare_threshold": None, "autocommit": True},
+            setup=_setup(self._settings),
+            call=self._settings.call,
+            min_size=0,
+            max_size=self._settings.most_connections,
+            timeout=self._settings.call,
+            reconnect_timeout=self._settings.call / 2,  # each call tries anew, and not after a growing delay
+            open=False,
+        )
+        await self._pool.open()
+        await self._connector.open_async(self._pool)
 
     async def close(self) -> None:
         """Disconnect. Twice does no harm."""
-        self._is_open = False
-        await self.connector.close_async()
+        pool, self._pool = self._pool, None
+        self._connector = procrastinate.PsycopgConnector()
+        if pool is not None:
+            await pool.close(timeout=1.0)
 
     def check_open(self) -> None:
         """Make sure that it is open.
@@ -104,40 +247,88 @@ class Database:
         Raises:
             UsageError: It is not.
         """
-        if not self._is_open:
+        if self._pool is None:
             raise UsageError("use it inside its `async with` block")
 
     def new_app(self) -> procrastinate.App:
         """Make an app of procrastinate's, for a worker to have its own tasks on."""
-        return procrastinate.App(connector=self.connector)
+        return procrastinate.App(connector=self._connector)
 
-    @asynccontextmanager
-    async def connection(self) -> AsyncGenerator[AsyncConnection]:
-        """Lend a connection: one transaction, committed at the end of the block."""
+    async def run(self, work: Callable[[AsyncConnection[Any]], Awaitable[_T]]) -> _T:
+        """Do something in one transaction.
+
+        Raises:
+            UsageError: It is not open; or the role lacks a grant.
+            DurableError: The database cannot be reached, or does not do what it should.
+        """
         self.check_open()
-        pool: AsyncConnectionPool[Any] = self.connector.pool
-        async with pool.connection() as connection:
-            yield connection
+        try:
+            await self._prepare_once()
+            assert self._pool is not None, "it was closed meanwhile"  # noqa: S101 - for the type checker
+            async with self._pool.connection() as connection:
+                return await work(connection)
+        except psycopg.errors.InsufficientPrivilege as exc:
+            error = translate(exc, await self._missing_grants())
+        except FOREIGN as exc:
+            error = translate(exc)
+        raise error
 
-    async def defer(
-        self, connection: AsyncConnection, part_id: int, token_name: str, at: datetime | None = None, attempts: int = 0
-    ) -> None:
-        """Let some worker go on with a part, from a time on, or at once. Where that is planned already, let it be.
+    async def fetch(self, name: str, **values: object) -> list[dict[str, Any]]:
+        """Run one statement in a transaction of its own; see the function `fetch`, and `run`."""
+        return await self.run(lambda connection: fetch(connection, name, **values))
+
+    async def fetch_one(self, name: str, **values: object) -> dict[str, Any] | None:
+        """Run one statement in a transaction of its own; see the function `fetch_one`, and `run`."""
+        return await self.run(lambda connection: fetch_one(connection, name, **values))
+
+    async def _missing_grants(self) -> list[str]:
+        try:
+            async with await self.connect() as connection:
+                rows = await fetch(connection, "missing_grants", schema=self._settings.schema)
+        except psycopg.Error:
+            return []
+        return [row["grant"] for row in rows]
+
+    async def run_patiently(
+        self, work: Callable[[AsyncConnection[Any]], Awaitable[_T]], is_given_up: Callable[[], bool]
+    ) -> _T:
+        """Do something in one transaction, again and again while the database is away.
 
         Args:
-            connection: The transaction it is to be part of.
-            part_id: The part.
-            token_name: The name of its token.
-            at: Not before then.
-            attempts: How often it went wrong since it last went well.
+            work: What to do.
+            is_given_up: Whether it is not to be tried any more.
+
+        Raises:
+            UsageError, DurableError: As `run`.
         """
-        deferrer = self._app.configure_task(
-            SWEEP,
-            queue=queue_of(token_name),
-            queueing_lock=f"cardprod:{part_id}",
-            schedule_at=at,
-            connection=connection,
-        )
-        with suppress(AlreadyEnqueued):
-            async with connection.transaction():
-                await deferrer.defer_async(part_id=part_id, attempts=attempts)
+        delay = 0.1
+        while True:
+            try:
+                return await self.run(work)
+            except DurableError as error:
+                if not is_away(error) or is_given_up():
+                    raise
+                LOGGER.warning("%s; trying again", error)
+            await asyncio.sleep(delay)
+            delay = min(delay * 2, 2.0)
+
+    async def _prepare_once(self) -> None:
+        if self._prepared.is_set():
+            return
+        async with self._preparing:
+            if self._prepared.is_set():
+                return
+            # By a connection of its own: the pool would keep to itself why it cannot connect.
+            connection = await self.connect()
+            timer = asyncio.get_running_loop().call_later(6 * self._settings.call, _close_socket, connection)
+            try:
+                async with connection:
+                    await connection.execute(_setup(self._settings))
+                    await self._prepare(connection, self._settings)
+            finally:
+                timer.cancel()
+            self._prepared.set()
+
+    async def connect(self) -> AsyncConnection[Any]:
+        """Make a connection beside the pool."""
+        return await psycopg.AsyncConnection.connect(self._address, prepare_threshold=None, autocommit=True)

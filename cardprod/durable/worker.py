@@ -1,252 +1,351 @@
-"""`Worker`: sweeps parts as they fall due, tells the sink, and rescues what dead workers left. It decides nothing else.
+"""`Worker`: sweeps chunks as they fall due, and delivers transitions to the sink. What others left is `recovery`'s.
 
-A part goes through these steps, each of them one transaction, and any worker may take the next one:
+A chunk goes on by two jobs, each of which any worker may take:
 
-1. Its cards are swept. The checkpoint, the results and the steps that were seen are written together.
-2. The steps are told to the sink; if it raises or the worker dies, that is done again, with the same steps.
-3. They are forgotten, and the next sweep is planned.
+- Its sweep polls the cards that are due. What was seen is written in one transaction, which plans the next sweep.
+- Its delivery gives the sink what was seen and is not delivered yet, in its order. If the sink raises or the worker
+  dies, that is done again, with the same transitions; one that was delivered is dropped.
 
-Without steps, or a sink, 1 plans the next sweep. A worker whose part was written by another meanwhile lets it be.
+The two do not wait for each other: a sink that fails holds up no poll and no deadline.
 """
 
 from __future__ import annotations
 
 import asyncio
 import uuid
-from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
-from inspect import isawaitable
+from contextlib import contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
-import attrs
-from procrastinate.jobs import Status as JobStatus
+import psycopg
 
-from cardprod._protocol.codec import as_datetime
-from cardprod.checkpoint import Checkpoint
+from cardprod.checkpoint import wall_clock
+from cardprod.client import notify_stored, sweep_stored
 from cardprod.durable import store
-from cardprod.durable.database import SWEEP, TROUBLE, is_away, queue_of
-from cardprod.durable.steps import outcomes_of, read_steps, written_outcome, written_steps
-from cardprod.durable.store import Counts
-from cardprod.errors import UsageError
-from cardprod.models import ProductionStatus
+from cardprod.durable.database import FOREIGN, fetch, fetch_one, is_away, translate
+from cardprod.durable.recovery import Recovery
+from cardprod.durable.schema import check_grants
+from cardprod.durable.store import Change
+from cardprod.errors import DurableError
+from cardprod.models import ProductionEvent
 from cardprod.telemetry import LOGGER
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping, Sequence
 
-    from procrastinate import App
     from psycopg import AsyncConnection
 
     from cardprod._http.rate_limit import RateLimit
-    from cardprod._polling.sweep import Sweep
     from cardprod.client import Client
     from cardprod.durable.database import Database
-    from cardprod.durable.steps import Step
-    from cardprod.durable.store import Part
+    from cardprod.durable.settings import Settings
+    from cardprod.durable.store import Chunk
+    from cardprod.durable.transitions import Step
+    from cardprod.errors import Unauthorized
 
-__all__ = ["Sink", "Worker"]
+__all__ = ["DatabaseClock", "Sink", "Worker"]
 
 _T = TypeVar("_T")
 
-_RESCUE: Final = "cardprod.rescue"
-_RESCUE_QUEUE: Final = "cardprod-rescue"
-"""A queue of its own, with a worker of its own, so that no backlog holds it up."""
-
-_RESCUE_EVERY: Final = 5
-_POLL_EVERY: Final = 0.5
-"""Seconds between questions for jobs that have fallen due. Listening would be quicker for new ones; it needs sessions,
-which PgBouncer does not give in transaction mode."""
-
-_TICK: Final = 2.0
-_REMEMBERED: Final = 75.0
-"""Seconds for which a worker that is not seen any more keeps its share of the rate limit: what it sent counts at the
-other side for a minute."""
-
-_SHIFT: Final = 60.0
-"""Seconds after which a sweep that the rate limit holds up is written, with the cards it came to; others stay due."""
-
-_LONGEST: Final = 900.0
-"""Seconds. A job that has been under way for longer is lost, though its worker lives: the database went away just when
-it was given out, or given back."""
-
-_LIVES: Final = 3
-"""Heartbeats without a sign of life, after which a worker is given up for dead."""
-
-_GRACE: Final = 10.0
-"""Seconds for which a worker that was told to stop waits for a database that is away."""
+_SWEEP: Final = "cardprod.sweep"
+_DELIVER: Final = "cardprod.deliver"
+_MOST_SKEW: Final = 2.0
+_MOST_DELAY: Final = 60.0
+_MOST_REFUSED: Final = 300.0
+_EVENTS_AT_ONCE: Final = 1000
 
 
 class Sink(Protocol):
-    """Who is told of steps."""
+    """Takes transitions."""
 
     def __call__(self, steps: Sequence[Step], /) -> Awaitable[None]:
-        """Take steps. Raising means: not now, tell me again later."""
+        """Take transitions. If it raises, they are delivered again later."""
         ...
+
+
+class DatabaseClock:
+    """The database's time, by which all times of durable waits go: those of several machines may differ."""
+
+    def __init__(self) -> None:
+        self._ahead: float | None = None  # of the event loop's time
+        self._skew = 0.0  # as it was logged last
+
+    def __call__(self) -> float:
+        """Return the database's time in seconds since 1970."""
+        return wall_clock() if self._ahead is None else asyncio.get_running_loop().time() + self._ahead
+
+    def set(self, now: float) -> None:
+        """Set it to what the database just said."""
+        self._ahead = now - asyncio.get_running_loop().time()
+        skew = wall_clock() - now
+        if abs(skew - self._skew) > _MOST_SKEW:
+            self._skew = skew
+            LOGGER.warning("this machine's clock is %+.1f s off the database's, which counts", skew)
 
 
 class Worker:
     """One worker.
 
     Args:
-        database: Where the parts are.
-        clients: For each name of a token a client that has it.
-        on_steps: Who is told of steps, if anybody.
-        concurrency: How many parts are swept at once.
-        heartbeat: Seconds between signs of life.
-        keep: Seconds for which batches that are over are kept.
+        database: Where the chunks are.
+        settings: What is chosen.
+        clients: For each token a client that has it.
+        on_steps: What transitions are delivered to, if anything.
+        concurrency: How many chunks are swept at once, and how many deliveries are under way.
     """
 
-    def __init__(  # noqa: PLR0913 - what it works with, and how
+    def __init__(
         self,
         database: Database,
+        settings: Settings,
         clients: Mapping[str, Client],
         on_steps: Sink | None,
         *,
         concurrency: int,
-        heartbeat: float,
-        keep: float,
     ) -> None:
         self._database = database
+        self._settings = settings
         self._clients = clients
         self._on_steps = on_steps
         self._concurrency = concurrency
-        self._heartbeat = heartbeat
-        self._keep = keep
         self._id = str(uuid.uuid4())
+        self._clock = DatabaseClock()
         self._stop = asyncio.Event()
+        self._stopping_since: float | None = None
         self._limits: dict[str, RateLimit | None] = {}
         self._sweeps: set[asyncio.Event] = set()  # under way: set, each ends as soon as it can
+        self._events: dict[int, float] = {}  # that the clients know, and when they came
+        self._queues: list[str] = []  # of sweeps: procrastinate reads it for each job
+        self._refused: set[str] = set()  # tokens that were refused, and are not tried for a while
+        self._refusals: dict[str, int] = {}  # how often in a row
+        self._failure: BaseException | None = None
 
     async def run(self, stop: asyncio.Event | None) -> None:
-        """Work until told to stop, or cancelled."""
+        """Work until `stop` is set, or cancelled.
+
+        Raises:
+            UsageError: The role lacks a grant.
+            DurableError: The database does not do what it should.
+        """
         self._stop = stop or asyncio.Event()
-        self._limits = {name: client.rate_limit for name, client in self._clients.items()}
+        self._limits = {token: client.rate_limit for token, client in self._clients.items()}
         tasks: list[asyncio.Task[Any]] = []
+        stopped = asyncio.create_task(self._stop.wait())
         try:
-            await self._join()
-            tasks = [asyncio.create_task(work) for work in self._all_work()]
-            # None of them ends by itself but by an error that nobody can do anything about.
-            await asyncio.wait([*tasks, told := asyncio.create_task(self._stop.wait())], return_when="FIRST_COMPLETED")
-            told.cancel()
+            if await self._join(stopped):
+                tasks = [asyncio.create_task(work) for work in self._all_work()]
+                # None of them ends by itself but by an error that nobody can do anything about.
+                await asyncio.wait([*tasks, stopped], return_when="FIRST_COMPLETED")
         finally:
             self._stop.set()
-            for sweep in self._sweeps:
-                sweep.set()
-            for task in tasks:
-                task.cancel()
-            if tasks:
-                await asyncio.wait(tasks)
-            for name, client in self._clients.items():
-                client.rate_limit = self._limits[name]
+            stopped.cancel()
+            await self._end(tasks)
+            for token, client in self._clients.items():
+                client.rate_limit = self._limits[token]
         for task in tasks:
-            if not task.cancelled() and (error := task.exception()) is not None and not is_away(error):
+            if task.done() and not task.cancelled() and (error := task.exception()) is not None and not is_away(error):
                 raise error
 
+    async def _end(self, tasks: Sequence[asyncio.Task[Any]]) -> None:
+        """Let what is under way finish, for as long as the grace goes; whatever is left then is left alone."""
+        self._stopping_since = asyncio.get_running_loop().time()
+        for sweep in self._sweeps:
+            sweep.set()
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            _, left = await asyncio.wait(tasks, timeout=2 * self._settings.grace + self._settings.call)
+            if left:
+                LOGGER.error("%d tasks do not end; what they did is done again by others", len(left))
+
     def _all_work(self) -> list[Coroutine[Any, Any, None]]:
-        sweeping, rescuing = self._database.new_app(), self._database.new_app()
-        sweeping.task(name=SWEEP)(self._go_on_with)
-        rescue = rescuing.task(name=_RESCUE, queue=_RESCUE_QUEUE, queueing_lock=_RESCUE)(self._rescue)
-        rescuing.periodic(cron=f"* * * * * */{_RESCUE_EVERY}")(rescue)
+        recovery = Recovery(self._database, self._settings, self._refused)
+        self._queues[:] = [f"cardprod-{token}" for token in self._clients]
         return [
-            self._keep_ticking(),
-            self._work(sweeping, [queue_of(name) for name in self._clients], self._concurrency),
-            self._work(rescuing, [_RESCUE_QUEUE], 1),
+            self._tick_for_ever(),
+            self._work(_SWEEP, self.sweep, self._queues),
+            self._work(_DELIVER, self.deliver, [f"cardprod-deliver-{token}" for token in self._clients]),
+            recovery.recover_for_ever(),
+            recovery.clear_up_for_ever(),
         ]
 
-    async def _work(self, app: App, queues: list[str], concurrency: int) -> None:
-        """Let procrastinate work; again after the database was away, for it stops then."""
+    async def _work(self, name: str, task: Callable[..., Awaitable[None]], queues: list[str]) -> None:
+        """Let procrastinate work; again after the database was away, because it stops then."""
+        app = self._database.new_app()
+        app.task(name=name)(task)
         while not self._stop.is_set():
             try:
                 await app.run_worker_async(
                     queues=queues,
-                    concurrency=concurrency,
-                    fetch_job_polling_interval=_POLL_EVERY,
+                    concurrency=self._concurrency,
+                    fetch_job_polling_interval=self._settings.poll,
+                    shutdown_graceful_timeout=self._settings.grace,
                     listen_notify=False,
                     delete_jobs="always",
                     install_signal_handlers=False,
-                    update_heartbeat_interval=self._heartbeat,
-                    stalled_worker_timeout=self._heartbeat * _LIVES,
+                    update_heartbeat_interval=self._settings.heartbeat,
+                    stalled_worker_timeout=self._settings.lifetime,
                 )
-            except TROUBLE as exc:
+            except FOREIGN as exc:
                 # Not only while it is away: one that was given up for dead and was not finds that it is unknown.
-                LOGGER.warning("the database did not answer as it should (%s); trying again", type(exc).__name__)
-            await asyncio.sleep(1)
+                LOGGER.warning("%s; trying again", translate(exc))
+            if self._failure is not None:
+                raise self._failure
+            await asyncio.sleep(min(1.0, self._settings.tick))
 
     # --- One of several ---
 
-    async def _join(self) -> None:
-        """Take a share of the rate limit, and let the others take note of that before any look begins."""
-        workers = await self._tick()
-        if workers > 1:
-            await asyncio.sleep(2 * _TICK)
+    async def _join(self, stopped: asyncio.Task[Any]) -> bool:
+        """Take a share of the rate limit, and let the others do so before any poll; wait for a database that is away.
 
-    async def _keep_ticking(self) -> None:
+        Returns:
+            Whether to begin; False if it was stopped before.
+        """
+        check = self._patiently(partial(check_grants, settings=self._settings))
+        await self._unless_stopped(check, stopped)
+        if not self._stop.is_set() and await self._unless_stopped(self._patiently(self._tick), stopped) != 1:
+            await asyncio.wait([stopped], timeout=2 * self._settings.tick)
+        return not self._stop.is_set()
+
+    async def _unless_stopped(self, work: Coroutine[Any, Any, _T], stopped: asyncio.Task[Any]) -> _T | None:
+        task = asyncio.create_task(work)
+        try:
+            await asyncio.wait([task, stopped], return_when="FIRST_COMPLETED")
+            return task.result() if task.done() else None
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+
+    async def _tick_for_ever(self) -> None:
         while True:
-            await asyncio.sleep(_TICK)
+            await asyncio.sleep(self._settings.tick)
             try:
-                await self._tick()
-            except TROUBLE as exc:
-                LOGGER.warning("the database is away (%s); the work waits for it", type(exc).__name__)
+                await self._database.run(self._tick)
+            except DurableError as error:
+                if not is_away(error):
+                    raise
+                LOGGER.warning("%s; the work waits for it", error)
+            if self._refused:
+                await self._keep_deadlines()
 
-    async def _tick(self) -> int:
-        """Say that this worker is there, take its share of the rate limit, and pause where others were told to."""
-        async with self._database.connection() as connection:
-            workers = await store.report(connection, self._id, _REMEMBERED)
-            closed = await store.closed_gates(connection)
-        for name, client in self._clients.items():
-            whole = self._limits[name]
+    async def _keep_deadlines(self) -> None:
+        with suppress(DurableError):
+            await Recovery(self._database, self._settings, self._refused).expire()
+
+    async def _tick(self, connection: AsyncConnection[Any]) -> int:
+        """Share time, the rate limit, pauses and events with the other workers; return how many they are."""
+        settings = self._settings
+        await fetch(connection, "update_worker", id=self._id)
+        row = await fetch_one(connection, "worker_counts", seconds=settings.remembered)
+        assert row is not None, "a count is one row"  # noqa: S101 - for the type checker
+        paused = {row["token"]: row["seconds"] for row in await fetch(connection, "paused_tokens")}
+        self._clock.set(row["now"])
+        workers: int = row["workers"]
+        for token, client in self._clients.items():
+            whole = self._limits[token]
             if whole is not None:
                 share = whole.share(min(workers, whole.per_second, whole.per_minute))
                 if share != client.rate_limit:
                     client.rate_limit = share
-            if closed.get(name, 0.0) > client.paused_for:
-                client.pause(closed[name])
+            if paused.get(token, 0.0) > client.paused_for:
+                client.pause(paused[token])
+        await self._take_events(connection)
         return workers
 
-    # --- A part ---
+    async def _take_events(self, connection: AsyncConnection[Any]) -> None:
+        """Let the clients know of events that were applied, so that their polls thin out while events come."""
+        now, seconds = self._clock(), 4 * self._settings.tick + 2 * self._settings.call
+        self._events = {number: at for number, at in self._events.items() if at > now - 2 * seconds}
+        rows = await fetch(connection, "events_since", seconds=seconds, known=list(self._events), most=_EVENTS_AT_ONCE)
+        for row in rows:
+            self._events[row["id"]] = now
+            event = ProductionEvent.from_json(row["body"])
+            for client in self._clients.values():
+                notify_stored(client, event, now, is_news=row["is_news"])
 
-    async def _go_on_with(self, *, part_id: int, attempts: int = 0) -> None:
-        """Sweep a part and tell what is seen; whatever goes wrong, it is gone on with later."""
-        token_name: str | None = None
+    # --- A sweep ---
+
+    async def sweep(self, *, chunk_id: int, attempts: int = 0) -> None:
+        """Sweep a chunk, and write what was seen. Whatever goes wrong, it is planned again."""
+        token: str | None = None
         try:
-            part = await self._patiently(lambda connection: store.part(connection, part_id))
-            if part is None:
+            chunk = await self._patiently(partial(store.chunk, chunk_id=chunk_id))
+            if chunk is None:
                 return
-            token_name = part.token_name
-            if part.undelivered is None:
-                await self._sweep(part)
+            token = chunk.token
+            if token in self._refused:
+                await self._plan_again(chunk_id, token, self._settings.poll * 4, attempts)
             else:
-                await self._tell(part, Checkpoint.from_json(part.checkpoint), part.undelivered)
-        except Exception:  # noqa: BLE001 - a sink's own, a token source's: nothing may end the work
-            delay = min(2.0**attempts, 60.0)
-            LOGGER.exception("part %d was not gone on with; again in %.0f s", part_id, delay)
-            if token_name is not None:
-                await self._patiently(
-                    lambda connection: self._database.defer(
-                        connection, part_id, token_name, datetime.now(UTC) + timedelta(seconds=delay), attempts + 1
-                    )
-                )
+                await self._sweep(chunk)
+        except Exception as exc:  # noqa: BLE001 - a token source's own: nothing may end the work
+            await self._put_off(
+                exc,
+                f"chunk {chunk_id} was not swept",
+                attempts,
+                lambda delay: self._plan_again(chunk_id, token, delay, attempts + 1),
+            )
 
-    async def _sweep(self, part: Part) -> None:
-        client = self._clients[part.token_name]
-        if part.closed_for > client.paused_for:
-            client.pause(part.closed_for)
-        with self._stopping() as stop:
-            sweep = await client.sweep(Checkpoint.from_json(part.checkpoint), stop=stop)
-        undelivered = written_steps(sweep.steps) if sweep.steps and self._on_steps is not None else None
-        is_written = await self._patiently(
-            lambda connection: self._write(connection, part, sweep, undelivered, client.paused_for)
+    async def _sweep(self, chunk: Chunk) -> None:
+        client = self._clients[chunk.token]
+        if chunk.paused_for > client.paused_for:
+            client.pause(chunk.paused_for)
+        refusals: list[Unauthorized] = []
+        with self._sweep_until_stopped() as stop:
+            sweep = await sweep_stored(client, chunk.checkpoint, stop=stop, clock=self._clock, refusals=refusals)
+        next_poll_at = None if sweep.next_poll_at is None else sweep.next_poll_at.timestamp()
+        if refusals and next_poll_at is not None:
+            self._refuse(chunk.token, refusals[0])
+            next_poll_at = max(next_poll_at, self._clock() + self._settings.poll)
+        change = Change(
+            checkpoint=sweep.checkpoint,
+            steps=sweep.steps,
+            polls=sweep.polls,
+            next_poll_at=next_poll_at,
+            delivers=self._on_steps is not None,
         )
-        if is_written and undelivered is not None:
-            written = attrs.evolve(part, version=part.version + 1)
-            await self._tell(written, sweep.checkpoint, undelivered)
+        paused_for = client.paused_for
+
+        async def write(connection: AsyncConnection[Any]) -> None:
+            await store.change_chunk(connection, chunk, change)
+            if paused_for > chunk.paused_for:
+                await fetch(connection, "pause_token", token=chunk.token, seconds=paused_for)
+            if refusals:
+                await fetch(connection, "refuse_token", token=chunk.token)
+            elif chunk.is_refused and sweep.polls:
+                await fetch(connection, "accept_token", token=chunk.token)
+
+        await self._patiently(write)
+        if sweep.polls and not refusals:
+            self._refusals.pop(chunk.token, None)
+
+    def _refuse(self, token: str, error: Unauthorized) -> None:
+        """Leave a token's chunks to workers with a good one, and try again after a while."""
+        if token in self._refused:
+            return  # of a sweep that began earlier
+        queue, times = f"cardprod-{token}", self._refusals.get(token, 0)
+        seconds = min(self._settings.refused * 2.0 ** min(times, 10), _MOST_REFUSED)
+        self._refusals[token] = times + 1
+        self._refused.add(token)
+        self._queues.remove(queue)
+        LOGGER.error(
+            "the token %r was refused (%s): its cards wait for a worker with a good one; it is tried again in %.0f s",
+            token,
+            error,
+            seconds,
+        )
+
+        def try_again() -> None:
+            self._refused.discard(token)
+            self._queues.append(queue)
+
+        asyncio.get_running_loop().call_later(seconds, try_again)
 
     @contextmanager
-    def _stopping(self) -> Generator[asyncio.Event]:
-        """Give what stops a sweep: being told to stop, or having gone on for so long that it should be kept."""
+    def _sweep_until_stopped(self) -> Generator[asyncio.Event]:
+        """Lend what ends a sweep: this worker's stop, or having gone on for so long that it should be written."""
         stop = asyncio.Event()
         self._sweeps.add(stop)
-        timer = asyncio.get_running_loop().call_later(_SHIFT, stop.set)
+        timer = asyncio.get_running_loop().call_later(self._settings.sweep, stop.set)
         if self._stop.is_set():
             stop.set()
         try:
@@ -255,101 +354,76 @@ class Worker:
             timer.cancel()
             self._sweeps.discard(stop)
 
-    async def _write(
-        self,
-        connection: AsyncConnection,
-        part: Part,
-        sweep: Sweep,
-        undelivered: str | None,
-        paused_for: float,
-    ) -> bool:
-        ends = outcomes_of(sweep.steps)
-        statuses = [end for _, end in ends if isinstance(end, ProductionStatus)]
-        produced = sum(status.is_produced for status in statuses)
-        counts = Counts(
-            pending=len(sweep.checkpoint.pending),
-            produced=produced,
-            failed=len(statuses) - produced,
-            errors=len(ends) - len(statuses),
-            looks=sweep.polls,
-        )
-        is_over = undelivered is None and sweep.checkpoint.is_done
-        if not await store.write_part(
-            connection, part, sweep.checkpoint.to_json(), undelivered, counts, is_finished=is_over
-        ):
-            return False
-        if ends:
-            results = [(card, written_outcome(end)) for card, end in ends]
-            await store.add_results(connection, part.batch_id, results)
-        if paused_for > part.closed_for:
-            await store.close_gate(connection, part.token_name, paused_for)
-        if is_over:
-            await store.finish_batch(connection, part.batch_id)
-        elif undelivered is None:
-            await self._database.defer(connection, part.id, part.token_name, sweep.next_poll_at)
-        return True
+    async def _plan_again(self, chunk_id: int, token: str | None, delay: float, attempts: int) -> None:
+        if token is None:
+            return  # it was never read: recovery finds it
+        at = self._clock() + delay
+        await self._patiently(partial(fetch, name="plan_sweep", id=chunk_id, token=token, at=at, attempts=attempts))
 
-    async def _tell(self, part: Part, checkpoint: Checkpoint, undelivered: str) -> None:
-        """Tell the sink, and take note that it was told."""
-        if self._on_steps is not None:
-            told: object = self._on_steps(
-                read_steps(part.batch_id, f"{part.batch_id}.{part.id}.{part.version}", undelivered)
-            )
-            if not isawaitable(told):
-                raise UsageError("on_steps must be an async function: what it gives is awaited")
-            await told
+    # --- A delivery ---
 
-        async def redact(connection: AsyncConnection) -> None:
-            if not await store.forget_untold(connection, part, is_finished=checkpoint.is_done):
-                return
-            if checkpoint.is_done:
-                await store.finish_batch(connection, part.batch_id)
-            else:
-                at = as_datetime(min(one.next_poll_at for one in checkpoint.pending))
-                await self._database.defer(connection, part.id, part.token_name, at)
-
-        await self._patiently(redact)
-
-    async def _patiently(self, work: Callable[[AsyncConnection], Awaitable[_T]]) -> _T:
-        """Do something in a transaction, again and again while the database is away."""
-        loop = asyncio.get_running_loop()
-        delay, patience_ends_at = 0.1, None
-        while True:
-            try:
-                async with self._database.connection() as connection:
-                    return await work(connection)
-            except TROUBLE as exc:
-                if not is_away(exc):
-                    raise
-                if self._stop.is_set():
-                    patience_ends_at = patience_ends_at or loop.time() + _GRACE
-                    if loop.time() > patience_ends_at:
-                        raise
-                LOGGER.warning("the database is away (%s); trying again", type(exc).__name__)
-            await asyncio.sleep(delay)
-            delay = min(delay * 2, 2.0)
-
-    # --- What dead workers left ---
-
-    async def _rescue(self, timestamp: int) -> None:
-        """Give the parts of workers that are dead to others, and clear up."""
-        del timestamp
+    async def deliver(self, *, chunk_id: int, attempts: int = 0) -> None:
+        """Deliver a chunk's transitions to the sink, until none is left. Whatever goes wrong, it is planned again."""
+        token: str | None = None
         try:
-            await self._forget_dead_workers()
-            async with self._database.connection() as connection:
-                await store.delete_overdue_jobs(connection, _LONGEST)
-                for part_id, token_name in await store.orphans(connection):
-                    LOGGER.warning("part %d has lost its worker, and is given to another", part_id)
-                    await self._database.defer(connection, part_id, token_name)
-                await store.purge(connection, self._keep)
-        except TROUBLE as exc:
-            LOGGER.warning("the database is away (%s); the rescue comes later", type(exc).__name__)
+            while not self._stop.is_set():
+                found = await self._patiently(partial(_undelivered, chunk_id=chunk_id))
+                if found is None:
+                    return
+                chunk, steps = found
+                token = chunk.token
+                if steps and self._on_steps is not None:
+                    await self._on_steps([*steps.values()])
+                await self._patiently(partial(store.delivered, chunk=chunk, ids=list(steps)))
+                if not steps:
+                    return
+                attempts = 0
+            await self._plan_delivery_again(chunk_id, token, 0.0, 0)
+        except Exception as exc:  # noqa: BLE001 - the sink's own: nothing may end the work
+            await self._put_off(
+                exc,
+                f"the transitions of chunk {chunk_id} were not delivered",
+                attempts,
+                lambda delay: self._plan_delivery_again(chunk_id, token, delay, attempts + 1),
+            )
 
-    async def _forget_dead_workers(self) -> None:
-        manager = self._database.new_app().job_manager
-        limit = self._heartbeat * _LIVES
-        for task_name in (SWEEP, _RESCUE):
-            for job in await manager.get_stalled_jobs(task_name=task_name, seconds_since_heartbeat=limit):
-                if job.id is not None:
-                    await manager.finish_job_by_id_async(job.id, JobStatus.FAILED, delete_job=True)
-        await manager.prune_stalled_workers(limit)
+    async def _plan_delivery_again(self, chunk_id: int, token: str | None, delay: float, attempts: int) -> None:
+        if token is not None:
+            await self._patiently(
+                partial(fetch, name="plan_delivery", id=chunk_id, token=token, delay=delay, attempts=attempts)
+            )
+
+    # --- What goes wrong ---
+
+    async def _put_off(
+        self, error: Exception, what: str, attempts: int, plan: Callable[[float], Awaitable[None]]
+    ) -> None:
+        """Log what went wrong with a job, and plan it again after a delay that grows; end the work if it must."""
+        if isinstance(error, DurableError) or isinstance(error.__cause__, psycopg.Error):
+            if not is_away(error):
+                self._failure = error
+                self._stop.set()
+                return
+            LOGGER.warning("%s: %s", what, error)
+            return  # recovery finds it once the database is there
+        if self._stop.is_set():
+            LOGGER.warning("%s (%s); that is left to others", what, type(error).__name__)
+            delay = 0.0
+        else:
+            delay = min(2.0 ** min(attempts, 10), _MOST_DELAY)
+            LOGGER.error("%s; again in %.0f s", what, delay, exc_info=error)
+        with suppress(DurableError):
+            await plan(delay)
+
+    async def _patiently(self, work: Callable[[AsyncConnection[Any]], Awaitable[_T]]) -> _T:
+        """Do something in a transaction, again and again while the database is away; not for long once stopped."""
+        return await self._database.run_patiently(work, self._is_out_of_grace)
+
+    def _is_out_of_grace(self) -> bool:
+        since = self._stopping_since
+        return since is not None and asyncio.get_running_loop().time() > since + self._settings.grace
+
+
+async def _undelivered(connection: AsyncConnection[Any], chunk_id: int) -> tuple[Chunk, dict[int, Step]] | None:
+    chunk = await store.chunk(connection, chunk_id)
+    return None if chunk is None else (chunk, await store.undelivered(connection, chunk))

@@ -291,7 +291,7 @@ def test_no_database_and_none_to_start(name: str, tmp_path: Path, capsys: pytest
 def test_named_database_needs_no_embedded_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Where a database is named, it is used, whether or not a PostgreSQL comes with the extra."""
     nowhere = f"host={tmp_path} dbname=cardprod"
-    assert cli.main(["batch", str(UUID(int=0)), "--database", nowhere]) == 2
+    assert cli.main(["batch", str(UUID(int=0)), "--database", nowhere]) == 4
     out, err = capsys.readouterr()
     assert out == ""
     assert "the database cannot be reached" in err

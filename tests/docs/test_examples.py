@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import importlib
 import json
+import operator
 import os
 import re
 import socket
@@ -21,6 +22,7 @@ import aiohttp
 import psycopg
 import pytest
 import uvicorn
+from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 from sybil import Sybil
 from sybil.document import PythonDocStringDocument
@@ -37,11 +39,12 @@ from tests.clock import wall_clock_of_the_loop as _wall_clock_of_the_loop
 from tests.waiting import LIMIT, Child, run_program, until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Coroutine
+    from collections.abc import AsyncGenerator, Coroutine, Sequence
     from datetime import datetime
 
     from sybil import Example
 
+    from cardprod.durable import Step
     from cardprod.simulator import Plan
     from tests.durable.postgres import Postgres
 
@@ -59,10 +62,6 @@ async def _wise_is_a_kiosk() -> AsyncGenerator[Simulator, None]:
             patch.setenv("CARDPROD_TOKEN", "user-token")
             patch.setenv("CARDPROD_BASE_URL", kiosk.base_url)
             yield kiosk
-
-
-def _other_database(database: str, _: str, most_connections: int) -> Database:
-    return Database(database, most_connections)
 
 
 def _leave_it(**_: object) -> None:
@@ -88,7 +87,13 @@ def _examples(*, durable: bool) -> list[Any]:
 @pytest.mark.parametrize("example", _examples(durable=True))
 async def test_durable_example(example: Example, postgres: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """An example of durable waits runs as it stands, but for the address of its database, to where a worker works."""
-    monkeypatch.setattr("cardprod.durable.engine.Database", partial(_other_database, postgres))
+    real = Database.__init__
+
+    def begin(database: Database, address: str, *more: Any) -> None:
+        del address
+        real(database, postgres, *more)
+
+    monkeypatch.setattr(Database, "__init__", begin)
     running = asyncio.create_task(test_example(example, monkeypatch))
     await until("its end or a sweep", lambda: running.done() or _sweeps(postgres) > 0)
     running.cancel()
@@ -100,7 +105,7 @@ def _sweeps(database: str) -> int:
     """Count the sweeps whose outcome was written."""
     with psycopg.connect(database) as connection:
         try:
-            return len(connection.execute("SELECT id FROM cardprod_parts WHERE version > 0").fetchall())
+            return len(connection.execute("SELECT id FROM cardprod.chunks WHERE version > 0").fetchall())
         except psycopg.errors.UndefinedTable:
             return 0
 
@@ -259,10 +264,12 @@ async def test_aiohttp_webhook_recipe() -> None:
 
 
 _WAITING_PROCESS = """
-import asyncio, os
+import asyncio, logging, os
 import cardprod
+from cardprod.webhooks import Verifier
 {recipe}
 DSN = os.environ["DSN"]
+VERIFIER = Verifier(os.environ["KEY"])
 
 async def main():
     hourly = cardprod.Backoff(first=3600, factor=1, ceiling=3600)
@@ -276,29 +283,52 @@ asyncio.run(main())
 """
 
 
+@asynccontextmanager
+async def _deliveries_of(kiosk: Simulator) -> AsyncGenerator[asyncio.Queue[tuple[bytes, Any]]]:
+    """Receive the webhooks of a kiosk, bodies and headers."""
+    received: asyncio.Queue[tuple[bytes, Any]] = asyncio.Queue()
+
+    async def receive(request: web.Request) -> web.Response:
+        received.put_nowait((await request.read(), request.headers))
+        return web.Response()
+
+    app = web.Application()
+    app.router.add_post("/", receive)
+    async with TestServer(app) as server:
+        kiosk.subscribe(str(server.make_url("/")))
+        yield received
+
+
 @pytest.mark.looptime(False)  # another process waits, in real time
 async def test_several_processes_recipe(postgres: str) -> None:
-    """By the README's ten lines an event that one process got ends a wait in another."""
+    """By the README's lines a delivery that one process got ends a wait in another, and no forged one does."""
     recipe = _recipe("pg_notify")
     namespace: dict[str, Any] = {"cardprod": cardprod}
     exec(recipe, namespace)  # noqa: S102 - our own recipe
     namespace["DSN"] = postgres
     program = _WAITING_PROCESS.format(recipe=recipe, card=f"{CARD.profile_id}, {CARD.card_token!r}")
-    async with Simulator(token=None, plan_for_unknown="never") as kiosk:
-        env = {**os.environ, "DSN": postgres, "KIOSK": kiosk.base_url}
+    with psycopg.connect(postgres) as connection:
+        connection.execute(namespace["TABLE"])
+    async with Simulator(token=None, plan_for_unknown="never") as kiosk, _deliveries_of(kiosk) as deliveries:
+        env = {**os.environ, "DSN": postgres, "KIOSK": kiosk.base_url, "KEY": kiosk.public_key}
         with Child(sys.executable, "-c", program, env=env) as waiting:
             await until("the first poll", lambda: waiting.lines, lambda lines: lines == ["READY poll"], child=waiting)
             await until("a listener", lambda: _listeners(postgres), lambda count: count == 1, child=waiting)
-            for count, status in enumerate(("IN_PROGRESS", "PRODUCED"), 2):
-                await namespace["publish"](event_of(CARD, status))
-                await until(status, lambda: waiting.lines[count - 1 :], child=waiting)  # noqa: B023 - it ends here
+            for count, move in enumerate((kiosk.start, kiosk.finish), 2):
+                move(CARD)
+                body, headers = await asyncio.wait_for(deliveries.get(), LIMIT)
+                with psycopg.connect(postgres) as connection:
+                    connection.execute("NOTIFY deliveries, 'no such key'")
+                await namespace["publish"](body.replace(b"IN_PROGRESS", b"PRODUCED"), {"X-Signature-SHA256": "AAAA"})
+                await namespace["publish"](body, headers)
+                await until("a line", lambda: waiting.lines[count - 1 :], child=waiting)  # noqa: B023 - it ends here
             assert await waiting.until_end() == 0, waiting.err
             assert waiting.lines == ["READY poll", "IN_PROGRESS webhook", "PRODUCED webhook"]
 
 
 def _listeners(database: str) -> int:
     with psycopg.connect(database) as connection:
-        statement = "SELECT pid FROM pg_stat_activity WHERE query = 'LISTEN cardprod' AND state = 'idle'"
+        statement = "SELECT pid FROM pg_stat_activity WHERE query = 'LISTEN deliveries' AND state = 'idle'"
         return len(connection.execute(statement).fetchall())
 
 
@@ -369,6 +399,41 @@ async def test_durable_recipe(postgres: str, capsys: pytest.CaptureFixture[str])
     assert printed == _STATUSES
 
 
+@pytest.mark.looptime(False)
+async def test_durable_webhooks_recipe(postgres: str) -> None:
+    """The README's endpoint takes a kiosk's webhooks for waits whose worker is elsewhere, and refuses forged ones."""
+    namespace: dict[str, Any] = {"cardprod": cardprod, "__name__": "recipe"}
+    for words in ("StreamingResponse(lines", "async def cards_sent_to_kiosks", "wise_calls_for_durable_waits"):
+        exec(_recipe(words), namespace)  # noqa: S102 - our own recipe
+    namespace["DATABASE"] = postgres
+    delivered: list[str] = []
+
+    async def on_steps(steps: Sequence[Step]) -> None:
+        for step in steps:
+            assert isinstance(step.what, cardprod.Transition)
+            delivered.append(f"{step.what.current.status} {step.what.source}")
+
+    async with (
+        Simulator(token=None) as kiosk,
+        _served(namespace["intake"]) as url,
+        cardprod.Client("any", base_url=kiosk.base_url) as client,
+        Durable(postgres) as durable,
+    ):
+        namespace["VERIFIER"] = Verifier(kiosk.public_key)
+        kiosk.subscribe(f"{url}/wise")
+        assert await kiosk.send_tests() == [200]
+        hourly = cardprod.Backoff(first=3600, factor=1, ceiling=3600)
+        await durable.submit([kiosk.add(CARD, "never")], schedule=hourly)
+        working = asyncio.create_task(durable.work(client, on_steps))
+        for count, move in enumerate((None, kiosk.start, kiosk.finish), 1):
+            if move is not None:
+                move(CARD)
+            await until("a transition", lambda: len(delivered), partial(operator.le, count))
+        working.cancel()
+        await asyncio.wait([working], timeout=LIMIT)
+    assert delivered == ["READY poll", "IN_PROGRESS webhook", "PRODUCED webhook"]
+
+
 async def test_arq_recipe(capsys: pytest.CaptureFixture[str]) -> None:
     """The README's job for arq enqueues itself until the card is final; a list stands in for arq's Redis."""
     namespace: dict[str, Any] = {"cardprod": cardprod}
@@ -407,7 +472,7 @@ async def test_saq_recipe(postgres_server: Postgres, capsys: pytest.CaptureFixtu
         timers: Any = {"schedule": 0.05}  # not once a second
         worker = saq.Worker(queue, functions=[namespace["sweep_in_saq"]], startup=startup, concurrency=1, timers=timers)
         working = asyncio.create_task(worker.start())
-        await queue.enqueue("sweep_in_saq", saved=_saved(kiosk, "never"))
+        await queue.enqueue("sweep_in_saq", saved=_saved(kiosk, "never"), timeout=0)
         assert await _printed(capsys, kiosk, is_short=True) == ["READY", "PRODUCED"]
         await worker.stop()
         working.cancel()

@@ -29,11 +29,12 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
 
 
 def test_wheel_contents(wheel: zipfile.ZipFile) -> None:
-    """The wheel holds the package's modules, the page, the typing marker and the pytest plugin, and nothing else."""
-    modules = {path.relative_to(_ROOT).as_posix() for path in (_ROOT / "cardprod").rglob("*.py")}
+    """The wheel holds all modules, the statements, the page and the typing marker, and nothing else."""
+    files = [*(_ROOT / "cardprod").rglob("*.py"), *(_ROOT / "cardprod" / "durable" / "sql").glob("*.sql")]
+    modules = {path.relative_to(_ROOT).as_posix() for path in files}
     shipped = {name for name in wheel.namelist() if ".dist-info/" not in name}
     page = {f"cardprod/simulator/page/{name}" for name in ("icon.svg", "index.html", "script.js", "style.css")}
-    assert shipped == modules | page | {"cardprod/py.typed", "pytest_cardprod.py"}
+    assert shipped == modules | page | {"cardprod/py.typed"}
 
 
 def test_wheel_entry_points(wheel: zipfile.ZipFile) -> None:
@@ -41,7 +42,7 @@ def test_wheel_entry_points(wheel: zipfile.ZipFile) -> None:
     [entry_points] = [name for name in wheel.namelist() if name.endswith("entry_points.txt")]
     lines = wheel.read(entry_points).decode().splitlines()
     assert "cardprod = cardprod.cli:main" in lines
-    assert "pytest_cardprod = pytest_cardprod" in lines
+    assert "cardprod = cardprod.testing" in lines
 
 
 def test_version_is_said_once() -> None:

@@ -15,6 +15,7 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import attrs
 import psycopg
 import pytest
 
@@ -24,6 +25,7 @@ from cardprod import (
     Card,
     CardNotFound,
     Client,
+    DurableError,
     ProductionStatus,
     RateLimit,
     RateLimited,
@@ -33,126 +35,37 @@ from cardprod import (
     UsageError,
     WaitTimeout,
 )
-from cardprod.durable import Durable, Step, store, worker
-from cardprod.durable.steps import read_outcome, read_steps, written_outcome, written_steps
+from cardprod.durable import Durable, Step, schema, store
+from cardprod.durable.store import Change
+from cardprod.durable.transitions import read_outcome, read_step, written_outcome, written_step
 from cardprod.simulator import Fault, Simulator
 from tests.cli.commands import run, run_json, start_command, write_list
 from tests.durable.postgres import Postgres, pgbouncer
-from tests.durable.worker import OFTEN
-from tests.waiting import LIMIT, LONG_LIMIT, LONG_TIMEOUT, Child, until
+from tests.durable.support import (
+    PRODUCED,
+    QUICK,
+    SHORT,
+    MovingSink,
+    assert_delivered,
+    cards_of,
+    execute,
+    make_due,
+    make_silent,
+    over,
+    quick,
+    statuses_of,
+    sweeps,
+    working,
+)
+from tests.waiting import LONG_LIMIT, LONG_TIMEOUT, Child, until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Sequence
 
     from cardprod import CardprodError
     from cardprod.durable import BatchStatus
-    from cardprod.simulator import Plan
 
 pytestmark = pytest.mark.looptime(False)
-
-QUICK = Backoff(first=0.05, factor=1, ceiling=0.05)
-SHORT: Plan = [("READY", 0.1), ("PRODUCED", 0)]
-PRODUCED: Plan = [("PRODUCED", 0)]
-STATUSES = ["READY", "IN_PROGRESS", "PRODUCED"]
-
-
-@pytest.fixture(autouse=True)
-def often(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let workers in this process poll, tick and rescue more often: these tests take real time."""
-    for name, seconds in OFTEN.items():
-        monkeypatch.setattr(worker, name, seconds)
-
-
-@pytest.fixture
-async def durable(postgres: str) -> AsyncIterator[Durable]:
-    """Durable waits in a database of the test's own; no worker is taken for dead because the machine is busy."""
-    async with Durable(postgres, heartbeat=60) as durable:
-        yield durable
-
-
-@contextlib.asynccontextmanager
-async def working(durable: Durable, clients: Any, on_steps: Any = None, **options: Any) -> AsyncGenerator[None]:
-    """Work for as long as the block lasts."""
-    stop = asyncio.Event()
-    task = asyncio.create_task(durable.work(clients, on_steps, stop=stop, **options))
-    try:
-        yield
-    finally:
-        stop.set()
-        async with asyncio.timeout(LIMIT):
-            await task
-
-
-async def over(durable: Durable, batch_id: str, child: Child | None = None) -> BatchStatus:
-    """Wait until a batch is over."""
-
-    async def status() -> BatchStatus:
-        return await durable.status(batch_id)
-
-    return await until("the end of a batch", status, lambda seen: seen.finished_at, child=child)
-
-
-class MovingSink:
-    """Takes steps, and moves a card on at the kiosk once its step was reported: so each is seen on any machine."""
-
-    def __init__(self, kiosk: Simulator) -> None:
-        self._kiosk = kiosk
-        self.steps: list[Step] = []
-
-    async def __call__(self, steps: Sequence[Step]) -> None:
-        """Take steps; the same again, as it may be, moves nothing."""
-        self.steps.extend(steps)
-        for step in steps:
-            if isinstance(step.what, Transition) and step.what.current.status == self._kiosk.state_of(step.card).status:
-                if step.what.current.status == "READY":
-                    self._kiosk.start(step.card)
-                elif step.what.current.status == "IN_PROGRESS":
-                    self._kiosk.finish(step.card)
-
-
-def cards_of(kiosk: Simulator, count: int, plan: Any) -> list[Card]:
-    return [kiosk.add((123456, f"card-{number}"), plan) for number in range(count)]
-
-
-def assert_told(steps: Sequence[Step], card: Card) -> None:
-    """Check that a card was told of in an unbroken chain, from its first status to its last, each step once."""
-    transitions = [step.what for step in steps if step.card == card and isinstance(step.what, Transition)]
-    assert [step.previous for step in transitions] == [None, *(step.current for step in transitions[:-1])]
-    assert [step.current.status for step in transitions] == STATUSES
-
-
-def statuses_of(steps: Sequence[Step], card: Card) -> list[str]:
-    return [
-        str(step.what.current.status) if isinstance(step.what, Transition) else type(step.what).__name__
-        for step in steps
-        if step.card == card
-    ]
-
-
-def rows(database: str, statement: str) -> list[tuple[Any, ...]]:
-    with psycopg.connect(database) as connection:
-        return connection.execute(statement.encode()).fetchall()
-
-
-def sweeps(database: str) -> list[tuple[Any, ...]]:
-    """List the sweeps that are planned or under way: their state, and whether they are due."""
-    return rows(
-        database,
-        "SELECT status::text, scheduled_at <= now() FROM procrastinate_jobs WHERE task_name = 'cardprod.sweep'",
-    )
-
-
-def make_due(database: str) -> None:
-    """Let all that is planned for later be due now, as if the time had passed."""
-    with psycopg.connect(database) as connection:
-        connection.execute("UPDATE procrastinate_jobs SET scheduled_at = now() WHERE scheduled_at > now()")
-
-
-def make_silent(database: str) -> None:
-    """Let the last heartbeat of each worker be an hour ago, as if that time had passed."""
-    with psycopg.connect(database) as connection:
-        connection.execute("UPDATE procrastinate_workers SET last_heartbeat = last_heartbeat - interval '1 hour'")
-
 
 # --- From submit to the results ---
 
@@ -164,13 +77,13 @@ async def test_submitted_and_worked(kiosk: Simulator, client: Client, postgres: 
     sink = MovingSink(kiosk)
     batch_id = await durable.submit([*cards, missing, cards[0]], schedule=QUICK, batch_size=10)
     before = await durable.status(batch_id)
-    assert (before.total, before.pending, before.looks, before.finished_at) == (26, 26, 0, None)
+    assert (before.total, before.pending, before.polls, before.finished_at) == (26, 26, 0, None)
     async with working(durable, client, sink):
         status = await over(durable, batch_id)
     assert (status.pending, status.produced, status.failed, status.errors) == (0, 25, 0, 1)
-    assert (status.token_name, status.cancelled_at, status.looks) == ("default", None, len(kiosk.requests))
+    assert (status.token_name, status.cancelled_at, status.polls) == ("default", None, len(kiosk.requests))
     for card in cards:
-        assert_told(sink.steps, card)
+        assert_delivered(sink.steps, card)
     assert statuses_of(sink.steps, missing) == ["CardNotFound"]
     assert len({step.key for step in sink.steps}) == len(sink.steps)
     assert {step.batch_id for step in sink.steps} == {batch_id}
@@ -194,8 +107,8 @@ async def test_nothing_is_half_submitted(postgres: str, durable: Durable) -> Non
         await durable.submit([*good, (1, "no such token!")])
     with pytest.raises(OSError, match="the disk"):
         await durable.submit(broken())
-    assert rows(postgres, "SELECT id FROM cardprod_batches") == []
-    assert rows(postgres, "SELECT id FROM procrastinate_jobs") == []
+    assert execute(postgres, "SELECT id FROM batches") == []
+    assert execute(postgres, "SELECT id FROM procrastinate_jobs") == []
 
 
 async def test_no_cards(durable: Durable) -> None:
@@ -209,9 +122,9 @@ async def test_no_secret_in_the_database(kiosk: Simulator, client: Client, postg
     batch_id = await durable.submit(cards_of(kiosk, 1, SHORT), schedule=QUICK)
     async with working(durable, client):
         await over(durable, batch_id)
-    tables = [name for (name,) in rows(postgres, "SELECT tablename FROM pg_tables WHERE schemaname = 'public'")]
-    assert "cardprod_parts" in tables
-    dump = "".join(str(rows(postgres, f'SELECT t::text FROM "{name}" t')) for name in tables)  # noqa: S608 - our own
+    tables = [name for (name,) in execute(postgres, "SELECT tablename FROM pg_tables WHERE schemaname = 'cardprod'")]
+    assert "chunks" in tables
+    dump = "".join(str(execute(postgres, f'SELECT t::text FROM "{name}" t')) for name in tables)  # noqa: S608 - our own
     assert "card-0" in dump
     assert kiosk.token not in dump
 
@@ -239,24 +152,22 @@ async def test_sink_that_fails(kiosk: Simulator, client: Client, postgres: str, 
     assert len(calls) == 6
     assert calls[::2] == calls[1::2]
     assert [step.key for call in calls[::2] for step in call] == [step.key for step in sink.steps]
-    assert_told(sink.steps, card)
+    assert_delivered(sink.steps, card)
     assert len({step.key for step in sink.steps}) == len(sink.steps)
 
 
-async def test_sink_that_is_not_async(
-    kiosk: Simulator, client: Client, postgres: str, durable: Durable, caplog: pytest.LogCaptureFixture
-) -> None:
-    """What only looks like a sink is complained of, and the steps wait for a better one."""
-    (card,) = cards_of(kiosk, 1, "never")
-    batch_id = await durable.submit([card], schedule=QUICK)
-    wrong: Any = list
-    async with working(durable, client, wrong):
-        await until("the complaint", lambda: "on_steps must be an async function" in caplog.text)
-    make_due(postgres)
-    sink = MovingSink(kiosk)
-    async with working(durable, client, sink):
-        await over(durable, batch_id)
-    assert_told(sink.steps, card)
+async def test_sink_that_is_not_async(client: Client, durable: Durable) -> None:
+    """What cannot be awaited is refused before it is called."""
+    calls: list[object] = []
+
+    def sync(steps: Sequence[Step]) -> None:
+        calls.append(steps)
+
+    wrong: list[Any] = [list, sync, calls.append, 5]
+    for sink in wrong:
+        with pytest.raises(UsageError, match="on_steps must be an async function"):
+            await durable.work(client, sink)
+    assert calls == []
 
 
 async def test_cancelled(kiosk: Simulator, client: Client, postgres: str, durable: Durable) -> None:
@@ -305,7 +216,7 @@ async def test_tokens_by_name(kiosk: Simulator, client: Client, durable: Durable
     mine_id = await durable.submit([mine], schedule=QUICK)
     async with working(durable, client):
         await over(durable, mine_id)
-        assert (await durable.status(other_id)).looks == 0  # although it was due first
+        assert (await durable.status(other_id)).polls == 0  # although it was due first
     async with working(durable, {"other-bank": client}):
         await over(durable, other_id)
 
@@ -330,13 +241,14 @@ async def test_adaptive_schedule(kiosk: Simulator, client: Client, durable: Dura
 async def test_limit_is_divided(kiosk: Simulator, postgres: str, durable: Durable) -> None:
     """Workers divide the rate limit among them, the new one before it looks; afterwards a client has its own again."""
     whole = RateLimit(per_second=10, per_minute=600)
+    await durable.migrate()
     async with (
         Client(kiosk.token, base_url=kiosk.base_url, rate_limit=whole) as first,
         Client(kiosk.token, base_url=kiosk.base_url, rate_limit=whole) as second,
-        Durable(postgres, heartbeat=60) as other,
+        quick(postgres) as other,
     ):
         async with working(durable, first):
-            await until("one worker", lambda: rows(postgres, "SELECT id FROM cardprod_workers"))
+            await until("one worker", lambda: execute(postgres, "SELECT id FROM workers"))
             assert first.rate_limit == whole
             async with working(other, second):
                 half = RateLimit(per_second=5, per_minute=300)
@@ -355,7 +267,7 @@ async def test_429_is_everybodys(kiosk: Simulator, postgres: str, durable: Durab
         Client(kiosk.token, base_url=kiosk.base_url) as told,
         Client(kiosk.token, base_url=kiosk.base_url) as same,
         Client(kiosk.token, base_url=kiosk.base_url) as another,
-        Durable(postgres, heartbeat=60) as other,
+        quick(postgres) as other,
         working(durable, told),
         working(other, {"default": same, "x": another}),
     ):
@@ -374,7 +286,7 @@ async def test_told_to_stop(kiosk: Simulator, postgres: str, durable: Durable) -
         batch_id = await durable.submit(cards, schedule=QUICK)
         async with working(durable, client):
             await until("requests", lambda: len(kiosk.requests), lambda count: count >= 5)
-        assert (await durable.status(batch_id)).looks == len(kiosk.requests) <= 8
+        assert (await durable.status(batch_id)).polls == len(kiosk.requests) <= 8
     assert sweeps(postgres) == [("todo", True)]
 
 
@@ -430,7 +342,7 @@ async def test_database_restarted(
     batch_id = await durable.submit(cards, schedule=QUICK, batch_size=5)
 
     async def status() -> BatchStatus | None:
-        with contextlib.suppress(psycopg.OperationalError):
+        with contextlib.suppress(DurableError):
             return await durable.status(batch_id)
         return None
 
@@ -444,56 +356,46 @@ async def test_database_restarted(
         await until("the end of the batch", status, lambda seen: seen and seen.finished_at)
     by_key = {step.key: step for step in sink.steps}
     for card in cards:
-        assert_told(list(by_key.values()), card)
+        assert_delivered(list(by_key.values()), card)
 
 
 async def test_migrated_at_once_by_many(postgres: str) -> None:
     """Several that start at once on an empty database make the tables once, and none of them fails."""
-    several = [Durable(postgres) for _ in range(6)]
-    await asyncio.gather(*(one.__aenter__() for one in several))
-    try:
-        assert rows(postgres, "SELECT count(*) FROM cardprod_migrations WHERE name = 'cardprod 1'") == [(1,)]
-    finally:
-        for one in several:
-            await one.close()
+    async with contextlib.AsyncExitStack() as stack:
+        several = [await stack.enter_async_context(Durable(postgres)) for _ in range(6)]
+        await asyncio.gather(*(one.migrate() for one in several))
+        assert execute(postgres, "SELECT count(*) FROM migrations WHERE name = 'cardprod 1'") == [(1,)]
 
 
 async def test_migrations_of_procrastinate(postgres: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A newer procrastinate brings migrations, which are applied to tables that were made here, each once."""
-    async with Durable(postgres):
-        pass
-    real = store._procrastinate_migrations()  # pyright: ignore[reportPrivateUsage]
-    newer = {**real, "procrastinate 99.00.00_01.sql": b"ALTER TABLE procrastinate_jobs ADD COLUMN newer int"}
-    monkeypatch.setattr(store, "_procrastinate_migrations", lambda: newer)
+    """A newer procrastinate brings migrations, which are applied once."""
+    async with Durable(postgres) as durable:
+        await durable.migrate()
+    newer = (("99.00.00_01.sql", "ALTER TABLE procrastinate_jobs ADD COLUMN newer int"),)
+    monkeypatch.setattr(schema, "_procrastinate_migrations", lambda: newer)
     for _ in range(2):
-        async with Durable(postgres):
-            pass
-    assert rows(postgres, "SELECT newer FROM procrastinate_jobs") == []
-
-
-async def test_tables_of_others(postgres: str) -> None:
-    """Procrastinate's tables that somebody else made are used and not changed, and refused if they are too old."""
-    with psycopg.connect(postgres) as connection:
-        connection.execute("CREATE TABLE procrastinate_jobs (id bigint)")
-    with pytest.raises(UsageError, match="too old"):
-        async with Durable(postgres):
-            pass
-    assert rows(postgres, "SELECT to_regclass('cardprod_batches') IS NULL") == [(True,)]
+        async with Durable(postgres) as durable:
+            await durable.migrate()
+    assert execute(postgres, "SELECT newer FROM procrastinate_jobs") == []
 
 
 @pytest.mark.parametrize(
-    ("address", "words"),
+    ("address", "error", "words"),
     [
-        ("postgresql://me:hunter2@127.0.0.1:1/nothing?connect_timeout=1", r"cannot be reached .*refused"),
-        ("postgresql://me:hunter2@[nowhere", "no connection string of libpq's"),
+        ("postgresql://me:hunter2@127.0.0.1:1/nothing", DurableError, r"cannot be reached .*refused"),
+        ("postgresql://me:hunter2@[nowhere", UsageError, "no connection string of libpq's"),
     ],
 )
-async def test_no_database(address: str, words: str) -> None:
+async def test_no_database(address: str, error: type[Exception], words: str) -> None:
     """A database that cannot be reached is an error that does not show its address, where a password may be."""
-    with pytest.raises(UsageError, match=words) as caught:
-        async with Durable(address):
-            pass
-    assert "hunter2" not in "".join(traceback.format_exception(caught.value))
+    with pytest.raises(error, match=words) as caught:
+        async with Durable(address) as durable:
+            await durable.submit([(1, "a")])
+    assert "hunter2" not in str(caught.value)
+    frames = [frame for frame, _ in traceback.walk_tb(caught.tb)][1:]  # without this test's
+    assert frames
+    assert "hunter2" not in repr([frame.f_locals for frame in frames])
+    assert not any(error.__traceback__ for error in (caught.value.__cause__, caught.value.__context__) if error)
 
 
 async def test_through_pgbouncer(kiosk: Simulator, client: Client, postgres_server: Postgres) -> None:
@@ -509,81 +411,85 @@ async def test_through_pgbouncer(kiosk: Simulator, client: Client, postgres_serv
         pgbouncer(program, postgres_server, directory) as host,
     ):
         database = f"host={host} port=6432 user=tester dbname={name}"
-        async with Durable(database, heartbeat=60) as durable, working(durable, client):
+        async with quick(database) as durable, working(durable, client):
             batch_id = await durable.submit(cards, schedule=QUICK, batch_size=5)
             assert (await over(durable, batch_id)).produced == 20
 
 
 async def test_rows_are_removed(kiosk: Simulator, client: Client, postgres: str) -> None:
     """A batch that is over is removed after its time, with all its rows, and asking for it says so."""
-    async with Durable(postgres, keep=0, heartbeat=60) as durable:
+    async with quick(postgres, keep=0) as durable:
         batch_id = await durable.submit(cards_of(kiosk, 3, SHORT), schedule=QUICK)
         async with working(durable, client):
-            await until("no batch", lambda: rows(postgres, "SELECT id FROM cardprod_batches"), lambda left: left == [])
+            await until("no batch", lambda: execute(postgres, "SELECT id FROM batches"), lambda left: left == [])
         with pytest.raises(UsageError, match="there is no batch"):
             await durable.status(batch_id)
-    assert rows(postgres, "SELECT id FROM cardprod_parts") == []
-    assert rows(postgres, "SELECT card_token FROM cardprod_results") == []
+    assert execute(postgres, "SELECT id FROM chunks") == []
+    assert execute(postgres, "SELECT card_token FROM cards") == []
 
 
 async def test_lost_job(kiosk: Simulator, client: Client, postgres: str, durable: Durable) -> None:
     """A part whose job has gone, whyever, is found and given a new one."""
     batch_id = await durable.submit(cards_of(kiosk, 3, SHORT), schedule=QUICK)
     with psycopg.connect(postgres) as connection:
-        connection.execute("DELETE FROM procrastinate_jobs")
+        connection.execute("SET search_path TO cardprod; DELETE FROM procrastinate_jobs")
     async with working(durable, client):
         await over(durable, batch_id)
 
 
-async def test_long_sweeps_are_written(
-    kiosk: Simulator, client: Client, durable: Durable, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_long_sweeps_are_written(kiosk: Simulator, client: Client, postgres: str) -> None:
     """A sweep that the rate limit holds up is written from time to time: what it saw is told, the rest stays due."""
-    monkeypatch.setattr(worker, "_SHIFT", 0.2)
     cards = cards_of(kiosk, 30, "never")
     told: list[Step] = []
 
     async def on_steps(steps: Sequence[Step]) -> None:
         told.extend(steps)
 
-    batch_id = await durable.submit(cards, schedule=Backoff(first=600, ceiling=600))
-    limit = RateLimit(10, 10)
-    async with (
-        Client(kiosk.token, base_url=kiosk.base_url, rate_limit=limit) as held_up,
-        working(durable, held_up, on_steps),
-    ):
-        await until("steps", lambda: len(told), lambda count: count >= 5)
-    assert len(told) <= 10
-    async with working(durable, client, on_steps):
-        await until("all steps", lambda: len(told), lambda count: count == 30)
-    assert {step.card for step in told} == set(cards)
-    assert (await durable.status(batch_id)).looks == len(kiosk.requests) == 30
+    async with quick(postgres, sweep=0.2) as durable:
+        batch_id = await durable.submit(cards, schedule=Backoff(first=600, ceiling=600))
+        limit = RateLimit(10, 10)
+        async with (
+            Client(kiosk.token, base_url=kiosk.base_url, rate_limit=limit) as held_up,
+            working(durable, held_up, on_steps),
+        ):
+            await until("steps", lambda: len(told), lambda count: count >= 5)
+        assert len(told) <= 10
+        async with working(durable, client, on_steps):
+            await until("all steps", lambda: len(told), lambda count: count == 30)
+        assert {step.card for step in told} == set(cards)
+        assert (await durable.status(batch_id)).polls == len(kiosk.requests) == 30
 
 
 async def test_tables_that_are_gone(kiosk: Simulator, client: Client, postgres: str, durable: Durable) -> None:
     """A database that is there and lacks what it should have ends the work with what is wrong with it."""
     await durable.submit(cards_of(kiosk, 1, "never"), schedule=QUICK)
     with psycopg.connect(postgres) as connection:
-        connection.execute("ALTER TABLE cardprod_gates RENAME TO elsewhere")
-    with pytest.raises(psycopg.errors.UndefinedTable):
+        connection.execute("ALTER TABLE cardprod.tokens RENAME TO elsewhere")
+    with pytest.raises(DurableError, match="does not do what it should"):
         await durable.work(client)
     assert client.rate_limit == RateLimit()
     assert len(kiosk.requests) == 0
 
 
 async def test_written_by_another(postgres: str, durable: Durable) -> None:
-    """A worker whose part was written by another meanwhile changes nothing any more."""
-    await durable.submit([(1, "a")])
-    counts = store.Counts(pending=1, produced=0, failed=0, errors=0, looks=1)
+    """Of two changes of one chunk, the first counts for each card; the second one's other cards count as well."""
+    cards = [Card(1, "a"), Card(1, "b"), Card(1, "c")]
+    batch_id = await durable.submit(cards)
+    seen = Transition(None, ProductionStatus("PRODUCED"), 1.0, 1, "poll")
     async with await psycopg.AsyncConnection.connect(postgres) as connection:
-        part = await store.part(connection, 1)
-        assert part is not None
-        assert await store.write_part(connection, part, part.checkpoint, None, counts, is_finished=False)
-        assert not await store.write_part(connection, part, part.checkpoint, None, counts, is_finished=True)
-        assert not await store.forget_untold(connection, part, is_finished=True)
-        again = await store.part(connection, 1)
-        assert again is not None
-        assert again.version == part.version + 1
+        await connection.execute("SET search_path TO cardprod")
+        chunk = await store.chunk(connection, 1)
+        assert chunk is not None
+        for ended in ([cards[0]], cards[:2]):
+            pending = tuple(one for one in chunk.checkpoint.pending if one.card not in ended)
+            checkpoint = attrs.evolve(chunk.checkpoint, pending=pending)
+            assert await store.change_chunk(
+                connection, chunk, Change(checkpoint=checkpoint, steps=[(card, seen) for card in ended])
+            )
+    assert [card async for card, _ in durable.results(batch_id)] == cards[:2]
+    assert execute(postgres, "SELECT count(*), count(DISTINCT key) FROM transitions") == [(2, 2)]
+    status = await durable.status(batch_id)
+    assert (status.pending, status.produced) == (1, 2)
 
 
 # --- What cannot be ---
@@ -620,6 +526,8 @@ async def test_work_that_cannot_be(client: Client, durable: Durable) -> None:
     wrong = 5
     with pytest.raises(UsageError, match="on_steps must be"):
         await durable.work(client, wrong)
+    with pytest.raises(UsageError, match="the same token's name"):
+        await durable.work({"my-bank": client, "MY_BANK": client})
     with pytest.raises(UsageError, match="concurrency must be"):
         await durable.work(client, concurrency=0)
 
@@ -649,7 +557,7 @@ async def test_unknown_batch(durable: Durable) -> None:
     with pytest.raises(UsageError, match="there is no batch"):
         await anext(durable.results(unknown))
     with pytest.raises(UsageError, match="batch_id must be"):
-        await durable.status("'; DROP TABLE cardprod_batches; --")
+        await durable.status("'; DROP TABLE batches; --")
 
 
 async def test_not_entered(postgres: str) -> None:
@@ -679,15 +587,15 @@ def test_errors_travel(error: CardprodError) -> None:
     assert type(read) is type(error)
     assert str(read) == str(error)
     assert vars(read) == vars(error)
-    (step,) = read_steps("b", "k", written_steps([(CARD, error)]))
-    assert (step.key, step.is_final, str(step)) == ("k.0", True, str(error))
+    step = read_step("b", "k", written_step(CARD, error))
+    assert (step.key, step.is_final, str(step)) == ("k", True, str(error))
 
 
 def test_transitions_travel() -> None:
     """A transition comes out of the database as it went in, and a step of it can be shown."""
     what = Transition(ProductionStatus("READY"), ProductionStatus("PRODUCED", kiosk_id="K"), 5.25, 3, "webhook")
-    (step,) = read_steps("b", "k", written_steps([(CARD, what)]))
-    assert step == Step(key="k.0", batch_id="b", card=CARD, what=what)
+    step = read_step("b", "k", written_step(CARD, what))
+    assert step == Step(key="k", batch_id="b", card=CARD, what=what)
     assert (step.is_final, str(step)) == (True, "card 1/a: READY -> PRODUCED at K")
 
 
@@ -716,7 +624,7 @@ async def test_commands(
     assert (code, first["type"], first["produced"], first["pending"]) == (0, "batch", 3, 0)
     assert [line["status"] for line in rest] == ["PRODUCED"] * 3
     code, out = await run("batch", batch_id, "--cancel")
-    assert (code, out) == (0, f"3 cards: 3 produced, 0 ended in an error, 0 gave up; over; {first['looks']} looks\n")
+    assert (code, out) == (0, f"3 cards: 3 produced, 0 ended in an error, 0 gave up; over; {first['polls']} polls\n")
 
 
 async def test_bad_file_is_submitted_not_at_all(

@@ -9,16 +9,18 @@ import os
 import signal
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
+
+import attrs
 
 from cardprod import Client, RateLimit
-from cardprod.durable import Durable, Step, worker
+from cardprod.durable import Durable, Step
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-OFTEN: Final = {"_POLL_EVERY": 0.05, "_TICK": 0.2, "_RESCUE_EVERY": 1}
-"""What a worker does ten, ten and five times as often in tests, which take real time."""
+OFTEN: Final[dict[str, Any]] = {"poll": 0.05, "tick": 0.2, "recover": 1.0}
+"""What a worker does five to ten times as often in tests, which take real time."""
 
 
 async def main(arguments: argparse.Namespace) -> None:
@@ -35,9 +37,12 @@ async def main(arguments: argparse.Namespace) -> None:
             await asyncio.Event().wait()
 
     limit = RateLimit(arguments.per_minute, arguments.per_minute) if arguments.per_minute else None
+    durable = Durable(arguments.database, heartbeat=arguments.heartbeat)
+    if arguments.often:
+        durable.settings = attrs.evolve(durable.settings, **OFTEN)
     async with (
         Client(os.environ["CARDPROD_TOKEN"], base_url=os.environ["CARDPROD_BASE_URL"], rate_limit=limit) as client,
-        Durable(arguments.database, heartbeat=arguments.heartbeat) as durable,
+        durable,
     ):
         await durable.work(client, on_steps, stop=stop)
 
@@ -48,9 +53,7 @@ if __name__ == "__main__":
     parser.add_argument("file")
     parser.add_argument("heartbeat", type=float)
     parser.add_argument("--per-minute", type=int, help="the rate limit; without it there is none")
-    parser.add_argument("--often", action="store_true", help="poll, tick and rescue as often as in the tests")
+    parser.add_argument("--often", action="store_true", help="poll, tick and recover as often as in the tests")
     parser.add_argument("--stuck", action="store_true", help="never say that steps were taken")
     options = parser.parse_args()
-    for name, seconds in OFTEN.items() if options.often else ():
-        setattr(worker, name, seconds)
     asyncio.run(main(options))

@@ -161,6 +161,23 @@ async def test_429_is_no_attempt(kiosk: Simulator, attempts: int) -> None:
         assert len(kiosk.requests) - before == 2 + attempts
 
 
+async def test_429_of_a_token_source(kiosk: Simulator) -> None:
+    """A 429 that a token source got is a failed attempt, and pauses no request of the client."""
+    calls = 0
+
+    async def source() -> str:
+        nonlocal calls
+        calls += 1
+        raise RateLimited("429", http_status=429)
+
+    async with Client(source, base_url=kiosk.base_url, attempts=3) as client:
+        with pytest.raises(RateLimited):
+            await poll(client)
+        assert calls == 3
+        assert client.paused_for == 0
+        assert not kiosk.requests
+
+
 @pytest.mark.parametrize("retry_after", [None, "0", "1", "50"])
 async def test_429_for_ever_is_raised_at_last(retry_after: str | None) -> None:
     """Who gets nothing but 429s gets `RateLimited` two minutes after the first at the latest, as do all beside them."""
@@ -270,11 +287,11 @@ async def test_real_nginx(unused_tcp_port: int, retry_after: str, *, full_size: 
     for burst in ("", "burst=5 nodelay"):
         with tempfile.TemporaryDirectory(prefix="nginx") as folder:
             async with Simulator() as kiosk:
-                config = Path(folder, "nginx.conf")
+                config = f"{folder}/nginx.conf"
                 values: dict[str, object] = {"folder": folder, "port": unused_tcp_port, "burst": burst}
                 values |= {"kiosk": kiosk.base_url.removeprefix("http://"), "retry_after": retry_after}
-                config.write_text(NGINX.format(**values))
-                with Child(program, "-c", str(config), "-p", folder) as nginx:
+                await asyncio.to_thread(Path(config).write_text, NGINX.format(**values))
+                with Child(program, "-c", config, "-p", folder) as nginx:
                     await _use_nginx(kiosk, f"http://127.0.0.1:{unused_tcp_port}", nginx)
 
 

@@ -39,6 +39,7 @@ LAYERS: Final = [
     "_http.limiter",
     "_http.answer",
     "_http.failures",
+    "_http.loopback",
     "_http.secrets",
     "_http.proxies",
     "_http.retries",
@@ -53,6 +54,7 @@ LAYERS: Final = [
     "_polling.webhook_trust",
     "_polling.ordering",
     "_polling.state",
+    "_polling.stored",
     "_polling.queue",
     "_polling.subscriptions",
     "_polling.results",
@@ -92,6 +94,7 @@ PURE: Final = {
     "_polling.webhook_trust",
     "_polling.ordering",
     "_polling.state",
+    "_polling.stored",
     "_polling.queue",
 }
 IMPURE: Final = {"asyncio", "aiohttp", "tenacity", "time.sleep", "socket", "ssl", "threading", "concurrent"}
@@ -114,6 +117,7 @@ PUBLIC: Final = [
     "CardprodError",
     "Checkpoint",
     "Client",
+    "DurableError",
     "ErrorCode",
     "ErrorOrigin",
     "Forbidden",

@@ -6,20 +6,17 @@ from __future__ import annotations
 
 import math
 from random import Random
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.fleets import Plan, about, exactly, fleet, memoryless, one_of, poll_fleet
 from cardprod import AdaptiveSchedule, Backoff, Card, ProductionStatus, RateLimit, Status
 from cardprod._polling.adaptive import IDLE_GAP
 from cardprod._polling.queue import PollQueue, QueuedState
 from cardprod._polling.state import PollOptions
-from tests.fleets import Plan, poll_fleet
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 STATUSES = st.sampled_from([Status.READY, Status.IN_PROGRESS, "COOLING"])
 JITTERS = st.floats(0, 1, exclude_max=True)
@@ -83,34 +80,6 @@ def test_no_request_is_left_over(plans: list[Plan], per_minute: int) -> None:
     )
 
 
-def lognormal(random: Random, median: float, sigma: float = 0.35) -> float:
-    return median * math.exp(random.gauss(0, sigma))
-
-
-def fleet(
-    cards: int, over: float, ready: Callable[[Random], float], printing: Callable[[Random], float], later: float = 1.0
-) -> list[Plan]:
-    """Make a fleet, whose second half stays `later` times as long in each status."""
-    random = Random(7)
-    plans: list[Plan] = []
-    for number, comes_at in enumerate(sorted(random.uniform(0, over) for _ in range(cards))):
-        scale = later if number > cards / 2 else 1.0
-        plans.append((comes_at, ready(random) * scale, printing(random) * scale))
-    return plans
-
-
-def memoryless(mean: float) -> Callable[[Random], float]:
-    return lambda random: random.expovariate(1 / mean)
-
-
-def about(median: float) -> Callable[[Random], float]:
-    return lambda random: lognormal(random, median)
-
-
-def exactly(seconds: float) -> Callable[[Random], float]:
-    return lambda _: seconds
-
-
 A_FIFTH: Final = RateLimit(per_second=20, per_minute=200)
 WORST: Final = 1.05
 """How many times as late as with `Backoff` the ends may be seen, and another 0.3 s, for luck."""
@@ -118,15 +87,15 @@ FLEETS: Final[dict[str, tuple[list[Plan], float]]] = {
     "at once, 5 s": (fleet(20, 0, exactly(2.5), exactly(2.5)), WORST),
     "many at once, 5 s": (fleet(100, 0, exactly(2.5), exactly(2.5)), WORST),
     "at once, seconds": (fleet(300, 0, memoryless(2.5), about(2.5)), WORST),
-    "stragglers": (fleet(60, 0, lambda r: 2.5 if r.random() < 0.9 else 60.0, exactly(2.5)), WORST),
+    "stragglers": (fleet(60, 0, one_of((9, exactly(2.5)), (1, exactly(60))), exactly(2.5)), WORST),
     "at once, half a minute": (fleet(200, 0, memoryless(30), about(30)), WORST),
-    "memoryless": (fleet(200, 900, memoryless(60), memoryless(60)), WORST),
-    "one in five never": (fleet(80, 0, exactly(30), lambda r: lognormal(r, 30) if r.random() < 0.8 else 900.0), WORST),
-    "ten times faster": (fleet(120, 1200, memoryless(60), about(60), 0.1), WORST),
-    "ten times slower": (fleet(120, 1200, memoryless(20), about(20), 10), 0.5),
-    "minutes": (fleet(60, 900, memoryless(60), about(240)), 0.5),
-    "bimodal": (fleet(100, 900, memoryless(60), lambda r: lognormal(r, r.choice([40, 240]), 0.15)), 0.5),
-    "ten": (fleet(10, 60, memoryless(100), about(100)), 0.5),
+    "memoryless": (fleet(200, 15, memoryless(60), memoryless(60)), WORST),
+    "one in five never": (fleet(80, 0, exactly(30), one_of((4, about(30)), (1, exactly(900)))), WORST),
+    "ten times faster": (fleet(120, 20, memoryless(60), about(60), later=0.1), WORST),
+    "ten times slower": (fleet(120, 20, memoryless(20), about(20), later=10), 0.5),
+    "minutes": (fleet(60, 15, memoryless(60), about(240)), 0.5),
+    "bimodal": (fleet(100, 15, memoryless(60), one_of((1, about(40, 0.15)), (1, about(240, 0.15)))), 0.5),
+    "ten": (fleet(10, 1, memoryless(100), about(100)), 0.5),
 }
 
 
@@ -148,7 +117,7 @@ def test_one_card_at_a_time(printing: float) -> None:
     random, schedule, comes_at = Random(3), AdaptiveSchedule(), 0.0
     plans: list[Plan] = []
     for _ in range(20):
-        plans.append((comes_at, 30.0, lognormal(random, printing)))
+        plans.append((comes_at, 30.0, about(printing)(random)))
         comes_at += sum(plans[-1][1:]) + 60
     polled = poll_fleet(plans, schedule, least_gap=IDLE_GAP)
     assert polled.mean <= 3.3

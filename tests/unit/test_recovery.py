@@ -68,7 +68,7 @@ def test_one_probe() -> None:
 
 
 def test_refused_probes() -> None:
-    """Each probe that is refused without a `Retry-After` doubles the pause, up to a minute; an answered one ends that."""
+    """Each probe that is refused without a `Retry-After` doubles the pause, up to a minute, until one is answered."""
     one, now = recovery(), 0.0
     pauses: list[float] = []
     one.refuse(now, now, None)

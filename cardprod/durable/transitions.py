@@ -1,4 +1,4 @@
-"""`Step`: what a sink gets of a card, one transition or error, and how it and a card's outcome become JSON. Pure."""
+"""`Step`, which a sink gets: a transition of a card or the error that ended its wait; and its JSON. Pure."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import attrs
 from cardprod import errors
 from cardprod._protocol.codec import from_json, to_json
 from cardprod.errors import CardprodError, UsageError
-from cardprod.models import Card, ProductionStatus, Transition
+from cardprod.models import Card, ProductionStatus, Transition  # noqa: TC001 - cattrs reads the types of fields
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
-__all__ = ["Step", "outcomes_of", "read_outcome", "read_steps", "written_outcome", "written_steps"]
+__all__ = ["Step", "outcomes_of", "read_outcome", "read_step", "written_outcome", "written_step"]
 
 _OF_API: Final = ("http_status", "code", "detail", "trace_id", "body", "retry_after")
 _OF_RATE_LIMITED: Final = (*_OF_API, "limited_by")
@@ -30,8 +30,8 @@ _T = TypeVar("_T")
 class Step:
     """One transition of a card, or the error that ended its wait.
 
-    It was decided before it is told, so it is the same however often it is told: by its `key` a sink can see that it
-    has had it already.
+    It was stored before it is delivered, so it is the same however often it is delivered: by its `key` a sink can see
+    that it has had it already.
 
     Args:
         key: Names it: no other step, of any card, has the same.
@@ -91,43 +91,31 @@ class _SavedStep:
 
 
 @attrs.frozen(kw_only=True)
-class _SavedSteps:
-    steps: tuple[_SavedStep, ...]
-
-
-@attrs.frozen(kw_only=True)
 class _SavedOutcome:
     status: ProductionStatus | None = None
     error: _SavedError | None = None
 
 
-def written_steps(pairs: Iterable[tuple[Card, Transition | CardprodError]]) -> str:
-    """Write what a sweep saw."""
-    steps = tuple(
-        _SavedStep(card=card, transition=what)
-        if isinstance(what, Transition)
-        else _SavedStep(card=card, error=_SavedError.of(what))
-        for card, what in pairs
-    )
-    return to_json(_SavedSteps(steps=steps), version=_VERSION)
+def written_step(card: Card, what: Transition | CardprodError) -> str:
+    """Write what was seen of a card."""
+    if isinstance(what, CardprodError):
+        return to_json(_SavedStep(card=card, error=_SavedError.of(what)), version=_VERSION)
+    return to_json(_SavedStep(card=card, transition=what), version=_VERSION)
 
 
-def read_steps(batch_id: str, key: str, text: str) -> list[Step]:
-    """Read what `written_steps` wrote; `key` names them all."""
-    saved = from_json(_SavedSteps, text, version=_VERSION, writer="written_steps")
-    steps: list[Step] = []
-    for number, step in enumerate(saved.steps):
-        what = _one_of(step.transition, step.error, step.card)
-        steps.append(Step(key=f"{key}.{number}", batch_id=batch_id, card=step.card, what=what))
-    return steps
+def read_step(batch_id: str, key: str, text: str) -> Step:
+    """Read what `written_step` wrote."""
+    saved = from_json(_SavedStep, text, version=_VERSION, writer="written_step")
+    what = _one_of(saved.transition, saved.error, saved.card)
+    return Step(key=key, batch_id=batch_id, card=saved.card, what=what)
 
 
 def outcomes_of(
-    pairs: Sequence[tuple[Card, Transition | CardprodError]],
+    steps: Iterable[tuple[Card, Transition | CardprodError]],
 ) -> list[tuple[Card, ProductionStatus | CardprodError]]:
-    """Pick out how cards ended."""
+    """Return how cards ended, of those that did."""
     ends: list[tuple[Card, ProductionStatus | CardprodError]] = []
-    for card, what in pairs:
+    for card, what in steps:
         if isinstance(what, CardprodError):
             ends.append((card, what))
         elif what.is_final:

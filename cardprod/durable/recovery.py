@@ -1,0 +1,134 @@
+"""`Recovery`: what dead workers left is given to others, deadlines are kept, and old rows are cleared up.
+
+Every worker runs it, and several at once do no harm. Clearing up is a loop of its own: however much there is of it, it
+holds up nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from random import uniform
+from typing import TYPE_CHECKING, Any, Final
+
+from psycopg.errors import QueryCanceled
+
+from cardprod.durable import store
+from cardprod.durable.database import fetch, is_away
+from cardprod.durable.statements import STATEMENTS
+from cardprod.errors import DurableError
+from cardprod.telemetry import LOGGER
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from collections.abc import Set as AbstractSet
+
+    from psycopg import AsyncConnection
+
+    from cardprod.durable.database import Database
+    from cardprod.durable.settings import Settings
+
+__all__ = ["Recovery"]
+
+_MOST: Final = 200
+"""Chunks that are recovered in one transaction."""
+
+_MOST_ROWS: Final = 2000
+_FEWEST_ROWS: Final = 10
+_CLEAR_EVERY: Final = 6
+"""Recoveries between two searches for what to clear up."""
+
+
+class Recovery:
+    """Recovers, expires and clears up, until it is cancelled.
+
+    Args:
+        database: Where the chunks are.
+        settings: What is chosen.
+        refused: The tokens that were refused to this worker.
+    """
+
+    def __init__(self, database: Database, settings: Settings, refused: AbstractSet[str]) -> None:
+        self._database = database
+        self._settings = settings
+        self._refused = refused
+        self._rows = _MOST_ROWS  # that are removed in one transaction
+
+    async def recover_for_ever(self) -> None:
+        """Give others what dead workers left, and keep deadlines."""
+        await self._repeat(self.recover, self._settings.recover)
+
+    async def clear_up_for_ever(self) -> None:
+        """Remove what is old."""
+        await self._repeat(self.clear_up, self._settings.recover * _CLEAR_EVERY)
+
+    async def _repeat(self, work: Callable[[], Awaitable[None]], seconds: float) -> None:
+        while True:
+            try:
+                await work()
+            except DurableError as error:
+                if not is_away(error):
+                    raise
+                LOGGER.warning("%s; recovery goes on later", error)
+            await asyncio.sleep(seconds * uniform(0.75, 1.25))  # noqa: S311 - so that workers take turns
+
+    async def recover(self) -> None:
+        """Give others what dead workers left, and end waits whose deadline nobody kept."""
+        settings = self._settings
+        slack = 2 * settings.recover
+
+        await self._database.fetch("delete_stalled_jobs", heartbeat=settings.lifetime, longest=settings.longest)
+        for statement, what in (("chunks_without_sweep", "sweep"), ("chunks_without_delivery", "delivery")):
+
+            async def plan(connection: AsyncConnection[Any], statement: str = statement, what: str = what) -> list[int]:
+                chunks = await fetch(connection, statement, slack=slack, most=_MOST)
+                for row in chunks:
+                    if what == "sweep":
+                        await fetch(connection, "plan_sweep", **row, at=None, attempts=0)
+                    else:
+                        await fetch(connection, "plan_delivery", **row, delay=0.0, attempts=0)
+                return [row["id"] for row in chunks]
+
+            recovered = await self._database.run(plan)
+            if recovered:
+                LOGGER.warning("%d chunks had lost their %s, which is planned again", len(recovered), what)
+        await self.expire()
+
+    async def expire(self) -> None:
+        """End waits whose deadline nobody kept: at once those of a token that is refused, others after a while."""
+        overdue = await self._database.fetch(
+            "overdue_chunks", refused=sorted(self._refused), slack=self._settings.overdue, most=_MOST
+        )
+        for row in overdue:
+            await self._database.run(partial(store.expire_chunk, chunk_id=row["id"]))
+
+    async def clear_up(self) -> None:
+        """Remove what is old, some rows at a time."""
+        for statement in ("drop_old_events", "drop_old_workers"):
+            await self._drop(statement)
+        while True:
+            batch = await self._database.fetch_one("old_batch", keep=self._settings.keep)
+            if batch is None:
+                return
+            for statement in ("drop_old_cards", "drop_old_transitions", "drop_old_chunks"):
+                await self._drop(statement, id=batch["id"])
+            await self._database.fetch("drop_old_batch", id=batch["id"])
+
+    async def _drop(self, statement: str, **values: object) -> None:
+        """Run a statement until it finds no more rows, of fewer at a time if that takes the database too long."""
+        while True:
+
+            async def drop(connection: AsyncConnection[Any]) -> int:
+                cursor = connection.cursor()
+                more = {} if statement == "drop_old_workers" else {"most": self._rows}
+                await cursor.execute(STATEMENTS[statement], {**values, **more} or None)
+                return cursor.rowcount
+
+            try:
+                if await self._database.run(drop) < self._rows:
+                    return
+            except DurableError as error:
+                if not isinstance(error.__cause__, QueryCanceled) or self._rows <= _FEWEST_ROWS:
+                    raise
+                self._rows = max(_FEWEST_ROWS, self._rows // 4)
+            await asyncio.sleep(0)

@@ -1,0 +1,341 @@
+-- Every statement on durable waits, by name. None relies on a session: all of it works through PgBouncer in
+-- transaction mode. `procrastinate_jobs` is procrastinate's; a job is planned by inserting a row, whose queueing lock
+-- lets each chunk have one of each task.
+
+-- name: now
+SELECT extract(epoch FROM clock_timestamp())::float8 AS now
+
+-- --- Batches ---
+
+-- name: add_batch
+INSERT INTO batches (id, token_name, token) VALUES (%(id)s, %(token_name)s, %(token)s)
+
+-- name: add_chunk
+WITH batch AS (UPDATE batches SET touched_at = now() WHERE id = %(batch_id)s),
+chunk AS (
+    INSERT INTO chunks (batch_id, checkpoint, due_at, deadline_at, total, pending)
+    VALUES (%(batch_id)s, %(checkpoint)s, now(), to_timestamp(%(deadline_at)s), %(total)s, %(total)s)
+    RETURNING id
+)
+INSERT INTO cards (batch_id, profile_id, card_token, chunk_id)
+SELECT %(batch_id)s, card.profile_id, card.card_token, chunk.id
+FROM chunk, unnest(%(profile_ids)s::bigint[], %(card_tokens)s::text[]) AS card (profile_id, card_token)
+
+-- name: complete_batch
+UPDATE batches SET submitted_at = now(), finished_at = CASE WHEN %(is_empty)s THEN now() END WHERE id = %(id)s
+
+-- name: plan_first_sweeps
+INSERT INTO procrastinate_jobs (queue_name, task_name, queueing_lock, args)
+SELECT 'cardprod-' || batch.token, 'cardprod.sweep', 'cardprod:' || chunk.id, jsonb_build_object('chunk_id', chunk.id)
+FROM chunks chunk JOIN batches batch ON batch.id = chunk.batch_id
+WHERE batch.id = %(id)s AND chunk.id > %(after)s AND chunk.finished_at IS NULL
+ORDER BY chunk.id LIMIT %(most)s
+ON CONFLICT (queueing_lock) WHERE status = 'todo' DO UPDATE SET
+    queue_name = excluded.queue_name, task_name = excluded.task_name, args = excluded.args, lock = NULL, priority = 0,
+    scheduled_at = NULL
+RETURNING (args ->> 'chunk_id')::bigint AS id
+
+-- name: drop_batch
+DELETE FROM batches WHERE id = %(id)s AND submitted_at IS NULL
+
+-- name: batch_status
+SELECT batch.id::text AS id, token_name, created_at, cancelled_at, batch.finished_at, refused_at AS token_refused_at,
+       sums.*
+FROM batches batch
+LEFT JOIN tokens USING (token),
+LATERAL (
+    SELECT coalesce(sum(total), 0)::int8 AS total, coalesce(sum(pending), 0)::int8 AS pending,
+           coalesce(sum(produced), 0)::int8 AS produced, coalesce(sum(failed), 0)::int8 AS failed,
+           coalesce(sum(errors), 0)::int8 AS errors, coalesce(sum(polls), 0)::int8 AS polls
+    FROM chunks WHERE batch_id = batch.id
+) sums
+WHERE batch.id = %(id)s AND submitted_at IS NOT NULL
+
+-- name: results
+SELECT profile_id, card_token, outcome FROM cards
+WHERE batch_id = %(id)s AND (profile_id, card_token) > (%(profile_id)s, %(card_token)s::text COLLATE "C")
+    AND outcome IS NOT NULL
+ORDER BY profile_id, card_token LIMIT %(most)s
+
+-- name: cancel_chunks
+-- The chunks before the batch, as whatever finishes a chunk does: in another order each could wait for the other.
+WITH ended AS (
+    UPDATE chunks SET version = version + 1, finished_at = now()
+    WHERE batch_id = %(id)s AND finished_at IS NULL RETURNING id
+),
+undelivered AS (DELETE FROM transitions WHERE chunk_id IN (SELECT id FROM ended))
+DELETE FROM procrastinate_jobs
+WHERE status = 'todo' AND queueing_lock IN (
+    SELECT 'cardprod:' || id FROM ended UNION ALL SELECT 'cardprod:deliver:' || id FROM ended
+)
+
+-- name: cancel_batch
+UPDATE batches SET cancelled_at = now(), finished_at = now()
+WHERE id = %(id)s AND finished_at IS NULL AND submitted_at IS NOT NULL RETURNING id
+
+-- name: drop_pending_cards
+DELETE FROM cards WHERE batch_id = %(id)s AND outcome IS NULL
+
+-- --- Chunks ---
+
+-- name: chunk
+SELECT chunk.id, batch_id::text AS batch_id, batch.token, version, checkpoint, refused_at IS NOT NULL AS is_refused,
+       coalesce(extract(epoch FROM paused_until - now()), 0)::float8 AS paused_for
+FROM chunks chunk
+JOIN batches batch ON batch.id = batch_id
+LEFT JOIN tokens USING (token)
+WHERE chunk.id = %(id)s AND chunk.finished_at IS NULL AND batch.submitted_at IS NOT NULL
+
+-- name: lock_chunk
+SELECT chunk.id, batch_id::text AS batch_id, batch.token, version, checkpoint, false AS is_refused,
+       0::float8 AS paused_for
+FROM chunks chunk
+JOIN batches batch ON batch.id = batch_id
+WHERE chunk.id = %(id)s AND chunk.finished_at IS NULL AND batch.submitted_at IS NOT NULL
+FOR UPDATE OF chunk
+
+-- name: chunks_of_card
+SELECT chunk_id AS id FROM cards
+WHERE profile_id = %(profile_id)s AND card_token = %(card_token)s AND outcome IS NULL ORDER BY chunk_id
+
+-- name: write_chunk
+UPDATE chunks SET
+    version = version + 1,
+    checkpoint = %(checkpoint)s,
+    due_at = to_timestamp(%(due_at)s),
+    deadline_at = to_timestamp(%(deadline_at)s),
+    pending = %(pending)s,
+    produced = produced + %(produced)s,
+    failed = failed + %(failed)s,
+    errors = errors + %(errors)s,
+    polls = polls + %(polls)s
+WHERE id = %(id)s AND version = %(version)s AND finished_at IS NULL
+RETURNING id
+
+-- name: write_outcomes
+UPDATE cards SET outcome = ended.outcome
+FROM unnest(%(profile_ids)s::bigint[], %(card_tokens)s::text[], %(outcomes)s::text[])
+    AS ended (profile_id, card_token, outcome)
+WHERE cards.batch_id = %(batch_id)s
+    AND cards.profile_id = ended.profile_id AND cards.card_token = ended.card_token
+
+-- name: finish_chunk
+UPDATE chunks SET version = version + 1, finished_at = now()
+WHERE id = %(id)s AND finished_at IS NULL AND pending = 0
+    AND NOT EXISTS (SELECT FROM transitions WHERE chunk_id = %(id)s)
+RETURNING batch_id
+
+-- name: lock_batch
+-- Of two that finish the last two chunks, the second sees what the first did.
+SELECT FROM batches WHERE id = %(id)s FOR UPDATE
+
+-- name: finish_batch
+UPDATE batches SET finished_at = now()
+WHERE id = %(id)s AND finished_at IS NULL
+    AND NOT EXISTS (SELECT FROM chunks WHERE batch_id = %(id)s AND finished_at IS NULL)
+
+-- name: plan_sweep
+-- A job that has the chunk's queueing lock is this one, whatever it was before.
+INSERT INTO procrastinate_jobs (queue_name, task_name, queueing_lock, args, scheduled_at)
+VALUES ('cardprod-' || %(token)s::text, 'cardprod.sweep', 'cardprod:' || %(id)s::bigint,
+        jsonb_build_object('chunk_id', %(id)s::bigint, 'attempts', %(attempts)s::int), to_timestamp(%(at)s))
+ON CONFLICT (queueing_lock) WHERE status = 'todo' DO UPDATE SET
+    queue_name = excluded.queue_name, task_name = excluded.task_name, args = excluded.args, lock = NULL, priority = 0,
+    scheduled_at = excluded.scheduled_at
+
+-- --- Transitions ---
+
+-- name: add_transitions
+INSERT INTO transitions (chunk_id, key, body)
+SELECT %(chunk_id)s, one.key, one.body
+FROM unnest(%(keys)s::text[], %(bodies)s::text[]) WITH ORDINALITY AS one (key, body, number)
+ORDER BY number
+
+-- name: plan_delivery
+-- Of one chunk, one delivery runs at a time: its jobs have a lock.
+INSERT INTO procrastinate_jobs (queue_name, task_name, queueing_lock, lock, args, scheduled_at)
+VALUES ('cardprod-deliver-' || %(token)s::text, 'cardprod.deliver', 'cardprod:deliver:' || %(id)s::bigint,
+        'cardprod:deliver:' || %(id)s::bigint,
+        jsonb_build_object('chunk_id', %(id)s::bigint, 'attempts', %(attempts)s::int),
+        now() + %(delay)s * interval '1 second')
+ON CONFLICT (queueing_lock) WHERE status = 'todo' DO UPDATE SET
+    queue_name = excluded.queue_name, task_name = excluded.task_name, args = excluded.args, lock = excluded.lock,
+    priority = 0, scheduled_at = greatest(excluded.scheduled_at, least(
+        procrastinate_jobs.scheduled_at, now() + interval '60 seconds'
+    ))
+
+-- name: undelivered
+SELECT id, key, body FROM transitions WHERE chunk_id = %(chunk_id)s ORDER BY id LIMIT %(most)s
+
+-- name: drop_delivered
+DELETE FROM transitions WHERE id = ANY (%(ids)s::bigint[])
+
+-- --- Events ---
+
+-- name: add_event
+INSERT INTO events (body, is_news) VALUES (%(body)s, %(is_news)s)
+
+-- name: events_since
+-- By time and not by id: a transaction with a lower id may be committed later.
+SELECT id, body, is_news FROM events
+WHERE came_at > now() - %(seconds)s * interval '1 second' AND NOT id = ANY (%(known)s::bigint[])
+ORDER BY id LIMIT %(most)s
+
+-- --- Workers ---
+
+-- name: update_worker
+INSERT INTO workers (id) VALUES (%(id)s) ON CONFLICT (id) DO UPDATE SET seen_at = now()
+
+-- name: worker_counts
+SELECT count(*) AS workers, extract(epoch FROM clock_timestamp())::float8 AS now
+FROM workers WHERE seen_at > now() - %(seconds)s * interval '1 second'
+
+-- name: pause_token
+INSERT INTO tokens (token, paused_until) VALUES (%(token)s, now() + %(seconds)s * interval '1 second')
+ON CONFLICT (token) DO UPDATE SET paused_until = greatest(tokens.paused_until, excluded.paused_until)
+
+-- name: paused_tokens
+SELECT token, extract(epoch FROM paused_until - now())::float8 AS seconds FROM tokens WHERE paused_until > now()
+
+-- name: refuse_token
+INSERT INTO tokens (token, refused_at) VALUES (%(token)s, now())
+ON CONFLICT (token) DO UPDATE SET refused_at = coalesce(tokens.refused_at, excluded.refused_at)
+
+-- name: accept_token
+UPDATE tokens SET refused_at = NULL WHERE token = %(token)s AND refused_at IS NOT NULL
+
+-- --- Recovery ---
+
+-- name: delete_stalled_jobs
+-- Jobs whose worker is dead, and those under way for longer than any should be: the database went away just when they
+-- were given out, or somebody else put them there.
+DELETE FROM procrastinate_jobs job
+WHERE status = 'doing' AND task_name IN ('cardprod.sweep', 'cardprod.deliver') AND (
+    worker_id IS NULL
+    OR EXISTS (
+        SELECT FROM procrastinate_workers
+        WHERE id = worker_id AND last_heartbeat < now() - %(heartbeat)s * interval '1 second'
+    )
+    OR coalesce((
+        SELECT max(at) FROM procrastinate_events WHERE job_id = job.id AND type = 'started'
+    ), '-infinity') < now() - %(longest)s * interval '1 second'
+)
+RETURNING id
+
+-- name: chunks_without_sweep
+SELECT chunk.id, batch.token
+FROM chunks chunk JOIN batches batch ON batch.id = batch_id
+WHERE chunk.finished_at IS NULL AND pending > 0 AND submitted_at IS NOT NULL
+    AND due_at < now() - %(slack)s * interval '1 second'
+    AND NOT EXISTS (
+        SELECT FROM procrastinate_jobs job
+        WHERE queueing_lock = 'cardprod:' || chunk.id AND task_name = 'cardprod.sweep'
+            AND queue_name = 'cardprod-' || batch.token AND args ->> 'chunk_id' = chunk.id::text AND lock IS NULL
+            AND priority = 0 AND (status = 'doing' OR status = 'todo' AND coalesce(scheduled_at, now()) <= now() + interval '60 seconds')
+    )
+ORDER BY due_at LIMIT %(most)s
+
+-- name: chunks_without_delivery
+SELECT chunk.id, batch.token
+FROM chunks chunk JOIN batches batch ON batch.id = batch_id
+WHERE chunk.finished_at IS NULL AND submitted_at IS NOT NULL
+    AND chunk.id IN (
+        SELECT chunk_id FROM transitions WHERE seen_at < now() - %(slack)s * interval '1 second'
+        UNION
+        SELECT id FROM chunks WHERE finished_at IS NULL AND pending = 0
+            AND due_at < now() - %(slack)s * interval '1 second'
+    )
+    AND NOT EXISTS (
+        SELECT FROM procrastinate_jobs job
+        WHERE queueing_lock = 'cardprod:deliver:' || chunk.id AND task_name = 'cardprod.deliver'
+            AND queue_name = 'cardprod-deliver-' || batch.token AND args ->> 'chunk_id' = chunk.id::text
+            AND lock = queueing_lock AND priority = 0
+            AND (status = 'doing' OR status = 'todo' AND coalesce(scheduled_at, now()) <= now() + interval '90 seconds')
+    )
+ORDER BY chunk.id LIMIT %(most)s
+
+-- name: overdue_chunks
+SELECT chunk.id
+FROM chunks chunk JOIN batches batch ON batch.id = batch_id
+WHERE chunk.finished_at IS NULL AND submitted_at IS NOT NULL
+    AND deadline_at < now() - CASE WHEN token = ANY (%(refused)s::text[]) THEN 0 ELSE %(slack)s END * interval '1 second'
+    AND (token = ANY (%(refused)s::text[]) OR NOT EXISTS (
+        SELECT FROM procrastinate_jobs WHERE queueing_lock = 'cardprod:' || chunk.id AND status = 'doing'
+    ))
+ORDER BY deadline_at LIMIT %(most)s
+
+-- --- Clearing up: each statement removes a bounded number of rows ---
+
+-- name: old_batch
+SELECT id FROM batches
+WHERE finished_at < now() - %(keep)s * interval '1 second'
+    OR submitted_at IS NULL AND touched_at < now() - interval '1 day'
+LIMIT 1
+
+-- name: drop_old_cards
+DELETE FROM cards WHERE ctid = ANY (ARRAY(SELECT ctid FROM cards WHERE batch_id = %(id)s LIMIT %(most)s))
+
+-- name: drop_old_transitions
+DELETE FROM transitions WHERE id IN (
+    SELECT transition.id FROM transitions transition JOIN chunks chunk ON chunk.id = chunk_id
+    WHERE batch_id = %(id)s LIMIT %(most)s
+)
+
+-- name: drop_old_chunks
+DELETE FROM chunks WHERE id IN (SELECT id FROM chunks WHERE batch_id = %(id)s LIMIT %(most)s)
+
+-- name: drop_old_batch
+DELETE FROM batches WHERE id = %(id)s
+
+-- name: drop_old_events
+DELETE FROM events WHERE id IN (
+    SELECT id FROM events WHERE came_at < now() - interval '10 minutes' ORDER BY came_at LIMIT %(most)s
+)
+
+-- name: drop_old_workers
+DELETE FROM workers WHERE seen_at < now() - interval '1 hour'
+
+-- --- Checks ---
+
+-- name: schema_state
+SELECT current_user::text AS role, has_schema_privilege(nspname, 'USAGE') AS is_usable,
+       EXISTS (
+           SELECT FROM pg_class WHERE relnamespace = pg_namespace.oid AND relname = 'migrations'
+       ) AS has_tables
+FROM pg_namespace WHERE nspname = %(schema)s
+
+-- name: untrusted_owners
+-- Everything in our schema must be of a role that could do anything here anyway, or of the one that is named.
+WITH ours AS (SELECT oid, nspowner FROM pg_namespace WHERE nspname = %(schema)s),
+things AS (
+    SELECT 'the schema ' || %(schema)s AS name, nspowner AS owner FROM ours
+    UNION ALL
+    SELECT 'the table ' || relname, relowner FROM pg_class, ours WHERE relnamespace = ours.oid
+    UNION ALL
+    SELECT 'the function ' || proname, proowner FROM pg_proc, ours WHERE pronamespace = ours.oid
+    UNION ALL
+    SELECT 'the type ' || typname, typowner FROM pg_type, ours WHERE typnamespace = ours.oid
+    UNION ALL
+    SELECT 'the operator ' || oprname, oprowner FROM pg_operator, ours WHERE oprnamespace = ours.oid
+)
+SELECT name, rolname::text AS owner FROM things JOIN pg_roles ON pg_roles.oid = owner
+WHERE NOT (
+    rolsuper OR rolname = current_user OR rolname = coalesce(%(owner)s::text, current_user)
+    OR owner = (SELECT datdba FROM pg_database WHERE datname = current_database())
+)
+LIMIT 1
+
+-- name: missing_grants
+SELECT 'USAGE on ' || nspname AS grant FROM pg_namespace
+WHERE nspname = %(schema)s AND NOT has_schema_privilege(oid, 'USAGE')
+UNION ALL
+SELECT privilege || ' on ' || relname AS grant
+FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace,
+    unnest(CASE relkind WHEN 'S' THEN ARRAY['USAGE'] ELSE ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE'] END) privilege
+WHERE nspname = %(schema)s
+    AND CASE relkind
+        WHEN 'S' THEN NOT has_sequence_privilege(pg_class.oid, privilege)
+        WHEN 'r' THEN NOT has_table_privilege(pg_class.oid, privilege)
+    END
+    AND (relname <> 'migrations' OR privilege = 'SELECT')
+ORDER BY 1

@@ -1,0 +1,77 @@
+"""A proxy before PostgreSQL whose connections can be frozen: half-open, as after a network that went away."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import tempfile
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+__all__ = ["FreezingProxy", "freezing_proxy"]
+
+
+class FreezingProxy:
+    """Forwards bytes in both directions, but for connections that are frozen, which stay open.
+
+    Args:
+        target: The folder of the real server's socket.
+        directory: The folder of its own.
+    """
+
+    def __init__(self, target: str, directory: str) -> None:
+        self._target = f"{target}/.s.PGSQL.5432"
+        self.directory: str = directory
+        self.connections: int = 0
+        """How many were opened."""
+        self._flowing = asyncio.Event()
+        self._flowing.set()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def freeze(self) -> None:
+        """Let no more bytes through on the connections that are open; new ones work."""
+        self._flowing.clear()
+        self._flowing = asyncio.Event()
+        self._flowing.set()
+
+    async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Forward a connection."""
+        self.connections += 1
+        flowing = self._flowing
+        server_reader, server_writer = await asyncio.open_unix_connection(self._target)
+        for one, other in ((reader, server_writer), (server_reader, writer)):
+            task = asyncio.create_task(self._forward(one, other, flowing))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _forward(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, flowing: asyncio.Event
+    ) -> None:
+        try:
+            while data := await reader.read(65536):
+                await flowing.wait()
+                writer.write(data)
+        finally:
+            writer.close()
+
+    async def close(self) -> None:
+        """End all connections."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@contextlib.asynccontextmanager
+async def freezing_proxy(target: str) -> AsyncGenerator[FreezingProxy]:
+    """Run a proxy before the server whose socket is in a folder."""
+    with tempfile.TemporaryDirectory(prefix="pgf") as directory:
+        proxy = FreezingProxy(target, directory)
+        server = await asyncio.start_unix_server(proxy.accept, f"{directory}/.s.PGSQL.5432")
+        try:
+            yield proxy
+        finally:
+            server.close()
+            await proxy.close()

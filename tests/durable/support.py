@@ -1,0 +1,124 @@
+"""What tests of durable waits share: a quick worker, a sink that moves the kiosk, and a look into the database."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING, Any, Final
+
+import attrs
+import psycopg
+
+from cardprod import Backoff, Card, Transition
+from cardprod.durable import Durable, Step
+from tests.durable.worker import OFTEN
+from tests.waiting import LIMIT, Child, until
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Sequence
+
+    from cardprod.durable import BatchStatus
+    from cardprod.simulator import Plan, Simulator
+
+QUICK: Final = Backoff(first=0.05, factor=1, ceiling=0.05)
+SHORT: Plan = [("READY", 0.1), ("PRODUCED", 0)]
+PRODUCED: Plan = [("PRODUCED", 0)]
+STATUSES: Final = ["READY", "IN_PROGRESS", "PRODUCED"]
+_OPTIONS: Final = {"schema", "owner", "keep", "grace", "most_connections"}
+
+
+def quick(database: str, *, heartbeat: float = 60, **options: Any) -> Durable:
+    """Return durable waits whose workers do everything more often: these tests take real time.
+
+    No worker is taken for dead because the machine is busy.
+    """
+    settings = {name: options.pop(name) for name in [*options] if name not in _OPTIONS}
+    durable = Durable(database, heartbeat=heartbeat, **options)
+    durable.settings = attrs.evolve(durable.settings, **{**OFTEN, **settings})
+    return durable
+
+
+@contextlib.asynccontextmanager
+async def working(durable: Durable, clients: Any, on_steps: Any = None, **options: Any) -> AsyncGenerator[None]:
+    """Work for as long as the block lasts."""
+    stop = asyncio.Event()
+    task = asyncio.create_task(durable.work(clients, on_steps, stop=stop, **options))
+    try:
+        yield
+    finally:
+        stop.set()
+        async with asyncio.timeout(LIMIT):
+            await task
+
+
+async def over(durable: Durable, batch_id: str, child: Child | None = None) -> BatchStatus:
+    """Wait until a batch is over."""
+
+    async def status() -> BatchStatus:
+        return await durable.status(batch_id)
+
+    return await until("the end of a batch", status, lambda seen: seen.finished_at, child=child)
+
+
+class MovingSink:
+    """Takes steps, and moves a card on at the kiosk once its step was reported: so each is seen on any machine."""
+
+    def __init__(self, kiosk: Simulator) -> None:
+        self._kiosk = kiosk
+        self.steps: list[Step] = []
+
+    async def __call__(self, steps: Sequence[Step]) -> None:
+        """Take steps; the same again, as it may be, moves nothing."""
+        self.steps.extend(steps)
+        for step in steps:
+            if isinstance(step.what, Transition) and step.what.current.status == self._kiosk.state_of(step.card).status:
+                if step.what.current.status == "READY":
+                    self._kiosk.start(step.card)
+                elif step.what.current.status == "IN_PROGRESS":
+                    self._kiosk.finish(step.card)
+
+
+def cards_of(kiosk: Simulator, count: int, plan: Any) -> list[Card]:
+    return [kiosk.add((123456, f"card-{number}"), plan) for number in range(count)]
+
+
+def assert_delivered(steps: Sequence[Step], card: Card) -> None:
+    """Check that a card's transitions came in an unbroken chain, from its first status to its last, each step once."""
+    transitions = [step.what for step in steps if step.card == card and isinstance(step.what, Transition)]
+    assert [step.previous for step in transitions] == [None, *(step.current for step in transitions[:-1])]
+    assert [step.current.status for step in transitions] == STATUSES
+
+
+def statuses_of(steps: Sequence[Step], card: Card) -> list[str]:
+    return [
+        str(step.what.current.status) if isinstance(step.what, Transition) else type(step.what).__name__
+        for step in steps
+        if step.card == card
+    ]
+
+
+def execute(database: str, statement: str) -> list[tuple[Any, ...]]:
+    """Run statements in the schema of durable waits, and return the rows of the last."""
+    with psycopg.connect(database) as connection:
+        cursor = connection.execute(f"SET search_path TO cardprod; {statement}".encode())
+        for _ in iter(cursor.nextset, None):
+            pass
+        return [] if cursor.description is None else cursor.fetchall()
+
+
+def sweeps(database: str) -> list[tuple[Any, ...]]:
+    """List the sweeps that are planned or under way: their state, and whether they are due."""
+    return execute(
+        database,
+        "SELECT status::text, scheduled_at <= now() FROM procrastinate_jobs WHERE task_name = 'cardprod.sweep'",
+    )
+
+
+def make_due(database: str) -> None:
+    """Let all that is planned for later be due now, as if the time had passed."""
+    execute(database, "UPDATE procrastinate_jobs SET scheduled_at = now() WHERE scheduled_at > now()")
+
+
+def make_silent(database: str) -> None:
+    """Let the last heartbeat of each worker be an hour ago, as if that time had passed."""
+    execute(database, "UPDATE procrastinate_workers SET last_heartbeat = last_heartbeat - interval '1 hour'")

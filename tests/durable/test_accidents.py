@@ -1,0 +1,306 @@
+"""What databases, machines and sinks of other people do: durable waits go on, and a stop always ends."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import operator
+import tempfile
+import time
+from functools import partial
+from typing import TYPE_CHECKING
+
+import psycopg
+import pytest
+
+from cardprod import Client, DurableError
+from cardprod.simulator import Fault, Simulator
+from cardprod.telemetry import PollStarted
+from tests.durable.postgres import Postgres, postgres_programs
+from tests.durable.proxy import freezing_proxy
+from tests.durable.support import (
+    PRODUCED,
+    QUICK,
+    SHORT,
+    MovingSink,
+    assert_delivered,
+    cards_of,
+    execute,
+    over,
+    quick,
+    sweeps,
+    working,
+)
+from tests.waiting import LIMIT, until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from cardprod.durable import Durable, Step
+
+pytestmark = pytest.mark.looptime(False)
+
+
+@pytest.fixture(autouse=True)
+def quiet(caplog: pytest.LogCaptureFixture) -> None:
+    """Keep the libraries' own complaints out of what a failed test shows."""
+    for name in ("procrastinate", "psycopg.pool"):
+        caplog.set_level(logging.CRITICAL, name)
+    caplog.set_level(logging.WARNING, "cardprod")  # last: it is the handler's level too
+
+
+def set_in(database: str, setting: str) -> None:
+    """Change a setting of a database, for connections that are opened from now on."""
+    name = database.rpartition("=")[2]
+    with psycopg.connect(database, autocommit=True) as connection:
+        connection.execute(f"ALTER DATABASE {name} SET {setting}".encode())
+
+
+def end_connections(database: str) -> None:
+    """End every connection to a database but this one."""
+    execute(
+        database,
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+        "WHERE datname = current_database() AND pid <> pg_backend_pid()",
+    )
+
+
+async def test_read_only(
+    kiosk: Simulator, client: Client, postgres: str, durable: Durable, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A database that becomes read-only, as one that fails over does, ends no worker: it waits until it is not."""
+    cards = cards_of(kiosk, 10, "never")
+    sink = MovingSink(kiosk)
+    batch_id = await durable.submit(cards, schedule=QUICK, batch_size=5)
+    set_in(postgres, "default_transaction_read_only = on")
+    end_connections(postgres)
+    with pytest.raises(DurableError, match="read-only"):
+        await durable.submit(cards)
+    async with working(durable, client, sink):
+        await until("a worker that has noticed", lambda: caplog.text.count("read-only") > 1)
+        with psycopg.connect(postgres, autocommit=True) as connection:
+            name = postgres.rpartition("=")[2]
+            connection.execute("SET default_transaction_read_only = off")
+            connection.execute(f"ALTER DATABASE {name} RESET ALL".encode())
+        end_connections(postgres)
+        await over(durable, batch_id)
+    for card in cards:
+        assert_delivered(sink.steps, card)
+
+
+async def test_half_open_connections(kiosk: Simulator, client: Client, postgres_server: Postgres) -> None:
+    """Connections that freeze are dropped after the time limit of a call, and the work goes on over new ones."""
+    name = postgres_server.new_database().rpartition("=")[2]
+    cards = cards_of(kiosk, 10, "never")
+    sink = MovingSink(kiosk)
+    async with freezing_proxy(postgres_server.directory) as proxy:
+        database = f"host={proxy.directory} user=tester dbname={name}"
+        async with quick(database, call=1.0) as durable, working(durable, client, sink):
+            batch_id = await durable.submit(cards, schedule=QUICK, batch_size=5)
+            await until("transitions", lambda: sink.steps)
+            proxy.freeze()
+            began_at = time.monotonic()
+            await over(durable, batch_id)
+            assert time.monotonic() - began_at < 15
+            proxy.freeze()
+            began_at = time.monotonic()
+        assert time.monotonic() - began_at < 15  # the stop
+    for card in cards:
+        assert_delivered(list({step.key: step for step in sink.steps}.values()), card)
+
+
+async def test_database_that_comes_later(kiosk: Simulator, client: Client, caplog: pytest.LogCaptureFixture) -> None:
+    """A worker that starts before its database waits for it; a stop ends that wait as well."""
+    programs = postgres_programs()
+    if programs is None:
+        pytest.skip("PostgreSQL is not installed: no initdb on the path or under /usr/lib/postgresql")
+    with tempfile.TemporaryDirectory(prefix="pg") as directory:
+        server = await asyncio.to_thread(Postgres, directory, programs)
+        async with quick(server.url("postgres"), call=2.0) as durable:
+            with pytest.raises(DurableError, match="cannot be reached"):
+                await durable.submit([(1, "a")])
+            async with working(durable, client):
+                await until("a worker that waits", lambda: "trying again" in caplog.text)
+            caplog.clear()
+            async with working(durable, client):
+                await until("a worker that waits", lambda: "trying again" in caplog.text)
+                server.start()
+                try:
+                    await until("a database", lambda: _is_there(durable))
+                    batch_id = await durable.submit(cards_of(kiosk, 1, PRODUCED), schedule=QUICK)
+                    assert (await over(durable, batch_id)).produced == 1
+                finally:
+                    await asyncio.to_thread(server.stop)
+
+
+async def _is_there(durable: Durable) -> bool:
+    try:
+        await durable.migrate()
+    except DurableError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "DateStyle = 'SQL, DMY'",
+        "DateStyle = 'German'",
+        "TimeZone = 'America/New_York'",
+        "statement_timeout = '30ms'",
+        "idle_in_transaction_session_timeout = '1ms'",
+        "lock_timeout = '1ms'",
+        "default_transaction_isolation = 'serializable'",
+        "search_path = 'elsewhere'",
+        "standard_conforming_strings = off",
+        "client_encoding = 'LATIN1'",
+        "bytea_output = 'escape'",
+        "IntervalStyle = 'sql_standard'",
+        "extra_float_digits = -15",
+    ],
+)
+async def test_settings_of_a_database(kiosk: Simulator, client: Client, postgres: str, setting: str) -> None:
+    """Whatever settings a database has, durable waits set what they rely on for themselves."""
+    set_in(postgres, setting)
+    async with quick(postgres) as durable, working(durable, client):
+        batch_id = await durable.submit(cards_of(kiosk, 5, SHORT), schedule=QUICK, batch_size=2, timeout=60)
+        status = await over(durable, batch_id)
+        assert (status.produced, status.created_at.utcoffset() is not None) == (5, True)
+        assert len([card async for card, _ in durable.results(batch_id)]) == 5
+
+
+async def test_encoding_of_a_database(kiosk: Simulator, client: Client, postgres_server: Postgres) -> None:
+    """A database without an encoding of its own is used as any other, twice."""
+    with psycopg.connect(postgres_server.url("postgres"), autocommit=True) as connection:
+        connection.execute("CREATE DATABASE ascii ENCODING 'SQL_ASCII' TEMPLATE template0 LOCALE 'C'")
+    for _ in range(2):
+        async with quick(postgres_server.url("ascii")) as durable, working(durable, client):
+            batch_id = await durable.submit(cards_of(kiosk, 1, PRODUCED), schedule=QUICK, token="default")
+            assert (await over(durable, batch_id)).produced == 1
+
+
+async def test_much_to_clear_up(kiosk: Simulator, client: Client, postgres: str) -> None:
+    """However much there is to clear up, what a dead worker left is given to others first, and all of it goes away."""
+    async with quick(postgres, keep=0) as durable:
+        await durable.migrate()
+        old = "00000000-0000-0000-0000-000000000001"
+        execute(
+            postgres,
+            "INSERT INTO batches (id, token_name, token, submitted_at, finished_at) "  # noqa: S608 - our own
+            f"VALUES ('{old}', 'x', 'x', now(), now() - interval '1 day'); "
+            f"INSERT INTO cards SELECT '{old}', 1, n::text, 0, '' FROM generate_series(1, 30000) n",
+        )
+        batch_id = await durable.submit(cards_of(kiosk, 3, "never"), schedule=QUICK)
+        execute(postgres, "DELETE FROM procrastinate_jobs")
+        async with working(durable, client):
+            await until("the first sweep", lambda: kiosk.requests)
+            await until("no old rows", lambda: execute(postgres, "SELECT count(*) FROM cards"), lambda n: n == [(3,)])
+            assert execute(postgres, "SELECT id::text FROM batches") == [(batch_id,)]
+
+
+def _shifted(clock: Callable[[], float], seconds: float) -> float:
+    return clock() + seconds
+
+
+async def test_clocks_apart(  # noqa: PLR0917 - fixtures
+    kiosk: Simulator,
+    client: Client,
+    postgres: str,
+    durable: Durable,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Times are the database's: a machine whose clock is far off polls when it is time, and says so."""
+    batch_id = await durable.submit(cards_of(kiosk, 5, "never"), schedule=QUICK, timeout=2.0)
+    for ahead in (90.0, -90.0):
+        monkeypatch.setattr("time.time", partial(_shifted, time.time, ahead))
+        enough = len(kiosk.requests) + 20
+        async with quick(postgres) as other, working(other, client):
+            await until("polls", lambda: len(kiosk.requests), partial(operator.le, enough))
+            polls = (await durable.status(batch_id)).polls
+            assert execute(postgres, "SELECT max(version) FROM chunks")[0][0] <= polls
+        monkeypatch.undo()
+    assert [record.getMessage().partition(" s off")[0] for record in caplog.records if "off" in record.msg] == [
+        "this machine's clock is +90.0",
+        "this machine's clock is -90.0",
+    ]
+    async with working(durable, client):
+        assert (await over(durable, batch_id)).errors == 5
+
+
+# --- Stops ---
+
+
+async def test_sink_that_never_returns(
+    kiosk: Simulator, client: Client, postgres: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A sink that never returns holds up a stop for the grace only; its transitions are delivered by another worker."""
+    caplog.set_level(logging.CRITICAL, "cardprod")
+    given: list[Step] = []
+    again: list[Step] = []
+
+    async def stuck(steps: Sequence[Step]) -> None:
+        given.extend(steps)
+        await asyncio.Event().wait()
+
+    async def good(steps: Sequence[Step]) -> None:
+        again.extend(steps)
+
+    async with quick(postgres, grace=0.5) as durable:
+        batch_id = await durable.submit(cards_of(kiosk, 1, PRODUCED), schedule=QUICK)
+        async with working(durable, client, stuck):
+            await until("a delivery", lambda: given)
+            began_at = time.monotonic()
+        assert time.monotonic() - began_at < 8
+        async with working(durable, client, good):
+            await over(durable, batch_id)
+    assert again == given
+
+
+async def test_stop_while_a_poll_stalls(kiosk: Simulator, postgres: str) -> None:
+    """A request that is not answered holds up a stop for the grace only, and its card stays due."""
+    (card,) = cards_of(kiosk, 1, "never")
+    kiosk.fail_next(Fault.stall(), card=card)
+    async with (
+        quick(postgres, grace=0.5) as durable,
+        Client(kiosk.token, base_url=kiosk.base_url, request_timeout=300) as client,
+    ):
+        await durable.submit([card], schedule=QUICK)
+        events: list[object] = []
+        client.on_event = events.append
+        async with working(durable, client):
+            await until("a poll", lambda: any(isinstance(event, PollStarted) for event in events))
+            began_at = time.monotonic()
+        assert time.monotonic() - began_at < 8
+        async with working(durable, client):
+            await until("a poll", lambda: kiosk.requests)
+
+
+async def test_sink_that_fails_for_long(
+    kiosk: Simulator, client: Client, postgres: str, durable: Durable, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A sink that has failed ten thousand times is tried again a minute later, while polls and deadlines go on."""
+    caplog.set_level(logging.CRITICAL, "cardprod")
+
+    async def failing(steps: Sequence[Step]) -> None:
+        execute(postgres, "UPDATE procrastinate_jobs SET args = args || '{\"attempts\": 10000}' WHERE status = 'todo'")
+        raise ConnectionError("the queue is full")
+
+    batch_id = await durable.submit(cards_of(kiosk, 1, "never"), schedule=QUICK, timeout=2)
+    execute(
+        postgres,
+        "INSERT INTO transitions (chunk_id, key, body) VALUES (1, 'k', "
+        '\'{"version":1,"card":{"profile_id":1,"card_token":"a"},"error":{"name":"TransportError","message":"x"}}\'); '
+        "INSERT INTO procrastinate_jobs (queue_name, task_name, lock, queueing_lock, args) VALUES ("
+        "'cardprod-deliver-default', 'cardprod.deliver', 'cardprod:deliver:1', 'cardprod:deliver:1', "
+        '\'{"chunk_id": 1, "attempts": 10000}\')',
+    )
+    async with working(durable, client, failing):
+        await until("a deadline", lambda: durable.status(batch_id), lambda status: status.errors == 1, limit=LIMIT)
+        planned = execute(
+            postgres,
+            "SELECT scheduled_at - now() < interval '61 seconds' FROM procrastinate_jobs "
+            "WHERE task_name = 'cardprod.deliver' AND status = 'todo'",
+        )
+        assert planned == [(True,)]
+    assert sweeps(postgres) == []

@@ -1,0 +1,162 @@
+"""The commands of durable waits as processes: signals, a closed output, names of tokens, and roles with little."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psycopg
+import pytest
+
+from cardprod import Card
+from cardprod.durable import Durable
+from tests.cli.commands import run, run_json, start_command, write_list
+from tests.durable.support import PRODUCED, QUICK, cards_of, execute, over, working
+from tests.waiting import until
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from cardprod import Client
+    from cardprod.durable import Step
+    from cardprod.simulator import Simulator
+
+pytestmark = pytest.mark.looptime(False)
+
+_STUCK = (
+    "import asyncio\nasync def on_steps(steps):\n    print('stuck', flush=True)\n    await asyncio.Event().wait()\n"
+)
+_BLOCKED = "import time\nasync def on_steps(steps):\n    print('stuck', flush=True)\n    time.sleep(3600)\n"
+
+
+def environment_of(kiosk: Simulator, postgres: str, **more: str) -> dict[str, str]:
+    return {
+        "CARDPROD_TOKEN": kiosk.token,
+        "CARDPROD_BASE_URL": kiosk.base_url,
+        "CARDPROD_DATABASE_URL": postgres,
+        "PYTHONPATH": str(Path.cwd()),
+        **more,
+    }
+
+
+@pytest.mark.parametrize("sink", [_STUCK, _BLOCKED], ids=["waits", "blocks"])
+async def test_second_signal(kiosk: Simulator, postgres: str, durable: Durable, tmp_path: Path, sink: str) -> None:
+    """A second signal ends a worker at once, also while its sink never returns or blocks the event loop."""
+    (tmp_path / "sink.py").write_text(sink)
+    await durable.submit(cards_of(kiosk, 1, PRODUCED), schedule=QUICK)
+    environment = environment_of(kiosk, postgres)
+    with start_command("worker", "--on-steps", "sink:on_steps", environment=environment, cwd=tmp_path) as worker:
+        await until("a delivery", lambda: worker.out, lambda out: "stuck" in out, child=worker)
+        worker.send(signal.SIGTERM)
+        await until("the first's effect", lambda: not worker.catches(signal.SIGTERM))  # two at once would be one
+        worker.send(signal.SIGTERM)
+        assert await worker.until_end() == -signal.SIGTERM
+
+
+async def test_closed_output(kiosk: Simulator, client: Client, postgres: str, durable: Durable) -> None:
+    """A worker whose output was closed, as `head` does, ends, and another delivers what it could not print."""
+    cards = cards_of(kiosk, 3, PRODUCED)
+    batch_id = await durable.submit(cards, schedule=QUICK)
+    reading, writing = os.pipe()
+    os.close(reading)
+    with start_command("worker", "--json", environment=environment_of(kiosk, postgres), stdout=writing) as worker:
+        os.close(writing)
+        assert await worker.until_end() == 4
+        assert "Traceback" not in worker.err
+    delivered: list[str] = []
+
+    async def on_steps(steps: Sequence[Step]) -> None:
+        delivered.extend(step.card.card_token for step in steps)
+
+    async with working(durable, client, on_steps):
+        await over(durable, batch_id)
+    assert sorted(delivered) == [card.card_token for card in cards]
+
+
+async def test_own_words_go_to_standard_error(kiosk: Simulator, postgres: str, durable: Durable) -> None:
+    """What a worker says of itself is never among the transitions."""
+    (card,) = cards_of(kiosk, 1, PRODUCED)
+    batch_id = await durable.submit([card], schedule=QUICK)
+    with start_command("worker", environment=environment_of(kiosk, postgres)) as worker:
+        await over(durable, batch_id, worker)
+        worker.send(signal.SIGTERM)
+        assert await worker.until_end() == 0
+        assert "working for default" in worker.err
+        assert len(worker.lines) == 1
+        assert "PRODUCED" in worker.out
+
+
+@pytest.mark.parametrize("name", ["MyBank", "my-bank"])
+async def test_names_of_tokens(  # noqa: PLR0917 - fixtures
+    kiosk: Simulator, postgres: str, durable: Durable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Whatever name `submit --token` was given, a variable that a shell can export serves it."""
+    monkeypatch.setenv("CARDPROD_DATABASE_URL", postgres)
+    file = write_list(tmp_path / "cards.csv", cards_of(kiosk, 1, PRODUCED))
+    _, [submitted] = await run_json("submit", file, "--token", name)
+    variable = f"CARDPROD_TOKEN_{name.upper().replace('-', '_')}"
+    environment = environment_of(kiosk, postgres, CARDPROD_TOKEN="", **{variable: kiosk.token})
+    with start_command("worker", environment=environment) as worker:
+        await over(durable, submitted["batch_id"], worker)
+
+
+async def test_refused_token(
+    kiosk: Simulator, postgres: str, durable: Durable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A token that is refused is shown by the worker and by `batch`."""
+    monkeypatch.setenv("CARDPROD_DATABASE_URL", postgres)
+    batch_id = await durable.submit(cards_of(kiosk, 1, "never"), schedule=QUICK)
+    environment = environment_of(kiosk, postgres, CARDPROD_TOKEN="expired")
+    with start_command("worker", environment=environment) as worker:
+        await until("a refusal", lambda: worker.err, lambda err: "the token 'default' was refused" in err, child=worker)
+        await until("it", lambda: durable.status(batch_id), lambda status: status.token_refused_at)
+    code, out = await run("batch", batch_id)
+    assert code == 0
+    assert "the token 'default' is refused" in out
+    code, [shown] = await run_json("batch", batch_id)
+    assert shown["token_refused_at"] is not None
+
+
+async def test_migrate(postgres: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """`migrate` makes the tables, `migrate --sql` prints what does, and neither says more on standard output."""
+    assert (await run("migrate", "--sql", "--role", "little"))[0] == 0
+    script = capsys.readouterr().out
+    assert script.startswith("BEGIN;")
+    with psycopg.connect(postgres, autocommit=True) as connection:
+        connection.execute("CREATE ROLE little")
+        try:
+            connection.execute(script.encode())
+            assert await run("migrate", "--database", postgres) == (0, "")
+            assert execute(postgres, "SELECT count(*) FROM batches") == [(0,)]
+        finally:
+            connection.execute("DROP OWNED BY little; DROP ROLE little")
+    assert await run("migrate", "--role", "little", "--database", postgres) == (2, "")
+
+
+async def test_role_with_little(postgres: str, tmp_path: Path) -> None:
+    """A grant that is missing is named on one line, with the exit code of usage."""
+    file = write_list(tmp_path / "cards.csv", [Card(1, "a")])
+    with psycopg.connect(postgres, autocommit=True) as connection:
+        connection.execute("CREATE ROLE little LOGIN")
+        try:
+            for script, words in (("", "permission denied for database"), ("little", "lacks DELETE on batches")):
+                if script:
+                    connection.execute(Durable(postgres).migration_script(role="little").encode())
+                    connection.execute("REVOKE DELETE ON cardprod.batches FROM little")
+                little = postgres.replace("user=tester", "user=little")
+                environment = {"CARDPROD_TOKEN": "x", "CARDPROD_DATABASE_URL": little}
+                for command in (["submit", file], ["worker"]) if not script else (["worker"],):
+                    with start_command(*command, environment=environment) as child:
+                        assert await child.until_end() == 2
+                        assert words in child.err
+                        assert "Traceback" not in child.err
+        finally:
+            connection.execute("DROP OWNED BY little; DROP ROLE little")
+
+
+async def test_database_that_is_away(tmp_path: Path) -> None:
+    """A database that cannot be reached is said on one line, with the exit code of an API that cannot be."""
+    code = await run("batch", "00000000-0000-0000-0000-000000000000", "--database", f"host={tmp_path}")
+    assert code == (4, "")

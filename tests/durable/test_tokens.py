@@ -1,0 +1,111 @@
+"""Tokens in durable waits: by name, refused and good again; a refused one ends no wait."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from cardprod import Client, WaitTimeout
+from tests.durable.support import PRODUCED, QUICK, cards_of, over, quick, working
+from tests.waiting import until
+
+if TYPE_CHECKING:
+    from cardprod.durable import BatchStatus, Durable
+    from cardprod.simulator import Simulator
+
+pytestmark = pytest.mark.looptime(False)
+
+
+async def test_refused_token(
+    kiosk: Simulator, client: Client, postgres: str, durable: Durable, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A token that is refused ends no wait: that is logged and shown, and a worker with a good one goes on at once."""
+    cards = cards_of(kiosk, 60, "never")
+    batch_id = await durable.submit(cards, schedule=QUICK, batch_size=10)
+
+    tokens = [kiosk.token]
+
+    async def source() -> str:
+        return tokens[-1]
+
+    async def status() -> BatchStatus:
+        return await durable.status(batch_id)
+
+    async with Client(source, base_url=kiosk.base_url) as expiring, working(durable, expiring):
+        await until("polls", lambda: len(kiosk.requests), lambda count: count >= 60)
+        tokens.append("expired")
+        refused = await until("a refusal", status, lambda seen: seen.token_refused_at)
+        assert (refused.pending, refused.errors) == (60, 0)
+        assert "the token 'default' was refused" in caplog.text
+        requests = len(kiosk.requests)
+        async with quick(postgres) as other:
+            for card in cards:
+                kiosk.start(card)
+                kiosk.finish(card)
+            began_at = time.monotonic()
+            async with working(other, client):
+                ended = await over(durable, batch_id)
+            assert time.monotonic() - began_at < 10
+    assert (ended.produced, ended.errors, ended.token_refused_at) == (60, 0, None)
+    assert len(kiosk.requests) - requests <= 200
+
+
+async def test_deadlines_of_a_refused_token(
+    kiosk: Simulator, durable: Durable, caplog: pytest.LogCaptureFixture
+) -> None:
+    """While a token is refused, deadlines are kept, and how those waits ended is delivered."""
+    caplog.set_level(logging.CRITICAL, "cardprod")
+    ended: list[object] = []
+
+    async def on_steps(steps: object) -> None:
+        ended.append(steps)
+
+    batch_id = await durable.submit(cards_of(kiosk, 3, "never"), schedule=QUICK, timeout=1.5)
+    async with Client("expired", base_url=kiosk.base_url) as client, working(durable, client, on_steps):
+        await over(durable, batch_id)
+    results = [result async for _, result in durable.results(batch_id)]
+    assert [type(result) for result in results] == [WaitTimeout] * 3
+    assert len(ended) == 1
+
+
+async def test_deadlines_without_a_worker(kiosk: Simulator, client: Client, postgres: str) -> None:
+    """A deadline is kept by any worker, where none has the token."""
+    async with quick(postgres, overdue=0.2) as durable, working(durable, {"other": client}):
+        batch_id = await durable.submit(cards_of(kiosk, 2, "never"), timeout=0.5)
+        await until("the end of the waits", lambda: durable.status(batch_id), lambda status: status.errors == 2)
+    assert kiosk.requests == []
+
+
+async def test_refused_token_is_tried_again(
+    kiosk: Simulator, client: Client, postgres: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A worker tries a refused token again after a while: it may have been renewed behind its name."""
+    caplog.set_level(logging.CRITICAL, "cardprod")
+    (card,) = cards_of(kiosk, 1, "never")
+    tokens = ["expired"]
+
+    async def source() -> str:
+        return tokens[-1]
+
+    async with (
+        quick(postgres, refused=0.3) as durable,
+        Client(source, base_url=kiosk.base_url) as renewed,
+        working(durable, renewed),
+    ):
+        batch_id = await durable.submit([card], schedule=QUICK)
+        await until("a refusal", lambda: durable.status(batch_id), lambda status: status.token_refused_at)
+        tokens.append(kiosk.token)
+        kiosk.start(card)
+        kiosk.finish(card)
+        assert (await over(durable, batch_id)).produced == 1
+
+
+@pytest.mark.parametrize("name", ["MyBank", "my-bank", "MY_BANK"])
+async def test_names_of_tokens(kiosk: Simulator, client: Client, durable: Durable, name: str) -> None:
+    """Names of tokens that differ in case, or in - and _, are the same: variables of an environment have no others."""
+    batch_id = await durable.submit(cards_of(kiosk, 1, PRODUCED), schedule=QUICK, token=name)
+    async with working(durable, {name.lower().replace("-", "_"): client}):
+        assert (await over(durable, batch_id)).token_name == name
