@@ -44,14 +44,7 @@ _OK: Final = 200
 
 
 class KioskApi:
-    """Answers the requests of Wise's API.
-
-    Args:
-        simulation: What it answers from.
-        tokens: Who may ask.
-        plan_for_unknown: The plan of a card that was not added, from the first request for it on; None for a 404.
-        on_request: Called after each request.
-    """
+    """Answers the requests of Wise's API. `plan_for_unknown` and `on_request` are as `Simulator` has them."""
 
     def __init__(
         self,
@@ -215,14 +208,14 @@ class KioskApi:
         return self._answer(request, http_status, body, card, fault, phase=phase)
 
     def _status_body(self, stage: Stage, kiosk_id: str | None, requested_at: float) -> str:
-        kiosk, occurred_at = json.dumps(kiosk_id), self._simulation.clock.timestamp(requested_at)
-        body = f'{{"status":{json.dumps(stage.status)},"kioskId":{kiosk},"occurredAt":"{occurred_at}"'
-        # As in Wise's samples: the last two are left out where there is nothing to say.
+        occurred_at = self._simulation.clock.timestamp(requested_at)
+        fields = {"status": stage.status, "kioskId": kiosk_id, "occurredAt": occurred_at}
+        # As in Wise's samples: these two are left out where there is nothing to say.
         if stage.error_code is not None:
-            body += f',"errorCode":{json.dumps(stage.error_code)}'
+            fields["errorCode"] = stage.error_code
         if stage.description is not None:
-            body += f',"description":{json.dumps(stage.description)}'
-        return body + "}"
+            fields["description"] = stage.description
+        return json.dumps(fields)
 
     def _answer(  # noqa: PLR0913 - one for each part of the answer and its line in the log
         self,
@@ -277,11 +270,15 @@ def problem(request: web.Request, http_status: int, detail: str) -> web.Response
 
 
 def _problem(request: web.Request, http_status: int, code: str, detail: str) -> str:
-    return (
-        f'{{"type":"https://api.wise.com/problems/{code}","title":"{HTTPStatus(http_status).phrase}",'
-        f'"status":{http_status},"code":"{code}","detail":{json.dumps(detail)},'
-        f'"instance":{json.dumps(request.rel_url.raw_path[:_LONGEST_PATH])}}}'
-    )
+    fields = {
+        "type": f"https://api.wise.com/problems/{code}",
+        "title": HTTPStatus(http_status).phrase,
+        "status": http_status,
+        "code": code,
+        "detail": detail,
+        "instance": request.rel_url.raw_path[:_LONGEST_PATH],
+    }
+    return json.dumps(fields)
 
 
 def _card_of(request: web.Request) -> Card | None:
