@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from benchmarks import bulk, durable, import_time, look, memory, schedule, storm, wait, waiting, webhooks
+from benchmarks import bulk, durable, import_time, look, memory, outages, schedule, storm, wait, waiting, webhooks
 from benchmarks.table import Table, draw, machine, write_json
 
 _PROGRAMS = {
@@ -14,6 +14,7 @@ _PROGRAMS = {
     "import": import_time,
     "memory": memory,
     "schedule": schedule,
+    "outages": outages,
     "storm": storm,
     "bulk": bulk,
     "waiting": waiting,
