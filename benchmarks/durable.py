@@ -110,8 +110,8 @@ async def _crash(cards: int, seed: int, *, restarts: bool) -> str:
             batch_id = await durable.submit(submitted, schedule=Backoff(ceiling=10), batch_size=_PART)
             workers = [_start_worker(database, file, kiosk.base_url, kiosk.token) for file in files]
             await asyncio.sleep(40)
-            requests = len(kiosk.requests)
-            while len(kiosk.requests) < requests + 150:  # noqa: ASYNC110 - it is in the middle of its sweeps now
+            requests = kiosk.requests.total
+            while kiosk.requests.total < requests + 150:  # noqa: ASYNC110 - it is in the middle of its sweeps now
                 await asyncio.sleep(0.01)
             workers[0].send_signal(signal.SIGKILL)
             killed_at = time.time()
@@ -135,7 +135,7 @@ async def _crash(cards: int, seed: int, *, restarts: bool) -> str:
             for file in files:
                 lines.extend(json.loads(line) for line in file.read_text().splitlines())
             parts = await resumed
-    return _judged(lines, produced_at, killed_at, after=parts, requests=len(kiosk.requests), restarts=restarts)
+    return _judged(lines, produced_at, killed_at, after=parts, requests=kiosk.requests.total, restarts=restarts)
 
 
 def _judged(  # noqa: PLR0913 - all that was seen
