@@ -52,6 +52,7 @@ PACKAGE: Final = Path(_found.origin).parent
 
 TESTS: Final[Mapping[str, tuple[str, ...]]] = {
     "_http.rate_limit": ("unit/test_rate_limit.py",),
+    "_http.recovery": ("unit/test_recovery.py",),
     "_polling.adaptive": ("unit/test_schedule.py", "unit/test_schedule_model.py", "unit/test_never_worse.py"),
     "_polling.backoff": ("unit/test_schedule.py",),
     "_polling.ordering": ("unit/test_ordering.py",),
