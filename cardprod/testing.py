@@ -16,10 +16,8 @@ They run in the test's own event loop, with pytest-asyncio in either mode or wit
 time: a wait of hours takes milliseconds. In real time, the plan "jams" takes five seconds, and one of your own, such as
 `[("IN_PROGRESS", 0.1), ("PRODUCED", 0)]`, what you like.
 
-A fixture of your own with the same name replaces one of these; if it is
-`kiosk`, then `kiosk_client` is a client of yours.
-
-`pytest -p no:cardprod` turns them off.
+A fixture of your own with the same name replaces one of these; if it is `kiosk`, then `kiosk_client` is a client of
+yours. `pytest -p no:cardprod` turns them off.
 """
 
 from __future__ import annotations
@@ -38,7 +36,7 @@ if TYPE_CHECKING:
 elif find_spec("pytest_asyncio"):
     from pytest_asyncio import fixture
 else:  # another plugin runs async tests
-    from pytest import fixture  # noqa: PT013 - as above
+    from pytest import fixture  # noqa: PT013 - the same, of another library
 
 __all__ = ["kiosk", "kiosk_client"]
 
