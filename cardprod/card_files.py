@@ -4,6 +4,9 @@ The first line that is not blank decides. If it begins with `{`, each line is a 
 `card_token`. Else the list is CSV, separated by commas, semicolons or tabs, or as `sep=` on the first line says. A CSV
 list can begin with a header, in any case and order; without one, the first two columns are the two. Rows and lines
 without anything in them are skipped.
+
+A row can name the status that is known of its card already, to wait for what comes after it: `after_status`, and
+`after_occurred_at` (ISO 8601, with its offset) and `after_error_code` of it.
 """
 
 from __future__ import annotations
@@ -13,24 +16,26 @@ import csv
 import json
 import re
 from contextlib import suppress
+from datetime import datetime
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import attrs
 
 from cardprod.errors import UsageError
-from cardprod.models import Card
+from cardprod.models import Card, ProductionStatus
 
 if TYPE_CHECKING:
     from _csv import Reader
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
-__all__ = ["EXPECTED", "BadRow", "encoding_of", "read_cards"]
+__all__ = ["EXPECTED", "BadRow", "KnownCard", "encoding_of", "read_cards"]
 
 EXPECTED: Final = "profile_id,card_token"
 """The header that is expected."""
 
 _NAMES: Final = ("profileid", "cardtoken")
+_AFTER: Final = ("afterstatus", "afteroccurredat", "aftererrorcode")
 _EXPECTED_OBJECT: Final = '{"profile_id": 123456, "card_token": "…"}'
 _SEPARATORS: Final = ",;\t"
 _MOST_HEADER: Final = 100
@@ -61,6 +66,19 @@ class BadRow:
         return f"{self.line}: {self.reason}"
 
 
+@attrs.frozen
+class KnownCard:
+    """A card of which a status is known.
+
+    Args:
+        card: The card.
+        after: The status, to wait for what comes after it.
+    """
+
+    card: Card
+    after: ProductionStatus
+
+
 def encoding_of(beginning: bytes) -> str:
     """Return the encoding of a list by its first four bytes: UTF-8, or UTF-16 as spreadsheets export it."""
     for bom, encoding in _BOMS.items():
@@ -72,14 +90,14 @@ def encoding_of(beginning: bytes) -> str:
     return "utf-16-be" if beginning[0] == 0 else "utf-16-le"
 
 
-def read_cards(lines: Iterable[str]) -> Iterator[Card | BadRow]:
+def read_cards(lines: Iterable[str]) -> Iterator[Card | KnownCard | BadRow]:
     """Read a list of cards.
 
     Args:
         lines: Its lines, with their ends. They are read one by one, so that the first card is there with its line.
 
     Returns:
-        A `Card` or a `BadRow` for each row.
+        A `Card`, a `KnownCard` or a `BadRow` for each row.
     """
     lines = iter(lines)
     before, first, separator = 0, "", None
@@ -122,9 +140,9 @@ def _plain(name: str) -> str:
     return re.sub(r"[\W_]", "", name).lower()
 
 
-def _read_csv(lines: Iterator[str], before: int, separator: str) -> Iterator[Card | BadRow]:
+def _read_csv(lines: Iterator[str], before: int, separator: str) -> Iterator[Card | KnownCard | BadRow]:
     reader = _reader(lines, separator)
-    header, positions, is_first = EXPECTED, (0, 1), True
+    header, positions, is_first = EXPECTED, dict(zip(_NAMES, (0, 1), strict=True)), True
     while True:
         line = before + reader.line_num + 1
         try:
@@ -145,15 +163,15 @@ def _read_csv(lines: Iterator[str], before: int, separator: str) -> Iterator[Car
             if twice := [name for name in _NAMES if names.count(name) > 1]:
                 yield BadRow(line, f"the header has {' and '.join(twice)} twice; expected {EXPECTED}, each once")
                 return  # which of the columns is meant, nobody knows
-            positions = (names.index(_NAMES[0]), names.index(_NAMES[1]))
-        elif len(cells) <= max(positions):
+            positions = {name: names.index(name) for name in (*_NAMES, *_AFTER) if name in names}
+        elif len(cells) <= max(positions[name] for name in _NAMES):
             yield BadRow(line, f"the row has {len(cells)} columns; expected {header}")
         else:
-            yield _card_of(line, cells[positions[0]], cells[positions[1]], header)
+            yield _card_of(line, {name: cells[at] for name, at in positions.items() if at < len(cells)}, header)
         is_first = False
 
 
-def _read_json_lines(lines: Iterator[str], before: int) -> Iterator[Card | BadRow]:
+def _read_json_lines(lines: Iterator[str], before: int) -> Iterator[Card | KnownCard | BadRow]:
     for line, text in enumerate(lines, start=before + 1):
         if not text.strip():
             continue
@@ -168,16 +186,34 @@ def _read_json_lines(lines: Iterator[str], before: int) -> Iterator[Card | BadRo
         if not {*_NAMES} <= fields.keys():
             yield BadRow(line, f"profile_id or card_token is missing; expected {_EXPECTED_OBJECT}")
         else:
-            yield _card_of(line, fields[_NAMES[0]], fields[_NAMES[1]], _EXPECTED_OBJECT)
+            yield _card_of(line, fields, _EXPECTED_OBJECT)
 
 
-def _card_of(line: int, profile_id: object, card_token: Any, expected: str) -> Card | BadRow:  # noqa: ANN401 - any
+def _card_of(line: int, fields: Mapping[str, Any], expected: str) -> Card | KnownCard | BadRow:
+    profile_id, card_token = (fields[name] for name in _NAMES)
     try:
         if isinstance(profile_id, str) and profile_id.isascii() and profile_id.isdigit():
             profile_id = int(profile_id)
         if type(profile_id) is not int:
             raise UsageError("profile_id must be a whole number, such as 123456")
-        return Card(profile_id, card_token)
+        card, after = Card(profile_id, card_token), _status_of(*(fields.get(name) or None for name in _AFTER))
+        return card if after is None else KnownCard(card, after)
     except ValueError as exc:
         reason = str(exc) if isinstance(exc, UsageError) else "profile_id is too long a number"
         return BadRow(line, f"{reason}; expected {expected}")
+
+
+def _status_of(status: object, occurred_at: object, error_code: object) -> ProductionStatus | None:
+    if status is None:
+        if occurred_at is not None or error_code is not None:
+            raise UsageError("after_status is missing")
+        return None
+    moment = None
+    if occurred_at is not None:
+        with suppress(ValueError, TypeError):
+            moment = datetime.fromisoformat(cast("str", occurred_at))
+        if moment is None or moment.tzinfo is None:
+            raise UsageError("after_occurred_at must be a time with its offset, such as 2026-11-26T09:30:00Z")
+    if not isinstance(status, str) or not isinstance(error_code, str | None):
+        raise UsageError("after_status and after_error_code must be texts, such as PRODUCTION_ERROR")
+    return ProductionStatus(status, occurred_at=moment, error_code=error_code)

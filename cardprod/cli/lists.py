@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 import attrs
 
-from cardprod.card_files import EXPECTED, BadRow, encoding_of, read_cards
+from cardprod.card_files import EXPECTED, BadRow, KnownCard, encoding_of, read_cards
 from cardprod.errors import UsageError
-from cardprod.models import Card
+from cardprod.models import Card, ProductionStatus
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+    from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 
 __all__ = ["CardList", "no_cards", "read_list", "read_rows", "shown_name"]
 
-Rows: TypeAlias = "list[Card | BadRow]"
+Rows: TypeAlias = "list[Card | KnownCard | BadRow]"
 
 _STDIN: Final = 0
 _BLOCK: Final = 65_536
@@ -41,11 +41,13 @@ class CardList:
         name: Its name, for messages.
         cards: Its cards in their order; one may come twice.
         bad_rows: Its rows that are no cards.
+        after: The statuses that it says are known, by card.
     """
 
     name: str
     cards: Sequence[Card]
     bad_rows: Sequence[BadRow]
+    after: Mapping[Card, ProductionStatus] = attrs.field(factory=dict[Card, ProductionStatus])
 
 
 def shown_name(name: str) -> str:
@@ -70,16 +72,20 @@ async def read_list(name: str, *, allow_empty: bool = False) -> CardList:
     """
     cards: list[Card] = []
     bad_rows: list[BadRow] = []
+    after: dict[Card, ProductionStatus] = {}
     async with aclosing(read_rows(name)) as blocks:
         async for rows in blocks:
             for row in rows:
-                if isinstance(row, Card):
+                if isinstance(row, BadRow):
+                    bad_rows.append(row)
+                elif isinstance(row, Card):
                     cards.append(row)
                 else:
-                    bad_rows.append(row)
+                    cards.append(row.card)
+                    after[row.card] = row.after
     if not (cards or bad_rows or allow_empty):
         raise no_cards(name)
-    return CardList(shown_name(name), cards, bad_rows)
+    return CardList(shown_name(name), cards, bad_rows, after)
 
 
 async def read_rows(name: str) -> AsyncGenerator[Rows]:

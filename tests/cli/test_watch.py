@@ -81,6 +81,17 @@ async def test_all_produced(kiosk: Simulator, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("environment")
+async def test_known_statuses(kiosk: Simulator, tmp_path: Path) -> None:
+    """A card whose row names a known error is waited for beyond it."""
+    (card,) = cards_of(kiosk, 1, [("PRODUCTION_ERROR", 60), ("READY", 20), ("PRODUCED", 0)])
+    path = tmp_path / "cards.csv"
+    path.write_text(f"profile_id,card_token,after_status\n{card.profile_id},{card.card_token},PRODUCTION_ERROR\n")
+    exit_code, lines = await run_json("watch", str(path))
+    assert exit_code == 0
+    assert told(lines) == {card.card_token: ["READY", "PRODUCED"]}
+
+
+@pytest.mark.usefixtures("environment")
 async def test_progress_as_json(kiosk: Simulator, tmp_path: Path) -> None:
     """Progress comes every ten seconds while something changes, else once a minute, and says where the cards are."""
     cards_of(kiosk, 2, [("READY", 400), ("PRODUCED", 0)])

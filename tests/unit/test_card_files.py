@@ -5,14 +5,15 @@ from __future__ import annotations
 import csv
 import io
 import json
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cardprod import Card
-from cardprod.card_files import BadRow, encoding_of, read_cards
+from cardprod import Card, ProductionStatus
+from cardprod.card_files import BadRow, KnownCard, encoding_of, read_cards
 from tests.table import Table
 
 TOKEN = "card_token must be 1 to 128 characters of A-Z a-z 0-9 . _ ~ -, and not '.' or '..'"
@@ -52,6 +53,42 @@ def test_other_separators() -> None:
         f"2: {TOKEN}; this one has 3 characters and does not qualify{EXPECTED}",
         Card(8, "c"),
     ]
+
+
+def test_known_statuses() -> None:
+    """A row can name the status that is known of its card, in CSV and in JSON lines alike; empty cells name none."""
+    known = ProductionStatus("PRODUCTION_ERROR", occurred_at=datetime(2026, 11, 26, 9, 30, tzinfo=UTC), error_code="JAM")
+    expected = [KnownCard(Card(1, "a"), known), Card(2, "b"), KnownCard(Card(3, "c"), ProductionStatus("READY"))]
+    rows = "1,a,PRODUCTION_ERROR,2026-11-26T09:30:00Z,JAM\n2,b,,,\n3,c,READY\n"
+    text = f"profile_id,card_token,After status,after_occurred_at,afterErrorCode\n{rows}"
+    assert [*read_cards(io.StringIO(text))] == expected
+    lines = [
+        {
+            "profile_id": 1,
+            "card_token": "a",
+            "after_status": "PRODUCTION_ERROR",
+            "after_occurred_at": "2026-11-26T10:30:00+01:00",
+            "after_error_code": "JAM",
+        },
+        {"profile_id": 2, "card_token": "b", "after_status": None},
+        {"profile_id": 3, "card_token": "c", "after_status": "READY"},
+    ]
+    assert [*read_cards(json.dumps(line) for line in lines)] == expected
+
+
+@pytest.mark.parametrize(
+    ("cells", "words"),
+    [
+        (",2026-11-26T09:30:00Z,", "after_status is missing"),
+        (",,JAM", "after_status is missing"),
+        ("READY,2026-11-26T09:30:00,", "after_occurred_at must be a time with its offset"),
+        ("READY,yesterday,", "after_occurred_at must be a time with its offset"),
+    ],
+)
+def test_known_statuses_that_cannot_be(cells: str, words: str) -> None:
+    """A known status without its name, or with a time that is none, makes a bad row."""
+    [row] = read_cards(iter(["profile_id,card_token,after_status,after_occurred_at,after_error_code\n", f"1,a,{cells}"]))
+    assert words in str(row)
 
 
 def test_a_header_is_the_first_row() -> None:

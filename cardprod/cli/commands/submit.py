@@ -47,7 +47,7 @@ async def run(arguments: argparse.Namespace, output: Output) -> int:
         raise UsageError("nothing was submitted, because of the bad rows")
     timeout = arguments.timeout if arguments.timeout < math.inf else None
     async with await asyncio.to_thread(find_database, arguments) as durable:
-        batch_id = await durable.submit(listed.cards, timeout=timeout, token=arguments.token)
+        batch_id = await durable.submit(listed.cards, timeout=timeout, token=arguments.token, after=listed.after)
     cards = len({*listed.cards})
     if not arguments.json:
         submitted = f"{count_of(cards, 'card')} submitted"

@@ -23,6 +23,7 @@ import attrs
 from cardprod._polling.adaptive import AdaptiveSchedule
 from cardprod._polling.source import TimeSlice
 from cardprod._protocol.codec import unix_time
+from cardprod.card_files import BadRow
 from cardprod.checkpoint import Checkpoint, wall_clock
 from cardprod.cli.connection import base_url
 from cardprod.cli.exit_codes import SIGNALLED
@@ -32,7 +33,7 @@ from cardprod.cli.output.streams import OutputLost
 from cardprod.cli.watch.stats import WatchStats, exit_code_for
 from cardprod.cli.words import count_of, whole
 from cardprod.errors import CardprodError, Unauthorized, UsageError
-from cardprod.models import Card
+from cardprod.models import Card, ProductionStatus
 from cardprod.telemetry import PollFailed
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ class WatchSession:
         self._began_at = self._loop.time()
         self._stats = WatchStats(self._began_at)
         self._waits: list[Waits] = []
+        self._after: dict[Card, ProductionStatus] = {}  # what the list says is known of cards, until their waits begin
         self._unnamed: set[Card] = set()  # cards of the checkpoint that standard input has not named yet
         self._stopped: asyncio.Future[str] = self._loop.create_future()
         client.on_event = self._process_event
@@ -132,6 +134,8 @@ class WatchSession:
         """Count the cards that are known; return the waits to resume, and the cards whose waits begin."""
         pending: list[PendingCard] = []
         new: list[Card] = []
+        if listed is not None:
+            self._after = {**listed.after}
         if saved is not None:
             self._check_same(listed, saved)
             self._schedule = AdaptiveSchedule.from_json(saved.learned)
@@ -148,13 +152,20 @@ class WatchSession:
                     deadline_at = unix_time(at) if at < math.inf else None
                     pending.append(attrs.evolve(wait, is_after=True, deadline_at=deadline_at))
                 elif not is_end:
-                    pending.append(wait)
+                    pending.append(self._with_known(wait))
         if self._store is not None:
             self._store.learned = self._schedule.to_json
         if listed is not None:
             self._stats.bad_rows = len(listed.bad_rows)
             new += self._stats.add(listed.cards)
         return pending, new
+
+    def _with_known(self, wait: PendingCard) -> PendingCard:
+        after = self._after.get(wait.card)
+        if after is None or wait.last is not None:
+            return wait
+        at = wait.started_at
+        return attrs.evolve(wait, last=after, is_after=after.is_final, began_at=at, polled_at=at)
 
     def _check_same(self, listed: CardList | None, saved: Saved) -> None:
         """Check that a checkpoint is of these cards. Of a list that is still to come, this cannot be known."""
@@ -204,11 +215,16 @@ class WatchSession:
             return
         async with aclosing(read_rows(self._list)) as blocks:
             async for rows in blocks:
-                cards = [row for row in rows if isinstance(row, Card)]
+                cards: list[Card] = []
                 for row in rows:
-                    if not isinstance(row, Card):
+                    if isinstance(row, BadRow):
                         self._stats.bad_rows += 1
                         self._output.emit(BadRowFound(shown_name(self._list), row))
+                    elif isinstance(row, Card):
+                        cards.append(row)
+                    else:
+                        cards.append(row.card)
+                        self._after[row.card] = row.after
                 await self._output.drain()
                 self._unnamed.difference_update(cards)
                 for first in range(0, len(cards), _AT_ONCE):
@@ -230,7 +246,7 @@ class WatchSession:
             except UsageError as error:
                 self._warn(error)
         for card in cards:
-            opened.add(card)
+            opened.add(card, after=self._after.pop(card, None))
             await work.pause_if_over()
 
     async def _read(self, waits: Waits, opened: Waits) -> None:
