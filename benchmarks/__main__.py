@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from benchmarks import bulk, durable, import_time, look, memory, schedule, storm, wait, waiting, webhooks
-from benchmarks.table import draw, machine, write_json
+from benchmarks import bulk, durable, import_time, look, memory, outages, schedule, storm, wait, waiting, webhooks
+from benchmarks.table import Table, draw, machine, write_json
 
 _PROGRAMS = {
     "look": look,
@@ -14,6 +14,7 @@ _PROGRAMS = {
     "import": import_time,
     "memory": memory,
     "schedule": schedule,
+    "outages": outages,
     "storm": storm,
     "bulk": bulk,
     "waiting": waiting,
@@ -44,14 +45,15 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(arguments: argparse.Namespace) -> None:
     result = _PROGRAMS[arguments.program].run(arguments)
-    if isinstance(result, str):
-        print(result, flush=True)
-        return
-    print(*result, sep="\n\n", flush=True)
-    if arguments.json is not None:
-        write_json(result, arguments.json)
-    if arguments.png is not None:
-        draw(result, arguments.png)
+    tables: list[Table] = []
+    for part in [result] if isinstance(result, str) else result:  # each is printed as soon as it is ready
+        print(part, end="\n" if isinstance(part, str) else "\n\n", flush=True)
+        if not isinstance(part, str):
+            tables.append(part)
+    if tables and arguments.json is not None:
+        write_json(tables, arguments.json)
+    if tables and arguments.png is not None:
+        draw(tables, arguments.png)
 
 
 def main() -> None:

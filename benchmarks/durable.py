@@ -138,8 +138,8 @@ async def _crash(cards: int, seed: int, *, restarts: bool, webhooks: bool = Fals
             batch_id = await durable.submit(submitted, schedule=Backoff(ceiling=10), batch_size=_CHUNK)
             workers = [_start_worker(database, file, kiosk.base_url, kiosk.token) for file in files]
             await asyncio.sleep(40)
-            requests = len(kiosk.requests)
-            while not webhooks and len(kiosk.requests) < requests + 150:  # noqa: ASYNC110 - in the middle of sweeps
+            requests = kiosk.requests.total
+            while not webhooks and kiosk.requests.total < requests + 150:  # noqa: ASYNC110 - in the middle of sweeps
                 await asyncio.sleep(0.01)
             workers[0].send_signal(signal.SIGKILL)
             killed_at = time.time()
@@ -164,7 +164,7 @@ async def _crash(cards: int, seed: int, *, restarts: bool, webhooks: bool = Fals
                 lines.extend(json.loads(line) for line in file.read_text().splitlines())
             chunks = await resumed
     return _judged(
-        lines, produced_at, killed_at, after=chunks, requests=len(kiosk.requests), restarts=restarts, webhooks=webhooks
+        lines, produced_at, killed_at, after=chunks, requests=kiosk.requests.total, restarts=restarts, webhooks=webhooks
     )
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import statistics
-import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -22,6 +21,7 @@ from benchmarks.table import Series, Table
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Iterator
     from typing import Self
 
     from benchmarks.peers import Look
@@ -102,21 +102,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--warm-up", type=float, default=0.5, help="seconds of a turn that do not count (default 0.5)")
     parser.add_argument("--patience", type=float, default=15.0, help="and at the most, for a slow start (default 15)")
     parser.add_argument("--seconds", type=float, default=1.0, help="seconds of a turn that count (default 1)")
+    parser.add_argument(
+        "--quick", action="store_true", help="two minutes: asyncio's loop, two rounds, 1 and 100 in flight"
+    )
     parser.add_argument("--tls", action="store_true", help=f"over TLS: {', '.join(WITH_TLS)}")
 
 
-def run(arguments: argparse.Namespace) -> list[Table]:
-    """Measure, and give a table for each event loop and number in flight."""
+def run(arguments: argparse.Namespace) -> Iterator[Table]:
+    """Measure, and give a table for each event loop and number in flight, as each is ready."""
     names = [name for name in arguments.peers if not arguments.tls or name in WITH_TLS]
-    tables: list[Table] = []
+    if arguments.quick:
+        arguments.loops, arguments.rounds, arguments.in_flight = ["asyncio"], 2, [1, 100]
     with server.started(tls=arguments.tls) as running:
         for loop in arguments.loops:
             for in_flight in arguments.in_flight:
                 with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
                     turns = runner.run(_take_turns(running, in_flight, names, arguments))
-                tables.append(_table(f"look{', TLS' * arguments.tls}, {loop}, {in_flight:,} in flight", turns))
-                print(f"… {tables[-1].title}: done", file=sys.stderr, flush=True)
-    return tables
+                yield _table(f"look{', TLS' * arguments.tls}, {loop}, {in_flight:,} in flight", turns)
 
 
 def _table(title: str, turns: dict[str, list[Turn]]) -> Table:

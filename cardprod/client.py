@@ -71,10 +71,12 @@ class Client:
         session: An `aiohttp.ClientSession` to use instead of an own one, with its connector, proxies, trace configs
             and cookie jar. It is neither closed nor changed here. So aiohttp still resends a request by itself when
             a kept-alive connection breaks, which neither `attempts` nor `rate_limit` counts, and accepts an answer
-            that came before its request. A session that does not verify the server is refused.
+            that came before its request. A session that does not verify the server is refused. Only the connections
+            that it keeps to the server are closed after one of them has failed.
         request_timeout: Seconds for one request and its whole answer; time spent queueing does not count.
         attempts: How often a request is sent before its poll fails, the first time included. Connection errors,
-            timeouts, 408, 429 and 5xx are retried.
+            timeouts, 408 and 5xx are retried. A 429 is no attempt: the request is sent again when the client may, until
+            two minutes after its first 429. With a `Retry-After` of more than a minute any of these is raised at once.
         rate_limit: The most requests per second and per minute, for all that this client does; None for no limit.
         max_concurrency: The most requests in flight at once.
         ssl: A TLS context, for a client certificate or a private authority; None for the system's authorities. One
@@ -161,7 +163,7 @@ class Client:
         """Request the card's production status once.
 
         The request waits for the rate limit and, after a 429 to any request of this client, for its `Retry-After`, two
-        minutes at most. Use `asyncio.timeout` to limit that.
+        minutes at most; then one request is sent, and the others at a rising rate. Use `asyncio.timeout` to limit that.
 
         Args:
             profile_id: The id of the profile that owns the card.
@@ -420,7 +422,7 @@ class Client:
         return self._transport.paused_for
 
     def pause(self, seconds: float) -> None:
-        """Send nothing for a while, as after a 429: for when another process with the same token got one.
+        """Send nothing for a while, and then at a rising rate, as after a 429: for when another process got one.
 
         Args:
             seconds: For how long from now. A longer pause is not shortened.
@@ -434,7 +436,7 @@ class Client:
         self._transport.pause(seconds)
 
     def resume_requests(self) -> None:
-        """End a pause now: one after a 429, or of `pause`. Requests are sent again within the rate limit.
+        """End a pause now, and what follows it: one after a 429, or of `pause`. Only the rate limit holds again.
 
         Raises:
             UsageError: The client is closed or belongs to another event loop.

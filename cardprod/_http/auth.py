@@ -12,19 +12,30 @@ import re
 import ssl as _ssl
 import uuid
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Final, Protocol
 
 import aiohttp
 import attrs
+from yarl import URL
 
+from cardprod._http.failures import is_retryable
 from cardprod._http.proxies import proxy_for
 from cardprod._http.secrets import drop_frames, drop_inner_frames, parse_redacted, redact
-from cardprod._http.session import check_verifies, open_session, send
+from cardprod._http.session import check_verifies, drop_idle, local_options, open_session, send
 from cardprod._protocol.requests import PRODUCTION, TokenEndpoint, is_token
 from cardprod._protocol.responses import parse_token_response
 from cardprod._protocol.validation import check_aware, check_callable, check_seconds, check_text, check_type
-from cardprod.errors import ApiError, CardprodError, RequestTimeout, TokenRefreshFailed, TransportError, UsageError
+from cardprod.errors import (
+    ApiError,
+    BadReply,
+    CardprodError,
+    RequestTimeout,
+    TokenRefreshFailed,
+    TransportError,
+    UsageError,
+)
 from cardprod.telemetry import warn
 
 if TYPE_CHECKING:
@@ -46,6 +57,11 @@ _GRACE: Final = 2.0
 callers wait for it; but not for long, because the endpoint may not answer."""
 _REFUSED_PAUSE: Final = 30.0
 """Seconds after a refresh in which a 401 to the new token starts no other: a refresh did not help."""
+_NEAR_END: Final = 60.0
+"""Seconds before the old token's expiry, or a tenth of what is left of it, in which a refresh whose answer was lost is
+sent again."""
+_NOT_TAKEN: Final = frozenset({408, 425, 429, 503})
+"""HTTP statuses that say that a request was not processed; 500, or a gateway's 502 and 504, leave that open."""
 _PERMANENT: Final = frozenset({"invalid_grant", "invalid_client", "unauthorized_client"})
 """Error codes after which no later refresh can succeed."""
 _CLIENT_ID: Final = re.compile(r"[\x20-\x39\x3b-\x7e]+")
@@ -125,6 +141,8 @@ class OAuthToken:
     401 with the old token is sent once more with the new one; a 401 to the current token causes one refresh and one
     repetition. While the old token is still valid, it is used after a refresh that failed or takes longer than
     2 seconds. The next refresh after a failure is sent up to 60 seconds later, or after the answer's `Retry-After`.
+    One whose answer was lost may have been carried out, and its refresh token be used up: servers that detect reuse
+    then revoke everything. So it is sent again only when the old token gets a 401 or is a minute from its expiry.
     After a permanent refusal, such as `invalid_grant`, no refresh is sent any more, and once the old token is not valid
     every call raises it. Cancelling a caller does not cancel the refresh.
 
@@ -212,6 +230,7 @@ class OAuthToken:
         self._began_at = 0.0
         self._failure: CardprodError | None = None
         self._no_refresh_until = 0.0
+        self._lost_until = float("-inf")  # no refresh before this, while the old token is valid: an answer was lost
         self._failures = 0
         self._refreshed_at = float("-inf")
         self._is_on_refresh_sync = False  # found out when it was called
@@ -291,7 +310,9 @@ class OAuthToken:
     async def _renew(self, loop: asyncio.AbstractEventLoop) -> str:
         """Wait for the refresh in progress, or start one, and return the token. The refresh outlives its callers."""
         failure: Exception | None = self._failure
-        if failure is None or loop.time() >= self._no_refresh_until:
+        now = loop.time()
+        is_kept = now < self._lost_until and self._is_valid(now)
+        if failure is None or (now >= self._no_refresh_until and not is_kept):
             failure = await self._outcome_of(self._begin_refresh(loop), loop)
         is_usable = self._access_token is not None and self._unstored is None
         if is_usable and (failure is None or self._is_valid(loop.time())):
@@ -364,6 +385,7 @@ class OAuthToken:
         self._schedule_refresh(loop)
         self._is_refused = False
         self._failure, self._failures = None, 0
+        self._lost_until = float("-inf")
         self._unstored = TokenPair(self._access_token, self._refresh_token, self._expires_at)
 
     def _postpone_refresh(self, failure: CardprodError, now: float) -> None:
@@ -375,16 +397,25 @@ class OAuthToken:
         self._failure = failure
         self._failures = min(self._failures + 1, 10)
         self._no_refresh_until = float("inf") if is_permanent else now + delay
+        if self._is_valid(now) and _is_lost(failure):
+            self._lost_until = self._valid_until - min(_NEAR_END, (self._valid_until - now) / 10)
         if self._is_valid(now):
             message = "the token could not be refreshed, the old one is still used: %s"
             warn(message, str(failure), error=type(failure).__name__)
 
     async def _request_token(self) -> TokenGrant:
-        """Send the refresh, with retries."""
+        """Send the refresh, with retries, unless the old token is valid and it may have been carried out."""
         from cardprod._http.retries import retry  # noqa: PLC0415 - loaded before the first request
 
+        now = asyncio.get_running_loop().time
+
+        def is_worth_it(error: BaseException) -> bool:
+            return is_retryable(error) and not (_is_lost(error) and self._is_valid(now()))
+
         try:
-            return await retry(self._request_token_once, made=0, attempts=_ATTEMPTS, sleep=asyncio.sleep)
+            return await retry(
+                self._request_token_once, made=0, attempts=_ATTEMPTS, sleep=asyncio.sleep, is_worth_it=is_worth_it
+            )
         except CardprodError as error:
             error.args = (f"refreshing the token: {error.args[0]}",)
             drop_frames(error)
@@ -402,14 +433,18 @@ class OAuthToken:
         )
         basic = request[1]["Authorization"].removeprefix("Basic ")
         secrets = [basic, self._client_secret, self._refresh_token, self._access_token or ""]
-        session = self._session or open_session()
+        url, is_local = URL(request[0]), self._endpoint.is_local
+        session = self._session or open_session(is_local=is_local)
         try:
+            post = partial(send, session, "POST", request, ssl=self._ssl, proxy=self._proxy, body=body)
             async with asyncio.timeout(self._request_timeout):
-                answer = await send(session, "POST", request, ssl=self._ssl, proxy=self._proxy, body=body)
+                answer = await (post(options=local_options(self._session, request[0])) if is_local else post())
         except CardprodError as error:
             redact(secrets, error)
+            drop_idle(session, url)  # as `Channel.drop_idle`
             raise
         except TimeoutError as exc:
+            drop_idle(session, url)
             raise RequestTimeout(f"no whole answer within {self._request_timeout:g} s: try again") from exc
         finally:
             if self._session is None:
@@ -420,6 +455,14 @@ class OAuthToken:
 def _check_expiry(expires_at: datetime | None, access_token: str | None) -> None:
     if expires_at is not None and access_token is None:
         raise UsageError("expires_at says when the access_token expires: pass that too, or neither")
+
+
+def _is_lost(error: BaseException) -> bool:
+    """Whether a refresh that failed may have been carried out: it was sent, and no answer says that it was refused."""
+    if isinstance(error, ApiError):
+        return error.http_status >= 500 and error.http_status not in _NOT_TAKEN  # noqa: PLR2004 - a server's failure
+    never_sent = isinstance(error.__cause__, aiohttp.ClientConnectorError | aiohttp.ClientHttpProxyError)
+    return isinstance(error, TransportError | BadReply) and not never_sent
 
 
 def _own_error(failure: Exception | None) -> Exception:

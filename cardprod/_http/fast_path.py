@@ -23,6 +23,7 @@ from aiohttp.http import HttpProcessingError
 
 from cardprod._http.answer import NO_TIMEOUT, Answer, read_body
 from cardprod._http.failures import transport_error
+from cardprod._http.loopback import check_is_local
 from cardprod.errors import TransportError
 from cardprod.telemetry import warn
 
@@ -33,7 +34,15 @@ if TYPE_CHECKING:
 
     from cardprod._protocol.correlation import CorrelationIds
 
-__all__ = ["FastPath", "guard_connector", "open_fast_path", "ssl_setting", "turn_off_resending"]
+__all__ = [
+    "FastPath",
+    "drop_idle",
+    "guard_connector",
+    "local_options",
+    "open_fast_path",
+    "ssl_setting",
+    "turn_off_resending",
+]
 
 _SENDER: Final = "_request"
 """The method that aiohttp's session sends with, which most test tools replace."""
@@ -41,6 +50,10 @@ _RESENDS: Final = "_retry_connection"
 _PROTOCOL: Final = "ResponseHandler"
 _PROTOCOL_FACTORY: Final = "_factory"
 _SSL_SETTING: Final = "_ssl"
+_KEPT: Final = "_conns"
+_MIDDLEWARES: Final = "_middlewares"
+_WRITER: Final = "send"
+"""The method that a request is written with, once it has a connection."""
 
 _INFORMATIONAL: Final = frozenset(range(100, 200)) - {101}
 """HTTP statuses that the final answer follows (RFC 9110, section 15.2); none follows a 101."""
@@ -52,6 +65,38 @@ _MOST_UNREQUESTED: Final = 1000
 def ssl_setting(session: aiohttp.ClientSession) -> object:
     """Return the `ssl=` of a session's connector; None if unknown."""
     return getattr(session.connector, _SSL_SETTING, None)
+
+
+def drop_idle(session: aiohttp.ClientSession, host: str | None, port: int | None) -> bool:
+    """Close the connections to a host that a session keeps and no request uses; return whether that can be done."""
+    kept: Any = getattr(session.connector, _KEPT, None)
+    try:
+        for key in [key for key in kept if (key.host, key.port) == (host, port)]:
+            for protocol, _ in kept.pop(key):
+                protocol.abort()  # closing one that is dead would wait for its other end
+    except (AttributeError, TypeError, ValueError):
+        return False
+    return True
+
+
+def local_options(session: aiohttp.ClientSession) -> dict[str, Any] | None:
+    """Return options of a lent session's requests that let it send them to this machine only; None for unknown."""
+    own = getattr(session, _MIDDLEWARES, None)
+    if not isinstance(own, tuple) or not hasattr(aiohttp.ClientRequest, _WRITER):
+        return None
+    return {"middlewares": (*own, _send_to_loopback)}
+
+
+async def _send_to_loopback(request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+    """Check the other end of the connection before the request is written to it."""
+    write: Any = getattr(request, _WRITER)
+
+    async def write_checked(connection: Any) -> Any:  # noqa: ANN401 - as aiohttp's
+        check_is_local(connection.transport)
+        return await write(connection)
+
+    setattr(request, _WRITER, write_checked)
+    return await send(request)
 
 
 def turn_off_resending(session: aiohttp.ClientSession) -> bool:

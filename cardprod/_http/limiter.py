@@ -2,7 +2,7 @@
 
 It is fair between single polls and batches: permits go alternately to a single poll, in the order they came, and to a
 batch, round robin. Requests of batches are spaced by `SlidingWindow.min_interval`, so that they do not use up at once
-what a single poll would need.
+what a single poll would need. After a 429 `Recovery` says when the next permit is granted, until it is over.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ import asyncio
 import math
 from collections import deque
 from heapq import heappop, heappush
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from cardprod._http.rate_limit import SlidingWindow
-from cardprod.errors import UsageError
+from cardprod._http.recovery import Recovery
+from cardprod.errors import RateLimited, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -22,6 +23,12 @@ if TYPE_CHECKING:
     from cardprod._http.rate_limit import RateLimit
 
 __all__ = ["CLOSED", "LimiterQueue", "Permit", "RequestLimiter", "WouldBlock"]
+
+_UNLIMITED: Final = 1000.0
+"""Requests per second at which a client without a rate limit has recovered from a 429."""
+
+_TICK: Final = 0.001
+"""Seconds: a pause that ends so soon is waited for by all; other clocks may differ so much from rounding."""
 
 CLOSED = "this client is closed; make a new one, or use it before leaving its `async with`"
 
@@ -57,11 +64,27 @@ class Permit:
             self.release()
 
 
+class _Probe(Permit):
+    """The permission to send the one request after a pause."""
+
+    __slots__ = ()
+
+    def release(self) -> None:
+        if self._limiter is not None:
+            self._limiter._end_probe(was_sent=True)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - as above
+        super().release()
+
+    def give_back(self) -> None:
+        if self._limiter is not None:
+            self._limiter._end_probe(was_sent=False)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - as above
+        super().give_back()
+
+
 class LimiterQueue:
     """The requests of one batch, which the limiter alternates with other batches and single polls.
 
     Args:
-        waits_for_pauses: Whether they wait until a pause ends, and for a `Retry-After`.
+        waits_for_pauses: Whether they wait until a pause after a 429 ends, and for a `Retry-After`.
     """
 
     __slots__ = ("requests", "waiting", "waits_for_pauses")
@@ -75,7 +98,8 @@ class LimiterQueue:
 
     def waits_for(self, error: BaseException) -> bool:
         """Whether its requests are retried after an error: if it asks to wait, only a queue that waits for pauses."""
-        return self.waits_for_pauses or not getattr(error, "retry_after", None)
+        asks_to_wait = isinstance(error, RateLimited) or getattr(error, "retry_after", None)
+        return self.waits_for_pauses or not asks_to_wait
 
 
 class RequestLimiter:
@@ -89,6 +113,8 @@ class RequestLimiter:
     def __init__(self, rate_limit: RateLimit | None, places: float) -> None:
         self.window: SlidingWindow = SlidingWindow(rate_limit)
         """When the next request may be sent."""
+        self._ceiling = _ceiling_of(rate_limit)
+        self._recovery: Recovery | None = None  # after a 429, until it is over
         self.places: float = places
         """The most requests at once."""
         self._in_use = 0
@@ -110,6 +136,11 @@ class RequestLimiter:
         """Requests that wait for a permit."""
         return sum(not request.done() for request in self._requests())
 
+    @property
+    def paused_until(self) -> float:
+        """When the current pause ends, or the last one ended."""
+        return -math.inf if self._recovery is None else self._recovery.paused_until
+
     def try_acquire(self, now: float, queue: LimiterQueue | None) -> Permit | None:
         """Return a permit if one can be granted now and no request is waiting; else None."""
         if self._in_use >= self.places or self._single or self._queues:
@@ -117,12 +148,15 @@ class RequestLimiter:
         ready_at = self.window.ready_at() if queue is None else self._queues_ready_at(now)
         return None if ready_at > now else self._grant(now, queue)
 
-    async def acquire(self, queue: LimiterQueue | None = None, urgent_at: float = -math.inf) -> Permit:
+    async def acquire(
+        self, queue: LimiterQueue | None = None, urgent_at: float = -math.inf, *, was_refused: bool = False
+    ) -> Permit:
         """Wait for a permit. If the wait is cancelled, the permit goes to the next request.
 
         Args:
             queue: The batch it is for; None for a single poll.
             urgent_at: When it is urgent: the queue's request with the earliest time is its next.
+            was_refused: Whether the request was sent before and got a 429; it goes before those that were not.
 
         Raises:
             WouldBlock: Requests are paused, or were during the wait, and the queue does not wait for pauses.
@@ -132,16 +166,19 @@ class RequestLimiter:
         now = loop.time()
         if (permit := self.try_acquire(now, queue)) is not None:
             return permit
-        if queue is not None and not queue.waits_for_pauses and self.window.paused_until > now:
+        if queue is not None and not queue.waits_for_pauses and self.paused_until > now + _TICK:
             raise WouldBlock
         request: asyncio.Future[Permit] = loop.create_future()
-        if queue is None:
-            self._single.append(request)
-        else:
+        if queue is not None:
             if not queue.waiting:
                 self._queues.append(queue)
             self._number += 1
-            heappush(queue.waiting, (urgent_at, self._number, request))
+            place = (-math.inf, -self._number) if was_refused else (urgent_at, self._number)
+            heappush(queue.waiting, (*place, request))
+        elif was_refused:
+            self._single.appendleft(request)
+        else:
+            self._single.append(request)
         if self._timer is None or self._in_use < self.places:
             self._grant_next()
         try:
@@ -155,20 +192,33 @@ class RequestLimiter:
             raise
 
     def pause_until(self, at: float) -> None:
-        """Grant nothing before a time, and end the requests that do not wait for it with `WouldBlock`."""
-        self.window.pause_until(at)
-        for queue in self._queues:
-            if not queue.waits_for_pauses:
-                _refuse((request for *_, request in queue.waiting), WouldBlock)
+        """Grant nothing before a time, and then one permit, as after a 429."""
+        self._begin_recovery().pause_until(at)
+        self._end_requests_that_do_not_wait()
+
+    def refuse(self, permit: Permit, now: float, retry_after: float | None) -> None:
+        """Grant nothing for a while, because a request got a 429.
+
+        Args:
+            permit: The request's.
+            now: The time.
+            retry_after: The answer's `Retry-After`.
+        """
+        self._begin_recovery().refuse(now, permit.acquired_at, retry_after)
+        self._end_requests_that_do_not_wait()
 
     def resume(self) -> None:
-        """End a pause now."""
-        self.window.resume()
+        """End a pause, and what follows it, now."""
+        self._recovery = None
+        self.window.held_until = -math.inf
         self._grant_next()
 
     def change_limit(self, rate_limit: RateLimit | None) -> None:
         """Use another rate limit from now on."""
         self.window.change(rate_limit)
+        self._ceiling = _ceiling_of(rate_limit)
+        if self._recovery is not None:
+            self._recovery.ceiling = self._ceiling
         self._grant_next()
 
     def close(self) -> None:
@@ -201,7 +251,34 @@ class RequestLimiter:
         if queue is not None:
             self._queue_sent_at = now
             queue.requests += 1
-        return Permit(self, now)
+        if self._recovery is None:
+            return Permit(self, now)
+        is_probe = self._recovery.record(now)
+        self._follow_recovery()
+        return _Probe(self, now) if is_probe else Permit(self, now)
+
+    def _begin_recovery(self) -> Recovery:
+        if self._recovery is None:
+            self._recovery = Recovery(self._ceiling)
+        return self._recovery
+
+    def _end_requests_that_do_not_wait(self) -> None:
+        self._follow_recovery()
+        for queue in self._queues:
+            if not queue.waits_for_pauses:
+                _refuse((request for *_, request in queue.waiting), WouldBlock)
+
+    def _end_probe(self, *, was_sent: bool) -> None:
+        if self._recovery is not None:
+            self._recovery.end_probe(was_sent=was_sent)
+            self._follow_recovery()
+
+    def _follow_recovery(self) -> None:
+        if self._recovery is None or self._recovery.is_over:
+            self._recovery = None
+            self.window.held_until = -math.inf
+        else:
+            self.window.held_until = self._recovery.ready_at
 
     def _grant_next(self) -> None:
         """Grant the permits that can be granted now, and set the timer for the next one. Called after every change."""
@@ -214,7 +291,7 @@ class RequestLimiter:
             single_at = self.window.ready_at() if self._single else math.inf
             queues_at = self._queues_ready_at(now) if self._queues else math.inf
             if min(single_at, queues_at) > now:
-                if self._single or self._queues:
+                if min(single_at, queues_at) < math.inf:  # else none is waiting, or all for the end of the probe
                     self._set_timer(min(single_at, queues_at))
                 return
             if queues_at <= now and (self._is_queue_next or single_at > now):
@@ -246,6 +323,10 @@ class RequestLimiter:
         if self._timer is not None:
             self._timer.cancel()
         self._timer = None if at is None or self._loop is None else self._loop.call_at(at, self._grant_next)
+
+
+def _ceiling_of(rate_limit: RateLimit | None) -> float:
+    return _UNLIMITED if rate_limit is None else rate_limit.per_second
 
 
 def _refuse(requests: Iterable[asyncio.Future[Permit]], make_error: Callable[[], Exception]) -> None:

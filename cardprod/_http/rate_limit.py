@@ -73,17 +73,17 @@ class SlidingWindow:
     """Says when the next request may be sent.
 
     Args:
-        limit: The limit; None for no limit, but pauses still count.
+        limit: The limit; None for no limit.
     """
 
-    __slots__ = ("_windows", "paused_until")
+    __slots__ = ("_windows", "held_until")
 
     def __init__(self, limit: RateLimit | None) -> None:
         # For each window: its length, and when the last requests were sent, as many as it allows.
         self._windows: list[tuple[float, deque[float]]] = []
         self.change(limit)
-        self.paused_until: float = -math.inf
-        """When the current pause ends, or the last one ended."""
+        self.held_until: float = -math.inf
+        """Nothing is sent before this time, whatever the limit: it is set from outside, after a 429."""
 
     def change(self, limit: RateLimit | None) -> None:
         """Use another limit. Requests that were sent already count in it."""
@@ -99,7 +99,7 @@ class SlidingWindow:
 
     def ready_at(self) -> float:
         """Return when the next request may be sent; a time in the past means now."""
-        at = self.paused_until
+        at = self.held_until
         for length, times in self._windows:
             if len(times) == times.maxlen:
                 at = max(at, times[0] + length)
@@ -143,11 +143,3 @@ class SlidingWindow:
         for _, times in self._windows:
             if recorded_at in times:
                 times.remove(recorded_at)
-
-    def pause_until(self, at: float) -> None:
-        """Send nothing before a time, as after a 429. A longer pause is not shortened."""
-        self.paused_until = max(self.paused_until, at)
-
-    def resume(self) -> None:
-        """End a pause."""
-        self.paused_until = -math.inf

@@ -13,16 +13,17 @@ from yarl import URL
 
 from cardprod._http.answer import NO_TIMEOUT, read_body
 from cardprod._http.failures import transport_error
+from cardprod._http.loopback import loopback_socket
 from cardprod.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Coroutine, Mapping
 
     from cardprod._http.answer import Answer, AnswerCheck
     from cardprod._protocol.correlation import CorrelationIds
     from cardprod._protocol.requests import Request
 
-__all__ = ["Channel", "check_verifies", "open_session", "pool_size", "send"]
+__all__ = ["Channel", "check_verifies", "drop_idle", "local_options", "open_session", "pool_size", "send"]
 
 
 def _load_fast_path() -> Any:  # noqa: ANN401 - a module, or None
@@ -33,6 +34,7 @@ def _load_fast_path() -> Any:  # noqa: ANN401 - a module, or None
 
 
 _FAST_PATH: Final[Any] = _load_fast_path()
+_NO_OPTIONS: Final[Mapping[str, Any]] = {}
 
 
 class Channel:
@@ -44,17 +46,23 @@ class Channel:
         ssl: The TLS context; True for the session's own.
         ids: The correlation ids of the requests.
         proxy: The proxy that they go through; None for none, or for a lent session's own.
+        is_local: Whether they may go to this machine only, because they are plain http.
+
+    Raises:
+        UsageError: A lent session cannot be kept from sending them elsewhere.
     """
 
-    __slots__ = ("_fast", "_is_own", "_length", "_parsed", "_path", "_proxy", "_ssl", "ids", "session")
+    __slots__ = ("_fast", "_is_own", "_length", "_options", "_parsed", "_path", "_proxy", "_ssl", "ids", "session")
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what requests share
         self,
         prefix: str,
         session: aiohttp.ClientSession | None,
         ssl: _ssl.SSLContext | bool,
         ids: CorrelationIds,
+        *,
         proxy: URL | None = None,
+        is_local: bool = False,
     ) -> None:
         self._proxy = proxy
         self.ids: CorrelationIds = ids
@@ -64,7 +72,8 @@ class Channel:
         self._path = self._parsed.raw_path
         self._ssl = ssl
         self._is_own = session is None
-        self.session: aiohttp.ClientSession = open_session() if session is None else session
+        self._options = local_options(session, prefix) if is_local else _NO_OPTIONS
+        self.session: aiohttp.ClientSession = open_session(is_local=is_local) if session is None else session
         """The session, with its pool of connections."""
         self._fast = None
         if self._is_own and _FAST_PATH is not None and proxy is None:
@@ -88,7 +97,20 @@ class Channel:
             return answer
         url = self._parsed.with_path(path, encoded=True)
         check = partial(self.ids.check, correlation_id)
-        return send(self.session, "GET", (url, headers), ssl=self._ssl, proxy=self._proxy, check=check)
+        send_get = partial(send, self.session, "GET", (url, headers), ssl=self._ssl, proxy=self._proxy)
+        return send_get(check=check, options=self._options)
+
+    def drop_idle(self) -> None:
+        """Let no further request use a connection that is kept now: one has failed, so the others may be dead as well.
+
+        A firewall that forgets its connections tells nobody, and each of them would cost an attempt.
+        """
+        if not drop_idle(self.session, self._parsed):
+            # A pool keeps connections apart by this option, which changes nothing else: it is the host by default. When
+            # they come back into use with the next failure, aiohttp has mostly dropped them: it keeps them for 15 s.
+            others = {name: value for name, value in self._options.items() if name != "server_hostname"}
+            is_named = len(others) < len(self._options)
+            self._options = others if is_named else {**others, "server_hostname": self._parsed.raw_host}
 
     async def close(self) -> None:
         """Close the session, if it is our own."""
@@ -96,12 +118,15 @@ class Channel:
             await self.session.close()
 
 
-def open_session() -> aiohttp.ClientSession:
+def open_session(*, is_local: bool = False) -> aiohttp.ClientSession:
     """Open a session of our own, without cookies and without a limit of connections.
 
     The limiter limits concurrent requests; with aiohttp's limit, time spent queueing would count as the request's.
+
+    Args:
+        is_local: Whether it connects to this machine only.
     """
-    connector = aiohttp.TCPConnector(limit=0)
+    connector = aiohttp.TCPConnector(limit=0, socket_factory=loopback_socket if is_local else None)
     if _FAST_PATH is not None:
         _FAST_PATH.guard_connector(connector)
     session = aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
@@ -110,6 +135,28 @@ def open_session() -> aiohttp.ClientSession:
     session.detach()
     # This keeps aiohttp from resending a GET by itself as well, at a cost of 4 µs a request.
     return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar(), middlewares=(_send_once,))
+
+
+def local_options(lent: aiohttp.ClientSession | None, url: str) -> Mapping[str, Any]:
+    """Return the options of requests that let a lent session send them to this machine only.
+
+    Raises:
+        UsageError: There are none that work.
+    """
+    options: Mapping[str, Any] | None = None
+    if lent is not None and _FAST_PATH is not None:
+        options = _FAST_PATH.local_options(lent)
+    if options is None and lent is not None and URL(url).host == "localhost":
+        raise UsageError(
+            "base_url is plain http to localhost, and with this aiohttp nothing shows to which machine a lent session "
+            "connects: use an address, such as http://127.0.0.1, or lend no session"
+        )
+    return options or _NO_OPTIONS
+
+
+def drop_idle(session: aiohttp.ClientSession, url: URL) -> bool:
+    """Close the connections to a host that a session keeps and no request uses; return whether that can be done."""
+    return _FAST_PATH is not None and bool(_FAST_PATH.drop_idle(session, url.raw_host, url.port))
 
 
 async def send(  # noqa: PLR0913 - what is sent, and what its answer must pass
@@ -121,6 +168,7 @@ async def send(  # noqa: PLR0913 - what is sent, and what its answer must pass
     proxy: URL | None = None,
     body: bytes | None = None,
     check: AnswerCheck | None = None,
+    options: Mapping[str, Any] = _NO_OPTIONS,
 ) -> Answer:
     """Send one request and read its whole answer.
 
@@ -132,6 +180,7 @@ async def send(  # noqa: PLR0913 - what is sent, and what its answer must pass
         proxy: The proxy to go through; None for none, or for a lent session's own.
         body: The request's body; None for none.
         check: Checks the answer's status and headers; None accepts any.
+        options: Further options of `aiohttp.ClientSession.request`.
 
     Raises:
         TransportError: No whole answer came.
@@ -149,6 +198,7 @@ async def send(  # noqa: PLR0913 - what is sent, and what its answer must pass
             ssl=ssl,
             proxy=proxy,
             timeout=NO_TIMEOUT,
+            **options,
         )
         content = answer.content
         try:

@@ -11,6 +11,7 @@ import uuid
 from importlib import import_module
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Final
+from weakref import WeakSet
 
 from cardprod._http.auth import OAuthToken, check_token
 from cardprod._http.failures import is_retryable
@@ -40,11 +41,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Transport"]
 
-_LONGEST_PAUSE: Final = 120.0
-"""Seconds after a 429 at most, whatever its `Retry-After`: Wise's windows are a second and a minute, so a longer one is
-likely a proxy's."""
-
-_MAX_NODE: Final = 2**48 - 1
+_REFUSED_FOR: Final = 120.0
+"""Seconds from its first 429 on for which a request is sent again, without counting as an attempt."""
 
 
 class Transport:
@@ -58,7 +56,7 @@ class Transport:
         telemetry: Where events are emitted.
         session: A session of the caller's, used as it is and never closed; None to open one with the first request.
         request_timeout: Seconds for one exchange: connecting, headers and body together.
-        attempts: How often one request is sent at most, the first time included.
+        attempts: How often one request is sent at most, the first time included, and those that got a 429 not.
         rate_limit: The most requests per second and per minute; None for no limit.
         max_concurrency: The most exchanges in flight at once.
         ssl: The TLS context; None for aiohttp's own, which verifies.
@@ -84,6 +82,7 @@ class Transport:
         self._endpoint = endpoint
         self._source = token if callable(token) else None
         self._token = Secret("" if callable(token) else check_token(token))
+        self._of_source: WeakSet[RateLimited] = WeakSet()  # raised by the token source, and of its own endpoint
         self._telemetry = telemetry
         self._lent = session
         self._channel: Channel | None = None
@@ -102,10 +101,10 @@ class Transport:
         """Seconds for which no request may be sent, after a 429 or a call of `pause`; 0 without a pause."""
         if self._loop is None:
             return 0.0
-        return max(0.0, self.limiter.window.paused_until - self._loop.time())
+        return max(0.0, self.limiter.paused_until - self._loop.time())
 
     def pause(self, seconds: float) -> None:
-        """Send no request for so many seconds."""
+        """Send no request for so many seconds, and then come back as after a 429."""
         self.limiter.pause_until(asyncio.get_running_loop().time() + seconds)
 
     def resume(self) -> None:
@@ -179,7 +178,9 @@ class Transport:
         except CardprodError as error:
             error.card = card
             drop_frames(error)
-            if self._attempts == 1 or not self._is_worth_another(error, queue):
+            if not self._is_worth_another(error, queue):
+                raise
+            if self._attempts == 1 and not self._was_refused(error):
                 raise
             failure = error
         except asyncio.CancelledError as exc:
@@ -207,22 +208,59 @@ class Transport:
     def _is_worth_another(self, error: BaseException, queue: LimiterQueue | None) -> bool:
         return is_retryable(error) and (queue is None or queue.waits_for(error))
 
+    def _was_refused(self, error: BaseException) -> bool:
+        """Whether a request of this client got a 429; one that a token source got is a failure like any other."""
+        return isinstance(error, RateLimited) and error not in self._of_source
+
     async def _retry(self, card: Card, queue: LimiterQueue | None, failure: CardprodError) -> ProductionStatus:
-        """Retry after a failed first attempt. A tenacity loop costs 25 µs, so it is only used here."""
+        """Retry after a failed first attempt. A tenacity loop costs 25 µs, so it is only used here.
+
+        A 429 is no attempt: the request goes back to the limiter's queue, before those that were never sent, until two
+        minutes after its first 429.
+        """
         from cardprod._http.retries import retry, retry_delay  # noqa: PLC0415 - loaded before the first request
 
-        delay = retry_delay(1, failure)
-        self._report_retry(card, 1, failure, delay)
+        loop = asyncio.get_running_loop()
+        made, give_up_at = 0, math.inf
+        refusal: RateLimited | None = None
+
+        async def attempt() -> ProductionStatus:
+            nonlocal refusal, give_up_at
+            while True:
+                permit = None
+                if refusal is not None:
+                    give_up_at = min(give_up_at, loop.time() + _REFUSED_FOR)
+                    self._report_retry(card, made + 1, refusal, self.paused_for)
+                    permit = await self._acquire_again(queue, refusal, give_up_at)
+                    refusal = None
+                try:
+                    return await self._exchange_with(permit, card, queue)
+                except RateLimited as error:
+                    drop_frames(error)
+                    if not self._was_refused(error) or not self._is_worth_another(error, queue):
+                        raise
+                    refusal = error
+
+        def report(number: int, error: CardprodError, seconds: float) -> None:
+            nonlocal made
+            made = number
+            self._report_retry(card, number, error, seconds)
+
+        if isinstance(failure, RateLimited) and self._was_refused(failure):
+            refusal = failure
+        else:
+            delay = retry_delay(1, failure)
+            report(1, failure, delay)
+            await self._sleep(delay)
         del failure  # its traceback holds frames that hold it: break the cycle
-        await self._sleep(delay)
         try:
             return await retry(
-                lambda: self._exchange(card, queue, None),
-                made=1,
+                attempt,
+                made=made,
                 attempts=self._attempts,
                 sleep=self._sleep,
-                is_worth_it=lambda error: self._is_worth_another(error, queue),
-                before_sleep=lambda attempt, error, seconds: self._report_retry(card, attempt, error, seconds),
+                is_worth_it=lambda error: not self._was_refused(error) and self._is_worth_another(error, queue),
+                before_sleep=report,
             )
         except CardprodError as error:
             error.card = card
@@ -231,6 +269,23 @@ class Transport:
         except Exception as exc:
             drop_inner_frames(exc)
             raise
+        finally:
+            refusal = None  # as above
+
+    async def _acquire_again(self, queue: LimiterQueue | None, refusal: RateLimited, give_up_at: float) -> Permit:
+        """Wait for the permit of a request that got a 429, and raise that when it has waited long enough."""
+        limit = asyncio.timeout_at(give_up_at)
+        try:
+            if self.limiter.paused_until < give_up_at:
+                async with limit:
+                    return await self.limiter.acquire(queue, was_refused=True)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+        try:
+            raise refusal
+        finally:
+            del refusal  # as above
 
     def _report_retry(self, card: Card, attempt: int, error: CardprodError, seconds: float) -> None:
         if self._telemetry.wants_everything:
@@ -306,7 +361,9 @@ class Transport:
             if channel is None:
                 # The ids are made here and not in the constructor, so that forked workers do not send the same ones.
                 ids = CorrelationIds(uuid.uuid4())
-                channel = self._channel = Channel(self._endpoint.prefix, self._lent, self._ssl, ids, self._proxy)
+                prefix, is_local = self._endpoint.prefix, self._endpoint.is_local
+                channel = Channel(prefix, self._lent, self._ssl, ids, proxy=self._proxy, is_local=is_local)
+                self._channel = channel
             correlation_id = channel.ids.make()
             http_status, headers, body = await channel.get(
                 # Not a local variable: it holds the token.
@@ -318,13 +375,18 @@ class Transport:
             return redact_status(token.value, status) if token.encoded in body or b"\\" in body else status
         except TransportError as error:
             redact((token.value,), error)
+            self._drop_idle()
             raise
         except RateLimited as error:
-            self._pause_for(card, error, loop)  # before the next request gets the permit's place
+            # Before the next request gets the permit's place.
+            self.limiter.refuse(permit, loop.time(), error.retry_after)
+            if self._telemetry.is_observed:
+                self._telemetry.emit(RequestRefused(card, error.retry_after, error.limited_by))
             raise
         except asyncio.CancelledError as exc:
             if not self._time_limit.has_expired(task):
                 raise
+            self._drop_idle()
             raise self._cut_off("no whole answer") from exc
         finally:
             self._time_limit.stop(task)
@@ -332,11 +394,9 @@ class Transport:
             if self._telemetry.is_observed:
                 self._telemetry.emit(RequestEnded(card))
 
-    def _pause_for(self, card: Card, error: RateLimited, loop: asyncio.AbstractEventLoop) -> None:
-        if error.retry_after is not None:
-            self.limiter.pause_until(loop.time() + min(error.retry_after, _LONGEST_PAUSE))
-        if self._telemetry.is_observed:
-            self._telemetry.emit(RequestRefused(card, error.retry_after, error.limited_by))
+    def _drop_idle(self) -> None:
+        if self._channel is not None:
+            self._channel.drop_idle()
 
     async def _token_from(self, source: TokenSource, loop: asyncio.AbstractEventLoop) -> Secret:
         """Get a token from the source, within the time limit of a request."""
@@ -347,6 +407,9 @@ class Transport:
             if not isawaitable(giving):
                 raise UsageError("the token source must be an async callable: what it returns is awaited")
             return Secret(check_token(await giving))
+        except RateLimited as error:
+            self._of_source.add(error)
+            raise
         except asyncio.CancelledError as exc:
             if self._time_limit.has_expired(task):
                 raise self._cut_off("no token from its source") from exc

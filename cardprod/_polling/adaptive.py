@@ -43,8 +43,9 @@ unused while a card is past its `may`, which is never later than `fallback`'s ne
 number k in a status is therefore no later than `fallback`'s number k, whatever was learned, and however wrong it is.
 
 Where more polls may be made than the budget has, the order decides, and a card can be overtaken. `should` is at most
-`longest` after the last poll, or about half more than the average gap, if that is longer: so a card that nothing is
-expected of does not wait much longer for its poll than it would if all were polled in turn.
+`longest` after the last poll, or about half more than one poll of each waiting card takes, if that is longer: so a card
+that nothing is expected of does not wait much longer for its poll than it would if all were polled in turn. That the
+ends of a fleet are then seen as early as by `fallback` is only measured, not proved.
 
 A card that has not changed for an hour is polled no more often than every ten seconds, and so on in proportion
 (`_UNCHANGED`), but never less often than `fallback` would.
@@ -87,7 +88,7 @@ _UNCHANGED: Final = 1 / 360
 """The share of its time in a status for which a card is not polled again."""
 _OVERTAKEN: Final = 1.5
 _MARGIN: Final = 10.0
-"""Seconds added to the average gap, which is shorter than that of cards that have not changed for long."""
+"""Seconds added to a poll of each card: those that have changed lately are polled several times meanwhile."""
 _LEAST_DELAY: Final = 1e-6
 """Seconds. A lower bound of fallback's delays, so that a density can be squared."""
 _POLL_COST: Final = 0.002
@@ -282,7 +283,7 @@ class AdaptiveSchedule:
         progress_weight: The weight of a delay in seeing a change that is not final, relative to a final one: above 0,
             at most 1. With 1, READY -> IN_PROGRESS is as urgent as the end, and the end is seen later.
         shortest: The shortest delay by what was learned, in seconds.
-        longest: The longest delay, in seconds; with so many cards that half more than the average delay is longer,
+        longest: The longest delay, in seconds; with so many cards that half more than one poll of each takes longer,
             that.
         memory: After how many cards the weight of the first has decayed; at least 2.
         jitter: The share of a spacing that is random, from 0 up to, not including, 1.
@@ -333,7 +334,8 @@ class AdaptiveSchedule:
         self._patience = max(1.0, math.sqrt(poll_cost / _POLL_COST))  # by which what is saved with it makes gaps longer
         # With this and nothing learned, where half of the ends are assumed to be final, the delays are fallback's.
         self._spacing = math.sqrt((1 + progress_weight) / 2)
-        self._used = self._polls = self._waited = 0.0  # mass, polls, and the seconds between them; all decay alike
+        self._used = self._waited = 0.0  # mass, and the seconds between polls; both decay alike
+        self._round = 0.0  # seconds that one poll of each waiting card takes
         self._measured_from: float | None = None
         self._measured_at = 0.0
         self._curves: dict[tuple[str, bool], _Curve] = {}
@@ -388,8 +390,8 @@ class AdaptiveSchedule:
         spacing = self._spacing * (1 + self._jitter * (random - 0.5))
         delay = curve.age_at(curve.mass_at(age) + spacing) - age
         longest = self._longest
-        if self._polls > 0:
-            longest = max(longest, _OVERTAKEN * (self._waited / self._polls + _MARGIN))
+        if self._round:
+            longest = max(longest, _OVERTAKEN * (self._round + _MARGIN))
         return min(max(delay, self._shortest), longest)
 
     def learn(  # noqa: PLR0913 - one poll's worth
@@ -476,18 +478,17 @@ class AdaptiveSchedule:
         """Measure the rate A at which the cards use up mass, and set the spacing that uses the budget."""
         if self._measured_from is None or now < self._measured_at:  # the first poll, or another loop's clock
             self._measured_from = now
-            self._used = self._polls = self._waited = 0.0
+            self._used = self._waited = 0.0
         else:
             keep = math.exp((self._measured_at - now) / _FORGET)
             self._used *= keep
-            self._polls *= keep
             self._waited *= keep
         self._measured_at = now
         self._used += mass
-        self._polls += 1
         self._waited += waited
         if now - self._measured_from > _SETTLED:
             seconds = _FORGET * (1 - math.exp((self._measured_from - now) / _FORGET))
+            self._round = self._waited / seconds / requests_per_second
             self._spacing = max(self._least_spacing, self._used / seconds / requests_per_second)
 
 

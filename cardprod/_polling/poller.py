@@ -106,7 +106,7 @@ class Poller:
         self.telemetry: Telemetry = telemetry
         """Where events go."""
         self.waits: LimiterQueue = LimiterQueue()
-        """The polls of waits for one card each: together they are as one batch to the limiter."""
+        """The polls of waits for one card each, which share the budget as those of one batch do."""
         self._observed: set[int] = set()  # the waits whose end the observer is still to get
 
     # --- A wait begins and ends ---
@@ -178,7 +178,7 @@ class Poller:
         Args:
             entry: The card.
             shared: The poll, as it was begun in the subscriptions; it is ended here.
-            queue: The batch it is for, or `waits`.
+            queue: The batch it is for, or `waits`; None for a poll that goes before all of them.
             permit: One that was acquired; it is released or given back here.
 
         Returns:

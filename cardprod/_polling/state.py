@@ -192,7 +192,7 @@ class PollState:
         that, because nothing ran in time, `last_poll_seconds` later.
         """
         at = self._deadline_at
-        if self._is_last_poll:
+        if self.is_last_poll:
             is_too_late = self.next_poll_at >= self.expires_at
             at = self.next_poll_at + self._options.last_poll_seconds if is_too_late else self.expires_at
         return None if math.isinf(at) else at
@@ -219,7 +219,7 @@ class PollState:
             Whether it was postponed. `next_poll_at` is later then; or the wait is over, if the schedule's delay is
             invalid.
         """
-        if self._is_unanswered or self.failures or self._is_last_poll or now - self._polled_at >= gap:
+        if self._is_unanswered or self.failures or self.is_last_poll or now - self._polled_at >= gap:
             return False
         self._unchanged += 1
         delay = self._options.schedule.delay(self._unchanged, self._options.random())
@@ -236,7 +236,8 @@ class PollState:
         self.next_poll_at = min(self.urgent_at, now + backoff)
 
     @property
-    def _is_last_poll(self) -> bool:
+    def is_last_poll(self) -> bool:
+        """Whether the poll that is due is the one at the deadline."""
         return self.next_poll_at >= self._deadline_at
 
     @property
@@ -312,7 +313,7 @@ class PollState:
         self._unchanged += 1
         if _is_refusal(failure):
             self._ended_by = failure
-        elif self._is_last_poll or now >= self._deadline_at:
+        elif self.is_last_poll or now >= self._deadline_at:
             self._ended_by = self._timed_out(now, failure)
         elif failures >= self._options.max_failures and (
             self._is_unanswered or now - failing_since >= self._options.max_outage
@@ -435,7 +436,7 @@ class PollState:
             )
 
     def _schedule_next(self, now: float, failure: CardprodError | None) -> None:
-        if self._is_last_poll:
+        if self.is_last_poll:
             self._ended_by = self._timed_out(now, failure)
             return
         gap, urgent = self._gaps(now, now, self._options.random())

@@ -251,8 +251,7 @@ class _Entry(PollEntry):
             return
         self.mark_due(now)
         if not subscriptions.is_polled(self.card):
-            # The first poll, and one that is late already, go before all batches.
-            queue = self._poller.waits if self.urgent_at > now else None
+            queue = self._poller.waits if self.polls and not self.is_last_poll else None
             await self._poller.poll_once(self, subscriptions.begin_poll(self.card, self, now), queue)
         elif not await self._signal.wait_until(self.cut_off_at):
             self._poller.apply_cut_off(self)

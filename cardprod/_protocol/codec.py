@@ -31,6 +31,7 @@ __all__ = [
     "from_json",
     "to_json",
     "to_plain",
+    "to_unix_time",
     "unix_time",
     "write_as_rows",
 ]
@@ -55,6 +56,11 @@ _ROWS: Final[dict[type, tuple[Callable[[Any], Sequence[object]], Callable[[list[
 def unix_time(seconds: float) -> UnixTime:
     """Convert seconds since 1970; clamped to the range of `datetime`."""
     return max(round(seconds * 1e6), _FIRST_TIME) if seconds < _LAST_TIME / 1e6 else _LAST_TIME
+
+
+def to_unix_time(moment: datetime) -> UnixTime:
+    """Convert an aware datetime."""
+    return (moment - _EPOCH) // _MICROSECOND
 
 
 def as_datetime(moment: UnixTime) -> datetime:
@@ -85,7 +91,7 @@ def to_plain(value: object) -> Any:  # noqa: ANN401 - JSON, but for its times
 def to_json(value: attrs.AttrsInstance, *, version: int) -> str:
     """Convert a value to one line of JSON, with the version of its format."""
     plain = {"version": version, **to_plain(value)}
-    return json.dumps(plain, default=_write_time, separators=(",", ":"))
+    return json.dumps(plain, default=to_unix_time, separators=(",", ":"))
 
 
 def from_json(cls: type[_T], text: str | bytes, *, version: int, writer: str) -> _T:
@@ -180,11 +186,6 @@ def _checked(expected: type[_T], value: object, words: str) -> _T:
     if type(value) is not expected:
         raise ValueError(f"expected {words}")
     return value
-
-
-def _write_time(moment: Any) -> int:  # noqa: ANN401 - a datetime: everything else is plain already
-    since: timedelta = moment - _EPOCH
-    return since // _MICROSECOND
 
 
 def _reason(exc: BaseException, _: type | None) -> str:

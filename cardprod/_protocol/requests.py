@@ -86,6 +86,11 @@ class Endpoint:
         prefix = f"{self.base_url.rstrip('/')}/{self.api_version}/spend/profiles/"
         object.__setattr__(self, "prefix", prefix)  # frozen; derived once instead of for every request
 
+    @property
+    def is_local(self) -> bool:
+        """Whether requests may go to this machine only, because they are plain http."""
+        return _is_local(self.base_url, allow_plain_http=self.allow_plain_http)
+
     def build_request(self, card: Card, *, token: str, correlation_id: str) -> Request:
         """Build the request for a card's production status.
 
@@ -128,6 +133,11 @@ class TokenEndpoint:
         _check_base_url(self.base_url, allow_plain_http=self.allow_plain_http)
         _check_api_version(self.api_version)
 
+    @property
+    def is_local(self) -> bool:
+        """As of `Endpoint`."""
+        return _is_local(self.base_url, allow_plain_http=self.allow_plain_http)
+
     def build_request(
         self, *, client_id: str, client_secret: str, refresh_token: str, correlation_id: str
     ) -> tuple[Request, bytes]:
@@ -155,6 +165,10 @@ def _check_api_version(api_version: str) -> None:
     if not _API_VERSION.fullmatch(api_version):
         # Not shown: it may be a token in the wrong place.
         raise UsageError("api_version must be one path segment of A-Z a-z 0-9 _ -, 32 at most, such as 'v3'")
+
+
+def _is_local(base_url: str, *, allow_plain_http: bool) -> bool:
+    return urlsplit(base_url).scheme == "http" and not allow_plain_http
 
 
 def _check_base_url(base_url: str, *, allow_plain_http: bool) -> None:

@@ -40,7 +40,7 @@ class Intake:
         """
         if event.card is None or event.is_test:
             return 0
-        applied = asyncio.get_running_loop().create_future()
+        applied: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._waiting.append((event, applied))
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._apply_all())

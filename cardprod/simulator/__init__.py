@@ -10,9 +10,9 @@ async with Simulator() as kiosk:
         final = await client.wait_until_final(card.profile_id, card.card_token)
 ```
 
-Its cards run on plans, or are driven by hand: `kiosk.start(card)`, `kiosk.fail(card, "PRD_FEEDER_JAM")`,
-`kiosk.retry(card)`, `kiosk.take_offline()`. With `page=True`, as `cardprod simulate` has it, a person does so in a
-browser and sees everything live.
+Its cards run on plans, or are moved: `kiosk.start(card)`, `kiosk.fail(card, "PRD_FEEDER_JAM")`, `kiosk.retry(card)`,
+`kiosk.take_offline()`. With `page=True`, as `cardprod simulate` has it, a page in a browser shows everything live, and
+has a button for each move. For tests with pytest there are fixtures: see `cardprod.testing`.
 
 It writes its JSON by hand and shares no code with the client's wire format, so that neither can hide the other's
 mistakes. It simulates what Wise documents; it has never been compared with the real API.
@@ -20,19 +20,19 @@ mistakes. It simulates what Wise documents; it has never been compared with the 
 
 from __future__ import annotations
 
-from cardprod.simulator.faults import Fault
-from cardprod.simulator.floor import CardState, KioskState
+from cardprod.simulator.faults import Fault, FaultSettings
+from cardprod.simulator.kiosks import CardState, KioskState
 from cardprod.simulator.plans import PLANS, Plan, Stage
-from cardprod.simulator.server import LoggedRequest, Simulator
-from cardprod.simulator.weather import Forecast
-from cardprod.simulator.webhooks import LoggedDelivery, Subscription
-from cardprod.simulator.world import Watcher
+from cardprod.simulator.server import Simulator
+from cardprod.simulator.simulation import Change, LoggedRequest
+from cardprod.simulator.webhook_sender import LoggedDelivery, Subscription
 
 __all__ = [
     "PLANS",
     "CardState",
+    "Change",
     "Fault",
-    "Forecast",
+    "FaultSettings",
     "KioskState",
     "LoggedDelivery",
     "LoggedRequest",
@@ -40,5 +40,4 @@ __all__ = [
     "Simulator",
     "Stage",
     "Subscription",
-    "Watcher",
 ]

@@ -1,4 +1,4 @@
-"""One simulated card on its way through its plan, or through what somebody does with it. No HTTP and no clock."""
+"""One simulated card: its plan, until something else is done with it. No HTTP and no clock."""
 
 from __future__ import annotations
 
@@ -16,13 +16,7 @@ __all__ = ["Phase", "SimulatedCard"]
 
 @attrs.frozen
 class Phase:
-    """A stage a card is in, or will be in.
-
-    Args:
-        stage: The stage.
-        since: When it begins.
-        requested_at: When the production request was made that it belongs to.
-    """
+    """A stage that a card is in or will be in, when it begins, and when the request was made that it belongs to."""
 
     stage: Stage
     since: float
@@ -30,65 +24,68 @@ class Phase:
 
 
 class SimulatedCard:
-    """A card on its way through its plan. Times are numbers, whoever's clock they come from.
-
-    Args:
-        stages: Its plan.
-        plan: The plan's name; None if it has none.
-        kiosk_id: The kiosk it is meant for.
-        now: When its plan begins.
-    """
+    """A card and the stages of its plan, by when they begin; `plan` is its name. All times are of one clock."""
 
     def __init__(self, stages: tuple[Stage, ...], plan: str | None, kiosk_id: str, now: float) -> None:
         self._stages = stages
         self._starts = list(accumulate((stage.seconds for stage in stages[:-1]), initial=now))
-        self._held_at: float | None = None
+        self._paused_at: float | None = None
         self.plan = plan
-        self.is_by_hand: bool = False
-        """Whether somebody has driven it, so that its plan is over."""
+        self.is_manual: bool = False
+        """Whether it was moved, so that its plan is over."""
         self.is_pending: bool = False
-        """Whether it was refused because its kiosk was offline, and begins when that is back."""
+        """Whether its request waits for its kiosk, which was offline."""
         self.kiosk_id = kiosk_id
-        self.looks = 0
+        self.requests: int = 0
         """How often its status was served."""
 
     @property
-    def is_held(self) -> bool:
-        """Whether its plan stands still, and has still something in it."""
-        held_at = self._held_at
-        return held_at is not None and any(held_at < start < math.inf for start in self._starts)
+    def is_paused(self) -> bool:
+        """Whether its plan is paused, with stages still to come."""
+        return self._paused_at is not None and any(self._paused_at < start < math.inf for start in self._starts)
 
     def phase_at(self, now: float) -> Phase:
-        """Say which stage it is in."""
-        if self._held_at is not None:
-            now = min(now, self._held_at)
-        return self._phase(max(index for index, start in enumerate(self._starts) if index == 0 or start <= now))
+        """Return the stage that it is in."""
+        return self._phase(self._index_at(now))
 
     def phases_after(self, now: float) -> list[Phase]:
-        """List what is still to become of it by itself."""
-        if self._held_at is not None:
+        """List the stages that it will reach by itself."""
+        if self._paused_at is not None:
             return []
         return [self._phase(index) for index, start in enumerate(self._starts) if now < start < math.inf]
 
-    def drive(self, stage: Stage, now: float) -> None:
-        """Let it be in another stage from now on, for good: the rest of its plan is void."""
-        passed = sum(start <= (now if self._held_at is None else self._held_at) for start in self._starts)
+    def enter(self, stage: Stage, now: float) -> None:
+        """Put it into a stage for good: the rest of its plan is void."""
+        passed = self._index_at(now) + 1
         self._stages = (*self._stages[:passed], stage)
         self._starts = [*self._starts[:passed], now]
-        self._held_at = None
-        self.is_by_hand = True
+        self._paused_at = None
+        self.is_manual = True
         self.is_pending = False
 
-    def hold(self, now: float) -> None:
-        """Let its plan stand still."""
-        if self._held_at is None:
-            self._held_at = now
+    def advance(self, now: float) -> Stage | None:
+        """Begin the next stage of its plan now, the later ones as much earlier; return it, None if there is none."""
+        coming = self.phases_after(now)
+        if not coming:
+            return None
+        self._starts = [start if start <= now else start - (coming[0].since - now) for start in self._starts]
+        return coming[0].stage
 
-    def release(self, now: float) -> None:
-        """Let its plan go on where it stood."""
-        if self._held_at is not None:
-            held_at, self._held_at = self._held_at, None
-            self._starts = [start + now - held_at if start > held_at else start for start in self._starts]
+    def pause(self, now: float) -> None:
+        """Pause its plan."""
+        if self._paused_at is None:
+            self._paused_at = now
+
+    def resume(self, now: float) -> None:
+        """Continue its plan where it was paused."""
+        if self._paused_at is not None:
+            paused_at, self._paused_at = self._paused_at, None
+            self._starts = [start + now - paused_at if start > paused_at else start for start in self._starts]
+
+    def _index_at(self, now: float) -> int:
+        if self._paused_at is not None:
+            now = min(now, self._paused_at)
+        return max(index for index, start in enumerate(self._starts) if index == 0 or start <= now)
 
     def _phase(self, index: int) -> Phase:
         requests = (

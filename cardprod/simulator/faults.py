@@ -1,20 +1,25 @@
-"""What can go wrong on the way from the kiosk, on demand: faults as data. `server` carries them out."""
+"""The faults of answers: what they are, and which answer has one. No HTTP and no clock; `api` carries them out."""
 
 from __future__ import annotations
 
+from collections import deque
+from itertools import groupby
+from random import Random
 from typing import TYPE_CHECKING, Literal
 
 import attrs
 
-if TYPE_CHECKING:
-    from random import Random
+from cardprod._protocol.validation import check_count, check_number, check_seconds
 
-__all__ = ["Fault"]
+if TYPE_CHECKING:
+    from cardprod.models import Card
+
+__all__ = ["Fault", "FaultInjector", "FaultSettings"]
 
 
 @attrs.frozen
 class Fault:
-    """One thing to go wrong with one answer. Made by the class methods below.
+    """One fault of one answer. Made by the class methods below.
 
     ```python
     kiosk.fail_next(Fault.too_many_requests(retry_after=5))
@@ -47,7 +52,7 @@ class Fault:
 
     @classmethod
     def bad_reply(cls, body: str = '{"kioskId":"WIS00001"}') -> Fault:
-        """Answer 200 with a body that is not the documented shape: without a status, unless told."""
+        """Answer 200 with a body that is not the documented shape; by default one without a status."""
         return cls("answer", 200, body)
 
     @classmethod
@@ -57,7 +62,7 @@ class Fault:
 
     @classmethod
     def stall(cls, seconds: float = 3600.0) -> Fault:
-        """Answer rightly, but only after so many seconds."""
+        """Answer correctly, but so many seconds late."""
         return cls("stall", seconds=seconds)
 
     @classmethod
@@ -71,8 +76,8 @@ class Fault:
         return cls("garbage")
 
     @classmethod
-    def any_of_them(cls, random: Random) -> Fault:
-        """Take any of them, for storms."""
+    def choose(cls, random: Random) -> Fault:
+        """Choose any of them."""
         return random.choice(
             [
                 cls.too_many_requests(random.randint(0, 3)),
@@ -85,3 +90,67 @@ class Fault:
                 cls.garbage(),
             ]
         )
+
+
+@attrs.frozen(kw_only=True)
+class FaultSettings:
+    """The faults that are set.
+
+    Args:
+        next: The faults of the next answers, for whichever card, and how many answers in a row have each.
+        error_rate: The share of all answers that have a fault.
+        latency: By how many seconds every answer is late.
+    """
+
+    next: tuple[tuple[Fault, int], ...]
+    error_rate: float
+    latency: float
+
+
+class FaultInjector:
+    """Decides which answer has a fault."""
+
+    def __init__(self) -> None:
+        self._next: deque[Fault] = deque()
+        self._next_of_card: dict[Card, deque[Fault]] = {}
+        self._error_rate = 0.0
+        self._random = Random()  # noqa: S311 - simulated faults
+        self.latency: float = 0.0
+        """By how many seconds every answer is late."""
+
+    @property
+    def settings(self) -> FaultSettings:
+        """The faults that are set, but for those of single cards."""
+        runs = tuple((fault, len(list(same))) for fault, same in groupby(self._next))
+        return FaultSettings(next=runs, error_rate=self._error_rate, latency=self.latency)
+
+    def fail_next(self, fault: Fault, times: int, card: Card | None) -> None:
+        """Give the next answers a fault, for any card or for one."""
+        check_count("times", times, least=0)
+        queue = self._next if card is None else self._next_of_card.setdefault(card, deque())
+        queue.extend([fault] * times)
+
+    def set_error_rate(self, rate: float, seed: int) -> None:
+        """Give a share of all answers a fault."""
+        check_number("rate", rate, least=0, most=1)
+        self._error_rate = rate
+        self._random = Random(seed)  # noqa: S311 - simulated faults
+
+    def set_latency(self, seconds: float) -> None:
+        """Make every answer late."""
+        check_seconds("seconds", seconds)
+        self.latency = seconds
+
+    def clear(self) -> None:
+        """Give no answer a fault any more."""
+        self._next.clear()
+        self._next_of_card.clear()
+        self._error_rate = self.latency = 0.0
+
+    def take(self, card: Card | None) -> Fault | None:
+        """Return the fault of the next answer, None if it has none."""
+        if card is not None and self._next_of_card.get(card):
+            return self._next_of_card[card].popleft()
+        if self._next:
+            return self._next.popleft()
+        return Fault.choose(self._random) if self._random.random() < self._error_rate else None

@@ -1,4 +1,4 @@
-"""What becomes of a card at the simulated kiosk, and when: plans as data. No HTTP and no clock."""
+"""The plans of cards: which status follows which, and when. No HTTP and no clock."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class Stage:
 
     Args:
         status: The status, as it goes over the wire; one that Wise does not document is fine.
-        seconds: How long it lasts; infinite, and so the end of the plan, unless told.
+        seconds: How long it lasts; infinite, and so the end of the plan, by default.
         error_code: The error code to go with it.
-        description: Words to go with it.
+        description: The text to go with it.
         is_new_request: Whether the card was sent to the kiosk again, which gives it a new `occurredAt`.
     """
 
@@ -67,7 +67,7 @@ PLANS: Final[Mapping[str, tuple[Stage, ...]]] = {
     "never": (Stage("READY", description="Card ready for production"),),
 }
 """The named plans, in seconds that suit a demo: it prints; the feeder jams; the request is refused; the ribbon ends and
-the card is sent again; nobody ever comes to the kiosk."""
+the card is sent again; it stays READY."""
 
 
 def as_stages(plan: Plan) -> tuple[Stage, ...]:

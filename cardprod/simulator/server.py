@@ -1,73 +1,42 @@
-"""`Simulator`: the kiosk's HTTP side, on aiohttp.web. It writes literal JSON and never imports the wire room.
-
-What becomes of cards and kiosks, and who is told, is `world`'s business; what a person sees of it, `page`'s.
-"""
+"""`Simulator`: what a user holds. It starts and stops the server, and does everything else by its parts."""
 
 from __future__ import annotations
 
 import asyncio
-import json
-from collections import deque
-from http import HTTPStatus
-from random import Random
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-import attrs
 from aiohttp import web
 
+from cardprod._protocol.validation import check_count
 from cardprod.errors import UsageError
 from cardprod.models import Card
-from cardprod.simulator.plans import Stage, as_stages
-from cardprod.simulator.tokens import TokenDesk
-from cardprod.simulator.webhooks import public_key
-from cardprod.simulator.world import World
+from cardprod.simulator.access import Connections
+from cardprod.simulator.api import KEY_PATH, KioskApi, problem
+from cardprod.simulator.kiosks import FIRST_KIOSK
+from cardprod.simulator.plans import as_stages
+from cardprod.simulator.simulation import KioskSimulation
+from cardprod.simulator.tokens import TokenIssuer
+from cardprod.simulator.webhook_sender import Subscription, public_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from datetime import datetime
     from types import TracebackType
     from typing import Self
 
-    from cardprod.simulator.cards import Phase, SimulatedCard
-    from cardprod.simulator.faults import Fault
+    from cardprod.models import CardLike
+    from cardprod.simulator.faults import Fault, FaultSettings
+    from cardprod.simulator.kiosks import CardState, KioskState, Move
+    from cardprod.simulator.log import Log
     from cardprod.simulator.page import Page
     from cardprod.simulator.plans import Plan
+    from cardprod.simulator.simulation import Change, LoggedRequest
+    from cardprod.simulator.webhook_sender import LoggedDelivery
 
-__all__ = ["LoggedRequest", "Simulator"]
-
-_ROUTE: Final = "/{version}/spend/profiles/{profile_id}/cards/{card_token}/production"
-_SIMULATION_ROUTE: Final = "/v1/simulation/spend/profiles/{profile_id}/cards/{card_token}/production"
-_KEY_PATH: Final = "/webhooks/public-key.pem"
-_TOKEN_ROUTES: Final = ("/oauth/token", "/{version}/oauth/token")
+__all__ = ["Simulator"]
 
 
-@attrs.frozen
-class LoggedRequest:
-    """One request the simulator was asked, without its token.
-
-    Args:
-        at: Seconds since the simulator started.
-        method: The HTTP method.
-        path: What was asked for, with the card's token shortened.
-        correlation_id: The request's `X-External-Correlation-Id`.
-        card: Whose status was asked for, known to the simulator or not; None if the path names no card.
-        fault: What went wrong with the answer, on demand.
-        http_status: The answer's HTTP status; None if there was no answer.
-        status: The production status that was served whole; None if none was.
-        occurred_at: The `occurredAt` that was served with it.
-    """
-
-    at: float
-    method: str
-    path: str
-    correlation_id: str | None
-    card: Card | None
-    fault: Fault | None
-    http_status: int | None
-    status: str | None = None
-    occurred_at: str | None = None
-
-
-class Simulator(World):
+class Simulator:
     """A kiosk on loopback, for as long as the `async with` block.
 
     ```python
@@ -78,20 +47,24 @@ class Simulator(World):
         client = Client(kiosk.token, base_url=kiosk.base_url)
     ```
 
-    A plan's clock starts when its card is added, and runs on the event loop's time, so virtual time works. A card can
-    be driven by hand instead, and leaves its plan then: `start`, `finish`, `fail`, `refuse`, `retry`.
+    A plan starts when its card is added, and runs on the event loop's time, so virtual time works. A card that is moved
+    (`start`, `finish`, `fail`, `refuse`, `retry`) leaves its plan. Every method raises a `UsageError` that says what is
+    wrong: an argument, a card or a kiosk that is not there, a move that is not possible now, a simulator that does not
+    run.
 
     Args:
-        port: The port on 127.0.0.1; 0 takes one that is free.
+        port: The port on 127.0.0.1; 0 takes a free one.
         token: The bearer token to accept, until it is refreshed at `/oauth/token` as `OAuthToken` does; any other gets
             a 401. None accepts every token, and lets everybody refresh.
-        token_seconds: How long the access token of a refresh is good.
-        plan_for_unknown: What to do with a card that was not added: a plan to start it on, or None for a 404.
-        on_request: Is told of each request as it is answered.
-        page: Whether to serve a page at `/` too, where a person sees all this and drives it by hand.
+        token_seconds: How long the access token of a refresh is valid.
+        plan_for_unknown: The plan of a card that was not added, from the first request for it on; None for a 404.
+        on_request: Called with each request as it is answered, in the event loop, so it must not block. Its errors are
+            logged and change no answer.
+        page: Whether to serve a page at `/` too, which shows all this and has a button for each move.
+        log_size: How many entries `requests` and `deliveries` keep.
     """
 
-    def __init__(  # noqa: PLR0913 - one for each of its habits
+    def __init__(  # noqa: PLR0913 - one for each option
         self,
         *,
         port: int = 0,
@@ -100,41 +73,101 @@ class Simulator(World):
         plan_for_unknown: Plan | None = None,
         on_request: Callable[[LoggedRequest], None] | None = None,
         page: bool = False,
+        log_size: int = 10_000,
     ) -> None:
-        super().__init__()
-        self._port = port
+        check_count("log_size", log_size)
         self.client_id = "simulated-client"
         """The client that may refresh the token, for an `OAuthToken`."""
         self.client_secret = "simulated-client-secret"  # noqa: S105 - not a secret
         """Its secret."""
-        self._tokens = TokenDesk(
+        self._port = port
+        self._tokens = TokenIssuer(
             token=token,
             client_id=self.client_id,
             client_secret=self.client_secret,
             refresh_token="simulated-refresh-token",  # noqa: S106 - not a secret
             seconds=token_seconds,
         )
-        self._refresh_faults: deque[Fault] = deque()
-        self._on_request = on_request
-        stages = None if plan_for_unknown is None else as_stages(plan_for_unknown)
-        self._plan_for_unknown: Plan | None = plan_for_unknown if isinstance(plan_for_unknown, str) else stages
-        self._runner: web.AppRunner | None = None
-        self._closing: asyncio.Future[None] | None = None
+        self._simulation = KioskSimulation(log_size)
+        if plan_for_unknown is not None:
+            stages = as_stages(plan_for_unknown)
+            plan_for_unknown = plan_for_unknown if isinstance(plan_for_unknown, str) else stages
+        self._api = KioskApi(self._simulation, self._tokens, plan_for_unknown, on_request)
         self._has_page = page
         self._page: Page | None = None
-        self.requests: list[LoggedRequest] = []
-        """Every request so far, in the order they were answered. No token is in it."""
+        self._connections: Connections | None = None
+
+    # --- Running it ---
+
+    async def __aenter__(self) -> Self:
+        app = web.Application(client_max_size=131_072)
+        if self._has_page:
+            from cardprod.simulator.page import Page  # noqa: PLC0415 - most simulators have none
+
+            self._page = Page(self)
+            self._page.add_to(app.router)
+        self._api.add_to(app.router)
+        connections = Connections(problem)
+        self._port = await connections.open(app, self._port)
+        self._connections = connections
+        self._api.closing = asyncio.get_running_loop().create_future()
+        self._simulation.clock.start()
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self._simulation.close()
+        await self._stop()
+
+    async def restart(self, *, after: float = 0.0) -> None:
+        """Stop, and start again so many seconds later on the same port. Plans go on meanwhile."""
+        await self._stop()
+        await asyncio.sleep(after)
+        await self.__aenter__()
+
+    async def _stop(self) -> None:
+        connections, self._connections = self._connections, None
+        if connections is not None:
+            if self._api.closing is not None:
+                self._api.closing.set_result(None)
+            if self._page is not None:
+                self._page.close()
+            await connections.close()
 
     @property
     def base_url(self) -> str:
-        """Where it listens, for a client's `base_url`.
-
-        Raises:
-            UsageError: It is not running.
-        """
-        if self._runner is None:
-            raise UsageError("the simulator is not running; use it in an `async with` block")
+        """Where it listens, for a client's `base_url`."""
+        self._check_running("ask for its address")
         return f"http://127.0.0.1:{self._port}"
+
+    @property
+    def requests(self) -> Log[LoggedRequest]:
+        """The last requests, in the order they were answered; `requests.total` counts all. No token is in it."""
+        return self._simulation.requests
+
+    @property
+    def started_at(self) -> datetime:
+        """When the simulator started, which its logs and states count seconds from."""
+        return self._simulation.clock.started_at
+
+    def observe(self, observer: Callable[[Change], None]) -> None:
+        """Call an observer after each change from now on, planned ones too.
+
+        It gets the card that has changed, or the name of the property that has: "kiosks", "faults", "subscriptions",
+        "requests" or "deliveries". It is called as `on_request` is.
+        """
+        self._simulation.observe(observer)
+
+    def stop_observing(self, observer: Callable[[Change], None]) -> None:
+        """Call an observer no more."""
+        self._simulation.stop_observing(observer)
+
+    def _check_running(self, what: str) -> None:
+        if self._connections is None:
+            raise UsageError(f"the simulator is not running; {what} inside its `async with` block")
+
+    # --- Tokens ---
 
     @property
     def token(self) -> str:
@@ -143,7 +176,7 @@ class Simulator(World):
 
     @property
     def takes_any_token(self) -> bool:
-        """Whether every bearer token will do."""
+        """Whether it accepts every bearer token."""
         return self._tokens.token is None
 
     @property
@@ -151,278 +184,150 @@ class Simulator(World):
         """The refresh token it takes now, for an `OAuthToken`; a refresh changes it."""
         return self._tokens.refresh_token
 
-    @property
-    def public_key_url(self) -> str:
-        """Where the key can be fetched."""
-        return self.base_url + _KEY_PATH
-
     def expire_token(self) -> None:
-        """Let the access token be no longer good: each look gets a 401 until it is refreshed."""
+        """Make the access token invalid: each request gets a 401 until it is refreshed."""
         self._tokens.expire()
 
     def revoke_tokens(self) -> None:
-        """Let neither token be good any more: a refresh gets `invalid_grant`."""
+        """Make both tokens invalid: a refresh gets `invalid_grant`."""
         self._tokens.revoke()
 
     def fail_next_refresh(self, fault: Fault, *, times: int = 1) -> None:
-        """Let the next answers of `/oauth/token` go wrong.
+        """Give so many of the next answers of `/oauth/token` a fault."""
+        self._api.refresh_faults.extend([fault] * times)
 
-        Args:
-            fault: What is to go wrong.
-            times: With how many answers.
-        """
-        self._refresh_faults.extend([fault] * times)
+    # --- Cards: `kiosks` has a table of the moves ---
 
-    async def __aenter__(self) -> Self:
-        app = web.Application()
-        app.router.add_get(_ROUTE, self._answer)
-        app.router.add_post(_SIMULATION_ROUTE, self._answer_simulation)
-        app.router.add_get(_KEY_PATH, self._answer_key)
-        for route in _TOKEN_ROUTES:
-            app.router.add_post(route, self._answer_refresh)
-        if self._has_page:
-            from cardprod.simulator.page import Page  # noqa: PLC0415 - most simulators have none
-
-            self._page = Page(self)
-            self._page.add_to(app.router)
-        app.router.add_route("*", "/{anything:.*}", self._answer_elsewhere)
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
-        await runner.setup()
-        try:
-            await web.TCPSite(runner, "127.0.0.1", self._port, backlog=1024).start()
-        except OSError:
-            await runner.cleanup()
-            raise
-        self._runner = runner
-        self._closing = asyncio.get_running_loop().create_future()
-        self._port = runner.addresses[0][1]
-        self._begin()
-        return self
-
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self._end()
-        await self._stop()
-
-    async def _stop(self) -> None:
-        if self._runner is not None:
-            runner, self._runner = self._runner, None
-            self._is_running = False
-            if self._closing is not None:
-                self._closing.set_result(None)
-            if self._page is not None:
-                self._page.close()
-            await runner.cleanup()
-
-    async def restart(self, *, after: float = 0.0) -> None:
-        """Stop, be gone for a while, and start again on the same port, with the cards as far as they are by then.
-
-        Args:
-            after: Seconds to be gone.
-        """
-        await self._stop()
-        await asyncio.sleep(after)
-        await self.__aenter__()
-
-    async def _answer_elsewhere(self, request: web.Request) -> web.StreamResponse:
-        self._log(request, None, None, 404)
-        return _response(
-            request, 404, _problem(404, "resource_not_found", "There is nothing at this path", request.path)
-        )
-
-    async def _answer_refresh(self, request: web.Request) -> web.StreamResponse:
-        fault = self._refresh_faults.popleft() if self._refresh_faults else None
-        if fault is not None and fault.kind != "stall":
-            return await self._go_wrong(request, None, fault)
-        if fault is not None:
-            await self._stall(fault.seconds)
-            if self._runner is None:
-                _break(request)
-                return web.Response()
-        http_status, body = self._tokens.refresh(
-            request.headers.get("Authorization", ""), await request.text(), asyncio.get_running_loop().time()
-        )
-        self._log(request, None, fault, http_status)
-        return _response(request, http_status, body)
-
-    async def _answer_key(self, request: web.Request) -> web.StreamResponse:
-        self._log(request, None, None, 200)
-        return _response(request, 200, public_key(), "application/x-pem-file")
-
-    async def _answer_simulation(self, request: web.Request) -> web.StreamResponse:
-        """Do what the sandbox's simulation call does: end a card's production, well or badly."""
-        card = self._card_of(request)
-        http_status, body = self._simulate(request, card, await request.text())
-        self._log(request, card, None, http_status)
-        return _response(request, http_status, body)
-
-    def _simulate(self, request: web.Request, card: Card | None, text: str) -> tuple[int, str]:
-        refusal = self._refusal(request)
-        if refusal is not None:
-            return 401, refusal
-        simulated = None if card is None else self._floor.find(card)
-        if card is None or simulated is None:
-            return 404, _problem(404, "resource_not_found", "Card not found", request.path)
-        stage = _simulated_stage(text)
-        if stage is None:
-            detail = "status must be PRODUCED or PRODUCTION_ERROR, with errorCode for the latter only"
-            return 422, _problem(422, "unprocessable_entity", detail, request.path)
-        if simulated.phase_at(self._now()).stage.status != "IN_PROGRESS":
-            return 422, _problem(422, "unprocessable_entity", "The card is not in production", request.path)
-        simulated.drive(stage, self._now())
-        self._moved(card)
-        return 200, self._body_of(simulated, simulated.phase_at(self._now()))
-
-    async def _answer(self, request: web.Request) -> web.StreamResponse:
-        card = self._card_of(request)
-        fault = self._next_fault(card)
-        seconds = self._weather.latency + (0.0 if fault is None else fault.seconds)
-        if seconds:
-            await self._stall(seconds)
-            if self._runner is None:
-                _break(request)
-                return web.Response()
-        if fault is not None and fault.kind != "stall":
-            return await self._go_wrong(request, card, fault)
-        refusal = self._refusal(request)
-        if refusal is not None:
-            self._log(request, card, fault, 401)
-            return _response(request, 401, refusal)
-        simulated = None if card is None else self._floor.find(card)
-        if simulated is None:
-            self._log(request, card, fault, 404)
-            problem = _problem(404, "resource_not_found", "Card not found", request.path)
-            return _response(request, 404, problem)
-        simulated.looks += 1
-        phase = simulated.phase_at(self._now())
-        occurred_at = self._timestamp(phase.requested_at)
-        self._log(request, card, fault, 200, status=phase.stage.status, occurred_at=occurred_at)
-        return _response(request, 200, self._body_of(simulated, phase))
-
-    def _body_of(self, simulated: SimulatedCard, phase: Phase) -> str:
-        kiosk_id = None if phase.stage.status == "READY" else simulated.kiosk_id
-        return _status_body(phase.stage, kiosk_id, self._timestamp(phase.requested_at))
-
-    def _next_fault(self, card: Card | None) -> Fault | None:
-        fault = self._weather.next_fault(card)
-        if fault is not None:
-            self._tell_forecast()
-        return fault
-
-    async def _stall(self, seconds: float) -> None:
-        """Sleep, but not on after the simulator is closed."""
-        if self._closing is not None:
-            await asyncio.wait([self._closing], timeout=seconds)
-
-    async def _go_wrong(self, request: web.Request, card: Card | None, fault: Fault) -> web.StreamResponse:
-        if fault.kind == "answer":
-            self._log(request, card, fault, fault.http_status)
-            response = _response(request, fault.http_status, fault.body, fault.content_type)
-            if fault.retry_after is not None:
-                response.headers["Retry-After"] = str(fault.retry_after)
-            return response
-        self._log(request, card, fault, None)
-        if fault.kind == "cut_body":
-            half = web.StreamResponse(headers={"Content-Type": "application/json", "Content-Length": "200"})
-            await half.prepare(request)
-            await half.write(b'{"status":"PRODUCED","kioskId":"WI')
-            _break(request)
-            return half
-        if request.transport is not None and fault.kind == "garbage":
-            request.transport.write(b"\x00\xff not HTTP at all \r\n\r\n")
-            request.transport.close()
-        else:
-            _break(request)
-        return web.Response()
-
-    def _card_of(self, request: web.Request) -> Card | None:
-        try:
-            card = Card(int(request.match_info["profile_id"]), request.match_info["card_token"])
-        except ValueError:
-            return None
-        if card not in self._floor and self._plan_for_unknown is not None:
-            self.add(card, self._plan_for_unknown)
+    def add(self, card: CardLike, plan: Plan = "prints") -> Card:
+        """Put a card, or a `(profile_id, card_token)` tuple, on a plan from now on; one that is there starts again."""
+        self._check_running("add cards")
+        card = Card.of(card)
+        self._simulation.add(card, plan)
         return card
 
-    def _refusal(self, request: web.Request) -> str | None:
-        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-        if scheme != "Bearer" or not token:
-            return '{"error":"missing_token","error_description":"No bearer token was sent"}'
-        if not self._tokens.accepts(token, asyncio.get_running_loop().time()):
-            return '{"error":"invalid_token","error_description":"The access token is invalid or expired"}'
-        return None
+    def start(self, card: CardLike, *, kiosk_id: str | None = None) -> CardState:
+        """Start a READY card's production, at the kiosk it is meant for or another: it is IN_PROGRESS.
 
-    def _log(  # noqa: PLR0913 - one for each column of the log
-        self,
-        request: web.Request,
-        card: Card | None,
-        fault: Fault | None,
-        http_status: int | None,
-        *,
-        status: str | None = None,
-        occurred_at: str | None = None,
-    ) -> None:
-        logged = LoggedRequest(
-            at=asyncio.get_running_loop().time() - self._started_at,
-            method=request.method,
-            path=request.path if card is None else request.path.replace(card.card_token, str(card).partition("/")[2]),
-            correlation_id=request.headers.get("X-External-Correlation-Id"),
-            card=card,
-            fault=fault,
-            http_status=http_status,
-            status=status,
-            occurred_at=occurred_at,
-        )
-        self.requests.append(logged)
-        for watcher in self._watchers:
-            watcher.request_logged()
-        if self._on_request is not None:
-            self._on_request(logged)
+        If that is offline, the card gets REQUEST_ERROR with REQUEST_CREATED_BUT_NOT_STARTED until it is back.
+        """
+        return self._move("start", card, kiosk_id=kiosk_id)
 
+    def finish(self, card: CardLike) -> CardState:
+        """Finish a card that is IN_PROGRESS at a kiosk that is online: it is PRODUCED."""
+        return self._move("finish", card)
 
-def _break(request: web.Request) -> None:
-    if isinstance(request.transport, asyncio.Transport):
-        request.transport.abort()
+    def fail(self, card: CardLike, code: str) -> CardState:
+        """Fail the production of a card that is IN_PROGRESS, with any of the 36 codes of a PRODUCTION_ERROR."""
+        return self._move("fail", card, code=code)
 
+    def refuse(self, card: CardLike, code: str) -> CardState:
+        """Refuse the request of a card that is READY or in an error, with any of the 22 codes of a REQUEST_ERROR."""
+        return self._move("refuse", card, code=code)
 
-def _response(
-    request: web.Request, http_status: int, body: str, content_type: str = "application/json"
-) -> web.Response:
-    headers = {"x-trace-id": f"{Random().getrandbits(64):016x}"}  # noqa: S311 - an id, not a secret
-    correlation_id = request.headers.get("X-External-Correlation-Id")
-    if correlation_id is not None:
-        headers["X-External-Correlation-Id"] = correlation_id
-    return web.Response(status=http_status, text=body, content_type=content_type, headers=headers)
+    def retry(self, card: CardLike, *, kiosk_id: str | None = None) -> CardState:
+        """Send a card that ended in an error to a kiosk again, as `start` does, under a new `occurredAt`."""
+        return self._move("retry", card, kiosk_id=kiosk_id)
 
+    @property
+    def cards(self) -> tuple[Card, ...]:
+        """The cards, in the order in which they were first added."""
+        return tuple(self._simulation.registry.cards)
 
-def _simulated_stage(text: str) -> Stage | None:
-    """Read what the simulation call asks for; None if it cannot be."""
-    try:
-        asked = json.loads(text)
-        status, error_code = asked["status"], asked.get("errorCode")
-    except (ValueError, TypeError, KeyError, AttributeError):
-        return None
-    if status == "PRODUCED" and error_code is None:
-        return Stage("PRODUCED")
-    if status == "PRODUCTION_ERROR" and (error_code is None or isinstance(error_code, str)):
-        return Stage("PRODUCTION_ERROR", error_code=error_code)
-    return None
+    def state_of(self, card: CardLike) -> CardState:
+        """Return a card's state."""
+        return self._simulation.state_of(Card.of(card))
 
+    def _move(self, move: Move, card: CardLike, *, kiosk_id: str | None = None, code: str | None = None) -> CardState:
+        self._check_running("move cards")
+        return self._simulation.move(move, Card.of(card), kiosk_id, code)
 
-def _status_body(stage: Stage, kiosk_id: str | None, occurred_at: str) -> str:
-    kiosk = json.dumps(kiosk_id)
-    body = f'{{"status":{json.dumps(stage.status)},"kioskId":{kiosk},"occurredAt":"{occurred_at}"'
-    # As in Wise's samples: the last two are left out altogether where there is nothing to say.
-    if stage.error_code is not None:
-        body += f',"errorCode":{json.dumps(stage.error_code)}'
-    if stage.description is not None:
-        body += f',"description":{json.dumps(stage.description)}'
-    return body + "}"
+    # --- Kiosks ---
 
+    @property
+    def kiosks(self) -> tuple[KioskState, ...]:
+        """The kiosks, in the order in which they were added; WIS00001 is always there."""
+        return self._simulation.registry.kiosks(self._simulation.clock.now())
 
-def _problem(http_status: int, code: str, detail: str, instance: str) -> str:
-    return (
-        f'{{"type":"https://api.wise.com/problems/{code}","title":"{HTTPStatus(http_status).phrase}","status":{http_status},'
-        f'"code":"{code}","detail":"{detail}","instance":{json.dumps(instance)}}}'
-    )
+    def add_kiosk(self, kiosk_id: str | None = None) -> str:
+        """Add a kiosk, online; by default with the next id, such as WIS00002."""
+        kiosk_id = self._simulation.registry.add_kiosk(kiosk_id)
+        self._simulation.publish("kiosks")
+        return kiosk_id
+
+    def take_offline(self, kiosk_id: str = FIRST_KIOSK) -> None:
+        """Take a kiosk offline: the plans of its cards are paused, and what is started there does not begin."""
+        self._check_running("take a kiosk offline")
+        self._simulation.set_online(kiosk_id, is_online=False)
+
+    def bring_online(self, kiosk_id: str = FIRST_KIOSK) -> None:
+        """Bring a kiosk back: plans continue where they were paused, and what was started meanwhile begins now."""
+        self._check_running("bring a kiosk online")
+        self._simulation.set_online(kiosk_id, is_online=True)
+
+    # --- Faults ---
+
+    def fail_next(self, fault: Fault, *, times: int = 1, card: CardLike | None = None) -> None:
+        """Give so many of the next answers about a card's status a fault, or of those about one card.
+
+        A request that is refused with a 401 uses up none.
+        """
+        self._simulation.faults.fail_next(fault, times, None if card is None else Card.of(card))
+        self._simulation.publish("faults")
+
+    def set_error_rate(self, rate: float, seed: int) -> None:
+        """Give a share of all answers, from 0 to 1, one of the faults that there are, chosen by the seed."""
+        self._simulation.faults.set_error_rate(rate, seed)
+        self._simulation.publish("faults")
+
+    def slow_down(self, seconds: float) -> None:
+        """Send every answer about a card's status so many seconds later; 0 for at once."""
+        self._simulation.faults.set_latency(seconds)
+        self._simulation.publish("faults")
+
+    def clear_faults(self) -> None:
+        """Give no answer a fault any more, and send each at once."""
+        self._simulation.faults.clear()
+        self._simulation.publish("faults")
+
+    @property
+    def faults(self) -> FaultSettings:
+        """The faults that are set, but for those of single cards."""
+        return self._simulation.faults.settings
+
+    # --- Webhooks ---
+
+    def subscribe(self, subscription: Subscription | str) -> None:
+        """Send a signed webhook there for each change of a card, again until it is answered 200, as Wise does.
+
+        Needs the extra `webhooks`.
+        """
+        self._check_running("subscribe")
+        self._simulation.subscribe(Subscription(url=subscription) if isinstance(subscription, str) else subscription)
+
+    async def unsubscribe(self) -> None:
+        """Send no more webhooks, and none again that was not accepted."""
+        await self._simulation.unsubscribe()
+
+    @property
+    def subscriptions(self) -> tuple[Subscription, ...]:
+        """Where webhooks go."""
+        return self._simulation.webhooks.subscriptions
+
+    @property
+    def public_key(self) -> str:
+        """The key that its webhooks are verified with, as PEM, for a `Verifier`."""
+        return public_key()
+
+    @property
+    def public_key_url(self) -> str:
+        """Where the key can be fetched."""
+        return self.base_url + KEY_PATH
+
+    @property
+    def deliveries(self) -> Log[LoggedDelivery]:
+        """The last tries to deliver a webhook; `deliveries.total` counts all."""
+        return self._simulation.webhooks.deliveries
+
+    async def send_tests(self) -> list[int | None]:
+        """Send a test to every subscription, and return each answer's HTTP status; None for no answer."""
+        return await self._simulation.webhooks.send_tests()

@@ -1,25 +1,23 @@
-"""Who may ask the simulated kiosk: the access token of the moment, and how it is refreshed. No HTTP and no clock."""
+"""The tokens that the simulated kiosk accepts, and how they are refreshed. No HTTP and no clock."""
 
 from __future__ import annotations
 
 import base64
 import json
 import math
+from typing import TypeAlias
 from urllib.parse import parse_qs
 
-__all__ = ["TokenDesk"]
+__all__ = ["TokenIssuer"]
+
+_Answer: TypeAlias = tuple[int, str]
 
 
-class TokenDesk:
-    """Keeps one user's pair of tokens, and changes both at each refresh: the old ones are no longer good at once.
+class TokenIssuer:
+    """Keeps one user's pair of tokens. A refresh replaces both, and the old ones are invalid at once.
 
-    Args:
-        token: The access token to begin with, which does not expire by itself; None lets every token pass, and
-            everybody refresh.
-        client_id: The client that may refresh.
-        client_secret: Its secret.
-        refresh_token: What the first refresh takes.
-        seconds: How long the access token of a refresh is good.
+    The first access token does not expire by itself, those of a refresh after `seconds`. None accepts every token, and
+    every refresh.
     """
 
     def __init__(
@@ -34,21 +32,26 @@ class TokenDesk:
         self._is_revoked = False
         self._refreshes = 0
 
-    def accepts(self, token: str, now: float) -> bool:
-        """Whether a request with this access token is let in."""
-        return self.token is None or (token == self.token and now < self._expires_at)
-
     def expire(self) -> None:
-        """Let the access token be no longer good."""
+        """Make the access token invalid."""
         self._expires_at = -math.inf
 
     def revoke(self) -> None:
-        """Let neither token be good any more: the user would have to authorise again."""
+        """Make both tokens invalid: the user would have to authorise again."""
         self.expire()
         self._is_revoked = True
 
-    def refresh(self, authorization: str, form: str, now: float) -> tuple[int, str]:
-        """Answer a request for a new pair: the HTTP status and the body."""
+    def refusal(self, authorization: str, now: float) -> str | None:
+        """Return why a request with this Authorization is refused, as a 401's body; None if it is accepted."""
+        scheme, _, token = authorization.partition(" ")
+        if scheme.lower() != "bearer" or not token:
+            return '{"error":"missing_token","error_description":"No bearer token was sent"}'
+        if self.token is None or (token == self.token and now < self._expires_at):
+            return None
+        return '{"error":"invalid_token","error_description":"The access token is invalid or expired"}'
+
+    def refresh_refusal(self, authorization: str, form: str) -> _Answer | None:
+        """Return why a refresh is refused, as an HTTP status and a body; None if it is accepted."""
         fields = parse_qs(form)
         is_strict = self.token is not None
         if is_strict and authorization != f"Basic {self._basic}":
@@ -57,6 +60,13 @@ class TokenDesk:
             return 400, '{"error":"unsupported_grant_type","error_description":"Only refresh_token is simulated"}'
         if self._is_revoked or (is_strict and fields.get("refresh_token") != [self.refresh_token]):
             return 400, '{"error":"invalid_grant","error_description":"Invalid refresh token"}'
+        return None
+
+    def refresh(self, authorization: str, form: str, now: float) -> _Answer:
+        """Answer a request for a new pair with an HTTP status and a body."""
+        refused = self.refresh_refusal(authorization, form)
+        if refused is not None:
+            return refused
         self._refreshes += 1
         self.refresh_token = f"{self._first_refresh_token}-{self._refreshes}"
         access_token = f"refreshed-access-token-{self._refreshes}"

@@ -27,7 +27,10 @@ def failures() -> dict[str, Callable[[str], bytes | None]]:
     """Each way in which a request fails, by what the server does."""
 
     def echo(http_status: int, request: str) -> bytes:
-        return http_answer(http_status, json.dumps({"code": "x", "title": request, "detail": request}))
+        # After a longer `Retry-After` than a minute a 429 is raised at once.
+        return http_answer(
+            http_status, json.dumps({"code": "x", "title": request, "detail": request}), Retry_After="61"
+        )
 
     return {
         **{str(code): partial(echo, code) for code in (401, 403, 404, 422, 429, 500)},

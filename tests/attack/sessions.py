@@ -71,7 +71,7 @@ def own_address() -> str:
         return str(probe.getsockname()[0])
 
 
-@attack("http://localhost is refused where the name resolves to what is not loopback", known="not built yet (issue 19)")
+@attack("http://localhost is refused where the name resolves to what is not loopback")
 async def _() -> Found:
     async def answer(writer: asyncio.StreamWriter) -> None:
         writer.write(http_answer())

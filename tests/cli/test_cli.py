@@ -107,7 +107,7 @@ async def test_no_usable_answer(kiosk: Simulator) -> None:
     faults = {"ServerError": Fault.server_error(), "TransportError": Fault.garbage(), "BadReply": Fault.bad_reply()}
     with Table() as table:
         for error, fault in faults.items():
-            kiosk.clear_weather()
+            kiosk.clear_faults()
             kiosk.fail_next(fault, times=10)
             with table.row(error):
                 exit_code, [line] = await run_json("status", *_ARGUMENTS)

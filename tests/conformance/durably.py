@@ -127,4 +127,5 @@ async def _due_at(connection: Any, batch_id: str) -> tuple[int, float] | None:
         "WHERE batch_id = %s",
         [batch_id],
     )
-    return await cursor.fetchone()
+    row: tuple[int, float] | None = await cursor.fetchone()
+    return row

@@ -280,6 +280,20 @@ async def test_retry_after(kiosk: Simulator, client: Client, interface: Interfac
     assert second - first >= 30
 
 
+@each_interface
+@pytest.mark.parametrize("retry_after", [None, 1])
+async def test_pauses_cost_nothing(
+    kiosk: Simulator, client: Client, interface: Interface, retry_after: int | None
+) -> None:
+    """However many 429s come in a row, they count as no failure of a wait, and each costs one request."""
+    kiosk.add(CARD, PRINTS)
+    kiosk.fail_next(Fault.too_many_requests(retry_after), times=7)
+    report = await interface.follow(client, CARD, schedule=EVERY_5, max_failures=1)
+    assert report.error is None
+    assert report.statuses[-1] == "PRODUCED"
+    assert [request.http_status for request in kiosk.requests[:8]] == [429] * 7 + [200]
+
+
 # --- Events ---
 
 
@@ -494,7 +508,7 @@ async def test_cancelled_at_any_moment(kiosk: Simulator, client: Client, interfa
         gc.collect()
         assert_idle(client)
         assert len(client._poller.subscriptions) == 0  # pyright: ignore[reportPrivateUsage]
-    kiosk.clear_weather()
+    kiosk.clear_faults()
     await asyncio.sleep(1)
     await assert_nothing_left(but=1)  # the simulator's connection
 

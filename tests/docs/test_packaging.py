@@ -29,7 +29,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
 
 
 def test_wheel_contents(wheel: zipfile.ZipFile) -> None:
-    """The wheel holds all modules, the statements, the simulator's page, the typing marker, and nothing else."""
+    """The wheel holds all modules, the statements, the page and the typing marker, and nothing else."""
     files = [*(_ROOT / "cardprod").rglob("*.py"), *(_ROOT / "cardprod" / "durable" / "sql").glob("*.sql")]
     modules = {path.relative_to(_ROOT).as_posix() for path in files}
     shipped = {name for name in wheel.namelist() if ".dist-info/" not in name}
@@ -37,10 +37,12 @@ def test_wheel_contents(wheel: zipfile.ZipFile) -> None:
     assert shipped == modules | page | {"cardprod/py.typed"}
 
 
-def test_wheel_command(wheel: zipfile.ZipFile) -> None:
-    """The wheel installs the `cardprod` command."""
+def test_wheel_entry_points(wheel: zipfile.ZipFile) -> None:
+    """The wheel installs the `cardprod` command and the pytest plugin."""
     [entry_points] = [name for name in wheel.namelist() if name.endswith("entry_points.txt")]
-    assert "cardprod = cardprod.cli:main" in wheel.read(entry_points).decode()
+    lines = wheel.read(entry_points).decode().splitlines()
+    assert "cardprod = cardprod.cli:main" in lines
+    assert "cardprod = cardprod.testing" in lines
 
 
 def test_version_is_said_once() -> None:

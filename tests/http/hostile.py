@@ -225,8 +225,7 @@ WAYS: Final[Mapping[str, Way]] = {
     "status-206": Way(says(lambda body: reply(body, status="206 Partial")), BadReply, "got a 206"),
     "status-999": Way(says(lambda body: reply(body, status="999 High")), ApiError, UNDOCUMENTED),
     "status-1000": Way(says(lambda body: reply(body, status="1000 High")), TransportError, NOT_HTTP),
-    "429-now": Way(says(lambda _: reply(b"", "Retry-After: 0", status="429 Slow")), RateLimited, "429"),
-    "429-later": Way(says(lambda _: reply(b"", "Retry-After: 1", status="429 Slow")), RateLimited, "429"),
+    "429": Way(says(lambda _: reply(b"", "Retry-After: 61", status="429 Slow")), RateLimited, "429"),
     "status-500": Way(says(lambda _: reply(b"", status="500 Oh")), ServerError, "500"),
     "status-503": Way(says(lambda _: reply(b"", status="503 Oh", length=0)), ServerError, "503"),
     # With something beside it

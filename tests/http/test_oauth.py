@@ -561,3 +561,85 @@ async def test_token_requests_have_correlation_ids() -> None:
         line for head in server.heads for line in head.split("\r\n") if line.startswith("X-External-Correlation-Id: ")
     }
     assert len(ids) == len(server.heads) > 1
+
+
+# --- Refreshes whose answer was lost ---
+
+
+def lose(how: str) -> Fault:
+    faults = {
+        "no answer": Fault.stall(),
+        "broken": Fault.reset(),
+        "cut": Fault.cut_body(),
+        "garbled": Fault.garbage(),
+        "gateway": Fault.gateway_page(502),
+        "failed": Fault.server_error(500),
+        "strange": Fault.bad_reply(),
+    }
+    return faults[how]
+
+
+def sent(kiosk: Simulator, how: str) -> int:
+    """Count the refreshes; a request that was given up without an answer is not in the simulator's log."""
+    return refreshes(kiosk) + (how == "no answer")
+
+
+LOST = ["no answer", "broken", "cut", "garbled", "gateway", "failed", "strange"]
+
+
+@pytest.mark.parametrize("how", LOST)
+async def test_lost_refresh_is_not_sent_again(kiosk: Simulator, how: str) -> None:
+    """A refresh whose answer was lost is not sent again while the old token is good, until shortly before its end."""
+    token = oauth(kiosk, expires_at=soon(3600), request_timeout=2)
+    kiosk.fail_next_refresh(lose(how))
+    async with client_of(kiosk, token) as client:
+        await poll(client)
+        await asyncio.sleep(1800)  # it is due at half of its lifetime
+        for _ in range(28):
+            assert (await poll(client)).status == "READY"
+            await asyncio.sleep(60)
+        assert sent(kiosk, how) == 1
+        for _ in range(2):
+            assert (await poll(client)).status == "READY"
+            await asyncio.sleep(60)
+        assert sent(kiosk, how) == 2
+        assert token.access_token == kiosk.token
+
+
+@pytest.mark.parametrize("how", LOST)
+@pytest.mark.parametrize("begin", ["refused later", "refused", "expired", "no token"])
+async def test_lost_refresh_is_sent_again_when_needed(kiosk: Simulator, how: str, begin: str) -> None:
+    """It is sent again once the old token gets a 401, and at once where there is no good token."""
+    settings: dict[str, dict[str, Any]] = {"no token": {"access_token": None}, "expired": {"expires_at": soon(-60)}}
+    token = oauth(kiosk, request_timeout=2, **settings.get(begin, {"expires_at": soon(3600)}))
+    kiosk.fail_next_refresh(lose(how))
+    async with client_of(kiosk, token) as client:
+        if begin == "refused later":
+            await poll(client)
+            await asyncio.sleep(1800)
+            await poll(client)
+            await asyncio.sleep(100)
+            assert sent(kiosk, how) == 1
+        kiosk.expire_token()
+        if how == "strange" and begin != "refused later":
+            with pytest.raises(cardprod.BadReply):
+                await poll(client)
+            await asyncio.sleep(5)
+        assert (await poll(client)).status == "READY"
+        await asyncio.sleep(5)
+        assert sent(kiosk, how) == 2
+
+
+@pytest.mark.parametrize("http_status", [408, 429, 503])
+async def test_refresh_that_was_not_taken_is_sent_again(kiosk: Simulator, http_status: int) -> None:
+    """A refresh that the endpoint has not processed, by what it answers, is sent again while the old token is good."""
+    token = oauth(kiosk, expires_at=soon(3600))
+    kiosk.fail_next_refresh(Fault.server_error(http_status), times=2)
+    async with client_of(kiosk, token) as client:
+        await poll(client)
+        await asyncio.sleep(1800)
+        for _ in range(3):
+            await poll(client)
+            await asyncio.sleep(30)
+        assert refreshes(kiosk) == 3
+        assert token.access_token == kiosk.token

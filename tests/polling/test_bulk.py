@@ -852,7 +852,7 @@ async def test_chaos(seed: int) -> None:
         cards = cards_of(60)
         for card in cards:
             kiosk.add(card, [("READY", random.uniform(1, 60)), ("IN_PROGRESS", random.uniform(1, 60)), ("PRODUCED", 0)])
-        kiosk.storm(0.15, seed)
+        kiosk.set_error_rate(0.15, seed)
         limit = random.choice([None, RateLimit(), RateLimit(5, 100)])
         async with Client(kiosk.token, base_url=kiosk.base_url, rate_limit=limit) as client:
             events = _schedule_events(client, kiosk, cards, random) if seed % 3 else []
@@ -887,12 +887,12 @@ async def _check_outcomes(tasks: list[asyncio.Task[None]]) -> None:
 def _schedule_events(client: Client, kiosk: Simulator, cards: list[Card], random: Random) -> list[asyncio.TimerHandle]:
     """Schedule an event of each change for the client: late, twice, or never."""
     loop = asyncio.get_running_loop()
-    inner: Any = kiosk
+    inner: Any = kiosk._simulation  # pyright: ignore[reportPrivateUsage]  # what is to come, nobody but it knows
     timers: list[asyncio.TimerHandle] = []
     for card in cards:
-        for phase in inner._floor.find(card).phases_after(loop.time()):
-            occurred_at = datetime.fromisoformat(inner._timestamp(phase.requested_at))
-            sent_at = datetime.fromisoformat(inner._timestamp(phase.since))
+        for phase in inner.registry.cards[card].phases_after(loop.time()):
+            occurred_at = datetime.fromisoformat(inner.clock.timestamp(phase.requested_at))
+            sent_at = datetime.fromisoformat(inner.clock.timestamp(phase.since))
             event = event_of(card, phase.stage.status, occurred_at=occurred_at, sent_at=sent_at)
             timers += [
                 loop.call_at(phase.since + random.choice([0, random.uniform(0, 60)]), client.notify, event)

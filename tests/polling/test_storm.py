@@ -50,7 +50,7 @@ async def test_waits_survive_a_storm(seed: int, full_size: bool) -> None:
     limit = RateLimit() if full_size else RateLimit(per_second=20, per_minute=200)
     plans = {Card(123456, f"card-{number}"): plan_by(random) for number in range(limit.per_minute)}
     async with Simulator() as kiosk:
-        kiosk.storm(0.2, seed)
+        kiosk.set_error_rate(0.2, seed)
         for card, plan in plans.items():
             kiosk.add(card, plan)
         async with Client(kiosk.token, base_url=kiosk.base_url, rate_limit=limit) as client:

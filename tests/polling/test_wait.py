@@ -591,7 +591,7 @@ async def test_many_failures_end_it() -> None:
     """Failures up to the limit end a wait with the last of them, as it is."""
     failures = [
         (Fault.server_error(503), cardprod.ServerError),
-        (Fault.too_many_requests(), cardprod.RateLimited),
+        (Fault.too_many_requests(61), cardprod.RateLimited),
         (Fault.server_error(422), cardprod.ApiError),
         (Fault.bad_reply(), cardprod.BadReply),
         (Fault.garbage(), cardprod.TransportError),

@@ -44,13 +44,6 @@ def subscriptions_of(client: Client) -> Any:
     return client._poller.subscriptions  # pyright: ignore[reportPrivateUsage]
 
 
-async def stop_deliveries(kiosk: Simulator) -> None:
-    """Make a kiosk send no more webhooks, as if Wise's were down."""
-    inner: Any = kiosk
-    await inner._post.close()
-    inner._post = None
-
-
 # --- What a client does with it ---
 
 
@@ -387,7 +380,7 @@ async def test_polls_come_back(kiosk: Simulator, client: Client, endpoint: str) 
     kiosk.subscribe(endpoint)
     await _follow_fleet(kiosk, client, 20)
     assert subscriptions_of(client).trust.trust > 0.9
-    await stop_deliveries(kiosk)
+    await kiosk.unsubscribe()
     _, ends = await _follow_fleet(kiosk, client, 30)
     assert len(ends) == 30
     assert all(late <= 31 for _, late in ends[15:])
@@ -412,7 +405,7 @@ async def test_lost_events_are_found_by_the_net(kiosk: Simulator, client: Client
     kiosk.subscribe(endpoint)
     await _follow_fleet(kiosk, client, 20)
     loop = asyncio.get_running_loop()
-    await stop_deliveries(kiosk)
+    await kiosk.unsubscribe()
     kiosk.add(CARD, [Stage("READY", 20), Stage("PRODUCED")])
     began_at = loop.time()
     await client.wait_until_final(CARD.profile_id, CARD.card_token, timeout=None)
@@ -456,7 +449,7 @@ async def test_storm_of_events(kiosk: Simulator, seed: int) -> None:
                         seed=seed,
                     )
                 )
-            kiosk.storm(0.1, seed)
+            kiosk.set_error_rate(0.1, seed)
             plans: dict[Card, list[Stage]] = {}
             for number in range(24):
                 stages = [Stage("READY", random.uniform(5, 200)), Stage("IN_PROGRESS", random.uniform(5, 200))]

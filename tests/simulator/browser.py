@@ -95,6 +95,11 @@ class Browser:
         metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
         self._tell("Emulation.setDeviceMetricsOverride", **metrics)
 
+    def block(self, *urls: str) -> None:
+        """Fail every request to these URLs, which may have wildcards; to none, if there are none."""
+        self._tell("Network.enable")
+        self._tell("Network.setBlockedURLs", urls=urls)
+
     def open(self, url: str) -> None:
         """Go to a page."""
         self.driver.get(url)

@@ -2,7 +2,7 @@
 
 `python -m tests.simulator.pictures_page OUT.png [--dark] [--width W]` makes it.
 
-The page is the real one, in a real browser, and so is all that is seen on it: cards that were added and driven through
+The page is the real one, in a real browser, and so is all that is seen on it: cards that were added and moved through
 `Simulator`, requests of a real client, webhooks to a real server. Needs Chromium and chromedriver.
 """
 
@@ -36,7 +36,7 @@ _CARDS = (
 
 
 async def furnish(kiosk: Simulator, cards: int = 0) -> None:
-    """Let there be twelve cards in all their states, and as many more as told, at three kiosks, one of them offline."""
+    """Add twelve cards in all their states, and so many more, at three kiosks, one of them offline."""
     for number in range(cards):
         kiosk.add((123456, f"card-{number + 1:04}"), ("never", "jams", "prints", [("READY", 1e4)])[number % 4])
     kiosk.add_kiosk()
@@ -62,7 +62,7 @@ async def furnish(kiosk: Simulator, cards: int = 0) -> None:
 
 
 async def use(kiosk: Simulator) -> None:
-    """Let a client look at the cards, some of its looks going wrong."""
+    """Ask for the cards with a client, some of its requests failing."""
     kiosk.fail_next(Fault.too_many_requests(0), times=1)
     kiosk.fail_next(Fault.reset())
     async with Client(kiosk.token, base_url=kiosk.base_url) as client:
@@ -97,7 +97,8 @@ async def main(arguments: argparse.Namespace) -> None:
 
 
 def _take(base_url: str, arguments: argparse.Namespace) -> None:
-    with Browser(is_dark=arguments.dark, width=arguments.width) as browser:
+    with Browser(is_dark=arguments.dark) as browser:
+        browser.set_width(arguments.width, arguments.height or 900)
         browser.open(base_url)
         browser.wait_for_text("#connection", "Live")
         browser.wait_for_text("#card-rows", "IN_PROGRESS")
@@ -111,7 +112,7 @@ if __name__ == "__main__":
     parser.add_argument("out", type=Path, help="where to put it")
     parser.add_argument("--dark", action="store_true", help="as those see it who like it dark")
     parser.add_argument("--width", type=int, default=1280, help="of the window, in pixels (default 1280)")
-    parser.add_argument("--height", type=int, help="of the picture, in pixels; all of the page unless told")
+    parser.add_argument("--height", type=int, help="of the picture, in pixels; all of the page by default")
     parser.add_argument("--cards", type=int, default=0, help="so many cards more")
     parser.add_argument("--port", type=int, default=8080, help="which the picture shows (default 8080, 0 for any)")
     asyncio.run(main(parser.parse_args()))

@@ -1,4 +1,4 @@
-"""The simulator's page in a real browser: somebody clicks, and a real client that waits sees the transition."""
+"""The simulator's page in a real browser: a click moves a card, and a real client that waits sees the transition."""
 
 from __future__ import annotations
 
@@ -193,7 +193,7 @@ def test_finish(page: Browser, live: Live) -> None:
     click(page, "Finish", ROW)
     waiting.result(LIMIT)
     assert steps[-1].current.is_produced
-    page.wait_for_text(ROW, "Nothing left to do")
+    page.wait_for_text(ROW, "none left")
 
 
 def test_refuse_and_retry(page: Browser, live: Live) -> None:
@@ -239,48 +239,48 @@ def test_every_refusal_can_be_chosen(page: Browser) -> None:
 
 
 def test_added_on_the_page(page: Browser, live: Live) -> None:
-    """Somebody adds a card on a plan, and sees it go its way without doing anything."""
+    """A card that is added with a plan goes through it by itself."""
     fill(page, "#add-token", "another")
     assert [option.get_attribute("value") for option in page.find_all("#add-plan option")] == list(PLANS)
     page.find('#add-plan option[value="rejected"]').click()
-    click(page, "Add", "#add-card")
+    click(page, "Add card", "#add-card")
     page.wait_for_text("#card-rows", "another")
     page.wait_for_text('#card-rows tr[data-key="123456/another"]', "KIOSK_ID_NOT_FOUND")
     assert live.call(live.kiosk.state_of, (123456, "another")).plan == "rejected"
 
 
 def test_client_s_card_appears(page: Browser, live: Live) -> None:
-    """A look of a client is seen: its line goes by, and the card's looks are counted."""
+    """A request of a client is seen in the log, and the card's requests are counted."""
     live.run(live.client.get_status(CARD.profile_id, CARD.card_token))
     page.wait_for_text("#request-rows", "200 READY")
-    page.wait_for(lambda: page.text_of(f"{ROW} .cell-looks") == "1", "one look")
+    page.wait_for(lambda: page.text_of(f"{ROW} .cell-requests") == "1", "one request")
     assert page.find("#request-rows tr td:last-child span").get_attribute("title")
 
 
-def test_wrong_move_is_told(page: Browser, live: Live) -> None:
-    """A move that is not possible any more is told in words, and can be dismissed."""
+def test_impossible_move(page: Browser, live: Live) -> None:
+    """A move that is not possible any more is answered with the reason, which can be dismissed."""
     click(page, "Refuse", ROW)
     page.wait_for(lambda: page.find("#choose").is_displayed(), "the choice of an error")
     live.call(live.kiosk.start, CARD)
     fill(page, "#choose-search", "busy")
     page.find("#choose-search").send_keys(Keys.ENTER)
-    page.wait_for_text("#trouble", "refuse is not possible: it is IN_PROGRESS; possible: finish, fail")
-    page.wait_for(lambda: page.find("#trouble").is_displayed(), "the trouble")
+    page.wait_for_text("#error", "refuse is not possible: it is IN_PROGRESS; possible: finish, fail")
+    page.wait_for(lambda: page.find("#error").is_displayed(), "the error")
     assert len(page.complaints()) == 1  # the browser notes the 400
     click(page, "Dismiss")
-    page.wait_for(lambda: not page.find("#trouble").is_displayed(), "no trouble")
+    page.wait_for(lambda: not page.find("#error").is_displayed(), "no error")
 
 
-# --- Kiosks, weather, webhooks ---
+# --- Kiosks, faults, webhooks ---
 
 
 def test_kiosk_offline(page: Browser, live: Live) -> None:
     """At a kiosk that somebody takes offline a start is pending, and begins when it is brought back."""
     click(page, "Take offline", "#kiosks")
-    page.wait_for_text("#kiosks", "Offline")
+    page.wait_for_text("#kiosks", "offline")
     click(page, "Start", ROW)
     page.wait_for_text(ROW, "REQUEST_CREATED_BUT_NOT_STARTED")
-    page.wait_for_text(ROW, "begins when its kiosk is back")
+    page.wait_for_text(ROW, "starts when its kiosk is online")
     click(page, "Bring online", "#kiosks")
     page.wait_for_text(ROW, "IN_PROGRESS")
     page.wait_for_text("#kiosks", "1 in production")
@@ -289,7 +289,7 @@ def test_kiosk_offline(page: Browser, live: Live) -> None:
 
 def test_another_kiosk(page: Browser, live: Live) -> None:
     """With several kiosks a card can be started at any."""
-    click(page, "Add a kiosk")
+    click(page, "Add kiosk")
     page.wait_for_text("#kiosks", "WIS00002")
     page.wait_for(lambda: page.find_all(f"{ROW} select"), "a choice of kiosks")
     page.find(f'{ROW} select option[value="WIS00002"]').click()
@@ -300,31 +300,32 @@ def test_another_kiosk(page: Browser, live: Live) -> None:
 
 
 def test_too_many_requests(page: Browser, live: Live) -> None:
-    """Somebody lets the next answer be a 429, and the client comes through it; both are seen in the log."""
+    """The next answer can be a 429, and the client comes through it; both are seen in the log."""
+    page.find('#fault option[value="429"]').click()
     fill(page, "#fault-seconds", "0")
-    click(page, "Let it happen")
-    page.wait_for_text("#forecast", "The next answer: 429, Retry-After: 0")
+    click(page, "Apply", "#faults")
+    page.wait_for_text("#faults-set", "next answer: 429, Retry-After: 0")
     assert live.run(live.client.get_status(CARD.profile_id, CARD.card_token)).status == "READY"
-    page.wait_for_text("#request-rows", "429weather: 429, Retry-After: 0")
+    page.wait_for_text("#request-rows", "429 fault: 429, Retry-After: 0")
     page.wait_for_text("#request-rows", "200 READY")
-    page.wait_for_text("#forecast", "Fair")
+    page.wait_for_text("#faults-set", "none")
 
 
-def test_slowness_storm_and_clearing_up(page: Browser, live: Live) -> None:
-    """Somebody lets every answer be late and a storm rise, and clears up again."""
+def test_error_rate_latency_and_reset(page: Browser, live: Live) -> None:
+    """An error rate and a latency can be applied, both at once, and reset; Apply alone adds no fault."""
     fill(page, "#latency", "0.5")
-    click(page, "Set", "#slow-down")
-    page.wait_for_text("#forecast", "Every answer: 0.5 s late")
-    fill(page, "#storm-share", "20")
-    click(page, "Set", "#storm")
-    page.wait_for_text("#forecast", "Storm: 20 % of all answers go wrong")
-    assert (live.kiosk.forecast.latency, live.kiosk.forecast.storm) == (0.5, 0.2)
-    click(page, "Clear up")
-    page.wait_for_text("#forecast", "Fair")
+    fill(page, "#error-rate", "20")
+    click(page, "Apply", "#faults")
+    page.wait_for_text("#faults-set", "latency 0.5 s")
+    page.wait_for_text("#faults-set", "error rate 20 %")
+    assert (live.kiosk.faults.latency, live.kiosk.faults.error_rate, live.kiosk.faults.next) == (0.5, 0.2, ())
+    click(page, "Reset", "#faults")
+    page.wait_for_text("#faults-set", "none")
+    page.wait_for(lambda: page.run("return document.querySelector('#latency').value") == "0", "the fields are reset")
 
 
-def test_webhooks_go_by(page: Browser, live: Live) -> None:
-    """Somebody subscribes an endpoint, and each change's webhook goes by with what the endpoint answered."""
+def test_webhooks_are_shown(page: Browser, live: Live) -> None:
+    """Each change's webhook is shown with the endpoint's answer, until the page unsubscribes it."""
 
     async def take(_: web.Request) -> web.Response:
         return web.Response()
@@ -333,16 +334,19 @@ def test_webhooks_go_by(page: Browser, live: Live) -> None:
     try:
         fill(page, "#subscribe-url", f"http://127.0.0.1:{runner.addresses[0][1]}/wise")
         click(page, "Subscribe")
-        page.wait_for_text("#subscriptions", "They go to http://127.0.0.1")
+        page.wait_for_text("#subscriptions", "Sent to http://127.0.0.1")
         click(page, "Start", ROW)
-        page.wait_for_text("#delivery-rows", "IN_PROGRESS2001")
-        click(page, "Send a test")
-        page.wait_for_text("#delivery-rows", "a test")
+        page.wait_for_text("#delivery-rows", "IN_PROGRESS200")
+        click(page, "Send test")
+        page.wait_for_text("#delivery-rows", "test")
+        click(page, "Unsubscribe")
+        page.wait_for(lambda: page.text_of("#subscriptions") == "", "no subscription")
+        assert live.kiosk.subscriptions == ()
     finally:
         live.run(runner.cleanup())
 
 
-# --- How it is ---
+# --- Reading it ---
 
 
 def test_keyboard_only(page: Browser, live: Live) -> None:
@@ -369,7 +373,7 @@ def test_keyboard_only(page: Browser, live: Live) -> None:
     page.wait_for(lambda: focused() == "Finish my-card", "the focus goes on")
     tab_to("Fail… my-card")
     press(Keys.ENTER)
-    page.wait_for(lambda: focused() == "What went wrong?", "the choice of an error")
+    page.wait_for(lambda: focused() == "Error", "the choice of an error")
     press("feeder")
     page.wait_for_text("#choose-found", "2 errors")
     press(Keys.ARROW_DOWN)
@@ -380,18 +384,18 @@ def test_keyboard_only(page: Browser, live: Live) -> None:
     page.wait_for(lambda: focused() == "Retry my-card", "the focus goes on")
 
 
-def test_changes_are_told_aloud(page: Browser, live: Live) -> None:
-    """A change is told to those who do not see it, politely, and many at once are counted."""
-    assert page.find("#news").get_attribute("aria-live") == "polite"
+def test_changes_are_announced(page: Browser, live: Live) -> None:
+    """A change is announced to those who cannot see it, politely, and many at once are counted."""
+    assert page.find("#announcement").get_attribute("aria-live") == "polite"
     live.call(live.kiosk.start, CARD)
-    page.wait_for_text("#news", "my-card is IN_PROGRESS")
+    page.wait_for_text("#announcement", "my-card is IN_PROGRESS")
 
     def add_many() -> None:
         for number in range(50):
             live.kiosk.add((1, f"card-{number}"), "never")
 
     live.call(add_many)
-    page.wait_for_text("#news", "50 cards changed")
+    page.wait_for_text("#announcement", "50 cards changed")
 
 
 @functools.cache
@@ -417,7 +421,7 @@ def test_accessible(page: Browser, live: Live, *, full_size: bool) -> None:
     """Dark or light, wide or narrow, axe-core finds no barrier on the page, nor in the choice of an error."""
     live.run(_furnish(live.kiosk))
     live.call(live.kiosk.slow_down, 2)
-    page.wait_for_text("#forecast", "Every answer")
+    page.wait_for_text("#faults-set", "latency")
     page.wait_for_text("#card-rows", "QUALITY_CHECK")
     with Table() as table:
         for is_dark, width, is_choosing in pairwise_rows([False, True], [360, 1280], [False, True], is_full=full_size):
@@ -443,13 +447,58 @@ def test_nothing_overflows(page: Browser, live: Live) -> None:
     live.call(live.kiosk.add, (2**63 - 1, "x" * 128), "never")
     page.wait_for_text("#card-rows", "x" * 128)
     with Table() as table:
-        for width in (360, 480, 768, 1024, 1280, 1920):
+        for width in (360, 390, 480, 600, 768, 859, 1024, 1099, 1100, 1280, 1600, 1920):
             page.set_width(width)
             with table.row(width):
                 assert page.run("return document.documentElement.clientWidth") == width
                 assert page.run("return document.documentElement.scrollWidth") <= width
                 cards = "const cards = document.getElementById('cards');"
                 assert page.run(f"{cards} return cards.scrollWidth - cards.clientWidth") == 0
+
+
+_ROWS_SEEN = """
+const rows = [...document.querySelectorAll("#card-rows tr")].map((row) => row.getBoundingClientRect());
+const box = document.querySelector("#cards .rows").getBoundingClientRect();
+return rows.filter((row) => row.top >= box.top && row.bottom <= Math.min(box.bottom, innerHeight)).length
+"""
+
+
+def test_twenty_cards_on_a_laptop(page: Browser, live: Live) -> None:
+    """At 1280 x 800 twenty cards are seen, a line each with its whole token, and the logs beside them."""
+    token = "ca0c8154-1e14-4464-a1ce-dcea7dc3d{:03}"
+
+    def add_many() -> None:
+        for number in range(60):
+            plan = [Stage(("READY", "PRODUCTION_ERROR", "REQUEST_ERROR", "IN_PROGRESS")[number % 4])]
+            live.kiosk.add((123456, token.format(number)), plan)
+
+    live.call(add_many)
+    page.set_width(1280, 800)
+    page.wait_for_text("#cards-count", "61")
+    page.wait_for(lambda: page.run(_ROWS_SEEN) >= 20, "twenty rows")
+    cut = "return [...document.querySelectorAll('.cell-card, .cell-status, .status, .cell-actions')]"
+    assert page.run(f"{cut}.filter((each) => each.scrollWidth > each.clientWidth).length") == 0
+    for name in ("#faults", "#requests", "#webhooks"):
+        bottom = page.run("return document.querySelector(arguments[0]).getBoundingClientRect().bottom", name)
+        assert bottom <= 800
+    assert page.run("return document.documentElement.scrollHeight") <= 800
+    assert len(page.find_all("button.primary")) == 1
+
+
+def test_first_paint_holds_the_state(window: Browser, live: Live) -> None:
+    """What is painted first is the whole state: it comes with the page, before any stream of changes."""
+    live.call(live.kiosk.add, CARD, "never")
+    live.call(live.kiosk.slow_down, 2)
+    window.block("*/_kiosk/changes*")
+    window.open(live.kiosk.base_url)
+    assert "READY" in window.text_of(ROW)
+    assert "latency 2 s" in window.text_of("#faults-set")
+    assert window.find(ROW).is_displayed()
+    hidden = "delete document.documentElement.dataset.ready; return getComputedStyle(document.body).visibility"
+    assert window.run(hidden) == "hidden"  # until the script has shown it
+    window.block()
+    window.open("about:blank")
+    window.complaints()
 
 
 def test_a_thousand_cards(page: Browser, live: Live) -> None:
@@ -471,10 +520,10 @@ def test_a_thousand_cards(page: Browser, live: Live) -> None:
     page.wait_for(lambda: not page.find("#pager").is_displayed(), "one page is enough")
     assert page.find('#filters [data-status="IN_PROGRESS"]').text == "IN_PROGRESS 50"
     fill(page, "#search", "nothing like it")
-    page.wait_for_text("#no-cards", "No card is like this")
+    page.wait_for_text("#no-cards", "No card matches")
 
 
-def test_nothing_moves_for_those_who_like_it_still(page: Browser, live: Live) -> None:
+def test_reduced_motion(page: Browser, live: Live) -> None:
     """With reduced motion nothing is animated; without, a change is."""
     for is_still in (False, True):
         live.call(live.kiosk.add, CARD, "never")
@@ -489,12 +538,12 @@ def test_nothing_moves_for_those_who_like_it_still(page: Browser, live: Live) ->
         assert duration == ("none" if is_still else "changed")
 
 
-def test_foreign_words_are_only_words(page: Browser, live: Live) -> None:
+def test_foreign_text_is_only_text(page: Browser, live: Live) -> None:
     """What looks like HTML in a status, a code or a description is shown as it is, and nothing of it runs."""
     evil = "<img src=x onerror=\"document.title='taken'\">"
     live.call(live.kiosk.add, CARD, [Stage(evil, error_code=evil, description=evil)])
     page.wait_for_text(ROW, evil)
-    assert page.find_all("#card-rows img, #filters img, #news img") == []
+    assert page.find_all("#card-rows img, #filters img, #announcement img") == []
     assert page.driver.title.startswith("Kiosk simulator")
 
 
@@ -510,7 +559,7 @@ def test_page_comes_back(page: Browser, live: Live) -> None:
 
 
 def test_tab_in_the_background(page: Browser, live: Live) -> None:
-    """A tab that nobody sees gives up its connection, and is told what it missed when it is seen again."""
+    """A hidden tab gives up its connection, and gets what it missed when it is seen again."""
     hide = (
         "Object.defineProperty(document, 'hidden', {value: arguments[0], configurable: true});"
         "document.dispatchEvent(new Event('visibilitychange'))"
@@ -524,7 +573,7 @@ def test_tab_in_the_background(page: Browser, live: Live) -> None:
 
 
 def test_another_site_can_neither_read_nor_drive_it(page: Browser, live: Live) -> None:
-    """Another server's page in the same browser is told nothing and moves nothing, whatever it tries."""
+    """Another server's page in the same browser reads nothing and changes nothing, whatever it tries."""
     script = f"""
     const to = "{live.kiosk.base_url}/_kiosk/";
     const body = JSON.stringify({{profile_id: {CARD.profile_id}, card_token: "{CARD.card_token}"}});

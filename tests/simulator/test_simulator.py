@@ -106,7 +106,7 @@ async def test_wrong_token_is_refused(kiosk: Simulator, http: aiohttp.ClientSess
                 assert set(json.loads(body)) == {"error", "error_description"}
 
 
-async def test_any_token_will_do_if_told(http: aiohttp.ClientSession) -> None:
+async def test_any_token_will_do(http: aiohttp.ClientSession) -> None:
     """A simulator without a token of its own takes every one."""
     async with Simulator(token=None) as kiosk:
         kiosk.add(CARD)
@@ -130,11 +130,108 @@ async def test_unknown_is_a_problem_document(kiosk: Simulator, http: aiohttp.Cli
     ]
 
 
-async def test_unknown_card_starts_on_a_plan_if_told(http: aiohttp.ClientSession) -> None:
+async def test_unknown_card_starts_on_a_plan(http: aiohttp.ClientSession) -> None:
     """With a plan for unknown cards, a card that was not added starts on it when first asked for."""
     async with Simulator(plan_for_unknown=[("READY", 5), ("PRODUCED", 1)]) as kiosk:
         await asyncio.sleep(60)
         assert [body["status"] for body in await statuses(http, kiosk)] == ["READY", "PRODUCED"]
+
+
+async def call(
+    http: aiohttp.ClientSession, kiosk: Simulator, method: str, path: str, fields: object
+) -> tuple[int, dict[str, Any]]:
+    """Send JSON with the token: the HTTP status and the answer's JSON."""
+    headers = {"Authorization": f"Bearer {kiosk.token}"}
+    async with http.request(method, kiosk.base_url + path, json=fields, headers=headers) as answer:
+        return answer.status, json.loads(await answer.text())
+
+
+def produce_path(version: str, call: str = "") -> str:
+    return f"/{version}/{call}spend/profiles/{CARD.profile_id}/cards/{CARD.card_token}/production"
+
+
+@pytest.mark.parametrize("version", ["v3", "2026Q3"])
+async def test_production_request(kiosk: Simulator, http: aiohttp.ClientSession, version: str) -> None:
+    """`PUT` starts a card, or sends it to a kiosk again, under a new `occurredAt`; the answer is its new status."""
+    kiosk.add_kiosk("LOBBY")
+    kiosk.add(CARD, "never")
+    path = produce_path(version)
+    http_status, started = await call(http, kiosk, "PUT", path, {"kioskId": "LOBBY"})
+    assert (http_status, started["status"], started["kioskId"]) == (200, "IN_PROGRESS", "LOBBY")
+    assert started == json.loads((await ask(http, kiosk))[2])
+    await asyncio.sleep(5)
+    kiosk.fail(CARD, "PRD_FEEDER_JAM")
+    http_status, again = await call(http, kiosk, "PUT", path, {"kioskId": "WIS00001"})
+    assert (http_status, again["status"], again["kioskId"]) == (200, "IN_PROGRESS", "WIS00001")
+    assert again["occurredAt"] > started["occurredAt"]
+    assert [request.method for request in kiosk.requests] == ["PUT", "GET", "PUT"]
+
+
+async def test_production_request_of_a_planned_card(kiosk: Simulator, http: aiohttp.ClientSession) -> None:
+    """With a plan, `PUT` brings its next stage at once, whichever that is, and the plan goes on from there."""
+    with Table() as table:
+        for plan, http_status, status, later in (
+            ("prints", 200, "IN_PROGRESS", "PRODUCED"),
+            ("jams", 200, "IN_PROGRESS", "PRODUCTION_ERROR"),
+            ("rejected", 422, "REQUEST_ERROR", "REQUEST_ERROR"),
+            ([("READY", 1e6), ("IN_PROGRESS", 3), ("PRODUCED", 1)], 200, "IN_PROGRESS", "PRODUCED"),
+        ):
+            kiosk.add(CARD, plan)
+            await asyncio.sleep(1)
+            with table.row(plan):
+                answer = await call(http, kiosk, "PUT", produce_path("v3"), {"kioskId": "WIS00001"})
+                assert (answer[0], answer[1]["status"]) == (http_status, status)
+                assert kiosk.state_of(CARD).status == status
+                await asyncio.sleep(3)
+                assert kiosk.state_of(CARD).status == later
+
+
+async def test_refused_production_request(kiosk: Simulator, http: aiohttp.ClientSession) -> None:
+    """A refused `PUT` is a 422 with a production status that says why."""
+    body = {"kioskId": "WIS00001"}
+    with Table() as table:
+        for status, fields, code, after in (
+            ("READY", {"kioskId": "WIS99999"}, "KIOSK_ID_NOT_FOUND", "REQUEST_ERROR"),
+            ("PRODUCTION_ERROR", {"kioskId": "WIS99999"}, "KIOSK_ID_NOT_FOUND", "REQUEST_ERROR"),
+            ("IN_PROGRESS", body, "REQUEST_ALREADY_EXISTS", "IN_PROGRESS"),
+            ("PRODUCED", body, "REQUEST_ALREADY_EXISTS", "PRODUCED"),
+            ("QUALITY_CHECK", body, "REQUEST_ALREADY_EXISTS", "QUALITY_CHECK"),
+            ("READY", {}, "EMPTY_OR_NULL_FIELD_VALUE", "READY"),
+            ("READY", {"kioskId": ["WIS00001"]}, "EMPTY_OR_NULL_FIELD_VALUE", "READY"),
+        ):
+            kiosk.add(CARD, [Stage(status)])
+            with table.row(status, fields):
+                http_status, answer = await call(http, kiosk, "PUT", produce_path("v3"), fields)
+                assert (http_status, answer["status"], answer["errorCode"]) == (422, "REQUEST_ERROR", code)
+                assert cardprod.ErrorCode(answer["errorCode"])
+                assert kiosk.state_of(CARD).status == after
+    kiosk.add(CARD, "prints")
+    kiosk.take_offline()
+    http_status, answer = await call(http, kiosk, "PUT", produce_path("v3"), body)
+    assert (http_status, answer["errorCode"]) == (422, "REQUEST_CREATED_BUT_NOT_STARTED")
+    assert kiosk.state_of(CARD).is_pending
+    http_status, answer = await call(http, kiosk, "PUT", "/v3/spend/profiles/1/cards/x/production", body)
+    assert (http_status, answer["code"]) == (404, "resource_not_found")
+
+
+@pytest.mark.parametrize("version", ["v1", "2026Q3"])
+async def test_simulation_call(kiosk: Simulator, http: aiohttp.ClientSession, version: str) -> None:
+    """The sandbox's simulation call ends a card that is in production, well or with a code; else it is a 422."""
+    path = produce_path(version, "simulation/")
+    kiosk.add(CARD, "never")
+    assert (await call(http, kiosk, "POST", path, {"status": "PRODUCED"}))[0] == 422
+    with Table() as table:
+        for fields, code in (
+            ({"status": "PRODUCED"}, None),
+            ({"status": "PRODUCED", "errorCode": None}, None),
+            ({"status": "PRODUCTION_ERROR"}, None),
+            ({"status": "PRODUCTION_ERROR", "errorCode": "PRD_FEEDER_JAM"}, "PRD_FEEDER_JAM"),
+        ):
+            kiosk.add(CARD, [Stage("IN_PROGRESS")])
+            with table.row(fields):
+                assert (await call(http, kiosk, "POST", path, fields))[0] == 200
+                state = kiosk.state_of(CARD)
+                assert (state.status, state.error_code) == (fields["status"], code)
 
 
 async def test_headers_are_as_wises(kiosk: Simulator, http: aiohttp.ClientSession) -> None:
@@ -191,7 +288,7 @@ async def test_fault_breaks_the_connection(http: aiohttp.ClientSession) -> None:
 
 
 async def test_stall_answers_late(kiosk: Simulator, http: aiohttp.ClientSession) -> None:
-    """A stall answers rightly, only later."""
+    """A stall answers correctly, only later."""
     kiosk.add(CARD, [("READY", 10), Stage("PRODUCED")])
     kiosk.fail_next(Fault.stall(30))
     began = asyncio.get_running_loop().time()
@@ -202,7 +299,7 @@ async def test_stall_answers_late(kiosk: Simulator, http: aiohttp.ClientSession)
 
 
 async def test_fault_for_one_card_spares_the_others(kiosk: Simulator, http: aiohttp.ClientSession) -> None:
-    """A fault for one card strikes that card alone."""
+    """A fault for one card leaves the others alone."""
     kiosk.add(CARD)
     kiosk.add((1, "other"))
     kiosk.fail_next(Fault.server_error(), card=CARD)
@@ -210,11 +307,11 @@ async def test_fault_for_one_card_spares_the_others(kiosk: Simulator, http: aioh
     assert (await ask(http, kiosk))[0] == 500
 
 
-async def storm_faults(http: aiohttp.ClientSession, share: float, seed: int) -> list[Fault | None]:
-    """Tell what struck each of 200 requests in a storm."""
+async def random_faults(http: aiohttp.ClientSession, share: float, seed: int) -> list[Fault | None]:
+    """List the fault of each of 200 answers."""
     async with Simulator() as kiosk:
         kiosk.add(CARD, "never")
-        kiosk.storm(share, seed)
+        kiosk.set_error_rate(share, seed)
         client = cardprod.Client(kiosk.token, base_url=kiosk.base_url, session=http, attempts=1, rate_limit=None)
         while len(kiosk.requests) < 200:
             await asyncio.gather(client.get_status(CARD.profile_id, CARD.card_token), return_exceptions=True)
@@ -222,17 +319,17 @@ async def storm_faults(http: aiohttp.ClientSession, share: float, seed: int) -> 
         return [request.fault for request in kiosk.requests]
 
 
-async def test_storm_is_repeatable(http: aiohttp.ClientSession) -> None:
-    """The same seed brings the same bad luck, another seed another; about as much of it as asked for."""
-    first, again, other = [await storm_faults(http, 0.3, seed) for seed in (1, 1, 2)]
+async def test_error_rate_is_repeatable(http: aiohttp.ClientSession) -> None:
+    """The same seed gives the same faults, another seed others; about as many as asked for."""
+    first, again, other = [await random_faults(http, 0.3, seed) for seed in (1, 1, 2)]
     assert first[:200] == again[:200] != other[:200]
     assert 30 <= sum(fault is not None for fault in first[:200]) <= 90
 
 
-async def test_storm_of_none_and_of_all(http: aiohttp.ClientSession) -> None:
-    """A storm of share 0 strikes nothing, one of share 1 everything."""
-    for share, is_struck in ((0.0, False), (1.0, True)):
-        assert {fault is not None for fault in await storm_faults(http, share, 1)} == {is_struck}
+async def test_error_rate_of_none_and_of_all(http: aiohttp.ClientSession) -> None:
+    """An error rate of 0 gives no answer a fault, one of 1 every answer."""
+    for share, has_fault in ((0.0, False), (1.0, True)):
+        assert {fault is not None for fault in await random_faults(http, share, 1)} == {has_fault}
 
 
 async def test_log_has_what_was_served_and_no_token(kiosk: Simulator, http: aiohttp.ClientSession) -> None:
@@ -253,13 +350,13 @@ async def test_log_has_what_was_served_and_no_token(kiosk: Simulator, http: aioh
     assert "wrong-token" not in repr(kiosk.requests)
 
 
-async def test_each_request_is_told(http: aiohttp.ClientSession) -> None:
-    """`on_request` is told of each request as it is answered."""
-    told: list[LoggedRequest] = []
-    async with Simulator(on_request=told.append) as kiosk:
+async def test_on_request(http: aiohttp.ClientSession) -> None:
+    """`on_request` is called with each request as it is answered."""
+    logged: list[LoggedRequest] = []
+    async with Simulator(on_request=logged.append) as kiosk:
         await ask(http, kiosk)
-        assert told == kiosk.requests
-        assert len(told) == 1
+        assert logged == kiosk.requests
+        assert len(logged) == 1
 
 
 def test_documented_use_works() -> None:

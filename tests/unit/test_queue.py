@@ -9,7 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from cardprod import Backoff, Card, ProductionStatus
+from cardprod import AdaptiveSchedule, Backoff, Card, ProductionStatus
 from cardprod._polling.queue import TICK, Phase, PollQueue, QueuedState
 from cardprod._polling.state import PollOptions
 
@@ -64,6 +64,46 @@ def test_new_and_old_cards_alternate() -> None:
         queue.add(one)
     taken = [poll(queue, 10).card.card_token.partition("-")[0] for _ in range(6)]
     assert sorted([taken[0:2], taken[2:4], taken[4:6]]) in ([["new", "old"]] * 3, [["old", "new"]] * 3)
+
+
+class Hurried(AdaptiveSchedule):
+    """A schedule that says of each card when it may be polled again, and when it should be: by its status."""
+
+    def gaps_at(self, status: str, *_: object, **__: object) -> tuple[float, float]:
+        """Read both from the status."""
+        may, should = map(float, status.split())
+        return may, should
+
+
+HURRIED = PollOptions(schedule=Hurried(), timeout=None, max_failures=3)
+
+
+def test_the_most_urgent_is_next() -> None:
+    """Of the cards that are due the most urgent is taken, and a new card goes before those that are not urgent yet."""
+    queue = PollQueue[QueuedState]()
+    for status in ("5 60", "10 20", "10 30", "50 55"):
+        queue.add(state(status.replace(" ", "-"), options=HURRIED))
+        poll(queue, 0, ProductionStatus(status))
+    assert queue.due_at(0) == 5
+    new = state("new", options=HURRIED)
+    queue.add(new)
+    taken = [queue.take(12, not_polled) for _ in range(4)]
+    assert [one and one.card.card_token for one in taken] == ["new", "10-20", "10-30", "5-60"]
+    assert queue.take(12, not_polled) is None
+
+
+def test_a_due_card_moves_with_its_changes() -> None:
+    """A card that was due, and was then rescheduled, is due again when that says, once."""
+    queue = PollQueue[QueuedState]()
+    one = state("a", options=HURRIED)
+    queue.add(one)
+    poll(queue, 0, ProductionStatus("5 60"))
+    assert queue.due_at(6) == 5
+    assert queue.take(1, not_polled) is None
+    one.process_status(ProductionStatus("7 9"), 6)
+    queue.reschedule(one)
+    assert (queue.due_at(6), [*queue]) == (13, [one])
+    assert [queue.take(13, not_polled), queue.take(99, not_polled)] == [one, None]
 
 
 def test_followed_polls_are_passed_over() -> None:

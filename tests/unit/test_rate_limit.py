@@ -143,32 +143,16 @@ def test_withdrawn_once() -> None:
     assert window.ready_at() > 6.0
 
 
-def test_pause() -> None:
-    """A pause holds every request back until it ends, with a limit or without."""
+def test_hold() -> None:
+    """While requests are held, none is sent, with a limit or without, and the window is no looser after it."""
     for limit in (None, RateLimit()):
         window = SlidingWindow(limit)
-        window.pause_until(30.0)
-        assert window.paused_until == 30.0
+        window.held_until = 30.0
         assert [leave(window, at) for at in (10.0, 10.0, 40.0)] == [30.0, 30.0, 40.0]
-
-
-@given(pauses=st.lists(st.floats(0, 1e6), min_size=1))
-def test_pause_never_ends_sooner(pauses: list[float]) -> None:
-    """Of several pauses the one that ends last counts, in whatever order they were set."""
-    window = SlidingWindow(None)
-    for ends_at in pauses:
-        before = window.ready_at()
-        window.pause_until(ends_at)
-        assert window.ready_at() >= before
-    assert window.ready_at() == max(pauses)
-
-
-def test_pause_does_not_loosen_the_limit() -> None:
-    """A pause that ends before the window has room does not change the window."""
     window = SlidingWindow(RateLimit(per_second=1, per_minute=100))
     window.record(5.0)
     ready_at = window.ready_at()
-    window.pause_until(5.5)
+    window.held_until = 5.5
     assert window.ready_at() == ready_at
 
 
@@ -194,7 +178,7 @@ def test_no_window_is_too_full(
     for number, gap in enumerate(gaps):
         asked_at += gap
         if number in pauses:
-            window.pause_until(now + pauses[number])
+            window.held_until = max(window.held_until, now + pauses[number])
         now = leave(window, max(asked_at, now))
         departures.append(now)
     assert departures == sorted(departures)

@@ -244,28 +244,29 @@ def test_spacing_is_worth_its_poll() -> None:
 
 
 def test_longest_gives_way_to_a_large_fleet() -> None:
-    """A delay may be half more than the average one, as lately measured, and ten seconds, if that is over `longest`."""
+    """A delay may be half more than one poll of each waiting card takes, and 15 s, if that is over `longest`."""
     schedule = AdaptiveSchedule(longest=10)
-    delays: list[float] = []
-    for now, waited in ((0.0, 4.0), (1.0, 60.0), (31.0, 60.0)):
-        learn(schedule, 100, 100 + waited, now, rate=1e-9)
-        delays.append(delay(schedule, 100, now))
-    first, second = math.exp(-31 / 30), math.exp(-30 / 30)
-    lately = (4 * first + 60 * second + 60) / (first + second + 1)
-    mean = (4 * math.exp(-1 / 30) + 60) / (math.exp(-1 / 30) + 1)
-    fresh = AdaptiveSchedule(longest=10)
-    learn(fresh, 100, 104, 0.0, rate=1e-9)
-    assert delays[0] == delay(fresh, 100, 0.0) == 1.5 * 14
-    assert delays[1] <= 1.5 * (mean + 10)
-    assert delays[2] == pytest.approx(1.5 * (lately + 10))
+    for number in range(200):  # in twenty seconds, of a fleet of 600, of which 10 are polled each second
+        schedule.learn(
+            f"STATUS-{number % 50}",
+            0,
+            60,
+            0.1 * number,
+            is_first=False,
+            ended=False,
+            is_final=False,
+            requests_per_second=10,
+        )
+    assert delay(schedule, 5000, 20.0) == pytest.approx(1.5 * (60 + 10), rel=0.02)
 
 
-def test_one_poll_is_a_measure() -> None:
-    """A single card that waited longer than `longest` shows that the fleet is large."""
-    schedule = AdaptiveSchedule(longest=10)
-    assert delay(schedule, 5000, 0.0) == 10
-    learn(schedule, 5000, 5020, 0.0)
-    assert delay(schedule, 5000, 0.0) == pytest.approx(1.5 * (20 + 10), rel=0.4)
+def test_longest_holds_for_a_small_fleet() -> None:
+    """A delay is not over `longest` before the fleet was measured, nor where a poll of each card takes less."""
+    schedule = AdaptiveSchedule(longest=25)
+    assert delay(schedule, 5000, 0.0) == 25
+    for number in range(200):
+        learn(schedule, 5000, 5005, 0.1 * number, rate=10)
+        assert delay(schedule, 5000, 0.1 * number) <= 25
 
 
 def test_another_clock_is_measured_anew() -> None:

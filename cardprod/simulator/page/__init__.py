@@ -1,7 +1,7 @@
-"""The simulator's page: a person sees the cards and kiosks live in a browser, and drives them by hand.
+"""The simulator's page: it shows the cards and kiosks live in a browser, and has a button for each move.
 
-`Page` serves three files, a stream of changes and a few commands; all it knows and does goes through the public methods
-of `Simulator`. It is reached from this machine only, and by nothing but itself: see `routes`.
+All that it knows and does goes through the public methods of `Simulator`: `feed` reads, `commands` writes, and `routes`
+serves both, and the files. Who may use it is checked in `access`, as for every route.
 """
 
 from __future__ import annotations

@@ -1,77 +1,69 @@
-"""What the page is told: the whole state first, and then what has changed, as literal JSON. No HTTP.
+"""What the page is sent: the whole state first, then what has changed, as literal JSON. No HTTP.
 
 Nothing is queued for a reader. The feed only remembers when each card last changed, counted in changes; a reader that
-has been told everything up to some count gets the present state of whatever changed after it. So one that is slow, or
-was away, skips what is over by now, and costs no memory meanwhile.
+knows everything up to some count gets the present state of what changed after it. So one that is slow, or was away,
+skips what has passed, and costs no memory meanwhile.
 """
 
 from __future__ import annotations
 
 import asyncio
 import secrets
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from contextlib import contextmanager
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from yarl import URL
+import attrs
 
 from cardprod.models import Card
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
+    from collections.abc import Generator, Iterable, Iterator
 
     from cardprod.simulator.faults import Fault
-    from cardprod.simulator.floor import CardState
-    from cardprod.simulator.server import LoggedRequest, Simulator
-    from cardprod.simulator.webhooks import LoggedDelivery
+    from cardprod.simulator.kiosks import CardState
+    from cardprod.simulator.log import Log
+    from cardprod.simulator.server import Simulator
+    from cardprod.simulator.simulation import Change
 
-__all__ = ["Feed", "card_as_json"]
+__all__ = ["Feed", "Position", "card_as_json"]
 
 _LOG_LENGTH: Final = 200
 _AT_ONCE: Final = 250
-"""How many cards one message tells at most, so that none of them takes long to write."""
+"""How many cards one message has at most, so that none of them takes long to write."""
 
-_KIOSKS: Final = "kiosks"
-_FORECAST: Final = "forecast"
-_SUBSCRIPTIONS: Final = "subscriptions"
-
-_Changed: TypeAlias = Card | str
+_IN_PAGE: Final = 1_000
+_OTHERS: Final[tuple[Change, ...]] = ("kiosks", "faults", "subscriptions")
+_OK: Final = 200
 _Json: TypeAlias = dict[str, Any]
 
 
-class Feed:
-    """Watches a simulator for the pages that are open.
+@attrs.frozen
+class Position:
+    """Up to where a reader knows everything: counts of changes, requests and deliveries."""
 
-    Args:
-        kiosk: The simulator.
-    """
+    changes: int = 0
+    requests: int = 0
+    deliveries: int = 0
+
+
+class Feed:
+    """Observes a simulator for the pages that are open."""
 
     def __init__(self, kiosk: Simulator) -> None:
         self._kiosk = kiosk
-        self.epoch: str = secrets.token_hex(4)
-        """Tells this feed's counts from those of another."""
+        self._epoch = secrets.token_hex(4)
         self._count = 0
-        # The one that changed last is last.
-        self._changed: OrderedDict[_Changed, int] = OrderedDict()
-        self._requests: deque[tuple[int, _Json]] = deque(maxlen=_LOG_LENGTH)
-        self._deliveries: deque[tuple[int, _Json]] = deque(maxlen=_LOG_LENGTH)
+        self._changed: OrderedDict[Change, int] = OrderedDict()  # the one that changed last is last
         self._readers: set[asyncio.Event] = set()
-
-    def open(self) -> None:
-        """Begin to watch."""
-        for changed in (_KIOSKS, _FORECAST, _SUBSCRIPTIONS):
-            self._change(changed)
-        for card in self._kiosk.cards:
-            self._change(card)
-        for number, request in _last(self._kiosk.requests):
-            self._requests.append((self._next(), _request_as_json(number, request)))
-        for number, delivery in _last(self._kiosk.deliveries):
-            self._deliveries.append((self._next(), _delivery_as_json(number, delivery)))
-        self._kiosk.watch(self)
+        for change in (*_OTHERS, *kiosk.cards):
+            self._record(change)
+        kiosk.observe(self._record)
 
     def close(self) -> None:
-        """Watch no more, and wake every reader."""
-        self._kiosk.unwatch(self)
+        """Observe no more, and wake every reader."""
+        self._kiosk.stop_observing(self._record)
         self._wake()
 
     @property
@@ -82,165 +74,106 @@ class Feed:
     @contextmanager
     def reader(self) -> Generator[asyncio.Event]:
         """Have an event that is set at each change."""
-        news = asyncio.Event()
-        self._readers.add(news)
+        changed = asyncio.Event()
+        self._readers.add(changed)
         try:
-            yield news
+            yield changed
         finally:
-            self._readers.discard(news)
+            self._readers.discard(changed)
 
-    def changes_after(self, count: int) -> Iterator[tuple[int, _Json]]:
-        """Tell what has changed since a count: the present state, in several parts if it is much.
+    def id_of(self, position: Position) -> str:
+        """Write a position so that it is no other feed's."""
+        return f"{self._epoch}.{position.changes}.{position.requests}.{position.deliveries}"
 
-        Args:
-            count: Up to where the reader knows everything; 0 for nothing.
+    def position_of(self, event_id: str) -> Position:
+        """Read a position; the beginning, if it is another feed's."""
+        epoch, *counts = event_id[:100].split(".")
+        is_valid = epoch == self._epoch and len(counts) == len(attrs.fields(Position))
+        return Position(*map(int, counts)) if is_valid and all(map(str.isdecimal, counts)) else Position()
 
-        Yields:
-            Up to which count it knows everything then, and what to tell it.
-        """
-        upto = self._count
-        changed: list[tuple[int, _Changed]] = []
-        for what, changed_at in reversed(self._changed.items()):
-            if changed_at <= count:
-                break
-            changed.append((changed_at, what))
-        changed.reverse()
+    def state(self) -> tuple[str, _Json]:
+        """Return the newest cards and all else, and the id to go on from: none if there are more cards."""
+        cards = self._kiosk.cards
+        state = self._describe((*_OTHERS, *cards[-_IN_PAGE:]), Position())
+        return "" if len(cards) > _IN_PAGE else self.id_of(self._position), state
+
+    def changes_after(self, position: Position) -> Iterator[tuple[Position, _Json]]:
+        """List what has changed after a position, in parts if it is much, and where the reader is after each."""
+        upto = self._position
+        if upto == position:
+            return
+        changed: list[Change] = []
+        if position.changes:
+            latest = takewhile(lambda item: item[1] > position.changes, reversed(self._changed.items()))
+            changed.extend(reversed([change for change, _ in latest]))
+        else:
+            changed += _OTHERS
+            changed += self._kiosk.cards
         while len(changed) > _AT_ONCE:
             part, changed = changed[:_AT_ONCE], changed[_AT_ONCE:]
-            yield part[-1][0], self._tell(what for _, what in part)
-        if upto > count:
-            told = self._tell(what for _, what in changed)
-            told["requests"] = [request for logged_at, request in self._requests if logged_at > count]
-            told["deliveries"] = [delivery for logged_at, delivery in self._deliveries if logged_at > count]
-            yield upto, told
+            yield position, self._describe(part)
+        yield upto, self._describe(changed, position)
 
-    def _tell(self, changed: Iterator[_Changed]) -> _Json:
+    def _describe(self, changes: Iterable[Change], logs_after: Position | None = None) -> _Json:
         cards: list[_Json] = []
-        told: _Json = {"cards": cards}
-        for what in changed:
-            if isinstance(what, Card):
-                cards.append(card_as_json(self._kiosk.state_of(what)))
-            elif what == _KIOSKS:
-                told[what] = [{"id": kiosk.kiosk_id, "is_online": kiosk.is_online} for kiosk in self._kiosk.kiosks]
-            elif what == _FORECAST:
-                told[what] = self._forecast()
+        described: _Json = {"cards": cards}
+        for change in changes:
+            if isinstance(change, Card):
+                cards.append(card_as_json(self._kiosk.state_of(change)))
+            elif change == "kiosks":
+                described[change] = [{"id": each.kiosk_id, "is_online": each.is_online} for each in self._kiosk.kiosks]
+            elif change == "faults":
+                faults = self._kiosk.faults
+                runs = [{"what": _in_words(fault), "times": times} for fault, times in faults.next]
+                described[change] = {"next": runs, "error_rate": faults.error_rate, "latency": faults.latency}
             else:
-                told[what] = [_place(subscription.url) for subscription in self._kiosk.subscriptions]
-        return told
+                described[change] = [each.endpoint for each in self._kiosk.subscriptions]
+        if logs_after is not None:
+            described["requests"] = _entries(self._kiosk.requests, logs_after.requests)
+            described["deliveries"] = _entries(self._kiosk.deliveries, logs_after.deliveries)
+        return described
 
-    def _forecast(self) -> _Json:
-        forecast = self._kiosk.forecast
-        faults = [{"what": _in_words(fault), "times": times} for fault, times in forecast.faults]
-        return {"faults": faults, "storm": forecast.storm, "latency": forecast.latency}
+    @property
+    def _position(self) -> Position:
+        return Position(self._count, self._kiosk.requests.total, self._kiosk.deliveries.total)
 
-    def _next(self) -> int:
-        self._count += 1
-        return self._count
-
-    def _change(self, what: _Changed) -> None:
-        self._changed[what] = self._next()
-        self._changed.move_to_end(what)
+    def _record(self, change: Change) -> None:
+        if change not in {"requests", "deliveries"}:
+            self._count += 1
+            self._changed[change] = self._count
+            self._changed.move_to_end(change)
         self._wake()
 
     def _wake(self) -> None:
-        for news in self._readers:
-            news.set()
-
-    # --- As a `Watcher` of the simulator ---
-
-    def card_changed(self, card: Card) -> None:
-        """Tell the card."""
-        self._change(card)
-
-    def kiosk_changed(self, kiosk_id: str) -> None:
-        """Tell the kiosks, which are few."""
-        del kiosk_id
-        self._change(_KIOSKS)
-
-    def forecast_changed(self) -> None:
-        """Tell the forecast."""
-        self._change(_FORECAST)
-
-    def subscribed(self) -> None:
-        """Tell where webhooks go."""
-        self._change(_SUBSCRIPTIONS)
-
-    def request_logged(self) -> None:
-        """Tell the request, and its card, which was looked at once more."""
-        request = self._kiosk.requests[-1]
-        self._requests.append((self._next(), _request_as_json(len(self._kiosk.requests), request)))
-        if request.card is not None and request.card in self._changed:
-            self._change(request.card)
-        self._wake()
-
-    def delivery_logged(self) -> None:
-        """Tell the try to deliver."""
-        deliveries = self._kiosk.deliveries
-        self._deliveries.append((self._next(), _delivery_as_json(len(deliveries), deliveries[-1])))
-        self._wake()
-
-
-def _last(log: list[Any]) -> list[tuple[int, Any]]:
-    """Give the end of a log, numbered from the log's beginning, which is 1."""
-    first = max(len(log) - _LOG_LENGTH, 0)
-    return list(enumerate(log[first:], first + 1))
+        for changed in self._readers:
+            changed.set()
 
 
 def card_as_json(state: CardState) -> _Json:
     """Write a card's state. The profile's id is a text: JavaScript's numbers end before an int64 does."""
-    return {
-        "profile_id": str(state.card.profile_id),
-        "card_token": state.card.card_token,
-        "status": state.status,
-        "error_code": state.error_code,
-        "description": state.description,
-        "kiosk_id": state.kiosk_id,
-        "since": round(state.since, 3),
-        "requested_at": round(state.requested_at, 3),
-        "plan": state.plan,
-        "is_by_hand": state.is_by_hand,
-        "is_held": state.is_held,
-        "is_pending": state.is_pending,
-        "next_status": state.next_status,
-        "next_at": None if state.next_at is None else round(state.next_at, 3),
-        "looks": state.looks,
-        "moves": list(state.moves),
-    }
+    card = {"profile_id": str(state.card.profile_id), "card_token": state.card.card_token}
+    return card | _rounded(attrs.asdict(state, filter=lambda field, _: field.name != "card", recurse=False))
 
 
-def _request_as_json(number: int, request: LoggedRequest) -> _Json:
-    return {
-        "number": number,
-        "at": round(request.at, 3),
-        "method": request.method,
-        "path": request.path,
-        "card": None if request.card is None else str(request.card),
-        "correlation_id": request.correlation_id,
-        "fault": None if request.fault is None else _in_words(request.fault),
-        "http_status": request.http_status,
-        "status": request.status,
-    }
+def _entries(log: Log[Any], after: int) -> list[_Json]:
+    """Write the end of a log: the entries after a number, but not very many."""
+    entries = log.last(min(log.total - after, _LOG_LENGTH))
+    return [{"number": number} | _rounded(attrs.asdict(entry, recurse=False)) for number, entry in entries]
 
 
-def _delivery_as_json(number: int, delivery: LoggedDelivery) -> _Json:
-    return {
-        "number": number,
-        "at": round(delivery.at, 3),
-        "card": None if delivery.card is None else str(delivery.card),
-        "status": delivery.status,
-        "delivery_id": delivery.delivery_id,
-        "attempt": delivery.attempt,
-        "http_status": delivery.http_status,
-    }
-
-
-def _place(url: str) -> str:
-    """Write an address without what may be a secret in it."""
-    return str(URL(url).with_user(None).with_query(None).with_fragment(None))
+def _rounded(fields: _Json) -> _Json:
+    """Make plain values of the fields of a state or an entry."""
+    for name, value in fields.items():
+        if isinstance(value, float):
+            fields[name] = round(value, 3)
+    if isinstance(fields.get("card"), Card):
+        fields["card"] = str(fields["card"])
+    if fields.get("fault") is not None:
+        fields["fault"] = _in_words(fields["fault"])
+    return fields
 
 
 def _in_words(fault: Fault) -> str:
-    """Say what goes wrong."""
     match fault.kind:
         case "stall":
             return f"{fault.seconds:g} s late"
@@ -252,4 +185,4 @@ def _in_words(fault: Fault) -> str:
             return "not HTTP"
         case "answer":
             after = "" if fault.retry_after is None else f", Retry-After: {fault.retry_after}"
-            return f"{fault.http_status}{after}" if fault.http_status != 200 else "200, not the documented body"  # noqa: PLR2004
+            return f"{fault.http_status}{after}" if fault.http_status != _OK else "200, not the documented body"

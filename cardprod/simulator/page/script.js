@@ -1,5 +1,5 @@
-// The simulator's page: shows what the stream of changes tells, and sends commands. It decides nothing itself.
-// Everything that comes from outside goes into the document as text.
+// The simulator's page: shows the state that is in the page and what the stream of changes sends, and sends commands.
+// It decides nothing itself. Everything that comes from outside goes into the document as text.
 
 const PAGE_LENGTH = 50;
 const LOG_LENGTH = 100;
@@ -25,62 +25,50 @@ const element = (name, properties = {}, ...children) => {
 const setText = (node, text) => {
   if (node.textContent !== text) node.textContent = text;
 };
+const cell = (className, ...children) => element("td", { className }, ...children);
 /** A code, which may be broken after its underscores. */
 const breakable = (code) => code.split(/(?<=_)/).flatMap((part) => [element("wbr"), part]);
 const grouped = (number) => number.toLocaleString("en");
 const keyOf = (card) => `${card.profile_id}/${card.card_token}`;
 
-// --- What is known ---
+// --- State ---
 
-const known = {
+const state = {
   hello: null,
   after: "", // the id of the last change, to go on from
-  isComplete: false, // whether the first state has come
   cards: new Map(),
+  incoming: null, // the cards of a new state that is not complete yet
   kiosks: [],
-  requests: 0,
-  deliveries: 0,
+  numbers: { request: 0, delivery: 0 }, // of the last entry of each log that is shown
 };
-const shown = { filter: "", words: "", page: 0, rows: new Map() };
-
-function forget() {
-  known.cards.clear();
-  known.isComplete = false;
-  known.requests = known.deliveries = 0;
-  $("request-rows").replaceChildren();
-  $("delivery-rows").replaceChildren();
-}
+const view = { filter: "", words: "", page: 0, rows: new Map() };
 
 function take(changes) {
+  const cards = state.incoming ?? state.cards;
   const moved = [];
   for (const card of changes.cards) {
-    const key = keyOf(card);
-    const before = known.cards.get(key);
-    if (before && (before.status !== card.status || before.requested_at !== card.requested_at)) moved.push(card);
-    else if (!before && known.isComplete) moved.push(card);
-    known.cards.set(key, card);
+    const before = state.cards.get(keyOf(card));
+    if (!before || before.status !== card.status || before.requested_at !== card.requested_at) moved.push(card);
+    cards.set(keyOf(card), card);
   }
-  if (changes.kiosks) {
-    known.kiosks = changes.kiosks;
-    showKiosks();
-  }
-  if (changes.forecast) showForecast(changes.forecast);
+  if (changes.kiosks) showKiosks((state.kiosks = changes.kiosks));
+  if (changes.faults) showFaults(changes.faults);
   if (changes.subscriptions) showSubscriptions(changes.subscriptions);
-  // A message with the log in it is the last of its kind: with it, everything is known.
   if (changes.requests) {
+    // A message with the logs in it is the last of its kind: with it, the state is complete.
+    state.cards = cards;
+    state.incoming = null;
     showLog("request", changes.requests, requestRow);
     showLog("delivery", changes.deliveries, deliveryRow);
-    known.isComplete = true;
   }
-  tell(moved);
-  showSoon(new Set(moved.map(keyOf)));
+  return moved;
 }
 
-/** Tell those who do not see it what has changed, without burying them. */
-function tell(moved) {
-  if (!moved.length || !known.isComplete) return;
+/** Announce to those who cannot see it what has changed, but not too much of it. */
+function announce(moved) {
   const words = (card) => `${card.card_token} is ${card.status}${card.description ? `: ${card.description}` : ""}`;
-  setText($("news"), moved.length > 3 ? `${grouped(moved.length)} cards changed` : moved.map(words).join("; "));
+  const text = moved.length > 3 ? `${grouped(moved.length)} cards changed` : moved.map(words).join("; ");
+  if (moved.length) setText($("announcement"), text);
 }
 
 // --- The stream of changes ---
@@ -89,17 +77,24 @@ let stream = null;
 
 function connect() {
   if (stream || document.hidden) return;
-  stream = new EventSource(`/_kiosk/changes?after=${encodeURIComponent(known.after)}`);
+  stream = new EventSource(`/_kiosk/changes?after=${encodeURIComponent(state.after)}`);
   stream.addEventListener("hello", (event) => {
-    const hello = JSON.parse(event.data);
-    if (!hello.is_resumed) forget();
-    known.hello = hello;
-    showHello();
+    showHello(JSON.parse(event.data));
+    if (!state.hello.is_resumed) {
+      state.incoming = new Map();
+      for (const name of ["request", "delivery"]) {
+        state.numbers[name] = 0;
+        $(`${name}-rows`).replaceChildren();
+      }
+    }
     showConnection("live", "Live");
   });
   stream.addEventListener("change", (event) => {
-    known.after = event.lastEventId;
-    take(JSON.parse(event.data));
+    state.after = event.lastEventId;
+    const isNew = state.incoming !== null;
+    const moved = take(JSON.parse(event.data));
+    if (!isNew) announce(moved);
+    showSoon(isNew ? [] : moved.map(keyOf));
   });
   stream.addEventListener("error", () => {
     showConnection("lost", "Connection lost, trying again…");
@@ -115,231 +110,196 @@ function disconnect() {
   stream = null;
 }
 
-// A browser keeps six connections to a server: tabs that nobody sees give theirs up.
+// A browser has six connections to a server: hidden tabs give up theirs.
 document.addEventListener("visibilitychange", () => (document.hidden ? disconnect() : connect()));
 
-function showConnection(state, text) {
-  $("connection").dataset.state = state;
+function showConnection(name, text) {
+  $("connection").dataset.state = name;
   setText($("connection"), text);
 }
 
 // --- Commands ---
 
-async function ask(command, fields = {}) {
-  let trouble = "";
+async function send(command, fields = {}) {
+  let error = "";
   try {
     const answer = await fetch(`/_kiosk/${command}`, {
       method: "POST",
       headers: { "Content-Type": "application/json" },
       body: JSON.stringify(fields),
     });
-    if (!answer.ok) trouble = (await answer.json()).message;
+    if (!answer.ok) error = (await answer.json()).detail;
   } catch {
-    trouble = "The simulator does not answer.";
+    error = "The simulator does not answer.";
   }
-  setText($("trouble-text"), trouble);
-  $("trouble").hidden = !trouble;
-  return !trouble;
+  setText($("error-text"), error);
+  $("error").hidden = !error;
+  return !error;
 }
 
-$("trouble-close").addEventListener("click", () => {
-  $("trouble").hidden = true;
+$("error-close").addEventListener("click", () => {
+  $("error").hidden = true;
   $("cards").focus();
 });
 
-// --- Head and kiosks ---
+// --- Header ---
 
-function showHello() {
-  const { base_url, takes_any_token, version, plans } = known.hello;
-  const token = takes_any_token ? "any" : "…";
-  setText($("connect-command"), `CARDPROD_BASE_URL=${base_url} CARDPROD_TOKEN=${token} cardprod wait 123456 my-card`);
-  setText($("version"), version);
-  if (!$("add-plan").options.length) {
-    for (const plan of plans) $("add-plan").add(new Option(plan === "never" ? "by hand" : plan, plan));
-    $("add-plan").value = "never";
-  }
+function showHello(hello) {
+  state.hello = hello;
+  const token = hello.takes_any_token ? "any" : "…";
+  setText($("connect-command"), `CARDPROD_BASE_URL=${hello.base_url} CARDPROD_TOKEN=${token} cardprod wait 123456 my-card`);
+  if ($("add-plan").options.length) return;
+  for (const plan of hello.plans) $("add-plan").add(new Option(plan, plan));
+  $("add-plan").value = "never";
 }
 
 $("copy").addEventListener("click", async () => {
-  const code = $("connect-command");
-  try {
-    await navigator.clipboard.writeText(code.textContent);
-    setText($("copy"), "Copied");
-  } catch {
-    getSelection().selectAllChildren(code); // then it is one key away
-    setText($("copy"), "Selected");
-  }
-  setTimeout(() => setText($("copy"), "Copy"), 2000);
+  getSelection().selectAllChildren($("connect-command")); // where the clipboard is not allowed, it is one key away
+  await navigator.clipboard.writeText($("connect-command").textContent).catch(() => {});
 });
 
-function showKiosks() {
-  for (const kiosk of known.kiosks) {
-    let item = $("kiosks").querySelector(`[data-id="${CSS.escape(kiosk.id)}"]`);
+function showKiosks(kiosks) {
+  for (const { id, is_online } of kiosks) {
+    let item = $("kiosks").querySelector(`[data-id="${CSS.escape(id)}"]`);
     if (!item) {
-      const button = element("button", { type: "button", className: "quiet" });
-      button.addEventListener("click", () =>
-        ask(item.dataset.online === "true" ? "take-offline" : "bring-online", { kiosk_id: kiosk.id }),
-      );
+      const button = element("button", { type: "button" });
       item = element(
         "li",
-        { className: "kiosk" },
-        element("span", { className: "kiosk-id", textContent: kiosk.id }),
+        {},
+        element("span", { className: "mono", textContent: id }),
         element("span", { className: "kiosk-state" }),
-        element("span", { className: "kiosk-load" }),
+        element("span", { className: "count" }, "", element("span", { className: "wide", textContent: " in production" })),
         button,
       );
-      item.dataset.id = kiosk.id;
+      item.dataset.id = id;
+      button.addEventListener("click", () =>
+        send(item.dataset.online === "true" ? "take-offline" : "bring-online", { kiosk_id: id }),
+      );
       $("kiosks").append(item);
     }
-    item.dataset.online = kiosk.is_online;
-    setText(item.querySelector(".kiosk-state"), kiosk.is_online ? "Online" : "Offline");
+    item.dataset.online = is_online;
+    setText(item.querySelector(".kiosk-state"), is_online ? "online" : "offline");
     const button = item.querySelector("button");
-    setText(button, kiosk.is_online ? "Take offline" : "Bring online");
-    button.setAttribute("aria-label", `${button.textContent}: ${kiosk.id}`);
+    setText(button, is_online ? "Take offline" : "Bring online");
+    button.setAttribute("aria-label", `${button.textContent}: ${id}`);
   }
+  $("card-table").classList.toggle("several", kiosks.length > 1);
 }
 
-function showLoads(loads) {
-  for (const item of $("kiosks").children) {
-    const load = loads.get(item.dataset.id) ?? 0;
-    setText(item.querySelector(".kiosk-load"), `${grouped(load)} in production`);
-  }
-}
-
-$("add-kiosk").addEventListener("click", () => ask("add-kiosk"));
+$("add-kiosk").addEventListener("click", () => send("add-kiosk"));
 
 // --- Cards ---
 
-let isShowing = false;
-let changedKeys = new Set();
+let isDue = false;
+const changedKeys = new Set();
 
 /** Draw once, however many changes come until the browser draws. */
-function showSoon(changed = new Set()) {
+function showSoon(changed = []) {
   for (const key of changed) changedKeys.add(key);
-  if (isShowing) return;
-  isShowing = true;
+  if (isDue) return;
+  isDue = true;
   requestAnimationFrame(() => {
-    isShowing = false;
+    isDue = false;
     showCards();
-    changedKeys = new Set();
+    changedKeys.clear();
   });
 }
 
 function showCards() {
   const counts = new Map();
-  const loads = new Map();
+  const busy = new Map();
   const found = [];
-  for (const [key, card] of known.cards) {
-    if (shown.words && !key.toLowerCase().includes(shown.words)) continue;
+  for (const [key, card] of state.cards) {
+    if (card.status === "IN_PROGRESS") busy.set(card.kiosk_id, (busy.get(card.kiosk_id) ?? 0) + 1);
+    if (view.words && !key.toLowerCase().includes(view.words)) continue;
     counts.set(card.status, (counts.get(card.status) ?? 0) + 1);
-    if (!shown.filter || card.status === shown.filter) found.push(key);
-  }
-  for (const card of known.cards.values()) {
-    if (card.status === "IN_PROGRESS") loads.set(card.kiosk_id, (loads.get(card.kiosk_id) ?? 0) + 1);
+    if (!view.filter || card.status === view.filter) found.push(key);
   }
   found.reverse(); // the newest first
-  shown.page = Math.max(0, Math.min(shown.page, Math.ceil(found.length / PAGE_LENGTH) - 1));
-  const first = shown.page * PAGE_LENGTH;
+  view.page = Math.max(0, Math.min(view.page, Math.ceil(found.length / PAGE_LENGTH) - 1));
+  const first = view.page * PAGE_LENGTH;
   showRows(found.slice(first, first + PAGE_LENGTH));
-  showLoads(loads);
+  for (const item of $("kiosks").children) {
+    item.querySelector(".count").firstChild.data = grouped(busy.get(item.dataset.id) ?? 0);
+    item.title = `${item.dataset.id}: ${item.querySelector(".count").textContent}`;
+  }
   showFilters(counts);
   showPager(first, found.length);
-  setText($("cards-count"), known.isComplete ? grouped(known.cards.size) : "");
-  $("no-cards").hidden = found.length > 0 || !known.isComplete;
-  setText(
-    $("no-cards"),
-    known.cards.size ? "No card is like this." : "No card yet. Add one, or let a client ask for one: it is added then.",
-  );
+  setText($("cards-count"), grouped(state.cards.size));
+  $("no-cards").hidden = found.length > 0;
+  const none = "No card yet. Add one here, or ask for one with a client: its first request adds it.";
+  setText($("no-cards"), state.cards.size ? "No card matches." : none);
 }
 
 function showRows(keys) {
   const wanted = new Set(keys);
-  for (const [key, row] of shown.rows) {
+  for (const [key, row] of view.rows) {
     if (wanted.has(key)) continue;
     if (row.line.contains(document.activeElement)) $("cards").focus();
     row.line.remove();
-    shown.rows.delete(key);
+    view.rows.delete(key);
   }
   let place = $("card-rows").firstElementChild;
   for (const key of keys) {
-    let row = shown.rows.get(key);
-    if (!row) shown.rows.set(key, (row = newRow(key)));
+    let row = view.rows.get(key);
+    if (!row) view.rows.set(key, (row = newRow(key)));
     if (row.line !== place) $("card-rows").insertBefore(row.line, place);
     else place = place.nextElementSibling;
-    fillRow(row, known.cards.get(key));
+    fillRow(row, state.cards.get(key));
     if (changedKeys.has(key)) {
       row.line.classList.remove("changed");
-      void row.line.offsetWidth; // so that it begins anew
+      void row.line.offsetWidth; // so that the animation starts again
       row.line.classList.add("changed");
     }
   }
 }
 
-function cell(name, ...children) {
-  const made = element("td", { className: `cell-${name}` }, ...children);
-  made.setAttribute("role", "cell");
-  return made;
-}
-
 function newRow(key) {
-  const { profile_id, card_token } = known.cards.get(key);
+  const { profile_id, card_token } = state.cards.get(key);
   const row = {
-    key,
     card: null,
+    token: element("span", { className: "token", textContent: card_token, tabIndex: -1 }),
     status: element("span", { className: "status" }),
-    why: element("span", { className: "detail" }),
-    code: element("span", { className: "detail mono" }),
-    kiosk: cell("kiosk"),
+    time: element("time"),
+    plan: cell("cell-plan"),
+    kiosk: cell("cell-kiosk mono"),
     choice: element("select"),
-    since: element("time"),
-    plan: element("span"),
-    next: element("span", { className: "detail" }),
-    looks: cell("looks"),
+    requests: cell("cell-requests number"),
     moves: {},
+    none: element("span", { className: "count", textContent: "none left" }),
   };
   row.choice.setAttribute("aria-label", `Kiosk for ${card_token}`);
-  const token = element("span", { className: "card-token", textContent: card_token, tabIndex: -1 });
-  const moves = element("div", { className: "moves" });
   for (const [move, label] of Object.entries(MOVES)) {
     const button = element("button", { type: "button", textContent: label, hidden: true });
     button.setAttribute("aria-label", `${label} ${card_token}`);
     button.addEventListener("click", () => makeMove(row, move));
     row.moves[move] = button;
-    moves.append(button);
   }
-  row.token = token;
-  row.none = element("span", { className: "none", textContent: "Nothing left to do" });
-  moves.append(row.none);
   row.line = element(
     "tr",
-    {},
-    cell("card", token, element("span", { className: "card-profile", textContent: `profile ${profile_id}` })),
-    cell("status", row.status, row.why, row.code),
+    { title: `profile ${profile_id}, card ${card_token}` },
+    cell("cell-card mono", element("span", { className: "profile", textContent: profile_id }), row.token),
+    cell("cell-status", row.status),
+    cell("cell-time number", row.time),
+    row.plan,
     row.kiosk,
-    cell("since", row.since),
-    cell("plan", row.plan, row.next),
-    row.looks,
-    cell("moves", moves),
+    row.requests,
+    cell("cell-actions", ...Object.values(row.moves), row.none),
   );
   row.line.setAttribute("role", "row");
+  for (const each of row.line.cells) each.setAttribute("role", "cell");
   row.line.dataset.key = key;
   return row;
 }
 
 function fillRow(row, card) {
-  const kiosks = known.kiosks.map((kiosk) => `${kiosk.id} ${kiosk.is_online}`).join();
+  const kiosks = state.kiosks.map((kiosk) => `${kiosk.id} ${kiosk.is_online}`).join();
   if (row.card === card && row.kiosks === kiosks) return;
-  const isSame = row.card?.status === card.status;
-  if (!isSame) row.status.replaceChildren(...badge(card.status));
+  if (row.card?.status !== card.status) row.status.replaceChildren(...badge(card.status));
   row.card = card;
   row.kiosks = kiosks;
   row.status.dataset.status = card.status;
-  setText(row.why, card.error_code ? (card.description ?? "") : "");
-  const code = card.error_code ?? "";
-  if (row.code.textContent !== code) row.code.replaceChildren(...breakable(code));
-  row.why.hidden = !row.why.textContent;
-  row.code.hidden = !row.code.textContent;
-  setText(row.looks, grouped(card.looks));
+  setText(row.requests, grouped(card.requests));
   fillKiosk(row, card);
   fillTimes(row);
   fillMoves(row, card);
@@ -356,44 +316,34 @@ function badge(status) {
 
 /** A card that can be sent to a kiosk can be sent to any, if there are several. */
 function fillKiosk(row, card) {
-  const hasChoice = known.kiosks.length > 1 && (card.moves.includes("start") || card.moves.includes("retry"));
-  if (!hasChoice) {
+  const ids = state.kiosks.map((kiosk) => kiosk.id);
+  if (ids.length < 2 || !(card.moves.includes("start") || card.moves.includes("retry"))) {
     row.kiosk.replaceChildren(card.kiosk_id);
     return;
   }
-  if (row.choice.parentElement !== row.kiosk) {
-    row.choice.replaceChildren();
-    row.kiosk.replaceChildren(row.choice);
-  }
-  const ids = known.kiosks.map((kiosk) => kiosk.id);
-  if (row.choice.options.length !== ids.length) {
-    const chosen = row.choice.value || card.kiosk_id;
+  if (row.choice.options.length !== ids.length || row.choice.parentElement !== row.kiosk) {
+    const chosen = row.choice.parentElement === row.kiosk ? row.choice.value : card.kiosk_id;
     row.choice.replaceChildren(...ids.map((id) => new Option(id, id)));
     row.choice.value = chosen;
+    row.kiosk.replaceChildren(row.choice);
   }
 }
 
 function fillMoves(row, card) {
   const focused = document.activeElement;
-  let isFirst = true;
-  for (const [move, button] of Object.entries(row.moves)) {
-    button.hidden = !card.moves.includes(move);
-    if (button.hidden) continue;
-    button.className = isFirst ? "" : "quiet";
-    isFirst = false;
-  }
+  for (const [move, button] of Object.entries(row.moves)) button.hidden = !card.moves.includes(move);
   row.none.hidden = card.moves.length > 0;
   if (focused?.hidden && row.line.contains(focused)) {
-    // Whoever works with the keyboard goes on where they are.
+    // The focus of a keyboard stays in the row.
     (Object.values(row.moves).find((button) => !button.hidden) ?? row.token).focus();
   }
 }
 
 /** Seconds since the simulator started, as its logs count them. */
-const now = () => Date.now() / 1000 - known.hello.started_at;
-const moment = (at) => new Date((known.hello.started_at + at) * 1000);
+const now = () => Date.now() / 1000 - state.hello.started_at;
+const moment = (at) => new Date((state.hello.started_at + at) * 1000);
 
-function ago(seconds) {
+function duration(seconds) {
   const steps = [[86400, "d"], [3600, "h"], [60, "min"]];
   const [size, unit] = steps.find(([size]) => seconds >= size) ?? [1, "s"];
   return `${Math.max(0, Math.floor(seconds / size))} ${unit}`;
@@ -401,55 +351,57 @@ function ago(seconds) {
 
 function fillTimes(row) {
   const card = row.card;
-  setText(row.since, ago(now() - card.since));
+  setText(row.time, duration(now() - card.since));
   const since = moment(card.since);
-  if (row.since.dateTime !== since.toISOString()) {
-    row.since.dateTime = since.toISOString();
-    row.since.title = since.toLocaleString();
+  if (row.time.dateTime !== since.toISOString()) {
+    row.time.dateTime = since.toISOString();
+    row.time.title = since.toLocaleString();
   }
-  // Whoever is on the plan "never" waits for a hand too.
-  setText(row.plan, card.is_by_hand || card.plan === "never" ? "hand" : (card.plan ?? "own plan"));
-  let next = "";
-  const isOffline = known.kiosks.some((kiosk) => kiosk.id === card.kiosk_id && !kiosk.is_online);
-  if (card.is_pending) next = "begins when its kiosk is back";
-  else if (card.is_held || (isOffline && card.status === "IN_PROGRESS")) next = "stands still, kiosk offline";
-  else if (card.next_status) next = `${card.next_status} in ${ago(Math.ceil(card.next_at - now()))}`;
-  setText(row.next, next);
-  row.next.hidden = !next;
+  const isOffline = state.kiosks.some((kiosk) => kiosk.id === card.kiosk_id && !kiosk.is_online);
+  let detail = card.error_code ?? "";
+  if (card.is_pending) detail = `${card.error_code}: starts when its kiosk is online`;
+  else if (card.is_paused || (isOffline && card.status === "IN_PROGRESS")) detail = "paused, kiosk offline";
+  else if (card.next_status) detail = `${card.next_status} in ${duration(Math.ceil(card.next_at - now()))}`;
+  const plan = card.is_manual ? (detail ? "" : "manual") : (card.plan ?? "own");
+  const shown = `${plan} ${detail} ${card.error_code ? card.description : ""}`;
+  if (row.plan.title === shown) return;
+  row.plan.title = shown;
+  const meaning = card.error_code && card.description ? ` ${card.description}` : "";
+  row.plan.replaceChildren(
+    element("span", { className: "detail", textContent: detail }),
+    element("span", { className: "meaning", textContent: meaning }),
+    plan && detail ? " · " : "",
+    plan,
+  );
 }
 
 setInterval(() => {
-  if (!document.hidden) for (const row of shown.rows.values()) fillTimes(row);
+  if (!document.hidden) for (const row of view.rows.values()) fillTimes(row);
 }, 1000);
 
-async function makeMove(row, move) {
+function makeMove(row, move) {
   const { profile_id, card_token } = row.card;
-  if (move === "fail" || move === "refuse") {
-    choose(move, row.card);
-    return;
-  }
-  const fields = { profile_id, card_token };
-  if (move !== "finish" && row.choice.isConnected) fields.kiosk_id = row.choice.value;
-  await ask(move, fields);
+  if (move === "fail" || move === "refuse") return choose(move, row.card);
+  const kiosk = move !== "finish" && row.choice.isConnected ? { kiosk_id: row.choice.value } : {};
+  return send(move, { profile_id, card_token, ...kiosk });
 }
 
 function showFilters(counts) {
-  const wanted = ["", ...new Set([...STATUSES, ...counts.keys()])];
-  for (const status of wanted) {
+  for (const status of ["", ...new Set([...STATUSES, ...counts.keys()])]) {
     let button = $("filters").querySelector(`[data-status="${CSS.escape(status)}"]`);
     if (!button) {
       button = element("button", { type: "button" });
       button.dataset.status = status;
       button.addEventListener("click", () => {
-        shown.filter = status;
-        shown.page = 0;
+        view.filter = status;
+        view.page = 0;
         showSoon();
       });
       $("filters").append(button);
     }
     const count = status ? (counts.get(status) ?? 0) : [...counts.values()].reduce((sum, each) => sum + each, 0);
     setText(button, `${status || "All"} ${grouped(count)}`);
-    button.setAttribute("aria-pressed", String(shown.filter === status));
+    button.setAttribute("aria-pressed", String(view.filter === status));
   }
 }
 
@@ -457,20 +409,19 @@ function showPager(first, length) {
   $("pager").hidden = length <= PAGE_LENGTH;
   $("page-before").disabled = first === 0;
   $("page-after").disabled = first + PAGE_LENGTH >= length;
-  const last = Math.min(first + PAGE_LENGTH, length);
-  setText($("page-shown"), `${grouped(first + 1)} to ${grouped(last)} of ${grouped(length)}`);
+  setText($("page-shown"), `${grouped(first + 1)} to ${grouped(Math.min(first + PAGE_LENGTH, length))} of ${grouped(length)}`);
 }
 
 function turn(pages) {
-  shown.page += pages;
+  view.page += pages;
   showSoon();
-  $("cards").scrollIntoView({ block: "start" });
+  $("card-table").scrollIntoView({ block: "nearest" });
 }
 $("page-before").addEventListener("click", () => turn(-1));
 $("page-after").addEventListener("click", () => turn(1));
 $("search").addEventListener("input", () => {
-  shown.words = $("search").value.trim().toLowerCase();
-  shown.page = 0;
+  view.words = $("search").value.trim().toLowerCase();
+  view.page = 0;
   showSoon();
 });
 $("card-rows").addEventListener("animationend", (event) => event.target.closest("tr").classList.remove("changed"));
@@ -483,7 +434,7 @@ function choose(move, card) {
   choosing = { move, card };
   const isFailure = move === "fail";
   setText($("choose-title"), `${isFailure ? "Fail the production of" : "Refuse the request of"} ${card.card_token}`);
-  const errors = isFailure ? known.hello.production_errors : known.hello.request_errors;
+  const errors = isFailure ? state.hello.production_errors : state.hello.request_errors;
   const groups = Object.keys(ORIGINS)
     .map((origin) => [origin, errors.filter((error) => error.origin === origin)])
     .filter(([, members]) => members.length);
@@ -496,24 +447,19 @@ function choose(move, card) {
 
 function errorGroup(origin, errors) {
   const title = element("h3", { id: `origin-${origin}`, textContent: ORIGINS[origin] });
-  const group = element("div", {}, title, ...errors.map(errorButton));
-  group.setAttribute("role", "group");
-  group.setAttribute("aria-labelledby", title.id);
-  return group;
+  return element("div", { role: "group", ariaLabel: ORIGINS[origin] }, title, ...errors.map(errorButton));
 }
 
 function errorButton({ code, meaning }) {
   // Where it comes from is said once, above the group.
   const words = meaning.replace(/^[A-Za-z ]+ error: /, "");
   const text = words.charAt(0).toUpperCase() + words.slice(1);
-  const button = element("button", { type: "button" }, element("span", { textContent: text }), " ");
-  button.append(element("code", {}, ...breakable(code)));
-  button.dataset.code = code;
+  const button = element("button", { type: "button" }, element("span", { textContent: text }), " ", element("code", {}, ...breakable(code)));
   button.dataset.words = `${meaning} ${code}`.toLowerCase();
-  button.addEventListener("click", async () => {
+  button.addEventListener("click", () => {
     const { move, card } = choosing;
     $("choose").close();
-    await ask(move, { profile_id: card.profile_id, card_token: card.card_token, error_code: code });
+    send(move, { profile_id: card.profile_id, card_token: card.card_token, error_code: code });
   });
   return button;
 }
@@ -544,112 +490,109 @@ $("choose").addEventListener("keydown", (event) => {
   event.preventDefault();
 });
 
-// --- Add a card, weather, webhooks ---
+// --- Forms: a card, faults, webhooks ---
 
-function onSubmit(id, command, fields) {
+function onSubmit(id, command, fields, done) {
   $(id).addEventListener("submit", async (event) => {
     event.preventDefault();
-    if (await ask(command, fields(new FormData(event.target)))) $(id).dispatchEvent(new Event("done"));
+    if (await send(command, fields(new FormData(event.target)))) done();
   });
 }
 
-onSubmit("add-card", "add", (form) => Object.fromEntries(form));
-$("add-card").addEventListener("done", () => $("add-token").select());
+onSubmit("add-card", "add", Object.fromEntries, () => $("add-token").select());
+onSubmit("subscribe", "subscribe", Object.fromEntries, () => $("subscribe").reset());
+onSubmit(
+  "faults-form",
+  "apply-faults",
+  (form) => ({
+    fault: form.get("fault") || null,
+    times: Number(form.get("times")),
+    seconds: Number(form.get("seconds")),
+    error_rate: Number(form.get("error_rate")) / 100,
+    latency: Number(form.get("latency")),
+  }),
+  () => {
+    $("fault").value = "";
+    showFaultFields();
+  },
+);
+$("faults-reset").addEventListener("click", () => send("reset-faults"));
+$("send-tests").addEventListener("click", () => send("send-tests"));
+$("unsubscribe").addEventListener("click", () => send("unsubscribe"));
 
-onSubmit("fault", "fault", (form) => ({
-  fault: form.get("fault"),
-  times: Number(form.get("times")),
-  seconds: Number(form.get("seconds")),
-}));
-onSubmit("slow-down", "slow-down", (form) => ({ seconds: Number(form.get("seconds")) }));
-onSubmit("storm", "storm", (form) => ({ share: Number(form.get("share")) / 100 }));
-onSubmit("subscribe", "subscribe", (form) => ({ url: form.get("url") }));
-$("subscribe").addEventListener("done", () => $("subscribe").reset());
-$("clear-weather").addEventListener("click", () => ask("clear-weather"));
-$("send-tests").addEventListener("click", () => ask("send-tests"));
+function showFaultFields() {
+  const seconds = $("fault").selectedOptions[0].dataset.seconds;
+  $("fault-times").parentElement.hidden = !$("fault").value;
+  $("fault-seconds-label").hidden = !seconds;
+  setText($("fault-seconds-label").firstElementChild, $("fault").value === "429" ? "Retry-After" : "Seconds");
+  if (seconds) $("fault-seconds").value = seconds;
+}
+$("fault").addEventListener("change", showFaultFields);
 
-$("fault-what").addEventListener("change", () => {
-  const { seconds, default: usual } = $("fault-what").selectedOptions[0].dataset;
-  $("fault-seconds-field").hidden = !seconds;
-  if (!seconds) return;
-  setText(document.querySelector("label[for=fault-seconds]"), seconds);
-  $("fault-seconds").value = usual;
-});
-
-function showForecast({ faults, storm, latency }) {
-  const lines = faults.map(({ what, times }) =>
-    times === 1 ? `The next answer: ${what}` : `The next ${grouped(times)} answers: ${what}`,
-  );
-  if (latency) lines.push(`Every answer: ${latency} s late`);
-  if (storm) lines.push(`Storm: ${Math.round(storm * 100)} % of all answers go wrong`);
+function showFaults({ next, error_rate, latency }) {
+  const rate = Math.round(error_rate * 100);
+  const lines = next.map(({ what, times }) => `next ${times === 1 ? "answer" : `${grouped(times)} answers`}: ${what}`);
+  if (rate) lines.push(`error rate ${rate} %`);
+  if (latency) lines.push(`latency ${latency} s`);
   const items = lines.map((textContent) => element("li", { textContent }));
-  const fair = element("li", { className: "fair", textContent: "Fair: every answer is right and at once" });
-  $("forecast").replaceChildren(...(items.length ? items : [fair]));
-  for (const [id, value] of [["latency", latency], ["storm-share", Math.round(storm * 100)]]) {
+  $("faults-set").replaceChildren(...(items.length ? items : [element("li", { className: "none", textContent: "none" })]));
+  for (const [id, value] of [["latency", latency], ["error-rate", rate]]) {
     if (document.activeElement !== $(id)) $(id).value = value;
   }
 }
 
-function showSubscriptions(places) {
-  setText($("subscriptions"), places.length ? `They go to ${places.join(", ")}` : "They go nowhere yet.");
-  $("send-tests").disabled = !places.length;
+function showSubscriptions(endpoints) {
+  setText($("subscriptions"), endpoints.length ? `Sent to ${endpoints.join(", ")}` : "");
+  $("send-tests").hidden = $("unsubscribe").hidden = !endpoints.length;
 }
 
 // --- Logs ---
 
 function showLog(name, entries, rowOf) {
-  const counted = name === "request" ? "requests" : "deliveries";
+  const title = name === "request" ? "requests" : "deliveries";
   const rows = $(`${name}-rows`);
   for (const entry of entries) {
-    if (entry.number <= known[counted]) continue;
-    known[counted] = entry.number;
+    if (entry.number <= state.numbers[name]) continue;
+    state.numbers[name] = entry.number;
     rows.prepend(rowOf(entry));
   }
   while (rows.childElementCount > LOG_LENGTH) rows.lastElementChild.remove();
-  setText($(`${counted}-count`), known[counted] ? grouped(known[counted]) : "");
-  $(`no-${counted}`).hidden = rows.childElementCount > 0;
+  setText($(`${title}-count`), state.numbers[name] ? grouped(state.numbers[name]) : "");
+  $(`no-${title}`).hidden = rows.childElementCount > 0;
   rows.parentElement.hidden = !rows.childElementCount;
 }
 
-const clock = (at) => {
-  const time = moment(at);
-  const two = (number) => String(number).padStart(2, "0");
-  return `${two(time.getHours())}:${two(time.getMinutes())}:${two(time.getSeconds())}`;
-};
+const clock = (at) => moment(at).toLocaleTimeString("en-GB");
 const answerOf = (httpStatus) => {
   const isGood = httpStatus !== null && httpStatus < 400;
-  return element("span", {
-    className: isGood ? "answer-good" : "answer-bad",
-    textContent: httpStatus === null ? "no answer" : String(httpStatus),
-  });
+  const textContent = httpStatus === null ? "no answer" : String(httpStatus);
+  return element("span", { className: isGood ? "answer-good" : "answer-bad", textContent });
 };
-const column = (className, ...children) => element("td", { className }, ...children);
 
 function requestRow({ at, method, path, card, correlation_id, fault, http_status, status }) {
-  const what = card && method === "GET" ? card : path;
-  const answer = column("nowrap", answerOf(http_status), status ? ` ${status}` : "");
-  if (fault) answer.append(element("span", { className: "detail", textContent: `weather: ${fault}` }));
+  const answer = cell("", answerOf(http_status), status ? ` ${status}` : "");
+  if (fault) answer.append(element("span", { className: "detail", textContent: ` fault: ${fault}` }));
   // Its end, because a client may count them up there.
-  const id = element("span", { className: "mono", textContent: correlation_id ? `…${correlation_id.slice(-8)}` : "none" });
-  if (correlation_id) id.title = correlation_id;
-  const request = column("mono", `${method} ${what}`);
-  request.title = path;
-  return element("tr", {}, column("nowrap", clock(at)), request, answer, column("", id));
+  const id = element("span", { className: "mono", textContent: correlation_id ? `…${correlation_id.slice(-8)}` : "" });
+  id.title = correlation_id ?? "no correlation id";
+  const what = card && method === "GET" ? card : `${method} ${path}`;
+  const request = element("td", { className: "mono", title: `${method} ${path}`, textContent: what });
+  return element("tr", {}, cell("time", clock(at)), request, answer, cell("id", id));
 }
 
 function deliveryRow({ at, card, status, delivery_id, attempt, http_status }) {
-  const about = column("mono", card ?? "a test");
-  about.title = `X-Delivery-Id ${delivery_id}`;
-  return element(
-    "tr",
-    {},
-    column("nowrap", clock(at)),
-    about,
-    column("", status ?? "none"),
-    column("nowrap", answerOf(http_status)),
-    column("number", String(attempt)),
-  );
+  const about = element("td", { className: "mono", title: `X-Delivery-Id ${delivery_id}`, textContent: card ?? "test" });
+  const answer = cell("", answerOf(http_status), attempt > 1 ? `, attempt ${attempt}` : "");
+  return element("tr", {}, cell("time", clock(at)), about, cell("", status ?? ""), answer);
 }
 
-showSoon();
+// --- Begin with the state that came with the page ---
+
+const initial = JSON.parse(document.querySelector("meta[name=state]").content);
+state.after = initial.id;
+showHello(initial.hello);
+showFaultFields();
+take(initial.state);
+showCards();
+document.documentElement.dataset.ready = "";
 connect();

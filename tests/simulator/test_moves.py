@@ -1,4 +1,4 @@
-"""Cards and kiosks that are driven by hand, from Python: what can be done, what a look sees then, and who is told."""
+"""The moves of cards and kiosks from Python: what is possible, what a request sees then, and who is informed."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from aiohttp.test_utils import TestServer
 
 import cardprod
 from cardprod.error_codes import PRODUCTION_ERROR_MEANINGS, REQUEST_ERROR_MEANINGS
-from cardprod.simulator import Fault, Forecast, KioskState, Simulator, Stage
+from cardprod.simulator import Fault, FaultSettings, KioskState, Simulator, Stage
 from tests.cards import CARD
 from tests.table import Table
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from cardprod.simulator import CardState
+    from cardprod.simulator import CardState, Change
 
 
-async def look(kiosk: Simulator, card: cardprod.Card = CARD) -> dict[str, Any]:
-    """Look at a card as the API shows it."""
+async def get(kiosk: Simulator, card: cardprod.Card = CARD) -> dict[str, Any]:
+    """Ask for a card as a client does."""
     path = f"/v3/spend/profiles/{card.profile_id}/cards/{card.card_token}/production"
     headers = {"Authorization": f"Bearer {kiosk.token}"}
     async with aiohttp.ClientSession() as http, http.get(kiosk.base_url + path, headers=headers) as answer:
@@ -66,41 +66,41 @@ async def test_every_move_from_every_status(kiosk: Simulator) -> None:
                         MOVES[move](kiosk)
                 else:
                     assert MOVES[move](kiosk).status == expected
-                assert (await look(kiosk))["status"] == kiosk.state_of(CARD).status == (expected or status)
+                assert (await get(kiosk))["status"] == kiosk.state_of(CARD).status == (expected or status)
 
 
-async def test_card_driven_by_hand_leaves_its_plan(kiosk: Simulator) -> None:
-    """After the first move by hand nothing becomes of a card by itself."""
+async def test_moved_card_leaves_its_plan(kiosk: Simulator) -> None:
+    """After its first move a card changes no more by itself."""
     kiosk.add(CARD, "prints")
     await asyncio.sleep(1)
     state = kiosk.start(CARD)
-    assert (state.is_by_hand, state.plan, state.next_status) == (True, None, None)
+    assert (state.is_manual, state.plan, state.next_status) == (True, None, None)
     await asyncio.sleep(3600)
-    assert (await look(kiosk))["status"] == "IN_PROGRESS"
+    assert (await get(kiosk))["status"] == "IN_PROGRESS"
 
 
-async def test_planned_card_tells_what_comes_next(kiosk: Simulator) -> None:
-    """A card on a plan tells what becomes of it next and when, and since when it is what it is."""
+async def test_planned_card_says_what_comes_next(kiosk: Simulator) -> None:
+    """A card on a plan says what its next status is and when, and since when it has the present one."""
     kiosk.add(CARD, "prints")
     added_at = kiosk.state_of(CARD).since
     await asyncio.sleep(3)
     state = kiosk.state_of(CARD)
-    assert (state.status, state.plan, state.is_by_hand) == ("IN_PROGRESS", "prints", False)
+    assert (state.status, state.plan, state.is_manual) == ("IN_PROGRESS", "prints", False)
     assert state.next_status == "PRODUCED"
     assert state.since == pytest.approx(added_at + 2)
     assert state.next_at == pytest.approx(added_at + 5)
-    await look(kiosk)
-    assert kiosk.state_of(CARD).looks == 1
+    await get(kiosk)
+    assert kiosk.state_of(CARD).requests == 1
 
 
 async def test_retry_is_a_new_request(kiosk: Simulator) -> None:
     """Starting a card keeps its `occurredAt`, sending it to the kiosk again gives it a new one."""
     kiosk.add(CARD, "never")
-    seen = [await look(kiosk)]
+    seen = [await get(kiosk)]
     for move in ("start", "fail", "retry", "finish"):
         await asyncio.sleep(5)
         MOVES[move](kiosk)
-        seen.append(await look(kiosk))
+        seen.append(await get(kiosk))
     assert [each["status"] for each in seen] == ["READY", "IN_PROGRESS", "PRODUCTION_ERROR", "IN_PROGRESS", "PRODUCED"]
     times = [each["occurredAt"] for each in seen]
     assert times[0] == times[1] == times[2] < times[3] == times[4]
@@ -118,7 +118,7 @@ async def test_every_error(kiosk: Simulator) -> None:
             kiosk.add(CARD, [Stage("IN_PROGRESS" if status == "PRODUCTION_ERROR" else "READY")])
             with table.row(code):
                 end(CARD, str(code) if status == "REQUEST_ERROR" else code)
-                body = await look(kiosk)
+                body = await get(kiosk)
                 assert (body["status"], body["errorCode"], body["description"]) == (status, code, meaning)
 
 
@@ -156,14 +156,14 @@ async def test_several_kiosks(kiosk: Simulator) -> None:
     assert kiosk.add_kiosk("LOBBY") == "LOBBY"
     assert kiosk.add_kiosk() == "WIS00003"
     kiosk.add(CARD, "never")
-    assert (await look(kiosk))["kioskId"] is None
+    assert (await get(kiosk))["kioskId"] is None
     kiosk.start(CARD, kiosk_id="LOBBY")
-    assert (await look(kiosk))["kioskId"] == "LOBBY"
+    assert (await get(kiosk))["kioskId"] == "LOBBY"
     assert [each.in_production for each in kiosk.kiosks] == [0, 0, 1, 0]
     kiosk.fail(CARD, "PRT_COVER_OPEN")
     assert kiosk.retry(CARD).kiosk_id == "LOBBY"
     kiosk.fail(CARD, "PRT_COVER_OPEN")
-    assert kiosk.retry(CARD, kiosk_id="WIS00002").kiosk_id == (await look(kiosk))["kioskId"] == "WIS00002"
+    assert kiosk.retry(CARD, kiosk_id="WIS00002").kiosk_id == (await get(kiosk))["kioskId"] == "WIS00002"
 
 
 async def test_kiosk_that_cannot_be(kiosk: Simulator) -> None:
@@ -187,14 +187,14 @@ async def test_plans_stand_still_at_an_offline_kiosk(kiosk: Simulator) -> None:
     await asyncio.sleep(1000)
     kiosk.take_offline()  # it is
     state = kiosk.state_of(CARD)
-    assert (state.status, state.is_held, state.next_status) == ("IN_PROGRESS", True, None)
-    assert (await look(kiosk, late))["status"] == "READY"
+    assert (state.status, state.is_paused, state.next_status) == ("IN_PROGRESS", True, None)
+    assert (await get(kiosk, late))["status"] == "READY"
     kiosk.bring_online()
     kiosk.bring_online()  # it is
     await asyncio.sleep(4)
-    assert [(await look(kiosk, card))["status"] for card in (CARD, late)] == ["IN_PROGRESS", "IN_PROGRESS"]
+    assert [(await get(kiosk, card))["status"] for card in (CARD, late)] == ["IN_PROGRESS", "IN_PROGRESS"]
     await asyncio.sleep(2)
-    assert (await look(kiosk))["status"] == "PRODUCED"
+    assert (await get(kiosk))["status"] == "PRODUCED"
     await asyncio.sleep(10)
     assert kiosk.state_of(CARD).requested_at - added_at == pytest.approx(1030, abs=0.1)
 
@@ -209,12 +209,12 @@ async def test_start_at_an_offline_kiosk(kiosk: Simulator) -> None:
         "REQUEST_CREATED_BUT_NOT_STARTED",
         True,
     )
-    before = await look(kiosk)
+    before = await get(kiosk)
     await asyncio.sleep(60)
     assert kiosk.retry(CARD).is_pending
     await asyncio.sleep(60)
     kiosk.bring_online()
-    after = await look(kiosk)
+    after = await get(kiosk)
     assert (after["status"], kiosk.state_of(CARD).is_pending) == ("IN_PROGRESS", False)
     assert before["occurredAt"] < after["occurredAt"]
 
@@ -229,7 +229,7 @@ async def test_nothing_is_finished_at_an_offline_kiosk(kiosk: Simulator) -> None
     assert kiosk.fail(CARD, "SAT_SERVER_NOT_REACHABLE").status == "PRODUCTION_ERROR"
     kiosk.bring_online()
     await asyncio.sleep(20)
-    assert (await look(kiosk))["errorCode"] == "SAT_SERVER_NOT_REACHABLE"
+    assert (await get(kiosk))["errorCode"] == "SAT_SERVER_NOT_REACHABLE"
 
 
 async def test_refused_for_good_does_not_begin(kiosk: Simulator) -> None:
@@ -239,106 +239,106 @@ async def test_refused_for_good_does_not_begin(kiosk: Simulator) -> None:
     kiosk.start(CARD)
     kiosk.refuse(CARD, "PAN_ALREADY_EXISTS")
     kiosk.bring_online()
-    assert (await look(kiosk))["errorCode"] == "PAN_ALREADY_EXISTS"
+    assert (await get(kiosk))["errorCode"] == "PAN_ALREADY_EXISTS"
 
 
-# --- Weather ---
+# --- Faults ---
 
 
 async def test_slowness(kiosk: Simulator) -> None:
-    """Every answer is late until told otherwise, whatever else is wrong with it."""
+    """Every answer is late until that is reset, whatever other fault it has."""
     kiosk.add(CARD, "never")
     loop = asyncio.get_running_loop()
     kiosk.slow_down(4)
     kiosk.fail_next(Fault.stall(3))
     for seconds in (7, 4):
         began = loop.time()
-        await look(kiosk)
+        await get(kiosk)
         assert loop.time() - began == pytest.approx(seconds, abs=0.01)
     kiosk.slow_down(0)
     began = loop.time()
-    await look(kiosk)
+    await get(kiosk)
     assert loop.time() - began < 0.1
 
 
-async def test_forecast(kiosk: Simulator) -> None:
-    """The forecast tells what is going to go wrong, and after clearing up nothing does."""
+async def test_fault_settings(kiosk: Simulator) -> None:
+    """The settings say which faults are to come, and after a reset there are none."""
     jammed = Fault.too_many_requests(5)
     kiosk.fail_next(jammed, times=3)
     kiosk.fail_next(Fault.reset())
     kiosk.fail_next(Fault.server_error(), card=CARD)
-    kiosk.storm(1, seed=1)
+    kiosk.set_error_rate(1, seed=1)
     kiosk.slow_down(2.5)
-    assert kiosk.forecast == Forecast(faults=((jammed, 3), (Fault.reset(), 1)), storm=1, latency=2.5)
-    kiosk.clear_weather()
-    assert kiosk.forecast == Forecast(faults=(), storm=0, latency=0)
+    assert kiosk.faults == FaultSettings(next=((jammed, 3), (Fault.reset(), 1)), error_rate=1, latency=2.5)
+    kiosk.clear_faults()
+    assert kiosk.faults == FaultSettings(next=(), error_rate=0, latency=0)
     kiosk.add(CARD)
-    await look(kiosk)
+    await get(kiosk)
 
 
-async def test_weather_that_cannot_be(kiosk: Simulator) -> None:
-    """A share or a lateness that cannot be is refused."""
+async def test_impossible_faults_are_refused(kiosk: Simulator) -> None:
+    """An impossible error rate or latency is refused."""
     with Table() as table:
         for wrong in (-1, float("inf"), float("nan")):
-            with table.row("storm", wrong), pytest.raises(cardprod.UsageError):
-                kiosk.storm(wrong, seed=1)
+            with table.row("error rate", wrong), pytest.raises(cardprod.UsageError):
+                kiosk.set_error_rate(wrong, seed=1)
             with table.row("slow down", wrong), pytest.raises(cardprod.UsageError):
                 kiosk.slow_down(wrong)
 
 
-# --- Who is told ---
+# --- Who is informed ---
 
 
 @pytest.fixture
 async def hooks() -> AsyncIterator[tuple[str, list[dict[str, Any]]]]:
-    """An endpoint for webhooks, and what it was told."""
-    told: list[dict[str, Any]] = []
+    """An endpoint for webhooks, and what it received."""
+    received: list[dict[str, Any]] = []
 
     async def take(request: web.Request) -> web.Response:
-        told.append((await request.json())["data"])
+        received.append((await request.json())["data"])
         return web.Response()
 
     app = web.Application()
     app.router.add_post("/", take)
     async with TestServer(app) as server:
-        yield str(server.make_url("/")), told
+        yield str(server.make_url("/")), received
 
 
-async def test_webhooks_of_moves_by_hand(kiosk: Simulator, hooks: tuple[str, list[dict[str, Any]]]) -> None:
-    """Each move by hand sends one webhook, with the kiosk and the code; the plan that is over sends none."""
-    url, told = hooks
+async def test_webhooks_of_moves(kiosk: Simulator, hooks: tuple[str, list[dict[str, Any]]]) -> None:
+    """Each move sends one webhook, with the kiosk and the code; the plan that is over sends none."""
+    url, received = hooks
     kiosk.subscribe(url)
     kiosk.add(CARD, "prints")
     for move in ("start", "fail", "retry", "finish"):
         MOVES[move](kiosk)
         await asyncio.sleep(0.5)
     await asyncio.sleep(60)
-    assert [each["status"] for each in told] == ["IN_PROGRESS", "PRODUCTION_ERROR", "IN_PROGRESS", "PRODUCED"]
-    assert [each["error_code"] for each in told] == [None, "PRD_FEEDER_JAM", None, None]
-    assert {each["kiosk_id"] for each in told} == {"WIS00001"}
-    assert told[1]["occurred_at"] < told[2]["occurred_at"] == told[3]["occurred_at"]
+    assert [each["status"] for each in received] == ["IN_PROGRESS", "PRODUCTION_ERROR", "IN_PROGRESS", "PRODUCED"]
+    assert [each["error_code"] for each in received] == [None, "PRD_FEEDER_JAM", None, None]
+    assert {each["kiosk_id"] for each in received} == {"WIS00001"}
+    assert received[1]["occurred_at"] < received[2]["occurred_at"] == received[3]["occurred_at"]
 
 
 async def test_webhooks_and_an_offline_kiosk(kiosk: Simulator, hooks: tuple[str, list[dict[str, Any]]]) -> None:
-    """What stands still tells nothing, and what goes on or begins when the kiosk is back tells it then."""
-    url, told = hooks
+    """A paused plan sends nothing; what continues or begins when the kiosk is back sends a webhook then."""
+    url, received = hooks
     kiosk.subscribe(url)
     kiosk.add(CARD, [Stage("IN_PROGRESS", 10), Stage("PRODUCED")])
     other = kiosk.add((1, "other"), "never")
     kiosk.take_offline()
     kiosk.start(other)
     await asyncio.sleep(100)
-    assert [each["status"] for each in told] == ["REQUEST_ERROR"]
+    assert [each["status"] for each in received] == ["REQUEST_ERROR"]
     kiosk.bring_online()
     await asyncio.sleep(100)
-    assert [(each["resource"]["card_token"], each["status"]) for each in told[1:]] == [
+    assert [(each["resource"]["card_token"], each["status"]) for each in received[1:]] == [
         ("other", "IN_PROGRESS"),
         (CARD.card_token, "PRODUCED"),
     ]
 
 
 async def test_waiting_client_sees_moves(kiosk: Simulator, client: cardprod.Client) -> None:
-    """A client that waits sees what is done by hand, as any change."""
+    """A client that waits sees a move as any change."""
     kiosk.add(CARD, "never")
     seen: list[str] = []
     async for step in client.wait_until_final(CARD.profile_id, CARD.card_token):
@@ -348,91 +348,94 @@ async def test_waiting_client_sees_moves(kiosk: Simulator, client: cardprod.Clie
     assert seen == ["READY", "IN_PROGRESS", "PRODUCTION_ERROR"]
 
 
-class Watching:
-    """Remembers what a watcher was told."""
+class Observer:
+    """Remembers the changes it was called with: cards with their new status, and all else by name."""
 
     def __init__(self, kiosk: Simulator) -> None:
         self._kiosk = kiosk
         self.cards: list[tuple[cardprod.Card, str]] = []
         self.others: list[str] = []
 
-    def card_changed(self, card: cardprod.Card) -> None:
-        """Remember the card and its status."""
-        self.cards.append((card, self._kiosk.state_of(card).status))
-
-    def kiosk_changed(self, kiosk_id: str) -> None:
+    def __call__(self, change: Change) -> None:
         """Remember it."""
-        self.others.append(kiosk_id)
-
-    def forecast_changed(self) -> None:
-        """Remember it."""
-        self.others.append("forecast")
-
-    def subscribed(self) -> None:
-        """Remember it."""
-        self.others.append("subscription")
-
-    def request_logged(self) -> None:
-        """Remember it."""
-        self.others.append("request")
-
-    def delivery_logged(self) -> None:
-        """Remember it."""
-        self.others.append("delivery")
+        if isinstance(change, cardprod.Card):
+            self.cards.append((change, self._kiosk.state_of(change).status))
+        else:
+            self.others.append(change)
 
 
-async def test_watcher_is_told_of_planned_changes(kiosk: Simulator) -> None:
-    """A watcher is told of each planned change as it comes, and can see the new status then; after that, no more."""
+async def test_planned_changes_are_observed(kiosk: Simulator) -> None:
+    """An observer is called for each planned change as it comes, and sees the new status; when removed, no more."""
     kiosk.add(CARD, "retried")
-    watching = Watching(kiosk)
-    kiosk.watch(watching)
+    observer = Observer(kiosk)
+    kiosk.observe(observer)
     await asyncio.sleep(60)
     order = ["IN_PROGRESS", "PRODUCTION_ERROR", "IN_PROGRESS", "PRODUCED"]
-    assert watching.cards == [(CARD, status) for status in order]
+    assert observer.cards == [(CARD, status) for status in order]
     kiosk.add(CARD, "prints")
-    kiosk.unwatch(watching)
+    kiosk.stop_observing(observer)
     await asyncio.sleep(60)
-    assert watching.cards[4:] == [(CARD, "READY")]
+    assert observer.cards[4:] == [(CARD, "READY")]
 
 
-async def test_watcher_is_told_of_everything_else(kiosk: Simulator, hooks: tuple[str, list[dict[str, Any]]]) -> None:
-    """A watcher is told of kiosks, weather, subscriptions, requests and deliveries."""
-    watching = Watching(kiosk)
-    kiosk.watch(watching)
+async def test_everything_else_is_observed(kiosk: Simulator, hooks: tuple[str, list[dict[str, Any]]]) -> None:
+    """An observer is called for kiosks, faults, subscriptions, requests and deliveries."""
+    observer = Observer(kiosk)
+    kiosk.observe(observer)
     kiosk.add_kiosk()
     kiosk.take_offline("WIS00002")
     kiosk.fail_next(Fault.stall(1))
     kiosk.subscribe(hooks[0])
     kiosk.add(CARD, "never")
-    await look(kiosk)
+    await get(kiosk)
     kiosk.start(CARD)
     await asyncio.sleep(1)
-    order = ["WIS00002", "WIS00002", "forecast", "subscription", "forecast", "request", "delivery"]
-    assert watching.others == order
+    order = ["kiosks", "kiosks", "faults", "subscriptions", "faults", "requests", "deliveries"]
+    assert observer.others == order
     assert kiosk.subscriptions[0].url == hooks[0]
 
 
+async def test_observers_that_fail_change_nothing(
+    kiosk: Simulator, hooks: tuple[str, list[dict[str, Any]]], caplog: pytest.LogCaptureFixture
+) -> None:
+    """An observer that raises changes no answer, no move and no webhook; its first error is logged."""
+
+    def fail(_: Change) -> None:
+        raise BrokenPipeError
+
+    kiosk.observe(fail)
+    kiosk.subscribe(hooks[0])
+    kiosk.add(CARD, "prints")
+    assert (await get(kiosk))["status"] == "READY"
+    await asyncio.sleep(3)
+    assert kiosk.finish(CARD).status == "PRODUCED"
+    await asyncio.sleep(1)
+    assert [each["status"] for each in hooks[1]] == ["IN_PROGRESS", "PRODUCED"]
+    assert len(caplog.records) == 1
+
+
 async def test_many_changes_at_once(kiosk: Simulator) -> None:
-    """However many cards change at the same moment, each is told once, in the order in which they were added."""
+    """However many cards change at the same moment, each is published once, in the order in which they were added."""
     cards = [kiosk.add((1, f"card-{number}"), [Stage("READY", 5), Stage("IN_PROGRESS", 0), Stage("PRODUCED")])
              for number in range(1000)]  # fmt: skip
-    watching = Watching(kiosk)
-    kiosk.watch(watching)
+    observer = Observer(kiosk)
+    kiosk.observe(observer)
     await asyncio.sleep(6)
-    assert len(watching.cards) == 2000
-    assert list(dict.fromkeys(card for card, _ in watching.cards)) == cards
+    assert len(observer.cards) == 2000
+    assert list(dict.fromkeys(card for card, _ in observer.cards)) == cards
 
 
-async def test_nothing_ticks_when_nobody_watches(kiosk: Simulator) -> None:
-    """Without a watcher or a subscription no timer and no task goes by the plans."""
+async def test_no_timer_runs_when_nobody_observes(kiosk: Simulator) -> None:
+    """Without an observer or a subscription no timer and no task runs for the plans."""
     before = len(asyncio.all_tasks())
     inner: Any = kiosk
+    scheduler = inner._simulation.scheduler
     for number in range(100):
         kiosk.add((1, f"card-{number}"), "retried")
-    assert (inner._timetable._timer, len(asyncio.all_tasks())) == (None, before)
-    watching = Watching(kiosk)
-    kiosk.watch(watching)
-    assert inner._timetable._timer is not None
+    assert (scheduler.is_idle, len(asyncio.all_tasks())) == (True, before)
+    observer = Observer(kiosk)
+    kiosk.observe(observer)
+    assert not scheduler.is_idle
     assert len(asyncio.all_tasks()) == before
-    kiosk.unwatch(watching)
-    assert inner._timetable._timer is None
+    kiosk.stop_observing(observer)
+    assert scheduler.is_idle

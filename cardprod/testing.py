@@ -1,0 +1,57 @@
+"""Fixtures for pytest: a simulated kiosk, and a client of it. They are there wherever cardprod is installed.
+
+```python
+async def test_a_jam_is_reported(kiosk, kiosk_client):
+    kiosk.add((123456, "my-card"), "jams")
+    final = await kiosk_client.wait_until_final(123456, "my-card")
+    assert final.error_code == "PRD_FEEDER_JAM"
+```
+
+| fixture | is |
+| --- | --- |
+| `kiosk` | a running `cardprod.simulator.Simulator`, new for each test |
+| `kiosk_client` | a `cardprod.Client` of it, with default settings |
+
+They run in the test's own event loop, with pytest-asyncio in either mode or with anyio. With looptime, that is virtual
+time: a wait of hours takes milliseconds. In real time, the plan "jams" takes five seconds, and one of your own, such as
+`[("IN_PROGRESS", 0.1), ("PRODUCED", 0)]`, what you like.
+
+A fixture of your own with the same name replaces one of these; if it is `kiosk`, then `kiosk_client` is a client of
+yours. `pytest -p no:cardprod` turns them off.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from cardprod.client import Client
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from pytest_asyncio import fixture
+
+    from cardprod.simulator import Simulator
+elif find_spec("pytest_asyncio"):
+    from pytest_asyncio import fixture
+else:  # another plugin runs async tests
+    from pytest import fixture  # noqa: PT013 - the same, of another library
+
+__all__ = ["kiosk", "kiosk_client"]
+
+
+@fixture
+async def kiosk() -> AsyncIterator[Simulator]:
+    """A simulated kiosk on loopback, in the test's own event loop and so in its real or virtual time."""
+    from cardprod.simulator import Simulator  # noqa: PLC0415 - pytest imports this module at each start
+
+    async with Simulator() as simulator:
+        yield simulator
+
+
+@fixture
+async def kiosk_client(kiosk: Simulator) -> AsyncIterator[Client]:
+    """A client of `kiosk`, with default settings."""
+    async with Client(kiosk.token, base_url=kiosk.base_url) as client:
+        yield client

@@ -1,0 +1,144 @@
+"""The learned schedule is never worse than `Backoff`: where requests are left over it is not later, poll by poll; where
+they are short, a fleet's ends are seen as early, and no card is forgotten.
+"""
+
+from __future__ import annotations
+
+import math
+from random import Random
+from typing import Final
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from benchmarks.fleets import Plan, about, exactly, fleet, memoryless, one_of, poll_fleet
+from cardprod import AdaptiveSchedule, Backoff, Card, ProductionStatus, RateLimit, Status
+from cardprod._polling.adaptive import IDLE_GAP
+from cardprod._polling.queue import PollQueue, QueuedState
+from cardprod._polling.state import PollOptions
+
+STATUSES = st.sampled_from([Status.READY, Status.IN_PROGRESS, "COOLING"])
+JITTERS = st.floats(0, 1, exclude_max=True)
+
+
+@st.composite
+def learned_schedules(draw: st.DrawFn) -> AdaptiveSchedule:
+    """Make a schedule that has learned anything at all, right or wrong, and measured any rate."""
+    schedule = AdaptiveSchedule()
+    stays = st.tuples(STATUSES, st.floats(0, 1e5), st.floats(0, 1e5), st.booleans(), st.booleans())
+    for number, (status, before, more, is_first, ended) in enumerate(draw(st.lists(stays, max_size=30))):
+        schedule.learn(
+            status,
+            before,
+            before + more,
+            0.5 * number,
+            is_first=is_first,
+            ended=ended,
+            is_final=ended,
+            requests_per_second=draw(st.sampled_from([0.1, 16.7, math.inf])),
+        )
+    return schedule
+
+
+@given(learned_schedules(), st.floats(1, 5e4), JITTERS)
+def test_no_poll_is_later_than_backoffs(schedule: AdaptiveSchedule, stay: float, jitter: float) -> None:
+    """Whatever was learned, with requests left over a status's poll number k is due no later than `Backoff`'s."""
+    options = PollOptions(schedule=schedule, timeout=None, max_failures=5, random=lambda: jitter)
+    plain = PollOptions(schedule=Backoff(), timeout=None, max_failures=5, random=lambda: jitter)
+    learned, backoff = QueuedState(Card(1, "a"), options, 100.0), QueuedState(Card(1, "a"), plain, 100.0)
+    for _ in range(60):
+        for state in (learned, backoff):
+            state.process_status(ProductionStatus(Status.READY), state.next_poll_at)
+        assert learned.next_poll_at <= backoff.next_poll_at + 1e-6
+        if learned.next_poll_at > 100 + stay:
+            return
+
+
+@settings(max_examples=settings().max_examples // 5)
+@given(
+    st.lists(st.tuples(st.floats(0, 300), st.floats(0, 300), st.floats(0, 300)), min_size=1, max_size=30),
+    st.sampled_from([6, 30, 1000]),
+)
+def test_no_request_is_left_over(plans: list[Plan], per_minute: int) -> None:
+    """However short the budget is, no request is left unused while a poll is past `Backoff`'s time."""
+    polled_at: dict[int, float] = {}
+
+    def record(now: float, number: int) -> None:
+        polled_at[number] = now
+
+    def check(now: float, queue: PollQueue[QueuedState]) -> None:
+        for state in queue:
+            assert now <= polled_at[state.card.profile_id - 1] + 30
+
+    poll_fleet(
+        sorted(plans),
+        AdaptiveSchedule(),
+        limit=RateLimit(per_second=min(per_minute, 100), per_minute=per_minute),
+        on_poll=record,
+        on_free=check,
+    )
+
+
+A_FIFTH: Final = RateLimit(per_second=20, per_minute=200)
+WORST: Final = 1.05
+"""How many times as late as with `Backoff` the ends may be seen, and another 0.3 s, for luck."""
+FLEETS: Final[dict[str, tuple[list[Plan], float]]] = {
+    "at once, 5 s": (fleet(20, 0, exactly(2.5), exactly(2.5)), WORST),
+    "many at once, 5 s": (fleet(100, 0, exactly(2.5), exactly(2.5)), WORST),
+    "at once, seconds": (fleet(300, 0, memoryless(2.5), about(2.5)), WORST),
+    "stragglers": (fleet(60, 0, one_of((9, exactly(2.5)), (1, exactly(60))), exactly(2.5)), WORST),
+    "at once, half a minute": (fleet(200, 0, memoryless(30), about(30)), WORST),
+    "memoryless": (fleet(200, 15, memoryless(60), memoryless(60)), WORST),
+    "one in five never": (fleet(80, 0, exactly(30), one_of((4, about(30)), (1, exactly(900)))), WORST),
+    "ten times faster": (fleet(120, 20, memoryless(60), about(60), later=0.1), WORST),
+    "ten times slower": (fleet(120, 20, memoryless(20), about(20), later=10), 0.5),
+    "minutes": (fleet(60, 15, memoryless(60), about(240)), 0.5),
+    "bimodal": (fleet(100, 15, memoryless(60), one_of((1, about(40, 0.15)), (1, about(240, 0.15)))), 0.5),
+    "ten": (fleet(10, 1, memoryless(100), about(100)), 0.5),
+}
+
+
+@pytest.mark.parametrize("name", FLEETS)
+def test_fleets(name: str) -> None:
+    """A fleet's ends are seen as early as with `Backoff`, or much earlier, and no card goes much longer unpolled."""
+    plans, most = FLEETS[name]
+    learned, backoff = (poll_fleet(plans, schedule, limit=A_FIFTH) for schedule in (AdaptiveSchedule(), Backoff()))
+    assert learned.mean <= most * backoff.mean + 0.3
+    assert learned.longest_gap <= 1.5 * backoff.longest_gap + 1
+
+
+@pytest.mark.parametrize("printing", [240.0, 1200.0])
+def test_one_card_at_a_time(printing: float) -> None:
+    """The end of a card that is waited for alone is seen within about 3 s on average, from the first card on.
+
+    It takes about 110 polls in ten minutes.
+    """
+    random, schedule, comes_at = Random(3), AdaptiveSchedule(), 0.0
+    plans: list[Plan] = []
+    for _ in range(20):
+        plans.append((comes_at, 30.0, about(printing)(random)))
+        comes_at += sum(plans[-1][1:]) + 60
+    polled = poll_fleet(plans, schedule, least_gap=IDLE_GAP)
+    assert polled.mean <= 3.3
+    assert sum(polled.polls[:5]) / sum(sum(plan[1:]) for plan in plans[:5]) * 600 <= 125
+    assert sum(polled.polls) / sum(sum(plan[1:]) for plan in plans) * 600 <= 125
+    assert max(polled.lateness) <= 7
+
+
+@given(learned_schedules(), JITTERS)
+def test_a_card_that_does_not_change(schedule: AdaptiveSchedule, jitter: float) -> None:
+    """A card that has not changed for an hour is polled no more often than every ten seconds."""
+    for least_gap in (0.0, IDLE_GAP):
+        may, should = schedule.gaps_at(
+            Status.READY, 3600.0, 1e6, jitter, is_first=True, unchanged=500, least_gap=least_gap
+        )
+        assert 10 <= may <= should
+
+
+def test_patience() -> None:
+    """With a higher `poll_cost` there are fewer polls than `Backoff`'s, as asked for."""
+    plans, _ = FLEETS["ten"]
+    schedules = (AdaptiveSchedule(poll_cost=10), Backoff(), AdaptiveSchedule())
+    few, some, many = (sum(poll_fleet(plans, schedule).polls) for schedule in schedules)
+    assert few < some < many
