@@ -119,13 +119,13 @@ async def follow_durably(
 async def _due_at(connection: Any, batch_id: str) -> tuple[int, float] | None:
     """Return the batch's chunk and when it is due; None once it is over. Pauses go by the client, in virtual time."""
     await connection.execute("DELETE FROM tokens")
-    for row in await fetch(connection, "batch_status", id=batch_id):
-        if row["finished_at"] is not None:
-            return None
+    batch = await fetch(connection, "batch_status", id=batch_id)
+    if batch[0]["finished_at"] is not None:
+        return None
     cursor = await connection.execute(
         "SELECT id, CASE WHEN version = 0 THEN 0 ELSE extract(epoch FROM due_at) END::float8 FROM chunks "
         "WHERE batch_id = %s",
         [batch_id],
     )
-    row: tuple[int, float] | None = await cursor.fetchone()
-    return row
+    due: tuple[int, float] = await cursor.fetchone()
+    return due
