@@ -5,8 +5,8 @@ The first line that is not blank decides. If it begins with `{`, each line is a 
 list can begin with a header, in any case and order; without one, the first two columns are the two. Rows and lines
 without anything in them are skipped.
 
-A row can name the status that is known of its card already, to wait for what comes after it: `after_status`, and
-`after_occurred_at` (ISO 8601, with its offset) and `after_error_code` of it.
+A row can name the status that is known of its card already, to wait for what comes after it: `after_status`,
+`after_occurred_at` (ISO 8601, with its offset) and `after_error_code`, each as it was reported.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pytest
 
-from cardprod import Card, OAuthToken, cli
+from cardprod import Card, Client, OAuthToken, cli
 from cardprod.simulator import Fault, Stage
 from tests.cli.commands import command, output_of, run, run_json, start_command, write_list
 from tests.waiting import LONG_TIMEOUT, Child, until
@@ -84,8 +84,12 @@ async def test_all_produced(kiosk: Simulator, tmp_path: Path) -> None:
 async def test_known_statuses(kiosk: Simulator, tmp_path: Path) -> None:
     """A card whose row names a known error is waited for beyond it."""
     (card,) = cards_of(kiosk, 1, [("PRODUCTION_ERROR", 60), ("READY", 20), ("PRODUCED", 0)])
-    path = tmp_path / "cards.csv"
-    path.write_text(f"profile_id,card_token,after_status\n{card.profile_id},{card.card_token},PRODUCTION_ERROR\n")
+    async with Client(kiosk.token, base_url=kiosk.base_url) as client:
+        known = await client.get_status(card.profile_id, card.card_token)
+    row = {"profile_id": card.profile_id, "card_token": card.card_token, "after_status": known.status}
+    row |= {"after_occurred_at": str(known.occurred_at), "after_error_code": known.error_code}
+    path = tmp_path / "cards.jsonl"
+    path.write_text(json.dumps(row))
     exit_code, lines = await run_json("watch", str(path))
     assert exit_code == 0
     assert told(lines) == {card.card_token: ["READY", "PRODUCED"]}

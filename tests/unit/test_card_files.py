@@ -57,7 +57,8 @@ def test_other_separators() -> None:
 
 def test_known_statuses() -> None:
     """A row can name the status that is known of its card, in CSV and in JSON lines alike; empty cells name none."""
-    known = ProductionStatus("PRODUCTION_ERROR", occurred_at=datetime(2026, 11, 26, 9, 30, tzinfo=UTC), error_code="JAM")
+    half_past_nine = datetime(2026, 11, 26, 9, 30, tzinfo=UTC)
+    known = ProductionStatus("PRODUCTION_ERROR", occurred_at=half_past_nine, error_code="JAM")
     expected = [KnownCard(Card(1, "a"), known), Card(2, "b"), KnownCard(Card(3, "c"), ProductionStatus("READY"))]
     rows = "1,a,PRODUCTION_ERROR,2026-11-26T09:30:00Z,JAM\n2,b,,,\n3,c,READY\n"
     text = f"profile_id,card_token,After status,after_occurred_at,afterErrorCode\n{rows}"
@@ -87,7 +88,8 @@ def test_known_statuses() -> None:
 )
 def test_known_statuses_that_cannot_be(cells: str, words: str) -> None:
     """A known status without its name, or with a time that is none, makes a bad row."""
-    [row] = read_cards(iter(["profile_id,card_token,after_status,after_occurred_at,after_error_code\n", f"1,a,{cells}"]))
+    header = "profile_id,card_token,after_status,after_occurred_at,after_error_code\n"
+    [row] = read_cards(iter([header, f"1,a,{cells}"]))
     assert words in str(row)
 
 
