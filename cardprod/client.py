@@ -1,4 +1,192 @@
-"""`Client`, the façade: it checks arguments and connects the layers below. No logic of its own."""
+r"""`Client`, and recipes for it: web apps, growing lists, SIGTERM, tokens, sessions, TLS, proxies.
+
+Every recipe can be pasted as it is. `Client` itself checks arguments and connects the layers below.
+
+**A card followed in the browser**, by server-sent events, with FastAPI. A browser connects again whenever a stream
+ends, so the stream says with an event that it has ended, and the page closes its side. An error is an event too:
+
+```python
+import json
+from contextlib import asynccontextmanager
+
+import cardprod
+from fastapi import FastAPI
+from fastapi.responses import JSONResponse, StreamingResponse
+
+
+@asynccontextmanager
+async def lifespan(app: FastAPI):
+    async with cardprod.Client("user-token", base_url=cardprod.SANDBOX) as app.state.client:
+        yield
+
+
+app = FastAPI(lifespan=lifespan)
+
+
+@app.exception_handler(cardprod.UsageError)  # a token in the URL that no card can have
+async def bad_request(request, error):
+    return JSONResponse({"error": "no such card"}, 400)
+
+
+@app.get("/cards/{token}/steps")
+async def card_steps(token: str) -> StreamingResponse:
+    wait = app.state.client.wait_until_final(123456, token)
+
+    async def events():
+        try:
+            async for step in wait:
+                data = {"status": step.current.status, "error": step.current.error_meaning}
+                yield f"data: {json.dumps(data)}\n\n"
+        except cardprod.CardprodError as error:
+            yield f"event: failed\ndata: {type(error).__name__}\n\n"
+        yield "event: end\ndata: end\n\n"
+
+    return StreamingResponse(events(), media_type="text/event-stream")
+```
+
+```html
+<script>
+  const source = new EventSource("/cards/my-card/steps")
+  source.onmessage = (message) => console.log(JSON.parse(message.data))
+  source.addEventListener("failed", (message) => console.log(message.data))
+  source.addEventListener("end", () => source.close())
+</script>
+```
+
+If the browser goes away, the wait is cancelled and nothing is left of it.
+
+**aiohttp.web**: one client for the app's lifetime, and answers for what can go wrong:
+
+```python
+import cardprod
+from aiohttp import web
+
+CLIENT = web.AppKey("client", cardprod.Client)
+
+
+async def one_client(app):
+    async with cardprod.Client("user-token", base_url=cardprod.SANDBOX) as app[CLIENT]:
+        yield
+
+
+async def card_status(request):
+    try:
+        status = await request.app[CLIENT].get_status(123456, request.match_info["token"])
+    except cardprod.UsageError:
+        raise web.HTTPBadRequest from None
+    except cardprod.CardNotFound:
+        raise web.HTTPNotFound from None
+    except cardprod.CardprodError:
+        raise web.HTTPBadGateway from None
+    return web.json_response({"status": status.status, "error": status.error_meaning})
+
+
+app = web.Application()
+app.cleanup_ctx.append(one_client)
+app.router.add_get("/cards/{token}", card_status)
+```
+
+**A list that grows while you wait**: pass None, and add cards as they come. All waits for one card in one client share
+its polls:
+
+```python
+import asyncio
+
+
+async def follow_all(client, new_cards):
+    async with client.wait_until_all_final(None) as steps:
+
+        async def add_new():
+            async for card in new_cards:
+                steps.add(card)
+            steps.no_more()
+
+        adding = asyncio.create_task(add_new())
+        try:
+            async for card, step in steps:
+                print(card, step)
+        finally:
+            adding.cancel()
+```
+
+**SIGTERM during a bulk wait**: what was seen is saved, and the same call goes on with it. `on_step` must not be an
+async function, so that the signal cannot cut it off half-way:
+
+```python
+import asyncio
+import signal
+
+import cardprod
+
+
+async def wait_for_all(client, cards, file, on_step):
+    saved = cardprod.Checkpoint.from_json(file.read_text()) if file.exists() else cardprod.Checkpoint.for_cards(cards)
+    loop, waiting = asyncio.get_running_loop(), asyncio.current_task()
+    async with client.resume(saved) as steps:
+        loop.add_signal_handler(signal.SIGTERM, waiting.cancel)
+        try:
+            async for card, step in steps:
+                on_step(card, step)
+        except asyncio.CancelledError:
+            file.write_text(steps.checkpoint().to_json())  # a pathlib.Path
+            raise
+        finally:
+            loop.remove_signal_handler(signal.SIGTERM)
+    file.unlink(missing_ok=True)
+```
+
+After `kill -9` a step may come again: make `on_step` idempotent, or use `cardprod.durable`, or `cardprod watch`.
+
+**A token that refreshes itself.** An access token lasts twelve hours, and refreshing it ends the one before at once.
+`OAuthToken` does it in good time, once for all requests, and passes each new pair to `on_refresh` before it is used.
+If `on_refresh` raises, the requests that need the token get that error, and the pair is offered to it again. Only one
+process may refresh a token:
+
+```python
+async def store(pair): ...  # pair.access_token, pair.refresh_token, pair.expires_at
+
+
+token = cardprod.OAuthToken("client-id", "client-secret", "refresh-token", base_url=cardprod.SANDBOX, on_refresh=store)
+async with cardprod.Client(token, base_url=cardprod.SANDBOX) as client:
+    status = await client.get_status(123456, "my-card")
+```
+
+The other processes pass an async function, which is called before every request, and once more after a 401:
+
+```python
+async def from_the_vault():
+    return "user-token"
+
+
+async with cardprod.Client(from_the_vault, base_url=cardprod.SANDBOX) as client:
+    status = await client.get_status(123456, "my-card")
+```
+
+**A session and TLS of your own.** The session is neither closed nor changed. aiohttp then resends a GET by itself when
+a kept connection breaks; a client's own session does not. A context or session that does not verify the server is
+refused.
+
+```python
+import ssl
+
+import aiohttp
+
+context = ssl.create_default_context()  # for SANDBOX_MTLS: context.load_cert_chain("client.pem")
+async with aiohttp.ClientSession() as session:
+    async with cardprod.Client("user-token", base_url=cardprod.SANDBOX, session=session, ssl=context) as client:
+        status = await client.get_status(123456, "my-card")
+```
+
+**A schedule that has learned** can outlive its process, and you can say what you know of your kiosks:
+
+```python
+schedule = cardprod.AdaptiveSchedule(typical={cardprod.Status.IN_PROGRESS: 240})
+async with cardprod.Client("user-token", base_url=cardprod.SANDBOX) as client:
+    outcome = await client.wait_until_all_final([(123456, "my-card")], schedule=schedule)
+
+saved = schedule.to_json()  # and cardprod.AdaptiveSchedule.from_json(saved) in the next process
+```
+"""
 
 from __future__ import annotations
 
