@@ -1,8 +1,8 @@
 """Durable waits: nothing lost when a worker is killed and the database restarted; what the engine costs; how it scales.
 
 PostgreSQL is a real server of the machine's, workers are real processes. `crash` kills one of two workers with SIGKILL
-in the middle of its sweeps and crashes the database once; `cost` compares CPU per look with sweeps that nobody stores,
-in turns; `scaling` counts looks with 1, 2 and 4 workers.
+in the middle of its sweeps and crashes the database once; `cost` compares CPU per poll with sweeps that nobody stores,
+in turns; `scaling` counts polls with 1, 2 and 4 workers.
 """
 
 from __future__ import annotations
@@ -17,19 +17,22 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
 
 import psycopg
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from benchmarks import server
 from benchmarks.table import markdown
 from cardprod import Backoff, Card, Checkpoint, Client
 from cardprod.durable import Durable
-from cardprod.errors import UsageError
-from cardprod.simulator import Simulator
+from cardprod.errors import DurableError
+from cardprod.simulator import Simulator, Subscription
+from cardprod.webhooks import Verifier
 from tests.durable.postgres import Postgres, postgres_programs
 
 if TYPE_CHECKING:
@@ -37,7 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator
 
 _HEARTBEAT = 5.0
-_PART = 100
+_CHUNK = 100
 
 
 @contextmanager
@@ -61,25 +64,25 @@ def _start_worker(database: str, file: Path, base_url: str, token: str) -> subpr
     return subprocess.Popen(program, env=environment)
 
 
-def _parts_under_way(database: str) -> dict[int, int]:
-    """Give the parts that are being swept, and their versions."""
+def _chunks_under_way(database: str) -> dict[int, int]:
+    """Return the chunks that are being swept, and their versions."""
     with psycopg.connect(database) as connection:
         rows = connection.execute(
-            "SELECT part.id, version FROM cardprod_parts part JOIN procrastinate_jobs job "
-            "ON job.queueing_lock = 'cardprod:' || part.id WHERE job.status = 'doing'"
+            "SELECT chunk.id, version FROM cardprod.chunks chunk JOIN cardprod.procrastinate_jobs job "
+            "ON job.queueing_lock = 'cardprod:' || chunk.id WHERE job.status = 'doing'"
         )
         return dict(rows.fetchall())
 
 
 async def _resumed_after(database: str, versions: dict[int, int], since: float) -> list[float]:
-    """Say how long after a moment each part was written next; those of the worker that lives come first."""
+    """Say how long after a moment each chunk was written next; those of the worker that lives come first."""
     left, seconds = dict(versions), list[float]()
     while left:
         await asyncio.sleep(0.2)
         with suppress(psycopg.OperationalError), psycopg.connect(database) as connection:
-            for part_id, version in connection.execute("SELECT id, version FROM cardprod_parts").fetchall():
-                if part_id in left and version != left[part_id]:
-                    del left[part_id]
+            for chunk_id, version in connection.execute("SELECT id, version FROM cardprod.chunks").fetchall():
+                if chunk_id in left and version != left[chunk_id]:
+                    del left[chunk_id]
                     seconds.append(time.time() - since)
     return seconds
 
@@ -93,30 +96,55 @@ def _number(database: str, statement: str) -> float:
 # --- Nothing lost ---
 
 
-async def _crash(cards: int, seed: int, *, restarts: bool) -> str:
-    chance = Random(seed)
+@asynccontextmanager
+async def _webhooks(kiosk: Simulator, durable: Durable, seed: int) -> AsyncGenerator[None]:
+    """Let the kiosk's webhooks, of which one in ten is lost, reach durable waits in this process."""
+    verifier = Verifier(kiosk.public_key)
+
+    async def receive(request: web.Request) -> web.Response:
+        try:
+            await durable.notify(verifier.parse(await request.read(), request.headers))
+        except DurableError:
+            return web.Response(status=503)
+        return web.Response()
+
+    app = web.Application()
+    app.router.add_post("/", receive)
+    async with TestServer(app) as server:
+        kiosk.subscribe(Subscription(url=str(server.make_url("/")), losses=0.1, seed=seed))
+        yield
+
+
+async def _crash(cards: int, seed: int, *, restarts: bool, webhooks: bool = False) -> str:
+    random = Random(seed)
     with _postgres() as postgres, tempfile.TemporaryDirectory() as folder:
         database = postgres.new_database()
         files = [Path(folder) / name for name in ("doomed", "other")]
-        async with Simulator() as kiosk, Durable(database, heartbeat=_HEARTBEAT) as durable:
+        async with (
+            Simulator() as kiosk,
+            Durable(database, heartbeat=_HEARTBEAT) as durable,
+            AsyncExitStack() as stack,
+        ):
             produced_at: dict[str, float] = {}
             submitted: list[Card] = []
             for number in range(cards):
-                ready, printing = chance.uniform(5, 20), chance.uniform(20, 50)
+                ready, printing = random.uniform(5, 20), random.uniform(20, 50)
                 plan = [("READY", ready), ("IN_PROGRESS", printing), ("PRODUCED", 0.0)]
                 card = kiosk.add((123456, f"card-{number}"), plan)
                 submitted.append(card)
                 produced_at[card.card_token] = time.time() + ready + printing
-            batch_id = await durable.submit(submitted, schedule=Backoff(ceiling=10), batch_size=_PART)
+            if webhooks:
+                await stack.enter_async_context(_webhooks(kiosk, durable, seed))
+            batch_id = await durable.submit(submitted, schedule=Backoff(ceiling=10), batch_size=_CHUNK)
             workers = [_start_worker(database, file, kiosk.base_url, kiosk.token) for file in files]
             await asyncio.sleep(40)
-            requests = len(kiosk.requests)
-            while len(kiosk.requests) < requests + 150:  # noqa: ASYNC110 - it is in the middle of its sweeps now
+            requests = kiosk.requests.total
+            while kiosk.requests.total < requests + (1 if webhooks else 150):  # noqa: ASYNC110 - in the middle of sweeps
                 await asyncio.sleep(0.01)
             workers[0].send_signal(signal.SIGKILL)
             killed_at = time.time()
             workers[0].wait()
-            versions = _parts_under_way(database)
+            versions = _chunks_under_way(database)
             resumed = asyncio.create_task(_resumed_after(database, versions, killed_at))
             if restarts:
                 await asyncio.sleep(15)
@@ -124,7 +152,7 @@ async def _crash(cards: int, seed: int, *, restarts: bool) -> str:
                 await asyncio.sleep(2)
                 await asyncio.to_thread(postgres.start)
             while True:
-                with suppress(psycopg.OperationalError, UsageError):
+                with suppress(DurableError):
                     status = await durable.status(batch_id)
                     if status.finished_at is not None:
                         break
@@ -134,8 +162,10 @@ async def _crash(cards: int, seed: int, *, restarts: bool) -> str:
             lines: list[dict[str, Any]] = []
             for file in files:
                 lines.extend(json.loads(line) for line in file.read_text().splitlines())
-            parts = await resumed
-    return _judged(lines, produced_at, killed_at, after=parts, requests=len(kiosk.requests), restarts=restarts)
+            chunks = await resumed
+    return _judged(
+        lines, produced_at, killed_at, after=chunks, requests=kiosk.requests.total, restarts=restarts, webhooks=webhooks
+    )
 
 
 def _judged(  # noqa: PLR0913 - all that was seen
@@ -146,6 +176,7 @@ def _judged(  # noqa: PLR0913 - all that was seen
     after: list[float],
     requests: int,
     restarts: bool,
+    webhooks: bool,
 ) -> str:
     first: dict[str, dict[str, Any]] = {}
     wrong = 0
@@ -163,14 +194,16 @@ def _judged(  # noqa: PLR0913 - all that was seen
         ["transitions by key, three for each card", f"{len(first)}"],
         ["lines that came again, with the same key", f"{len(lines) - len(first)}"],
         ["of them with other contents (asked 0)", f"{wrong}"],
-        ["parts that were being swept when it was killed", f"{len(after)}"],
-        [f"gone on with after the kill: last (asked {3 * _HEARTBEAT + 10:.0f} s)", f"{max(after):.1f} s"],
-        ["end told late: median, before the kill", f"{statistics.median(before):.1f} s" if before else "-"],
-        ["end told late: median, of all", f"{statistics.median(late):.1f} s"],
-        ["end told late: most", f"{max(late):.1f} s"],
-        ["requests", f"{requests}"],
+        ["chunks that were being swept when it was killed", f"{len(after)}"],
+        [f"gone on with after the kill: last (asked {3 * _HEARTBEAT + 10:.0f} s)", f"{max(after, default=0):.1f} s"],
+        ["end delivered late: median, before the kill", f"{statistics.median(before):.1f} s" if before else "-"],
+        ["end delivered late: mean, of all", f"{statistics.mean(late):.1f} s"],
+        ["end delivered late: p95, of all", f"{statistics.quantiles(late, n=20)[-1]:.1f} s"],
+        ["end delivered late: most", f"{max(late):.1f} s"],
+        ["polls per card", f"{requests / len(produced_at):.1f}"],
     ]
     title = "One of two workers killed" + (", the database crashed once" if restarts else "")
+    title += ", one webhook in ten lost" if webhooks else ", no webhooks"
     return f"{title}\n\n{markdown(['', ''], rows)}"
 
 
@@ -180,8 +213,8 @@ def _judged(  # noqa: PLR0913 - all that was seen
 @asynccontextmanager
 async def _durably(database: str, client: Client, batches: int) -> AsyncGenerator[Durable]:
     async with Durable(database) as durable:
-        cards = [(123456, f"card-{number}") for number in range(batches * _PART)]
-        await durable.submit(cards, schedule=Backoff(first=0.5, factor=1, ceiling=0.5), batch_size=_PART)
+        cards = [(123456, f"card-{number}") for number in range(batches * _CHUNK)]
+        await durable.submit(cards, schedule=Backoff(first=0.5, factor=1, ceiling=0.5), batch_size=_CHUNK)
         stop = asyncio.Event()
         task = asyncio.create_task(durable.work(client, stop=stop))
         try:
@@ -192,41 +225,41 @@ async def _durably(database: str, client: Client, batches: int) -> AsyncGenerato
 
 
 async def _with_engine(database: str, port: int, batches: int, seconds: float) -> tuple[float, float, str]:
-    """Give CPU seconds per look, looks per second, and what was left lying about."""
-    statement = "SELECT sum(looks) FROM cardprod_parts"
+    """Give CPU seconds per poll, polls per second, and what was left lying about."""
+    statement = "SELECT sum(polls) FROM cardprod.chunks"
     async with Client("x", base_url=f"http://127.0.0.1:{port}", rate_limit=None) as client:
         async with _durably(database, client, batches):
             await asyncio.sleep(seconds / 3)
-            looks, cpu, began_at = _number(database, statement), time.process_time(), time.perf_counter()
+            polls, cpu, began_at = _number(database, statement), time.process_time(), time.perf_counter()
             await asyncio.sleep(seconds)
-            looks, cpu = _number(database, statement) - looks, time.process_time() - cpu
-            rate = looks / (time.perf_counter() - began_at)
-            rows = _number(database, "SELECT count(*) FROM procrastinate_jobs") / batches
-            events = _number(database, "SELECT count(*) FROM procrastinate_events") / batches
-        return cpu / looks, rate, f"{rows:.1f} jobs and {events:.1f} events per part"
+            polls, cpu = _number(database, statement) - polls, time.process_time() - cpu
+            rate = polls / (time.perf_counter() - began_at)
+            rows = _number(database, "SELECT count(*) FROM cardprod.procrastinate_jobs") / batches
+            events = _number(database, "SELECT count(*) FROM cardprod.procrastinate_events") / batches
+        return cpu / polls, rate, f"{rows:.1f} jobs and {events:.1f} events per chunk"
 
 
 async def _without_engine(port: int, batches: int, seconds: float) -> tuple[float, float]:
     """The same sweeps, of checkpoints that stay in memory."""
-    looks = 0
+    polls = 0
     async with Client("x", base_url=f"http://127.0.0.1:{port}", rate_limit=None) as client:
 
         async def sweep_on(number: int) -> None:
-            nonlocal looks
-            cards = [(123456, f"card-{number * _PART + one}") for one in range(_PART)]
+            nonlocal polls
+            cards = [(123456, f"card-{number * _CHUNK + one}") for one in range(_CHUNK)]
             checkpoint = Checkpoint.for_cards(cards, schedule=Backoff(first=0.5, factor=1, ceiling=0.5))
             while True:
                 sweep = await client.sweep(checkpoint)
-                looks += sweep.polls
+                polls += sweep.polls
                 checkpoint = sweep.checkpoint
                 if sweep.next_poll_at is not None:
                     await asyncio.sleep(max(0.0, sweep.next_poll_at.timestamp() - time.time()))
 
         tasks = [asyncio.create_task(sweep_on(number)) for number in range(batches)]
         await asyncio.sleep(seconds / 3)
-        before, cpu, began_at = looks, time.process_time(), time.perf_counter()
+        before, cpu, began_at = polls, time.process_time(), time.perf_counter()
         await asyncio.sleep(seconds)
-        done, cpu = looks - before, time.process_time() - cpu
+        done, cpu = polls - before, time.process_time() - cpu
         rate = done / (time.perf_counter() - began_at)
         for task in tasks:
             task.cancel()
@@ -254,10 +287,10 @@ async def _cost(batches: int, seconds: float, rounds: int) -> str:
                     left,
                 ]
             )
-    head = ["round", "CPU per look, swept", "and stored", "the engine's part", "looks/s", "most memory", "rows"]
+    head = ["round", "CPU per poll, swept", "and stored", "the engine's part", "polls/s", "most memory", "rows"]
     return (
-        f"What the engine costs, at parts of {_PART}: {statistics.median(extra) * 1e3:.3f} ms per look "
-        f"(asked 0.2 ms)\n\n{markdown(head, rows)}"
+        f"What the engine costs, at chunks of {_CHUNK}: {statistics.median(extra) * 1e3:.3f} ms per poll "
+        f"(asked 0.08 ms)\n\n{markdown(head, rows)}"
     )
 
 
@@ -271,16 +304,16 @@ async def _scaling(counts: list[int], batches: int, seconds: float) -> str:
         for count in counts:
             database = postgres.new_database()
             async with Durable(database) as durable:
-                cards = [(123456, f"card-{number}") for number in range(batches * _PART)]
+                cards = [(123456, f"card-{number}") for number in range(batches * _CHUNK)]
                 # Always due: as fast as they can.
-                await durable.submit(cards, schedule=Backoff(first=0.01, factor=1, ceiling=0.01), batch_size=_PART)
+                await durable.submit(cards, schedule=Backoff(first=0.01, factor=1, ceiling=0.01), batch_size=_CHUNK)
             file = Path(folder) / f"{count}"
             workers = [_start_worker(database, file, f"http://127.0.0.1:{port}", "x") for _ in range(count)]
             await asyncio.sleep(8)  # each waits for the others to take note of it
-            statement = "SELECT sum(looks) FROM cardprod_parts"
-            looks, began_at = _number(database, statement), time.perf_counter()
+            statement = "SELECT sum(polls) FROM cardprod.chunks"
+            polls, began_at = _number(database, statement), time.perf_counter()
             await asyncio.sleep(seconds)
-            rate = (_number(database, statement) - looks) / (time.perf_counter() - began_at)
+            rate = (_number(database, statement) - polls) / (time.perf_counter() - began_at)
             for worker in workers:
                 worker.send_signal(signal.SIGTERM)
             for worker in workers:
@@ -288,7 +321,7 @@ async def _scaling(counts: list[int], batches: int, seconds: float) -> str:
             base = base or rate
             rows.append([f"{count}", f"{rate:,.0f}", f"{rate / base:.2f}"])
     cores = os.cpu_count()
-    return f"Workers, on {cores} cores\n\n{markdown(['workers', 'looks/s', 'to one'], rows)}"
+    return f"Workers, on {cores} cores\n\n{markdown(['workers', 'polls/s', 'to one'], rows)}"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -296,8 +329,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("what", choices=["crash", "cost", "scaling", "all"], nargs="?", default="all")
     parser.add_argument("--cards", type=int, default=5000, help="cards of `crash` (default 5000)")
     parser.add_argument("--seed", type=int, default=1, help="of the plans of `crash`")
+    parser.add_argument("--webhooks", action="store_true", help="with webhooks in `crash`; `all` does both")
     parser.add_argument("--no-restart", action="store_true", help="leave the database alone in `crash`")
-    parser.add_argument("--batches", type=int, default=10, help="parts of 100 cards of the others (default 10)")
+    parser.add_argument("--batches", type=int, default=10, help="chunks of 100 cards of the others (default 10)")
     parser.add_argument("--seconds", type=float, default=15.0, help="how long the others measure (default 15)")
     parser.add_argument("--rounds", type=int, default=3, help="of `cost` (default 3)")
 
@@ -305,8 +339,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> str:
     """Run it, and give the tables."""
     tables: list[str] = []
-    if arguments.what in {"crash", "all"}:
-        tables.append(asyncio.run(_crash(arguments.cards, arguments.seed, restarts=not arguments.no_restart)))
+    restarts = not arguments.no_restart
+    if arguments.what == "all" or (arguments.what == "crash" and not arguments.webhooks):
+        tables.append(asyncio.run(_crash(arguments.cards, arguments.seed, restarts=restarts)))
+    if arguments.what == "all" or (arguments.what == "crash" and arguments.webhooks):
+        tables.append(asyncio.run(_crash(arguments.cards, arguments.seed, restarts=restarts, webhooks=True)))
     if arguments.what in {"cost", "all"}:
         tables.append(asyncio.run(_cost(arguments.batches, arguments.seconds, arguments.rounds)))
     if arguments.what in {"scaling", "all"}:

@@ -79,7 +79,7 @@ async def weather(storm: Storm) -> Report:
     began_at = asyncio.get_running_loop().time()
     told: dict[Card, list[Transition | CardprodError]] = {card: [] for card in plans}
     report = Report()
-    async with Simulator() as kiosk:
+    async with Simulator(log_size=10_000_000) as kiosk:
         kiosk.set_error_rate(storm.faults, storm.seed)
         for card, plan in plans.items():
             kiosk.add(card, plan)

@@ -97,7 +97,7 @@ async def follow(run: Run) -> Report:
             async for card, step in steps:
                 if isinstance(step, Transition) and step.is_final:
                     delays.append(loop.time() - ends_at[card])
-        return Report(len(kiosk.requests) / run.cards, delays)
+        return Report(kiosk.requests.total / run.cards, delays)
 
 
 async def measure_latency(cards: int) -> list[float]:

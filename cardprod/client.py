@@ -244,11 +244,16 @@ class Client:
 
     ```python
     async with Client("user-token", base_url=SANDBOX) as client:
-        status = await client.get_status(123456, "ca0c8154-1e14-4464-a1ce-dcea7dc3de52")
+        status = await client.get_status(123456, "card-1")  # one request
+        final = await client.wait_until_final(123456, "card-1", timeout=600)  # polls until the status is final
+        async for step in client.wait_until_final(123456, "card-2"):  # or: each transition
+            print(step)
+        outcome = await client.wait_until_all_final([(123456, "card-3"), (123456, "card-4")])  # a dict by card
     ```
 
     Share one client among everything in a process that uses the same token: the rate limit holds for all of its
-    requests together. It belongs to the event loop that first uses it. Creating one does no I/O.
+    requests together. It belongs to the event loop that first uses it. Creating one does no I/O; close it with
+    `async with` or `close`. Recipes are in `help(cardprod.client)`.
 
     Args:
         token: A user token (Wise documents no personal tokens for this call), an `OAuthToken`, which refreshes itself,
@@ -261,21 +266,24 @@ class Client:
             a kept-alive connection breaks, which neither `attempts` nor `rate_limit` counts, and accepts an answer
             that came before its request. A session that does not verify the server is refused. Only the connections
             that it keeps to the server are closed after one of them has failed.
-        request_timeout: Seconds for one request and its whole answer; time spent queueing does not count.
-        attempts: How often a request is sent before its poll fails, the first time included. Connection errors,
-            timeouts, 408 and 5xx are retried. A 429 is no attempt: the request is sent again when the client may, until
-            two minutes after its first 429. With a `Retry-After` of more than a minute any of these is raised at once.
-        rate_limit: The most requests per second and per minute, for all that this client does; None for no limit.
+        request_timeout: Seconds for one request and its whole answer, 10 by default; time spent queueing does not
+            count.
+        attempts: How often a request is sent before its poll fails, the first time included; 3 by default. Connection
+            errors, timeouts, 408 and 5xx are retried. A 429 is no attempt: the request is sent again when the client
+            may, until two minutes after its first 429. With a `Retry-After` of more than a minute any of these is
+            raised at once.
+        rate_limit: The most requests per second and per minute, for all that this client does; by default Wise's
+            limits, 100 and 1,000. None for no limit.
         max_concurrency: The most requests in flight at once.
         ssl: A TLS context, for a client certificate or a private authority; None for the system's authorities. One
             that does not verify the server is refused.
         proxy: The URL of an http proxy, with its credentials if it needs some; False for none; None for the
             environment's `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY`. Never for loopback. A lent session
             keeps its own proxies unless a URL is given.
-        allow_plain_http: Accept plain http to hosts other than loopback. For test networks only: anybody on the
+        allow_plain_http: Accept plain http to hosts other than loopback. For test networks only: any machine on the
             network can read the token.
-        safety_net: Seconds between polls of a card while an event given to `notify` reports each change; 0 to poll as
-            often as without events. `cardprod._polling.webhook_trust` says how that is measured.
+        safety_net: Seconds between polls of a card while an event given to `notify` reports each change, 300 by
+            default; 0 to poll as often as without events. `cardprod._polling.webhook_trust` says how that is measured.
 
     Raises:
         UsageError: An argument is invalid; the message says which, and what would be valid.

@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 elif find_spec("pytest_asyncio"):
     from pytest_asyncio import fixture
 else:  # another plugin runs async tests
-    from pytest import fixture  # noqa: PT013 - as above
+    from pytest import fixture  # noqa: PT013 - the same, of another library
 
 __all__ = ["kiosk", "kiosk_client"]
 

@@ -105,6 +105,7 @@ from __future__ import annotations
 import base64
 from typing import TYPE_CHECKING, Final
 
+from cardprod._extras import needs_extra
 from cardprod._protocol.api_errors import MAX_BODY
 from cardprod._protocol.events import parse_event
 from cardprod._protocol.headers import HeadersLike, read_headers
@@ -119,7 +120,7 @@ try:
     from cryptography.hazmat.primitives.hashes import SHA256
     from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
 except ImportError as _missing:  # pragma: no cover - tests have the extra; one runs a Python that hides it
-    raise ImportError("cardprod.webhooks needs the extra 'webhooks': pip install 'cardprod[webhooks]'") from _missing
+    raise ImportError(needs_extra("cardprod.webhooks", "webhooks")) from _missing
 
 if TYPE_CHECKING:
     from typing import Self
@@ -190,8 +191,8 @@ class Verifier:
     def verify(self, body: bytes, headers: HeadersLike) -> None:
         """Verify a delivery, and nothing else: for those who hand its body on to another process, which parses it.
 
-        A delivery can come more than once, and anybody who has seen one can send it again. Do not tell repeated ones
-        by their `X-Delivery-Id`: Wise's documents disagree on whether it counts deliveries or attempts, and it is not
+        A delivery can come more than once, and a recorded one can be sent again. Do not recognise repeated ones by
+        their `X-Delivery-Id`: Wise's documents disagree on whether it counts deliveries or attempts, and it is not
         signed. `Client.notify` needs no such thing, an event that says nothing new changes nothing.
 
         Args:

@@ -150,9 +150,11 @@ def postgres_server() -> Iterator[Postgres]:
 
 
 @pytest.fixture
-def postgres(postgres_server: Postgres) -> str:
+def postgres(postgres_server: Postgres) -> Iterator[str]:
     """A new database on that server, by its connection string."""
-    return postgres_server.new_database()
+    database = postgres_server.new_database()
+    yield database
+    postgres_server.drop_database(database)
 
 
 # --- Scripted replies, without a server ---

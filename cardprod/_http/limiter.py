@@ -27,6 +27,9 @@ __all__ = ["CLOSED", "LimiterQueue", "Permit", "RequestLimiter", "WouldBlock"]
 _UNLIMITED: Final = 1000.0
 """Requests per second at which a client without a rate limit has recovered from a 429."""
 
+_TICK: Final = 0.001
+"""Seconds: a pause that ends so soon is waited for by all; other clocks may differ so much from rounding."""
+
 CLOSED = "this client is closed; make a new one, or use it before leaving its `async with`"
 
 
@@ -163,7 +166,7 @@ class RequestLimiter:
         now = loop.time()
         if (permit := self.try_acquire(now, queue)) is not None:
             return permit
-        if queue is not None and not queue.waits_for_pauses and self.paused_until > now:
+        if queue is not None and not queue.waits_for_pauses and self.paused_until > now + _TICK:
             raise WouldBlock
         request: asyncio.Future[Permit] = loop.create_future()
         if queue is not None:

@@ -3,8 +3,8 @@
 If all requests that queued during a pause left at its end, a server whose real limit is below our `RateLimit` would
 refuse nearly all of them again. So:
 
-1. Nothing is sent until the longest `Retry-After` is over, two minutes at most. Without one, and at least, the pause is
-   up to half a second, doubled with each probe that is refused in a row, up to a minute.
+1. Nothing is sent until the longest `Retry-After` is over, two minutes at most. Without one the pause is up to half a
+   second, doubled with each probe that is refused in a row, up to a minute.
 2. One request is sent, the probe, and nothing else until it has ended. If it is refused, the next pause begins.
 3. Then requests are spaced by a rate, from one a second on, doubled in each second. Once a rate R was refused, it rises
    as in TCP CUBIC (RFC 9438): slowly up to R, where it may be refused again, and after that faster and faster:
@@ -123,8 +123,8 @@ class Recovery:
             elif self._phase is _Phase.PROBING:
                 self._refused_probes += 1
             self._refused_at = now
-        pause = min(_FIRST_PAUSE * 2**self._refused_probes, _PAUSE_CEILING) * (1 + self._random()) / 2
-        self.pause_until(now + min(max(pause, retry_after or 0.0), _LONGEST_PAUSE))
+        pause = retry_after or min(_FIRST_PAUSE * 2**self._refused_probes, _PAUSE_CEILING) * (1 + self._random()) / 2
+        self.pause_until(now + min(pause, _LONGEST_PAUSE))
 
     def record(self, now: float) -> bool:
         """Take note of a request that is sent now, at `ready_at` or later. Return whether it is the probe."""

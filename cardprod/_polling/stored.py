@@ -9,6 +9,7 @@ import attrs
 
 from cardprod._polling.backoff import Backoff
 from cardprod._polling.state import PollOptions, PollState
+from cardprod.errors import WaitTimeout
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,7 +55,12 @@ def expire(checkpoint: Checkpoint, wall_now: float) -> tuple[Checkpoint, list[tu
     def is_overdue(one: PendingCard) -> bool:
         return one.deadline_at is not None and one.deadline_at / 1e6 <= wall_now
 
-    after, states = _changed(checkpoint, is_overdue, lambda state: state.expire(0.0), wall_now)
+    def end(state: PollState) -> None:
+        state.expire(0.0)
+        if isinstance(state.error, WaitTimeout):
+            state.error.checkpoint = attrs.evolve(checkpoint, pending=(state.save(0.0, wall_now),))
+
+    after, states = _changed(checkpoint, is_overdue, end, wall_now)
     return after, [(state.card, state.error) for state in states if state.error is not None]
 
 

@@ -67,6 +67,7 @@ _ERRORS: Final[Mapping[int, tuple[type[ApiError], str]]] = {
     401: (Unauthorized, "the token was not accepted: get a new user token"),
     403: (Forbidden, "the token may not see this card: check the profile and the token's scope"),
     404: (CardNotFound, "no such card under this profile: check both ids"),
+    407: (ApiError, "the proxy wants other credentials: check proxy=, or HTTP_PROXY in the environment"),
     408: (ApiError, "the server timed out waiting for the request: try again"),
     429: (RateLimited, "more requests than Wise allows: send fewer"),
 }
@@ -107,7 +108,7 @@ def _meaning_by_class(http_status: int) -> _Meaning:
 
 
 def meaning_of_refresh(http_status: int, _: Mapping[str, str], code: str | None) -> _Meaning:
-    if http_status in {408, 429} or not 400 <= http_status < 500:  # noqa: PLR2004
+    if http_status in {407, 408, 429} or not 400 <= http_status < 500:  # noqa: PLR2004
         return _ERRORS.get(http_status) or _meaning_by_class(http_status)
     meaning = _REFUSALS.get(code or "", "the token endpoint refused: check base_url, client_id and client_secret")
     return TokenRefreshFailed, meaning

@@ -41,7 +41,7 @@ def _durable(arguments: argparse.Namespace) -> Durable:
 
             database = embedded.start()
     except ImportError as exc:
-        raise UsageError(f"this needs the extra durable: pip install 'cardprod[durable]' ({exc})") from exc
+        raise UsageError(str(exc)) from exc  # it names the extra, and the command that installs it
     return Durable(database, schema=arguments.schema, owner=arguments.owner)
 
 

@@ -26,6 +26,7 @@ from cardprod.checkpoint import Checkpoint
 from cardprod.client import Client
 from cardprod.durable import store
 from cardprod.durable.database import Database
+from cardprod.durable.intake import Intake
 from cardprod.durable.schema import migration_script, prepare
 from cardprod.durable.settings import DAY, Settings
 from cardprod.durable.store import BatchStatus
@@ -130,9 +131,11 @@ class Durable:
         self._address = database
         del database  # a password may be in it, and this frame in a traceback
         self._database = Database(self._address, self.settings, prepare)
+        self._intake = Intake(self._database)
 
     async def __aenter__(self) -> Self:
         self._database = Database(self._address, self.settings, prepare)
+        self._intake = Intake(self._database)
         await self._database.open()
         return self
 
@@ -260,8 +263,9 @@ class Durable:
     async def notify(self, event: ProductionEvent) -> int:
         """Apply a webhook event to all stored waits for its card, in whichever process the delivery reached.
 
-        It is one transaction; workers deliver what it brought. An event that comes twice, late or out of order changes
-        nothing, nor does one for a card that is not waited for. While events come, polls thin out.
+        It is one transaction, with other events that come at the same time; workers deliver what it brought. An event
+        that comes twice, late or out of order changes nothing, nor does one for a card that is not waited for. While
+        events come, polls thin out.
 
         Args:
             event: What `cardprod.webhooks.Verifier.parse` returned for a delivery.
@@ -274,7 +278,8 @@ class Durable:
             DurableError: The database failed: answer the delivery with 503, so that Wise sends it again.
         """
         check_type("event", event, ProductionEvent, "what Verifier.parse gives")
-        return await self._database.run(lambda connection: store.apply_to_card(connection, event))
+        self._database.check_open()
+        return await self._intake.apply(event)
 
     async def status(self, batch_id: str) -> BatchStatus:
         """Return how far a batch is.
@@ -293,7 +298,7 @@ class Durable:
     async def results(self, batch_id: str) -> AsyncIterator[tuple[Card, ProductionStatus | CardprodError]]:
         """Read how the cards of a batch ended, as far as they have, in the order of their ids and tokens.
 
-        Errors are as they were, but for their cause and their checkpoint.
+        Errors are as they were, but for their cause.
 
         Raises:
             UsageError: There is no such batch, or not any more.

@@ -35,8 +35,6 @@ _MOST: Final = 200
 
 _MOST_ROWS: Final = 2000
 _FEWEST_ROWS: Final = 10
-_CLEAR_EVERY: Final = 6
-"""Recoveries between two searches for what to clear up."""
 
 
 class Recovery:
@@ -60,7 +58,7 @@ class Recovery:
 
     async def clear_up_for_ever(self) -> None:
         """Remove what is old."""
-        await self._repeat(self.clear_up, self._settings.recover * _CLEAR_EVERY)
+        await self._repeat(self.clear_up, self._settings.clear)
 
     async def _repeat(self, work: Callable[[], Awaitable[None]], seconds: float) -> None:
         while True:

@@ -27,6 +27,7 @@ class Settings:
             needs sessions, which PgBouncer does not give in transaction mode.
         tick: The time between two exchanges of pauses, events and shares of the rate limit among workers.
         recover: The time between two searches for what dead workers left.
+        clear: The time between two searches for what is old.
         sweep: After this time a sweep that the rate limit delays is written; cards it did not reach stay due.
         longest: A job that has been under way for longer is lost, though its worker lives.
         remembered: For how long a worker that is gone keeps its share of the rate limit: what it sent counts at the
@@ -45,6 +46,7 @@ class Settings:
     poll: float = 0.5
     tick: float = 2.0
     recover: float = 5.0
+    clear: float = 30.0
     sweep: float = 60.0
     longest: float = 900.0
     remembered: float = 75.0

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from cardprod.errors import CardprodError
     from cardprod.models import ProductionEvent, Transition
 
-__all__ = ["BatchStatus", "Change", "Chunk", "apply_to_card", "change_chunk", "delivered", "finish", "undelivered"]
+__all__ = ["BatchStatus", "Change", "Chunk", "apply_events", "change_chunk", "delivered", "finish", "undelivered"]
 
 _DELIVERED_AT_ONCE: Final = 500
 
@@ -193,29 +193,33 @@ async def _write(connection: AsyncConnection[Any], chunk: Chunk, change: Change)
     return True
 
 
-async def apply_to_card(connection: AsyncConnection[Any], event: ProductionEvent) -> int:
-    """Apply an event to all stored waits for its card, and note it for the workers' clients.
+async def apply_events(connection: AsyncConnection[Any], events: Sequence[ProductionEvent]) -> list[int]:
+    """Apply events, in their order, to all stored waits for their cards, and note them for the workers' clients.
 
     Returns:
-        How many waits for the card there are.
+        For each event how many waits for its card there are.
     """
-    if event.card is None or event.is_test:
-        return 0
-    card = event.card
     wall_now = await time_of(connection)
-    waits, is_news = 0, False
-    for found in await fetch(connection, "chunks_of_card", **attrs.asdict(card)):
+    counts, are_news = [0] * len(events), [False] * len(events)
+    for found in await fetch(connection, "chunks_of_cards", **_columns(event.card for event in events if event.card)):
         row = await fetch_one(connection, "lock_chunk", id=found["id"])
         if row is None:
             continue
         chunk = Chunk.of(row)
-        waits += 1
-        checkpoint, step = apply_event(chunk.checkpoint, event, wall_now)
-        if step is not None:
-            is_news = True
-            await change_chunk(connection, chunk, Change(checkpoint=checkpoint, steps=[(card, step)]))
-    await fetch(connection, "add_event", body=event.to_json(), is_news=is_news)
-    return waits
+        checkpoint = chunk.checkpoint
+        steps: list[tuple[Card, Transition | CardprodError]] = []
+        for number, event in enumerate(events):
+            if event.card is None or all(one.card != event.card for one in checkpoint.pending):
+                continue
+            counts[number] += 1
+            checkpoint, step = apply_event(checkpoint, event, wall_now)
+            if step is not None:
+                are_news[number] = True
+                steps.append((event.card, step))
+        if steps:
+            await change_chunk(connection, chunk, Change(checkpoint=checkpoint, steps=steps))
+    await fetch(connection, "add_events", bodies=[event.to_json() for event in events], are_news=are_news)
+    return counts
 
 
 async def expire_chunk(connection: AsyncConnection[Any], chunk_id: int) -> int:

@@ -8,6 +8,7 @@ import attrs
 
 from cardprod import errors
 from cardprod._protocol.codec import from_json, to_json
+from cardprod.checkpoint import Checkpoint  # noqa: TC001 - cattrs reads the types of fields
 from cardprod.errors import CardprodError, UsageError
 from cardprod.models import Card, ProductionStatus, Transition  # noqa: TC001 - cattrs reads the types of fields
 
@@ -19,7 +20,7 @@ __all__ = ["Step", "outcomes_of", "read_outcome", "read_step", "written_outcome"
 _OF_API: Final = ("http_status", "code", "detail", "trace_id", "body", "retry_after")
 _OF_RATE_LIMITED: Final = (*_OF_API, "limited_by")
 _OF_REPLY: Final = ("trace_id", "body")
-_OF_WAIT: Final = ("last", "polls", "elapsed")
+_OF_WAIT: Final = ("last", "polls", "elapsed", "checkpoint")
 """What errors carry beside their message."""
 
 _VERSION: Final = 1
@@ -56,7 +57,7 @@ class Step:
 
 @attrs.frozen(kw_only=True)
 class _SavedError:
-    """An error as JSON has it: what it carries, but for its cause and its checkpoint."""
+    """An error as JSON has it: what it carries, but for its cause."""
 
     name: str
     message: str
@@ -70,6 +71,7 @@ class _SavedError:
     last: ProductionStatus | None = None
     polls: int = 0
     elapsed: float = 0.0
+    checkpoint: Checkpoint | None = None
 
     @classmethod
     def of(cls, error: CardprodError) -> _SavedError:

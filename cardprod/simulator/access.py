@@ -4,8 +4,8 @@ Any website that is open in a browser on this machine can send requests to a ser
 before anything else happens: the Host must be this machine's, or a name that was pointed at it could read everything; a
 browser must say that the request comes from the simulator's own page.
 
-A request must be complete in seconds, and there is a limit to the connections: where it is reached, the one that has
-been without a complete request for the longest is closed.
+A request must be complete in seconds, and there is a limit to the connections: where it is reached, the oldest one
+without a complete request is closed for a new one.
 """
 
 from __future__ import annotations

@@ -44,14 +44,7 @@ _OK: Final = 200
 
 
 class KioskApi:
-    """Answers the requests of Wise's API.
-
-    Args:
-        simulation: What it answers from.
-        tokens: Who may ask.
-        plan_for_unknown: The plan of a card that was not added, from the first request for it on; None for a 404.
-        on_request: Called after each request.
-    """
+    """Answers the requests of Wise's API. `plan_for_unknown` and `on_request` are as `Simulator` has them."""
 
     def __init__(
         self,
@@ -61,6 +54,7 @@ class KioskApi:
         on_request: Callable[[LoggedRequest], None] | None,
     ) -> None:
         self._simulation = simulation
+        self._cards = simulation.registry.cards
         self._tokens = tokens
         self._plan_for_unknown = plan_for_unknown
         self._on_request = on_request
@@ -96,9 +90,9 @@ class KioskApi:
         refusal = self._refusal(request)  # it may have expired meanwhile
         if refusal is not None:
             return self._answer(request, 401, refusal, card, fault)
-        if card is None or card not in self._simulation.registry.cards:
-            return self._answer(request, 404, _not_found(request), card, fault)
-        self._simulation.registry.cards[card].requests += 1
+        if card is None or card not in self._cards:
+            return self._answer_not_found(request, card, fault)
+        self._cards[card].requests += 1
         self._simulation.publish(card)
         return self._answer_phase(request, 200, card, fault)
 
@@ -112,22 +106,18 @@ class KioskApi:
         if fields is None:
             return self._answer(request, 400, _problem(request, 400, "bad_request", "The body is no JSON object"), card)
         self._add_unknown(card)
-        if card is None or card not in self._simulation.registry.cards:
-            return self._answer(request, 404, _not_found(request), card)
-        kiosk_id = fields.get("kioskId")
-        if not isinstance(kiosk_id, str) or not kiosk_id:
-            stage: Stage | None = error_stage("REQUEST_ERROR", ErrorCode.EMPTY_OR_NULL_FIELD_VALUE)
-        else:
-            now = self._simulation.clock.now()
+        if card is None or card not in self._cards:
+            return self._answer_not_found(request, card)
+        now, kiosk_id = self._simulation.clock.now(), fields.get("kioskId")
+        if isinstance(kiosk_id, str) and kiosk_id:
             stage = self._simulation.registry.request_production(card, kiosk_id, now)
+        else:
+            stage = error_stage("REQUEST_ERROR", ErrorCode.EMPTY_OR_NULL_FIELD_VALUE)
         if stage is not None:  # the card's own status is what it was
-            body = self._status_body(
-                stage, self._simulation.registry.cards[card].kiosk_id, self._simulation.clock.now()
-            )
-            return self._answer(request, 422, body, card)
+            return self._answer(request, 422, self._status_body(stage, self._cards[card].kiosk_id, now), card)
         self._simulation.moved(card)
         is_refused = self._simulation.phase_of(card).stage.status == "REQUEST_ERROR"
-        return self._answer_phase(request, 422 if is_refused else 200, card, None)
+        return self._answer_phase(request, 422 if is_refused else 200, card)
 
     async def _answer_simulation(self, request: web.Request) -> web.StreamResponse:
         """End a card's production, as the sandbox's simulation call does."""
@@ -135,19 +125,16 @@ class KioskApi:
         refusal = self._refusal(request)
         if refusal is not None:
             return self._answer(request, 401, refusal, card)
-        if card is None or card not in self._simulation.registry.cards:
-            return self._answer(request, 404, _not_found(request), card)
+        if card is None or card not in self._cards:
+            return self._answer_not_found(request, card)
         stage = _simulated_stage(await _json_object(request))
-        detail = None
-        if stage is None:
-            detail = "status must be PRODUCED, or PRODUCTION_ERROR with an errorCode of its own, or none"
-        elif self._simulation.phase_of(card).stage.status != "IN_PROGRESS":
-            detail = "The card is not in production"
-        if stage is None or detail is not None:
-            return self._answer(request, 422, _problem(request, 422, "unprocessable_entity", detail or ""), card)
-        self._simulation.registry.cards[card].enter(stage, self._simulation.clock.now())
-        self._simulation.moved(card)
-        return self._answer_phase(request, 200, card, None)
+        if stage is not None and self._simulation.phase_of(card).stage.status == "IN_PROGRESS":
+            self._cards[card].enter(stage, self._simulation.clock.now())
+            self._simulation.moved(card)
+            return self._answer_phase(request, 200, card)
+        expected = "status must be PRODUCED, or PRODUCTION_ERROR with an errorCode of its own, or none"
+        detail = expected if stage is None else "The card is not in production"
+        return self._answer(request, 422, _problem(request, 422, "unprocessable_entity", detail), card)
 
     async def _answer_refresh(self, request: web.Request) -> web.StreamResponse:
         authorization = request.headers.get("Authorization", "")
@@ -171,8 +158,12 @@ class KioskApi:
         return self._answer(request, 200, key, content_type="application/x-pem-file")
 
     async def _answer_elsewhere(self, request: web.Request) -> web.StreamResponse:
-        detail = "There is nothing at this path"
-        return self._answer(request, 404, _problem(request, 404, "resource_not_found", detail), _card_of(request))
+        return self._answer_not_found(request, None, detail="There is nothing at this path")
+
+    def _answer_not_found(
+        self, request: web.Request, card: Card | None, fault: Fault | None = None, detail: str = "Card not found"
+    ) -> web.Response:
+        return self._answer(request, 404, _problem(request, 404, "resource_not_found", detail), card, fault)
 
     async def _answer_fault(self, request: web.Request, card: Card | None, fault: Fault) -> web.StreamResponse:
         if fault.kind == "answer":
@@ -205,24 +196,26 @@ class KioskApi:
         return self._tokens.refusal(request.headers.get("Authorization", ""), asyncio.get_running_loop().time())
 
     def _add_unknown(self, card: Card | None) -> None:
-        if card is not None and card not in self._simulation.registry.cards and self._plan_for_unknown is not None:
+        if card is not None and card not in self._cards and self._plan_for_unknown is not None:
             self._simulation.add(card, self._plan_for_unknown)
 
-    def _answer_phase(self, request: web.Request, http_status: int, card: Card, fault: Fault | None) -> web.Response:
+    def _answer_phase(
+        self, request: web.Request, http_status: int, card: Card, fault: Fault | None = None
+    ) -> web.Response:
         """Answer with the status that a card has now."""
         phase = self._simulation.phase_of(card)
         body = self._status_body(phase.stage, self._simulation.kiosk_of(card, phase), phase.requested_at)
         return self._answer(request, http_status, body, card, fault, phase=phase)
 
     def _status_body(self, stage: Stage, kiosk_id: str | None, requested_at: float) -> str:
-        kiosk, occurred_at = json.dumps(kiosk_id), self._simulation.clock.timestamp(requested_at)
-        body = f'{{"status":{json.dumps(stage.status)},"kioskId":{kiosk},"occurredAt":"{occurred_at}"'
-        # As in Wise's samples: the last two are left out where there is nothing to say.
+        occurred_at = self._simulation.clock.timestamp(requested_at)
+        fields = {"status": stage.status, "kioskId": kiosk_id, "occurredAt": occurred_at}
+        # As in Wise's samples: these two are left out where there is nothing to say.
         if stage.error_code is not None:
-            body += f',"errorCode":{json.dumps(stage.error_code)}'
+            fields["errorCode"] = stage.error_code
         if stage.description is not None:
-            body += f',"description":{json.dumps(stage.description)}'
-        return body + "}"
+            fields["description"] = stage.description
+        return json.dumps(fields)
 
     def _answer(  # noqa: PLR0913 - one for each part of the answer and its line in the log
         self,
@@ -277,15 +270,15 @@ def problem(request: web.Request, http_status: int, detail: str) -> web.Response
 
 
 def _problem(request: web.Request, http_status: int, code: str, detail: str) -> str:
-    return (
-        f'{{"type":"https://api.wise.com/problems/{code}","title":"{HTTPStatus(http_status).phrase}",'
-        f'"status":{http_status},"code":"{code}","detail":{json.dumps(detail)},'
-        f'"instance":{json.dumps(request.rel_url.raw_path[:_LONGEST_PATH])}}}'
-    )
-
-
-def _not_found(request: web.Request) -> str:
-    return _problem(request, 404, "resource_not_found", "Card not found")
+    fields = {
+        "type": f"https://api.wise.com/problems/{code}",
+        "title": HTTPStatus(http_status).phrase,
+        "status": http_status,
+        "code": code,
+        "detail": detail,
+        "instance": request.rel_url.raw_path[:_LONGEST_PATH],
+    }
+    return json.dumps(fields)
 
 
 def _card_of(request: web.Request) -> Card | None:

@@ -16,13 +16,7 @@ __all__ = ["Phase", "SimulatedCard"]
 
 @attrs.frozen
 class Phase:
-    """A stage that a card is in, or will be in.
-
-    Args:
-        stage: The stage.
-        since: When it begins.
-        requested_at: When the production request was made that it belongs to.
-    """
+    """A stage that a card is in or will be in, when it begins, and when the request was made that it belongs to."""
 
     stage: Stage
     since: float
@@ -30,14 +24,7 @@ class Phase:
 
 
 class SimulatedCard:
-    """A card and the stages of its plan, by when they begin. All times are of one clock.
-
-    Args:
-        stages: Its plan.
-        plan: The plan's name; None if it has none.
-        kiosk_id: The kiosk that it is meant for.
-        now: When its plan begins.
-    """
+    """A card and the stages of its plan, by when they begin; `plan` is its name. All times are of one clock."""
 
     def __init__(self, stages: tuple[Stage, ...], plan: str | None, kiosk_id: str, now: float) -> None:
         self._stages = stages

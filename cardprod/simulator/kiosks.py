@@ -123,11 +123,7 @@ class KioskRegistry:
             simulated.pause(now)
 
     def move(self, move: Move, card: Card, now: float, *, kiosk_id: str | None = None, code: str | None = None) -> None:
-        """Move a card: to a kiosk, or to an error.
-
-        Raises:
-            UsageError: There is no such card, kiosk or code, or the move is not possible now.
-        """
+        """Move a card: to a kiosk, or to an error."""
         simulated = self._find(card)
         if move == "fail":
             stage = error_stage("PRODUCTION_ERROR", code)
@@ -150,8 +146,7 @@ class KioskRegistry:
     def request_production(self, card: Card, kiosk_id: str, now: float) -> Stage | None:
         """Make a production request: the next stage of the card's plan begins, or it is started or retried.
 
-        Returns:
-            The refusal of a request that cannot be made now; None if the card has come into another status.
+        Return the refusal of a request that cannot be made now; None if the card has come into another status.
         """
         simulated = self._find(card)
         moves = self._moves_of(simulated, simulated.phase_at(now).stage.status)
@@ -166,11 +161,7 @@ class KioskRegistry:
         return None
 
     def state_of(self, card: Card, now: float, started_at: float) -> CardState:
-        """Return a card's state, its times counted from `started_at`.
-
-        Raises:
-            UsageError: There is no such card.
-        """
+        """Return a card's state, its times counted from `started_at`."""
         simulated = self._find(card)
         phase = simulated.phase_at(now)
         coming = next(iter(simulated.phases_after(now)), None)
@@ -214,11 +205,7 @@ class KioskRegistry:
         return kiosk_id
 
     def set_online(self, kiosk_id: str, is_online: bool, now: float) -> tuple[list[Card], list[Card]]:
-        """Take a kiosk offline or bring it back.
-
-        Returns:
-            The cards whose plans it pauses or continues, and those of them that begin now.
-        """
+        """Take a kiosk offline or bring it back; return the cards that it concerns, and those that begin now."""
         self._check_kiosk(kiosk_id)
         if self._kiosks[kiosk_id] == is_online:
             return [], []
@@ -261,11 +248,7 @@ class KioskRegistry:
 
 
 def error_stage(status: str, code: str | None) -> Stage:
-    """Return the stage of an error, with what its code means.
-
-    Raises:
-        UsageError: The status has no such code.
-    """
+    """Return the stage of an error, with what its code means."""
     kind, meanings = _ERRORS[status]
     for each, meaning in meanings.items():
         if each == code:

@@ -10,11 +10,7 @@ T = TypeVar("T")
 
 
 class Log(list[T]):
-    """A list of the last entries; `total` counts all.
-
-    Args:
-        size: How many entries to keep.
-    """
+    """A list of so many last entries; `total` counts all."""
 
     def __init__(self, size: int) -> None:
         super().__init__()

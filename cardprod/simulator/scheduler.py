@@ -20,11 +20,7 @@ _AT_ONCE: Final = 100
 
 
 class Scheduler:
-    """Reports each change of the cards that it knows when it is due, on the event loop's time.
-
-    Args:
-        on_change: Called with the card and the phase that it enters.
-    """
+    """Calls `on_change` with a card and the phase that it enters, when that is due on the event loop's time."""
 
     def __init__(self, on_change: Callable[[Card, Phase], None]) -> None:
         self._on_change = on_change

@@ -60,11 +60,7 @@ class LoggedRequest:
 
 
 class KioskSimulation:
-    """The cards and kiosks, faults, webhooks and logs, on the event loop's time.
-
-    Args:
-        log_size: How many requests and deliveries to keep.
-    """
+    """The cards and kiosks, faults, webhooks and logs, on the event loop's time."""
 
     def __init__(self, log_size: int) -> None:
         self.clock = Clock()

@@ -16,12 +16,8 @@ _Answer: TypeAlias = tuple[int, str]
 class TokenIssuer:
     """Keeps one user's pair of tokens. A refresh replaces both, and the old ones are invalid at once.
 
-    Args:
-        token: The first access token, which does not expire by itself; None accepts every token, and every refresh.
-        client_id: The client that may refresh.
-        client_secret: Its secret.
-        refresh_token: What the first refresh takes.
-        seconds: How long the access token of a refresh is valid.
+    The first access token does not expire by itself, those of a refresh after `seconds`. None accepts every token, and
+    every refresh.
     """
 
     def __init__(

@@ -18,6 +18,7 @@ import aiohttp
 import attrs
 from yarl import URL
 
+from cardprod._extras import needs_extra
 from cardprod._protocol.validation import check_number, check_seconds, check_text
 from cardprod.errors import UsageError
 from cardprod.simulator.log import Log
@@ -94,11 +95,7 @@ class Subscription:
 
 
 def _endpoint(url: str) -> URL:
-    """Parse where webhooks go.
-
-    Raises:
-        UsageError: Nothing can be sent there.
-    """
+    """Parse where webhooks go, and refuse what nothing can be sent to."""
     check_text("a subscription's url", url, "http or https, as a text")
     try:
         parsed = URL(url)
@@ -140,9 +137,7 @@ def _private_key() -> RSAPrivateKey:
     try:
         from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key  # noqa: PLC0415 - an extra
     except ImportError as exc:
-        raise ImportError(
-            "the simulator's webhooks need the extra 'webhooks': pip install 'cardprod[webhooks]'"
-        ) from exc
+        raise ImportError(needs_extra("a subscription of the simulator", "webhooks")) from exc
     return generate_private_key(public_exponent=65537, key_size=2048)
 
 
@@ -174,13 +169,7 @@ class _Delivery:
 
 
 class WebhookSender:
-    """Sends webhooks to subscriptions, each in a task of its own until it is accepted or given up.
-
-    Args:
-        clock: The simulation's time.
-        log_size: How many tries `deliveries` keeps.
-        on_delivery: Called after each try.
-    """
+    """Sends webhooks to subscriptions, each in a task of its own until it is accepted or given up."""
 
     def __init__(self, clock: Clock, log_size: int, on_delivery: Callable[[], None]) -> None:
         self._clock = clock
@@ -250,26 +239,27 @@ class WebhookSender:
             return f"{written[:19]}Z" if is_old else written
 
         now = at(asyncio.get_running_loop().time())
-        envelope = (
-            f'"subscription_id":"{UUID(int=number + 1)}","event_type":"{_EVENT_TYPE}",'
-            f'"schema_version":"{subscription.schema_version}","sent_at":"{now}"'
-        )
-        card = stage = None
         if change is None:
-            data = (
-                '"resource":{"type":"card","profile_id":0,"client_id":"simulated-client","card_token":null},'
-                f'"status":"READY","kiosk_id":null,"occurred_at":"{now}","error_code":null,"description":null'
-            )
+            card, status, kiosk_id, code, text, occurred_at = None, "READY", None, None, None, now
         else:
             card, stage, requested_at, kiosk_id = change
-            profile_id = f'"{card.profile_id}"' if is_old else str(card.profile_id)
-            data = (
-                f'"resource":{{"type":"card","profile_id":{profile_id},"client_id":"simulated-client",'
-                f'"card_token":"{card.card_token}"}},"status":{json.dumps(stage.status)},'
-                f'"kiosk_id":{json.dumps(kiosk_id)},"occurred_at":"{at(requested_at)}",'
-                f'"error_code":{json.dumps(stage.error_code)},"description":{json.dumps(stage.description)}'
-            )
-        body = f'{{{envelope},"data":{{{data}}}}}'.encode()
+            status, code, text, occurred_at = stage.status, stage.error_code, stage.description, at(requested_at)
+        profile_id = 0 if card is None else card.profile_id
+        resource = {
+            "type": "card",
+            "profile_id": str(profile_id) if is_old else profile_id,
+            "client_id": "simulated-client",
+            "card_token": None if card is None else card.card_token,
+        }
+        data = {"resource": resource, "status": status, "kiosk_id": kiosk_id, "occurred_at": occurred_at}
+        envelope = {
+            "subscription_id": str(UUID(int=number + 1)),
+            "event_type": _EVENT_TYPE,
+            "schema_version": subscription.schema_version,
+            "sent_at": now,
+            "data": {**data, "error_code": code, "description": text},
+        }
+        body = json.dumps(envelope, separators=(",", ":")).encode()
         headers = {
             "Content-Type": "application/json",
             "X-Signature-SHA256": _sign(body),
@@ -277,7 +267,7 @@ class WebhookSender:
         }
         if card is None:
             headers["X-Test-Notification"] = "true"
-        return _Delivery(subscription, body, headers, card, None if stage is None else stage.status)
+        return _Delivery(subscription, body, headers, card, None if card is None else status)
 
     def _start(self, delivery: _Delivery, seconds: float) -> None:
         task = asyncio.get_running_loop().create_task(self._deliver(delivery, seconds))
@@ -303,14 +293,15 @@ class WebhookSender:
                 http_status = answer.status
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError):  # of a host that cannot be looked up too
             pass
-        logged = LoggedDelivery(
-            at=self._clock.elapsed(),
-            delivery_id=delivery.headers["X-Delivery-Id"],
-            card=delivery.card,
-            status=delivery.status,
-            attempt=attempt,
-            http_status=http_status,
+        self.deliveries.append(
+            LoggedDelivery(
+                at=self._clock.elapsed(),
+                delivery_id=delivery.headers["X-Delivery-Id"],
+                card=delivery.card,
+                status=delivery.status,
+                attempt=attempt,
+                http_status=http_status,
+            )
         )
-        self.deliveries.append(logged)
         self._on_delivery()
         return http_status

@@ -4,13 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import json
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
 from cardprod import Client, OAuthToken, TokenPair, Unauthorized, UsageError
 from cardprod.simulator import Simulator
 from tests.attack.registry import Found, attack
-from tests.attack.target import LIMIT, PLACE, TOKEN, always, attacked, error_of, grant_or, oauth
+from tests.attack.target import (
+    ACCESS,
+    CLIENT_SECRET,
+    LIMIT,
+    PLACE,
+    REFRESH,
+    TOKEN,
+    always,
+    attacked,
+    error_of,
+    grant_or,
+    oauth,
+)
 from tests.cards import CARD
 from tests.raw_server import RawServer, http_answer
 from tests.waiting import until
@@ -81,3 +94,45 @@ async def _() -> Found:
         await until("the pause", lambda: client.paused_for, limit=LIMIT)
         await asyncio.gather(first, *(client.get_status(*PLACE) for _ in range(10)))
     return [] if seen == [2] else [f"{seen[0] - 1} requests were sent before one was answered"]
+
+
+@attack("a refresh whose answer was lost is not sent again while the old token is good")
+async def _() -> Found:
+    async def answer(writer: asyncio.StreamWriter) -> None:
+        if server.heads[-1].startswith("POST"):
+            writer.transport.abort()
+        else:
+            writer.write(http_answer())
+
+    async with RawServer(answer) as server:
+        known: dict[str, Any] = {"access_token": ACCESS, "expires_at": datetime.now(UTC) + timedelta(seconds=3)}
+        token = OAuthToken("client-id", CLIENT_SECRET, REFRESH, base_url=server.base_url, **known)
+        async with Client(token, base_url=server.base_url) as client:
+            for _ in range(22):
+                await client.get_status(*PLACE)
+                await asyncio.sleep(0.1)
+        refreshes = sum(head.startswith("POST") for head in server.heads)
+    return [] if refreshes == 1 else [f"it was sent {refreshes} times"]
+
+
+@attack("where every kept connection is dead, the second attempt takes a new one")
+async def _() -> Found:
+    dead: set[asyncio.StreamWriter] = set()
+    known: set[asyncio.StreamWriter] = set()
+
+    async def answer(writer: asyncio.StreamWriter) -> None:
+        known.add(writer)
+        if writer not in dead:
+            await asyncio.sleep(0.05)
+            writer.write(http_answer())
+
+    async with (
+        RawServer(answer) as server,
+        Client(TOKEN, base_url=server.base_url, request_timeout=1, rate_limit=None) as client,
+    ):
+        await asyncio.gather(*(client.get_status(*PLACE) for _ in range(20)))
+        dead |= known
+        began = asyncio.get_running_loop().time()
+        await client.get_status(*PLACE)
+        seconds = asyncio.get_running_loop().time() - began
+    return [] if seconds < 2 else [f"the answer came after {seconds:.1f} s"]

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 import attrs
 
 from cardprod import CardprodError, Checkpoint, Client, Transition, checkpoint
+from tests.conformance.durably import follow_durably
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from cardprod import Backoff, Card, ProductionStatus
 
-__all__ = ["INTERFACES", "Interface", "Report"]
+__all__ = ["DATABASE", "INTERFACES", "Interface", "Report"]
 
 
 @attrs.define
@@ -46,6 +47,9 @@ class Options:
 
 _MOST_SWEEPS = 2000
 
+DATABASE: Final[list[str]] = []
+"""Where durable waits are, once there is a test of them."""
+
 Follow: TypeAlias = "Callable[[Client, Card, Options, Report], Awaitable[None]]"
 
 
@@ -58,12 +62,14 @@ class Interface:
         wait: Waits to the end, and writes what is reported into the report as it comes.
         reports_all: Whether it reports each transition, or the last one only.
         is_continuous: Whether it runs all the time and receives events, or only while it polls.
+        ends_by_refusal: Whether a refused token, or a client that cannot be used, ends it; else another goes on.
     """
 
     name: str
     wait: Follow
     reports_all: bool = True
     is_continuous: bool = True
+    ends_by_refusal: bool = True
 
     async def follow(self, client: Client, card: Card, **options: Any) -> Report:
         """Wait for a card, and return what was reported of it."""
@@ -138,6 +144,17 @@ async def _swept(client: Client, card: Card, options: Options, report: Report) -
             await asyncio.sleep(sweep.next_poll_at.timestamp() - checkpoint.wall_clock())
 
 
+async def _durably(client: Client, card: Card, options: Options, report: Report) -> None:
+    await follow_durably(
+        DATABASE[0],
+        client,
+        card,
+        lambda result: _write(result, report),
+        after=options.after,
+        **_arguments(options),
+    )
+
+
 async def _read(steps: Any, report: Report) -> None:
     async for _, result in steps:
         _write(result, report)
@@ -156,4 +173,5 @@ INTERFACES: Final = (
     Interface("batch", _in_a_batch),
     Interface("resumed", _resumed),
     Interface("swept", _swept, is_continuous=False),
+    Interface("durable", _durably, is_continuous=False, ends_by_refusal=False),
 )

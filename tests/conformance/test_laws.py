@@ -27,7 +27,7 @@ from cardprod.simulator import Fault, Simulator, Stage
 from cardprod.telemetry import PollEnded, PollFailed, TransitionSeen, WaitEnded, WaitStarted
 from tests.cards import CARD, event_of
 from tests.clock import wall_clock_of_the_loop
-from tests.conformance.interfaces import INTERFACES, Interface
+from tests.conformance.interfaces import DATABASE, INTERFACES, Interface
 from tests.leftovers import assert_idle, assert_nothing_left
 from tests.raw_server import RawServer, http_answer
 
@@ -47,6 +47,12 @@ JAMS_AND_PRINTS = [
 ]
 
 each_interface = pytest.mark.parametrize("interface", INTERFACES, ids=lambda interface: interface.name)
+# A refused token, or a client that cannot be used, leaves a durable wait to another worker.
+each_interface_of_one_client = pytest.mark.parametrize(
+    "interface",
+    [interface for interface in INTERFACES if interface.ends_by_refusal],
+    ids=lambda interface: interface.name,
+)
 # A sweep does not run between its polls: it gets what an event reported by the next one, and shares no polls.
 each_continuous_interface = pytest.mark.parametrize(
     "interface",
@@ -59,6 +65,13 @@ each_continuous_interface = pytest.mark.parametrize(
 def _wall_clock() -> Iterator[None]:
     with wall_clock_of_the_loop():
         yield
+
+
+@pytest.fixture(autouse=True)
+def _database(request: pytest.FixtureRequest) -> None:
+    """Have one database for all tests of durable waits."""
+    if "interface" in request.fixturenames and request.getfixturevalue("interface").name == "durable" and not DATABASE:
+        DATABASE.append(request.getfixturevalue("postgres_server").new_database())
 
 
 def now() -> float:
@@ -238,7 +251,9 @@ async def test_after_without_a_retry(kiosk: Simulator, client: Client, interface
 async def test_some_answers_end_it_at_once(
     kiosk: Simulator, client: Client, interface: Interface, http_status: int, error: type[ApiError]
 ) -> None:
-    """401, 403 and 404 end a wait at once."""
+    """401, 403 and 404 end a wait at once, but for a 401 to a durable wait, whose token is the worker's."""
+    if http_status == 401 and not interface.ends_by_refusal:
+        return
     if http_status != 404:
         kiosk.add(CARD, "never")
         kiosk.fail_next(Fault.server_error(http_status), times=5)
@@ -257,6 +272,20 @@ async def test_retry_after(kiosk: Simulator, client: Client, interface: Interfac
     assert report.statuses[-1] == "PRODUCED"
     first, second, *_ = requests_at(kiosk)
     assert second - first >= 30
+
+
+@each_interface
+@pytest.mark.parametrize("retry_after", [None, 1])
+async def test_pauses_cost_nothing(
+    kiosk: Simulator, client: Client, interface: Interface, retry_after: int | None
+) -> None:
+    """However many 429s come in a row, they count as no failure of a wait, and each costs one request."""
+    kiosk.add(CARD, PRINTS)
+    kiosk.fail_next(Fault.too_many_requests(retry_after), times=7)
+    report = await interface.follow(client, CARD, schedule=EVERY_5, max_failures=1)
+    assert report.error is None
+    assert report.statuses[-1] == "PRODUCED"
+    assert [request.http_status for request in kiosk.requests[:8]] == [429] * 7 + [200]
 
 
 # --- Events ---
@@ -455,7 +484,7 @@ async def test_record_factory_of_an_application(kiosk: Simulator, client: Client
 # --- Cancellation, closing, tasks ---
 
 
-@each_interface
+@each_interface_of_one_client
 async def test_cancelled_at_any_moment(kiosk: Simulator, client: Client, interface: Interface) -> None:
     """Cancelled at any moment, a wait ends at once and leaves no task, permit, request or subscription behind."""
     kiosk.add(CARD, "never")
@@ -478,7 +507,7 @@ async def test_cancelled_at_any_moment(kiosk: Simulator, client: Client, interfa
     await assert_nothing_left(but=1)  # the simulator's connection
 
 
-@each_interface
+@each_interface_of_one_client
 async def test_closing_the_client_ends_it(kiosk: Simulator, interface: Interface) -> None:
     """A wait whose client is closed ends with a `UsageError` that says so."""
     kiosk.add(CARD, "never")
@@ -579,7 +608,7 @@ async def test_schedule_that_ends_in_a_cancellation(kiosk: Simulator, client: Cl
 # --- Secrets ---
 
 
-@each_interface
+@each_interface_of_one_client
 async def test_no_secret_is_shown(kiosk: Simulator, interface: Interface, caplog: pytest.LogCaptureFixture) -> None:
     """The bearer token is in no record and no error of a wait, and a card's token is whole in no record."""
     caplog.set_level(logging.DEBUG)

@@ -166,7 +166,9 @@ async def test_example(example: Example, monkeypatch: pytest.MonkeyPatch, tmp_pa
         _wise_is_a_kiosk() as kiosk,
         cardprod.Client("user-token", base_url=kiosk.base_url) as client,
     ):
-        public = {name: getattr(module, name) for module in (cardprod, simulator) for name in module.__all__}
+        public = {
+            name: value for module in (cardprod, simulator) for name, value in vars(module).items() if name[:1] != "_"
+        }
         cards = [CARD, (123456, "card-2"), (123456, "card-3")]
         namespace = public | {"cardprod": cardprod, "client": client, "kiosk": kiosk, "token": "card-1", "card": CARD}
         namespace |= {"cards": cards, "Durable": Durable, "on_steps": _ignore}
@@ -202,9 +204,8 @@ def test_commands() -> None:
             with table.row(command):
                 words = shlex.split(command)[1:]
                 # A command that is only named, or whose arguments are, is known by its first word.
-                arguments = (
-                    ["--help"] if len(words) == 1 or any(word in {"URL", "ROLE"} for word in words) else words[1:]
-                )
+                is_named = len(words) == 1 or not {"URL", "ROLE"}.isdisjoint(words)
+                arguments = ["--help"] if is_named else words[1:]
                 with contextlib.redirect_stdout(io.StringIO()):
                     try:
                         parser().parse_args([words[0], *arguments])
@@ -213,7 +214,7 @@ def test_commands() -> None:
 
 
 async def test_aiohttp_recipe() -> None:
-    """The web app for aiohttp.web answers with the card's status, 404 for a card there is not and 400 for an odd one."""
+    """The web app for aiohttp.web answers with a card's status, 404 if there is none, and 400 if there can be none."""
     namespace: dict[str, Any] = {"__name__": "recipe"}
     exec(_recipe("web.HTTPBadRequest", _CLIENT), namespace)  # noqa: S102 - our own recipe
     async with _wise_is_a_kiosk(None) as kiosk, TestClient(TestServer(namespace["app"])) as browser:

@@ -63,6 +63,11 @@ class Postgres:
                 server.send(how)
                 server.wait_for_end()
 
+    def drop_database(self, url: str) -> None:
+        """Remove a database, with whatever connections are left."""
+        with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
+            connection.execute(f"DROP DATABASE {url.rpartition('=')[2]} WITH (FORCE)".encode())
+
     @property
     def directory(self) -> str:
         """Where its socket is."""

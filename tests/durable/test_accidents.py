@@ -142,26 +142,26 @@ async def _is_there(durable: Durable) -> bool:
 
 
 @pytest.mark.parametrize(
-    "setting",
+    "settings",
     [
-        "DateStyle = 'SQL, DMY'",
-        "DateStyle = 'German'",
-        "TimeZone = 'America/New_York'",
-        "statement_timeout = '30ms'",
-        "idle_in_transaction_session_timeout = '1ms'",
-        "lock_timeout = '1ms'",
-        "default_transaction_isolation = 'serializable'",
-        "search_path = 'elsewhere'",
-        "standard_conforming_strings = off",
-        "client_encoding = 'LATIN1'",
-        "bytea_output = 'escape'",
-        "IntervalStyle = 'sql_standard'",
-        "extra_float_digits = -15",
+        (
+            "DateStyle = 'SQL, DMY'",
+            "TimeZone = 'America/New_York'",
+            "search_path = 'elsewhere'",
+            "lock_timeout = '1ms'",
+        ),
+        ("DateStyle = 'German'", "extra_float_digits = -15", "default_transaction_isolation = 'serializable'"),
+        ("client_encoding = 'LATIN1'", "standard_conforming_strings = off", "IntervalStyle = 'sql_standard'"),
+        ("statement_timeout = '30ms'", "idle_in_transaction_session_timeout = '1ms'", "bytea_output = 'escape'"),
     ],
+    ids=lambda settings: str(settings[0]),
 )
-async def test_settings_of_a_database(kiosk: Simulator, client: Client, postgres: str, setting: str) -> None:
+async def test_settings_of_a_database(
+    kiosk: Simulator, client: Client, postgres: str, settings: tuple[str, ...]
+) -> None:
     """Whatever settings a database has, durable waits set what they rely on for themselves."""
-    set_in(postgres, setting)
+    for setting in settings:
+        set_in(postgres, setting)
     async with quick(postgres) as durable, working(durable, client):
         batch_id = await durable.submit(cards_of(kiosk, 5, SHORT), schedule=QUICK, batch_size=2, timeout=60)
         status = await over(durable, batch_id)

@@ -19,7 +19,7 @@ from cardprod.durable import Durable, Step
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-OFTEN: Final[dict[str, Any]] = {"poll": 0.05, "tick": 0.2, "recover": 1.0}
+OFTEN: Final[dict[str, Any]] = {"poll": 0.05, "tick": 0.2, "recover": 1.0, "clear": 1.0}
 """What a worker does five to ten times as often in tests, which take real time."""
 
 

@@ -13,7 +13,7 @@ from tests.waiting import LONG_LIMIT, LONG_TIMEOUT, run_program
 
 @pytest.mark.timeout(LONG_TIMEOUT)
 def test_every_attack_is_held_off(*, full_size: bool) -> None:
-    """Whatever `python -m tests.attack` tries, the client holds, but for what is known not to be built yet."""
+    """Whatever `python -m tests.attack` tries, the client holds."""
     root = Path(__file__).parents[2]
     chosen = [] if full_size else ["saved events", "signature", "synchronous"]
     ran = run_program(sys.executable, "-m", "tests.attack", "--json", *chosen, cwd=root, check=False, limit=LONG_LIMIT)

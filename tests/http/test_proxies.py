@@ -145,6 +145,22 @@ async def test_proxy_that_refuses(http_status: int, attempts: int) -> None:
         assert len(heads) == attempts
 
 
+async def test_proxy_of_plain_http_that_wants_credentials() -> None:
+    """A proxy's 407 to plain http is named as that, for a request and for a refresh, and not retried."""
+
+    async def refuse(writer: asyncio.StreamWriter) -> None:
+        writer.write(http_answer(407, "<html>Cache Access Denied</html>", Proxy_Authenticate="Basic", Server="squid"))
+
+    async with RawServer(refuse) as proxy:
+        settings: dict[str, Any] = {"base_url": "http://kiosk.test", "proxy": proxy.base_url, "allow_plain_http": True}
+        for token in ("token", OAuthToken("id", "secret", "refresh", **settings)):
+            async with Client(token, **settings) as client:
+                with pytest.raises(cardprod.ApiError, match="the proxy wants other credentials") as caught:
+                    await client.get_status(CARD.profile_id, CARD.card_token)
+                assert type(caught.value) is cardprod.ApiError
+        assert len(proxy.heads) == 2
+
+
 async def test_proxy_that_is_down() -> None:
     """A proxy that cannot be reached is named as that."""
     async with a_proxy("127.0.0.1:1") as (proxy, _):

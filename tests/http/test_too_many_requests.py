@@ -268,7 +268,7 @@ http {{
     listen unix:{folder}/unused; listen 127.0.0.1:{port};
     location / {{
       limit_req zone=polls {burst};
-      proxy_pass http://kiosk; proxy_http_version 1.1; proxy_set_header Connection "";
+      proxy_pass http://kiosk; proxy_http_version 1.1; proxy_set_header Connection ""; proxy_set_header Host $http_host;
     }}
     add_header Retry-After $pause always;
   }}

@@ -97,7 +97,8 @@ async def main(arguments: argparse.Namespace) -> None:
 
 
 def _take(base_url: str, arguments: argparse.Namespace) -> None:
-    with Browser(is_dark=arguments.dark, width=arguments.width) as browser:
+    with Browser(is_dark=arguments.dark) as browser:
+        browser.set_width(arguments.width, arguments.height or 900)
         browser.open(base_url)
         browser.wait_for_text("#connection", "Live")
         browser.wait_for_text("#card-rows", "IN_PROGRESS")

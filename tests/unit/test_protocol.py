@@ -678,24 +678,27 @@ SEND_FEWER = "more requests than Wise allows: send fewer"
 CHECK_BOTH = "an undocumented answer to this call: check base_url and api_version"
 REDIRECT = "a redirect, which is never followed: check base_url"
 REFUSED = "the token endpoint refused: check base_url, client_id and client_secret"
+CHECK_PROXY = "the proxy wants other credentials: check proxy=, or HTTP_PROXY in the environment"
 TIMED_OUT = "the server timed out waiting for the request: try again"
 TRY_LATER = "the server failed, the request is not at fault: try later"
 POLL_ERRORS: Final[Mapping[int, tuple[type[ApiError], str]]] = {
     401: (Unauthorized, "the token was not accepted: get a new user token"),
     403: (Forbidden, "the token may not see this card: check the profile and the token's scope"),
     404: (CardNotFound, "no such card under this profile: check both ids"),
+    407: (ApiError, CHECK_PROXY),
     408: (ApiError, TIMED_OUT),
     429: (RateLimited, SEND_FEWER),
     **dict.fromkeys((500, 501, 502, 503, 504, 520, 598, 599), (ServerError, TRY_LATER)),
     **dict.fromkeys((300, 301, 302, 304, 307, 308, 398, 399), (ApiError, REDIRECT)),
-    **dict.fromkeys((400, 402, 405, 407, 409, 410, 422, 428, 430, 498, 499), (ApiError, CHECK_BOTH)),
+    **dict.fromkeys((400, 402, 405, 409, 410, 422, 428, 430, 498, 499), (ApiError, CHECK_BOTH)),
     **dict.fromkeys((-1, 0, 1, 99, 100, 101, 198, 199, 600, 601, 999, 10**9), (ApiError, CHECK_BOTH)),
 }
 """HTTP status → what it becomes for a card, at the edges of every range."""
 
+NOT_REFUSALS = {407, 408, 429}
 REFRESH_ERRORS: Final[Mapping[int, tuple[type[ApiError], str]]] = {
-    http_status: (TokenRefreshFailed, REFUSED) if 400 <= http_status <= 499 and http_status not in {408, 429} else error
-    for http_status, error in POLL_ERRORS.items()
+    status: (TokenRefreshFailed, REFUSED) if 400 <= status <= 499 and status not in NOT_REFUSALS else error
+    for status, error in POLL_ERRORS.items()
 }
 """HTTP status → what it becomes for a refresh, where every other 4xx is a refusal."""
 
@@ -1146,7 +1149,7 @@ def test_hostile_grants(http_status: int, headers: dict[str, str], body: bytes) 
     grant = outcome_of(parse_token_response, http_status, headers, body)
     is_success = 200 <= http_status < 300
     if not isinstance(grant, TokenGrant):
-        is_refusal = 400 <= http_status < 500 and http_status not in {408, 429}
+        is_refusal = 400 <= http_status < 500 and http_status not in NOT_REFUSALS
         assert isinstance(grant, BadReply if is_success else TokenRefreshFailed if is_refusal else ApiError)
         assert isinstance(grant, TokenRefreshFailed) is is_refusal
         assert not is_success or grant.body == ""

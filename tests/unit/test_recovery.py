@@ -33,7 +33,7 @@ def probed(at: float = 10.0, ceiling: float = 1000.0) -> Recovery:
 
 def test_pause() -> None:
     """The pause is the `Retry-After`, two minutes at most, and half a second at most without one."""
-    pauses = [(None, 1 / 3), (0.0, 1 / 3), (0.1, 1 / 3), (2.0, 2.0), (120.0, 120.0), (3600.0, 120.0)]
+    pauses = [(None, 1 / 3), (0.0, 1 / 3), (0.1, 0.1), (2.0, 2.0), (120.0, 120.0), (3600.0, 120.0)]
     with Table() as table:
         for retry_after, pause in pauses:
             with table.row(retry_after):
@@ -80,6 +80,9 @@ def test_refused_probes() -> None:
         one.refuse(now, now - 0.1, None)
         one.end_probe(was_sent=True)  # as its permit is released
     assert pauses == pytest.approx([1 / 3, 2 / 3, 4 / 3, 8 / 3, 16 / 3, 32 / 3, 64 / 3, 40, 40])
+    one.record(one.ready_at)
+    one.refuse(now + 50, now + 49, 2.0)
+    assert one.ready_at == now + 52
     one.record(one.ready_at)
     one.end_probe(was_sent=True)
     one.refuse(now + 100, now + 99, None)

@@ -94,9 +94,12 @@ JOIN batches batch ON batch.id = batch_id
 WHERE chunk.id = %(id)s AND chunk.finished_at IS NULL AND batch.submitted_at IS NOT NULL
 FOR UPDATE OF chunk
 
--- name: chunks_of_card
-SELECT chunk_id AS id FROM cards
-WHERE profile_id = %(profile_id)s AND card_token = %(card_token)s AND outcome IS NULL ORDER BY chunk_id
+-- name: chunks_of_cards
+SELECT DISTINCT chunk_id AS id
+FROM unnest(%(profile_ids)s::bigint[], %(card_tokens)s::text[]) AS one (profile_id, card_token)
+JOIN cards USING (profile_id, card_token)
+WHERE outcome IS NULL
+ORDER BY chunk_id
 
 -- name: write_chunk
 UPDATE chunks SET
@@ -172,8 +175,10 @@ DELETE FROM transitions WHERE id = ANY (%(ids)s::bigint[])
 
 -- --- Events ---
 
--- name: add_event
-INSERT INTO events (body, is_news) VALUES (%(body)s, %(is_news)s)
+-- name: add_events
+INSERT INTO events (body, is_news)
+SELECT body, is_news FROM unnest(%(bodies)s::text[], %(are_news)s::boolean[]) WITH ORDINALITY AS one (body, is_news, number)
+ORDER BY number
 
 -- name: events_since
 -- By time and not by id: a transaction with a lower id may be committed later.

@@ -49,11 +49,7 @@ class Position:
 
 
 class Feed:
-    """Observes a simulator for the pages that are open.
-
-    Args:
-        kiosk: The simulator.
-    """
+    """Observes a simulator for the pages that are open."""
 
     def __init__(self, kiosk: Simulator) -> None:
         self._kiosk = kiosk
@@ -102,11 +98,7 @@ class Feed:
         return "" if len(cards) > _IN_PAGE else self.id_of(self._position), state
 
     def changes_after(self, position: Position) -> Iterator[tuple[Position, _Json]]:
-        """List what has changed after a position: the present state, in several parts if it is much.
-
-        Yields:
-            Up to where the reader knows everything then, and what to send it.
-        """
+        """List what has changed after a position, in parts if it is much, and where the reader is after each."""
         upto = self._position
         if upto == position:
             return

@@ -66,11 +66,7 @@ _LINGER: Final = 60.0
 
 
 class Page:
-    """Serves the page of a simulator, from one start of it to its end.
-
-    Args:
-        kiosk: The simulator.
-    """
+    """Serves the page of a simulator, from one start of it to its end."""
 
     def __init__(self, kiosk: Simulator) -> None:
         self._kiosk = kiosk

@@ -154,15 +154,8 @@ function showHello(hello) {
 }
 
 $("copy").addEventListener("click", async () => {
-  const code = $("connect-command");
-  try {
-    await navigator.clipboard.writeText(code.textContent);
-    setText($("copy"), "Copied");
-  } catch {
-    getSelection().selectAllChildren(code); // then it is one key away
-    setText($("copy"), "Selected");
-  }
-  setTimeout(() => setText($("copy"), "Copy"), 2000);
+  getSelection().selectAllChildren($("connect-command")); // where the clipboard is not allowed, it is one key away
+  await navigator.clipboard.writeText($("connect-command").textContent).catch(() => {});
 });
 
 function showKiosks(kiosks) {
@@ -454,18 +447,14 @@ function choose(move, card) {
 
 function errorGroup(origin, errors) {
   const title = element("h3", { id: `origin-${origin}`, textContent: ORIGINS[origin] });
-  const group = element("div", {}, title, ...errors.map(errorButton));
-  group.setAttribute("role", "group");
-  group.setAttribute("aria-labelledby", title.id);
-  return group;
+  return element("div", { role: "group", ariaLabel: ORIGINS[origin] }, title, ...errors.map(errorButton));
 }
 
 function errorButton({ code, meaning }) {
   // Where it comes from is said once, above the group.
   const words = meaning.replace(/^[A-Za-z ]+ error: /, "");
   const text = words.charAt(0).toUpperCase() + words.slice(1);
-  const button = element("button", { type: "button" }, element("span", { textContent: text }), " ");
-  button.append(element("code", {}, ...breakable(code)));
+  const button = element("button", { type: "button" }, element("span", { textContent: text }), " ", element("code", {}, ...breakable(code)));
   button.dataset.words = `${meaning} ${code}`.toLowerCase();
   button.addEventListener("click", () => {
     const { move, card } = choosing;

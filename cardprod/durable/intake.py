@@ -1,0 +1,71 @@
+"""`Intake`: applies webhook events, those that come together in one transaction."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+from cardprod.durable import store
+from cardprod.errors import CardprodError
+
+if TYPE_CHECKING:
+    from cardprod.durable.database import Database
+    from cardprod.models import ProductionEvent
+
+__all__ = ["Intake"]
+
+_MOST: Final = 100
+"""Events that are applied in one transaction."""
+
+
+class Intake:
+    """Applies events, in the order they come.
+
+    Args:
+        database: Where the waits are.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._waiting: list[tuple[ProductionEvent, asyncio.Future[int]]] = []
+        self._task: asyncio.Task[None] | None = None
+
+    async def apply(self, event: ProductionEvent) -> int:
+        """Apply an event, and return how many waits for its card there are.
+
+        Raises:
+            UsageError, DurableError: As `Database.run`.
+        """
+        if event.card is None or event.is_test:
+            return 0
+        applied: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._waiting.append((event, applied))
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._apply_all())
+        return await applied
+
+    async def _apply_all(self) -> None:
+        while self._waiting:
+            now, self._waiting = self._waiting[:_MOST], self._waiting[_MOST:]
+            try:
+                counts = await self._database.run(partial(store.apply_events, events=[event for event, _ in now]))
+            except CardprodError as error:
+                for _, applied in now:
+                    if not applied.done():
+                        applied.set_exception(_own(error))
+            else:
+                for (_, applied), count in zip(now, counts, strict=True):
+                    if not applied.done():
+                        applied.set_result(count)
+            finally:
+                for _, applied in now:
+                    applied.cancel()  # no effect if it is done
+
+
+def _own(error: CardprodError) -> CardprodError:
+    """Copy an error for one caller: an exception that several tasks raise would mix their tracebacks."""
+    one = copy.copy(error)
+    one.__cause__ = error.__cause__
+    return one
