@@ -52,6 +52,9 @@ class Polled:
         return sum(self.lateness) / len(self.lateness)
 
 
+def _do_nothing(*_: object) -> None: ...
+
+
 def poll_fleet(  # noqa: PLR0913 - what can be varied
     plans: Sequence[Plan],
     schedule: Schedule,
@@ -59,8 +62,8 @@ def poll_fleet(  # noqa: PLR0913 - what can be varied
     limit: RateLimit | None = None,
     least_gap: float = 0.0,
     min_interval: Callable[[SlidingWindow, float], float] = SlidingWindow.min_interval,
-    on_poll: Callable[[float, int], object] = lambda *_: None,
-    on_free: Callable[[float, PollQueue[QueuedState]], object] = lambda *_: None,
+    on_poll: Callable[[float, int], object] = _do_nothing,
+    on_free: Callable[[float, PollQueue[QueuedState]], object] = _do_nothing,
 ) -> Polled:
     """Poll a fleet until every end was seen.
 

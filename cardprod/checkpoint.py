@@ -54,7 +54,7 @@ import uuid
 from collections.abc import Iterable, Mapping
 from datetime import datetime  # noqa: TC003 - cattrs reads the types of fields
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import attrs
 
@@ -278,7 +278,7 @@ def _known_statuses(after: object) -> dict[Card, ProductionStatus]:
     if not isinstance(after, Mapping):
         raise UsageError(f"after must be a dict of ProductionStatus by card, not a {type(after).__name__}")
     known: dict[Card, ProductionStatus] = {}
-    for card, status in after.items():
+    for card, status in cast("Mapping[CardLike, ProductionStatus]", after).items():
         check_type("after: a status", status, ProductionStatus)
         known[Card.of(card)] = status
     return known

@@ -52,7 +52,8 @@ PACKAGE: Final = Path(_found.origin).parent
 
 TESTS: Final[Mapping[str, tuple[str, ...]]] = {
     "_http.rate_limit": ("unit/test_rate_limit.py",),
-    "_polling.adaptive": ("unit/test_schedule.py", "unit/test_schedule_model.py"),
+    "_http.recovery": ("unit/test_recovery.py",),
+    "_polling.adaptive": ("unit/test_schedule.py", "unit/test_schedule_model.py", "unit/test_never_worse.py"),
     "_polling.backoff": ("unit/test_schedule.py",),
     "_polling.ordering": ("unit/test_ordering.py",),
     "_polling.queue": ("unit/test_queue.py",),
@@ -105,12 +106,12 @@ EQUIVALENT: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
     "_polling.queue": {
         "A gap of 0 postpones nothing anyway: the card was seen 0 seconds ago or more.": (
             (
-                "if gap <= 0 or self._first_due_at() > now + TICK or not self._heap[0][1].postpone(now, gap): -> "
-                "if gap < 0 or self._first_due_at() > now + TICK or not self._heap[0][1].postpone(now, gap):"
+                "if gap <= 0 or (due := self._next_due(now + TICK)) is None or not due.postpone(now, gap): -> "
+                "if gap < 0 or (due := self._next_due(now + TICK)) is None or not due.postpone(now, gap):"
             ),
             (
-                "if gap <= 0 or self._first_due_at() > now + TICK or not self._heap[0][1].postpone(now, gap): -> "
-                "if gap <= -1 or self._first_due_at() > now + TICK or not self._heap[0][1].postpone(now, gap):"
+                "if gap <= 0 or (due := self._next_due(now + TICK)) is None or not due.postpone(now, gap): -> "
+                "if gap <= -1 or (due := self._next_due(now + TICK)) is None or not due.postpone(now, gap):"
             ),
         ),
         "What is left there is over, and drops out when it comes up.": ("self._deadlines.clear() -> pass",),
@@ -120,12 +121,12 @@ EQUIVALENT: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
             "self._stale = 0 -> self._stale = -1",
             "self._stale = 0 -> self._stale = 1",
             (
-                "if self._stale > _STALE and self._stale * 2 > len(self._heap): -> if self._stale >= _STALE and "
-                "self._stale * 2 > len(self._heap):"
+                "if self._stale > _STALE and self._stale * 2 > len(self._scheduled) + len(self._due): -> "
+                "if self._stale >= _STALE and self._stale * 2 > len(self._scheduled) + len(self._due):"
             ),
             (
-                "if self._stale > _STALE and self._stale * 2 > len(self._heap): -> if self._stale > _STALE and "
-                "self._stale * 2 >= len(self._heap):"
+                "if self._stale > _STALE and self._stale * 2 > len(self._scheduled) + len(self._due): -> "
+                "if self._stale > _STALE and self._stale * 2 >= len(self._scheduled) + len(self._due):"
             ),
         ),
     },

@@ -126,5 +126,5 @@ async def _due_at(connection: Any, batch_id: str) -> tuple[int, float] | None:
         "WHERE batch_id = %s",
         [batch_id],
     )
-    row: tuple[int, float] | None = await cursor.fetchone()
-    return row
+    chunk: tuple[int, float] | None = await cursor.fetchone()
+    return chunk

@@ -58,13 +58,14 @@ async def by_sweeps(client: Client, cards: list[Card], schedule: Schedule | None
     """Sweep all cards whenever the last sweep says."""
     ends: dict[Card, float] = {}
     waits = Checkpoint.for_cards(cards, schedule=schedule if isinstance(schedule, Backoff) else None)
-    while not waits.is_done:
+    for _ in range(10_000):
         sweep = await client.sweep(waits)
         ends |= {card: now() for card, step in sweep.steps if isinstance(step, Transition) and step.is_final}
         waits = sweep.checkpoint
-        if sweep.next_poll_at is not None:
-            await asyncio.sleep(sweep.next_poll_at.timestamp() - checkpoint.wall_clock())
-    return ends
+        if sweep.next_poll_at is None:
+            return ends
+        await asyncio.sleep(sweep.next_poll_at.timestamp() - checkpoint.wall_clock())
+    raise AssertionError(f"{len(waits.pending)} cards are still pending")
 
 
 async def mean_lateness(follow: Follow, schedule: Schedule | None, cards: int, limit: RateLimit, scale: float) -> float:
