@@ -199,7 +199,7 @@ class _TextLines:
         webhooks = "" if public_key_url is None else f"Its webhooks are verified with the key at {public_key_url}\n"
         self._write(
             f"Kiosk simulator at {base_url}: a card begins the plan {plan!r} when it is first asked for.\n"
-            f"PollState and drive it in a browser: {base_url}/\n"
+            f"See and move the cards in a browser: {base_url}/\n"
             f"In another terminal:\n"
             f"  CARDPROD_BASE_URL={base_url} CARDPROD_TOKEN=any cardprod wait 123456 my-card\n"
             f"{webhooks}Ctrl-C stops it."

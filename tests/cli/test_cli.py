@@ -189,7 +189,7 @@ async def test_simulated_webhooks() -> None:
         assert listening["public_key_url"] == listening["base_url"] + "/webhooks/public-key.pem"
     async with simulating(*webhooks) as out:
         lines = out.getvalue().splitlines()
-        assert lines[1].startswith("PollState and drive it in a browser: http://127.0.0.1:")
+        assert lines[1].startswith("See and move the cards in a browser: http://127.0.0.1:")
         assert "/webhooks/public-key.pem" in lines[4]
 
 
