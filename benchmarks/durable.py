@@ -139,7 +139,7 @@ async def _crash(cards: int, seed: int, *, restarts: bool, webhooks: bool = Fals
             workers = [_start_worker(database, file, kiosk.base_url, kiosk.token) for file in files]
             await asyncio.sleep(40)
             requests = kiosk.requests.total
-            while kiosk.requests.total < requests + (1 if webhooks else 150):  # noqa: ASYNC110 - in the middle of sweeps
+            while not webhooks and kiosk.requests.total < requests + 150:  # noqa: ASYNC110 - in the middle of sweeps
                 await asyncio.sleep(0.01)
             workers[0].send_signal(signal.SIGKILL)
             killed_at = time.time()

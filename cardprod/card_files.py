@@ -1,80 +1,219 @@
-"""Reads lists of cards in CSV or JSON lines: lines in, cards and bad rows out; no I/O.
+"""Reads lists of cards in CSV or JSON lines, as people and spreadsheets write them. Pure: lines in, cards out.
 
-A CSV file may begin with a header that contains `profile_id` and `card_token`; without one, these are its first two
-columns. A line of JSON is an object with these two fields. Empty lines are skipped.
+The first line that is not blank decides. If it begins with `{`, each line is a JSON object with `profile_id` and
+`card_token`. Else the list is CSV, separated by commas, semicolons or tabs, or as `sep=` on the first line says. A CSV
+list can begin with a header, in any case and order; without one, the first two columns are the two. Rows and lines
+without anything in them are skipped.
+
+A row can name the status that is known of its card already, to wait for what comes after it: `after_status`,
+`after_occurred_at` (ISO 8601, with its offset) and `after_error_code`, each as it was reported.
 """
 
 from __future__ import annotations
 
+import codecs
 import csv
 import json
-from typing import TYPE_CHECKING, Any, Final
+import re
+from contextlib import suppress
+from datetime import datetime
+from itertools import chain, islice
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import attrs
 
 from cardprod.errors import UsageError
-from cardprod.models import Card
+from cardprod.models import Card, ProductionStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from _csv import Reader
+    from collections.abc import Iterable, Iterator, Mapping
 
-__all__ = ["BadRow", "read_cards"]
+__all__ = ["EXPECTED", "BadRow", "KnownCard", "encoding_of", "read_cards"]
 
-_COLUMNS: Final = ("profile_id", "card_token")
+EXPECTED: Final = "profile_id,card_token"
+"""The header that is expected."""
+
+_NAMES: Final = ("profileid", "cardtoken")
+_AFTER: Final = ("afterstatus", "afteroccurredat", "aftererrorcode")
+_EXPECTED_OBJECT: Final = '{"profile_id": 123456, "card_token": "…"}'
+_SEPARATORS: Final = ",;\t"
+_MOST_HEADER: Final = 100
+"""Lines that a header can have."""
+
+_SEP: Final = re.compile(r"\"?sep=([^\s\"]|\t)\"?\s*", re.IGNORECASE)
+_FIRST_CELL: Final = re.compile(rf'\s*"?\d+"?\s*([{_SEPARATORS}])')
+_BOMS: Final = {
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
 
 
 @attrs.frozen
 class BadRow:
-    """A line that could not be read as a card.
+    """A row that is no card.
 
     Args:
-        line: Its number, from 1.
-        reason: What is wrong with it.
+        line: The number of the line that it begins on, from 1.
+        reason: What is wrong with it, and what was expected.
     """
 
     line: int
     reason: str
 
     def __str__(self) -> str:
-        return f"line {self.line}: {self.reason}"
+        return f"{self.line}: {self.reason}"
 
 
-def read_cards(lines: Iterable[str]) -> Iterator[Card | BadRow]:
+@attrs.frozen
+class KnownCard:
+    """A card of which a status is known.
+
+    Args:
+        card: The card.
+        after: The status, to wait for what comes after it.
+    """
+
+    card: Card
+    after: ProductionStatus
+
+
+def encoding_of(beginning: bytes) -> str:
+    """Return the encoding of a list by its first four bytes: UTF-8, or UTF-16 as spreadsheets export it."""
+    for bom, encoding in _BOMS.items():
+        if beginning.startswith(bom):
+            return encoding
+    # Without a mark, the first character decides: that of a list is ASCII, half of which is zero in UTF-16.
+    if 0 not in beginning[:2]:
+        return "utf-8"
+    return "utf-16-be" if beginning[0] == 0 else "utf-16-le"
+
+
+def read_cards(lines: Iterable[str]) -> Iterator[Card | KnownCard | BadRow]:
     """Read a list of cards.
 
     Args:
-        lines: The file's lines.
+        lines: Its lines, with their ends. They are read one by one, so that the first card is there with its line.
 
     Returns:
-        A `Card` or a `BadRow` for each line that is not empty.
+        A `Card`, a `KnownCard` or a `BadRow` for each row.
     """
-    columns: tuple[str, ...] = _COLUMNS
-    is_first = True
-    for number, line in enumerate(lines, start=1):
-        text = line.strip().removeprefix("\ufeff")
-        if not text:
-            continue
+    lines = iter(lines)
+    before, first, separator = 0, "", None
+    for before, first in enumerate(lines):
+        first = first.removeprefix("\ufeff") if before == 0 else first  # noqa: PLW2901
+        sep = None if separator else _SEP.fullmatch(first)
+        if sep is not None:
+            separator = sep[1]
+        elif first.strip():
+            break
+    else:
+        return
+    if first.lstrip().startswith(("{", "[")):
+        yield from _read_json_lines(chain([first], lines), before)
+        return
+    header = [first]
+    for line in islice(lines, _MOST_HEADER if first.count('"') % 2 else 0):  # a line break within quotes
+        header.append(line)
+        if sum(one.count('"') for one in header) % 2 == 0:
+            break
+    yield from _read_csv(chain(header, lines), before, separator or _separator_of(header))
+
+
+def _separator_of(header: list[str]) -> str:
+    for separator in _SEPARATORS:
+        with suppress(csv.Error):
+            for cells in islice(_reader(iter(header), separator), 1):
+                if {*_NAMES} <= {*map(_plain, cells)}:
+                    return separator
+    found = _FIRST_CELL.match(header[0])
+    return found[1] if found else ","
+
+
+def _reader(lines: Iterator[str], separator: str) -> Reader:
+    return csv.reader(lines, delimiter=separator, skipinitialspace=True, strict=True)
+
+
+def _plain(name: str) -> str:
+    """Return a column's name without what people write differently: case, spaces and punctuation."""
+    return re.sub(r"[\W_]", "", name).lower()
+
+
+def _read_csv(lines: Iterator[str], before: int, separator: str) -> Iterator[Card | KnownCard | BadRow]:
+    reader = _reader(lines, separator)
+    header, positions, is_first = EXPECTED, dict(zip(_NAMES, (0, 1), strict=True)), True
+    while True:
+        line = before + reader.line_num + 1
         try:
-            if text.startswith("{"):
-                yield _card_of(json.loads(text))
-            else:
-                cells = [cell.strip() for cell in next(csv.reader([text], strict=True))]
-                if is_first and set(_COLUMNS) <= set(cells):
-                    columns = tuple(cells)
-                else:
-                    yield _card_of(dict(zip(columns, cells, strict=False)))
-        except (ValueError, csv.Error, RecursionError) as exc:
-            yield BadRow(number, str(exc) if isinstance(exc, UsageError) else "neither CSV nor a JSON object")
+            cells = [cell.strip() for cell in next(reader)]
+        except StopIteration:
+            return
+        except csv.Error as exc:
+            last = before + reader.line_num
+            until = f" (up to line {last})" if last > line else ""
+            yield BadRow(line, f"this is not CSV{until}: {exc}; expected {header}")
+            is_first = False
+            continue
+        if not any(cells):
+            continue
+        names = [_plain(cell) for cell in cells] if is_first else []
+        if {*_NAMES} <= {*names}:
+            header = separator.join(cells)
+            if twice := [name for name in _NAMES if names.count(name) > 1]:
+                yield BadRow(line, f"the header has {' and '.join(twice)} twice; expected {EXPECTED}, each once")
+                return  # which of the columns is meant, nobody knows
+            positions = {name: names.index(name) for name in (*_NAMES, *_AFTER) if name in names}
+        elif len(cells) <= max(positions[name] for name in _NAMES):
+            yield BadRow(line, f"the row has {len(cells)} columns; expected {header}")
+        else:
+            yield _card_of(line, {name: cells[at] for name, at in positions.items() if at < len(cells)}, header)
         is_first = False
 
 
-def _card_of(row: dict[str, Any]) -> Card:
-    for name in _COLUMNS:
-        if name not in row:
-            raise UsageError(f"no {name}: a row is profile_id,card_token")
-    profile_id: object = row["profile_id"]
-    if isinstance(profile_id, str) and profile_id.isascii() and profile_id.isdigit():
-        profile_id = int(profile_id)
-    if type(profile_id) is not int:
-        raise UsageError("profile_id must be a whole number, such as 123456")
-    return Card(profile_id, row["card_token"])
+def _read_json_lines(lines: Iterator[str], before: int) -> Iterator[Card | KnownCard | BadRow]:
+    for line, text in enumerate(lines, start=before + 1):
+        if not text.strip():
+            continue
+        try:
+            row: object = json.loads(text)
+        except (ValueError, RecursionError):
+            row = None
+        if not isinstance(row, dict):
+            yield BadRow(line, f"the line is no JSON object; expected {_EXPECTED_OBJECT}")
+            continue
+        fields = {_plain(name): value for name, value in cast("dict[str, Any]", row).items()}
+        if not {*_NAMES} <= fields.keys():
+            yield BadRow(line, f"profile_id or card_token is missing; expected {_EXPECTED_OBJECT}")
+        else:
+            yield _card_of(line, fields, _EXPECTED_OBJECT)
+
+
+def _card_of(line: int, fields: Mapping[str, Any], expected: str) -> Card | KnownCard | BadRow:
+    profile_id, card_token = (fields[name] for name in _NAMES)
+    try:
+        if isinstance(profile_id, str) and profile_id.isascii() and profile_id.isdigit():
+            profile_id = int(profile_id)
+        if type(profile_id) is not int:
+            raise UsageError("profile_id must be a whole number, such as 123456")
+        card, after = Card(profile_id, card_token), _status_of(*(fields.get(name) or None for name in _AFTER))
+        return card if after is None else KnownCard(card, after)
+    except ValueError as exc:
+        reason = str(exc) if isinstance(exc, UsageError) else "profile_id is too long a number"
+        return BadRow(line, f"{reason}; expected {expected}")
+
+
+def _status_of(status: object, occurred_at: object, error_code: object) -> ProductionStatus | None:
+    if status is None:
+        if occurred_at is not None or error_code is not None:
+            raise UsageError("after_status is missing")
+        return None
+    moment = None
+    if occurred_at is not None:
+        with suppress(ValueError, TypeError):
+            moment = datetime.fromisoformat(cast("str", occurred_at))
+        if moment is None or moment.tzinfo is None:
+            raise UsageError("after_occurred_at must be a time with its offset, such as 2026-11-26T09:30:00Z")
+    if not isinstance(status, str) or not isinstance(error_code, str | None):
+        raise UsageError("after_status and after_error_code must be texts, such as PRODUCTION_ERROR")
+    return ProductionStatus(status, occurred_at=moment, error_code=error_code)

@@ -47,7 +47,7 @@ async def card_steps(token: str) -> StreamingResponse:
 ```html
 <script>
   const source = new EventSource("/cards/my-card/steps")
-  source.onmessage = (message) => console.log(JSON.parse(message.data))
+  source.onmessage = (message) => console.log(JSON.parse(message.data).status)
   source.addEventListener("failed", (message) => console.log(message.data))
   source.addEventListener("end", () => source.close())
 </script>

@@ -1,4 +1,4 @@
-"""The `cardprod` command: parses, prints, exits. What it shows comes from the client; nothing is decided here.
+"""The `cardprod` command: parses, reports, exits. What it reports comes from the client; nothing is decided here.
 
 Exit codes:
 
@@ -6,14 +6,15 @@ Exit codes:
 | --- | --- |
 | 0 | produced (`status`, `wait` and `watch`; the others: it was done) |
 | 1 | the card ended in PRODUCTION_ERROR or REQUEST_ERROR |
-| 2 | usage: an argument or the environment cannot be right; or, with many cards, a line of the list is no card |
-| 3 | not final yet: the wait timed out, or, for `status`, the card is still under way |
-| 4 | the API or the network: no usable answer |
+| 2 | usage: an argument, the environment or a list cannot be right; or, with many cards, a row of the list is no card |
+| 3 | not final yet: the wait timed out; for `status`, the card is still under way; for `batch`, cards are pending |
+| 4 | the API, the network or the database: no usable answer; or standard output cannot be written |
+| 70 | a defect of the command, with a traceback |
 | 130, 143 | Ctrl-C; SIGTERM, of `watch` |
 
 With many cards the one that most needs attention decides: 4 if one has no usable answer, else 3 if one is not final,
-else 1 if one ended in an error status, else 2 if a line was no card, else 0. With `--strict` such a line is refused
-before anything is asked: 2.
+else 1 if one ended in an error status, else 2 if a row was no card, else 0. With `--strict` such a row is refused
+before anything is requested: 2. So is a list without cards, but with `--allow-empty`.
 
 With `--json`, one JSON object per line on standard output, told apart by `type`:
 
@@ -22,7 +23,7 @@ With `--json`, one JSON object per line on standard output, told apart by `type`
 | `status` | `card status is_final kiosk_id occurred_at error_code error_origin error_meaning description` |
 | `transition` | as `status`, with `previous` (a status or null), `elapsed` (seconds), `polls` |
 | `error` | `card` or null, `error` (the class), `message` |
-| `bad_row` | `watch` and `status --file`: a line of the list that is no card: `line` (from 1), `reason` |
+| `bad_row` | a row of a list that is no card: `line` (from 1), `reason` |
 | `watching` | `watch`, first: `cards`, `ended` (in earlier runs), `bad_rows`, `checkpoint` (the file's name or null) |
 | `progress` | `watch`, every 10 s, or every minute if nothing changes: see below |
 | `summary` | `demo`: `cards produced failed unfinished requests seconds`; `watch`, last: see below |
@@ -31,35 +32,50 @@ With `--json`, one JSON object per line on standard output, told apart by `type`
 | `listening` | `simulate` only: `base_url plan`, with `--webhooks-to` also `public_key_url` |
 | `request` | `simulate` only: `at method path http_status status fault` |
 
-Both `progress` and the `summary` of `watch` have `cards`, of which `produced`, `failed` (ended in an error status),
-`unfinished` (not final: under way, or their time ran out) and `errors` (no usable answer) add up to all; `bad_rows`;
-`requests` and `seconds` of this run. `progress` also has `pending` (what is waited for), `statuses` (how many of
-those were seen where), `requests_in_last_minute` and `seconds_left` (null if nobody knows). `summary` also has
-`ends`, a list of `name` (the status, or the error's class), `error_code`, `meaning` and `cards`; and `stopped_by`:
-null, "SIGINT", "SIGTERM", or "Unauthorized" if the token was refused.
+`watching` counts what is known then: of a list on standard input nothing. Both `progress` and the `summary` of `watch`
+have `cards`, of which `produced`, `failed` (ended in an error status), `unfinished` (not final: under way, or their
+time ran out) and `errors` (no usable answer) add up to all; `bad_rows`; `requests` and `seconds` of this run.
+`progress` also has `pending` (what is waited for), `statuses` (how many of those were seen in which),
+`requests_in_last_minute` and `seconds_left` (null if unknown). `summary` also has `ends`, a list of `name` (the status,
+or the error's class), `error_code`, `meaning` and `cards`; and `stopped_by`: null, "SIGINT", "SIGTERM", or
+"Unauthorized" if the token was refused.
 
-What `worker` tells are lines `transition` and `error` that also have `key` and `batch_id`: a line may come again, with
-the same key. `watch --checkpoint` may tell a `transition` or `error` again after it was killed. `card` is
-`{"profile_id": int, "card_token": str}`. Fields may be added; none will change its meaning.
+After a timeout, `wait` has a line `status` with the last status before the line `error`. With `--follow`, a wait goes
+on after an error status. What `worker` reports are lines `transition` and `error` that also have `key` and `batch_id`:
+a line can come again, with the same key. `watch --checkpoint` can show a `transition` or `error` again after it was
+killed. `card` is `{"profile_id": int, "card_token": str}`. Fields may be added; none will change its meaning.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
+import logging
 import sys
+import traceback
 from typing import TYPE_CHECKING
 
-from cardprod.cli.arguments import parser
-from cardprod.cli.exit_codes import INTERRUPTED, NO_ANSWER, exit_code_of
-from cardprod.cli.reports import Report, report_to
+from cardprod.cli.exit_codes import DEFECT, INTERRUPTED, NO_ANSWER, exit_code_of
+from cardprod.cli.output import Output
+from cardprod.cli.output.events import Failed
+from cardprod.cli.output.streams import OutputLost, open_missing_streams, print_stderr
+from cardprod.cli.parser import make_parser
+from cardprod.cli.words import in_words
 from cardprod.errors import CardprodError
+from cardprod.models import one_line
+from cardprod.telemetry import LOGGER
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
-__all__ = ["Report", "main", "parser", "report_to", "run"]
+__all__ = ["Output", "main", "make_parser", "run"]
+
+
+class _Warnings(logging.Handler):
+    """Prints warnings of the client as everything else is printed: without a handler Python does so as they come."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print_stderr(f"cardprod: {one_line(in_words(record.getMessage()), 300)}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -71,23 +87,37 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
-    arguments = parser().parse_args(argv)
-    report = report_to(sys.stdout, as_json=arguments.json)
+    open_missing_streams()
     try:
-        return asyncio.run(run(arguments, report))
+        arguments = make_parser().parse_args(argv)
+        # Closed when this started, standard output is None.
+        file = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115 - it stays open
+        is_live = arguments.is_live and not arguments.plain
+        return asyncio.run(run(arguments, Output.to(file, as_json=arguments.json, is_live=is_live)))
     except KeyboardInterrupt:
         return INTERRUPTED
-    except BrokenPipeError:
-        # Whoever read our output has gone, as `head` does. Python would complain once more at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OutputLost as lost:
+        if lost.reason is not None:
+            print_stderr(f"cardprod: standard output cannot be written: {lost.reason}")
         return NO_ANSWER
+    except Exception:  # noqa: BLE001 - Python's exit code would say that a card ended in an error
+        print_stderr(f"cardprod: a defect of this command, please report it:\n{traceback.format_exc()}")
+        return DEFECT
 
 
-async def run(arguments: argparse.Namespace, report: Report) -> int:
-    """Run a parsed command inside an event loop, and say how it ended."""
+async def run(arguments: argparse.Namespace, output: Output) -> int:
+    """Run a parsed command inside an event loop."""
+    # A watch counts the polls that failed, and shows why.
+    handler = logging.NullHandler() if arguments.is_live else _Warnings(logging.WARNING)
+    LOGGER.addHandler(handler)
     try:
-        exit_code: int = await arguments.run(arguments, report)
-    except CardprodError as error:
-        report.error(error)
-        return exit_code_of(error)
+        try:
+            exit_code: int = await arguments.run(arguments, output)
+        except CardprodError as error:
+            output.emit(Failed(error))
+            exit_code = exit_code_of(error)
+        await output.drain()
+    finally:
+        LOGGER.removeHandler(handler)
+        output.renderer.close()
     return exit_code

@@ -1,7 +1,4 @@
-"""How the command exits, as facts: the codes, which code what has become of a card makes, and which of several counts.
-
-No I/O. Codes are listed for users in `cardprod.cli`.
-"""
+"""The exit codes of the command, which of them the outcome of a card makes, and which of several counts. Pure."""
 
 from __future__ import annotations
 
@@ -15,6 +12,7 @@ if TYPE_CHECKING:
     from cardprod.models import ProductionStatus
 
 __all__ = [
+    "DEFECT",
     "FAILED",
     "INTERRUPTED",
     "NOT_FINAL",
@@ -31,26 +29,28 @@ FAILED: Final = 1
 USAGE: Final = 2
 NOT_FINAL: Final = 3
 NO_ANSWER: Final = 4
+DEFECT: Final = 70
+"""A defect of the command itself: Python's own code for that, 1, means here that a card ended in an error."""
 SIGNALLED: Final = 128
 """A signal's number is added to it, as shells do."""
 INTERRUPTED: Final = 130
 
 _WORST_FIRST: Final = (NO_ANSWER, NOT_FINAL, FAILED, USAGE)
-"""What running again may mend comes first: cards nobody knows anything of, then those that are still under way."""
+"""What another run may change comes first: cards of which nothing is known, then those that are not final."""
 
 
-def exit_code_of(what: ProductionStatus | CardprodError) -> int:
-    """Give the exit code for how one card, or a whole command, ended."""
-    if isinstance(what, UsageError):
+def exit_code_of(outcome: ProductionStatus | CardprodError) -> int:
+    """Return the exit code for the outcome of one card, or for the error that ended a command."""
+    if isinstance(outcome, UsageError):
         return USAGE
-    if isinstance(what, CardprodError):
-        return NOT_FINAL if isinstance(what, WaitTimeout) else NO_ANSWER
-    if what.is_produced:
+    if isinstance(outcome, CardprodError):
+        return NOT_FINAL if isinstance(outcome, WaitTimeout) else NO_ANSWER
+    if outcome.is_produced:
         return PRODUCED
-    return FAILED if what.is_final else NOT_FINAL
+    return FAILED if outcome.is_final else NOT_FINAL
 
 
 def worst_of(codes: Iterable[int]) -> int:
-    """Give the exit code for many cards: the one of theirs that most needs attention."""
+    """Return the exit code for many cards: that of the card that most needs attention."""
     codes = set(codes)
     return next((code for code in _WORST_FIRST if code in codes), PRODUCED)

@@ -1,69 +1,97 @@
-"""Lists of cards as the command gets them: a file, or standard input, read to its end.
+"""Lists of cards as they come to the command: a file, a pipe, or standard input, read in a thread while it goes on.
 
-What a line means is `card_files`' business.
+What a row means is decided in `card_files`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import codecs
+import io
 import os
-from contextlib import suppress
-from pathlib import Path
-from threading import Thread
-from typing import TYPE_CHECKING, Final
+from contextlib import aclosing, suppress
+from threading import Semaphore, Thread
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import attrs
 
-from cardprod.card_files import BadRow, read_cards
+from cardprod.card_files import EXPECTED, BadRow, KnownCard, encoding_of, read_cards
 from cardprod.errors import UsageError
-from cardprod.models import Card
+from cardprod.models import Card, ProductionStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 
-__all__ = ["CardList", "read_list"]
+__all__ = ["CardList", "no_cards", "read_list", "read_rows", "shown_name"]
 
-_SHOWN_ROWS: Final = 10
+Rows: TypeAlias = "list[Card | KnownCard | BadRow]"
+
 _STDIN: Final = 0
-_AT_ONCE: Final = 65_536
+_BLOCK: Final = 65_536
+_LONGEST_LINE: Final = 1_048_576
+_AHEAD: Final = 8
+"""Blocks that are read before anybody wants them."""
 
 
 @attrs.frozen
 class CardList:
-    """What a list holds.
+    """A list that was read to its end.
 
     Args:
-        name: What it is called: the file's name, or "standard input".
-        cards: The cards, in their order; one may come twice.
-        bad_rows: The lines that are no cards.
+        name: Its name, for messages.
+        cards: Its cards in their order; one may come twice.
+        bad_rows: Its rows that are no cards.
+        after: The statuses that it says are known, by card.
     """
 
     name: str
     cards: Sequence[Card]
     bad_rows: Sequence[BadRow]
-
-    @property
-    def complaint(self) -> str:
-        """Which lines are no cards, and why, in one line; of very many the first."""
-        more = len(self.bad_rows) - _SHOWN_ROWS
-        shown = "; ".join(map(str, self.bad_rows[:_SHOWN_ROWS]))
-        return f"{self.name}: {shown}" + (f", and {more} more" if more > 0 else "")
-
-    def refuse_bad_rows(self, *, so: str) -> None:
-        """Refuse the list if it has a line that is no card.
-
-        Args:
-            so: What was not done because of it, such as "nothing was submitted".
-
-        Raises:
-            UsageError: It has such lines; which.
-        """
-        if self.bad_rows:
-            raise UsageError(f"{self.complaint}; {so}")
+    after: Mapping[Card, ProductionStatus] = attrs.field(factory=dict[Card, ProductionStatus])
 
 
-async def read_list(name: str) -> CardList:
-    """Read a list of cards, to its end.
+def shown_name(name: str) -> str:
+    """Return what a list is called in messages."""
+    return "standard input" if name == "-" else name
+
+
+def no_cards(name: str) -> UsageError:
+    """Make the error for a list without anything in it."""
+    return UsageError(f"{shown_name(name)}: it has no cards; expected {EXPECTED}. With --allow-empty that is no error")
+
+
+async def read_list(name: str, *, allow_empty: bool = False) -> CardList:
+    """Read a list to its end.
+
+    Args:
+        name: The file, or "-" for standard input.
+        allow_empty: Accept a list without any row.
+
+    Raises:
+        UsageError: It cannot be read, or is empty.
+    """
+    cards: list[Card] = []
+    bad_rows: list[BadRow] = []
+    after: dict[Card, ProductionStatus] = {}
+    async with aclosing(read_rows(name)) as blocks:
+        async for rows in blocks:
+            for row in rows:
+                if isinstance(row, BadRow):
+                    bad_rows.append(row)
+                elif isinstance(row, Card):
+                    cards.append(row)
+                else:
+                    cards.append(row.card)
+                    after[row.card] = row.after
+    if not (cards or bad_rows or allow_empty):
+        raise no_cards(name)
+    return CardList(shown_name(name), cards, bad_rows, after)
+
+
+async def read_rows(name: str) -> AsyncGenerator[Rows]:
+    """Iterate the rows of a list as they come, some at once.
+
+    The thread that reads is waited for by nobody: it may be blocked until somebody types.
 
     Args:
         name: The file, or "-" for standard input.
@@ -71,47 +99,73 @@ async def read_list(name: str) -> CardList:
     Raises:
         UsageError: It cannot be read.
     """
-    called = "standard input" if name == "-" else name
-    try:
-        read = await (_standard_input() if name == "-" else asyncio.to_thread(Path(name).read_bytes))
-        return await asyncio.to_thread(_card_list, called, read.decode())
-    except (OSError, UnicodeDecodeError) as exc:
-        raise UsageError(f"{called} cannot be read: {getattr(exc, 'strerror', None) or 'it is not UTF-8'}") from exc
-
-
-def _card_list(name: str, text: str) -> CardList:
-    cards: list[Card] = []
-    bad_rows: list[BadRow] = []
-    for row in read_cards(text.splitlines()):
-        if isinstance(row, Card):
-            cards.append(row)
-        else:
-            bad_rows.append(row)
-    return CardList(name, cards, bad_rows)
-
-
-async def _standard_input() -> bytes:
-    """Read standard input in a thread that nobody waits for: somebody may type, and then press Ctrl-C."""
     loop = asyncio.get_running_loop()
-    read: asyncio.Future[bytes] = loop.create_future()
+    blocks: asyncio.Queue[Rows | OSError | None] = asyncio.Queue()
+    room = Semaphore(_AHEAD)
+    is_wanted = True
 
-    def settle(text: bytes | OSError) -> None:
-        if read.done():
-            return  # cancelled meanwhile
-        if isinstance(text, OSError):
-            read.set_exception(text)
-        else:
-            read.set_result(text)
+    def hand_over(rows: Rows | OSError | None) -> bool:
+        room.acquire()
+        with suppress(RuntimeError):  # the event loop is closed by now
+            loop.call_soon_threadsafe(blocks.put_nowait, rows)
+        return is_wanted
 
-    def work() -> None:
-        text: bytes | OSError
+    Thread(target=_read, args=(name, hand_over), daemon=True, name="cardprod list").start()
+    try:
+        while (rows := await blocks.get()) is not None:
+            room.release()
+            if isinstance(rows, OSError):
+                raise UsageError(f"{shown_name(name)} cannot be read: {rows.strerror}") from rows
+            yield rows
+    finally:
+        is_wanted = False
+        room.release(_AHEAD)
+
+
+def _read(name: str, hand_over: Callable[[Rows | OSError | None], bool]) -> None:
+    """Read a list, in a thread, and hand over its rows, what went wrong, and None in the end, while it is wanted."""
+    rows: Rows = []
+
+    def read() -> bytes:
+        """Hand over what was read before, because what comes next may take long."""
+        handed, rows[:] = [*rows], []
+        if handed and not hand_over(handed):
+            return b""
+        # Not through sys.stdin, whose lock would be held when Python exits.
+        return os.read(file, _BLOCK)
+
+    try:
+        file = _STDIN if name == "-" else os.open(name, os.O_RDONLY)
         try:
-            # Not through sys.stdin, whose lock would be held when Python exits.
-            text = b"".join(iter(lambda: os.read(_STDIN, _AT_ONCE), b""))
-        except OSError as exc:
-            text = exc
-        with suppress(RuntimeError):  # the loop is closed by now
-            loop.call_soon_threadsafe(settle, text)
+            for row in read_cards(_lines(read)):
+                rows.append(row)
+        finally:
+            if name != "-":
+                os.close(file)
+    except OSError as exc:
+        hand_over(exc)
+    else:
+        hand_over(rows)
+        hand_over(None)
 
-    Thread(target=work, daemon=True).start()
-    return await read
+
+def _lines(read: Callable[[], bytes]) -> Iterator[str]:
+    """Split what is read into lines, at the ends of lines of any system and at no other character."""
+    block = read()
+    while 0 < len(block) < 4 and b"\n" not in block and (more := read()):  # noqa: PLR2004 - as `encoding_of` needs
+        block += more
+    # What is not of the encoding does no harm in other columns; in a card's it makes a bad row.
+    decoder = codecs.getincrementaldecoder(encoding_of(block))("replace")
+    newlines = io.IncrementalNewlineDecoder(decoder, translate=True)
+    rest = ""
+    while block:
+        *lines, rest = (rest + newlines.decode(block)).split("\n")
+        for line in lines:
+            yield f"{line}\n"
+        if len(rest) > _LONGEST_LINE:
+            yield rest
+            rest = ""
+        block = read()
+    rest += newlines.decode(b"", final=True)
+    if rest:
+        yield rest

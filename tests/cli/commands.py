@@ -2,28 +2,43 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import sys
+import tempfile
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from cardprod import cli
 from tests.waiting import Child, run_program
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Generator, Iterable, Mapping
     from pathlib import Path
 
     from cardprod import Card
     from tests.waiting import Finished
 
 
+@contextmanager
+def output_of(*argv: str) -> Generator[tuple[cli.Output, Callable[[], str]]]:
+    """Make the output of a command, and what gives all that it has printed."""
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as file:
+
+        def printed() -> str:
+            return os.pread(file.fileno(), os.fstat(file.fileno()).st_size, 0).decode()
+
+        yield cli.Output.to(file, as_json="--json" in argv), printed
+
+
 async def run(*argv: str) -> tuple[int, str]:
     """Run the command in this event loop; give its exit code and what it printed."""
-    out = io.StringIO()
-    exit_code = await cli.run(cli.parser().parse_args(argv), cli.report_to(out, as_json="--json" in argv))
-    return exit_code, out.getvalue()
+    try:
+        arguments = cli.make_parser().parse_args(argv)
+    except SystemExit as exc:
+        return int(exc.code or 0), ""
+    with output_of(*argv) as (output, printed):
+        return await cli.run(arguments, output), printed()
 
 
 async def run_json(*argv: str) -> tuple[int, list[dict[str, Any]]]:

@@ -15,14 +15,16 @@ from random import Random
 from typing import Any, Final
 from uuid import UUID
 
+import attrs
 import looptime
 from rich.console import Console
 from rich.terminal_theme import MONOKAI
 
-from cardprod import Card, Client, RateLimit
-from cardprod.cli.live import frame
-from cardprod.cli.tally import Tally
-from cardprod.cli.views import Setting
+from cardprod import Card, CardprodError, Client, RateLimit
+from cardprod.cli.output.events import WatchStarted
+from cardprod.cli.output.live import Seen, frame
+from cardprod.cli.watch.stats import WatchStats
+from cardprod.cli.words import message_of, whole
 from cardprod.simulator import Fault, Simulator, Stage
 
 CARDS: Final = 400
@@ -49,27 +51,43 @@ def add_cards(kiosk: Simulator, chance: Random) -> list[Card]:
 
 
 async def picture(name: str) -> None:
-    """PollState, and take the picture."""
+    """Watch, and take the picture."""
     chance, limit = Random(7), RateLimit()
     loop = asyncio.get_running_loop()
     async with Simulator() as kiosk, Client(kiosk.token, base_url=kiosk.base_url, rate_limit=limit) as client:
-        tally = Tally(cards := add_cards(kiosk, chance), loop.time())
+        began_at = loop.time()
+        stats, latest = WatchStats(began_at), list[Seen]()
+        stats.add(cards := add_cards(kiosk, chance))
         async with client.wait_until_all_final(cards) as steps:
 
             async def read() -> None:
-                async for card, what in steps:
-                    tally.saw(card, what, loop.time())
+                async for card, result in steps:
+                    seconds = loop.time() - began_at
+                    if isinstance(result, CardprodError):
+                        stats.report(card, result, loop.time(), is_end=True)
+                        latest.append(Seen(whole(card), message_of(result), None, seconds))
+                    else:
+                        stats.report(card, result.current, loop.time(), is_end=result.is_final)
+                        latest.append(Seen(whole(card), str(result.current), result.current.status, seconds))
 
             reading = asyncio.create_task(read())
             kiosk.fail_next(Fault.server_error(503), times=6)
             for _ in range(MOMENT):
                 await asyncio.sleep(1)
-                tally.sample(loop.time(), steps.progress.requests, client.paused_for)
+                stats.progress(loop.time(), steps.progress.requests, client.paused_for)
+            progress = stats.progress(loop.time(), steps.progress.requests, client.paused_for)
             reading.cancel()
-    tally.saved(loop.time() - 2)
-    setting = Setting(name="cards.csv", per_minute=limit.per_minute, checkpoint="cards.state")
+    started = WatchStarted(
+        name="cards.csv",
+        cards=CARDS,
+        ended=0,
+        bad_rows=0,
+        per_minute=limit.per_minute,
+        checkpoint="cards.state",
+        is_resumed=False,
+    )
     console = Console(width=WIDTH, record=True, file=io.StringIO(), force_terminal=True, color_system="standard")
-    console.print(frame(tally, setting, WIDTH, HEIGHT))
+    console.print(frame(started, attrs.evolve(progress, saved_ago=0.4), latest, WIDTH, HEIGHT))
     svg = console.export_svg(title="cardprod watch cards.csv --checkpoint cards.state", theme=MONOKAI)
     # Whoever reads README is to fetch no fonts from elsewhere; any monospaced one does.
     await asyncio.to_thread(Path(name).write_text, re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.DOTALL), "utf-8")

@@ -7,6 +7,7 @@ loop of a thread, for whose end the test's own loop waits without running anythi
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import threading
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -21,12 +22,12 @@ from cardprod.durable.worker import Worker
 from tests.waiting import LIMIT
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
 
     from cardprod import Backoff, Card, Client, ProductionStatus, Transition
     from cardprod.durable import Step
 
-__all__ = ["follow_durably"]
+__all__ = ["follow_durably", "virtual_time_for_databases"]
 
 _T = TypeVar("_T")
 _MOST_SWEEPS: Final = 2000
@@ -43,10 +44,6 @@ class _Thread:
     def run(self, work: Coroutine[Any, Any, _T]) -> _T:
         """Run something there, and wait for it."""
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(LIMIT)
-
-    def close(self) -> None:
-        """End it."""
-        self._loop.call_soon_threadsafe(self._loop.stop)
 
 
 class _StandingDatabase(Database):
@@ -74,6 +71,15 @@ async def _virtual_time(connection: object) -> float:
     return _StandingDatabase.now
 
 
+@contextlib.contextmanager
+def virtual_time_for_databases() -> Generator[None]:
+    """Let durable waits go by virtual time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(api, "Database", _StandingDatabase)
+        patch.setattr(store, "time_of", _virtual_time)
+        yield
+
+
 async def follow_durably(
     address: str,
     client: Client,
@@ -90,41 +96,36 @@ async def follow_durably(
         for step in steps:
             write(step.what)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(api, "Database", _StandingDatabase)
-        patch.setattr(store, "time_of", _virtual_time)
-        async with Durable(address) as durable:
-            known = None if after is None else {card: after}
-            batch_id = await durable.submit([card], token=token, after=known, **options)  # type: ignore[arg-type]
-            database = _StandingDatabase(address, durable.settings, prepare)
-            await database.open()
-            worker = Worker(
-                database, durable.settings, {api.canonical_token_name(token): client}, on_steps, concurrency=1
-            )
-            try:
-                for _ in range(_MOST_SWEEPS):
-                    due_at = await database.run(lambda connection: _due_at(connection, batch_id))
-                    if due_at is None:
-                        return
-                    chunk_id, at = due_at
-                    await asyncio.sleep(at - checkpoint.wall_clock())
-                    await worker.sweep(chunk_id=chunk_id)
-                    await worker.deliver(chunk_id=chunk_id)
-            finally:
-                await durable.cancel(batch_id)
-                await database.close()
+    async with Durable(address) as durable:
+        known = None if after is None else {card: after}
+        batch_id = await durable.submit([card], token=token, after=known, **options)  # type: ignore[arg-type]
+        database = _StandingDatabase(address, durable.settings, prepare)
+        await database.open()
+        worker = Worker(database, durable.settings, {api.canonical_token_name(token): client}, on_steps, concurrency=1)
+        try:
+            for _ in range(_MOST_SWEEPS):
+                due_at = await database.run(lambda connection: _due_at(connection, batch_id))
+                if due_at is None:
+                    return
+                chunk_id, at = due_at
+                await asyncio.sleep(at - checkpoint.wall_clock())
+                await worker.sweep(chunk_id=chunk_id)
+                await worker.deliver(chunk_id=chunk_id)
+        finally:
+            await durable.cancel(batch_id)
+            await database.close()
 
 
 async def _due_at(connection: Any, batch_id: str) -> tuple[int, float] | None:
     """Return the batch's chunk and when it is due; None once it is over. Pauses go by the client, in virtual time."""
     await connection.execute("DELETE FROM tokens")
-    for row in await fetch(connection, "batch_status", id=batch_id):
-        if row["finished_at"] is not None:
-            return None
+    batch = await fetch(connection, "batch_status", id=batch_id)
+    if batch[0]["finished_at"] is not None:
+        return None
     cursor = await connection.execute(
         "SELECT id, CASE WHEN version = 0 THEN 0 ELSE extract(epoch FROM due_at) END::float8 FROM chunks "
         "WHERE batch_id = %s",
         [batch_id],
     )
-    chunk: tuple[int, float] | None = await cursor.fetchone()
-    return chunk
+    due: tuple[int, float] = await cursor.fetchone()
+    return due

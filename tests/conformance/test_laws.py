@@ -27,6 +27,7 @@ from cardprod.simulator import Fault, Simulator, Stage
 from cardprod.telemetry import PollEnded, PollFailed, TransitionSeen, WaitEnded, WaitStarted
 from tests.cards import CARD, event_of
 from tests.clock import wall_clock_of_the_loop
+from tests.conformance.durably import virtual_time_for_databases
 from tests.conformance.interfaces import DATABASE, INTERFACES, Interface
 from tests.leftovers import assert_idle, assert_nothing_left
 from tests.raw_server import RawServer, http_answer
@@ -68,10 +69,15 @@ def _wall_clock() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def _database(request: pytest.FixtureRequest) -> None:
-    """Have one database for all tests of durable waits."""
-    if "interface" in request.fixturenames and request.getfixturevalue("interface").name == "durable" and not DATABASE:
+def _database(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Have one database for all tests of durable waits, and let them go by virtual time."""
+    if "interface" not in request.fixturenames or request.getfixturevalue("interface").name != "durable":
+        yield
+        return
+    if not DATABASE:
         DATABASE.append(request.getfixturevalue("postgres_server").new_database())
+    with virtual_time_for_databases():
+        yield
 
 
 def now() -> float:

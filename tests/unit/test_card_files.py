@@ -1,84 +1,208 @@
-"""Lists of cards: what is read, and which lines are refused."""
+"""Lists of cards: what is read, and which rows are refused."""
 
 from __future__ import annotations
 
+import csv
+import io
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cardprod import Card
-from cardprod.card_files import BadRow, read_cards
+from cardprod import Card, ProductionStatus
+from cardprod.card_files import BadRow, KnownCard, encoding_of, read_cards
+from tests.table import Table
 
 TOKEN = "card_token must be 1 to 128 characters of A-Z a-z 0-9 . _ ~ -, and not '.' or '..'"
+EXPECTED = "; expected profile_id,card_token"
 NO_NUMBER = "profile_id must be a whole number, such as 123456"
-NO_LINE = "neither CSV nor a JSON object"
+OBJECT = '; expected {"profile_id": 123456, "card_token": "…"}'
 
 
 def read(text: str) -> list[Card | str]:
-    return [row if isinstance(row, Card) else str(row) for row in read_cards(text.splitlines())]
+    """Read a text, in lines as a file has them."""
+    return [row if isinstance(row, Card) else str(row) for row in read_cards(io.StringIO(text, newline="\n"))]
 
 
 def test_csv() -> None:
-    """A CSV file needs no names; empty lines, spaces around cells and further columns do not matter."""
-    assert read("1,a\n\n 2 , b \n3,c,Smith\n") == [Card(1, "a"), Card(2, "b"), Card(3, "c")]
+    """A CSV list needs no header; empty rows, spaces around cells and further columns do not matter."""
+    assert read("1,a\n\n 2 , b \n,,\n3,c,Smith\n") == [Card(1, "a"), Card(2, "b"), Card(3, "c")]
 
 
-def test_csv_with_names() -> None:
-    """Where the first line names the columns, they may stand in any order, among others or alone."""
-    text = '\ufeffholder,card_token,profile_id\n"Smith, J.",a,1\n,b,2\n'
-    assert read(text) == [Card(1, "a"), Card(2, "b")]
-    assert read("\n card_token , profile_id \na,1") == [Card(1, "a")]
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize(
+    "names", [("profile_id", "card_token"), ("Card Token", "PROFILE_ID"), ("profileId", "Holder", "card-token")]
+)
+def test_headers(names: tuple[str, ...], separator: str) -> None:
+    """A header names the columns in any case and order, with any of the three separators, marked or not."""
+    cells = {"p": "7", "c": "a", "H": "Smith"}
+    row = separator.join(cells["c" if name[0] in "cC" else "H" if name == "Holder" else "p"] for name in names)
+    text = f"{separator.join(names)}\n{row}\n"
+    for before in ("", "\ufeff", f"sep={separator}\n", f"\ufeffSEP={separator}\n\n", '"sep=' + separator + '"\n'):
+        assert read(before + text) == [Card(7, "a")]
 
 
-def test_names_are_on_the_first_line() -> None:
-    """A line of names that is not the first is a line that is no card."""
-    for first in ("1,a", '{"profile_id":1,"card_token":"a"}'):
-        assert read(f"{first}\nprofile_id,card_token\n2,b") == [Card(1, "a"), f"line 2: {NO_NUMBER}", Card(2, "b")]
-    assert read("x\ncard_token,profile_id\n2,b") == [
-        "line 1: no card_token: a row is profile_id,card_token",
-        f"line 2: {NO_NUMBER}",
-        Card(2, "b"),
+def test_other_separators() -> None:
+    """Without a header, what follows the first number separates; `sep=` allows others."""
+    assert read("7;a\n8;b") == [Card(7, "a"), Card(8, "b")]
+    assert read("7\ta") == [Card(7, "a")]
+    assert read("sep=|\n7|a,b\n8|c\n") == [
+        f"2: {TOKEN}; this one has 3 characters and does not qualify{EXPECTED}",
+        Card(8, "c"),
+    ]
+
+
+def test_known_statuses() -> None:
+    """A row can name the status that is known of its card, in CSV and in JSON lines alike; empty cells name none."""
+    half_past_nine = datetime(2026, 11, 26, 9, 30, tzinfo=UTC)
+    known = ProductionStatus("PRODUCTION_ERROR", occurred_at=half_past_nine, error_code="JAM")
+    expected = [KnownCard(Card(1, "a"), known), Card(2, "b"), KnownCard(Card(3, "c"), ProductionStatus("READY"))]
+    rows = "1,a,PRODUCTION_ERROR,2026-11-26T09:30:00Z,JAM\n2,b,,,\n3,c,READY\n"
+    text = f"profile_id,card_token,After status,after_occurred_at,afterErrorCode\n{rows}"
+    assert [*read_cards(io.StringIO(text))] == expected
+    lines = [
+        {
+            "profile_id": 1,
+            "card_token": "a",
+            "after_status": "PRODUCTION_ERROR",
+            "after_occurred_at": "2026-11-26T10:30:00+01:00",
+            "after_error_code": "JAM",
+        },
+        {"profile_id": 2, "card_token": "b", "after_status": None},
+        {"profile_id": 3, "card_token": "c", "after_status": "READY"},
+    ]
+    assert [*read_cards(json.dumps(line) for line in lines)] == expected
+
+
+@pytest.mark.parametrize(
+    ("cells", "words"),
+    [
+        (",2026-11-26T09:30:00Z,", "after_status is missing"),
+        (",,JAM", "after_status is missing"),
+        ("READY,2026-11-26T09:30:00,", "after_occurred_at must be a time with its offset"),
+        ("READY,yesterday,", "after_occurred_at must be a time with its offset"),
+    ],
+)
+def test_known_statuses_that_cannot_be(cells: str, words: str) -> None:
+    """A known status without its name, or with a time that is none, makes a bad row."""
+    header = "profile_id,card_token,after_status,after_occurred_at,after_error_code\n"
+    [row] = read_cards(iter([header, f"1,a,{cells}"]))
+    assert words in str(row)
+
+
+def test_a_header_is_the_first_row() -> None:
+    """A row of names that is not the first is no card, and one that names a column twice ends the list."""
+    assert read("1,a\nprofile_id,card_token\n2,b") == [Card(1, "a"), f"2: {NO_NUMBER}{EXPECTED}", Card(2, "b")]
+    [refused] = read("profile_id,card_token,Card Token\n1,a,b\n")
+    assert refused == f"1: the header has cardtoken twice{EXPECTED}, each once"
+
+
+def test_the_header_that_was_expected() -> None:
+    """A bad row is told with the header of its list."""
+    assert read("Holder;Card_Token;Profile_ID\nSmith;a;x\nSmith;b\n") == [
+        f"2: {NO_NUMBER}; expected Holder;Card_Token;Profile_ID",
+        "3: the row has 2 columns; expected Holder;Card_Token;Profile_ID",
     ]
 
 
 def test_json_lines() -> None:
-    """A line of JSON is an object with the two fields; what else it holds is passed over."""
-    assert read('{"profile_id": 1, "card_token": "a", "x": []}\n{"card_token": "b", "profile_id": "2"}') == [
+    """A line of JSON is an object with the two fields; what else it holds is ignored."""
+    text = '{"profile_id": 1, "card_token": "a", "x": []}\n\n{"card_token": "b", "profileId": "2"}\n1,c\n[]\n'
+    assert read(text) == [
         Card(1, "a"),
         Card(2, "b"),
+        f"4: the line is no JSON object{OBJECT}",
+        f"5: the line is no JSON object{OBJECT}",
     ]
 
 
-def test_bad_rows_are_named() -> None:
-    """A line that is no card is named by its number and what is wrong with it; the others are read."""
+def test_bad_rows() -> None:
+    """A row that is no card is named by its line and what is wrong with it; the others are read."""
     rows: dict[str, Card | str] = {
         "1,a": Card(1, "a"),
-        "x,b": NO_NUMBER,
-        "-1,b": NO_NUMBER,
-        "\u0661,b": NO_NUMBER,
-        "\u00b2,b": NO_NUMBER,
-        "0,b": "profile_id must be from 1 to 2**63 - 1, as Wise's profile ids are",
-        "3": "no card_token: a row is profile_id,card_token",
+        "x,b": NO_NUMBER + EXPECTED,
+        "-1,b": NO_NUMBER + EXPECTED,
+        "\u0661,b": NO_NUMBER + EXPECTED,
+        "\u00b2,b": NO_NUMBER + EXPECTED,
+        "0,b": "profile_id must be from 1 to 2**63 - 1, as Wise's profile ids are" + EXPECTED,
+        "3": "the row has 1 columns" + EXPECTED,
+        "4,no token!": f"{TOKEN}; this one has 9 characters and does not qualify" + EXPECTED,
+        '"a"b,1': "this is not CSV: ',' expected after '\"'" + EXPECTED,
+        "9" * 5000 + ",a": "profile_id is too long a number" + EXPECTED,  # more digits than Python reads
+        "5,e": Card(5, "e"),
+        '"open,1': "this is not CSV: unexpected end of data" + EXPECTED,
+    }
+    assert read("\n".join(rows)) == [
+        row if isinstance(row, Card) else f"{number}: {row}" for number, row in enumerate(rows.values(), start=1)
+    ]
+
+
+def test_bad_objects() -> None:
+    """An object that is no card is named as that."""
+    rows: dict[str, str] = {
         '{"profile_id": 1.5, "card_token": "a"}': NO_NUMBER,
         '{"profile_id": true, "card_token": "a"}': NO_NUMBER,
         '{"profile_id": null, "card_token": "a"}': NO_NUMBER,
-        "{bad": NO_LINE,
-        "4,no token!": f"{TOKEN}; this one has 9 characters and does not qualify",
-        '{"profile_id": 1}': "no card_token: a row is profile_id,card_token",
-        '{"card_token": "a"}': "no profile_id: a row is profile_id,card_token",
+        "{bad": "the line is no JSON object",
+        '{"profile_id": 1}': "profile_id or card_token is missing",
+        '{"card_token": "a"}': "profile_id or card_token is missing",
         '{"profile_id": 1, "card_token": 5}': "card_token must be a str; this is a int",
-        '{"a":' * 100_000: NO_LINE,
-        '"open,1': NO_LINE,
-        '"a"b,1': NO_LINE,
-        "9" * 5000 + ",a": NO_LINE,  # more digits than Python reads
-        "5,e": Card(5, "e"),
+        '{"a":' * 100_000: "the line is no JSON object",
     }
-    assert read("\n".join(rows)) == [
-        row if isinstance(row, Card) else f"line {number}: {row}" for number, row in enumerate(rows.values(), start=1)
+    with Table() as table:
+        for text, reason in rows.items():
+            with table.row(text):
+                assert read(text) == [f"1: {reason}{OBJECT}"]
+
+
+def test_a_quote_that_is_not_closed() -> None:
+    """A quote that is not closed costs the rows in it, and its message says up to which line."""
+    text = "".join(f"{number},card-{number}\n" for number in range(1, 20_000))
+    rows = read(f'1,first\n2,"open\n{text}')
+    [refused] = [row for row in rows if isinstance(row, str)]
+    assert refused.startswith("2: this is not CSV (up to line ")
+    assert rows[-1] == Card(19_999, "card-19999")
+
+
+TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\r\0"), max_size=20)
+CARDS = st.builds(Card, st.integers(1, 2**63 - 1), st.from_regex(r"[a-zA-Z0-9._~-]{3,40}", fullmatch=True))
+
+
+@given(st.lists(st.tuples(CARDS, TEXTS)), st.sampled_from(",;\t"), st.booleans())
+def test_what_csv_writers_write(rows: list[tuple[Card, str]], separator: str, has_header: bool) -> None:
+    """Whatever notes stand beside the cards, line breaks, quotes and separators too, exactly the cards are read."""
+    file = io.StringIO()
+    writer = csv.writer(file, delimiter=separator)
+    if has_header:
+        writer.writerow(["Note\nof the holder", "Card Token", "Profile ID"])
+    for card, note in rows:
+        cells = [note, card.card_token, card.profile_id]
+        writer.writerow(cells if has_header else [cells[2], cells[1], note])
+    assert read(file.getvalue().replace("\r\n", "\n")) == [card for card, _ in rows]
+
+
+@given(st.lists(st.tuples(CARDS, TEXTS)))
+def test_what_json_writers_write(rows: list[tuple[Card, str]]) -> None:
+    """Whatever else stands in JSON lines, U+2028 too, exactly the cards are read."""
+    objects: list[dict[str, Any]] = [
+        {"note": note, "profile_id": card.profile_id, "card_token": card.card_token} for card, note in rows
     ]
+    assert read("\n".join(json.dumps(one, ensure_ascii=False) for one in objects)) == [card for card, _ in rows]
 
 
-@given(st.lists(st.text(alphabet=st.characters(exclude_characters="\r\n"), max_size=30)))
+@given(st.lists(st.text(max_size=30)))
 def test_hostile_lines(lines: list[str]) -> None:
-    """Whatever the lines are, each gives a card or a refusal, and nothing is raised."""
-    for row in read_cards(lines):
+    """Whatever the lines are, each row gives a card or a refusal, and nothing is raised."""
+    for row in read_cards(f"{line}\n" for line in lines):
         assert isinstance(row, Card | BadRow)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
+def test_encodings(encoding: str) -> None:
+    """What editors and spreadsheets write is recognized by its beginning."""
+    for text in ("profile_id,card_token\n1,ä\n", "1,a", '{"profile_id": 1}'):
+        written = text.encode(encoding)
+        assert written.decode(encoding_of(written[:4])) == text

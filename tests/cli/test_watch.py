@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-import io
+import functools
 import json
 import logging
 import os
 import select
 import signal
-import sys
+import sqlite3
+from contextlib import asynccontextmanager, closing
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pytest
 
-from cardprod import Card, OAuthToken, cli
-from cardprod.cli.saving import CheckpointFile, Saved
+from cardprod import Card, Client, OAuthToken, cli
 from cardprod.simulator import Fault, Stage
-from tests.cli.commands import clean_environment, command, run, run_json, start_command, write_list
-from tests.waiting import LONG_TIMEOUT, Child, until, wait_until
+from tests.cli.commands import command, output_of, run, run_json, start_command, write_list
+from tests.waiting import LONG_TIMEOUT, Child, until
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable
     from pathlib import Path
 
     from cardprod.simulator import Plan, Simulator
 
+Lines: TypeAlias = "Callable[[], list[dict[str, Any]]]"
 PRINTS: list[tuple[str, float]] = [("READY", 40), ("IN_PROGRESS", 40), ("PRODUCED", 0)]
 SLOWLY = ("--per-minute", "200")
 """For tests in which more looks would only take longer."""
@@ -76,6 +78,21 @@ async def test_all_produced(kiosk: Simulator, tmp_path: Path) -> None:
         "ends": [{"name": "PRODUCED", "error_code": None, "meaning": None, "cards": 5}],
         "stopped_by": None,
     }
+
+
+@pytest.mark.usefixtures("environment")
+async def test_known_statuses(kiosk: Simulator, tmp_path: Path) -> None:
+    """A card whose row names a known error is waited for beyond it."""
+    (card,) = cards_of(kiosk, 1, [("PRODUCTION_ERROR", 60), ("READY", 20), ("PRODUCED", 0)])
+    async with Client(kiosk.token, base_url=kiosk.base_url) as client:
+        known = await client.get_status(card.profile_id, card.card_token)
+    row = {"profile_id": card.profile_id, "card_token": card.card_token, "after_status": known.status}
+    row |= {"after_occurred_at": str(known.occurred_at), "after_error_code": known.error_code}
+    path = tmp_path / "cards.jsonl"
+    path.write_text(json.dumps(row))
+    exit_code, lines = await run_json("watch", str(path))
+    assert exit_code == 0
+    assert told(lines) == {card.card_token: ["READY", "PRODUCED"]}
 
 
 @pytest.mark.usefixtures("environment")
@@ -132,8 +149,8 @@ async def test_all_kinds_of_ends(kiosk: Simulator, tmp_path: Path) -> None:
         ([PRINTS], ("bad",), 2),
         ([PRINTS, JAMS], ("bad",), 1),
         ([PRINTS, JAMS, "never"], (), 3),
-        ([], (), 0),
         ([], ("bad",), 2),
+        ([], (), 2),
     ],
 )
 @pytest.mark.usefixtures("environment")
@@ -147,54 +164,54 @@ async def test_exit_code(
 
 
 @pytest.mark.usefixtures("environment")
-async def test_strict(kiosk: Simulator, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_strict(kiosk: Simulator, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """With `--strict` a line that is no card is named, nothing is asked, and it exits 2."""
     file = write_list(tmp_path / "cards.csv", cards_of(kiosk, 1), "x,b")
     assert await run("watch", file, "--strict") == (2, "")
-    assert "line 3: profile_id must be a whole number, such as 123456; nothing was begun" in capsys.readouterr().err
+    assert "cards.csv:3: profile_id must be a whole number, such as 123456; expected " in capfd.readouterr().err
     assert kiosk.requests == []
 
 
 @pytest.mark.usefixtures("environment")
-async def test_lines_for_people(kiosk: Simulator, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_lines_for_people(kiosk: Simulator, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """Without a terminal transitions are lines, progress and bad rows go to standard error, and a summary is last."""
     cards = cards_of(kiosk, 2)
     jammed = kiosk.add((123456, "jammed"), JAMS)
     exit_code, out = await run("watch", write_list(tmp_path / "cards.csv", [*cards, jammed], "bad"))
-    err = capsys.readouterr().err
+    err = capfd.readouterr().err
     assert exit_code == 1
     assert "s  123456/jammed  READY -> PRODUCTION_ERROR at WIS00001: PRD_FEEDER_JAM (Production error: feeder" in out
     assert "\n3 cards, 1 bad row: 2 produced, 1 ended in an error; " in out
     assert out.endswith("\n  2  PRODUCED\n  1  PRODUCTION_ERROR  PRD_FEEDER_JAM (Production error: feeder card jam)\n")
     first, *progress = err.splitlines()
     assert first.startswith("cardprod: ")
-    assert first.endswith("cards.csv: line 5: no card_token: a row is profile_id,card_token")
+    assert first.endswith("cards.csv:5: the row has 1 columns; expected profile_id,card_token")
     assert progress[0].startswith("cardprod: 0:10: 0 of 3 cards ended; 3 READY; ")
-    assert " of 1,000 looks in the last minute; — left" in progress[0]
+    assert " of 1,000 requests in the last minute; — left" in progress[0]
 
 
 @pytest.mark.usefixtures("environment")
 async def test_trouble_is_told(
-    kiosk: Simulator, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    kiosk: Simulator, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Looks that fail while their card's wait goes on are counted in the progress, with why, and nowhere else."""
     monkeypatch.setattr(logging.getLogger(), "handlers", [])  # without pytest's, as when the command is a process
     [card] = cards_of(kiosk, 1)
     kiosk.fail_next(Fault.server_error(503), times=3, card=card)
     assert (await run("watch", write_list(tmp_path / "cards.csv", [card])))[0] == 0
-    err = capsys.readouterr().err
-    assert "1 look failed in the last minute, to be tried again: " in err
+    err = capfd.readouterr().err
+    assert "1 poll failed in the last minute and will be repeated: " in err
     assert all(line.startswith("cardprod: ") for line in err.splitlines())
 
 
 @pytest.mark.usefixtures("environment")
-async def test_hostile_words(kiosk: Simulator, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_hostile_words(kiosk: Simulator, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """What a server says, and what is in the list, cannot play with the terminal or make lines of its own."""
     card = kiosk.add(
         (1, "card"), [Stage("\x1b[2J\nREADY", 5, description="\x07"), Stage("PRODUCTION_ERROR", error_code="\x1b]0;\n")]
     )
     _, out = await run("watch", write_list(tmp_path / "cards.csv", [card], "\x1b[31m,x"))
-    err = capsys.readouterr().err
+    err = capfd.readouterr().err
     for line in (out + err).splitlines():
         assert line.isprintable()
         assert line[:1] in {" ", "c", "1", ""}
@@ -210,20 +227,22 @@ async def test_rate_limit(kiosk: Simulator, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("environment")
-async def test_a_refused_token_stops_it(kiosk: Simulator, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_a_refused_token_stops_it(kiosk: Simulator, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """A token that is no longer accepted stops it with 4 after a few looks, and a new one goes on from there."""
-    cards = cards_of(kiosk, 100)
-    file, state = write_list(tmp_path / "cards.csv", cards), str(tmp_path / "state")
-    asyncio.get_running_loop().call_later(60, kiosk.expire_token)
-    exit_code, first = await run_json("watch", file, "--checkpoint", state, *SLOWLY)
+    cards = cards_of(kiosk, 100, [("READY", 40), ("IN_PROGRESS", 120), ("PRODUCED", 0)])
+    file, state = write_list(tmp_path / "cards.csv", cards), tmp_path / "state"
+    async with watching_json(file, state, *SLOWLY) as (watching, lines):
+        await asyncio.sleep(60)
+        kiosk.expire_token()
+        exit_code, first = await watching, lines()
     assert (exit_code, first[-1]["stopped_by"]) == (4, "Unauthorized")
     refused = [request for request in kiosk.requests if request.http_status == 401]
     assert 0 < len(refused) < 120
-    assert "set CARDPROD_TOKEN to a new one; the same command goes on from" in capsys.readouterr().err
+    assert "set CARDPROD_TOKEN to a new one; the same command continues from" in capfd.readouterr().err
     fresh = OAuthToken(kiosk.client_id, kiosk.client_secret, kiosk.refresh_token, base_url=kiosk.base_url)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CARDPROD_TOKEN", await fresh())
-        exit_code, second = await run_json("watch", file, "--checkpoint", state, *SLOWLY)
+        exit_code, second = await run_json("watch", file, "--checkpoint", str(state), *SLOWLY)
     assert (exit_code, second[-1]["produced"]) == (0, 100)
     steps = told([*first, *second])
     for card in cards:
@@ -251,10 +270,12 @@ async def test_status_of_many(kiosk: Simulator, tmp_path: Path) -> None:
 # --- The checkpoint file ---
 
 
-def read(state: str) -> Saved | None:
-    """Read a checkpoint file that no run has."""
-    with CheckpointFile(state) as file:
-        return file.read()
+def kept(state: Path) -> dict[str, str | None]:
+    """Read which status of each card a checkpoint file holds, also while a run has it."""
+    if not state.exists() or not state.stat().st_size:
+        return {}
+    with closing(sqlite3.connect(f"{state.as_uri()}?mode=ro", uri=True, timeout=10)) as database:
+        return dict(database.execute("SELECT card_token, status FROM card"))
 
 
 @pytest.mark.parametrize("seconds", [0.5, 41, 60])
@@ -262,15 +283,13 @@ def read(state: str) -> Saved | None:
 async def test_cancelled_and_gone_on_with(kiosk: Simulator, tmp_path: Path, seconds: float) -> None:
     """A watch that is cancelled goes on where it was: nothing is told twice or lost, and new cards are added."""
     cards = cards_of(kiosk, 30)
-    state = str(tmp_path / "state")
-    out = await cancelled_after(seconds, write_list(tmp_path / "cards.csv", cards[:20]), state)
-    first = told(out)
-    saved = read(state)
-    assert saved is not None
-    kept = {one.card.card_token: None if one.last is None else one.last.status for one in saved.checkpoint.pending}
-    assert kept == {token: steps[-1] for token, steps in first.items()}
+    state = tmp_path / "state"
+    first = told(await cancelled_after(seconds, write_list(tmp_path / "cards.csv", cards[:20]), state))
+    assert {token: status for token, status in kept(state).items() if status is not None} == {
+        token: steps[-1] for token, steps in first.items()
+    }
     exit_code, lines = await run_json(
-        "watch", write_list(tmp_path / "cards.csv", cards), "--checkpoint", state, *SLOWLY
+        "watch", write_list(tmp_path / "cards.csv", cards), "--checkpoint", str(state), *SLOWLY
     )
     assert exit_code == 0
     assert lines[-1]["produced"] == 30
@@ -281,16 +300,24 @@ async def test_cancelled_and_gone_on_with(kiosk: Simulator, tmp_path: Path, seco
         assert second[card.card_token][-1] == "PRODUCED"
 
 
-async def cancelled_after(seconds: float, file: str, state: str) -> list[dict[str, Any]]:
+@asynccontextmanager
+async def watching_json(file: str, state: Path, *more: str) -> AsyncGenerator[tuple[asyncio.Task[int], Lines]]:
+    """Watch, and give the task and what returns the lines so far, once there is a first result."""
+    argv = ["watch", file, "--checkpoint", str(state), "--json", *more]
+    with output_of(*argv) as (output, printed):
+        watching = asyncio.create_task(cli.run(cli.make_parser().parse_args(argv), output))
+        await until("the first result", lambda: '"transition"' in printed())
+        yield watching, lambda: [json.loads(line) for line in printed().splitlines()]
+
+
+async def cancelled_after(seconds: float, file: str, state: Path) -> list[dict[str, Any]]:
     """Watch for so long, and return what was reported until then."""
-    out = io.StringIO()
-    arguments = cli.parser().parse_args(["watch", file, "--checkpoint", state, "--json", *SLOWLY])
-    watching = asyncio.create_task(cli.run(arguments, cli.report_to(out, as_json=True)))
-    await asyncio.sleep(seconds)
-    watching.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await watching
-    return [json.loads(line) for line in out.getvalue().splitlines()]
+    async with watching_json(file, state, *SLOWLY) as (watching, lines):
+        await asyncio.sleep(seconds)
+        watching.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await watching
+        return lines()
 
 
 @pytest.mark.usefixtures("environment")
@@ -324,37 +351,51 @@ async def test_what_is_not_final_begins_anew(kiosk: Simulator, tmp_path: Path) -
 
 @pytest.mark.usefixtures("environment")
 async def test_refused_checkpoints(
-    kiosk: Simulator, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    kiosk: Simulator, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A checkpoint of other cards or another place, or what is none, is refused before anything is asked, and stays."""
     cards, state = cards_of(kiosk, 3, [("PRODUCED", 0)]), tmp_path / "state"
     file = write_list(tmp_path / "cards.csv", cards)
     await run("watch", file, "--checkpoint", str(state))
     asked, before = len(kiosk.requests), state.read_bytes()
-    capsys.readouterr()
+    capfd.readouterr()
     other = write_list(tmp_path / "others.csv", [*cards[1:], Card(1, "other")])
     assert (await run("watch", other, "--checkpoint", str(state)))[0] == 2
-    assert "is of other cards: 1 of them are not in this list, such as 123456/card-000" in capsys.readouterr().err
+    assert "is of other cards: 1 of them are not in this list, such as 123456/card-000" in capfd.readouterr().err
     assert (await run("watch", file, "--checkpoint", file))[0] == 2
-    assert "is no checkpoint of `cardprod watch` to go on from" in capsys.readouterr().err
+    assert "is no checkpoint of `cardprod watch` to continue from" in capfd.readouterr().err
     assert (await run("watch", file, "--checkpoint", str(tmp_path / "nowhere" / "state")))[0] == 2
     monkeypatch.setenv("CARDPROD_BASE_URL", "https://api.wise.com")
     assert (await run("watch", file, "--checkpoint", str(state)))[0] == 2
-    assert "is of cards at http://127.0.0.1" in capsys.readouterr().err
+    assert "is of cards at http://127.0.0.1" in capfd.readouterr().err
     assert (len(kiosk.requests), state.read_bytes()) == (asked, before)
     assert file.endswith("cards.csv")
     assert (tmp_path / "cards.csv").read_text().startswith("profile_id")
 
 
 @pytest.mark.usefixtures("environment")
-async def test_a_disk_that_is_full(kiosk: Simulator, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A checkpoint that cannot be written any more is told, and the watch goes on."""
-    cards, place = cards_of(kiosk, 2), tmp_path / "place"
-    place.mkdir()
-    asyncio.get_running_loop().call_later(20, os.rename, place, tmp_path / "elsewhere")
-    exit_code, _ = await run_json("watch", write_list(tmp_path / "list", cards), "--checkpoint", str(place / "state"))
-    assert exit_code == 0
-    assert "cannot be written: No such file or directory" in capsys.readouterr().err
+async def test_a_disk_that_is_full(
+    kiosk: Simulator, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A checkpoint that cannot be written for a while is reported, the watch goes on, and nothing is missing later."""
+    cards, state = cards_of(kiosk, 2, [("READY", 200), ("IN_PROGRESS", 100), ("PRODUCED", 0)]), tmp_path / "state"
+    fails = True
+
+    class FullDisk(sqlite3.Connection):
+        def executemany(self, *statement: Any) -> sqlite3.Cursor:
+            if fails:
+                raise sqlite3.OperationalError("database or disk is full")
+            return super().executemany(*statement)
+
+    connect: Any = sqlite3.connect
+    monkeypatch.setattr(sqlite3, "connect", functools.partial(connect, factory=FullDisk))
+    async with watching_json(write_list(tmp_path / "cards.csv", cards), state) as (watching, _):
+        await asyncio.sleep(100)
+        assert kept(state) == {}
+        fails = False
+        assert await watching == 0
+    assert "cannot be written: database or disk is full" in capfd.readouterr().err
+    assert kept(state) == {card.card_token: "PRODUCED" for card in cards}
 
 
 # --- Real processes ---
@@ -363,30 +404,6 @@ async def test_a_disk_that_is_full(kiosk: Simulator, tmp_path: Path, capsys: pyt
 def start(kiosk: Simulator, *argv: str, **child: Any) -> Child:
     environment = {"CARDPROD_TOKEN": kiosk.token, "CARDPROD_BASE_URL": kiosk.base_url}
     return start_command("watch", *argv, environment=environment, **child)
-
-
-_WRITES_OFTEN = """
-import sys
-from cardprod.cli import main, saving
-saving._PAUSE = 0.1
-sys.exit(main(["watch", *sys.argv[1:]]))
-"""
-
-
-def start_that_writes_often(kiosk: Simulator, *argv: str) -> Child:
-    """Start a watch that writes its file twenty times as often as it would."""
-    env = clean_environment(CARDPROD_TOKEN=kiosk.token, CARDPROD_BASE_URL=kiosk.base_url)
-    return Child(sys.executable, "-c", _WRITES_OFTEN, *argv, env=env)
-
-
-def written_at(file: Path) -> int | None:
-    return file.stat().st_mtime_ns if file.exists() else None
-
-
-async def written_again(file: Path, watching: Child) -> None:
-    """Wait until a file is written once more."""
-    before = written_at(file)
-    await until("another write", lambda: written_at(file), lambda at: at != before, child=watching)
 
 
 @pytest.mark.looptime(False)  # other processes go by real time
@@ -398,11 +415,10 @@ async def test_killed_again_and_again(kiosk: Simulator, tmp_path: Path, *, full_
     arguments = (file, "--checkpoint", str(state), "--json", "--per-second", "40")
     lines: list[dict[str, Any]] = []
 
-    async def watch_and_kill(*, writes: int, requests: int) -> None:
-        """Let it write its file so often and then send so many requests, and kill it."""
-        with start_that_writes_often(kiosk, *arguments) as watching:
-            for _ in range(writes):
-                await written_again(state, watching)
+    async def watch_and_kill(*, until_kept: str, requests: int) -> None:
+        """Let its file hold a card in a status, and then send so many requests, and kill it."""
+        with start(kiosk, *arguments) as watching:
+            await until(until_kept, lambda: kept(state).values(), lambda found: until_kept in found, child=watching)
             sent = len(kiosk.requests) + requests
             await until("requests", lambda: len(kiosk.requests), lambda count: count >= sent, child=watching)
             watching.send(signal.SIGKILL)
@@ -410,19 +426,17 @@ async def test_killed_again_and_again(kiosk: Simulator, tmp_path: Path, *, full_
             assert watching.err == ""
             lines.extend(json.loads(line) for line in watching.lines)
 
-    await watch_and_kill(writes=1, requests=3)
+    await watch_and_kill(until_kept="READY", requests=3)
     for card in cards:
         kiosk.start(card)
-    await watch_and_kill(writes=2, requests=0)
+    await watch_and_kill(until_kept="IN_PROGRESS", requests=0)
     for card in cards[::2]:
         kiosk.finish(card)
-    await watch_and_kill(writes=2, requests=5)
-    saved = read(str(state))
-    assert saved is not None
-    assert saved.checkpoint.pending  # else nothing is gone on with
+    await watch_and_kill(until_kept="PRODUCED", requests=5)
+    assert {*kept(state).values()} & {"READY", "IN_PROGRESS"}  # else nothing is continued
     for card in cards[1::2]:
         kiosk.finish(card)
-    with start_that_writes_often(kiosk, *arguments) as watching:
+    with start(kiosk, *arguments) as watching:
         assert (await watching.until_end(), watching.err) == (0, "")
         lines += [json.loads(line) for line in watching.lines]
     assert lines[-1]["produced"] == len(cards)
@@ -433,26 +447,8 @@ async def test_killed_again_and_again(kiosk: Simulator, tmp_path: Path, *, full_
         told_before = before[line["card"]["card_token"]]
         assert line["previous"] in told_before
         told_before.add(line["status"])
-    # What is told again is what was told after the file was written last.
+    # What is shown again is what was shown after the file was written last.
     assert sum(map(len, steps.values())) < 2 * 3 * len(cards)
-
-
-def test_killed_while_it_writes(tmp_path: Path) -> None:
-    """A process that is killed while it writes the file leaves a whole one."""
-    program = f"""
-from cardprod import AdaptiveSchedule, Checkpoint
-from cardprod.cli.saving import CheckpointFile, Saved
-file, learned = CheckpointFile({str(tmp_path / "state")!r}), AdaptiveSchedule().to_json()
-file.read()
-for number in range(1, 1_000_000):
-    pending = Checkpoint.for_cards((1, f"card-{{one}}") for one in range(number % 700))
-    file.write(Saved(base_url="", checkpoint=pending, ended={{}}, learned=learned), number)
-    print(number, flush=True)
-"""
-    for writes in (1, 5, 20):
-        with Child(sys.executable, "-c", program) as writing:
-            wait_until(f"{writes} writes", lambda: writing.lines[writes - 1 :], child=writing)  # noqa: B023 - it ends here
-        assert read(str(tmp_path / "state")) is not None
 
 
 @pytest.mark.looptime(False)
@@ -466,48 +462,66 @@ async def test_stopped_by_a_signal(kiosk: Simulator, tmp_path: Path, number: sig
         watching.send(number)
         watching.send(number)  # whoever is impatient changes nothing
         assert await watching.until_end() == exit_code
-        assert watching.err == f"cardprod: stopped by {number.name}; the same command goes on from {state}\n"
+        assert watching.err == f"cardprod: stopped by {number.name}; the same command continues from {state}\n"
         lines = [json.loads(line) for line in watching.lines]
     assert (lines[-1]["stopped_by"], lines[-1]["unfinished"]) == (number.name, 3)
     assert told(lines) == {card.card_token: ["READY"] for card in cards}
-    assert '"undelivered": [{' not in state.read_text()
+    assert set(kept(state).values()) == {"READY"}
 
 
 @pytest.mark.usefixtures("environment")
-async def test_one_run_at_a_time(kiosk: Simulator, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_one_run_at_a_time(kiosk: Simulator, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """While one run goes on with a checkpoint, another is refused."""
-    file, state = write_list(tmp_path / "cards.csv", cards_of(kiosk, 2)), str(tmp_path / "state")
-    running = asyncio.create_task(cancelled_after(50, file, state))
-    await asyncio.sleep(20)
-    assert (await run("watch", file, "--checkpoint", state))[0] == 2
-    assert "another run goes on with" in capsys.readouterr().err
-    await running
-    assert (await run_json("watch", file, "--checkpoint", state))[0] == 0
+    file, state = write_list(tmp_path / "cards.csv", cards_of(kiosk, 2)), tmp_path / "state"
+    async with watching_json(file, state) as (watching, _):
+        assert (await run("watch", file, "--checkpoint", str(state)))[0] == 2
+        assert "another run continues from" in capfd.readouterr().err
+        assert await watching == 0
+    assert (await run_json("watch", file, "--checkpoint", str(state)))[0] == 0
 
 
 @pytest.mark.looptime(False)
 async def test_reader_gone(kiosk: Simulator, tmp_path: Path) -> None:
-    """A reader that leaves early ends it without a word, and what it may not have read is not told as told."""
+    """A reader that leaves early ends it with 4 and without a word, and what it has not read is shown another time."""
     cards = cards_of(kiosk, 200, [("PRODUCED", 0)])
     file, state = write_list(tmp_path / "cards.csv", cards), tmp_path / "state"
     reading_end, writing_end = os.pipe()
     with start(kiosk, file, "--checkpoint", str(state), "--json", stdout=writing_end) as watching:
         os.close(writing_end)
-        await until("its first line", lambda: select.select([reading_end], [], [], 0)[0], child=watching)
+        await until("a result", lambda: select.select([reading_end], [], [], 0)[0], child=watching)
+        read = os.read(reading_end, 65_536).decode()
         os.close(reading_end)
         assert await watching.until_end() == 4
         assert watching.err == ""
-    assert '"pending":0,"ended":0' in state.read_text()
+    shown = {token for token, status in kept(state).items() if status is not None}
+    assert shown <= {card.card_token for card in cards if f'"{card.card_token}"' in read}
 
 
 def test_standard_input() -> None:
-    """A list can come from standard input, and is read to its end before anything begins."""
+    """A list can come from standard input; with `--strict` it is read to its end before anything begins."""
     finished = command("watch", "-", "--strict", stdin="1,a\nbad\n", CARDPROD_TOKEN="any")
     assert finished.exit_code == 2
-    assert finished.err == (
-        "cardprod: standard input: line 2: no card_token: a row is profile_id,card_token; nothing was begun\n"
-    )
-    assert command("watch", "-", stdin="", CARDPROD_TOKEN="any").exit_code == 0
+    assert finished.err.splitlines() == [
+        "cardprod: standard input:2: the row has 1 columns; expected profile_id,card_token",
+        "cardprod: nothing was begun, because --strict accepts no bad rows",
+    ]
+
+
+@pytest.mark.looptime(False)
+async def test_the_first_line_is_enough(kiosk: Simulator) -> None:
+    """A list on standard input is waited for from its first line, while the others are still to come."""
+    [first, second] = cards_of(kiosk, 2, [("PRODUCED", 0)])
+    reading_end, writing_end = os.pipe()
+    with start(kiosk, "-", "--json", stdin=reading_end) as watching:
+        os.close(reading_end)
+        os.write(writing_end, f"{first.profile_id},{first.card_token}\n".encode())
+        await until("the first card", lambda: "PRODUCED" in watching.out, child=watching)
+        os.write(writing_end, f"{second.profile_id},{second.card_token}\nbad\n".encode())
+        os.close(writing_end)
+        assert (await watching.until_end(), watching.err) == (2, "")
+        lines = [json.loads(line) for line in watching.lines]
+    assert told(lines) == {card.card_token: ["PRODUCED"] for card in (first, second)}
+    assert (lines[0]["cards"], lines[-1]["cards"], lines[-1]["bad_rows"]) == (0, 2, 1)
 
 
 async def test_ctrl_c_while_somebody_types(monkeypatch: pytest.MonkeyPatch) -> None:

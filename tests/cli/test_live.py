@@ -16,10 +16,11 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from cardprod import Card, CardNotFound, CardprodError, ProductionStatus, Transition
-from cardprod.cli.live import frame
-from cardprod.cli.tally import Tally
-from cardprod.cli.views import Setting
+from cardprod import Card, CardNotFound, CardprodError, ProductionStatus
+from cardprod.cli.output.events import WatchProgress, WatchStarted
+from cardprod.cli.output.live import Seen, frame
+from cardprod.cli.watch.stats import WatchStats
+from cardprod.cli.words import message_of, whole
 from cardprod.simulator import Stage
 from tests.cli.commands import run, start_command, write_list
 from tests.table import Table
@@ -31,46 +32,60 @@ if TYPE_CHECKING:
     from cardprod.simulator import Simulator
 
 HIDE, SHOW, CURSOR_UP = "\x1b[?25l", "\x1b[?25h", "\x1b[1A"
-SETTING = Setting(name="cards-of-november.csv", bad_rows=2, per_minute=1000, checkpoint="cards.state")
+STARTED = WatchStarted(
+    name="cards-of-november.csv",
+    cards=50,
+    ended=0,
+    bad_rows=2,
+    per_minute=1000,
+    checkpoint="cards.state",
+    is_resumed=False,
+)
+TOKEN = "ca0c8154-1e14-4464-a1ce-"
 
 
-def tally_of(*, cards: int = 50, words: str = "") -> Tally:
-    """Count cards of all kinds, a minute after the beginning."""
-    names = [Card(123456, f"ca0c8154-{number:04}") for number in range(cards)]
-    tally = Tally(names, 0)
-    ready = ProductionStatus("READY")
+def shown(*, words: str = "") -> tuple[WatchProgress, list[Seen]]:
+    """Count 50 cards of all kinds, a minute after the beginning, and list what was seen of them last."""
+    cards = [Card(123456, f"{TOKEN}{number:012}") for number in range(50)]
+    stats = WatchStats(0)
+    stats.add(cards)
+    stats.bad_rows = 2
     ends = [ProductionStatus("PRODUCED", kiosk_id="WIS00001")] * 4 + [
         ProductionStatus("PRODUCTION_ERROR", kiosk_id="WIS00001", error_code="PRD_FEEDER_JAM"),
         ProductionStatus("REQUEST_ERROR", error_code="KIOSK_ID_NOT_FOUND", description=words),
         ProductionStatus(words or "ON_THE_MOON", error_code=words or None, description=words),
     ]
-    for number, card in enumerate(names[: cards // 2]):
-        tally.saw(card, Transition(None, ready, 0, 1), number)
-        if number % 2:
-            tally.saw(card, Transition(ready, ends[number // 2 % len(ends)], 1, 2), number)
-        if number % 13 == 0:
-            tally.saw(card, CardNotFound(f"404 {words}", http_status=404, card=card), number)
-        tally.sample(number, 40 * number, paused_for=12)
-    tally.failed_look(CardprodError(f"no answer {words}"))
-    tally.saved(55)
-    tally.sample(61, 2000, paused_for=12)
-    return tally
+    seen: list[Seen] = []
+    for number, card in enumerate(cards[:25]):
+        outcomes: list[ProductionStatus | CardprodError] = [ProductionStatus("READY")]
+        outcomes += [ends[number // 2 % len(ends)]] if number % 2 else []
+        outcomes += [CardNotFound(f"404 {words}", http_status=404, card=card)] if number % 13 == 0 else []
+        for outcome in outcomes:
+            if isinstance(outcome, CardprodError):
+                stats.report(card, outcome, number, is_end=True)
+                seen.append(Seen(whole(card), message_of(outcome), None, number))
+            else:
+                stats.report(card, outcome, number, is_end=outcome.is_final)
+                seen.append(Seen(whole(card), str(outcome), outcome.status, number))
+        stats.progress(number, 40 * number)
+    stats.poll_failed(CardprodError(f"no answer {words}"))
+    stats.saved_at = 55
+    return stats.progress(61, 2000, paused_for=12), seen
 
 
-def drawn(tally: Tally, width: int, height: int = 40, **more: Any) -> list[str]:
+def drawn(words: str, width: int, height: int = 40, **more: Any) -> list[str]:
     console = Console(width=width, height=height, file=io.StringIO(), force_terminal=True, legacy_windows=False, **more)
     with console.capture() as capture:
-        console.print(frame(tally, SETTING, width, height))
+        console.print(frame(STARTED, *shown(words=words), width, height))
     return capture.get().splitlines()
 
 
 def test_it_fits() -> None:
     """A frame is never wider than the terminal, and always a row lower, whatever a server said."""
-    tallies = {words: tally_of(words=words) for words in ("", "\x1b[2J\n卡" * 50)}
     sizes = product([1, 2, 10, 20, 40, 60, 80, 120, 300], [1, 2, 5, 10, 24, 60])
     with Table() as table:
-        for (width, height), (words, tally) in product(sizes, tallies.items()):
-            lines = drawn(tally, width, height, no_color=True, color_system=None)
+        for (width, height), words in product(sizes, ["", "\x1b[2J\n卡" * 50]):
+            lines = drawn(words, width, height, no_color=True, color_system=None)
             with table.row(width, height, words):
                 assert len(lines) <= max(1, height - 1)
                 assert [line for line in lines if cell_len(line) > width or not line.isprintable()] == []
@@ -80,75 +95,76 @@ WIDE = """\
 cards-of-november.csv  50 cards, 2 bad rows                                                       1:01, about 3 min left
 ━━━━━━━━━━━━━━━━━━━━━━━━━━━━──────────────────────────────────────────────────────────────────────────────────  13 of 50
 
-  25  not looked at yet
+  25  not polled yet
   12  READY
    8  PRODUCED
-   2  CardNotFound  404: this token can see no such card under this profile
+   2  404: this token can see no such card under this profile
    2  PRODUCTION_ERROR  PRD_FEEDER_JAM  Production error: feeder card jam
    1  REQUEST_ERROR     KIOSK_ID_NOT_FOUND  The kiosk ID does not exist
 
-1,960 of 1,000 looks in the last minute  ━━━━━━━━━━━━━━━━━━━━  2,000 in all
+1,960 of 1,000 requests in the last minute  ━━━━━━━━━━━━━━━━━━━━  2,000 in all
 paused for 12 s more, as the API asked
-1 look failed in the last minute, to be tried again: no answer
+1 poll failed in the last minute and will be repeated: no answer
 checkpoint cards.state  saved 0:06 ago
 
-    0:19  123456/ca0c8154…  READY -> PRODUCED at WIS00001
-    0:20  123456/ca0c8154…  READY
-    0:21  123456/ca0c8154…  READY
-    0:21  123456/ca0c8154…  READY -> PRODUCED at WIS00001
-    0:22  123456/ca0c8154…  READY
-    0:23  123456/ca0c8154…  READY
-    0:23  123456/ca0c8154…  READY -> PRODUCTION_ERROR at WIS00001: PRD_FEEDER_JAM (Production error: feeder card jam)
-    0:24  123456/ca0c8154…  READY
+    0:19  123456/ca0c8154-1e14-4464-a1ce-000000000019  PRODUCED at WIS00001
+    0:20  123456/ca0c8154-1e14-4464-a1ce-000000000020  READY
+    0:21  123456/ca0c8154-1e14-4464-a1ce-000000000021  READY
+    0:21  123456/ca0c8154-1e14-4464-a1ce-000000000021  PRODUCED at WIS00001
+    0:22  123456/ca0c8154-1e14-4464-a1ce-000000000022  READY
+    0:23  123456/ca0c8154-1e14-4464-a1ce-000000000023  READY
+    0:23  123456/ca0c8154-1e14-4464-a1ce-000000000023  PRODUCTION_ERROR at WIS00001: PRD_FEEDER_JAM (Production error: …
+    0:24  123456/ca0c8154-1e14-4464-a1ce-000000000024  READY
 """
 
 NARROW = """\
 cards-of-novemb…  1:01, about 3 min left
 ━━━━━━━───────────────────────  13 of 50
 
-  25  not looked at yet
+  25  not polled yet
   12  READY
    8  PRODUCED
-   2  CardNotFound  404: this token can…
+   2  404: this token can see no such c…
    2  PRODUCTION_ERROR  PRD_FEEDER_JAM …
    1  REQUEST_ERROR     KIOSK_ID_NOT_FO…
 
-1,960 of 1,000 looks in the last minute
+1,960 of 1,000 requests in the last min…
 paused for 12 s more, as the API asked
-1 look failed in the last minute, to be…
+1 poll failed in the last minute and wi…
 checkpoint cards.state  saved 0:06 ago
 
-    0:19  123456/ca0c8154…  PRODUCED at…
-    0:20  123456/ca0c8154…  READY
-    0:21  123456/ca0c8154…  READY
-    0:21  123456/ca0c8154…  PRODUCED at…
-    0:22  123456/ca0c8154…  READY
-    0:23  123456/ca0c8154…  READY
-    0:23  123456/ca0c8154…  PRODUCTION_…
-    0:24  123456/ca0c8154…  READY
+    0:19  …00000000019  PRODUCED at WIS…
+    0:20  …00000000020  READY
+    0:21  …00000000021  READY
+    0:21  …00000000021  PRODUCED at WIS…
+    0:22  …00000000022  READY
+    0:23  …00000000023  READY
+    0:23  …00000000023  PRODUCTION_ERRO…
+    0:24  …00000000024  READY
 """
 
 
-@pytest.mark.parametrize(("width", "shown"), [(120, WIDE), (40, NARROW)])
-def test_what_it_shows(width: int, shown: str) -> None:
-    """A frame says how far it is, where the cards are and how they ended, how much is used, and what was told last."""
-    assert "\n".join(line.rstrip() for line in drawn(tally_of(), width, color_system=None)) + "\n" == shown
+@pytest.mark.parametrize(("width", "expected"), [(120, WIDE), (40, NARROW)])
+def test_what_it_shows(width: int, expected: str) -> None:
+    """A frame says how far it is, where the cards are and how they ended, how much is used, and what was seen last."""
+    assert "\n".join(line.rstrip() for line in drawn("", width, color_system=None)) + "\n" == expected
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 100, 300])
+def test_tokens_can_be_told_apart(width: int) -> None:
+    """A token is whole where there is room; where not, its end is there, in which tokens differ."""
+    lines = drawn("", width, color_system=None)
+    ends = [f"{number:05}" for number in range(21, 25)]
+    assert all(any(end in line for line in lines) for end in ends)
+    if width >= 80:
+        assert all(any(f"123456/{TOKEN}00000000{end[1:]}" in line for line in lines) for end in ends)
 
 
 def test_colours_only_add() -> None:
     """Nothing is told by colours alone: without them a frame says the same."""
-    tally = tally_of()
-    coloured = "\n".join(drawn(tally, 80, color_system="standard"))
+    coloured = "\n".join(drawn("", 80, color_system="standard"))
     assert "\x1b[36mREADY" in coloured
-    assert re.sub(r"\x1b\[[0-9;]*m", "", coloured) == "\n".join(drawn(tally, 80, color_system=None))
-
-
-def test_a_frame_costs_the_same_for_a_million(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A frame needs nothing but what was counted: it goes over no cards."""
-    tally = tally_of()
-    expected = drawn(tally, 80)
-    monkeypatch.setattr(tally, "_standing", None)
-    assert drawn(tally, 80) == expected
+    assert re.sub(r"\x1b\[[0-9;]*m", "", coloured) == "\n".join(drawn("", 80, color_system=None))
 
 
 # --- A real terminal ---
@@ -205,11 +221,11 @@ async def test_in_a_terminal(kiosk: Simulator, tmp_path: Path) -> None:
     assert exit_code == 1
     assert written.startswith(HIDE)
     view, summary = written.split(SHOW)
-    assert "looks in the last minute" in view
+    assert "requests in the last minute" in view
     assert "card-2" in summary
     assert "PRODUCTION_ERROR at WIS00001: PRD_FEEDER_JAM" in summary
     assert "2 cards: 1 produced, 1 ended in an error" in summary
-    assert "looks in the last minute" not in summary
+    assert "requests in the last minute" not in summary
 
 
 @pytest.mark.looptime(False)
@@ -220,7 +236,7 @@ async def test_ctrl_c_in_a_terminal(kiosk: Simulator, tmp_path: Path) -> None:
     assert exit_code == 130
     summary = written.split(SHOW)[1]
     assert "1 card: 1 not final" in summary
-    assert f"cardprod: stopped by SIGINT; the same command goes on from {state}" in summary
+    assert f"cardprod: stopped by SIGINT; the same command continues from {state}" in summary
     assert "Traceback" not in written
 
 
@@ -260,7 +276,7 @@ async def test_forced_colours_move_nothing(kiosk: Simulator, tmp_path: Path) -> 
 @pytest.mark.usefixtures("environment")
 async def test_without_rich(kiosk: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the extra there are lines, in a terminal too."""
-    monkeypatch.delitem(sys.modules, "cardprod.cli.live", raising=False)
+    monkeypatch.delitem(sys.modules, "cardprod.cli.output.live", raising=False)
     monkeypatch.setitem(sys.modules, "rich.console", None)
     exit_code, out = await run("watch", two_cards(kiosk, tmp_path))
     assert exit_code == 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cardprod.cli.wording import clock, count_of, printable, roughly
+from cardprod.cli.words import clock, count_of, printable, roughly
 
 
 def test_roughly() -> None:
@@ -35,4 +35,4 @@ def test_count_of() -> None:
 
 def test_printable() -> None:
     """What could play with a terminal is taken out."""
-    assert printable("a\x1b[2J\x07 ü 卡\n") == "a�[2J� ü 卡\n"
+    assert printable("a\x1b[2J\x07 ü 卡\n") == "a�[2J� ü 卡�"

@@ -1,0 +1,64 @@
+"""`cardprod batch`: how far a submitted batch is."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from cardprod.cli.arguments import add_database
+from cardprod.cli.connection import find_database
+from cardprod.cli.exit_codes import NOT_FINAL, PRODUCED
+from cardprod.cli.output.events import Report, report_of
+from cardprod.cli.words import count_of
+
+if TYPE_CHECKING:
+    import argparse
+
+    from cardprod.cli.output import Output
+    from cardprod.cli.parser import Commands
+
+__all__ = ["add", "run"]
+
+
+def add(to: Commands) -> None:
+    """Add the command."""
+    batch = to.add(
+        "batch",
+        run,
+        "show how far a batch is\n\nIt exits with 3 while cards are pending.",
+        "cardprod batch ID",
+        "cardprod batch ID --results --json",
+        "cardprod batch ID --cancel",
+    )
+    batch.add_argument("batch", metavar="BATCH", help="what `submit` printed")
+    batch.add_argument("--results", action="store_true", help="show how each card ended, as far as it has")
+    batch.add_argument("--cancel", action="store_true", help="stop waiting for its cards")
+    add_database(batch)
+
+
+async def run(arguments: argparse.Namespace, output: Output) -> int:
+    """Show a batch, and its cards; or cancel it."""
+    async with await asyncio.to_thread(find_database, arguments) as durable:
+        if arguments.cancel:
+            await durable.cancel(arguments.batch)
+        status = await durable.status(arguments.batch)
+        ends = f"{status.produced} produced, {status.failed} ended in an error, {status.errors} gave up"
+        pending = f"{status.pending} to go"
+        state = "cancelled" if status.cancelled_at else "over" if status.finished_at else pending
+        refused = f"; the token {status.token_name!r} is refused" if status.token_refused_at else ""
+        fields = attrs.asdict(status, value_serializer=_as_json)
+        output.emit(
+            Report(f"{count_of(status.total, 'card')}: {ends}; {state}; {status.polls} polls{refused}", "batch", fields)
+        )
+        if arguments.results:
+            async for card, outcome in durable.results(arguments.batch):
+                output.emit(report_of(card, outcome))
+                await output.drain()
+    return NOT_FINAL if status.pending and status.cancelled_at is None else PRODUCED
+
+
+def _as_json(_: object, __: object, value: Any) -> Any:  # noqa: ANN401 - any field's
+    return value.isoformat() if isinstance(value, datetime) else value

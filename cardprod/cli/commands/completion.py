@@ -1,0 +1,44 @@
+"""`cardprod completion`: print a script that completes the command in a shell (extra `cli`)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from cardprod._extras import needs_extra
+from cardprod.cli.exit_codes import PRODUCED
+from cardprod.errors import UsageError
+
+if TYPE_CHECKING:
+    import argparse
+
+    from cardprod.cli.output import Output
+    from cardprod.cli.parser import Commands
+
+__all__ = ["SHELLS", "add", "run"]
+
+SHELLS: Final = ("bash", "zsh", "fish")
+
+
+def add(to: Commands) -> None:
+    """Add the command."""
+    command = to.add(
+        "completion",
+        run,
+        "print a script that completes this command in a shell (extra cli)",
+        "source <(cardprod completion bash)",
+        'cardprod completion zsh > "${fpath[1]}/_cardprod"',
+        "cardprod completion fish > ~/.config/fish/completions/cardprod.fish",
+    )
+    command.add_argument("shell", choices=SHELLS, help="which shell")
+
+
+async def run(arguments: argparse.Namespace, output: Output) -> int:
+    """Print the script."""
+    try:
+        import shtab  # noqa: PLC0415 - an extra
+    except ImportError:
+        raise UsageError(needs_extra("cardprod completion", "cli")) from None
+    from cardprod.cli.parser import make_parser  # noqa: PLC0415 - which imports this module
+
+    output.print_raw(f"{shtab.complete(make_parser(), arguments.shell)}\n")
+    return PRODUCED

@@ -1,0 +1,48 @@
+"""`cardprod migrate`: make the tables of durable waits, or bring them up to date."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from cardprod.cli.arguments import add_database
+from cardprod.cli.connection import find_database
+from cardprod.cli.exit_codes import PRODUCED
+from cardprod.cli.output.events import Warned
+from cardprod.errors import UsageError
+
+if TYPE_CHECKING:
+    import argparse
+
+    from cardprod.cli.output import Output
+    from cardprod.cli.parser import Commands
+
+__all__ = ["add", "run"]
+
+_DOES = """make the tables of durable waits, or bring them up to date
+
+Workers do it themselves where their role may. Where it may not, an administrator runs the SQL."""
+
+
+def add(to: Commands) -> None:
+    """Add the command."""
+    migrate = to.add(
+        "migrate", run, _DOES, "cardprod migrate", "cardprod migrate --sql --role cards | psql -f - admin-database"
+    )
+    migrate.add_argument("--sql", action="store_true", help="print the SQL and connect to nothing")
+    migrate.add_argument("--role", metavar="ROLE", help="with --sql: grant this role what a worker needs")
+    add_database(migrate)
+
+
+async def run(arguments: argparse.Namespace, output: Output) -> int:
+    """Migrate, or print the SQL that does, whoever reads it."""
+    if arguments.sql:
+        arguments.database = "dbname=not-used"
+        output.print_raw(find_database(arguments).migration_script(role=arguments.role))
+        return PRODUCED
+    if arguments.role:
+        raise UsageError("--role goes with --sql: an administrator runs what that prints")
+    async with await asyncio.to_thread(find_database, arguments) as durable:
+        await durable.migrate()
+    output.emit(Warned(f"the schema {arguments.schema} is up to date"))
+    return PRODUCED

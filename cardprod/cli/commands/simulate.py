@@ -1,0 +1,84 @@
+"""`cardprod simulate`: run the kiosk simulator."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack, suppress
+from typing import TYPE_CHECKING, Final
+
+from cardprod.cli.arguments import port
+from cardprod.cli.output.events import Report
+from cardprod.cli.output.streams import OutputLost
+from cardprod.errors import UsageError
+
+if TYPE_CHECKING:
+    import argparse
+
+    from cardprod.cli.output import Output
+    from cardprod.cli.parser import Commands
+    from cardprod.simulator import LoggedRequest
+
+__all__ = ["add", "run"]
+
+_MOST_KEPT: Final = 1_000_000
+"""Bytes that are kept for a reader who does not read; the requests after that are not shown."""
+
+_FIELDS: Final = ("method", "path", "http_status", "status")
+
+
+def add(to: Commands) -> None:
+    """Add the command."""
+    simulate = to.add(
+        "simulate",
+        run,
+        "run the kiosk simulator until Ctrl-C",
+        "cardprod simulate --plan jams",
+        "cardprod simulate --port 0 --webhooks-to http://127.0.0.1:8000/wise",
+    )
+    plans = "what becomes of a card: prints, jams, rejected, retried or never (default prints)"
+    simulate.add_argument("--port", type=port, default=8080, help="port on 127.0.0.1, 0 for any (default 8080)")
+    simulate.add_argument("--plan", default="prints", help=plans)
+    simulate.add_argument("--webhooks-to", metavar="URL", help="send a signed webhook there for each change of a card")
+
+
+async def run(arguments: argparse.Namespace, output: Output) -> int:
+    """Run the simulator until this is cancelled: it never returns."""
+    from cardprod.simulator import Simulator  # noqa: PLC0415 - other commands need no web server
+
+    def log(request: LoggedRequest) -> None:
+        """Show a request, if somebody reads: an answer must not depend on that."""
+        answer = "no answer" if request.http_status is None else f"{request.http_status} {request.status or ''}"
+        fields = {name: getattr(request, name) for name in _FIELDS}
+        fields |= {"at": round(request.at, 3), "fault": None if request.fault is None else request.fault.kind}
+        if output.kept < _MOST_KEPT:
+            with suppress(OutputLost):
+                text = f"{request.at:6.1f} s  {request.method} {request.path}  {answer}"
+                output.emit(Report(text, "request", fields))
+
+    plan, webhooks = arguments.plan, arguments.webhooks_to
+    kiosk = Simulator(port=arguments.port, token=None, plan_for_unknown=plan, on_request=log, page=True)
+    async with AsyncExitStack() as stack:
+        try:
+            await stack.enter_async_context(kiosk)
+            if webhooks is not None:
+                kiosk.subscribe(webhooks)
+        except OSError as exc:
+            raise UsageError(f"cannot listen on port {arguments.port}: {exc.strerror}") from exc
+        except ImportError as exc:
+            raise UsageError(str(exc)) from exc
+        url = kiosk.base_url
+        fields = {"base_url": url, "plan": plan}
+        text = f"""\
+Kiosk simulator at {url}: a card begins the plan {plan!r} at its first request.
+See and drive it in a browser: {url}/
+In another terminal:
+  CARDPROD_BASE_URL={url} CARDPROD_TOKEN=any cardprod wait 123456 my-card
+"""
+        if webhooks is not None:
+            fields["public_key_url"] = kiosk.public_key_url
+            text += f"Its webhooks are verified with the key at {kiosk.public_key_url}\n"
+        output.emit(Report(f"{text}Ctrl-C stops it.", "listening", fields))
+        while True:
+            with suppress(OutputLost):
+                await output.drain()
+            await asyncio.sleep(1)

@@ -1,0 +1,67 @@
+"""`cardprod status`: request the status of one card, or of each of many."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cardprod.cli.arguments import add_connection, add_list, add_profile, card_token
+from cardprod.cli.connection import make_client
+from cardprod.cli.exit_codes import USAGE, exit_code_of, worst_of
+from cardprod.cli.lists import CardList, read_list
+from cardprod.cli.output.events import BadRowFound, report_of
+from cardprod.errors import UsageError
+from cardprod.models import Card
+
+if TYPE_CHECKING:
+    import argparse
+
+    from cardprod.cli.output import Output
+    from cardprod.cli.parser import Commands
+
+__all__ = ["add", "run"]
+
+
+def add(to: Commands) -> None:
+    """Add the command."""
+    status = to.add(
+        "status",
+        run,
+        "request the status of a card, or of each of many, once",
+        "cardprod status 123456 ca0c8154-1e14-4464-a1ce-dcea7dc3de52",
+        "cardprod status 123456 card-1 card-2 card-3",
+        "cardprod status --file cards.csv --json",
+    )
+    add_profile(status, nargs="?")
+    status.add_argument("cards", nargs="*", type=card_token, metavar="CARD", help="a card's token")
+    add_list(status, "--file", words="a list of cards instead: ")
+    status.add_argument("--strict", action="store_true", help="request nothing if a row of the list is no card")
+    add_connection(status)
+
+
+async def run(arguments: argparse.Namespace, output: Output) -> int:
+    """Request the statuses."""
+    profile_id: int | None = arguments.profile
+    if (arguments.file is None) == (profile_id is None) or (profile_id is None) != (not arguments.cards):
+        raise UsageError("name either PROFILE CARD [CARD …] or a list of cards with --file")
+    client = make_client(arguments)
+    if profile_id is None:
+        listed = await read_list(arguments.file, allow_empty=arguments.allow_empty)
+    else:
+        listed = CardList("", [Card(profile_id, token) for token in arguments.cards], [])
+    for row in listed.bad_rows:
+        output.emit(BadRowFound(listed.name, row))
+    if listed.bad_rows and arguments.strict:
+        raise UsageError("nothing was requested, because --strict accepts no bad rows")
+    codes = {USAGE} if listed.bad_rows else set[int]()
+    async with client:
+        if profile_id is not None and len(listed.cards) == 1:
+            [card] = listed.cards
+            status = await client.get_status(card.profile_id, card.card_token)
+            output.emit(report_of(card, status))
+            return exit_code_of(status)
+        async with client.get_statuses(listed.cards) as pairs:
+            async for card, outcome in pairs:
+                codes.add(exit_code_of(outcome))
+                output.emit(report_of(card, outcome))
+                await output.drain()
+    return worst_of(codes)

@@ -1,0 +1,56 @@
+"""`cardprod submit`: hand cards over to workers."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from typing import TYPE_CHECKING
+
+from cardprod.cli.arguments import add_database, add_list, add_timeout
+from cardprod.cli.connection import find_database
+from cardprod.cli.exit_codes import PRODUCED
+from cardprod.cli.lists import read_list
+from cardprod.cli.output.events import BadRowFound, Report, Warned
+from cardprod.cli.words import count_of
+from cardprod.errors import UsageError
+
+if TYPE_CHECKING:
+    import argparse
+
+    from cardprod.cli.output import Output
+    from cardprod.cli.parser import Commands
+
+__all__ = ["add", "run"]
+
+
+def add(to: Commands) -> None:
+    """Add the command."""
+    submit = to.add(
+        "submit",
+        run,
+        "submit cards, to be waited for by workers",
+        "cardprod submit cards.csv --timeout 2h",
+        "list-cards | cardprod submit - --token my-bank",
+    )
+    add_list(submit)
+    add_timeout(submit, math.inf, "none")
+    submit.add_argument("--token", default="default", metavar="NAME", help="the name of the token to poll with")
+    add_database(submit)
+
+
+async def run(arguments: argparse.Namespace, output: Output) -> int:
+    """Submit all cards of a list, or none."""
+    listed = await read_list(arguments.file, allow_empty=arguments.allow_empty)
+    for row in listed.bad_rows:
+        output.emit(BadRowFound(listed.name, row))
+    if listed.bad_rows:
+        raise UsageError("nothing was submitted, because of the bad rows")
+    timeout = arguments.timeout if arguments.timeout < math.inf else None
+    async with await asyncio.to_thread(find_database, arguments) as durable:
+        batch_id = await durable.submit(listed.cards, timeout=timeout, token=arguments.token, after=listed.after)
+    cards = len({*listed.cards})
+    if not arguments.json:
+        submitted = f"{count_of(cards, 'card')} submitted"
+        output.emit(Warned(f"{submitted}; see how far they are with `cardprod batch {batch_id}`"))
+    output.emit(Report(batch_id, "submitted", {"batch_id": batch_id, "cards": cards}))
+    return PRODUCED

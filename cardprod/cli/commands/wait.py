@@ -1,0 +1,71 @@
+"""`cardprod wait`: wait until a card is final, or produced."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from cardprod.cli.arguments import add_connection, add_profile, add_timeout, card_token
+from cardprod.cli.connection import make_client
+from cardprod.cli.exit_codes import NOT_FINAL, exit_code_of
+from cardprod.cli.output.events import StatusReported, TransitionReported
+from cardprod.errors import WaitTimeout
+from cardprod.models import Card
+
+if TYPE_CHECKING:
+    import argparse
+
+    from cardprod.cli.output import Output
+    from cardprod.cli.parser import Commands
+    from cardprod.models import ProductionStatus
+
+__all__ = ["add", "run"]
+
+_DOES = """wait until a card is final, and show each transition
+
+PRODUCTION_ERROR and REQUEST_ERROR end it, but a card can be sent to the kiosk
+again once the cause is gone: with --follow it goes on until the card is PRODUCED.
+When its time runs out, the last status is shown as well."""
+
+
+def add(to: Commands) -> None:
+    """Add the command."""
+    wait = to.add(
+        "wait",
+        run,
+        _DOES,
+        "cardprod wait 123456 ca0c8154-1e14-4464-a1ce-dcea7dc3de52",
+        "cardprod wait 123456 ca0c8154-1e14-4464-a1ce-dcea7dc3de52 --timeout 10m && echo printed",
+        "cardprod wait 123456 ca0c8154-1e14-4464-a1ce-dcea7dc3de52 --follow --timeout 2h",
+    )
+    add_profile(wait)
+    wait.add_argument("card", type=card_token, metavar="CARD", help="the card's token")
+    add_timeout(wait, 900.0, "15m")
+    wait.add_argument("--follow", action="store_true", help="go on after an error status, until the card is produced")
+    add_connection(wait)
+
+
+async def run(arguments: argparse.Namespace, output: Output) -> int:
+    """Wait."""
+    card = Card(arguments.profile, arguments.card)
+    loop = asyncio.get_running_loop()
+    began_at = loop.time()
+    known: ProductionStatus | None = None
+    async with make_client(arguments) as client:
+        while known is None or (arguments.follow and not known.is_produced):
+            elapsed = loop.time() - began_at
+            timeout = max(0.0, arguments.timeout - elapsed)
+            try:
+                async for step in client.wait_until_final(
+                    card.profile_id, card.card_token, timeout=timeout, after=known
+                ):
+                    known = step.current
+                    output.emit(TransitionReported(card, step, elapsed + step.elapsed))
+                    await output.drain()
+            except WaitTimeout as error:
+                if (last := error.last or known) is not None:
+                    output.emit(StatusReported(card, last))
+                raise
+            if known is None:
+                return NOT_FINAL
+    return exit_code_of(known)

@@ -1,0 +1,79 @@
+"""`cardprod watch`: wait for all cards of a list."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Final
+
+from cardprod._http.rate_limit import RateLimit
+from cardprod.cli.arguments import add_connection, add_file, add_list, add_timeout, count
+from cardprod.cli.connection import make_client
+from cardprod.cli.lists import read_list
+from cardprod.cli.output.events import BadRowFound
+from cardprod.errors import UsageError
+
+if TYPE_CHECKING:
+    import argparse
+
+    from cardprod.cli.output import Output
+    from cardprod.cli.parser import Commands
+
+__all__ = ["add", "run"]
+
+_DOES: Final = """wait until all cards of a list are final, with a live view in a terminal
+
+With --checkpoint the same command continues where it was, whatever ended it, even
+kill -9: what was shown is in the file within a second, and is shown again only if
+it was not. The file is an SQLite database. Cards that are final are not asked for
+again; those whose time ran out, or that had no usable answer, begin anew. Ctrl-C
+is fine. When all are final, the file says so: remove it to begin anew.
+
+A list on standard input is read while its first cards are waited for already; with
+--strict, and if it is a file, it is read to its end first.
+
+Rows that are no cards are shown and counted, and the others go on. The exit code
+is that of the card that most needs attention: 4 no usable answer, 3 not final,
+1 ended in an error status, 2 only such rows, 0 all produced."""
+
+
+def add(to: Commands) -> None:
+    """Add the command."""
+    watch = to.add(
+        "watch",
+        run,
+        _DOES,
+        "cardprod watch cards.csv",
+        "cardprod watch cards.csv --checkpoint cards.state --timeout 2h",
+        "list-cards | cardprod watch - --json > steps.jsonl",
+    )
+    add_list(watch)
+    add_file(watch, "--checkpoint", help="keep in this file how far it is, and continue from it if it is there")
+    add_timeout(watch, math.inf, "none")
+    watch.add_argument("--follow", action="store_true", help="go on after an error status, until a card is produced")
+    watch.add_argument("--strict", action="store_true", help="begin nothing if a row of the list is no card")
+    watch.add_argument("--plain", action="store_true", help="lines instead of a live view, in a terminal too")
+    limit = RateLimit()
+    for name, most in (("second", limit.per_second), ("minute", limit.per_minute)):
+        words = f"the most requests in a {name} (default {most:,})"
+        watch.add_argument(f"--per-{name}", type=count, default=most, metavar="N", help=words)
+    add_connection(watch)
+    watch.set_defaults(is_live=True)
+
+
+async def run(arguments: argparse.Namespace, output: Output) -> int:
+    """Wait for the cards."""
+    # sqlite3 is nothing to import for another command.
+    from cardprod.cli.watch.session import WatchSession  # noqa: PLC0415
+    from cardprod.cli.watch.store import CheckpointStore  # noqa: PLC0415
+
+    client = make_client(arguments, RateLimit(per_second=arguments.per_second, per_minute=arguments.per_minute))
+    listed = None
+    if arguments.file != "-" or arguments.strict:
+        listed = await read_list(arguments.file, allow_empty=arguments.allow_empty)
+    if listed is not None and listed.bad_rows and arguments.strict:
+        for row in listed.bad_rows:
+            output.emit(BadRowFound(listed.name, row))
+        raise UsageError("nothing was begun, because --strict accepts no bad rows")
+    store = None if arguments.checkpoint is None else CheckpointStore(arguments.checkpoint)
+    async with client:
+        return await WatchSession(client, output, arguments, store).run(listed)

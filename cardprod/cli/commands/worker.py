@@ -1,0 +1,119 @@
+"""`cardprod worker`: work on what was submitted."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import signal
+import sys
+from contextlib import AsyncExitStack, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cardprod.cli.arguments import add_connection, add_database, count
+from cardprod.cli.connection import find_database, import_durable, make_clients
+from cardprod.cli.exit_codes import PRODUCED
+from cardprod.cli.output.events import Warned, step_of
+from cardprod.cli.output.streams import OutputLost
+from cardprod.errors import CardprodError, UsageError
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+    from types import FrameType
+
+    from cardprod.cli.output import Output
+    from cardprod.cli.parser import Commands
+    from cardprod.durable import Step
+    from cardprod.durable.worker import Sink
+
+__all__ = ["add", "run"]
+
+
+def add(to: Commands) -> None:
+    """Add the command."""
+    worker = to.add(
+        "worker",
+        run,
+        "work on what was submitted, until SIGTERM or Ctrl-C",
+        "cardprod worker",
+        "cardprod worker --on-steps my_app.cards:on_steps --concurrency 8",
+    )
+    words = "an async function that is called with the steps; without one they are printed"
+    worker.add_argument("--on-steps", metavar="MODULE:FUNCTION", help=words)
+    worker.add_argument("--concurrency", type=count, default=4, metavar="N", help="jobs at once (default 4)")
+    add_database(worker)
+    add_connection(worker)
+
+
+async def run(arguments: argparse.Namespace, output: Output) -> int:
+    """Work until a signal stops it, or its output is closed."""
+    clients = make_clients(arguments)
+    stop = asyncio.Event()
+    printer = _Printer(output, stop)
+    import_durable()  # before a folder is added to where modules come from
+    on_steps = _imported(arguments.on_steps) if arguments.on_steps else printer
+    _stop_on_signals(stop)
+    async with AsyncExitStack() as stack:
+        for client in clients.values():
+            await stack.enter_async_context(client)
+        durable = await stack.enter_async_context(await asyncio.to_thread(find_database, arguments))
+        if not arguments.json:
+            words = "Ctrl-C or SIGTERM finishes what is under way, twice ends at once"
+            output.emit(Warned(f"working for {', '.join(clients)}; {words}"))
+        await durable.work(clients, on_steps, concurrency=arguments.concurrency, stop=stop)
+    if printer.lost is not None:
+        raise printer.lost
+    return PRODUCED
+
+
+def _stop_on_signals(stop: asyncio.Event) -> None:
+    """Let the first signal stop the work, and the second end the process at once, also if a sink blocks it."""
+    loop = asyncio.get_running_loop()
+    numbers = (signal.SIGTERM, signal.SIGINT)
+
+    def first(_: int, __: FrameType | None) -> None:
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
+        loop.call_soon_threadsafe(stop.set)
+
+    for number in numbers:
+        with suppress(ValueError):  # not in the main thread
+            signal.signal(number, first)
+
+
+def _imported(name: str) -> Sink:
+    """Import a user's function, also from the working folder."""
+    module, _, function = name.partition(":")
+    if not module or not function:
+        raise UsageError(f"--on-steps must be MODULE:FUNCTION, such as my_app.cards:on_steps, not {name!r}")
+    # Last, so that no file there takes the place of a module that is installed.
+    sys.path.append(str(Path.cwd()))
+    try:
+        found: Sink = getattr(importlib.import_module(module), function)
+    except Exception as exc:  # whatever a user's module does when it is imported
+        raise UsageError(f"--on-steps: {name} cannot be imported: {type(exc).__name__}: {exc}") from exc
+    if not callable(found):
+        raise UsageError(f"--on-steps must be an async function; {name} is a {type(found).__name__}")
+    return found
+
+
+class _Printer:
+    """Prints transitions. Once nobody reads them, it stops the work, and they are left to other workers."""
+
+    def __init__(self, output: Output, stop: asyncio.Event) -> None:
+        self._output = output
+        self._stop = stop
+        self.lost: OutputLost | None = None
+
+    async def __call__(self, steps: Sequence[Step], /) -> None:
+        try:
+            for step in steps:
+                seconds = 0.0 if isinstance(step.what, CardprodError) else step.what.elapsed
+                keys = {"key": step.key, "batch_id": step.batch_id}
+                self._output.emit(step_of(step.card, step.what, seconds, keys))
+            await self._output.drain()
+        except OutputLost as exc:
+            self.lost = exc
+            self._stop.set()
+            raise

@@ -1,0 +1,93 @@
+"""For programs: each event as one JSON object on a line. ASCII only, so that no terminal and no encoding alters it."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from cardprod.cli.output import events
+from cardprod.cli.output.streams import print_stderr
+from cardprod.cli.output.text import stop_message
+from cardprod.cli.words import in_words, printable
+
+if TYPE_CHECKING:
+    from cardprod.cli.output.streams import Stream
+    from cardprod.models import ProductionStatus
+
+__all__ = ["JsonLines"]
+
+_COUNTS = ("cards", "produced", "failed", "unfinished", "errors", "bad_rows", "requests")
+
+
+class JsonLines:
+    """Writes JSON lines; `cardprod.cli` documents them."""
+
+    interval: float = 10.0
+    """Seconds between two reports of progress."""
+    redraws: bool = False
+    """Whether progress takes the place of the progress before."""
+
+    def __init__(self, out: Stream) -> None:
+        self._out = out
+
+    def emit(self, event: events.Event) -> None:
+        """Write an event; what is for people alone goes to standard error."""
+        if (found := _object_of(event)) is not None:
+            kind, fields = found
+            # DEL is the one character of ASCII that JSON leaves as it is and a terminal does not.
+            line = json.dumps({"type": kind, **fields}, default=str).replace("\x7f", "\\u007f")
+            self._out.write(f"{line}\n")
+        if isinstance(event, events.Warned):
+            print_stderr(f"cardprod: {printable(event.text)}")
+        elif isinstance(event, events.WatchEnded) and event.stopped_by is not None:
+            print_stderr(f"cardprod: {printable(stop_message(event))}")
+
+    def close(self) -> None:
+        """Do nothing: what was emitted is written."""
+
+
+def _object_of(event: events.Event) -> tuple[str, dict[str, Any]] | None:  # noqa: PLR0911 - a table
+    match event:
+        case events.StatusReported(card, status):
+            return "status", {"card": attrs.asdict(card), **_status(status)}
+        case events.TransitionReported(card, step):
+            previous = None if step.previous is None else step.previous.status
+            timing = {"elapsed": round(step.elapsed, 3), "polls": step.polls}
+            fields = {"card": attrs.asdict(card), "previous": previous, **_status(step.current), **timing}
+            return "transition", {**fields, **event.of_worker}
+        case events.Failed(error, card):
+            card = card or error.card
+            fields = {"error": type(error).__name__, "message": in_words(str(error)), **event.of_worker}
+            return "error", {"card": None if card is None else attrs.asdict(card), **fields}
+        case events.BadRowFound():
+            return "bad_row", attrs.asdict(event.row)
+        case events.WatchStarted():
+            return "watching", _fields(event, "cards", "ended", "bad_rows", "checkpoint")
+        case events.WatchProgress(seconds_left=left):
+            more = _fields(event, "pending", "statuses", "requests_in_last_minute")
+            return "progress", _counts(event) | more | {"seconds_left": None if left is None else round(left)}
+        case events.WatchEnded(progress, stopped_by):
+            ends = [{**_fields(kind, "name", "error_code", "meaning"), "cards": count} for kind, count in progress.ends]
+            return "summary", _counts(progress) | {"ends": ends, "stopped_by": stopped_by}
+        case events.Report(_, str(kind), fields):
+            return kind, dict(fields)
+        case _:  # for people
+            return None
+
+
+def _fields(value: object, *names: str) -> dict[str, Any]:
+    return {name: getattr(value, name) for name in names}
+
+
+def _counts(progress: events.WatchProgress) -> dict[str, Any]:
+    return _fields(progress, *_COUNTS) | {"seconds": round(progress.seconds, 1)}
+
+
+def _status(status: ProductionStatus) -> dict[str, Any]:
+    return {
+        **_fields(status, "status", "is_final", "kiosk_id"),
+        "occurred_at": None if status.occurred_at is None else status.occurred_at.isoformat(),
+        **_fields(status, "error_code", "error_origin", "error_meaning", "description"),
+    }

@@ -1,0 +1,140 @@
+"""For people: each event as lines of text, results on standard output and the rest on standard error.
+
+`line` and `note` are where text is written. Each writes one line, whatever is in it: a server's words can neither play
+with the terminal nor make a line of their own.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cardprod.cli.output import events
+from cardprod.cli.output.streams import print_stderr
+from cardprod.cli.words import clock, count_of, message_of, printable, roughly, whole
+from cardprod.models import Card, one_line
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from cardprod.cli.output.streams import Stream
+    from cardprod.cli.watch.stats import OutcomeKind
+
+__all__ = ["TextLines", "headline", "kind_text", "pending_counts", "stop_message", "trouble"]
+
+_SHOWN = 60
+
+
+class TextLines:
+    """Writes lines, in the colour of the status that each is about if there is something that paints them so."""
+
+    interval: float = 10.0
+    redraws: bool = False
+
+    def __init__(self, out: Stream, paint: Callable[[str, str | None], str] | None = None) -> None:
+        self._out = out
+        self._paint = paint
+        self._started: events.WatchStarted | None = None
+
+    def line(self, text: str, status: str | None = None) -> None:
+        """Write one line of results; `status` is what it is about."""
+        text = printable(text)
+        self._out.write(f"{text if self._paint is None else self._paint(text, status)}\n")
+
+    def note(self, text: str) -> None:
+        """Write one line beside the results."""
+        print_stderr(f"cardprod: {printable(text)}")
+
+    def close(self) -> None:
+        """Do nothing: what was emitted is written."""
+
+    def emit(self, event: events.Event) -> None:  # noqa: C901, PLR0912 - a table
+        """Write an event."""
+        match event:
+            case events.StatusReported(card, status):
+                self.line(f"{whole(card)}  {status}", status.status)
+            case events.TransitionReported(card, step, seconds):
+                self.line(f"{seconds:6.1f} s  {whole(card)}  {step}", step.current.status)
+            case events.Failed(error, Card() as card, seconds):
+                self.line(f"{'' if seconds is None else f'{seconds:6.1f} s  '}{whole(card)}  {message_of(error)}")
+            case events.Failed(error):
+                self.note(message_of(error) if error.card is None else f"{whole(error.card)}: {message_of(error)}")
+            case events.BadRowFound(name, row):
+                self.note(f"{name}:{row}")
+            case events.WatchStarted():
+                self._started = event
+                if event.is_resumed:
+                    ended = f"{event.ended:,} of {count_of(event.cards, 'card')} had ended"
+                    self.note(f"continuing from {event.checkpoint}: {ended}")
+            case events.WatchProgress():
+                self.note(self._progress(event))
+            case events.WatchEnded(progress):
+                self.line("")
+                self.line(headline(progress))
+                width = max((len(f"{count:,}") for _, count in progress.ends), default=0)
+                for kind, count in progress.ends:
+                    self.line(f"  {count:>{width},}  {kind_text(kind)}", kind.name)
+                if event.stopped_by is not None:
+                    self.note(stop_message(event))
+            case events.Report(text):
+                for line in text.split("\n"):
+                    self.line(line)
+            case events.Warned(text):
+                self.note(text)
+
+    def _progress(self, progress: events.WatchProgress) -> str:
+        ended = f"{progress.cards - progress.pending:,} of {count_of(progress.cards, 'card')}"
+        budget = "" if self._started is None else f" of {self._started.per_minute:,}"
+        parts = [
+            f"{clock(progress.seconds)}: {ended} ended",
+            ", ".join(f"{count:,} {name}" for name, count in pending_counts(progress)),
+            f"{progress.requests_in_last_minute:,}{budget} requests in the last minute",
+            f"{roughly(progress.seconds_left)} left",
+            trouble(progress),
+        ]
+        return "; ".join(filter(None, parts))
+
+
+# --- Words of a watch, here and in the live view ---
+
+
+def pending_counts(progress: events.WatchProgress) -> list[tuple[str, int]]:
+    """Return in which statuses the pending cards are, and how many were never polled."""
+    counts = [("not polled yet", progress.unseen), *progress.statuses.items()]
+    return [(name, count) for name, count in counts if count]
+
+
+def kind_text(kind: OutcomeKind) -> str:
+    """Return how cards ended, in words."""
+    if not kind.is_status:
+        return str(kind.meaning)
+    text = kind.name if kind.error_code is None else f"{kind.name}  {kind.error_code}"
+    return text if kind.meaning is None else f"{text} ({one_line(kind.meaning, _SHOWN)})"
+
+
+def trouble(progress: events.WatchProgress) -> str:
+    """Return how many polls failed lately, and why; nothing if none did."""
+    failed = count_of(progress.failed_polls, "poll")
+    text = f"{failed} failed in the last minute and will be repeated: {progress.why_failed}"
+    return text if progress.failed_polls else ""
+
+
+def headline(progress: events.WatchProgress) -> str:
+    """Return what became of all cards, in one line."""
+    counts = {
+        "produced": progress.produced,
+        "ended in an error": progress.failed,
+        "not final": progress.unfinished,
+        "without a usable answer": progress.errors,
+    }
+    text = ", ".join(f"{count:,} {words}" for words, count in counts.items() if count) or "nothing to wait for"
+    bad_rows = f", {count_of(progress.bad_rows, 'bad row')}" if progress.bad_rows else ""
+    requests = count_of(progress.requests, "request")
+    return f"{count_of(progress.cards, 'card')}{bad_rows}: {text}; {requests} in {clock(progress.seconds)}"
+
+
+def stop_message(ended: events.WatchEnded) -> str:
+    """Return what stopped a watch, and how to continue."""
+    text = f"stopped by {ended.stopped_by}"
+    if ended.stopped_by == "Unauthorized":
+        text = "stopped, because the token is not accepted: set CARDPROD_TOKEN to a new one"
+    return text if ended.checkpoint is None else f"{text}; the same command continues from {ended.checkpoint}"

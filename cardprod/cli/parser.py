@@ -1,0 +1,96 @@
+"""The command line of `cardprod`: its commands, their arguments and their help. It parses and runs nothing."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+from cardprod._version import VERSION
+from cardprod.cli.commands import batch, completion, demo, migrate, simulate, status, submit, wait, watch, worker
+from cardprod.cli.exit_codes import USAGE
+from cardprod.cli.output.streams import Stream, print_stderr
+from cardprod.cli.words import printable
+from cardprod.client import PRODUCTION
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from cardprod.cli.output import Output
+
+__all__ = ["Commands", "make_parser"]
+
+_EPILOG: Final = f"""\
+environment:
+  CARDPROD_TOKEN        the user token; never an argument, where others could read it
+  CARDPROD_TOKEN_NAME   for `worker`: the token that `submit --token name` asks for; - is _
+  CARDPROD_BASE_URL     where to ask (default {PRODUCTION})
+  CARDPROD_API_VERSION  the path's version (default v3)
+  CARDPROD_CA, CARDPROD_CERT, CARDPROD_KEY, CARDPROD_KEY_PASSWORD
+                        authorities to trust, a client certificate, its key
+  HTTPS_PROXY, NO_PROXY the proxy, and for which hosts there is none
+  CARDPROD_DATABASE_URL for `submit`, `worker`, `batch`, `migrate`: PostgreSQL (default: one of this user's own)
+
+exit codes:
+  0 produced   1 ended in an error status   2 usage   3 not final yet or timed out
+  4 API, network or database, or the output cannot be written
+  with many cards the first of 4, 3, 1, 2 that one of them makes; 130 Ctrl-C
+
+examples:
+  cardprod demo
+  cardprod status 123456 ca0c8154-1e14-4464-a1ce-dcea7dc3de52
+  cardprod wait 123456 ca0c8154-1e14-4464-a1ce-dcea7dc3de52 --timeout 10m --json
+  cardprod watch cards.csv --checkpoint cards.state
+  cardprod submit cards.csv --timeout 2h
+  cardprod worker --on-steps my_app.cards:on_steps
+
+`cardprod COMMAND --help` has more of each.
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Writes help and errors as everything else is written: to streams that may be closed or full."""
+
+    def _print_message(self, message: str, file: Any = None) -> None:  # noqa: ANN401 - as argparse has it
+        if file is None or file is sys.stderr:
+            print_stderr(message.rstrip("\n"))
+        else:
+            Stream(file.fileno(), file.encoding).write(message)
+
+    def error(self, message: str) -> NoReturn:
+        print_stderr(f"{self.format_usage()}{self.prog}: error: {printable(message)}")
+        self.exit(USAGE)
+
+
+class Commands:
+    """The commands of a parser."""
+
+    def __init__(self, top: argparse.ArgumentParser) -> None:
+        self._commands = top.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
+
+    def add(
+        self, name: str, run: Callable[[argparse.Namespace, Output], Awaitable[int]], does: str, *examples: str
+    ) -> argparse.ArgumentParser:
+        """Add a command: what runs it and returns the exit code, what it does, in a line and more, and examples."""
+        line, _, more = does.partition("\n")
+        command: argparse.ArgumentParser = self._commands.add_parser(
+            name,
+            help=line,
+            description=f"{line[0].upper()}{line[1:]}.\n{more}",
+            epilog="\n  ".join(("examples:", *examples)),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        command.set_defaults(run=run, is_live=False, plain=False)
+        command.add_argument("--json", action="store_true", help="JSON lines instead of text")
+        return command
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Make the parser of the command line."""
+    description, formatter = "Is my card printed yet? Asks the Wise Platform API.", argparse.RawDescriptionHelpFormatter
+    top = _Parser(prog="cardprod", description=description, epilog=_EPILOG, formatter_class=formatter)
+    top.add_argument("--version", action="version", version=f"cardprod {VERSION}")
+    commands = Commands(top)
+    for command in (demo, status, wait, watch, simulate, submit, worker, batch, migrate, completion):
+        command.add(commands)
+    return top

@@ -1,0 +1,356 @@
+"""One run of `cardprod watch`: waits for the cards of a list, reports what they show, and keeps the checkpoint.
+
+What is promised: whatever ends the run, even `kill -9`, the same command continues from its checkpoint. What was shown
+is in the file within a second, and nothing is in it that was not shown: a result is noted only when standard output has
+taken it. (In the live view, shown means counted.)
+
+Cards that ended in a final status are not waited for again; those whose wait ended with an error, or because their time
+ran out, begin anew; cards that are new in the list are added. A deadline stays where it was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import math
+import signal
+from contextlib import AsyncExitStack, aclosing, contextmanager, suppress
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, Final
+
+import attrs
+
+from cardprod._polling.adaptive import AdaptiveSchedule
+from cardprod._polling.source import TimeSlice
+from cardprod._protocol.codec import unix_time
+from cardprod.card_files import BadRow
+from cardprod.checkpoint import Checkpoint, wall_clock
+from cardprod.cli.connection import base_url
+from cardprod.cli.exit_codes import SIGNALLED
+from cardprod.cli.lists import no_cards, read_rows, shown_name
+from cardprod.cli.output.events import BadRowFound, Warned, WatchEnded, WatchStarted, step_of
+from cardprod.cli.output.streams import OutputLost
+from cardprod.cli.watch.stats import WatchStats, exit_code_for
+from cardprod.cli.words import count_of, whole
+from cardprod.errors import CardprodError, Unauthorized, UsageError
+from cardprod.models import Card, ProductionStatus
+from cardprod.telemetry import PollFailed
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Coroutine, Generator, Iterable, Sequence
+
+    from cardprod._polling.waits import Waits
+    from cardprod.checkpoint import PendingCard
+    from cardprod.cli.lists import CardList
+    from cardprod.cli.output import Output
+    from cardprod.cli.output.events import WatchProgress
+    from cardprod.cli.watch.store import CheckpointStore, Saved
+    from cardprod.client import Client
+    from cardprod.models import Transition
+    from cardprod.telemetry import Event
+
+__all__ = ["WatchSession"]
+
+_AT_LEAST_EVERY: Final = 60.0
+"""Seconds after which progress is reported though nothing has changed."""
+
+_AT_ONCE: Final = 1000
+_LAST_WORDS: Final = 1.0
+"""Seconds for which a run that was stopped waits for its output to be read."""
+
+_LONG: Final = 0.01
+
+
+class WatchSession:
+    """One run, with an opened client, and a checkpoint file if there is to be one."""
+
+    def __init__(
+        self, client: Client, output: Output, arguments: argparse.Namespace, store: CheckpointStore | None
+    ) -> None:
+        self._client = client
+        self._output = output
+        self._list: str = arguments.file
+        self._timeout: float = arguments.timeout
+        self._follow: bool = arguments.follow
+        self._allow_empty: bool = arguments.allow_empty
+        self._per_minute = min(arguments.per_minute, arguments.per_second * 60)
+        self._base_url = base_url()
+        self._store = store
+        self._file = None if store is None else store.name
+        self._schedule = AdaptiveSchedule()
+        self._loop = asyncio.get_running_loop()
+        self._began_at = self._loop.time()
+        self._stats = WatchStats(self._began_at)
+        self._waits: list[Waits] = []
+        self._after: dict[Card, ProductionStatus] = {}  # what the list says is known of cards, until their waits begin
+        self._unnamed: set[Card] = set()  # cards of the checkpoint that standard input has not named yet
+        self._stopped: asyncio.Future[str] = self._loop.create_future()
+        client.on_event = self._process_event
+
+    async def run(self, listed: CardList | None) -> int:
+        """Run until all cards have ended, or it is stopped, and return the exit code.
+
+        Args:
+            listed: The list; None to read it from standard input, from its first line on.
+        """
+        with _no_long_collections(), self._stopped_by_signals():
+            try:
+                await self._wait(listed)
+            except OutputLost:
+                if self._store is not None:
+                    self._store.forget_changes()  # whoever has gone may not have read them
+                raise
+            finally:
+                self._close_store()
+        progress, stopped_by = self._progress(), self._stopped.result() if self._stopped.done() else None
+        self._output.emit(WatchEnded(progress, stopped_by, self._file))
+        if stopped_by is not None:
+            await self._output.drain(_LAST_WORDS)
+        number: int | None = getattr(signal, stopped_by or "", None)
+        return exit_code_for(progress) if number is None else SIGNALLED + number
+
+    async def _wait(self, listed: CardList | None) -> None:
+        saved = None if self._store is None else await self._store.open(self._base_url)
+        pending, new = await asyncio.to_thread(self._prepare, listed, saved)
+        name, stats = shown_name(self._list), self._stats
+        counts = len(stats), len(stats) - stats.pending, stats.bad_rows
+        self._output.emit(WatchStarted(name, *counts, self._per_minute, self._file, saved is not None))
+        for row in () if listed is None else listed.bad_rows:
+            self._output.emit(BadRowFound(name, row))
+        async with AsyncExitStack() as stack:
+            # Two batches, because only waits that are resumed have deadlines of their own. They share what is learned.
+            opened = self._client.wait_until_all_final(None, timeout=self._timeout, schedule=self._schedule)
+            self._waits.append(await stack.enter_async_context(opened))
+            works = [self._read(opened, opened), self._feed(new, opened, has_more=listed is None)]
+            if pending:
+                resumed = await asyncio.to_thread(self._resume, pending)
+                self._waits.append(await stack.enter_async_context(resumed))
+                works.append(self._read(resumed, opened))
+                pending.clear()
+            await self._run_all(works, opened)
+
+    def _prepare(self, listed: CardList | None, saved: Saved | None) -> tuple[list[PendingCard], list[Card]]:
+        """Count the cards that are known; return the waits to resume, and the cards whose waits begin."""
+        pending: list[PendingCard] = []
+        new: list[Card] = []
+        if listed is not None:
+            self._after = {**listed.after}
+        if saved is not None:
+            self._check_same(listed, saved)
+            self._schedule = AdaptiveSchedule.from_json(saved.learned)
+            while saved.cards:  # emptied one by one: to drop a million at once would hold everything up
+                wait, error = saved.cards.popleft()
+                last = wait.last
+                is_followed = last is not None and last.is_final and self._follow and not last.is_produced
+                is_end = last is not None and last.is_final and not is_followed
+                self._stats.restore(wait.card, last, is_end=is_end)
+                if error is not None:
+                    new.append(wait.card)
+                elif is_followed:  # its time begins anew
+                    at = wall_clock() + self._timeout
+                    deadline_at = unix_time(at) if at < math.inf else None
+                    pending.append(attrs.evolve(wait, is_after=True, deadline_at=deadline_at))
+                elif not is_end:
+                    pending.append(self._with_known(wait))
+        if self._store is not None:
+            self._store.learned = self._schedule.to_json
+        if listed is not None:
+            self._stats.bad_rows = len(listed.bad_rows)
+            new += self._stats.add(listed.cards)
+        return pending, new
+
+    def _with_known(self, wait: PendingCard) -> PendingCard:
+        after = self._after.get(wait.card)
+        if after is None or wait.last is not None:
+            return wait
+        at = wait.started_at
+        return attrs.evolve(wait, last=after, is_after=after.is_final, began_at=at, polled_at=at)
+
+    def _check_same(self, listed: CardList | None, saved: Saved) -> None:
+        """Check that a checkpoint is of these cards. Of a list that is still to come, this cannot be known."""
+        other = "name another file with --checkpoint"
+        if saved.base_url != self._base_url:
+            raise UsageError(f"{self._file} is of cards at {saved.base_url}, not at {self._base_url}: {other}")
+        cards = {wait.card for wait, _ in saved.cards}
+        if listed is None:
+            self._unnamed = cards
+        elif others := cards - {*listed.cards}:
+            example = f"{len(others):,} of them are not in this list, such as {min(map(whole, others))}"
+            raise UsageError(f"{self._file} is of other cards: {example}; {other}")
+
+    def _resume(self, pending: list[PendingCard]) -> Waits:
+        checkpoint = attrs.evolve(Checkpoint.for_cards(()), pending=tuple(pending))
+        return self._client.resume(checkpoint, schedule=self._schedule)
+
+    # --- What goes on side by side ---
+
+    async def _run_all(self, works: Iterable[Coroutine[Any, Any, None]], opened: Waits) -> None:
+        """Run all until they have ended, one raises, or the run is stopped."""
+        needed = {asyncio.create_task(work) for work in works}
+        tasks = needed | {asyncio.create_task(self._report_progress())}
+        if self._store is not None:
+            tasks.add(asyncio.create_task(self._store.keep_writing(self._note_saved, self._warn)))
+        try:
+            while needed and not self._stopped.done():
+                if len(needed) == 1:  # all cards were read, and the waits that were resumed have ended
+                    opened.no_more()
+                watched: set[asyncio.Future[Any]] = {*tasks, self._stopped}
+                await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
+                ended = {task for task in tasks if task.done()}
+                for task in ended:
+                    task.result()
+                tasks -= ended
+                needed -= ended
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _feed(self, new: Sequence[Card], opened: Waits, *, has_more: bool) -> None:
+        """Begin the waits of cards: of those that are known, and of those that come."""
+        for first in range(0, len(new), _AT_ONCE):
+            await self._begin(new[first : first + _AT_ONCE], opened)
+        if not has_more:
+            return
+        async with aclosing(read_rows(self._list)) as blocks:
+            async for rows in blocks:
+                cards: list[Card] = []
+                for row in rows:
+                    if isinstance(row, BadRow):
+                        self._stats.bad_rows += 1
+                        self._output.emit(BadRowFound(shown_name(self._list), row))
+                    elif isinstance(row, Card):
+                        cards.append(row)
+                    else:
+                        cards.append(row.card)
+                        self._after[row.card] = row.after
+                await self._output.drain()
+                self._unnamed.difference_update(cards)
+                for first in range(0, len(cards), _AT_ONCE):
+                    await self._begin(self._stats.add(cards[first : first + _AT_ONCE]), opened)
+        if self._unnamed:
+            unnamed = count_of(len(self._unnamed), "card")
+            self._output.emit(Warned(f"{unnamed} of {self._file} not named on standard input; continued all the same"))
+        if not (len(self._stats) or self._stats.bad_rows or self._allow_empty):
+            raise no_cards(self._list)
+
+    async def _begin(self, cards: Sequence[Card], opened: Waits) -> None:
+        work = TimeSlice()
+        if self._store is not None:
+            for card in cards:
+                self._store.add(self._stats.number_of(card), card, self._timeout)
+                await work.pause_if_over()
+            try:
+                await self._store.flush()  # so that what is shown of them finds their rows
+            except UsageError as error:
+                self._warn(error)
+        for card in cards:
+            opened.add(card, after=self._after.pop(card, None))
+            await work.pause_if_over()
+
+    async def _read(self, waits: Waits, opened: Waits) -> None:
+        """Report what the waits show, and note it once it is out."""
+        work = TimeSlice()
+        async for card, result in waits:
+            await work.pause_if_over()
+            now = self._loop.time()
+            self._output.emit(step_of(card, result, now - self._began_at, {}))
+            await self._output.drain()
+            self._note(card, result, now, opened)
+
+    def _note(self, card: Card, result: Transition | CardprodError, now: float, opened: Waits) -> None:
+        is_end, timeout = True, math.inf
+        if isinstance(result, CardprodError):
+            outcome: Any = result
+            if isinstance(result, Unauthorized):
+                self._stop(type(result).__name__)  # every other card would get the same answer
+        else:
+            outcome = result.current
+            is_end = outcome.is_final
+            if is_end and self._follow and not outcome.is_produced:
+                is_end, timeout = False, self._timeout
+                opened.add(card, after=outcome)
+        self._stats.report(card, outcome, now, is_end=is_end)
+        if self._store is not None:
+            self._store.change(self._stats.number_of(card), result, timeout)
+
+    async def _report_progress(self) -> None:
+        before: object = None
+        reported_at = 0.0
+        renderer = self._output.renderer
+        while True:
+            if renderer.redraws:
+                self._output.emit(self._progress())
+            await asyncio.sleep(renderer.interval)
+            progress = self._progress()
+            now = progress.pending, progress.failed_polls, progress.statuses
+            if now != before or progress.seconds - reported_at >= _AT_LEAST_EVERY:
+                before, reported_at = now, progress.seconds
+                self._output.emit(progress)
+
+    def _progress(self) -> WatchProgress:
+        requests = sum(waits.progress.requests for waits in self._waits)
+        return self._stats.progress(self._loop.time(), requests, self._client.paused_for)
+
+    def _process_event(self, event: Event) -> None:
+        if isinstance(event, PollFailed):
+            self._stats.poll_failed(event.error)
+
+    def _note_saved(self) -> None:
+        self._stats.saved_at = self._loop.time()
+
+    def _warn(self, error: UsageError) -> None:
+        self._output.emit(Warned(str(error)))
+
+    def _close_store(self) -> None:
+        if self._store is not None:
+            try:
+                self._store.close()
+            except UsageError as error:
+                self._warn(error)
+
+    # --- How it is stopped ---
+
+    def _stop(self, by: str) -> None:
+        if not self._stopped.done():
+            self._stopped.set_result(by)
+
+    @contextmanager
+    def _stopped_by_signals(self) -> Generator[None]:
+        """Let Ctrl-C and SIGTERM stop it. One that is ignored stays ignored, as for `nohup` and `&`."""
+        numbers = [one for one in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(one) is not signal.SIG_IGN]
+        with suppress(NotImplementedError):  # Windows, where Ctrl-C cancels instead
+            for number in numbers:
+                self._loop.add_signal_handler(number, self._stop, number.name)
+        try:
+            yield
+        finally:
+            with suppress(NotImplementedError):
+                for number in numbers:
+                    self._loop.remove_signal_handler(number)
+
+
+@contextmanager
+def _no_long_collections() -> Generator[None]:
+    """Keep Python's garbage collector from walking over a million cards again and again, which takes it a second.
+
+    Once a collection took long, what each finds alive is left out of all later ones. If it is cyclic garbage one day,
+    it stays; but cards, statuses and waits are in no cycles.
+    """
+    began_at, is_large = 0.0, False
+
+    def freeze(phase: str, info: dict[str, int]) -> None:
+        nonlocal began_at, is_large
+        if phase == "start":
+            began_at = perf_counter()
+            return
+        is_large = is_large or perf_counter() - began_at > _LONG
+        if is_large and info["generation"] > 0:
+            gc.freeze()
+
+    gc.callbacks.append(freeze)
+    try:
+        yield
+    finally:
+        gc.callbacks.remove(freeze)

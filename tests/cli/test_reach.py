@@ -1,0 +1,174 @@
+"""How the command reaches the API, through proxies and with certificates; and how it follows a card."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import ssl
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import trustme
+from cryptography.hazmat.primitives import serialization
+
+from cardprod.cli.arguments import duration
+from cardprod.cli.connection import make_client
+from cardprod.errors import UsageError
+from cardprod.simulator import Stage
+from tests.cli.commands import run, run_json, write_list
+from tests.table import Table
+
+if TYPE_CHECKING:
+    from cardprod.simulator import Plan, Simulator
+
+JAM = Stage("PRODUCTION_ERROR", 60, error_code="PRD_FEEDER_JAM")
+RETRIED: Plan = [("READY", 20), JAM, ("READY", 20), ("PRODUCED", 0)]
+ORDER = ["READY", "PRODUCTION_ERROR", "READY", "PRODUCED"]
+
+
+def test_durations() -> None:
+    """A duration is read as people write it, and anything else is refused with what would be right."""
+    durations = {"90": 90, "0": 0, "1.5": 1.5, "90s": 90, "10m": 600, "2h": 7200, "1h30m": 5400, "1d": 86_400}
+    for text, seconds in {**durations, "none": math.inf}.items():
+        assert duration(text) == seconds
+    with Table() as table:
+        for text in ("", "-1", "1 h", "h", "1h30", "nan", "inf", "1e3", "\u0661", "9" * 30, "10 minutes"):
+            with table.row(text), pytest.raises(argparse.ArgumentTypeError, match=r"a duration is like 90|is too long"):
+                duration(text)
+
+
+# --- Follow ---
+
+
+@pytest.mark.usefixtures("environment")
+async def test_wait_follows(kiosk: Simulator) -> None:
+    """`wait --follow` goes on after an error status until the card is produced, and shows each transition once."""
+    kiosk.add((1, "card"), RETRIED)
+    exit_code, lines = await run_json("wait", "1", "card", "--follow")
+    assert (exit_code, [line["status"] for line in lines]) == (0, ORDER)
+    assert [line["previous"] for line in lines] == [None, "READY", "PRODUCTION_ERROR", "READY"]
+    kiosk.add((1, "card"), RETRIED)
+    assert (await run_json("wait", "1", "card"))[0] == 1
+
+
+@pytest.mark.usefixtures("environment")
+async def test_following_ends_with_its_time(kiosk: Simulator, capfd: pytest.CaptureFixture[str]) -> None:
+    """The time of `wait --follow` is for all of it; then the last status is shown, whole, and it exits 3."""
+    kiosk.add((1, "a-card-with-a-long-token"), [("READY", 20), Stage("PRODUCTION_ERROR", error_code="PRD_FEEDER_JAM")])
+    exit_code, out = await run("wait", "1", "a-card-with-a-long-token", "--follow", "--timeout", "2m")
+    assert exit_code == 3
+    assert out.splitlines()[-1].startswith("1/a-card-with-a-long-token  PRODUCTION_ERROR at WIS00001: PRD_FEEDER_JAM")
+    assert "cardprod: 1/a-card-with-a-long-token: not final after" in capfd.readouterr().err
+    assert kiosk.requests[-1].at - kiosk.requests[0].at == pytest.approx(120, abs=1)
+
+
+@pytest.mark.usefixtures("environment")
+async def test_the_last_status_after_a_timeout(kiosk: Simulator) -> None:
+    """When the time of a wait is over, its last status is shown as well, in JSON as a line before the error."""
+    kiosk.add((1, "card"), "never")
+    exit_code, lines = await run_json("wait", "1", "card", "--timeout", "1m")
+    assert (exit_code, [line["type"] for line in lines[-2:]]) == (3, ["status", "error"])
+    assert lines[-2]["status"] == "READY"
+
+
+@pytest.mark.usefixtures("environment")
+async def test_watch_follows(kiosk: Simulator, tmp_path: Path) -> None:
+    """`watch --follow` waits until cards are produced, also after a run without it that ended in an error."""
+    cards = [kiosk.add((1, f"card-{number}"), RETRIED) for number in range(3)]
+    file, state = write_list(tmp_path / "cards.csv", cards), str(tmp_path / "state")
+    arguments = ("watch", file, "--checkpoint", state)
+    exit_code, first = await run_json(*arguments)
+    assert (exit_code, first[-1]["failed"]) == (1, 3)
+    exit_code, second = await run_json(*arguments, "--follow")
+    assert (exit_code, second[-1]["produced"]) == (0, 3)
+    for card in cards:
+        statuses = [
+            line["status"]
+            for line in (*first, *second)
+            if line["type"] == "transition" and line["card"]["card_token"] == card.card_token
+        ]
+        assert statuses == ORDER
+    again = kiosk.add((1, "again"), RETRIED)
+    exit_code, lines = await run_json("watch", write_list(tmp_path / "one.csv", [again]), "--follow")
+    assert [line["status"] for line in lines if line["type"] == "transition"] == ORDER
+    assert (exit_code, lines[-1]["ends"][0]["name"]) == (0, "PRODUCED")
+
+
+# --- TLS and proxies ---
+
+
+def client_with(**arguments: str | None) -> None:
+    """Make the client for these arguments."""
+    names = dict.fromkeys(("proxy", "ca", "cert", "key"))
+    make_client(argparse.Namespace(**{**names, **arguments}))
+
+
+@pytest.fixture
+def pem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Names of PEM files: an authority, a client certificate, its key, the key encrypted, and another key."""
+    monkeypatch.setenv("CARDPROD_TOKEN", "any")
+    authority, files = trustme.CA(), {name: str(tmp_path / f"{name}.pem") for name in ("ca", "cert", "key", "other")}
+    client = authority.issue_cert("client")
+    authority.cert_pem.write_to_path(files["ca"])
+    client.cert_chain_pems[0].write_to_path(files["cert"])
+    client.private_key_pem.write_to_path(files["key"])
+    authority.issue_cert("other").private_key_pem.write_to_path(files["other"])
+    return files
+
+
+def test_tls(pem: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CA bundle and a client certificate come from arguments or variables, and what is wrong with them is said."""
+    made: list[ssl.SSLContext] = []
+    real = ssl.create_default_context
+
+    def make(cafile: str | None) -> ssl.SSLContext:
+        made.append(real(cafile=cafile))
+        return made[-1]
+
+    monkeypatch.setattr(ssl, "create_default_context", make)
+    client_with(ca=pem["ca"], cert=pem["cert"], key=pem["key"])
+    monkeypatch.setenv("CARDPROD_CA", pem["ca"])
+    client_with()
+    assert [len(context.get_ca_certs()) for context in made] == [1, 1]
+    refused = {
+        "the key is another certificate's": {"cert": pem["cert"], "key": pem["other"]},
+        "the client certificate .* cannot be read: No such file": {"cert": "nowhere"},
+        "the authorities in .* cannot be used: it is not PEM": {"ca": __file__},
+    }
+    with Table() as table:
+        for words, arguments in refused.items():
+            with table.row(words), pytest.raises(UsageError, match=words):
+                client_with(**arguments)
+
+
+def test_an_encrypted_key(pem: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The password of an encrypted key comes from a variable; without it, nobody is asked on a terminal."""
+    file = Path(pem["key"])
+    key = serialization.load_pem_private_key(file.read_bytes(), None)
+    encryption = serialization.BestAvailableEncryption(b"secret")
+    encrypted = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption)
+    file.write_bytes(encrypted)
+    with pytest.raises(UsageError, match="the key of the client certificate is encrypted: set CARDPROD_KEY_PASSWORD"):
+        client_with(cert=pem["cert"], key=pem["key"])
+    monkeypatch.setenv("CARDPROD_KEY_PASSWORD", "wrong")
+    with pytest.raises(UsageError, match="CARDPROD_KEY_PASSWORD is wrong"):
+        client_with(cert=pem["cert"], key=pem["key"])
+    monkeypatch.setenv("CARDPROD_KEY_PASSWORD", "secret")
+    client_with(cert=pem["cert"], key=pem["key"])
+
+
+async def test_proxies(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    """`--proxy` names a proxy, "none" none, and one that is no URL or cannot be reached is named as that."""
+    monkeypatch.setenv("CARDPROD_TOKEN", "any")
+    monkeypatch.setenv("CARDPROD_BASE_URL", "https://wise.invalid")
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
+    assert (await run("status", "1", "card", "--proxy", "nonsense"))[0] == 2
+    assert capfd.readouterr().err == (
+        "cardprod: --proxy must be the URL of an http proxy, such as http://proxy.example:3128, or none\n"
+    )
+    assert (await run("status", "1", "card"))[0] == 4
+    words = "cardprod: 1/card: the proxy could not be reached: check --proxy, or HTTPS_PROXY in the environment"
+    assert capfd.readouterr().err.startswith(words)
+    assert (await run("status", "1", "card", "--proxy", "none"))[0] == 4
+    assert "proxy" not in capfd.readouterr().err
