@@ -41,7 +41,7 @@ def install_command(extra: str) -> str:
 def _requirement(extra: str, source: dict[str, Any]) -> str:
     if "dir_info" in source:
         option = "-e " if source["dir_info"].get("editable") else ""
-        return f"{option}'{unquote(urlsplit(source['url']).path)}[{extra}]'"
+        return f"{option}'{unquote(urlsplit(str(source['url'])).path)}[{extra}]'"
     if "vcs_info" in source:
         vcs = source["vcs_info"]
         revision = vcs.get("requested_revision")

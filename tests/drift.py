@@ -15,7 +15,7 @@ import json
 import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import attrs
 
@@ -23,7 +23,7 @@ from cardprod import PRODUCTION, PRODUCTION_MTLS, SANDBOX, SANDBOX_MTLS, ErrorCo
 from cardprod._protocol.requests import CORRELATION_ID
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
 __all__ = ["KNOWN", "Facts", "NoSuchDocument", "differences", "facts_of", "main"]
 
@@ -61,40 +61,40 @@ class NoSuchDocument(Exception):
     """The file is no OpenAPI document with the call for a card's production status."""
 
 
-def facts_of(document: Any) -> Facts:
+def facts_of(document: object) -> Facts:
     """Read what a document says of the call for a card's production status.
 
     Raises:
         NoSuchDocument: It has no such call.
     """
-    if not isinstance(document, dict) or not isinstance(document.get("paths"), dict):
-        raise NoSuchDocument("this is no OpenAPI document: it has no object `paths`")
-    paths: dict[str, Any] = document["paths"]
+    whole = _object(document)
     calls = {
-        f"{method.upper()} {_shape(path)}": (document, item, item[method])
-        for path, item in paths.items()
+        f"{method.upper()} {_shape(path)}": (_object(item), _object(_object(item)[method]))
+        for path, item in _object(whole.get("paths")).items()
         for method in _METHODS
-        if method in item
+        if method in _object(item)
     }
     if f"GET {_STATUS_PATH}" not in calls:
-        raise NoSuchDocument(f"this document has no GET …{_STATUS_PATH}")
-    _, item, call = calls[f"GET {_STATUS_PATH}"]
-    responses: dict[str, Any] = call.get("responses", {})
-    answer = _resolve(document, responses.get("200", {}))
-    bodies = [_resolve(document, media.get("schema", {})) for media in answer.get("content", {}).values()]
+        raise NoSuchDocument(f"this is no OpenAPI document with GET …{_STATUS_PATH}")
+    item, call = calls[f"GET {_STATUS_PATH}"]
+    responses = _object(call.get("responses"))
+    bodies = _object(_resolve(whole, responses.get("200")).get("content")).values()
     if not bodies:
         raise NoSuchDocument(f"GET …{_STATUS_PATH} has no schema for its 200")
-    fields: dict[str, Any] = {}
-    for body in bodies:
-        fields |= _properties(document, body)
-    servers = [*document.get("servers", []), *item.get("servers", []), *call.get("servers", [])]
+    fields = {
+        name: value
+        for body in bodies
+        for part in _parts(whole, _object(body).get("schema"))
+        for name, value in _object(part.get("properties")).items()
+    }
+    servers = [server for one in (whole, item, call) for server in one.get("servers", [])]
     return {
-        "status": frozenset(_values(document, fields.get("status", {}))),
-        "error code": frozenset(_codes(document, fields.get("errorCode", {}))),
+        "status": frozenset(_values(whole, fields.get("status"))),
+        "error code": frozenset(_codes(whole, fields.get("errorCode"))),
         "field": frozenset(fields),
         "path": frozenset(calls),
         "server": frozenset(str(server["url"]).rstrip("/") for server in servers),
-        "header": frozenset(_headers(document, item, call)) - _SENT_WITHOUT_MENTION,
+        "header": frozenset(_headers(whole, item, call)) - _SENT_WITHOUT_MENTION,
         "answer": frozenset(responses),
     }
 
@@ -114,61 +114,61 @@ def _shape(path: str) -> str:
     return _VERSION.sub("", re.sub(r"^/\{\}(?=/(?:spend|simulation)/)", "", shape))
 
 
-def _resolve(document: Any, value: Any) -> Any:
+def _object(value: object) -> dict[str, Any]:
+    """Take a JSON object; anything else has nothing in it."""
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
+
+
+def _resolve(document: dict[str, Any], value: object) -> dict[str, Any]:
     """Follow references inside the document."""
+    found = _object(value)
     for _ in range(_MOST_REFERENCES):
-        if not isinstance(value, dict) or "$ref" not in value:
-            return value
-        reference: str = value["$ref"]
+        if "$ref" not in found:
+            return found
+        reference = str(found["$ref"])
         if not reference.startswith("#/"):
             raise NoSuchDocument(f"{reference} is another document: bundle them into one first")
-        value = document
+        found = document
         for name in reference[2:].split("/"):
-            try:
-                value = value[name.replace("~1", "/").replace("~0", "~")]
-            except (KeyError, TypeError):
-                raise NoSuchDocument(f"{reference} leads to nothing") from None
+            found = _object(found.get(name.replace("~1", "/").replace("~0", "~")))
+        if not found:
+            raise NoSuchDocument(f"{reference} leads to nothing")
     raise NoSuchDocument("its references lead in a circle")
 
 
-def _parts(document: Any, schema: Any) -> Iterator[Any]:
+def _parts(document: dict[str, Any], schema: object) -> Iterator[dict[str, Any]]:
     """Give a schema, and those it is composed of."""
-    schema = _resolve(document, schema)
-    if isinstance(schema, dict):
-        yield schema
-        for word in ("allOf", "oneOf", "anyOf"):
-            for part in schema.get(word, []):
-                yield from _parts(document, part)
+    resolved = _resolve(document, schema)
+    yield resolved
+    for word in ("allOf", "oneOf", "anyOf"):
+        for part in resolved.get(word, []):
+            yield from _parts(document, part)
 
 
-def _properties(document: Any, schema: Any) -> dict[str, Any]:
-    return {name: value for part in _parts(document, schema) for name, value in part.get("properties", {}).items()}
-
-
-def _values(document: Any, schema: Any) -> Iterator[str]:
+def _values(document: dict[str, Any], schema: object) -> Iterator[str]:
     for part in _parts(document, schema):
         yield from (str(value) for value in part.get("enum", []) if value is not None)
         if "const" in part:
             yield str(part["const"])
 
 
-def _codes(document: Any, schema: Any) -> Iterator[str]:
+def _codes(document: dict[str, Any], schema: object) -> Iterator[str]:
     yield from _values(document, schema)
     for part in _parts(document, schema):
         yield from set(_CODE.findall(str(part.get("description", "")))) - {str(status) for status in Status}
 
 
-def _headers(document: Any, item: Mapping[str, Any], call: Mapping[str, Any]) -> Iterator[str]:
+def _headers(document: dict[str, Any], item: dict[str, Any], call: dict[str, Any]) -> Iterator[str]:
     for parameter in [*item.get("parameters", []), *call.get("parameters", [])]:
         resolved = _resolve(document, parameter)
         if resolved.get("in") == "header":
             yield str(resolved["name"]).lower()
-    for response in call.get("responses", {}).values():
-        for name in _resolve(document, response).get("headers", {}):
-            yield str(name).lower()
+    for response in _object(call.get("responses")).values():
+        for name in _object(_resolve(document, response).get("headers")):
+            yield name.lower()
 
 
-def _read(path: Path) -> Any:
+def _read(path: Path) -> object:
     text = path.read_text("utf-8")
     if path.suffix in {".yaml", ".yml"}:
         try:

@@ -289,6 +289,10 @@ asyncio.run(main())
 """
 
 
+def _count_lines(child: Child, before: int) -> int:
+    return before + len(child.lines)
+
+
 @pytest.mark.looptime(False)  # another process waits, in real time
 async def test_sigterm_recipe(tmp_path: Path) -> None:
     """A bulk wait that SIGTERM ended goes on where it was, and repeats and loses nothing."""
@@ -302,8 +306,7 @@ async def test_sigterm_recipe(tmp_path: Path) -> None:
                 if move is not None:
                     move(card)
             with Child(sys.executable, "-c", program, env=env, cwd=tmp_path) as waiting:
-                seen = partial(lambda child, earlier: earlier + len(child.lines), waiting, len(lines))
-                await until("all lines", seen, partial(operator.le, count), child=waiting)
+                await until("its lines", partial(_count_lines, waiting, len(lines)), partial(operator.le, count))
                 if count < 60:
                     waiting.send(signal.SIGTERM)
                 assert (await waiting.until_end() == 0) is (count == 60), waiting.err
@@ -403,7 +406,7 @@ async def test_server_sent_events_in_a_browser() -> None:
         pytest.skip("Chromium or chromedriver is not installed")
     namespace: dict[str, Any] = {"__name__": "recipe"}
     exec(_recipe("StreamingResponse(events", _CLIENT), namespace)  # noqa: S102 - our own recipe
-    [page] = re.findall(r"```html\n(.*?)```", cardprod.client.__doc__ or "", re.DOTALL)
+    [page] = re.findall(r"```html\n(.*?)```", sys.modules["cardprod.client"].__doc__ or "", re.DOTALL)
     namespace["app"].add_api_route("/", lambda: HTMLResponse(f"<!doctype html>{page}"))
 
     def watch(url: str) -> tuple[int, list[str]]:
@@ -677,7 +680,11 @@ def _stand_in_for_taskiq_redis(monkeypatch: pytest.MonkeyPatch) -> None:
         taskiq: Any = importlib.import_module("taskiq")
         module: Any = ModuleType("taskiq_redis")
         module.ListRedisScheduleSource = _Schedules
-        module.RedisStreamBroker = lambda url: taskiq.InMemoryBroker()
+
+        def broker(url: str) -> Any:
+            return taskiq.InMemoryBroker()
+
+        module.RedisStreamBroker = broker
         monkeypatch.setitem(sys.modules, "taskiq_redis", module)
 
 

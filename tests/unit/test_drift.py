@@ -103,7 +103,7 @@ def test_no_such_document(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     rows = {
         "{": "is not JSON",
         "[]": "no OpenAPI document",
-        '{"paths": {}}': "has no GET",
+        '{"paths": {}}': "no OpenAPI document with GET",
         json.dumps({"paths": {PATH: {"get": {}}}}): "no schema",
         json.dumps(elsewhere): "another document",
         json.dumps(circle): "in a circle",
