@@ -61,6 +61,7 @@ class Permit:
         """Free the place, and the share of the rate limit, of a request that was not sent."""
         if self._limiter is not None:
             self._limiter.window.withdraw(self.acquired_at)
+            self._limiter._set_timer(None)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - it is too late now
             self.release()
 
 

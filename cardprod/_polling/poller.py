@@ -188,7 +188,7 @@ class Poller:
         outcome: Outcome | None = None
         try:
             if entry.is_interruptible or entry.cut_off_at is not None:
-                outcome = await self._request_in_time(entry, queue, permit)
+                outcome = await self._request_in_time(entry, shared, queue, permit)
             else:
                 outcome = await self.request(entry.card, queue, permit, id(entry))
         except WouldBlock:
@@ -209,7 +209,7 @@ class Poller:
         return True
 
     async def _request_in_time(
-        self, entry: PollEntry, queue: LimiterQueue | None, permit: Permit | None
+        self, entry: PollEntry, shared: SharedPoll, queue: LimiterQueue | None, permit: Permit | None
     ) -> Outcome | None:
         """Cut the poll off at the deadline, or, with no outcome, when an event has brought what it was for."""
         limit = asyncio.timeout_at(entry.cut_off_at)
@@ -224,6 +224,7 @@ class Poller:
         except TimeoutError as exc:
             if not limit.expired():
                 raise
+            shared.end(None)  # the others who wait for the card have more time
             return None if entry.is_interrupted else _cut_off(entry.card, exc)
         finally:
             entry.limit_poll(None)

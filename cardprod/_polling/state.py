@@ -263,7 +263,7 @@ class PollState:
         self._check_under_way()
         self.polls += 1
         self._failing = _NOT_FAILING
-        if self.last is not None and self._event is not None and self._lags(status, self.last, now, self._event[0]):
+        if self.last is not None and self._lags(status, self.last, now):
             return self._take(self.last, now, "poll")
         transition = self._take(status, now, "poll")
         self._event = None
@@ -363,10 +363,18 @@ class PollState:
             return False
         return sent_at >= known_sent_at if order is Order.NEWER else sent_at > known_sent_at
 
-    def _lags(self, status: ProductionStatus, last: ProductionStatus, now: float, event_at: float) -> bool:
-        """Whether a poll shows an older status than the last one, which an unconfirmed event reported."""
+    def _lags(self, status: ProductionStatus, last: ProductionStatus, now: float) -> bool:
+        """Whether a poll shows an older status than the last one, which an unconfirmed event, or `after`, reported.
+
+        Of a card that is produced again after a known end, only times show what is older.
+        """
+        if last.is_final:  # known from before the wait
+            is_older = compare_times(status.occurred_at, self._occurred_at) is Order.OLDER
+            return is_older and now - self.started_at <= LAG
+        if self._event is None:
+            return False
         is_older = compare(status, last, self._occurred_at) is Order.OLDER
-        return is_older and not (status.is_final and now - event_at > LAG)
+        return is_older and not (status.is_final and now - self._event[0] > LAG)
 
     def _take(self, status: ProductionStatus, now: float, source: Literal["poll", "webhook"]) -> Transition | None:
         known = previous, occurred_at = self.last, self._occurred_at
@@ -404,7 +412,7 @@ class PollState:
 
         A missing or malformed time decides nothing: the new one is compared with the last one known of this status.
         """
-        if self._event is not None:
+        if self._event is not None or self.polls == 1:  # what is known may be an event's, in whole seconds
             return compare_times(status.occurred_at, self._occurred_at) is not Order.UNDECIDED
         return None not in (status.occurred_at, self._occurred_at) and status.occurred_at != self._occurred_at
 
@@ -579,9 +587,11 @@ def _retry_after(failure: CardprodError | None) -> float:
 def _differs(status: ProductionStatus, known: ProductionStatus, known_at: datetime | None) -> bool:
     """Whether a status is another than the final one that a wait goes on from.
 
-    A time that is missing in the new one decides nothing.
+    A time that is missing in the new one decides nothing, nor does an error code that only one of the two has.
     """
-    if (status.status, status.error_code) != (known.status, known.error_code):
+    if status.status != known.status:
+        return True
+    if None not in (status.error_code, known.error_code) and status.error_code != known.error_code:
         return True
     if known_at is None:
         return status.occurred_at is not None

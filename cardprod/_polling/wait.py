@@ -243,7 +243,7 @@ class _Entry(PollEntry):
         if due_at > loop.time() and await self._signal.wait_until(due_at):
             return
         now = loop.time()
-        if self.next_poll_at > now + TICK:  # a `Retry-After` forbids a last poll
+        if due_at < self.next_poll_at or self.next_poll_at == self.expires_at:  # a `Retry-After` forbids a last poll
             self.expire(now)
             self._poller.settle(self)
             return
@@ -253,8 +253,11 @@ class _Entry(PollEntry):
         if not subscriptions.is_polled(self.card):
             queue = self._poller.waits if self.polls and not self.is_last_poll else None
             await self._poller.poll_once(self, subscriptions.begin_poll(self.card, self, now), queue)
-        elif not await self._signal.wait_until(self.cut_off_at):
-            self._poller.apply_cut_off(self)
+        else:
+            due_at, cut_off_at = self.next_poll_at, self.cut_off_at
+            await self._signal.wait_until(cut_off_at)
+            if self.next_poll_at == due_at and cut_off_at is not None and loop.time() >= cut_off_at - TICK:
+                self._poller.apply_cut_off(self)
 
     def raise_aborted(self) -> None:
         """Raise the error of a schedule or a token source, if there was one."""

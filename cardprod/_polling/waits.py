@@ -127,6 +127,7 @@ class Waits(Batch[Transition]):
         self._options = options
         self._batch_timeout = batch_timeout
         self._ends_at = math.inf
+        self._expires_from = -math.inf
         # The cards to resume, the one with the nearest deadline last.
         self._to_resume = {} if resumed is None else {one.card: one for one in _by_deadline(resumed)}
         self._sweep = 0 if resumed is None else resumed.sweep
@@ -137,7 +138,8 @@ class Waits(Batch[Transition]):
         self._polls, self._poll_ended = 0, Signal()  # tasks that poll; one has ended
         self._is_source_done = cards is None
         self._over: set[Card] = set()  # kept while the source may bring them again
-        self._over_unread: dict[Card, _Entry] = {}  # over, and their end is still in the stream
+        # Over, and their end is still in the stream; several of a card that was added again.
+        self._over_unread: dict[Card, list[_Entry]] = {}
 
     @property
     def poller(self) -> Poller:
@@ -156,8 +158,10 @@ class Waits(Batch[Transition]):
         return result.current if result.is_final else None
 
     def _was_read(self, card: Card, result: Transition | CardprodError) -> None:
-        if self._over_unread and (isinstance(result, CardprodError) or result.is_final):
-            self._over_unread.pop(card, None)
+        if (isinstance(result, CardprodError) or result.is_final) and (unread := self._over_unread.get(card)):
+            del unread[0]
+            if not unread:
+                del self._over_unread[card]
 
     def checkpoint(self) -> Checkpoint:
         """Save the waits as they are, to go on with elsewhere by `Client.resume` or `Client.sweep`.
@@ -176,7 +180,7 @@ class Waits(Batch[Transition]):
         for card, result in self._stream:
             if isinstance(result, Transition):
                 undelivered.setdefault(card, []).append(result)
-        entries = [*self._over_unread.values(), *self._queue]
+        entries = [*(unread[-1] for unread in self._over_unread.values()), *self._queue]
         saved = {entry.card: entry.save(now, wall_now, undelivered.get(entry.card, ())) for entry in entries}
         self._checkpoint_id = self._checkpoint_id or str(uuid.uuid4())
         pending = tuple((self._to_resume | saved).values())
@@ -218,6 +222,8 @@ class Waits(Batch[Transition]):
     def _begin(self) -> None:
         if self._batch_timeout is not None:
             self._ends_at = asyncio.get_running_loop().time() + self._batch_timeout
+        if self._to_resume:  # deadlines that passed while nothing ran leave time for a last poll
+            self._expires_from = asyncio.get_running_loop().time() + self._options.last_poll_seconds
         if self._source is not None:
             source = self._source
             self._run(lambda: self._feed(source))
@@ -255,7 +261,7 @@ class Waits(Batch[Transition]):
         if entry.last is not None and entry.is_over:
             # It was final already when it was saved: its last transition is among those that were just added.
             entry.phase = Phase.OVER
-            self._over_unread[entry.card] = entry
+            self._over_unread[entry.card] = [entry]
             self._stream.count_end(entry.last)
         else:
             self._wait_for(entry, now)
@@ -375,7 +381,7 @@ class Waits(Batch[Transition]):
 
     def _finish(self, entry: _Entry) -> None:
         card, error = entry.card, entry.error
-        self._over_unread[card] = entry
+        self._over_unread.setdefault(card, []).append(entry)
         if not self._is_source_done:
             self._over.add(card)
         if error is not None:
@@ -394,7 +400,7 @@ class Waits(Batch[Transition]):
         loop = asyncio.get_running_loop()
         work = TimeSlice()
         while True:
-            at = self._queue.next_expiry()
+            at = max(self._queue.next_expiry(), self._expires_from)
             if at > loop.time() + TICK:
                 await self._wake_expirer.wait_until(None if math.isinf(at) else at)
             elif self._stream.is_full:

@@ -14,7 +14,8 @@ import attrs
 import pytest
 
 import cardprod
-from cardprod import Backoff, Card, CardprodError, Client, RateLimited, WaitTimeout
+from cardprod import Backoff, Card, CardprodError, Client, RateLimit, RateLimited, WaitTimeout
+from cardprod._http.limiter import RequestLimiter
 from cardprod.simulator import Fault, Simulator, Stage
 from tests.cards import CARD
 from tests.leftovers import assert_idle, assert_nothing_left
@@ -312,3 +313,14 @@ async def _use_nginx(kiosk: Simulator, base_url: str, nginx: Child) -> None:
     async with Client(kiosk.token, base_url=base_url) as client:
         outcome = await client.get_statuses(cards)
     assert sum(isinstance(one, CardprodError) for one in outcome.values()) <= 5
+
+
+async def test_permit_that_is_given_back() -> None:
+    """A permit that is given back is granted again at once, however late the next one would have been."""
+    limiter = RequestLimiter(RateLimit(per_second=1, per_minute=1), 10)
+    permit = await limiter.acquire()
+    waiting = asyncio.create_task(limiter.acquire())
+    await asyncio.sleep(1)
+    permit.give_back()
+    async with asyncio.timeout(1):
+        (await waiting).release()

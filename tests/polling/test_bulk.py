@@ -218,6 +218,22 @@ async def test_failed_cards_leave_no_garbage(kiosk: Simulator) -> None:
             gc.enable()
 
 
+async def test_checkpoint_of_a_card_that_was_added_again(kiosk: Simulator, client: Client) -> None:
+    """A card that ended twice before either end was read is saved until both were."""
+    card = kiosk.add(CARD, [("PRODUCED", 0.0)])
+    async with client.wait_until_all_final(None) as steps:
+        for _ in range(2):
+            steps.add(card)
+            await asyncio.sleep(5)
+        async for _ in steps:
+            break
+        (saved,) = steps.checkpoint().pending
+        assert [step.current.status for step in saved.undelivered] == ["PRODUCED"]
+        async for _ in steps:
+            break
+        assert steps.checkpoint().is_done
+
+
 async def test_checkpoint_in_an_observer(kiosk: Simulator, client: Client) -> None:
     """A checkpoint taken in an observer, at any event, holds the card until its end was delivered, and that end."""
     (card,) = add(kiosk, 1)

@@ -370,6 +370,15 @@ async def test_deadline_stays(kiosk: Simulator, client: Client) -> None:
     assert (len(kiosk.requests), round(asyncio.get_running_loop().time())) == (polls + 1, 100)
 
 
+async def test_deadlines_that_passed_while_nothing_ran(kiosk: Simulator, client: Client) -> None:
+    """Of many waits whose deadline has passed when they are resumed, each is polled once."""
+    cards = cards_of(kiosk, 200, [("PRODUCED", 0.0)])
+    long_ago = wall_now() - timedelta(hours=1)
+    outcome = await client.resume(Checkpoint.for_cards(cards, timeout=60, now=long_ago))
+    assert [one for one in outcome.values() if isinstance(one, WaitTimeout)] == []
+    assert len(kiosk.requests) == 200
+
+
 async def test_unbegun_wait(kiosk: Simulator, client: Client) -> None:
     """A wait that has not begun is saved as one that begins now."""
     (card,) = cards_of(kiosk, 1)

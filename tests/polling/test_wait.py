@@ -496,6 +496,41 @@ async def test_last_poll_does_not_wait_for_a_pause(kiosk: Simulator, client: Cli
     assert caught.value.elapsed <= 10.01
 
 
+async def test_retry_after_until_the_last_poll_would_end() -> None:
+    """A `Retry-After` until exactly when the last poll would have to end leaves no time for one."""
+
+    async def answer(writer: asyncio.StreamWriter) -> None:
+        if len(server.heads) == 1:
+            writer.write(http_answer(503, Retry_After="35"))
+
+    async with (
+        RawServer(answer) as server,
+        Client("token", base_url=server.base_url, request_timeout=10, attempts=1) as client,
+    ):
+        with pytest.raises(cardprod.WaitTimeout) as caught:
+            await wait(client, timeout=25)
+        assert caught.value.elapsed <= 35.01
+        assert_idle(client)
+
+
+async def test_deadline_of_another_wait() -> None:
+    """A poll that is cut off at the deadline of one wait is no failure of the others for its card."""
+    async with (
+        RawServer(answer_nothing) as server,
+        Client("token", base_url=server.base_url, request_timeout=20, attempts=1) as client,
+    ):
+        outcome = await asyncio.gather(
+            *(wait(client, timeout=5) for _ in range(3)),
+            wait(client, max_failures=1),
+            return_exceptions=True,
+        )
+        short = [one.elapsed for one in outcome if isinstance(one, cardprod.WaitTimeout)]
+        assert short == pytest.approx([5, 5, 5], abs=0.01)
+        assert now() == pytest.approx(25, abs=0.1)
+        assert isinstance(outcome[-1], cardprod.RequestTimeout)
+        assert_idle(client)
+
+
 async def test_timeout_zero_polls_once(kiosk: Simulator, client: Client) -> None:
     """A wait with a timeout of 0 polls once: a final card is its result, any other `WaitTimeout`."""
     kiosk.add(CARD, "never")

@@ -726,6 +726,29 @@ def test_the_same_end_again_after_a_retry() -> None:
     assert state.is_over
 
 
+@pytest.mark.parametrize("status", ["IN_PROGRESS", "PRODUCTION_ERROR"])
+def test_after_an_events_status(status: str) -> None:
+    """A known status that came from an event, in whole seconds and without an error code, equals that of a poll."""
+    state = new_state(after=seen(status, NOON + timedelta(seconds=5)))
+    exact = ProductionStatus(status, "WIS00001", NOON + timedelta(seconds=5.7), "PRD_FEEDER_JAM")
+    assert [state.process_status(exact, now) for now in (100.0, 110.0)] == [None, None]
+    assert not state.is_over
+    assert state.process_status(seen(status, NOON + timedelta(seconds=6.9)), 120.0) is not None
+
+
+def test_polls_lag_behind_a_known_end() -> None:
+    """For a minute a poll with an older time than the known end is not reported; after that it counts."""
+    state = new_state(after=JAMMED, started_at=100.0)
+    older = seen("IN_PROGRESS", NOON - timedelta(minutes=4))
+    assert [state.process_status(one, now) for one, now in ((older, 100.0), (older, 150.0), (JAMMED, 155.0))] == [
+        None
+    ] * 3
+    assert (state.is_over, state.last) == (False, JAMMED)
+    assert state.process_status(older, 161.0) is not None
+    state = new_state(after=JAMMED, started_at=100.0)
+    assert state.process_status(seen("READY", ONE_O_CLOCK), 100.0) is not None  # produced again
+
+
 def test_after_a_status_that_is_not_final() -> None:
     """A known status that is not final is not reported either."""
     state = new_state(after=seen("READY", NOON))
