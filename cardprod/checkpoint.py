@@ -1,7 +1,7 @@
 """`Checkpoint`: waits saved as values, with a JSON format, to continue later or in another process. No I/O.
 
-A wait can last hours, and deploys and crashes happen meanwhile. Save it, and go on with it in another process: nothing
-that was delivered is delivered again, and deadlines stay as they were:
+A wait can last hours, and deploys and crashes happen meanwhile. Save it, and go on with it in another process:
+nothing that was delivered is delivered again, and deadlines stay as they were:
 
 ```python
 async with cardprod.Client("user-token", base_url=cardprod.SANDBOX) as client:
