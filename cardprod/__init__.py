@@ -1,24 +1,20 @@
-"""Is my card printed yet? An asyncio client for the card production status of the Wise Platform API.
-
-Share one client among everything in a process that uses the same token. It requests a card's status once, or waits
-until the card is PRODUCED, PRODUCTION_ERROR or REQUEST_ERROR: await the wait for the final status, or iterate it for
-each `Transition`:
+"""An asyncio client for the card production status of the Wise Platform API: it waits until a card is printed.
 
 ```python
 import cardprod
 
 async with cardprod.Client("user-token", base_url=cardprod.SANDBOX) as client:
-    status = await client.get_status(123456, "ca0c8154-1e14-4464-a1ce-dcea7dc3de52")
+    status = await client.get_status(123456, "ca0c8154-1e14-4464-a1ce-dcea7dc3de52")  # one request
 
     async for step in client.wait_until_final(123456, "ca0c8154-1e14-4464-a1ce-dcea7dc3de52", timeout=600):
         print(step)  # READY, then READY -> IN_PROGRESS at WIS00001, …
 
-    if step.current.status == "PRODUCTION_ERROR":
-        print(step.current.error_origin, step.current.error_meaning)
+    final = step.current
+    while not final.is_produced:  # an operator may send the card to the kiosk again
+        final = await client.wait_until_final(123456, "ca0c8154-1e14-4464-a1ce-dcea7dc3de52", after=final)
 ```
 
-For many cards, from any iterable or async iterable, use `Client.get_statuses` and `Client.wait_until_all_final`. The
-error of one card is a value among the results:
+For many cards, from any iterable or async iterable; the error of one card is a value among the results:
 
 ```python
 cards = ((123456, f"card-{number}") for number in range(50))
@@ -29,22 +25,33 @@ async with cardprod.Client("user-token", base_url=cardprod.SANDBOX) as client:
                 print(card, step, steps.progress.pending, "to go")
 ```
 
+What there is, each with a `help` of its own, such as `help(cardprod.Client)`:
+
 | to | use |
 | --- | --- |
-| choose how often to poll | `Backoff`, or `AdaptiveSchedule`, which learns |
+| request statuses and wait | `Client`; its `Wait`, `Statuses` and `Waits`, with `Progress` |
+| read what happened | `ProductionStatus`, `Transition`, `Status`, `FINAL_STATUSES`, `ErrorCode`, `ErrorOrigin` |
+| name cards | `Card`, or a `(profile_id, card_token)` tuple |
+| choose the server | `PRODUCTION`, `SANDBOX`, `PRODUCTION_MTLS`, `SANDBOX_MTLS` |
+| handle errors | `CardprodError`; `help(cardprod.errors)` shows the tree |
+| choose how often to poll | `AdaptiveSchedule`, which learns, `Backoff`, or a `Schedule` of your own |
 | change the rate limit (Wise's is the default) | `RateLimit`, and `RateLimit.share` among processes |
-| have a token that refreshes itself | `OAuthToken` |
-| see a change at once, by webhook | `cardprod.webhooks` (extra `webhooks`) and `Client.notify` |
-| let a wait outlive its process | `Checkpoint`, `Client.resume`, `Client.sweep`, or `cardprod.durable` (extra too) |
-| see logs, traces and metrics | `cardprod.telemetry`, and `cardprod.otel` (extra `otel`) |
-| test an app, or try this without Wise | `cardprod.simulator` |
+| have a token that refreshes itself | `OAuthToken`, `TokenPair`; or a `TokenSource` of your own |
+| save waits, and go on elsewhere | `Checkpoint`, `Client.resume`, `Client.sweep`, `Sweep` |
+| paste recipes: web apps, SIGTERM, TLS, … | `help(cardprod.client)` |
+| see a change at once, by webhook | `help(cardprod.webhooks)` (extra `webhooks`), `Client.notify`, `ProductionEvent` |
+| let waits survive crashes, or use a job engine | `help(cardprod.durable)` (extra `durable`) |
+| see logs, traces and metrics | `help(cardprod.telemetry)`, `help(cardprod.otel)` (extra `otel`) |
+| test an app, or try this without Wise | `help(cardprod.testing)`, `help(cardprod.simulator)` |
 | use it in a terminal | `cardprod --help` |
 
-All errors are `CardprodError`s; `cardprod.errors` shows the tree. A status or an error code that is newer than this
-package, and so not in `Status` or `ErrorCode`, is a plain `str`.
+A module that is not imported yet needs its name as text: `help("cardprod.durable")`. A status or an error code that is
+newer than this package, and so not in `Status` or `ErrorCode`, is a plain `str`.
 """
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 from cardprod._http.auth import OAuthToken, TokenPair, TokenSource
 from cardprod._http.rate_limit import RateLimit
@@ -55,7 +62,7 @@ from cardprod._polling.results import Progress
 from cardprod._polling.sweep import Sweep
 from cardprod._polling.wait import Wait
 from cardprod._polling.waits import Waits
-from cardprod._version import VERSION
+from cardprod._version import VERSION as __version__  # noqa: N811 - Python's name for it
 from cardprod.checkpoint import Checkpoint
 from cardprod.client import PRODUCTION, PRODUCTION_MTLS, SANDBOX, SANDBOX_MTLS, Client
 from cardprod.error_codes import ErrorCode, ErrorOrigin
@@ -81,53 +88,53 @@ from cardprod.errors import (
 )
 from cardprod.models import FINAL_STATUSES, Card, CardLike, ProductionEvent, ProductionStatus, Status, Transition
 
-__version__ = VERSION
-
-__all__ = [
-    "FINAL_STATUSES",
-    "PRODUCTION",
-    "PRODUCTION_MTLS",
-    "SANDBOX",
-    "SANDBOX_MTLS",
-    "AdaptiveSchedule",
-    "ApiError",
-    "Backoff",
-    "BadEvent",
-    "BadReply",
-    "BadSignature",
-    "Card",
-    "CardLike",
-    "CardNotFound",
-    "CardprodError",
-    "Checkpoint",
-    "Client",
-    "DurableError",
-    "ErrorCode",
-    "ErrorOrigin",
-    "Forbidden",
-    "OAuthToken",
-    "ProductionEvent",
-    "ProductionFailed",
-    "ProductionStatus",
-    "Progress",
-    "RateLimit",
-    "RateLimited",
-    "RequestTimeout",
-    "Schedule",
-    "ServerError",
-    "Status",
-    "Statuses",
-    "StrongAuthenticationRequired",
-    "Sweep",
-    "TokenPair",
-    "TokenRefreshFailed",
-    "TokenSource",
-    "Transition",
-    "TransportError",
-    "Unauthorized",
-    "UsageError",
-    "Wait",
-    "WaitTimeout",
-    "Waits",
-    "__version__",
-]
+if _TYPE_CHECKING:
+    # Not at run time: help(cardprod) would describe each of these in full, 5,000 lines. A test holds that they are all.
+    __all__ = [
+        "FINAL_STATUSES",
+        "PRODUCTION",
+        "PRODUCTION_MTLS",
+        "SANDBOX",
+        "SANDBOX_MTLS",
+        "AdaptiveSchedule",
+        "ApiError",
+        "Backoff",
+        "BadEvent",
+        "BadReply",
+        "BadSignature",
+        "Card",
+        "CardLike",
+        "CardNotFound",
+        "CardprodError",
+        "Checkpoint",
+        "Client",
+        "DurableError",
+        "ErrorCode",
+        "ErrorOrigin",
+        "Forbidden",
+        "OAuthToken",
+        "ProductionEvent",
+        "ProductionFailed",
+        "ProductionStatus",
+        "Progress",
+        "RateLimit",
+        "RateLimited",
+        "RequestTimeout",
+        "Schedule",
+        "ServerError",
+        "Status",
+        "Statuses",
+        "StrongAuthenticationRequired",
+        "Sweep",
+        "TokenPair",
+        "TokenRefreshFailed",
+        "TokenSource",
+        "Transition",
+        "TransportError",
+        "Unauthorized",
+        "UsageError",
+        "Wait",
+        "WaitTimeout",
+        "Waits",
+        "__version__",
+    ]

@@ -1,6 +1,25 @@
 """`Checkpoint`: waits saved as values, with a JSON format, to continue later or in another process. No I/O.
 
-Version 1 is a JSON object:
+A wait can last hours, and deploys and crashes happen meanwhile. Save it, and go on with it in another process:
+nothing that was delivered is delivered again, and deadlines stay as they were:
+
+```python
+async with cardprod.Client("user-token", base_url=cardprod.SANDBOX) as client:
+    async with client.wait_until_all_final([(123456, "card-1"), (123456, "card-2")], timeout=3600) as steps:
+        async for card, step in steps:
+            print(card, step)
+            break  # whatever ends your process
+        saved = steps.checkpoint().to_json()  # the cards and what was seen of them, no other secret
+
+    async with client.resume(cardprod.Checkpoint.from_json(saved)) as steps:  # elsewhere, later
+        async for card, step in steps:
+            print(card, step)
+```
+
+`Wait.checkpoint` does the same for one card, and `WaitTimeout.checkpoint.extended(600)` goes on after a timeout. For job
+engines there is `Client.sweep`: see `help("cardprod.durable")`.
+
+Version 1 of the format is a JSON object:
 
 | field | what it is |
 | --- | --- |

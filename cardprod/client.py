@@ -1,4 +1,192 @@
-"""`Client`, the façade: it checks arguments and connects the layers below. No logic of its own."""
+r"""`Client`, and recipes for it: web apps, growing lists, SIGTERM, tokens, sessions, TLS, proxies.
+
+Every recipe can be pasted as it is. `Client` itself checks arguments and connects the layers below.
+
+**A card followed in the browser**, by server-sent events, with FastAPI. A browser connects again whenever a stream
+ends, so the stream says with an event that it has ended, and the page closes its side. An error is an event too:
+
+```python
+import json
+from contextlib import asynccontextmanager
+
+import cardprod
+from fastapi import FastAPI
+from fastapi.responses import JSONResponse, StreamingResponse
+
+
+@asynccontextmanager
+async def lifespan(app: FastAPI):
+    async with cardprod.Client("user-token", base_url=cardprod.SANDBOX) as app.state.client:
+        yield
+
+
+app = FastAPI(lifespan=lifespan)
+
+
+@app.exception_handler(cardprod.UsageError)  # a token in the URL that no card can have
+async def bad_request(request, error):
+    return JSONResponse({"error": "no such card"}, 400)
+
+
+@app.get("/cards/{token}/steps")
+async def card_steps(token: str) -> StreamingResponse:
+    wait = app.state.client.wait_until_final(123456, token)
+
+    async def events():
+        try:
+            async for step in wait:
+                data = {"status": step.current.status, "error": step.current.error_meaning}
+                yield f"data: {json.dumps(data)}\n\n"
+        except cardprod.CardprodError as error:
+            yield f"event: failed\ndata: {type(error).__name__}\n\n"
+        yield "event: end\ndata: end\n\n"
+
+    return StreamingResponse(events(), media_type="text/event-stream")
+```
+
+```html
+<script>
+  const source = new EventSource("/cards/my-card/steps")
+  source.onmessage = (message) => console.log(JSON.parse(message.data).status)
+  source.addEventListener("failed", (message) => console.log(message.data))
+  source.addEventListener("end", () => source.close())
+</script>
+```
+
+If the browser goes away, the wait is cancelled and nothing is left of it.
+
+**aiohttp.web**: one client for the app's lifetime, and answers for what can go wrong:
+
+```python
+import cardprod
+from aiohttp import web
+
+CLIENT = web.AppKey("client", cardprod.Client)
+
+
+async def one_client(app):
+    async with cardprod.Client("user-token", base_url=cardprod.SANDBOX) as app[CLIENT]:
+        yield
+
+
+async def card_status(request):
+    try:
+        status = await request.app[CLIENT].get_status(123456, request.match_info["token"])
+    except cardprod.UsageError:
+        raise web.HTTPBadRequest from None
+    except cardprod.CardNotFound:
+        raise web.HTTPNotFound from None
+    except cardprod.CardprodError:
+        raise web.HTTPBadGateway from None
+    return web.json_response({"status": status.status, "error": status.error_meaning})
+
+
+app = web.Application()
+app.cleanup_ctx.append(one_client)
+app.router.add_get("/cards/{token}", card_status)
+```
+
+**A list that grows while you wait**: pass None, and add cards as they come. All waits for one card in one client share
+its polls:
+
+```python
+import asyncio
+
+
+async def follow_all(client, new_cards):
+    async with client.wait_until_all_final(None) as steps:
+
+        async def add_new():
+            async for card in new_cards:
+                steps.add(card)
+            steps.no_more()
+
+        adding = asyncio.create_task(add_new())
+        try:
+            async for card, step in steps:
+                print(card, step)
+        finally:
+            adding.cancel()
+```
+
+**SIGTERM during a bulk wait**: what was seen is saved, and the same call goes on with it. `on_step` must not be an
+async function, so that the signal cannot cut it off half-way:
+
+```python
+import asyncio
+import signal
+
+import cardprod
+
+
+async def wait_for_all(client, cards, file, on_step):
+    saved = cardprod.Checkpoint.from_json(file.read_text()) if file.exists() else cardprod.Checkpoint.for_cards(cards)
+    loop, waiting = asyncio.get_running_loop(), asyncio.current_task()
+    async with client.resume(saved) as steps:
+        loop.add_signal_handler(signal.SIGTERM, waiting.cancel)
+        try:
+            async for card, step in steps:
+                on_step(card, step)
+        except asyncio.CancelledError:
+            file.write_text(steps.checkpoint().to_json())  # a pathlib.Path
+            raise
+        finally:
+            loop.remove_signal_handler(signal.SIGTERM)
+    file.unlink(missing_ok=True)
+```
+
+After `kill -9` a step may come again: make `on_step` idempotent, or use `cardprod.durable`, or `cardprod watch`.
+
+**A token that refreshes itself.** An access token lasts twelve hours, and refreshing it ends the one before at once.
+`OAuthToken` does it in good time, once for all requests, and passes each new pair to `on_refresh` before it is used.
+If `on_refresh` raises, the requests that need the token get that error, and the pair is offered to it again. Only one
+process may refresh a token:
+
+```python
+async def store(pair): ...  # pair.access_token, pair.refresh_token, pair.expires_at
+
+
+token = cardprod.OAuthToken("client-id", "client-secret", "refresh-token", base_url=cardprod.SANDBOX, on_refresh=store)
+async with cardprod.Client(token, base_url=cardprod.SANDBOX) as client:
+    status = await client.get_status(123456, "my-card")
+```
+
+The other processes pass an async function, which is called before every request, and once more after a 401:
+
+```python
+async def from_the_vault():
+    return "user-token"
+
+
+async with cardprod.Client(from_the_vault, base_url=cardprod.SANDBOX) as client:
+    status = await client.get_status(123456, "my-card")
+```
+
+**A session and TLS of your own.** The session is neither closed nor changed. aiohttp then resends a GET by itself when
+a kept connection breaks; a client's own session does not. A context or session that does not verify the server is
+refused.
+
+```python
+import ssl
+
+import aiohttp
+
+context = ssl.create_default_context()  # for SANDBOX_MTLS: context.load_cert_chain("client.pem")
+async with aiohttp.ClientSession() as session:
+    async with cardprod.Client("user-token", base_url=cardprod.SANDBOX, session=session, ssl=context) as client:
+        status = await client.get_status(123456, "my-card")
+```
+
+**A schedule that has learned** can outlive its process, and you can say what you know of your kiosks:
+
+```python
+schedule = cardprod.AdaptiveSchedule(typical={cardprod.Status.IN_PROGRESS: 240})
+async with cardprod.Client("user-token", base_url=cardprod.SANDBOX) as client:
+    outcome = await client.wait_until_all_final([(123456, "my-card")], schedule=schedule)
+
+saved = schedule.to_json()  # and cardprod.AdaptiveSchedule.from_json(saved) in the next process
+```
+"""
 
 from __future__ import annotations
 
@@ -56,11 +244,16 @@ class Client:
 
     ```python
     async with Client("user-token", base_url=SANDBOX) as client:
-        status = await client.get_status(123456, "ca0c8154-1e14-4464-a1ce-dcea7dc3de52")
+        status = await client.get_status(123456, "card-1")  # one request
+        final = await client.wait_until_final(123456, "card-1", timeout=600)  # polls until the status is final
+        async for step in client.wait_until_final(123456, "card-2"):  # or: each transition
+            print(step)
+        outcome = await client.wait_until_all_final([(123456, "card-3"), (123456, "card-4")])  # a dict by card
     ```
 
     Share one client among everything in a process that uses the same token: the rate limit holds for all of its
-    requests together. It belongs to the event loop that first uses it. Creating one does no I/O.
+    requests together. It belongs to the event loop that first uses it. Creating one does no I/O; close it with
+    `async with` or `close`. Recipes are in `help(cardprod.client)`.
 
     Args:
         token: A user token (Wise documents no personal tokens for this call), an `OAuthToken`, which refreshes itself,
@@ -73,21 +266,24 @@ class Client:
             a kept-alive connection breaks, which neither `attempts` nor `rate_limit` counts, and accepts an answer
             that came before its request. A session that does not verify the server is refused. Only the connections
             that it keeps to the server are closed after one of them has failed.
-        request_timeout: Seconds for one request and its whole answer; time spent queueing does not count.
-        attempts: How often a request is sent before its poll fails, the first time included. Connection errors,
-            timeouts, 408 and 5xx are retried. A 429 is no attempt: the request is sent again when the client may, until
-            two minutes after its first 429. With a `Retry-After` of more than a minute any of these is raised at once.
-        rate_limit: The most requests per second and per minute, for all that this client does; None for no limit.
+        request_timeout: Seconds for one request and its whole answer, 10 by default; time spent queueing does not
+            count.
+        attempts: How often a request is sent before its poll fails, the first time included; 3 by default. Connection
+            errors, timeouts, 408 and 5xx are retried. A 429 is no attempt: the request is sent again when the client
+            may, until two minutes after its first 429. With a `Retry-After` of more than a minute any of these is
+            raised at once.
+        rate_limit: The most requests per second and per minute, for all that this client does; by default Wise's
+            limits, 100 and 1,000. None for no limit.
         max_concurrency: The most requests in flight at once.
         ssl: A TLS context, for a client certificate or a private authority; None for the system's authorities. One
             that does not verify the server is refused.
         proxy: The URL of an http proxy, with its credentials if it needs some; False for none; None for the
             environment's `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY`. Never for loopback. A lent session
             keeps its own proxies unless a URL is given.
-        allow_plain_http: Accept plain http to hosts other than loopback. For test networks only: anybody on the
+        allow_plain_http: Accept plain http to hosts other than loopback. For test networks only: any machine on the
             network can read the token.
-        safety_net: Seconds between polls of a card while an event given to `notify` reports each change; 0 to poll as
-            often as without events. `cardprod._polling.webhook_trust` says how that is measured.
+        safety_net: Seconds between polls of a card while an event given to `notify` reports each change, 300 by
+            default; 0 to poll as often as without events. `cardprod._polling.webhook_trust` says how that is measured.
 
     Raises:
         UsageError: An argument is invalid; the message says which, and what would be valid.

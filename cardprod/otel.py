@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from cardprod._extras import needs_extra
 from cardprod._version import VERSION
 from cardprod.models import Status
 from cardprod.telemetry import (
@@ -41,7 +42,7 @@ from cardprod.telemetry import (
 try:
     from opentelemetry import context, metrics, trace
 except ImportError as _missing:  # pragma: no cover - tests have the extra; one runs a Python that hides it
-    raise ImportError("cardprod.otel needs the extra 'otel': pip install 'cardprod[otel]'") from _missing
+    raise ImportError(needs_extra("cardprod.otel", "otel")) from _missing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -1,10 +1,29 @@
 """Fixtures for pytest: a simulated kiosk, and a client of it. They are there wherever cardprod is installed.
 
 ```python
+import cardprod
+import pytest
+from cardprod.simulator import Fault
+
+
+@pytest.mark.asyncio
 async def test_a_jam_is_reported(kiosk, kiosk_client):
-    kiosk.add((123456, "my-card"), "jams")
-    final = await kiosk_client.wait_until_final(123456, "my-card")
-    assert final.error_code == "PRD_FEEDER_JAM"
+    kiosk.add((123456, "my-card"), [("READY", 0.1), ("PRODUCTION_ERROR", 0)])
+    kiosk.fail_next(Fault.server_error(503))
+    final = await kiosk_client.wait_until_final(123456, "my-card", schedule=cardprod.Backoff(first=0.1))
+    assert final.status == "PRODUCTION_ERROR"
+
+
+@pytest.mark.asyncio
+async def test_an_operators_retry(kiosk, kiosk_client):
+    card = kiosk.add((123456, "my-card"), "never")  # READY until it is moved
+    kiosk.start(card)
+    kiosk.fail(card, "PRD_FEEDER_JAM")
+    jammed = await kiosk_client.wait_until_final(123456, "my-card")
+    kiosk.retry(card)
+    kiosk.finish(card)
+    final = await kiosk_client.wait_until_final(123456, "my-card", after=jammed)
+    assert final.is_produced
 ```
 
 | fixture | is |
@@ -12,12 +31,12 @@ async def test_a_jam_is_reported(kiosk, kiosk_client):
 | `kiosk` | a running `cardprod.simulator.Simulator`, new for each test |
 | `kiosk_client` | a `cardprod.Client` of it, with default settings |
 
-They run in the test's own event loop, with pytest-asyncio in either mode or with anyio. With looptime, that is virtual
-time: a wait of hours takes milliseconds. In real time, the plan "jams" takes five seconds, and one of your own, such as
-`[("IN_PROGRESS", 0.1), ("PRODUCED", 0)]`, what you like.
+They run in the test's own event loop, with pytest-asyncio in either mode (in auto mode without the marks) or with
+anyio. With looptime that is virtual time: a wait of hours takes milliseconds. In real time the plan "jams" takes five
+seconds, and stages of your own, such as `[("IN_PROGRESS", 0.1), ("PRODUCED", 0)]`, what they say.
 
-A fixture of your own with the same name replaces one of these; if it is `kiosk`, then `kiosk_client` is a client of
-yours. `pytest -p no:cardprod` turns them off.
+A fixture of your own with the same name replaces one of these; if that is `kiosk`, then `kiosk_client` is a client of
+it. `pytest -p no:cardprod` turns them off.
 """
 
 from __future__ import annotations

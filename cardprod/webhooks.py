@@ -1,17 +1,101 @@
 """Wise's webhook for card production: verifies a delivery's signature and parses its event. Pure (extra `webhooks`).
 
+Wise calls an application-level subscription to `cards#card-production-status-change` at each change of a card. Pass
+each event to `Client.notify`, and every wait for the card sees the change at once. README has the endpoint for
+FastAPI; this one is for aiohttp.web, beside the client of `help(cardprod.client)`:
+
 ```python
+import logging
+
+import cardprod
+from aiohttp import web
 from cardprod.webhooks import Verifier
 
-verifier = Verifier.for_sandbox()
+CLIENT = web.AppKey("client", cardprod.Client)
+VERIFIER = Verifier.for_sandbox()  # or for_production()
 
 
-def receive(body, headers):  # the raw bytes of a request, before anything has read them
-    client.notify(verifier.parse(body, headers))
+async def one_client(app):
+    async with cardprod.Client("user-token", base_url=cardprod.SANDBOX) as app[CLIENT]:
+        yield
+
+
+async def webhook(request):
+    try:
+        event = VERIFIER.parse(await request.read(), request.headers)  # the raw body: the signature covers its bytes
+    except cardprod.BadSignature:
+        return web.Response(status=400)
+    except cardprod.BadEvent as error:
+        logging.warning("%s", error)  # of another subscription; with another answer Wise would send it for two weeks
+    else:
+        request.app[CLIENT].notify(event)
+    return web.Response()
+
+
+app = web.Application()
+app.cleanup_ctx.append(one_client)
+app.router.add_post("/wise", webhook)
 ```
 
-A signature covers the body but no time, so a recorded delivery can be sent again. That is harmless with
-`Client.notify`: an old event never undoes a newer status.
+Answer 200 within five seconds, or Wise sends the event again, 25 times in two weeks. A signature covers the body but
+no time, so a recorded delivery can be sent again. That is harmless with `Client.notify`: an old event never undoes a
+newer status, and one that comes twice changes nothing.
+
+**Several processes**: Wise reaches one of them, and another may be the one that waits. Waits in PostgreSQL take the
+event wherever it comes (`cardprod.durable`, `Durable.notify`). For waits in memory, let your database carry the
+delivery; here PostgreSQL, with psycopg. Any role may send a notification and one holds 8,000 bytes, so it carries the
+key of a row, and the row is verified where it is used. What comes while a process does not listen is found by its
+polls:
+
+```python
+import logging
+
+import cardprod
+import psycopg
+from cardprod.webhooks import Verifier
+
+VERIFIER = Verifier.for_sandbox()
+DSN = "dbname=cards"
+TABLE = "CREATE TABLE deliveries (key text PRIMARY KEY DEFAULT gen_random_uuid(), body bytea, signature text)"
+
+
+async def publish(body, headers):  # instead of client.notify, in the process that Wise has reached
+    async with await psycopg.AsyncConnection.connect(DSN, autocommit=True) as database:
+        await database.execute(
+            "WITH delivery AS (INSERT INTO deliveries (body, signature) VALUES (%s, %s) RETURNING key) "
+            "SELECT pg_notify('deliveries', key) FROM delivery",
+            [body, headers["X-Signature-SHA256"]],
+        )
+
+
+async def listen(client):  # as a task, in every process that waits
+    async with (
+        await psycopg.AsyncConnection.connect(DSN, autocommit=True) as listening,
+        await psycopg.AsyncConnection.connect(DSN, autocommit=True) as reading,
+    ):
+        await listening.execute("LISTEN deliveries")
+        async for notification in listening.notifies():
+            rows = "SELECT body, signature FROM deliveries WHERE key = %s"
+            for body, signature in await (await reading.execute(rows, [notification.payload])).fetchall():
+                try:
+                    client.notify(VERIFIER.parse(body, {"X-Signature-SHA256": signature}))
+                except (cardprod.BadSignature, cardprod.BadEvent) as error:
+                    logging.warning("%s", error)
+```
+
+**To test your endpoint**, let the simulator call it, with whatever can happen on the way. `cardprod simulate
+--webhooks-to URL` does the same from a terminal:
+
+```python
+from cardprod.simulator import Simulator, Subscription
+
+async with Simulator() as kiosk:
+    kiosk.subscribe(
+        Subscription(url="http://127.0.0.1:8000/wise", latency=(0.1, 20), duplicates=0.2, losses=0.1, replays=0.1)
+    )
+    verifier = Verifier(kiosk.public_key)  # instead of Wise's
+    card = kiosk.add((123456, "my-card"), "prints")
+```
 
 Source: the pages "Webhooks" and "Card production status change event" of the Wise Platform API.
 """
@@ -21,6 +105,7 @@ from __future__ import annotations
 import base64
 from typing import TYPE_CHECKING, Final
 
+from cardprod._extras import needs_extra
 from cardprod._protocol.api_errors import MAX_BODY
 from cardprod._protocol.events import parse_event
 from cardprod._protocol.headers import HeadersLike, read_headers
@@ -35,7 +120,7 @@ try:
     from cryptography.hazmat.primitives.hashes import SHA256
     from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
 except ImportError as _missing:  # pragma: no cover - tests have the extra; one runs a Python that hides it
-    raise ImportError("cardprod.webhooks needs the extra 'webhooks': pip install 'cardprod[webhooks]'") from _missing
+    raise ImportError(needs_extra("cardprod.webhooks", "webhooks")) from _missing
 
 if TYPE_CHECKING:
     from typing import Self
@@ -106,8 +191,8 @@ class Verifier:
     def verify(self, body: bytes, headers: HeadersLike) -> None:
         """Verify a delivery, and nothing else: for those who hand its body on to another process, which parses it.
 
-        A delivery can come more than once, and anybody who has seen one can send it again. Do not tell repeated ones
-        by their `X-Delivery-Id`: Wise's documents disagree on whether it counts deliveries or attempts, and it is not
+        A delivery can come more than once, and a recorded one can be sent again. Do not recognise repeated ones by
+        their `X-Delivery-Id`: Wise's documents disagree on whether it counts deliveries or attempts, and it is not
         signed. `Client.notify` needs no such thing, an event that says nothing new changes nothing.
 
         Args:

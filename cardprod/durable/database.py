@@ -13,6 +13,7 @@ import weakref
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from cardprod._extras import needs_extra
 from cardprod.durable.statements import STATEMENTS
 from cardprod.errors import CardprodError, DurableError, UsageError
 from cardprod.models import one_line
@@ -27,7 +28,7 @@ try:
     from psycopg.conninfo import conninfo_to_dict, make_conninfo
     from psycopg.rows import dict_row
 except ImportError as _missing:  # pragma: no cover - the tests have the extra
-    raise ImportError("cardprod.durable needs the extra durable: pip install 'cardprod[durable]'") from _missing
+    raise ImportError(needs_extra("cardprod.durable", "durable")) from _missing
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
+from cardprod._extras import install_command
 from cardprod.errors import UsageError
 from cardprod.models import one_line
 
@@ -63,7 +64,7 @@ def start(directory: Path | None = None) -> str:
     except ImportError as exc:
         raise UsageError(
             f"no database is named, and there is no PostgreSQL to start here ({exc}): name a database with --database"
-            " or CARDPROD_DATABASE_URL, or, with Python 3.14 or older, pip install 'cardprod[durable]'"
+            f" or CARDPROD_DATABASE_URL, or, with Python 3.14 or older, {install_command('durable')}"
         ) from exc
     if sys.platform == "win32":
         raise UsageError("name a database: on Windows, one that is started here would be open to every user")

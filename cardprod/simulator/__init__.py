@@ -10,12 +10,34 @@ async with Simulator() as kiosk:
         final = await client.wait_until_final(card.profile_id, card.card_token)
 ```
 
-Its cards run on plans, or are moved: `kiosk.start(card)`, `kiosk.fail(card, "PRD_FEEDER_JAM")`, `kiosk.retry(card)`,
-`kiosk.take_offline()`. With `page=True`, as `cardprod simulate` has it, a page in a browser shows everything live, and
-has a button for each move. For tests with pytest there are fixtures: see `cardprod.testing`.
+For tests with pytest there are fixtures: see `cardprod.testing`.
 
-It writes its JSON by hand and shares no code with the client's wire format, so that neither can hide the other's
-mistakes. It simulates what Wise documents; it has never been compared with the real API.
+A plan is a name (`prints`, `jams`, `rejected`, `retried`, `never`) or statuses with their seconds, such as
+`[("READY", 1), ("IN_PROGRESS", 5), ("PRODUCED", 0)]`. `Simulator(plan_for_unknown="prints")` knows every card, and
+`kiosk.fail_next(Fault.server_error(503))` gives the next answer a fault. Time is the event loop's, so with looptime
+hours pass in milliseconds.
+
+A card can be moved step by step; it has then left its plan, and webhooks are sent for it as for any:
+
+```python
+async with Simulator() as kiosk, Client(kiosk.token, base_url=kiosk.base_url) as client:
+    card = kiosk.add((123456, "my-card"), "never")  # READY until it is moved
+    kiosk.start(card)
+    kiosk.fail(card, "PRD_FEEDER_JAM")
+    jammed = await client.get_status(123456, "my-card")
+    assert jammed.error_meaning == "Production error: feeder card jam"
+    kiosk.take_offline()
+    kiosk.retry(card)  # REQUEST_ERROR, REQUEST_CREATED_BUT_NOT_STARTED
+    kiosk.bring_online()  # IN_PROGRESS, under a new occurredAt
+    assert kiosk.finish(card).status == "PRODUCED"
+```
+
+`cardprod simulate` serves the same, with a page at `http://127.0.0.1:8080/`. With `--plan never`, a card that your app
+asks for stays READY until you start it. API and page are for this machine only: other websites can neither read nor
+change them.
+
+It shares no code with the client's wire format, so that neither can hide the other's mistakes. It simulates what Wise
+documents, and was never compared with the real API.
 """
 
 from __future__ import annotations

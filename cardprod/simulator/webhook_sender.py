@@ -18,6 +18,7 @@ import aiohttp
 import attrs
 from yarl import URL
 
+from cardprod._extras import needs_extra
 from cardprod._protocol.validation import check_number, check_seconds, check_text
 from cardprod.errors import UsageError
 from cardprod.simulator.log import Log
@@ -136,8 +137,7 @@ def _private_key() -> RSAPrivateKey:
     try:
         from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key  # noqa: PLC0415 - an extra
     except ImportError as exc:
-        why = "the simulator's webhooks need the extra 'webhooks': pip install 'cardprod[webhooks]'"
-        raise ImportError(why) from exc
+        raise ImportError(needs_extra("a subscription of the simulator", "webhooks")) from exc
     return generate_private_key(public_exponent=65537, key_size=2048)
 
 

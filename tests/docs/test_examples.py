@@ -1,19 +1,23 @@
-"""Every Python example in README and in the docstrings runs, in virtual time, against the simulator."""
+"""Every Python example in the pages and in the docstrings runs, in virtual time, against the simulator."""
 
 from __future__ import annotations
 
 import ast
 import asyncio
 import contextlib
+import csv
 import importlib
 import json
 import operator
 import os
 import re
+import shlex
+import signal
 import socket
 import sys
 from contextlib import asynccontextmanager
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -24,18 +28,22 @@ import pytest
 import uvicorn
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
+from fastapi.responses import HTMLResponse
 from sybil import Sybil
 from sybil.document import PythonDocStringDocument
 from sybil.parsers.markdown import CodeBlockParser
+from yarl import URL
 
 import cardprod
 from cardprod import checkpoint, simulator
+from cardprod.cli.parser import make_parser
 from cardprod.durable import Durable
 from cardprod.durable.database import Database
-from cardprod.simulator import Simulator, Stage, Subscription
+from cardprod.simulator import Fault, Simulator, Stage, Subscription
 from cardprod.webhooks import Verifier
 from tests.cards import CARD, event_of
 from tests.clock import wall_clock_of_the_loop as _wall_clock_of_the_loop
+from tests.table import Table
 from tests.waiting import LIMIT, Child, run_program, until
 
 if TYPE_CHECKING:
@@ -49,13 +57,21 @@ if TYPE_CHECKING:
     from tests.durable.postgres import Postgres
 
 _ROOT = Path(__file__).parents[2]
-_PAGES = [_ROOT / "README.md", *sorted(Path(cardprod.__file__).parent.rglob("*.py"))]
+_README = _ROOT / "README.md"
+_PAGES = [
+    _README,
+    _ROOT / "benchmarks" / "README.md",
+    _ROOT / "tests" / "README.md",
+    *sorted(Path(cardprod.__file__).parent.rglob("*.py")),
+]
+_CLIENT, _DURABLE, _WEBHOOKS, _TESTING = "client.py", "durable/__init__.py", "webhooks.py", "testing.py"
+"""The modules whose docstrings have recipes."""
 
 
 @asynccontextmanager
-async def _wise_is_a_kiosk() -> AsyncGenerator[Simulator, None]:
-    """Let Wise's addresses lead to a simulator that knows every card and every token."""
-    async with Simulator(token=None, plan_for_unknown="prints") as kiosk:
+async def _wise_is_a_kiosk(unknown: Plan | None = "prints") -> AsyncGenerator[Simulator, None]:
+    """Let Wise's addresses lead to a simulator that knows every token, and every card unless `unknown` is None."""
+    async with Simulator(token=None, plan_for_unknown=unknown) as kiosk:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(cardprod, "SANDBOX", kiosk.base_url)
             patch.setattr(cardprod, "PRODUCTION", kiosk.base_url)
@@ -72,20 +88,45 @@ async def _ignore(_: object) -> None:
     """Be told of steps."""
 
 
-def _examples(*, durable: bool) -> list[Any]:
+def _parsed() -> list[Example]:
     parser = CodeBlockParser(language="python", evaluator=lambda _: None)
     sybil = Sybil(parsers=[parser], document_types={".py": PythonDocStringDocument})
+    return [example for page in _PAGES for example in sybil.parse(page).examples()]
+
+
+_EXAMPLES = _parsed()
+
+
+def _examples(*, durable: bool) -> list[Any]:
     return [
-        pytest.param(example, id=f"{page.parent.name}/{page.name}:{example.line}")
-        for page in _PAGES
-        for example in sybil.parse(page).examples()
+        pytest.param(example, id=f"{Path(example.path).parent.name}/{Path(example.path).name}:{example.line}")
+        for example in _EXAMPLES
         if ("async with Durable" in str(example.parsed)) is durable
     ]
 
 
+def _recipe(words: str, page: str | None = None) -> str:
+    """Take the one example of README, or of a module's docstring, that has these words in it.
+
+    Skip where a job engine it needs is not installed.
+    """
+    where = _README if page is None else Path(cardprod.__file__).parent / page
+    sources = [str(example.parsed) for example in _EXAMPLES if Path(example.path) == where]
+    [recipe] = [source for source in sources if words in source]
+    _skip_without_engines(recipe)
+    return recipe
+
+
+def _skip_without_engines(source: str) -> None:
+    for engine in re.findall(r"^\s*from (celery|taskiq|temporalio) import", source, re.MULTILINE):
+        pytest.importorskip(engine, reason=f"{engine} is not installed: pip install -e '.[recipes]'")
+
+
 @pytest.mark.looptime(False)  # PostgreSQL goes by real time
 @pytest.mark.parametrize("example", _examples(durable=True))
-async def test_durable_example(example: Example, postgres: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_durable_example(
+    example: Example, postgres: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """An example of durable waits runs as it stands, but for the address of its database, to where a worker works."""
     real = Database.__init__
 
@@ -94,7 +135,7 @@ async def test_durable_example(example: Example, postgres: str, monkeypatch: pyt
         real(database, postgres, *more)
 
     monkeypatch.setattr(Database, "__init__", begin)
-    running = asyncio.create_task(test_example(example, monkeypatch))
+    running = asyncio.create_task(test_example(example, monkeypatch, tmp_path))
     await until("its end or a sweep", lambda: running.done() or _sweeps(postgres) > 0)
     running.cancel()
     with contextlib.suppress(asyncio.CancelledError):
@@ -111,10 +152,12 @@ def _sweeps(database: str) -> int:
 
 
 @pytest.mark.parametrize("example", _examples(durable=False))
-async def test_example(example: Example, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_example(example: Example, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """An example in README or a docstring runs as it stands; with `await` outside a function, as the body of one."""
+    monkeypatch.chdir(tmp_path)
     source = "\n" * (example.line + example.parsed.line_offset) + str(example.parsed)
     _skip_without_engines(source)
+    _stand_in_for_taskiq_redis(monkeypatch)
     code = compile(source, example.path, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
     mains: list[Coroutine[Any, Any, object]] = []
     monkeypatch.setitem(sys.modules, "example", ModuleType("example"))
@@ -123,7 +166,9 @@ async def test_example(example: Example, monkeypatch: pytest.MonkeyPatch) -> Non
         _wise_is_a_kiosk() as kiosk,
         cardprod.Client("user-token", base_url=kiosk.base_url) as client,
     ):
-        public = {name: getattr(module, name) for module in (cardprod, simulator) for name in module.__all__}
+        public = {
+            name: value for module in (cardprod, simulator) for name, value in vars(module).items() if name[:1] != "_"
+        }
         cards = [CARD, (123456, "card-2"), (123456, "card-3")]
         namespace = public | {"cardprod": cardprod, "client": client, "kiosk": kiosk, "token": "card-1", "card": CARD}
         namespace |= {"cards": cards, "Durable": Durable, "on_steps": _ignore}
@@ -146,41 +191,80 @@ def _import_as_before(example: Example) -> None:
                         exec(ast.unparse(node), example.namespace)  # noqa: S102 - our own imports
 
 
-def _recipe(words: str) -> str:
-    """Take the README's one example that has these words in it; skip where a job engine it needs is not installed."""
-    blocks = (_ROOT / "README.md").read_text().split("```python\n")[1:]
-    [recipe] = [block.partition("```")[0] for block in blocks if words in block]
-    _skip_without_engines(recipe)
-    return recipe
+def test_commands(capfd: pytest.CaptureFixture[str]) -> None:
+    """Each `cardprod` command in README, the other pages and the docstrings is one that the command takes."""
+    found = {
+        command.partition(" >")[0].partition(" |")[0]
+        for page in _PAGES
+        for command in re.findall(r"`(cardprod [a-z]+(?: [^`]+)?)`", page.read_text("utf-8"))
+    }
+    assert len(found) > 10
+    with Table() as table:
+        for command in sorted(found):
+            with table.row(command):
+                words = shlex.split(command)[1:]
+                # A command that is only named, or whose arguments are, is known by its first word.
+                is_named = len(words) == 1 or not {"URL", "ROLE"}.isdisjoint(words)
+                arguments = ["--help"] if is_named else words[1:]
+                try:
+                    make_parser().parse_args([words[0], *arguments])
+                except SystemExit as exc:
+                    assert exc.code == 0, capfd.readouterr().err  # noqa: PT017 - of --help
 
 
-def _skip_without_engines(source: str) -> None:
-    for engine in re.findall(r"^\s*from (celery|taskiq|temporalio) import", source, re.MULTILINE):
-        pytest.importorskip(engine, reason=f"{engine} is not installed: pip install -e '.[recipes]'")
-
-
-async def test_web_app_recipe() -> None:
-    """The README's web app answers a browser with the card's status."""
-    namespace: dict[str, Any] = {"cardprod": cardprod, "__name__": "recipe"}
-    exec(_recipe("async def one_client"), namespace)  # noqa: S102 - our own recipe
-    async with _wise_is_a_kiosk(), TestClient(TestServer(namespace["app"])) as browser:
+async def test_aiohttp_recipe() -> None:
+    """The web app for aiohttp.web answers with a card's status, 404 if there is none, and 400 if there can be none."""
+    namespace: dict[str, Any] = {"__name__": "recipe"}
+    exec(_recipe("web.HTTPBadRequest", _CLIENT), namespace)  # noqa: S102 - our own recipe
+    async with _wise_is_a_kiosk(None) as kiosk, TestClient(TestServer(namespace["app"])) as browser:
+        kiosk.add((123456, "my-card"), "never")
         response = await browser.get("/cards/my-card")
-        assert await response.json() == {"status": "READY", "why": None}
+        assert await response.json() == {"status": "READY", "error": None}
+        for token, status in _ODD_TOKENS.items():
+            assert (await browser.get(URL(f"/cards/{token}", encoded=True))).status == status, token
+        kiosk.fail_next(Fault.server_error(503), times=3)
+        assert (await browser.get("/cards/my-card")).status == 502
 
 
-async def test_worker_recipe() -> None:
-    """The README's worker waits for a card until it is final."""
+_ODD_TOKENS = {"no-such-card": 404, "%00": 400, "a%2Fb": 400, "%20": 400, "a" * 1000: 400, "%E2%98%83": 400}
+"""Cards' tokens as they may stand in a URL, and what is answered."""
+
+
+async def test_retry_recipe(capsys: pytest.CaptureFixture[str]) -> None:
+    """The README's loop follows a card over an error status, until an operator's retry has printed it."""
     namespace: dict[str, Any] = {"cardprod": cardprod}
-    async with _wise_is_a_kiosk():
-        exec(_recipe("check_card"), namespace)  # noqa: S102 - our own recipe
-        async with namespace["CLIENT"]:
-            assert (await namespace["check_card"](123456, "my-card")).is_produced
+    code = compile(_recipe("after=final"), "README", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    async with _wise_is_a_kiosk() as kiosk:
+        jammed = Stage("PRODUCTION_ERROR", 300, error_code="PRD_FEEDER_JAM")
+        again = Stage("IN_PROGRESS", 60, is_new_request=True)
+        kiosk.add((123456, "my-card"), [Stage("READY", 60), jammed, again, Stage("PRODUCED")])
+        await eval(code, namespace)  # noqa: S307 - our own recipe
+    assert namespace["final"].is_produced
+    assert capsys.readouterr().out == "Production error: feeder card jam - waiting for an operator\n"
+
+
+async def test_csv_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The README's cards become one row each, whatever became of them."""
+    monkeypatch.chdir(tmp_path)
+    mains: list[Coroutine[Any, Any, object]] = []
+    monkeypatch.setattr(asyncio, "run", mains.append)  # there is a loop already, in virtual time
+    async with _wise_is_a_kiosk(None) as kiosk:
+        kiosk.add((123456, "card-0"), "prints")
+        kiosk.add((123456, "card-1"), "jams")
+        exec(_recipe("csv.writer"), {})  # noqa: S102 - our own recipe
+        await mains.pop()
+    rows = [*csv.reader((tmp_path / "cards.csv").read_text().splitlines())]
+    assert {row[1]: row[2] for row in rows} == {
+        **{f"card-{number}": "CardNotFound" for number in range(50)},
+        "card-0": "PRODUCED",
+        "card-1": "PRODUCTION_ERROR",
+    }
 
 
 async def test_lifetime_recipe(capsys: pytest.CaptureFixture[str]) -> None:
-    """The README's open batch follows cards that come while it runs, and ends when no more will."""
+    """The recipe's open batch follows cards that come while it runs, and ends when no more will."""
     namespace: dict[str, Any] = {"cardprod": cardprod, "asyncio": asyncio}
-    exec(_recipe("follow_all"), namespace)  # noqa: S102 - our own recipe
+    exec(_recipe("follow_all", _CLIENT), namespace)  # noqa: S102 - our own recipe
 
     async def new_cards() -> AsyncGenerator[tuple[int, str]]:
         for number in range(3):
@@ -190,6 +274,46 @@ async def test_lifetime_recipe(capsys: pytest.CaptureFixture[str]) -> None:
     async with _wise_is_a_kiosk(), cardprod.Client("user-token", base_url=cardprod.SANDBOX) as client:
         await namespace["follow_all"](client, new_cards())
     assert capsys.readouterr().out.count("PRODUCED") == 3
+
+
+_STOPPED_PROCESS = """
+import asyncio, os, pathlib, sys
+{recipe}
+
+async def main():
+    cards = [(123456, f"card-{{number}}") for number in range(20)]
+    async with cardprod.Client("any", base_url=os.environ["KIOSK"]) as client:
+        await wait_for_all(client, cards, pathlib.Path("saved"), lambda card, step: print(card, step, flush=True))
+
+asyncio.run(main())
+"""
+
+
+def _count_lines(child: Child, before: int) -> int:
+    return before + len(child.lines)
+
+
+@pytest.mark.looptime(False)  # another process waits, in real time
+async def test_sigterm_recipe(tmp_path: Path) -> None:
+    """A bulk wait that SIGTERM ended goes on where it was, and repeats and loses nothing."""
+    program = _STOPPED_PROCESS.format(recipe=_recipe("signal.SIGTERM", _CLIENT))
+    async with Simulator(token=None) as kiosk:
+        cards = [kiosk.add((123456, f"card-{number}"), "never") for number in range(20)]
+        env = {**os.environ, "KIOSK": kiosk.base_url, "PYTHONPATH": str(_ROOT)}
+        lines: list[str] = []
+        for count, move in ((20, None), (40, kiosk.start), (60, kiosk.finish)):
+            for card in cards:
+                if move is not None:
+                    move(card)
+            with Child(sys.executable, "-c", program, env=env, cwd=tmp_path) as waiting:
+                await until("its lines", partial(_count_lines, waiting, len(lines)), partial(operator.le, count))
+                if count < 60:
+                    waiting.send(signal.SIGTERM)
+                assert (await waiting.until_end() == 0) is (count == 60), waiting.err
+                lines += waiting.lines
+    assert sorted(line.split("  ")[0] for line in lines) == sorted({*lines})
+    assert not (tmp_path / "saved").exists()
+    assert sum("PRODUCED" in line for line in lines) == 20
 
 
 @asynccontextmanager
@@ -210,44 +334,98 @@ _ROUGH = {"latency": (0.0, 5.0), "duplicates": 0.5, "replays": 0.5}
 
 
 async def test_fastapi_recipe() -> None:
-    """The README's FastAPI app streams a card's transitions to a browser as the kiosk's webhooks tell them."""
-    namespace: dict[str, Any] = {"cardprod": cardprod, "__name__": "recipe"}
-    exec(_recipe("StreamingResponse(lines"), namespace)  # noqa: S102 - our own recipe
+    """The README's app answers 202 with the last state after 20 s, 200 at the end, and takes the kiosk's webhooks.
+
+    It answers 404 for a card there is not and 400 for an odd one.
+    """
+    namespace: dict[str, Any] = {"__name__": "recipe"}
+    exec(_recipe("FastAPI(lifespan"), namespace)  # noqa: S102 - our own recipe
     async with (
-        _wise_is_a_kiosk() as kiosk,
-        _served(namespace["api"]) as url,
+        _wise_is_a_kiosk(None) as kiosk,
+        _served(namespace["app"]) as url,
         aiohttp.ClientSession(url) as browser,
     ):
         async with browser.post("/wise", data=b"{}", headers={"X-Signature-SHA256": "AAAA"}) as answer:
             assert answer.status == 400
+        for token, status in _ODD_TOKENS.items():
+            async with browser.get(URL(f"/cards/{token}", encoded=True)) as answer:
+                assert answer.status == status or (token == "a%2Fb" and answer.status == 404), token
         namespace["VERIFIER"] = Verifier(kiosk.public_key)
         for seed in range(4):
             kiosk.subscribe(Subscription(url=f"{url}/wise", seed=seed, **_ROUGH))  # type: ignore[arg-type]
         assert await kiosk.send_tests() == [200] * 4
         kiosk.add((123456, "my-card"), _PRINTED)
+        answers: list[Any] = []
+        while not answers or answers[-1][0] == 202:
+            async with asyncio.timeout(_ENOUGH), browser.get("/cards/my-card") as answer:
+                answers.append((answer.status, await answer.json()))
+        assert answers[0] == (202, {"status": "READY", "error": None})
+        assert answers[-1] == (200, {"status": "PRODUCED", "error": None})
+        assert 6 <= len(answers) <= 8
+        assert {delivery.http_status for delivery in kiosk.deliveries} == {200}
+        client = namespace["app"].state.client
+    with pytest.raises(cardprod.UsageError, match="closed"):
+        await client.get_status(*CARD)
+
+
+async def test_server_sent_events_recipe() -> None:
+    """The recipe streams each transition, an error as an event, and in both cases that it has ended."""
+    namespace: dict[str, Any] = {"__name__": "recipe"}
+    exec(_recipe("StreamingResponse(events", _CLIENT), namespace)  # noqa: S102 - our own recipe
+    async with (
+        _wise_is_a_kiosk(None) as kiosk,
+        _served(namespace["app"]) as url,
+        aiohttp.ClientSession(url) as browser,
+    ):
+        kiosk.add((123456, "my-card"), "jams")
         async with browser.get("/cards/my-card/steps") as stream:
             assert stream.content_type == "text/event-stream"
-            told = [json.loads(line[6:]) async for line in stream.content if line.startswith(b"data: ")]
-        assert [(step["status"], step["final"]) for step in told] == [
-            ("READY", False),
-            ("IN_PROGRESS", False),
-            ("PRODUCED", True),
-        ]
-        await asyncio.sleep(600)  # what is replayed comes now
-        kiosk.add((123456, "my-card"), "never")
-        async with browser.get("/cards/my-card/steps") as stream:
+            events = (await stream.text()).split("\n\n")
+        shown = [json.loads(event.removeprefix("data: ")) for event in events[:3]]
+        assert [step["status"] for step in shown] == ["READY", "IN_PROGRESS", "PRODUCTION_ERROR"]
+        assert shown[-1]["error"] == "Production error: feeder card jam"
+        assert events[3:] == ["event: end\ndata: end", ""]
+        async with browser.get("/cards/no-such-card/steps") as stream:
+            assert await stream.text() == "event: failed\ndata: CardNotFound\n\nevent: end\ndata: end\n\n"
+        async with browser.get(URL("/cards/%00/steps", encoded=True)) as answer:
+            assert answer.status == 400  # a browser does not connect again after that
+        kiosk.add(CARD, "never")
+        async with browser.get(f"/cards/{CARD.card_token}/steps") as stream:
             assert json.loads((await stream.content.readline())[6:])["status"] == "READY"
         await asyncio.sleep(5)  # the browser has gone, and uvicorn finds out
-        assert namespace["api"].state.client.notify(event_of(cardprod.Card(123456, "my-card"), "PRODUCED")) == 0
-        assert {delivery.http_status for delivery in kiosk.deliveries} == {200}
+        assert namespace["app"].state.client.notify(event_of(CARD, "PRODUCED")) == 0
+
+
+@pytest.mark.looptime(False)  # a browser goes by real time
+@pytest.mark.xdist_group("browser")
+async def test_server_sent_events_in_a_browser() -> None:
+    """The recipe's page shows transitions, and closes its side at the end: it does not connect again."""
+    pytest.importorskip("selenium", reason="selenium is not installed: pip install -e '.[browser]'")
+    browsers = importlib.import_module("tests.simulator.browser")
+    if browsers.browser_programs() is None:
+        pytest.skip("Chromium or chromedriver is not installed")
+    namespace: dict[str, Any] = {"__name__": "recipe"}
+    exec(_recipe("StreamingResponse(events", _CLIENT), namespace)  # noqa: S102 - our own recipe
+    [page] = re.findall(r"```html\n(.*?)```", sys.modules["cardprod.client"].__doc__ or "", re.DOTALL)
+    namespace["app"].add_api_route("/", lambda: HTMLResponse(f"<!doctype html>{page}"))
+
+    def watch(url: str) -> tuple[int, list[str]]:
+        with browsers.Browser() as browser:
+            browser.open(url)
+            browser.wait_for(lambda: browser.run("return source.readyState === EventSource.CLOSED"), "the end")
+            streams = "return performance.getEntriesByType('resource').filter(({ name }) => name.endsWith('/steps'))"
+            return len(browser.run(streams)), browser.complaints()
+
+    async with _wise_is_a_kiosk(_SOON), _served(namespace["app"]) as url:
+        connections, console = await asyncio.to_thread(watch, url)
+    assert connections == 1
+    assert all(any(status in line for line in console) for status in ("READY", "PRODUCED"))
 
 
 async def test_aiohttp_webhook_recipe() -> None:
-    """The README's endpoint for aiohttp.web takes the kiosk's webhooks, and refuses what it has not signed."""
-    namespace: dict[str, Any] = {"cardprod": cardprod, "__name__": "recipe"}
-    exec(_recipe("async def one_client"), namespace)  # noqa: S102 - our own recipe
-    exec(_recipe("import logging"), namespace)  # noqa: S102
-    exec(_recipe("await request.read()"), namespace)  # noqa: S102
+    """The endpoint for aiohttp.web takes the kiosk's webhooks, and refuses what it has not signed."""
+    namespace: dict[str, Any] = {"__name__": "recipe"}
+    exec(_recipe("await request.read()", _WEBHOOKS), namespace)  # noqa: S102 - our own recipe
     async with _wise_is_a_kiosk() as kiosk, TestServer(namespace["app"]) as server:
         namespace["VERIFIER"] = Verifier(kiosk.public_key)
         url = server.make_url("/wise")
@@ -259,8 +437,8 @@ async def test_aiohttp_webhook_recipe() -> None:
         client = namespace["app"][namespace["CLIENT"]]
         hourly = cardprod.Backoff(first=3600, factor=1, ceiling=3600)
         wait = client.wait_until_final(CARD.profile_id, CARD.card_token, schedule=hourly, timeout=None)
-        told = [(step.current.status, step.source) async for step in wait]
-        assert told == [("READY", "poll"), ("IN_PROGRESS", "webhook"), ("PRODUCED", "webhook")]
+        seen = [(step.current.status, step.source) async for step in wait]
+        assert seen == [("READY", "poll"), ("IN_PROGRESS", "webhook"), ("PRODUCED", "webhook")]
 
 
 _WAITING_PROCESS = """
@@ -301,8 +479,8 @@ async def _deliveries_of(kiosk: Simulator) -> AsyncGenerator[asyncio.Queue[tuple
 
 @pytest.mark.looptime(False)  # another process waits, in real time
 async def test_several_processes_recipe(postgres: str) -> None:
-    """By the README's lines a delivery that one process got ends a wait in another, and no forged one does."""
-    recipe = _recipe("pg_notify")
+    """By the recipe's lines a delivery that one process got ends a wait in another, and no forged one does."""
+    recipe = _recipe("pg_notify", _WEBHOOKS)
     namespace: dict[str, Any] = {"cardprod": cardprod}
     exec(recipe, namespace)  # noqa: S102 - our own recipe
     namespace["DSN"] = postgres
@@ -332,15 +510,17 @@ def _listeners(database: str) -> int:
         return len(connection.execute(statement).fetchall())
 
 
-def test_pytest_recipe(tmp_path: Path) -> None:
-    """The README's test of somebody's own app passes under pytest with pytest-asyncio, outside this project."""
-    (tmp_path / "test_recipe.py").write_text("import cardprod\n" + _recipe("pytest_asyncio"))
-    # Only the plugin that the recipe needs: others that happen to be installed take longer to load than it to run.
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "pytest_asyncio.plugin"]
-    env = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+@pytest.mark.parametrize("page", [None, _TESTING], ids=["README", "testing"])
+def test_pytest_recipe(tmp_path: Path, page: str | None) -> None:
+    """The test of a user's own app passes under pytest with pytest-asyncio, outside this project."""
+    (tmp_path / "test_recipe.py").write_text(_recipe("import pytest\n", page))
+    # Only the plugins that the recipe needs: others that happen to be installed take longer to load than it to run.
+    plugins = ["-p", "pytest_asyncio.plugin", "-p", "cardprod.testing"]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *plugins]
+    env = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONPATH": str(_ROOT)}
     finished = run_program(*command, "test_recipe.py", cwd=tmp_path, env=env, check=False)
     assert finished.exit_code == 0, finished.out
-    assert "1 passed" in finished.out
+    assert re.search(r"^\d passed", finished.out, re.MULTILINE)
 
 
 # --- Waits that outlive a process ---
@@ -355,7 +535,7 @@ def _saved(kiosk: Simulator, plan: Plan = _SOON) -> str:
     return cardprod.Checkpoint.for_cards([kiosk.add(CARD, plan)], schedule=_QUICK).to_json()
 
 
-def _told(out: str) -> list[str]:
+def _printed_statuses(out: str) -> list[str]:
     return [line.rpartition("->")[2].split()[-1] if "->" in line else line.split()[-1] for line in _short(out)]
 
 
@@ -386,12 +566,12 @@ async def _printed(capsys: pytest.CaptureFixture[str], kiosk: Simulator, *, is_s
 
 @pytest.mark.looptime(False)
 async def test_durable_recipe(postgres: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """The README's web app hands cards over, and its worker tells their steps."""
+    """The recipe's web app submits cards, and its worker delivers their transitions."""
     namespace: dict[str, Any] = {"cardprod": cardprod}
     async with _wise_is_a_kiosk() as kiosk:
-        exec(_recipe("cards_sent_to_kiosks"), namespace)  # noqa: S102 - our own recipe
+        exec(_recipe("async def submit_cards", _DURABLE), namespace)  # noqa: S102 - our own recipe
         namespace["DATABASE"] = postgres
-        await namespace["cards_sent_to_kiosks"]([kiosk.add(CARD, "never")])
+        await namespace["submit_cards"]([kiosk.add(CARD, "never")])
         working = asyncio.create_task(namespace["work"]())
         printed = await _printed(capsys, kiosk)
         working.cancel()
@@ -401,10 +581,10 @@ async def test_durable_recipe(postgres: str, capsys: pytest.CaptureFixture[str])
 
 @pytest.mark.looptime(False)
 async def test_durable_webhooks_recipe(postgres: str) -> None:
-    """The README's endpoint takes a kiosk's webhooks for waits whose worker is elsewhere, and refuses forged ones."""
+    """The recipe's endpoint takes a kiosk's webhooks for waits whose worker is elsewhere, and refuses forged ones."""
     namespace: dict[str, Any] = {"cardprod": cardprod, "__name__": "recipe"}
-    for words in ("StreamingResponse(lines", "async def cards_sent_to_kiosks", "wise_calls_for_durable_waits"):
-        exec(_recipe(words), namespace)  # noqa: S102 - our own recipe
+    for words in ("async def submit_cards", "async def with_database"):
+        exec(_recipe(words, _DURABLE), namespace)  # noqa: S102 - our own recipe
     namespace["DATABASE"] = postgres
     delivered: list[str] = []
 
@@ -435,44 +615,47 @@ async def test_durable_webhooks_recipe(postgres: str) -> None:
 
 
 async def test_arq_recipe(capsys: pytest.CaptureFixture[str]) -> None:
-    """The README's job for arq enqueues itself until the card is final; a list stands in for arq's Redis."""
+    """The job for arq enqueues itself until the card is final; a list stands in for arq's Redis."""
     namespace: dict[str, Any] = {"cardprod": cardprod}
-    exec(_recipe("enqueue_job"), namespace)  # noqa: S102 - our own recipe
+    exec(_recipe("enqueue_job", _DURABLE), namespace)  # noqa: S102 - our own recipe
     jobs: list[tuple[Any, ...]] = []
 
     class Pool:
         async def enqueue_job(self, name: str, saved: str, *, _defer_until: datetime) -> None:
             jobs.append((name, saved, _defer_until))
 
+    settings = namespace["WorkerSettings"]
+    ctx: dict[str, Any] = {"redis": Pool()}
     with _wall_clock_of_the_loop():
-        async with _wise_is_a_kiosk() as kiosk, cardprod.Client("x", base_url=kiosk.base_url) as client:
-            await namespace["sweep_cards"]({"client": client, "redis": Pool()}, _saved(kiosk))
+        async with _wise_is_a_kiosk() as kiosk:
+            await settings.on_startup(ctx)
+            [sweep] = settings.functions
+            await sweep(ctx, _saved(kiosk))
             async with asyncio.timeout(_ENOUGH):
                 while jobs:
                     name, saved, at = jobs.pop()
+                    assert name == sweep.__name__
                     await asyncio.sleep(at.timestamp() - checkpoint.wall_clock())
-                    await namespace[name]({"client": client, "redis": Pool()}, saved)
-    assert _told(capsys.readouterr().out) == _STATUSES
+                    await sweep(ctx, saved)
+            await settings.on_shutdown(ctx)
+    assert _printed_statuses(capsys.readouterr().out) == _STATUSES
 
 
 @pytest.mark.looptime(False)
 async def test_saq_recipe(postgres_server: Postgres, capsys: pytest.CaptureFixture[str]) -> None:
-    """The README's job for SAQ enqueues itself until the card is final, in a real worker on PostgreSQL."""
+    """The job for SAQ enqueues itself until the card is final, in a real worker on PostgreSQL."""
     namespace: dict[str, Any] = {"cardprod": cardprod}
-    exec(_recipe("sweep_in_saq"), namespace)  # noqa: S102 - our own recipe
+    for words in ("class WorkerSettings", "async def sweep_in_saq"):
+        exec(_recipe(words, _DURABLE), namespace)  # noqa: S102 - our own recipe
     saq: Any = pytest.importorskip("saq", reason="saq is not installed: pip install -e '.[recipes]'")
     name = postgres_server.new_database().rpartition("=")[2]
     queue = saq.Queue.from_url(f"postgresql://tester@/{name}?host={postgres_server.directory}")
     await queue.connect()
-    async with _wise_is_a_kiosk() as kiosk, cardprod.Client("x", base_url=kiosk.base_url) as client:
-
-        async def startup(ctx: Any) -> None:
-            ctx["client"] = client
-
+    async with _wise_is_a_kiosk() as kiosk:
         timers: Any = {"schedule": 0.05}  # not once a second
-        worker = saq.Worker(queue, functions=[namespace["sweep_in_saq"]], startup=startup, concurrency=1, timers=timers)
+        settings = await namespace["first_job_in_saq"](queue, _saved(kiosk, "never"))
+        worker = saq.Worker(queue, concurrency=1, timers=timers, **settings)
         working = asyncio.create_task(worker.start())
-        await queue.enqueue("sweep_in_saq", saved=_saved(kiosk, "never"), timeout=0)
         assert await _printed(capsys, kiosk, is_short=True) == ["READY", "PRODUCED"]
         await worker.stop()
         working.cancel()
@@ -480,37 +663,59 @@ async def test_saq_recipe(postgres_server: Postgres, capsys: pytest.CaptureFixtu
     await queue.disconnect()
 
 
-async def test_taskiq_recipe(capsys: pytest.CaptureFixture[str]) -> None:
-    """The README's task for taskiq schedules itself until the card is final, with taskiq's broker in memory."""
-    namespace: dict[str, Any] = {"cardprod": cardprod, "__name__": __name__}
-    schedules: list[Any] = []
+class _Schedules:
+    """What stands in for taskiq-redis's schedule source."""
 
-    class Source:
-        async def add_schedule(self, schedule: Any) -> None:
-            schedules.append(schedule)
+    def __init__(self, url: str) -> None:
+        self.planned: list[Any] = []
 
+    async def add_schedule(self, schedule: Any) -> None:
+        """Plan a job."""
+        self.planned.append(schedule)
+
+
+def _stand_in_for_taskiq_redis(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put a broker and a schedule source in memory where taskiq-redis, which needs a Redis, would be."""
+    if find_spec("taskiq") is not None:
+        taskiq: Any = importlib.import_module("taskiq")
+        module: Any = ModuleType("taskiq_redis")
+        module.ListRedisScheduleSource = _Schedules
+
+        def broker(url: str) -> Any:
+            return taskiq.InMemoryBroker()
+
+        module.RedisStreamBroker = broker
+        monkeypatch.setitem(sys.modules, "taskiq_redis", module)
+
+
+async def test_taskiq_recipe(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The task for taskiq schedules itself until the card is final, with brokers in memory; its client is closed."""
+    _stand_in_for_taskiq_redis(monkeypatch)
+    namespace: dict[str, Any] = {"__name__": __name__}
     with _wall_clock_of_the_loop():
         async with _wise_is_a_kiosk() as kiosk:
-            exec(_recipe("sweep_in_taskiq"), namespace)  # noqa: S102 - our own recipe
-            broker, task = namespace["broker"], namespace["sweep_in_taskiq"]
-            broker.state.schedules = Source()
-            async with broker.state.client:
-                await (await task.kiq(_saved(kiosk))).wait_result()
-                async with asyncio.timeout(_ENOUGH):
-                    while schedules:
-                        schedule = schedules.pop()
-                        await asyncio.sleep(schedule.time.timestamp() - checkpoint.wall_clock())
-                        await (await task.kiq(*schedule.args)).wait_result()
+            exec(_recipe("sweep_in_taskiq", _DURABLE), namespace)  # noqa: S102 - our own recipe
+            broker, task, planned = namespace["broker"], namespace["sweep_in_taskiq"], namespace["schedules"].planned
+            await broker.startup()
+            await (await task.kiq(_saved(kiosk))).wait_result()
+            async with asyncio.timeout(_ENOUGH):
+                while planned:
+                    schedule = planned.pop()
+                    await asyncio.sleep(schedule.time.timestamp() - checkpoint.wall_clock())
+                    await (await task.kiq(*schedule.args)).wait_result()
+            client = broker.state.client
             await broker.shutdown()
-    assert _told(capsys.readouterr().out) == _STATUSES
+            with pytest.raises(cardprod.UsageError, match="closed"):
+                await client.get_status(*CARD)
+    assert _printed_statuses(capsys.readouterr().out) == _STATUSES
 
 
 @pytest.mark.looptime(False)
 @pytest.mark.filterwarnings("ignore")  # Celery's own
 async def test_celery_recipe(capsys: pytest.CaptureFixture[str]) -> None:
-    """The README's task for Celery retries itself until the card is final, in a real worker with a broker in memory."""
-    namespace: dict[str, Any] = {"cardprod": cardprod, "SHARE": None}
-    recipe = _recipe("sweep_in_celery")  # before anything of Celery's: this skips where it is not installed
+    """The task for Celery retries itself until the card is final, in a real worker with a broker in memory."""
+    namespace: dict[str, Any] = {"cardprod": cardprod}
+    recipe = _recipe("sweep_in_celery", _DURABLE)  # before anything of Celery's: this skips where it is not installed
     testing: Any = importlib.import_module("celery.contrib.testing.worker")
     async with _wise_is_a_kiosk() as kiosk:
         exec(recipe, namespace)  # noqa: S102 - our own recipe
@@ -529,17 +734,18 @@ async def test_celery_recipe(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 async def test_temporal_recipe(capsys: pytest.CaptureFixture[str]) -> None:
-    """The README's activity for Temporal sweeps in Temporal's test environment; its workflow would need a server."""
+    """The activity for Temporal sweeps in Temporal's test environment; its workflow would need a server."""
     namespace: dict[str, Any] = {"cardprod": cardprod, "__name__": __name__}
-    exec(_recipe("temporalio"), namespace)  # noqa: S102 - our own recipe
+    exec(_recipe("temporalio", _DURABLE), namespace)  # noqa: S102 - our own recipe
     testing: Any = importlib.import_module("temporalio.testing")
     with _wall_clock_of_the_loop():
-        async with _wise_is_a_kiosk() as kiosk, cardprod.Client("x", base_url=kiosk.base_url) as namespace["CLIENT"]:
+        async with _wise_is_a_kiosk() as kiosk, cardprod.Client("x", base_url=kiosk.base_url) as client:
+            sweep_once = namespace["Activities"](client).sweep_once
             saved, at = _saved(kiosk), checkpoint.wall_clock()
             async with asyncio.timeout(_ENOUGH):
                 while at:
-                    saved, at = await testing.ActivityEnvironment().run(namespace["sweep_once"], saved)
+                    saved, at = await testing.ActivityEnvironment().run(sweep_once, saved)
                     if at:
                         await asyncio.sleep(at - checkpoint.wall_clock())
-    assert _told(capsys.readouterr().out) == _STATUSES
+    assert _printed_statuses(capsys.readouterr().out) == _STATUSES
     assert cardprod.Checkpoint.from_json(saved).is_done

@@ -354,5 +354,5 @@ def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without cryptography, the import says which extra to install."""
     monkeypatch.delitem(sys.modules, "cardprod.webhooks")
     monkeypatch.setitem(sys.modules, "cryptography.exceptions", None)
-    with pytest.raises(ImportError, match=r"needs the extra 'webhooks': pip install 'cardprod\[webhooks\]'"):
+    with pytest.raises(ImportError, match=r"^cardprod.webhooks needs the extra 'webhooks': pip install .*\[webhooks\]"):
         importlib.import_module("cardprod.webhooks")

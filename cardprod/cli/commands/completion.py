@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from cardprod._extras import needs_extra
 from cardprod.cli.exit_codes import PRODUCED
 from cardprod.errors import UsageError
 
@@ -36,7 +37,7 @@ async def run(arguments: argparse.Namespace, output: Output) -> int:
     try:
         import shtab  # noqa: PLC0415 - an extra
     except ImportError:
-        raise UsageError("this needs the extra cli: pip install 'cardprod[cli]'") from None
+        raise UsageError(needs_extra("cardprod completion", "cli")) from None
     from cardprod.cli.parser import make_parser  # noqa: PLC0415 - which imports this module
 
     output.print_raw(f"{shtab.complete(make_parser(), arguments.shell)}\n")
