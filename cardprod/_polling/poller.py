@@ -216,8 +216,6 @@ class Poller:
         try:
             async with limit:
                 entry.limit_poll(limit)
-                if permit is None and queue is not None:
-                    permit = await self.transport.acquire(queue, entry.urgent_at)
                 return await self.request(entry.card, queue, permit, id(entry))
         except CardprodError:
             raise  # some are a TimeoutError as well

@@ -13,13 +13,14 @@ from cardprod._polling.poller import PollEntry
 from cardprod._polling.queue import TICK
 from cardprod._polling.signal import Signal
 from cardprod.checkpoint import Checkpoint, wall_clock
-from cardprod.errors import UsageError, WaitTimeout
+from cardprod.errors import CardprodError, UsageError, WaitTimeout
 from cardprod.models import ProductionStatus, Transition
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
     from typing import Any
 
+    from cardprod._http.limiter import LimiterQueue, Permit
     from cardprod._polling.poller import Poller
     from cardprod._polling.state import PollOptions
     from cardprod.models import Card, ProductionEvent
@@ -206,7 +207,16 @@ class _Entry(PollEntry):
 
     is_interruptible = True
 
-    __slots__ = ("_aborted_by", "_checkpoint_id", "_is_interrupted", "_limit", "_poller", "_signal", "steps")
+    __slots__ = (
+        "_aborted_by",
+        "_checkpoint_id",
+        "_is_interrupted",
+        "_is_queued",
+        "_limit",
+        "_poller",
+        "_signal",
+        "steps",
+    )
 
     def __init__(  # noqa: PLR0913 - what a wait is made of
         self,
@@ -225,6 +235,7 @@ class _Entry(PollEntry):
         self._aborted_by: BaseException | None = None
         self._limit: asyncio.Timeout | None = None
         self._is_interrupted = False
+        self._is_queued = False  # for a permit
         self.steps: deque[Transition] = deque()
         """Transitions seen but not delivered yet."""
 
@@ -252,12 +263,46 @@ class _Entry(PollEntry):
         self.mark_due(now)
         if not subscriptions.is_polled(self.card):
             queue = self._poller.waits if self.polls and not self.is_last_poll else None
-            await self._poller.poll_once(self, subscriptions.begin_poll(self.card, self, now), queue)
+            permit = None if queue is None else await self._acquire(queue)
+            if queue is None or permit is not None:
+                shared = subscriptions.begin_poll(self.card, self, loop.time())
+                await self._poller.poll_once(self, shared, queue, permit)
         else:
             due_at, cut_off_at = self.next_poll_at, self.cut_off_at
             await self._signal.wait_until(cut_off_at)
             if self.next_poll_at == due_at and cut_off_at is not None and loop.time() >= cut_off_at - TICK:
                 self._poller.apply_cut_off(self)
+
+    async def _acquire(self, queue: LimiterQueue) -> Permit | None:
+        """Wait for a permit; None if an event or another wait's poll came first, or the time of the last poll.
+
+        Meanwhile no poll of the card is in flight: another wait, whose poll is more urgent, need not follow this one.
+        """
+        cut_off_at, permit = self.cut_off_at, None
+        failure: CardprodError | None = None
+        limit = asyncio.timeout_at(cut_off_at)
+        try:
+            async with limit:
+                self.limit_poll(limit)
+                self._is_queued = True
+                permit = await self._poller.transport.acquire(queue, self.urgent_at)
+        except CardprodError as error:  # the client was closed
+            failure = error.with_traceback(None)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            if cut_off_at is not None and not self._is_interrupted:
+                self.mark_due(cut_off_at)
+        finally:
+            is_needed = not (self._is_interrupted or self._poller.subscriptions.is_polled(self.card))
+            self._is_queued = False
+            self.limit_poll(None)
+        if failure is not None:
+            self._poller.apply(self, failure)
+        if permit is not None and not is_needed:
+            permit.give_back()
+            return None
+        return permit
 
     def raise_aborted(self) -> None:
         """Raise the error of a schedule or a token source, if there was one."""
@@ -300,6 +345,8 @@ class _Entry(PollEntry):
 
     def move_on(self) -> None:
         self._signal.set()
+        if self._is_queued:
+            self._interrupt()
 
     def abort(self, error: BaseException) -> None:
         self._aborted_by = error

@@ -531,6 +531,41 @@ async def test_deadline_of_another_wait() -> None:
         assert_idle(client)
 
 
+async def test_no_wait_queues_behind_another_for_its_card(kiosk: Simulator) -> None:
+    """A poll that waits for its permit delays no other wait for the card: a new one, or one at its deadline."""
+    limit = cardprod.RateLimit(per_second=5, per_minute=30)
+    async with Client(kiosk.token, base_url=kiosk.base_url, rate_limit=limit) as client:
+        cards = [kiosk.add((1, f"card-{number}"), "never") for number in range(60)]
+        waits = [client.wait_until_final(card.profile_id, card.card_token, timeout=None) for card in cards]
+        tasks = [asyncio.ensure_future(as_task(one)) for one in waits]
+        await asyncio.sleep(300)
+        for card in cards[::6]:
+            began = now()
+            with pytest.raises(cardprod.WaitTimeout) as caught:
+                await client.wait_until_final(card.profile_id, card.card_token, timeout=20)
+            assert now() - began <= 30.01
+            assert caught.value.polls >= 2
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        assert_idle(client)
+
+
+async def test_queued_poll_becomes_the_last(kiosk: Simulator) -> None:
+    """A poll that still waits for its permit at the deadline becomes the last poll, which goes first."""
+    limit = cardprod.RateLimit(per_second=5, per_minute=30)
+    async with Client(kiosk.token, base_url=kiosk.base_url, rate_limit=limit, request_timeout=60) as client:
+        cards = [kiosk.add((1, f"card-{number}"), [("READY", 290.0), ("PRODUCED", 0.0)]) for number in range(20)]
+        outcome = await asyncio.gather(
+            *(
+                client.wait_until_final(card.profile_id, card.card_token, timeout=300 + number / 2)
+                for number, card in enumerate(cards)
+            ),
+            return_exceptions=True,
+        )
+        assert [one for one in outcome if isinstance(one, BaseException)] == []
+
+
 async def test_timeout_zero_polls_once(kiosk: Simulator, client: Client) -> None:
     """A wait with a timeout of 0 polls once: a final card is its result, any other `WaitTimeout`."""
     kiosk.add(CARD, "never")
