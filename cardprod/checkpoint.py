@@ -16,8 +16,8 @@ async with cardprod.Client("user-token", base_url=cardprod.SANDBOX) as client:
             print(card, step)
 ```
 
-`Wait.checkpoint` does the same for one card, and `WaitTimeout.checkpoint.extended(600)` goes on after a timeout. For
-job engines there is `Client.sweep`: see `help("cardprod.durable")`.
+`Wait.checkpoint` does the same for one card, and `WaitTimeout.checkpoint.extended(600)` goes on after a timeout.
+For job engines there is `Client.sweep`: see `help("cardprod.durable")`.
 
 Version 1 of the format is a JSON object:
 

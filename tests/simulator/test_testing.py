@@ -69,7 +69,7 @@ def test_fixtures(tmp_path: Path, mode: str, passed: int) -> None:
     """The fixtures work in real and virtual time, in both modes of pytest-asyncio and with anyio."""
     (tmp_path / "test_cards.py").write_text(_TESTS)
     (tmp_path / "pytest.ini").write_text(_INI.format(mode=mode))
-    plugins = ["-p", "cardprod.testing", "-p", "no:hypothesispytest", "-p", "no:sybil", "-p", "no:cacheprovider"]
+    plugins = ["-p", "no:hypothesispytest", "-p", "no:sybil", "-p", "no:cacheprovider"]
     chosen = ["-k", "not anyio"] if mode == "auto" else []  # in auto mode every fixture is pytest-asyncio's
     argv = [sys.executable, "-m", "pytest", "-q", *plugins, *chosen, str(tmp_path)]
     done = run_program(*argv, cwd=tmp_path, check=False)
