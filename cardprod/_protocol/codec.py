@@ -93,11 +93,9 @@ def to_json(value: attrs.AttrsInstance, *, version: int) -> str:
     """Convert a value to one line of JSON, with the version of its format."""
     fields = {"version": str(version)}
     for field in attrs.fields(type(value)):
-        items: Any = getattr(value, field.name)
-        if isinstance(items, tuple) and items and type(items[0]) in _ROWS:
-            fields[field.name] = f"[{','.join(_rows_as_json(items))}]"
-        else:
-            fields[field.name] = _dump(to_plain(items))
+        items = cast("Sequence[object]", getattr(value, field.name))
+        is_rows = isinstance(items, tuple) and items and type(items[0]) in _ROWS
+        fields[field.name] = f"[{','.join(_rows_as_json(items))}]" if is_rows else _dump(to_plain(items))
     return f"{{{','.join(f'{_dump(name)}:{text}' for name, text in fields.items())}}}"
 
 
