@@ -98,7 +98,7 @@ def _number(database: str, statement: str) -> float:
 
 @asynccontextmanager
 async def _webhooks(kiosk: Simulator, durable: Durable, seed: int) -> AsyncGenerator[None]:
-    """Let the kiosk's webhooks, of which one in ten is lost, reach durable waits in this process."""
+    """Deliver the kiosk's webhooks, of which one in ten is lost, to durable waits in this process."""
     verifier = Verifier(kiosk.public_key)
 
     async def receive(request: web.Request) -> web.Response:
@@ -195,7 +195,7 @@ def _judged(  # noqa: PLR0913 - all that was seen
         ["lines that came again, with the same key", f"{len(lines) - len(first)}"],
         ["of them with other contents (asked 0)", f"{wrong}"],
         ["chunks that were being swept when it was killed", f"{len(after)}"],
-        [f"gone on with after the kill: last (asked {3 * _HEARTBEAT + 10:.0f} s)", f"{max(after, default=0):.1f} s"],
+        [f"taken over after the kill: last (asked {3 * _HEARTBEAT + 10:.0f} s)", f"{max(after, default=0):.1f} s"],
         ["end delivered late: median, before the kill", f"{statistics.median(before):.1f} s" if before else "-"],
         ["end delivered late: mean, of all", f"{statistics.mean(late):.1f} s"],
         ["end delivered late: p95, of all", f"{statistics.quantiles(late, n=20)[-1]:.1f} s"],

@@ -162,7 +162,7 @@ def _read_csv(lines: Iterator[str], before: int, separator: str) -> Iterator[Car
             header = separator.join(cells)
             if twice := [name for name in _NAMES if names.count(name) > 1]:
                 yield BadRow(line, f"the header has {' and '.join(twice)} twice; expected {EXPECTED}, each once")
-                return  # which of the columns is meant, nobody knows
+                return  # which of the columns is meant is unknown
             positions = {name: names.index(name) for name in (*_NAMES, *_AFTER) if name in names}
         elif len(cells) <= max(positions[name] for name in _NAMES):
             yield BadRow(line, f"the row has {len(cells)} columns; expected {header}")

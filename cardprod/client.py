@@ -704,7 +704,7 @@ async def sweep_stored(
 
 
 def notify_stored(client: Client, event: ProductionEvent, wall_now: float, *, is_news: bool) -> None:
-    """Let a client know of an event that was applied to a stored wait, so that its polls thin out."""
+    """Count an event that was applied to a stored wait, so that polls thin out."""
     _engine_of(client).subscriptions.notify(event, wall_now, is_news=is_news)
 
 

@@ -127,7 +127,7 @@ class Recovery:
         self.pause_until(now + min(pause, _LONGEST_PAUSE))
 
     def record(self, now: float) -> bool:
-        """Take note of a request that is sent now, at `ready_at` or later. Return whether it is the probe."""
+        """Count a request that is sent now, at `ready_at` or later. Return whether it is the probe."""
         if self._phase is _Phase.RISING:
             self._risen_for += min(now - self._at, _IDLE / self.rate)
         else:
@@ -136,7 +136,7 @@ class Recovery:
         return self._phase is _Phase.PROBING
 
     def end_probe(self, *, was_sent: bool) -> None:
-        """Let the rate rise after the probe, which was not refused; if it was not sent, the next request is the probe.
+        """End the probe, which was not refused: the rate rises now. If it was not sent, the next request is the probe.
 
         A probe that got no answer counts: the server that may have lost it has not refused it.
         """

@@ -103,7 +103,7 @@ class Channel:
     def drop_idle(self) -> None:
         """Let no further request use a connection that is kept now: one has failed, so the others may be dead as well.
 
-        A firewall that forgets its connections tells nobody, and each of them would cost an attempt.
+        A firewall can forget connections without closing them, and each of them would cost an attempt.
         """
         if not drop_idle(self.session, self._parsed):
             # A pool keeps connections apart by this option, which changes nothing else: it is the host by default. When

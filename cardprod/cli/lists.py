@@ -91,7 +91,7 @@ async def read_list(name: str, *, allow_empty: bool = False) -> CardList:
 async def read_rows(name: str) -> AsyncGenerator[Rows]:
     """Iterate the rows of a list as they come, some at once.
 
-    The thread that reads is waited for by nobody: it may be blocked until somebody types.
+    The thread that reads is not joined: it may be blocked until somebody types.
 
     Args:
         name: The file, or "-" for standard input.

@@ -71,7 +71,7 @@ class Recovery:
             await asyncio.sleep(seconds * uniform(0.75, 1.25))  # noqa: S311 - so that workers take turns
 
     async def recover(self) -> None:
-        """Give others what dead workers left, and end waits whose deadline nobody kept."""
+        """Give others what dead workers left, and end waits whose deadline was missed."""
         settings = self._settings
         slack = 2 * settings.recover
 
@@ -93,7 +93,7 @@ class Recovery:
         await self.expire()
 
     async def expire(self) -> None:
-        """End waits whose deadline nobody kept: at once those of a token that is refused, others after a while."""
+        """End waits whose deadline was missed: at once those of a token that is refused, others after a while."""
         overdue = await self._database.fetch(
             "overdue_chunks", refused=sorted(self._refused), slack=self._settings.overdue, most=_MOST
         )

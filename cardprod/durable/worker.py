@@ -134,7 +134,7 @@ class Worker:
         try:
             if await self._join(stopped):
                 tasks = [asyncio.create_task(work) for work in self._all_work()]
-                # None of them ends by itself but by an error that nobody can do anything about.
+                # None of them ends by itself but by an error that cannot be handled here.
                 await asyncio.wait([*tasks, stopped], return_when="FIRST_COMPLETED")
         finally:
             self._stop.set()
@@ -253,7 +253,7 @@ class Worker:
         return workers
 
     async def _take_events(self, connection: AsyncConnection[Any]) -> None:
-        """Let the clients know of events that were applied, so that their polls thin out while events come."""
+        """Report applied events to the clients, so that their polls thin out while events come."""
         now, seconds = self._clock(), 4 * self._settings.tick + 2 * self._settings.call
         self._events = {number: at for number, at in self._events.items() if at > now - 2 * seconds}
         rows = await fetch(connection, "events_since", seconds=seconds, known=list(self._events), most=_EVENTS_AT_ONCE)

@@ -65,7 +65,9 @@ def test_folder_that_is_not_safe(open_folder: Path, trap: str) -> None:
 
 
 @pytest.mark.timeout(LONG_TIMEOUT)
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root has folders that its server cannot enter")
+@pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root has folders that its server cannot enter"
+)
 def test_folders_of_root(open_folder: Path) -> None:
     """As root, folders that are closed to others stay so, and the data is elsewhere."""
     closed = open_folder / "closed"

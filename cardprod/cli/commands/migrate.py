@@ -35,7 +35,7 @@ def add(to: Commands) -> None:
 
 
 async def run(arguments: argparse.Namespace, output: Output) -> int:
-    """Migrate, or print the SQL that does, whoever reads it."""
+    """Migrate, or print the SQL that does."""
     if arguments.sql:
         arguments.database = "dbname=not-used"
         output.print_raw(find_database(arguments).migration_script(role=arguments.role))

@@ -68,7 +68,7 @@ async def run(arguments: argparse.Namespace, output: Output) -> int:
 
 
 def _stop_on_signals(stop: asyncio.Event) -> None:
-    """Let the first signal stop the work, and the second end the process at once, also if a sink blocks it."""
+    """Stop the work at the first signal, and end the process at the second, also if a sink blocks it."""
     loop = asyncio.get_running_loop()
     numbers = (signal.SIGTERM, signal.SIGINT)
 

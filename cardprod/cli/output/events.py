@@ -1,4 +1,4 @@
-"""What the command reports, as values. How they look is decided by the renderers."""
+"""What the command reports, as values. The renderers decide how they are shown."""
 
 from __future__ import annotations
 

@@ -99,7 +99,7 @@ class WatchSession:
                 await self._wait(listed)
             except OutputLost:
                 if self._store is not None:
-                    self._store.forget_changes()  # whoever has gone may not have read them
+                    self._store.forget_changes()  # the reader that has gone may not have read them
                 raise
             finally:
                 self._close_store()
