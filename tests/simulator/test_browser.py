@@ -453,8 +453,14 @@ async def _furnish(kiosk: Simulator) -> None:
     await furnish(kiosk)
 
 
+_TALLEST_STATUS = """
+const shown = [...document.querySelectorAll('.status[data-status$="_ERROR"]')];
+return Math.max(...shown.map((each) => each.clientHeight))
+"""
+
+
 def test_nothing_overflows(page: Browser, live: Live) -> None:
-    """At any width from 360 pixels on nothing hangs out of the page, or out of the table of cards."""
+    """At any width from 360 pixels on nothing hangs out of the page or the table of cards; a status is in one line."""
     live.run(_furnish(live.kiosk))
     live.call(live.kiosk.add, (2**63 - 1, "x" * 128), "never")
     page.wait_for_text("#card-rows", "x" * 128)
@@ -466,6 +472,7 @@ def test_nothing_overflows(page: Browser, live: Live) -> None:
                 assert page.run("return document.documentElement.scrollWidth") <= width
                 cards = "const cards = document.getElementById('cards');"
                 assert page.run(f"{cards} return cards.scrollWidth - cards.clientWidth") == 0
+                assert page.run(_TALLEST_STATUS) < 30
 
 
 _ROWS_SEEN = """
