@@ -106,7 +106,7 @@ class LiveView(TextLines):
     """Draws a watch in the same place again and again; in the end only its summary stays."""
 
     redraws = True
-    interval = _FASTEST
+    interval: float = _FASTEST
 
     def __init__(self, console: Console, out: Stream, paint: Callable[[str, str | None], str]) -> None:
         super().__init__(out, paint)
