@@ -81,11 +81,11 @@ async def read_blocks(file: str) -> AsyncGenerator[CardList]:
     The thread that reads is not joined: it may be blocked until somebody types.
     """
     loop = asyncio.get_running_loop()
-    blocks: asyncio.Queue[CardList | OSError | None] = asyncio.Queue()
+    blocks: asyncio.Queue[CardList | Exception | None] = asyncio.Queue()
     room = Semaphore(_AHEAD)
     is_wanted = True
 
-    def hand_over(block: CardList | OSError | None) -> bool:
+    def hand_over(block: CardList | Exception | None) -> bool:
         room.acquire()
         with suppress(RuntimeError):  # the event loop is closed by now
             loop.call_soon_threadsafe(blocks.put_nowait, block)
@@ -97,6 +97,8 @@ async def read_blocks(file: str) -> AsyncGenerator[CardList]:
             room.release()
             if isinstance(block, OSError):
                 raise UsageError(f"{_shown(file)} cannot be read: {block.strerror}") from block
+            if isinstance(block, Exception):
+                raise block
             yield block
     finally:
         is_wanted = False
@@ -115,7 +117,7 @@ def _shown(file: str) -> str:
     return "standard input" if file == "-" else file
 
 
-def _read(name: str, hand_over: Callable[[CardList | OSError | None], bool]) -> None:
+def _read(name: str, hand_over: Callable[[CardList | Exception | None], bool]) -> None:
     """Read a list, in a thread, and hand over its rows, what went wrong, and None in the end, while it is wanted."""
     found = CardList(_shown(name))
 
@@ -136,7 +138,7 @@ def _read(name: str, hand_over: Callable[[CardList | OSError | None], bool]) -> 
         finally:
             if name != "-":
                 os.close(file)
-    except OSError as exc:
+    except Exception as exc:  # noqa: BLE001 - a defect too: nobody else would end the wait for the next block
         hand_over(exc)
     else:
         hand_over(found)

@@ -18,6 +18,7 @@ import pytest
 import pytest_asyncio
 
 from cardprod import Card
+from cardprod.cli.lists import read_list
 from cardprod.simulator import Stage
 from tests.cli.commands import clean_environment, run, start_command
 from tests.table import Table
@@ -62,6 +63,9 @@ STREAMS: Final = {
     "both closed": Accident("status 1 failed >&- 2>&-", 1),
     "all closed, with a checkpoint": Accident("watch one.csv --checkpoint state <&- >&- 2>&-", 0),
     "stdin closed": Accident("watch - <&-", 2, err="cardprod: standard input cannot be read: Bad file descriptor"),
+    "stdin is the checkpoint": Accident(
+        "watch - --checkpoint empty.csv <empty.csv", 2, err="cardprod: --checkpoint names the list itself.*"
+    ),
     "stdin empty": Accident("watch - </dev/null", 2, err=f"cardprod: standard input: {NO_CARDS}"),
     "stdin empty, allowed": Accident("watch - --allow-empty --plain </dev/null", 0, out=r"\n0 cards: nothing to .*"),
 }
@@ -93,7 +97,13 @@ FILES: Final = {
     "a list of a spreadsheet": Accident("status --file excel.csv", 0, out=PRODUCED),
     "a list of an old spreadsheet": Accident("status --file old.csv", 0, out=PRODUCED),
     "a checkpoint that is the list": Accident(
-        "watch one.csv --checkpoint one.csv", 2, err=f"cardprod: one.csv {OTHER}: it is no SQLite database; .*"
+        "watch one.csv --checkpoint one.csv", 2, err="cardprod: --checkpoint names the list itself: name another file"
+    ),
+    "an empty list that is the checkpoint": Accident(
+        "watch empty.csv --allow-empty --checkpoint empty.csv", 2, err="cardprod: --checkpoint names the list itself.*"
+    ),
+    "a checkpoint that is another list": Accident(
+        "watch one.csv --checkpoint header.csv", 2, err=f"cardprod: header.csv {OTHER}: it is no SQLite database; .*"
     ),
     "a checkpoint that is a device": Accident(
         "watch one.csv --checkpoint /dev/full", 2, err=f"cardprod: /dev/full {OTHER}: it is no file; .*"
@@ -123,6 +133,7 @@ async def folder(kiosk: Simulator, tmp_path: Path) -> Path:
     table = 'sep=;\r\nInhaber;Card Token;PROFILE ID\r\n"Jörg\u2028Müller\r\n7,card";produced;1\r\n;;\r\n'
     contents = {
         "one.csv": b"1,produced\n",
+        "empty.csv": b"",
         "header.csv": b"profile_id,card_token\n",
         "noise": bytes(range(256)) * 9,
         "excel.csv": table.encode("utf-16"),
@@ -145,7 +156,7 @@ def check(accident: Accident, exit_code: int, out: str, err: str) -> None:
 
 
 @contextmanager
-def redirected(line: str) -> Generator[tuple[list[str], dict[str, int]]]:
+def redirected(line: str, folder: Path) -> Generator[tuple[list[str], dict[str, int]]]:
     """Open what a shell would open for a line, -1 for what it would close; give the arguments, and the streams."""
     argv: list[str] = []
     streams: dict[str, int] = {}
@@ -156,7 +167,7 @@ def redirected(line: str) -> Generator[tuple[list[str], dict[str, int]]]:
                 name = ("stdin", "stdout", "stderr")[int(number or way == ">")]
                 streams[name] = -1
                 if target != "&-":
-                    streams[name] = os.open(target, os.O_RDONLY if way == "<" else os.O_WRONLY)
+                    streams[name] = os.open(folder / target, os.O_RDONLY if way == "<" else os.O_WRONLY)
                     opened.callback(os.close, streams[name])
             else:
                 argv.append(word)
@@ -171,7 +182,7 @@ async def test_accidents_of_streams(kiosk: Simulator, folder: Path) -> None:
         for name, accident in STREAMS.items():
             with (
                 table.row(name),
-                redirected(accident.line) as (argv, streams),
+                redirected(accident.line, folder) as (argv, streams),
                 start_command(*argv, environment=environment, cwd=folder, **streams) as child,
             ):
                 check(accident, await child.until_end(), child.out, child.err)
@@ -198,6 +209,17 @@ def check_files(folder: Path, before: dict[str, bytes]) -> None:
     with closing(sqlite3.connect(folder / "state")) as database:
         assert database.execute("SELECT status FROM card").fetchall() == [("PRODUCED",)]
     assert {name: content for name, content in contents_of(folder).items() if name != "state"} == before
+
+
+async def test_a_defect_while_a_list_is_read(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    """Whatever goes wrong in the thread that reads a list ends the command: it is not waited for without end."""
+
+    def fail(_: object) -> None:
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr("cardprod.cli.lists.read_cards", fail)
+    with pytest.raises(RuntimeError, match="a defect"):
+        await read_list(str(folder / "one.csv"))
 
 
 @pytest.mark.usefixtures("environment")

@@ -363,6 +363,8 @@ async def test_refused_checkpoints(
     assert (await run("watch", other, "--checkpoint", str(state)))[0] == 2
     assert "is of other cards: 1 of them are not in this list, such as 123456/card-000" in capfd.readouterr().err
     assert (await run("watch", file, "--checkpoint", file))[0] == 2
+    assert "--checkpoint names the list itself: name another file" in capfd.readouterr().err
+    assert (await run("watch", file, "--checkpoint", other))[0] == 2
     assert "is no checkpoint of `cardprod watch` to continue from" in capfd.readouterr().err
     assert (await run("watch", file, "--checkpoint", str(tmp_path / "nowhere" / "state")))[0] == 2
     monkeypatch.setenv("CARDPROD_BASE_URL", "https://api.wise.com")

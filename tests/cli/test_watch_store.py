@@ -221,9 +221,10 @@ async def test_another_file_is_refused(tmp_path: Path, name: str) -> None:
 
 
 async def test_an_empty_file_is_a_fresh_start(tmp_path: Path) -> None:
-    """A file without anything in it is a new one."""
-    (tmp_path / "state").touch()
+    """A file without anything in it is a new one, which only its owner can read from then on."""
+    (tmp_path / "state").touch(0o644)
     assert await saved_in(tmp_path / "state") is None
+    assert stat.S_IMODE((tmp_path / "state").stat().st_mode) == 0o600
     assert await saved_in(tmp_path / "state") is not None
 
 

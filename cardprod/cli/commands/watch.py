@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from cardprod._http.rate_limit import RateLimit
 from cardprod.cli.arguments import add_connection, add_file, add_list, add_timeout, count
 from cardprod.cli.connection import make_client
 from cardprod.cli.lists import read_list, report_bad_rows
+from cardprod.errors import UsageError
 
 if TYPE_CHECKING:
     import argparse
@@ -65,6 +68,8 @@ async def run(arguments: argparse.Namespace, output: Output) -> int:
     from cardprod.cli.watch.store import CheckpointStore  # noqa: PLC0415
 
     client = make_client(arguments, RateLimit(per_second=arguments.per_second, per_minute=arguments.per_minute))
+    if arguments.checkpoint is not None:
+        _check_two_files(arguments.checkpoint, arguments.file)
     store = None if arguments.checkpoint is None else CheckpointStore(arguments.checkpoint)
     listed = None
     with no_long_collections():
@@ -74,3 +79,9 @@ async def run(arguments: argparse.Namespace, output: Output) -> int:
                 report_bad_rows(listed, output, "nothing was begun, because --strict accepts no bad rows")
         async with client:
             return await WatchSession(client, output, arguments, store).run(listed)
+
+
+def _check_two_files(checkpoint: str, file: str) -> None:
+    with suppress(OSError):  # one of them is not there
+        if Path(checkpoint).samefile("/dev/stdin" if file == "-" else file):
+            raise UsageError("--checkpoint names the list itself: name another file")
