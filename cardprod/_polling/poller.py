@@ -283,7 +283,7 @@ class Poller:
         return seen
 
     def _settle(self, entry: PollEntry, seen: Sequence[Transition]) -> None:
-        # Everything is in its place before an observer hears of it: it may call the client.
+        # Everything is in its place before an observer is called: it may call the client.
         for transition in seen:
             entry.deliver(transition)
         if entry.is_over:

@@ -16,7 +16,7 @@ With many cards the one that most needs attention decides: 4 if one has no usabl
 else 1 if one ended in an error status, else 2 if a row was no card, else 0. With `--strict` such a row is refused
 before anything is requested: 2. So is a list without cards, but with `--allow-empty`.
 
-With `--json`, one JSON object per line on standard output, told apart by `type`:
+With `--json`, one JSON object per line on standard output, distinguished by `type`:
 
 | type | fields |
 | --- | --- |

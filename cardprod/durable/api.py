@@ -1,4 +1,4 @@
-"""`Durable`, the face: submits, reads back, cancels, takes events, and works.
+"""`Durable`, the interface: submits, reads back, cancels, takes events, and works.
 
 What is stored is in `store`, what a worker does in `worker`.
 """

@@ -1,7 +1,7 @@
 """The simulated kiosk's webhooks: what is sent where, how late, how often, and again while no endpoint accepts it.
 
-It signs and writes its bodies by hand, and shares no code with `cardprod.webhooks`, so that neither can hide the
-other's mistakes. Needs the extra `webhooks`.
+It signs and writes its bodies itself, and shares no code with `cardprod.webhooks`, so that neither can hide the other's
+mistakes. Needs the extra `webhooks`.
 """
 
 from __future__ import annotations

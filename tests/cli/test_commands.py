@@ -134,7 +134,7 @@ async def test_terminal_codes(kiosk: Simulator) -> None:
 
 
 async def test_demo() -> None:
-    """The demo shows every fate a card can have, sums them up, exits 0 and takes less than 15 seconds."""
+    """The demo shows every end a card can have, sums them up, exits 0 and takes less than 15 seconds."""
     started_at = asyncio.get_running_loop().time()
     exit_code, lines = await run_json("demo")
     assert exit_code == 0

@@ -101,7 +101,7 @@ def test_a_header_is_the_first_row() -> None:
 
 
 def test_the_header_that_was_expected() -> None:
-    """A bad row is told with the header of its list."""
+    """A bad row is reported with the header of its list."""
     assert read("Holder;Card_Token;Profile_ID\nSmith;a;x\nSmith;b\n") == [
         f"2: {NO_NUMBER}; expected Holder;Card_Token;Profile_ID",
         "3: the row has 2 columns; expected Holder;Card_Token;Profile_ID",

@@ -278,7 +278,7 @@ def test_min_interval_keeps_the_limit_and_uses_it(per_second: int, per_minute: i
 
 
 def test_min_interval_leaves_no_long_silence() -> None:
-    """Even right after the first rush of a crowd, some request may leave every few tenths of a second."""
+    """Even right after the first rush of requests, some request may leave every few tenths of a second."""
     window = SlidingWindow(RateLimit())
     now, last, longest = 0.0, -math.inf, 0.0
     while now < 300:

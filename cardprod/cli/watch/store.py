@@ -14,8 +14,8 @@
 
 Times are microseconds since 1970 in UTC. No token but the cards' is in it, and only its owner can read it.
 
-One run has it at a time: it holds SQLite's write lock, because with each commit it begins the next transaction. Whoever
-wants to can read it meanwhile. In WAL mode a commit is in the file as soon as it returns, also if the process is
+One run has it at a time: it holds SQLite's write lock, because with each commit it begins the next transaction.
+Other programs can read it meanwhile. In WAL mode a commit is in the file as soon as it returns, also if the process is
 killed; if the machine crashes, the last ones may be missing.
 """
 
