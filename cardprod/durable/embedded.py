@@ -190,5 +190,5 @@ class _Server:
             err.seek(0)
             if check and done.returncode != 0:
                 words = one_line(err.read().decode(errors="replace"), 300)
-                raise UsageError(f"{program} of the PostgreSQL in {self._data} failed: {words}")
+                raise UsageError(f"{program} of the PostgreSQL in {self._data} failed ({words}): name a database")
         return done.returncode

@@ -168,7 +168,7 @@ async def test_strict(kiosk: Simulator, tmp_path: Path, capfd: pytest.CaptureFix
     """With `--strict` a line that is no card is named, nothing is asked, and it exits 2."""
     file = write_list(tmp_path / "cards.csv", cards_of(kiosk, 1), "x,b")
     assert await run("watch", file, "--strict") == (2, "")
-    assert "cards.csv:3: profile_id must be a whole number, such as 123456; expected " in capfd.readouterr().err
+    assert "cards.csv:3: profile_id must be a whole number, such as 123456; this row has 'x'" in capfd.readouterr().err
     assert kiosk.requests == []
 
 
@@ -503,7 +503,7 @@ def test_standard_input() -> None:
     assert finished.exit_code == 2
     assert finished.err.splitlines() == [
         "cardprod: standard input:2: the row has 1 columns; expected profile_id,card_token",
-        "cardprod: nothing was begun, because --strict accepts no bad rows",
+        "cardprod: nothing was begun, because --strict accepts no bad rows: fix them, or run without it",
     ]
 
 

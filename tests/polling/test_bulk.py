@@ -343,7 +343,7 @@ async def test_awaited_batch_closed_by_another_task(kiosk: Simulator, client: Cl
         awaiting = asyncio.create_task(batch)
         await asyncio.sleep(5)
         batch.close()
-        with pytest.raises(UsageError, match="given up"):
+        with pytest.raises(UsageError, match="this batch was closed while it was awaited"):
             await asyncio.wait_for(awaiting, 1)
         assert_nothing_subscribed(client)
 

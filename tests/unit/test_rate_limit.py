@@ -61,7 +61,7 @@ def test_share() -> None:
     for workers, (per_second, per_minute) in shares.items():
         assert RateLimit().share(workers) == RateLimit(per_second, per_minute)
     for limit in (RateLimit(per_second=3), RateLimit(per_minute=3)):
-        with pytest.raises(UsageError, match="cannot be shared by 4 workers"):
+        with pytest.raises(UsageError, match=r"workers must be at most 3 for .*, not 4"):
             limit.share(4)
 
 
