@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 # and leave it open.
 asyncio.set_event_loop(None)
 
-# Let bytecode be written, also where the environment says not to. README's command has pip compile nothing, so that each
+# Let bytecode be written, also where the environment says not to: README's command has pip compile nothing, so each
 # process that a test starts would compile for a second all that it imports.
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # The same examples in every run, so that a failure comes from the change. The full size draws new ones.
-settings.register_profile("quick", max_examples=50, deadline=None, derandomize=True)
+settings.register_profile("quick", max_examples=25, deadline=None, derandomize=True)
 settings.register_profile("full", max_examples=500, deadline=None, print_blob=True)
 
 
