@@ -51,7 +51,7 @@ _STOP_LIMIT: Final = 40.0
 _DRAIN: Final = 240.0
 """Seconds after the last accident in which all must be over: a refused token is tried again after as many as 300."""
 
-_BAD_WORDS: Final = ("was destroyed", "never awaited", "do not end", "does not do what it should", "RuntimeWarning")
+_BAD_WORDS: Final = ("was destroyed", "never awaited", "do not end", "RuntimeWarning")
 """What no worker may write. procrastinate writes tracebacks of its own while the database is away."""
 _SCHEDULE: Final = Backoff(first=1, factor=1.5, ceiling=10)
 
@@ -74,6 +74,7 @@ class _Soak:
     database: str
     folder: Path
     random: Random
+    oauth: OAuthToken
     workers: list[_Worker | None] = attrs.field(factory=lambda: [None] * _WORKERS)
     expected: dict[str, str] = attrs.field(factory=dict[str, str])
     """How each card's wait must end."""
@@ -84,7 +85,7 @@ class _Soak:
     words: Counter[str] = attrs.field(factory=Counter[str])
     """What workers wrote to their standard error, without numbers."""
     _restarting: asyncio.Lock = attrs.field(factory=asyncio.Lock)
-    _oauth: OAuthToken | None = None
+    _renewing: asyncio.Lock = attrs.field(factory=asyncio.Lock)
 
     # --- Workers ---
 
@@ -207,18 +208,17 @@ class _Soak:
 
     async def expire_the_token(self) -> None:
         """Let the API refuse the token for some seconds, until the workers can read a new one."""
-        if self._oauth is None:
-            kiosk = self.kiosk
-            self._oauth = OAuthToken(
-                kiosk.client_id, kiosk.client_secret, kiosk.refresh_token, base_url=kiosk.base_url, request_timeout=10
-            )
-        token = self.kiosk.token
-        self.kiosk.expire_token()
-        await asyncio.sleep(self.random.uniform(0, 8))
-        if self.kiosk.token == token:  # not renewed meanwhile
-            self._oauth.invalidate(token)
+        async with self._renewing:
+            token = self.kiosk.token
+            self.kiosk.expire_token()
+            await asyncio.sleep(self.random.uniform(0, 8))
+            self.oauth.invalidate(token)
+            while (renewed := await self.oauth()) != self.kiosk.token or renewed == token:
+                self.happened["renewed again"] += 1
+                self.oauth.invalidate(renewed)
+                await asyncio.sleep(0.5)
             fresh = self.folder / "fresh"
-            fresh.write_text(await self._oauth())
+            fresh.write_text(renewed)
             fresh.replace(self.token_file)
 
     async def _administer(self, *statements: str) -> None:
@@ -301,8 +301,6 @@ class _Soak:
             await asyncio.wait([watching])
             await asyncio.gather(*(self.end(slot, signal.SIGTERM) for slot in range(_WORKERS)))
             await self.check_results(durable)
-            if self._oauth is not None:
-                await self._oauth.close()
 
     async def _drain(self) -> None:
         expires_at = time.monotonic() + _DRAIN
@@ -436,10 +434,12 @@ async def soak(cards: int, seconds: float, every: float, seed: int) -> str:
     with postgres() as server, tempfile.TemporaryDirectory() as folder:
         database = server.new_database()
         async with Simulator() as kiosk, freezing_proxy(server.directory) as proxy:
-            run = _Soak(server, proxy, kiosk, database, Path(folder), Random(seed))
+            oauth = OAuthToken(kiosk.client_id, kiosk.client_secret, kiosk.refresh_token, base_url=kiosk.base_url)
+            run = _Soak(server, proxy, kiosk, database, Path(folder), Random(seed), oauth)
             try:
                 await run.run(cards, seconds, every, seed)
             finally:
+                await oauth.close()
                 for worker in run.workers:
                     if worker is not None:
                         worker.process.close()
