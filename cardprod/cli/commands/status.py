@@ -48,8 +48,8 @@ async def run(arguments: argparse.Namespace, output: Output) -> int:
         listed = await read_list(arguments.file, allow_empty=arguments.allow_empty)
     else:
         listed = CardList("", [Card(profile_id, token) for token in arguments.cards])
-    refusal = "nothing was requested, because --strict accepts no bad rows" if arguments.strict else None
-    report_bad_rows(listed, output, refusal)
+    because = "nothing was requested, because --strict accepts no bad rows: fix them, or run without it"
+    report_bad_rows(listed, output, because if arguments.strict else None)
     codes = {USAGE} if listed.bad_rows else set[int]()
     async with client:
         if profile_id is not None and len(listed.cards) == 1:

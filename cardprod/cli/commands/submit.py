@@ -40,13 +40,14 @@ def add(to: Commands) -> None:
 async def run(arguments: argparse.Namespace, output: Output) -> int:
     """Submit all cards of a list, or none."""
     listed = await read_list(arguments.file, allow_empty=arguments.allow_empty)
-    report_bad_rows(listed, output, "nothing was submitted, because of the bad rows")
+    report_bad_rows(listed, output, "nothing was submitted, because of the bad rows: fix or remove them")
     timeout = arguments.timeout if arguments.timeout < math.inf else None
     async with await asyncio.to_thread(find_database, arguments) as durable:
         batch_id = await durable.submit(listed.cards, timeout=timeout, token=arguments.token, after=listed.after)
     cards = len({*listed.cards})
     if not arguments.json:
         submitted = f"{count_of(cards, 'card')} submitted"
-        output.emit(Warned(f"{submitted}; see how far they are with `cardprod batch {batch_id}`"))
+        where = "" if arguments.schema == "cardprod" else f" --schema {arguments.schema}"
+        output.emit(Warned(f"{submitted}; see how far they are with `cardprod batch {batch_id}{where}`"))
     output.emit(Report(batch_id, "submitted", {"batch_id": batch_id, "cards": cards}))
     return PRODUCED

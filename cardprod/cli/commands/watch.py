@@ -76,7 +76,8 @@ async def run(arguments: argparse.Namespace, output: Output) -> int:
         if arguments.file != "-" or arguments.strict:
             listed = await read_list(arguments.file, allow_empty=arguments.allow_empty)
             if arguments.strict and listed.bad_rows:
-                report_bad_rows(listed, output, "nothing was begun, because --strict accepts no bad rows")
+                because = "nothing was begun, because --strict accepts no bad rows: fix them, or run without it"
+                report_bad_rows(listed, output, because)
         async with client:
             return await WatchSession(client, output, arguments, store).run(listed)
 
