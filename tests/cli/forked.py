@@ -122,5 +122,6 @@ class _Forked:
 class ForkedChild(Child):
     """A process of the command with these arguments, or of a program after "-c". A stream that is -1 is closed."""
 
-    def _start(self, argv: tuple[str, ...], streams: list[int], **more: Any) -> Any:
-        return _Forked([*argv], streams, more["env"], more["cwd"] or ".")
+    def _start(self, argv: tuple[str, ...], streams: list[int], *, env: Any, cwd: Any, user: Any) -> Any:
+        assert user is None, "a fork cannot become another user's"
+        return _Forked([*argv], streams, env, cwd or ".")

@@ -64,8 +64,9 @@ class TextLines:
             case events.Result(outcome, Card() as card, seconds):
                 at = "" if seconds is None else f"{seconds:6.1f} s  "
                 self.line(f"{at}{whole(card)}  {outcome_text(outcome)}", status_of(outcome))
-            case events.Result(CardprodError(card=card) as error):
-                self.note(outcome_text(error) if card is None else f"{whole(card)}: {outcome_text(error)}")
+            case events.Result(outcome):
+                about = outcome.card if isinstance(outcome, CardprodError) else None
+                self.note(outcome_text(outcome) if about is None else f"{whole(about)}: {outcome_text(outcome)}")
             case events.BadRowFound(name, row):
                 self.note(f"{name}:{row}")
             case events.WatchStarted():
