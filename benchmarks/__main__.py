@@ -5,7 +5,20 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from benchmarks import bulk, durable, faults, import_time, memory, outages, request, schedule, wait, waiting, webhooks
+from benchmarks import (
+    bulk,
+    durable,
+    faults,
+    import_time,
+    memory,
+    outages,
+    request,
+    schedule,
+    wait,
+    waiting,
+    watch,
+    webhooks,
+)
 from benchmarks.table import Table, draw, machine, write_json
 
 _PROGRAMS = {
@@ -18,6 +31,7 @@ _PROGRAMS = {
     "faults": faults,
     "bulk": bulk,
     "waiting": waiting,
+    "watch": watch,
     "webhooks": webhooks,
     "durable": durable,
 }

@@ -13,55 +13,29 @@ import os
 import resource
 import signal
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
 
 import psycopg
-from aiohttp import web
-from aiohttp.test_utils import TestServer
 
-from benchmarks import server
+from benchmarks import durable_parts, server
+from benchmarks.durable_parts import HEARTBEAT, start_worker
+from benchmarks.durable_soak import soak
 from benchmarks.table import markdown
 from cardprod import Backoff, Card, Checkpoint, Client
 from cardprod.durable import Durable
 from cardprod.errors import DurableError
-from cardprod.simulator import Simulator, Subscription
-from cardprod.webhooks import Verifier
-from tests.durable.postgres import Postgres, postgres_programs
+from cardprod.simulator import Simulator
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import AsyncGenerator, Generator
+    from collections.abc import AsyncGenerator
 
-_HEARTBEAT = 5.0
 _CHUNK = 100
-
-
-@contextmanager
-def _postgres() -> Generator[Postgres]:
-    programs = postgres_programs()
-    if programs is None:
-        raise SystemExit("PostgreSQL is not installed: no initdb on the path or under /usr/lib/postgresql")
-    with tempfile.TemporaryDirectory(prefix="pg") as directory:
-        postgres = Postgres(directory, programs)
-        postgres.start()
-        try:
-            yield postgres
-        finally:
-            postgres.stop()
-
-
-def _start_worker(database: str, file: Path, base_url: str, token: str) -> subprocess.Popen[bytes]:
-    root = Path(__file__).parent.parent
-    environment = {**os.environ, "CARDPROD_TOKEN": token, "CARDPROD_BASE_URL": base_url, "PYTHONPATH": str(root)}
-    program = [sys.executable, str(root / "tests" / "durable" / "worker.py"), database, str(file), str(_HEARTBEAT)]
-    return subprocess.Popen(program, env=environment)
 
 
 def _chunks_under_way(database: str) -> dict[int, int]:
@@ -96,33 +70,14 @@ def _number(database: str, statement: str) -> float:
 # --- Nothing lost ---
 
 
-@asynccontextmanager
-async def _webhooks(kiosk: Simulator, durable: Durable, seed: int) -> AsyncGenerator[None]:
-    """Deliver the kiosk's webhooks, of which one in ten is lost, to durable waits in this process."""
-    verifier = Verifier(kiosk.public_key)
-
-    async def receive(request: web.Request) -> web.Response:
-        try:
-            await durable.notify(verifier.parse(await request.read(), request.headers))
-        except DurableError:
-            return web.Response(status=503)
-        return web.Response()
-
-    app = web.Application()
-    app.router.add_post("/", receive)
-    async with TestServer(app) as server:
-        kiosk.subscribe(Subscription(url=str(server.make_url("/")), losses=0.1, seed=seed))
-        yield
-
-
 async def _crash(cards: int, seed: int, *, restarts: bool, webhooks: bool = False) -> str:
     random = Random(seed)
-    with _postgres() as postgres, tempfile.TemporaryDirectory() as folder:
+    with durable_parts.postgres() as postgres, tempfile.TemporaryDirectory() as folder:
         database = postgres.new_database()
         files = [Path(folder) / name for name in ("doomed", "other")]
         async with (
             Simulator() as kiosk,
-            Durable(database, heartbeat=_HEARTBEAT) as durable,
+            Durable(database, heartbeat=HEARTBEAT) as durable,
             AsyncExitStack() as stack,
         ):
             produced_at: dict[str, float] = {}
@@ -134,31 +89,31 @@ async def _crash(cards: int, seed: int, *, restarts: bool, webhooks: bool = Fals
                 submitted.append(card)
                 produced_at[card.card_token] = time.time() + ready + printing
             if webhooks:
-                await stack.enter_async_context(_webhooks(kiosk, durable, seed))
+                await stack.enter_async_context(webhooks(kiosk, durable, seed))
             batch_id = await durable.submit(submitted, schedule=Backoff(ceiling=10), batch_size=_CHUNK)
-            workers = [_start_worker(database, file, kiosk.base_url, kiosk.token) for file in files]
+            workers = [start_worker(database, file, kiosk.base_url, kiosk.token) for file in files]
             await asyncio.sleep(40)
             requests = kiosk.requests.total
             while not webhooks and kiosk.requests.total < requests + 150:  # noqa: ASYNC110 - in the middle of sweeps
                 await asyncio.sleep(0.01)
-            workers[0].send_signal(signal.SIGKILL)
+            workers[0].send(signal.SIGKILL)
             killed_at = time.time()
-            workers[0].wait()
+            workers[0].wait_for_end()
             versions = _chunks_under_way(database)
             resumed = asyncio.create_task(_resumed_after(database, versions, killed_at))
             if restarts:
                 await asyncio.sleep(15)
                 await asyncio.to_thread(postgres.stop, signal.SIGQUIT)
                 await asyncio.sleep(2)
-                await asyncio.to_thread(postgres.start)
+                postgres.start()
             while True:
                 with suppress(DurableError):
                     status = await durable.status(batch_id)
                     if status.finished_at is not None:
                         break
                 await asyncio.sleep(0.5)
-            workers[1].send_signal(signal.SIGTERM)
-            await asyncio.to_thread(workers[1].wait)
+            workers[1].send(signal.SIGTERM)
+            await workers[1].until_end()
             lines: list[dict[str, Any]] = []
             for file in files:
                 lines.extend(json.loads(line) for line in file.read_text().splitlines())
@@ -195,7 +150,7 @@ def _judged(  # noqa: PLR0913 - all that was seen
         ["lines that came again, with the same key", f"{len(lines) - len(first)}"],
         ["of them with other contents (asked 0)", f"{wrong}"],
         ["chunks that were being swept when it was killed", f"{len(after)}"],
-        [f"taken over after the kill: last (asked {3 * _HEARTBEAT + 10:.0f} s)", f"{max(after, default=0):.1f} s"],
+        [f"taken over after the kill: last (asked {3 * HEARTBEAT + 10:.0f} s)", f"{max(after, default=0):.1f} s"],
         ["end delivered late: median, before the kill", f"{statistics.median(before):.1f} s" if before else "-"],
         ["end delivered late: mean, of all", f"{statistics.mean(late):.1f} s"],
         ["end delivered late: p95, of all", f"{statistics.quantiles(late, n=20)[-1]:.1f} s"],
@@ -270,7 +225,7 @@ async def _without_engine(port: int, batches: int, seconds: float) -> tuple[floa
 async def _cost(batches: int, seconds: float, rounds: int) -> str:
     rows: list[list[str]] = []
     extra: list[float] = []
-    with _postgres() as postgres, server.running(10**9) as port:
+    with durable_parts.postgres() as postgres, server.running(10**9) as port:
         for number in range(1, rounds + 1):
             bare, bare_rate = await _without_engine(port, batches, seconds)
             durable, rate, left = await _with_engine(postgres.new_database(), port, batches, seconds)
@@ -299,7 +254,7 @@ async def _cost(batches: int, seconds: float, rounds: int) -> str:
 
 async def _scaling(counts: list[int], batches: int, seconds: float) -> str:
     rows: list[list[str]] = []
-    with _postgres() as postgres, server.running(10**9) as port, tempfile.TemporaryDirectory() as folder:
+    with durable_parts.postgres() as postgres, server.running(10**9) as port, tempfile.TemporaryDirectory() as folder:
         base = 0.0
         for count in counts:
             database = postgres.new_database()
@@ -308,16 +263,16 @@ async def _scaling(counts: list[int], batches: int, seconds: float) -> str:
                 # Always due: as fast as they can.
                 await durable.submit(cards, schedule=Backoff(first=0.01, factor=1, ceiling=0.01), batch_size=_CHUNK)
             file = Path(folder) / f"{count}"
-            workers = [_start_worker(database, file, f"http://127.0.0.1:{port}", "x") for _ in range(count)]
+            workers = [start_worker(database, file, f"http://127.0.0.1:{port}", "x") for _ in range(count)]
             await asyncio.sleep(8)  # until each knows of the others
             statement = "SELECT sum(polls) FROM cardprod.chunks"
             polls, began_at = _number(database, statement), time.perf_counter()
             await asyncio.sleep(seconds)
             rate = (_number(database, statement) - polls) / (time.perf_counter() - began_at)
             for worker in workers:
-                worker.send_signal(signal.SIGTERM)
+                worker.send(signal.SIGTERM)
             for worker in workers:
-                await asyncio.to_thread(worker.wait)
+                await worker.until_end()
             base = base or rate
             rows.append([f"{count}", f"{rate:,.0f}", f"{rate / base:.2f}"])
     cores = os.cpu_count()
@@ -326,9 +281,11 @@ async def _scaling(counts: list[int], batches: int, seconds: float) -> str:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Say what can be chosen."""
-    parser.add_argument("what", choices=["crash", "cost", "scaling", "all"], nargs="?", default="all")
-    parser.add_argument("--cards", type=int, default=5000, help="cards of `crash` (default 5000)")
-    parser.add_argument("--seed", type=int, default=1, help="of the plans of `crash`")
+    parser.add_argument("what", choices=["crash", "cost", "scaling", "soak", "all"], nargs="?", default="all")
+    parser.add_argument("--cards", type=int, help="cards (default 5000, of `soak` 2000)")
+    parser.add_argument("--seed", type=int, default=1, help="of the plans of `crash`, of what happens in `soak`")
+    parser.add_argument("--minutes", type=float, default=10.0, help="how long `soak` goes on (default 10)")
+    parser.add_argument("--every", type=float, default=5.0, help="seconds between two accidents of `soak` (default 5)")
     parser.add_argument("--webhooks", action="store_true", help="with webhooks in `crash`; `all` does both")
     parser.add_argument("--no-restart", action="store_true", help="leave the database alone in `crash`")
     parser.add_argument("--batches", type=int, default=10, help="chunks of 100 cards of the others (default 10)")
@@ -338,12 +295,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> str:
     """Run it, and give the tables."""
+    if arguments.what == "soak":
+        cards = arguments.cards or 2000
+        return asyncio.run(soak(cards, 60 * arguments.minutes, arguments.every, arguments.seed))
     tables: list[str] = []
+    cards = arguments.cards or 5000
     restarts = not arguments.no_restart
     if arguments.what == "all" or (arguments.what == "crash" and not arguments.webhooks):
-        tables.append(asyncio.run(_crash(arguments.cards, arguments.seed, restarts=restarts)))
+        tables.append(asyncio.run(_crash(cards, arguments.seed, restarts=restarts)))
     if arguments.what == "all" or (arguments.what == "crash" and arguments.webhooks):
-        tables.append(asyncio.run(_crash(arguments.cards, arguments.seed, restarts=restarts, webhooks=True)))
+        tables.append(asyncio.run(_crash(cards, arguments.seed, restarts=restarts, webhooks=True)))
     if arguments.what in {"cost", "all"}:
         tables.append(asyncio.run(_cost(arguments.batches, arguments.seconds, arguments.rounds)))
     if arguments.what in {"scaling", "all"}:

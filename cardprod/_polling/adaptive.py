@@ -82,7 +82,7 @@ _REFRESH: Final = 1.0
 """Seconds for which a computed curve is used before it is computed again from what was learned."""
 _SETTLED: Final = 2.0
 """Seconds of measuring before the measured rate is used."""
-IDLE_GAP: Final = 6.0
+IDLE_GAP: Final = 6.3
 """Seconds until a card may be polled again at most, while requests are left over: its change is then seen 3 s late on
 average, with a hundred polls in ten minutes."""
 _UNCHANGED: Final = 1 / 360

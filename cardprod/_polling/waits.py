@@ -416,12 +416,11 @@ class Waits(Batch[Transition]):
 
     async def _end(self) -> None:
         left = self._queue.clear()
+        work = TimeSlice()
         try:
-            while left:
-                work = TimeSlice()
-                while left and not work.is_over:
-                    self._poller.end(left.pop())
-                await asyncio.sleep(0)
+            for entry in left:
+                self._poller.end(entry)
+                await work.pause_if_over()
         finally:
             for entry in left:  # cancelled meanwhile
                 self._poller.end(entry)

@@ -1,9 +1,14 @@
 """`WebhookTrust`: how reliably webhook events come, and so how long a poll can be postponed. Pure: time is a number.
 
-An event that shows a change before any poll, or within `_GRACE` seconds after a poll, is a hit and raises the trust. A
-change that a poll has found, and no event within that time, is a miss and halves the trust. So a client that gets no
-events polls as if there were no webhooks; one that gets an event for every change polls once per `safety_net`; and
-when events stop, the first changes that polls find restore the usual polling. Without changes the trust stays.
+An event that shows a change before any poll, or within `_GRACE` seconds after a poll, is a hit. A change that a poll
+has found, and no event within that time, is a miss. They limit the gap between two polls of a card in two ways:
+
+- Each hit raises the trust, each miss halves it. So a client that gets no events polls as if there were no webhooks;
+  one that gets an event for every change polls once per `safety_net`; and when events stop, the first changes that
+  polls find restore the usual polling. Without changes the trust stays.
+- Where some of the events are lost for good, nine hits between two misses would restore the trust each time. So the
+  gap is also no longer than what keeps the average change from being seen `_LATE` seconds late: a card whose event is
+  lost waits for half a gap on average.
 """
 
 from __future__ import annotations
@@ -22,6 +27,12 @@ _GRACE: Final = 15.0
 
 _GAIN: Final = 0.3
 _LOSS: Final = 0.5
+_LATE: Final = 3.0
+"""Seconds by which lost events may delay how changes are seen, on average of all changes."""
+
+_MEMORY: Final = 100
+"""Changes over which the share of lost events is measured."""
+
 _MOST_FOUND: Final = 4096
 """Found changes that are remembered until their event comes; more are not counted."""
 
@@ -40,6 +51,8 @@ class WebhookTrust:
         check_seconds("safety_net", safety_net)
         self._safety_net = safety_net
         self._has_events = False
+        self._changes = 0.0  # of late, each worth a little less than the next
+        self._lost = 0.0  # those of them without an event
         self._found: dict[Card, tuple[float, str]] = {}  # changes found by polls, without an event yet; oldest first
         self.trust: float = 0.0
         """From 0, without any events, up to 1."""
@@ -73,12 +86,14 @@ class WebhookTrust:
             del self._found[card]
         if was_found or is_news:
             self.trust += _GAIN * (1 - self.trust)
+            self._count(0.0)
 
     def gap(self, now: float) -> float:
         """Return for how many seconds after it was last seen a card need not be polled."""
         self._count_misses(now)
         # Cubed, so that a few misses restore the usual polling: with half the trust it is an eighth.
-        return self._safety_net * self.trust**3
+        gap = self._safety_net * self.trust**3
+        return min(gap, 2 * _LATE * self._changes / self._lost) if self._lost else gap
 
     def _count_misses(self, now: float) -> None:
         while self._found:
@@ -87,3 +102,8 @@ class WebhookTrust:
                 return
             del self._found[card]
             self.trust *= _LOSS
+            self._count(1.0)
+
+    def _count(self, lost: float) -> None:
+        self._changes += 1 - self._changes / _MEMORY
+        self._lost += lost - self._lost / _MEMORY

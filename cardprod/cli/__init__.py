@@ -59,7 +59,7 @@ from typing import TYPE_CHECKING
 
 from cardprod.cli.exit_codes import DEFECT, INTERRUPTED, NO_ANSWER, exit_code_of
 from cardprod.cli.output import Output
-from cardprod.cli.output.events import Failed
+from cardprod.cli.output.events import Result
 from cardprod.cli.output.streams import OutputLost, open_missing_streams, print_stderr
 from cardprod.cli.parser import make_parser
 from cardprod.cli.words import in_words
@@ -117,7 +117,7 @@ async def run(arguments: argparse.Namespace, output: Output) -> int:
         try:
             exit_code: int = await arguments.run(arguments, output)
         except CardprodError as error:
-            output.emit(Failed(error))
+            output.emit(Result(error))
             exit_code = exit_code_of(error)
         await output.drain()
     finally:

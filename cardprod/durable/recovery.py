@@ -7,10 +7,12 @@ holds up nothing.
 from __future__ import annotations
 
 import asyncio
+from contextlib import contextmanager
 from functools import partial
 from random import uniform
 from typing import TYPE_CHECKING, Any, Final
 
+import attrs
 from psycopg.errors import QueryCanceled
 
 from cardprod.durable import store
@@ -20,21 +22,44 @@ from cardprod.errors import DurableError
 from cardprod.telemetry import LOGGER
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Generator
     from collections.abc import Set as AbstractSet
 
+    from procrastinate.jobs import Job
     from psycopg import AsyncConnection
 
     from cardprod.durable.database import Database
     from cardprod.durable.settings import Settings
 
-__all__ = ["Recovery"]
+__all__ = ["Jobs", "Recovery"]
 
 _MOST: Final = 200
 """Chunks that are recovered in one transaction."""
 
 _MOST_ROWS: Final = 2000
 _FEWEST_ROWS: Final = 10
+
+
+@attrs.define
+class Jobs:
+    """The jobs that procrastinate has given to this worker."""
+
+    ids: set[int] = attrs.field(factory=set[int])
+    """Those under way."""
+    workers: set[int] = attrs.field(factory=set[int])
+    """As whom procrastinate knows this worker."""
+
+    @contextmanager
+    def under_way(self, job: Job) -> Generator[None]:
+        """Count a job as under way for as long as the block lasts."""
+        assert job.id is not None, "it was read from a row"  # noqa: S101 - for the type checker
+        assert job.worker_id is not None, "it was given to a worker"  # noqa: S101 - as above
+        self.workers.add(job.worker_id)
+        self.ids.add(job.id)
+        try:
+            yield
+        finally:
+            self.ids.discard(job.id)
 
 
 class Recovery:
@@ -44,12 +69,15 @@ class Recovery:
         database: Where the chunks are.
         settings: What is chosen.
         refused: The tokens that were refused to this worker.
+        jobs: The jobs of this worker.
     """
 
-    def __init__(self, database: Database, settings: Settings, refused: AbstractSet[str]) -> None:
+    def __init__(self, database: Database, settings: Settings, refused: AbstractSet[str], jobs: Jobs) -> None:
         self._database = database
         self._settings = settings
         self._refused = refused
+        self._jobs = jobs
+        self._orphans: set[int] = set()  # jobs that were this worker's, and not under way, at the last search
         self._rows = _MOST_ROWS  # that are removed in one transaction
 
     async def recover_for_ever(self) -> None:
@@ -75,6 +103,7 @@ class Recovery:
         settings = self._settings
         slack = 2 * settings.recover
 
+        await self._delete_orphans()
         await self._database.fetch("delete_stalled_jobs", heartbeat=settings.lifetime, longest=settings.longest)
         for statement, what in (("chunks_without_sweep", "sweep"), ("chunks_without_delivery", "delivery")):
 
@@ -91,6 +120,16 @@ class Recovery:
             if recovered:
                 LOGGER.warning("%d chunks had lost their %s, which is planned again", len(recovered), what)
         await self.expire()
+
+    async def _delete_orphans(self) -> None:
+        """Delete jobs of this worker that it does not have: the database went away as it gave them out, or took back.
+
+        One that was just given out, or has just ended, is not found twice in a row.
+        """
+        rows = await self._database.fetch("jobs_of_workers", workers=[*self._jobs.workers])
+        orphans = {row["id"] for row in rows} - self._jobs.ids
+        await self._database.fetch("delete_jobs", ids=[*(orphans & self._orphans)])
+        self._orphans = orphans - self._orphans
 
     async def expire(self) -> None:
         """End waits whose deadline was missed: at once those of a token that is refused, others after a while."""

@@ -15,6 +15,7 @@ import asyncio
 import uuid
 from contextlib import contextmanager, suppress
 from functools import partial
+from random import random
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 import psycopg
@@ -23,7 +24,7 @@ from cardprod.checkpoint import wall_clock
 from cardprod.client import notify_stored, sweep_stored
 from cardprod.durable import store
 from cardprod.durable.database import FOREIGN, fetch, fetch_one, is_away, translate
-from cardprod.durable.recovery import Recovery
+from cardprod.durable.recovery import Jobs, Recovery
 from cardprod.durable.schema import check_grants
 from cardprod.durable.store import Change
 from cardprod.errors import DurableError
@@ -33,6 +34,7 @@ from cardprod.telemetry import LOGGER
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping, Sequence
 
+    from procrastinate import JobContext
     from psycopg import AsyncConnection
 
     from cardprod._http.rate_limit import RateLimit
@@ -118,6 +120,7 @@ class Worker:
         self._queues: list[str] = []  # of sweeps: procrastinate reads it for each job
         self._refused: set[str] = set()  # tokens that were refused, and are not tried for a while
         self._refusals: dict[str, int] = {}  # how often in a row
+        self._jobs = Jobs()
         self._failure: BaseException | None = None
 
     async def run(self, stop: asyncio.Event | None) -> None:
@@ -161,7 +164,7 @@ class Worker:
                 )
 
     def _all_work(self) -> list[Coroutine[Any, Any, None]]:
-        recovery = Recovery(self._database, self._settings, self._refused)
+        recovery = Recovery(self._database, self._settings, self._refused, self._jobs)
         self._queues[:] = [f"cardprod-{token}" for token in self._clients]
         return [
             self._tick_for_ever(),
@@ -174,7 +177,12 @@ class Worker:
     async def _work(self, name: str, task: Callable[..., Awaitable[None]], queues: list[str]) -> None:
         """Let procrastinate work; again after the database was away, because it stops then."""
         app = self._database.new_app()
-        app.task(name=name)(task)
+
+        @app.task(name=name, pass_context=True)
+        async def run(context: JobContext, **arguments: Any) -> None:  # noqa: ANN401 - what was planned
+            with self._jobs.under_way(context.job):
+                await task(**arguments)
+
         while not self._stop.is_set():
             try:
                 await app.run_worker_async(
@@ -232,7 +240,7 @@ class Worker:
 
     async def _keep_deadlines(self) -> None:
         with suppress(DurableError):
-            await Recovery(self._database, self._settings, self._refused).expire()
+            await Recovery(self._database, self._settings, self._refused, self._jobs).expire()
 
     async def _tick(self, connection: AsyncConnection[Any]) -> int:
         """Share time, the rate limit, pauses and events with the other workers; return how many they are."""
@@ -251,19 +259,24 @@ class Worker:
                     client.rate_limit = share
             if paused.get(token, 0.0) > client.paused_for:
                 client.pause(paused[token])
-        await self._take_events(connection)
+        await self._take_events(connection, workers)
         return workers
 
-    async def _take_events(self, connection: AsyncConnection[Any]) -> None:
-        """Report applied events to the clients, so that their polls thin out while events come."""
+    async def _take_events(self, connection: AsyncConnection[Any], workers: int) -> None:
+        """Report applied events to the clients, so that their polls thin out while events come.
+
+        Of the changes that events brought, this worker counts as many as of those that polls find: its share. Else
+        lost events would seem the rarer, the more workers there are.
+        """
         now, seconds = self._clock(), 4 * self._settings.tick + 2 * self._settings.call
         self._events = {number: at for number, at in self._events.items() if at > now - 2 * seconds}
         rows = await fetch(connection, "events_since", seconds=seconds, known=list(self._events), most=_EVENTS_AT_ONCE)
         for row in rows:
             self._events[row["id"]] = now
             event = ProductionEvent.from_json(row["body"])
+            is_counted = row["is_news"] and random() * workers < 1  # noqa: S311 - a share
             for client in self._clients.values():
-                notify_stored(client, event, now, is_news=row["is_news"])
+                notify_stored(client, event, now, is_news=is_counted)
 
     # --- A sweep ---
 

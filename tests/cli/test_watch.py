@@ -18,7 +18,7 @@ import pytest
 
 from cardprod import Card, Client, OAuthToken, cli
 from cardprod.simulator import Fault, Stage
-from tests.cli.commands import command, output_of, run, run_json, start_command, write_list
+from tests.cli.commands import output_of, run, run_json, start_command, write_list
 from tests.waiting import LONG_TIMEOUT, Child, until
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 Lines: TypeAlias = "Callable[[], list[dict[str, Any]]]"
 PRINTS: list[tuple[str, float]] = [("READY", 40), ("IN_PROGRESS", 40), ("PRODUCED", 0)]
-SLOWLY = ("--per-minute", "200")
+SLOWLY = ("--per-minute", "100")
 """For tests in which more polls would only take longer."""
 ORDER = [status for status, _ in PRINTS]
 JAMS: Plan = [("READY", 20), Stage("PRODUCTION_ERROR", error_code="PRD_FEEDER_JAM")]
@@ -229,7 +229,7 @@ async def test_rate_limit(kiosk: Simulator, tmp_path: Path) -> None:
 @pytest.mark.usefixtures("environment")
 async def test_a_refused_token_stops_it(kiosk: Simulator, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """A token that is no longer accepted stops it with 4 after a few polls, and a new one goes on from there."""
-    cards = cards_of(kiosk, 100, [("READY", 40), ("IN_PROGRESS", 120), ("PRODUCED", 0)])
+    cards = cards_of(kiosk, 40, [("READY", 40), ("IN_PROGRESS", 120), ("PRODUCED", 0)])
     file, state = write_list(tmp_path / "cards.csv", cards), tmp_path / "state"
     async with watching_json(file, state, *SLOWLY) as (watching, lines):
         await asyncio.sleep(60)
@@ -237,13 +237,13 @@ async def test_a_refused_token_stops_it(kiosk: Simulator, tmp_path: Path, capfd:
         exit_code, first = await watching, lines()
     assert (exit_code, first[-1]["stopped_by"]) == (4, "Unauthorized")
     refused = [request for request in kiosk.requests if request.http_status == 401]
-    assert 0 < len(refused) < 120
+    assert 0 < len(refused) < 60
     assert "set CARDPROD_TOKEN to a new one; the same command continues from" in capfd.readouterr().err
     fresh = OAuthToken(kiosk.client_id, kiosk.client_secret, kiosk.refresh_token, base_url=kiosk.base_url)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CARDPROD_TOKEN", await fresh())
         exit_code, second = await run_json("watch", file, "--checkpoint", str(state), *SLOWLY)
-    assert (exit_code, second[-1]["produced"]) == (0, 100)
+    assert (exit_code, second[-1]["produced"]) == (0, 40)
     steps = reported([*first, *second])
     for card in cards:
         both = [status for status in steps[card.card_token] if status != "Unauthorized"]
@@ -363,6 +363,8 @@ async def test_refused_checkpoints(
     assert (await run("watch", other, "--checkpoint", str(state)))[0] == 2
     assert "is of other cards: 1 of them are not in this list, such as 123456/card-000" in capfd.readouterr().err
     assert (await run("watch", file, "--checkpoint", file))[0] == 2
+    assert "--checkpoint names the list itself: name another file" in capfd.readouterr().err
+    assert (await run("watch", file, "--checkpoint", other))[0] == 2
     assert "is no checkpoint of `cardprod watch` to continue from" in capfd.readouterr().err
     assert (await run("watch", file, "--checkpoint", str(tmp_path / "nowhere" / "state")))[0] == 2
     monkeypatch.setenv("CARDPROD_BASE_URL", "https://api.wise.com")
@@ -499,12 +501,12 @@ async def test_reader_gone(kiosk: Simulator, tmp_path: Path) -> None:
 
 def test_standard_input() -> None:
     """A list can come from standard input; with `--strict` it is read to its end before anything begins."""
-    finished = command("watch", "-", "--strict", stdin="1,a\nbad\n", CARDPROD_TOKEN="any")
-    assert finished.exit_code == 2
-    assert finished.err.splitlines() == [
-        "cardprod: standard input:2: the row has 1 columns; expected profile_id,card_token",
-        "cardprod: nothing was begun, because --strict accepts no bad rows: fix them, or run without it",
-    ]
+    with start_command("watch", "-", "--strict", stdin="1,a\nbad\n", environment={"CARDPROD_TOKEN": "any"}) as child:
+        assert child.wait_for_end() == 2
+        assert child.err.splitlines() == [
+            "cardprod: standard input:2: the row has 1 columns; expected profile_id,card_token",
+            "cardprod: nothing was begun, because --strict accepts no bad rows: fix them, or run without it",
+        ]
 
 
 @pytest.mark.looptime(False)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import tempfile
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
 __all__ = ["FreezingProxy", "freezing_proxy"]
+
+_KEEPALIVE: Final = 60.0
+"""After so many seconds the network closes a frozen connection over which something was sent."""
 
 
 class FreezingProxy:
@@ -40,7 +43,11 @@ class FreezingProxy:
         """Forward a connection."""
         self.connections += 1
         flowing = self._flowing
-        server_reader, server_writer = await asyncio.open_unix_connection(self._target)
+        try:
+            server_reader, server_writer = await asyncio.open_unix_connection(self._target)
+        except OSError:  # the server is not there
+            writer.close()
+            return
         for one, other in ((reader, server_writer), (server_reader, writer)):
             task = asyncio.create_task(self._forward(one, other, flowing))
             self._tasks.add(task)
@@ -51,8 +58,10 @@ class FreezingProxy:
     ) -> None:
         try:
             while data := await reader.read(65536):
-                await flowing.wait()
+                await asyncio.wait_for(flowing.wait(), _KEEPALIVE)
                 writer.write(data)
+        except (OSError, TimeoutError):
+            pass  # one of the two ends has gone
         finally:
             writer.close()
 

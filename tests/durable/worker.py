@@ -15,6 +15,7 @@ import attrs
 
 from cardprod import Client, RateLimit
 from cardprod.durable import Durable, Step
+from cardprod.durable.transitions import written_step
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,7 +25,7 @@ OFTEN: Final[dict[str, Any]] = {"poll": 0.05, "tick": 0.2, "recover": 1.0, "clea
 
 
 async def main(arguments: argparse.Namespace) -> None:
-    """Work until SIGTERM. The kiosk's address and token are in the environment."""
+    """Work until SIGTERM. The kiosk's address is in the environment, the token there or in a file."""
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     out = Path(arguments.file).open("a", buffering=1, encoding="utf-8")  # noqa: ASYNC230, SIM115 - while it lives
@@ -32,16 +33,24 @@ async def main(arguments: argparse.Namespace) -> None:
     async def on_steps(steps: Sequence[Step]) -> None:
         for step in steps:
             line = {"key": step.key, "card": step.card.card_token, "what": str(step.what), "final": step.is_final}
+            line["body"] = written_step(step.card, step.what)
             out.write(json.dumps({**line, "at": time.time(), "pid": os.getpid()}) + "\n")
         if arguments.stuck:
             await asyncio.Event().wait()
+
+    async def token() -> str:
+        return Path(arguments.token_file).read_text(encoding="ascii")  # noqa: ASYNC240 - it is small
 
     limit = RateLimit(arguments.per_minute, arguments.per_minute) if arguments.per_minute else None
     durable = Durable(arguments.database, heartbeat=arguments.heartbeat)
     if arguments.often:
         durable.settings = attrs.evolve(durable.settings, **OFTEN)
     async with (
-        Client(os.environ["CARDPROD_TOKEN"], base_url=os.environ["CARDPROD_BASE_URL"], rate_limit=limit) as client,
+        Client(
+            token if arguments.token_file else os.environ["CARDPROD_TOKEN"],
+            base_url=os.environ["CARDPROD_BASE_URL"],
+            rate_limit=limit,
+        ) as client,
         durable,
     ):
         await durable.work(client, on_steps, stop=stop)
@@ -52,6 +61,7 @@ if __name__ == "__main__":
     parser.add_argument("database")
     parser.add_argument("file")
     parser.add_argument("heartbeat", type=float)
+    parser.add_argument("--token-file", help="read the token from here, each time")
     parser.add_argument("--per-minute", type=int, help="the rate limit; without it there is none")
     parser.add_argument("--often", action="store_true", help="poll, tick and recover as often as in the tests")
     parser.add_argument("--stuck", action="store_true", help="never say that steps were taken")

@@ -694,7 +694,7 @@ async def test_batch_timeout_leaves_the_source(kiosk: Simulator, client: Client)
 
 async def test_leaving_early(kiosk: Simulator, client: Client) -> None:
     """However and whenever the block is left, no task, permit, poll or subscription is left behind."""
-    cards = add(kiosk, 150)
+    cards = add(kiosk, 40)
     kiosk.slow_down(2)  # so that some polls are under way at any moment
     with Table() as table:
         for how, after in product(("break", "raise", "cancel", "timeout"), (0, 0.5, 10)):
@@ -767,13 +767,13 @@ async def test_many_waits_cost_one_cards_polls(kiosk: Simulator, client: Client)
     await steps_of(client, CARD)
     alone = len(kiosk.requests)
     kiosk.add(CARD, PLAN)
-    waits = [steps_of(client, CARD) for _ in range(250)]
-    batches = [client.wait_until_all_final([CARD], schedule=Backoff()) for _ in range(250)]
+    waits = [steps_of(client, CARD) for _ in range(100)]
+    batches = [client.wait_until_all_final([CARD], schedule=Backoff()) for _ in range(100)]
     outcomes: list[Any] = await asyncio.gather(*waits, *batches)
     assert len(kiosk.requests) - alone <= alone + 3
-    for outcome in outcomes[:250]:
+    for outcome in outcomes[:100]:
         assert [step.current.status for step in outcome] == [status for status, _ in PLAN]
-    for outcome in outcomes[250:]:
+    for outcome in outcomes[100:]:
         assert outcome[CARD].is_produced
     assert_nothing_subscribed(client)
 
@@ -840,24 +840,10 @@ async def test_event_ends_a_card_during_its_poll() -> None:
         assert_nothing_subscribed(client)
 
 
-async def test_heap_stays_small(kiosk: Simulator, client: Client) -> None:
-    """A card that other waits poll all the time takes no more memory for it."""
-    kiosk.add(CARD, "never")
-    hourly = Backoff(first=3600, factor=1, ceiling=3600)
-    async with client.wait_until_all_final([CARD], schedule=hourly, timeout=None) as steps:
-        reading = asyncio.create_task(_read(aiter(steps)))
-        await asyncio.sleep(1)
-        quick = asyncio.create_task(steps_of(client, CARD, schedule=Backoff(first=0.2, factor=1), timeout=250))
-        with pytest.raises(WaitTimeout):
-            await quick
-        assert len(steps._queue) <= 1100  # pyright: ignore[reportPrivateUsage]
-        reading.cancel()
-
-
 # --- All at once ---
 
 
-@pytest.mark.seeds(3, 6)
+@pytest.mark.seeds(2, 6)
 async def test_chaos(seed: int) -> None:
     """Batches, waits and polls, cancelled at random among faults, with events or without, each report a chain of
     transitions and leave nothing.

@@ -83,7 +83,7 @@ async def test_waits_survive_faults(seed: int, full_size: bool) -> None:
 @pytest.mark.timeout(LONG_TIMEOUT)
 async def test_batch_survives_faults_and_a_restart(full_size: bool) -> None:
     """With faults and a server gone for a while, a batch reports to each card once what was served, to its true end."""
-    cards = 100 if full_size else 20
+    cards = 100 if full_size else 8
     report = await wait_for_all(Scenario(cards=cards, faults=0.1, restarts=1, seed=3))
     assert report.is_right, report
     assert report.faults > cards / 2

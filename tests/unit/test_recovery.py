@@ -190,10 +190,10 @@ def serve(bucket: TokenBucket, *, retry_after: float | None, latency: float, sec
 @pytest.mark.parametrize("retry_after", [None, 1.0, 2.0])
 @pytest.mark.parametrize("burst", [1.0, 5.0])
 @pytest.mark.parametrize("latency", [0.001, 0.2])
-def test_server_with_a_lower_limit(retry_after: float | None, burst: float, latency: float) -> None:
+def test_server_with_a_lower_limit(retry_after: float | None, burst: float, latency: float, *, full_size: bool) -> None:
     """Of what a server allows, a client with a higher limit gets 0.7 or more; it is refused every 6 seconds at most."""
     with Table() as table:
-        for per_second in (0.5, 2.0, 5.0, 20.0, 60.0):
+        for per_second in (0.5, 2.0, 5.0, 20.0, 60.0) if full_size else (0.5, 5.0, 20.0):
             with table.row(per_second):
                 bucket = TokenBucket(per_second, burst)
                 answered, refused = serve(bucket, retry_after=retry_after, latency=latency, seconds=300.0)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from random import Random
+from statistics import fmean
 
 import pytest
 from hypothesis import given
@@ -125,6 +127,29 @@ def test_misses_close_the_gap() -> None:
         webhooks.found(card, DONE, now)
     assert webhooks.gap(14) > 290  # their events may still come
     assert webhooks.gap(17.1) < 3
+
+
+@pytest.mark.parametrize("share", [0.02, 0.1, 0.5])
+def test_lost_events_shorten_the_gap(share: float) -> None:
+    """Where a share of the events is lost for good, the gap stays so short that changes are seen 3 s late on average.
+
+    Half a gap passes until a poll finds a change without an event.
+    """
+    webhooks, random, now = WebhookTrust(300), Random(1), 0.0
+    lateness: list[float] = []
+    for number in range(3000):
+        now += 20  # so that a miss is known before the next change
+        card = CARDS[number % len(CARDS)]
+        is_lost = random.random() < share
+        lateness.append(webhooks.gap(now) / 2 if is_lost else 0.0)
+        if is_lost:
+            webhooks.found(card, DONE, now)
+        else:
+            webhooks.arrived(card, DONE, now, is_news=True)
+    assert fmean(lateness[100:]) <= 3.2
+    for card in CARDS * 20:
+        webhooks.arrived(card, DONE, now + 20, is_news=True)
+    assert webhooks.gap(now + 20) > 290  # once none is lost any more
 
 
 def test_quiet_night_changes_nothing() -> None:

@@ -11,7 +11,7 @@ import attrs
 from cardprod.cli.arguments import add_database
 from cardprod.cli.connection import find_database
 from cardprod.cli.exit_codes import NOT_FINAL, PRODUCED
-from cardprod.cli.output.events import Report, report_of
+from cardprod.cli.output.events import Report, Result
 from cardprod.cli.words import count_of
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ async def run(arguments: argparse.Namespace, output: Output) -> int:
         )
         if arguments.results:
             async for card, outcome in durable.results(arguments.batch):
-                output.emit(report_of(card, outcome))
+                output.emit(Result(outcome, card))
                 await output.drain()
     return NOT_FINAL if status.pending and status.cancelled_at is None else PRODUCED
 

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING
 from cardprod.cli.arguments import add_database, add_list, add_timeout
 from cardprod.cli.connection import find_database
 from cardprod.cli.exit_codes import PRODUCED
-from cardprod.cli.lists import read_list
-from cardprod.cli.output.events import BadRowFound, Report, Warned
+from cardprod.cli.lists import read_list, report_bad_rows
+from cardprod.cli.output.events import Report, Warned
 from cardprod.cli.words import count_of
-from cardprod.errors import UsageError
 
 if TYPE_CHECKING:
     import argparse
@@ -41,10 +40,7 @@ def add(to: Commands) -> None:
 async def run(arguments: argparse.Namespace, output: Output) -> int:
     """Submit all cards of a list, or none."""
     listed = await read_list(arguments.file, allow_empty=arguments.allow_empty)
-    for row in listed.bad_rows:
-        output.emit(BadRowFound(listed.name, row))
-    if listed.bad_rows:
-        raise UsageError("nothing was submitted, because of the bad rows: fix or remove them")
+    report_bad_rows(listed, output, "nothing was submitted, because of the bad rows: fix or remove them")
     timeout = arguments.timeout if arguments.timeout < math.inf else None
     async with await asyncio.to_thread(find_database, arguments) as durable:
         batch_id = await durable.submit(listed.cards, timeout=timeout, token=arguments.token, after=listed.after)

@@ -289,6 +289,8 @@ class _Database:
             raise UsageError(
                 f"the checkpoint {self._name} cannot be used: {exc.strerror}; name another file with --checkpoint"
             ) from None
+        if not header:
+            self._path.chmod(0o600)  # it will hold the cards' tokens
         if header and not (len(header) == 100 and header.startswith(_MAGIC)):  # noqa: PLR2004 - SQLite's
             raise self._refusal("it is no SQLite database")
         version, application = (int.from_bytes(header[at : at + 4], "big") for at in (60, 68))

@@ -227,6 +227,12 @@ WHERE status = 'doing' AND task_name IN ('cardprod.sweep', 'cardprod.deliver') A
 )
 RETURNING id
 
+-- name: jobs_of_workers
+SELECT id FROM procrastinate_jobs WHERE status = 'doing' AND worker_id = ANY (%(workers)s::bigint[])
+
+-- name: delete_jobs
+DELETE FROM procrastinate_jobs WHERE status = 'doing' AND id = ANY (%(ids)s::bigint[])
+
 -- name: chunks_without_sweep
 SELECT chunk.id, batch.token
 FROM chunks chunk JOIN batches batch ON batch.id = batch_id
