@@ -294,7 +294,7 @@ class Database:
             return []
         return [row["grant"] for row in rows]
 
-    async def run_patiently(
+    async def run_with_retry(
         self, work: Callable[[AsyncConnection[Any]], Awaitable[_T]], is_given_up: Callable[[], bool]
     ) -> _T:
         """Do something in one transaction, again and again while the database is away.

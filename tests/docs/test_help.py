@@ -48,7 +48,7 @@ SOURCES: Final = [
 
 IDIOM: Final = re.compile(
     r"(?<![a-z])(?:look(?:s|ed|ing)?(?! up\b)|told|untold|hears?|heard|by hand|whoever|mend(?:s|ed|ing)?|minded"
-    r"|chances?|weather(?:ed|s)?|tally|fates?|turnstile|takes? turns?|takes? note|storms?|decipher)(?![a-z])",
+    r"|chances?|patiently|weather(?:ed|s)?|tally|fates?|turnstile|takes? turns?|takes? note|storms?|decipher)(?![a-z])",
     re.IGNORECASE,
 )
 """What plain technical English has other words for: poll, report, deliver, receive, fix, honour, random, faults."""
