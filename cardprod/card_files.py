@@ -34,7 +34,7 @@ __all__ = ["EXPECTED", "BadRow", "KnownCard", "encoding_of", "read_cards"]
 EXPECTED: Final = "profile_id,card_token"
 """The header that is expected."""
 
-_NAMES: Final = dict(zip(("profileid", "cardtoken"), EXPECTED.split(","), strict=True))
+_NAMES: Final[dict[str, str]] = dict(zip(("profileid", "cardtoken"), EXPECTED.split(","), strict=True))
 """The two columns, without what people write differently, and as they are expected."""
 _AFTER: Final = ("afterstatus", "afteroccurredat", "aftererrorcode")
 _EXPECTED_OBJECT: Final = '{"profile_id": 123456, "card_token": "…"}'

@@ -469,12 +469,9 @@ class Client:
                 one last poll; if it gets no permit within `request_timeout` seconds, the wait ends without it.
             batch_timeout: Seconds to wait for all cards, from when the block is entered; None for no limit. Cards not
                 read from their source by then stay there.
-            schedule: When to poll: an `AdaptiveSchedule`, a `Backoff`, or any object with its `delay` method; None for
-                the client's own `AdaptiveSchedule`, which learns from all batches that use it.
-            max_failures: How many polls in a row may fail, each after its own attempts, before a card's wait does. An
-                answer, or an event with something new, resets the count.
-            max_outage: For how many seconds they must have failed as well, once the wait has had an answer: an outage
-                that is shorter ends no wait.
+            schedule: As for `wait_until_final`; what the client's own learns serves all of its waits.
+            max_failures: For each card, as for `wait_until_final`.
+            max_outage: For each card, as for `wait_until_final`.
 
         Returns:
             The waits, not started yet.
@@ -526,8 +523,7 @@ class Client:
 
         Args:
             checkpoint: The waits.
-            schedule: When to poll; None for the checkpoint's `Backoff`, or, without one, the client's own
-                `AdaptiveSchedule`.
+            schedule: As for `resume`.
             events: Webhook events that came since the last sweep, in the order they came. They count as for `notify`;
                 those of other cards change nothing.
             stop: Set it to end the sweep early: polls in flight finish, no other starts, and the remaining cards stay

@@ -1,6 +1,6 @@
 """Fixtures for pytest: a simulated kiosk, and a client of it. They are there wherever cardprod is installed.
 
-Needs `pip install pytest pytest-asyncio`, or another plugin that runs async tests, such as anyio's.
+Needs pytest and pytest-asyncio, or another plugin that runs async tests, such as anyio's.
 
 ```python
 import cardprod
@@ -36,8 +36,8 @@ async def test_an_operators_retry(kiosk, kiosk_client):
 They are for async test functions, each in an event loop of its own (pytest-asyncio's loop scope "function", its
 default), with pytest-asyncio in either mode (in auto mode without the marks) or with anyio. In real time the plan
 "jams" takes five seconds, and stages of your own, such as `[("IN_PROGRESS", 0.1), ("PRODUCED", 0)]`, what they say;
-the last one stays. With looptime (`pip install looptime`, and `@pytest.mark.looptime` at a test) time is virtual: a
-wait of hours takes seconds.
+the last one stays. With the package looptime, and `@pytest.mark.looptime` at a test, time is virtual: a wait of
+hours takes seconds.
 
 A fixture of your own with the same name replaces one of these; if that is `kiosk`, then `kiosk_client` is a client of
 it. `pytest -p no:cardprod` turns them off.
@@ -61,7 +61,7 @@ elif find_spec("pytest_asyncio"):
 elif find_spec("pytest"):  # another plugin runs async tests
     from pytest import fixture  # noqa: PT013 - the same, of another library
 else:
-    raise ImportError("cardprod.testing has fixtures for pytest: pip install pytest pytest-asyncio")
+    raise ImportError("cardprod.testing has fixtures for pytest: install pytest and pytest-asyncio")
 
 __all__ = ["kiosk", "kiosk_client"]
 

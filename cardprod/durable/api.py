@@ -383,7 +383,9 @@ def _checked_clients(clients: Mapping[str, Client] | Client) -> dict[str, Client
         check_type(f"the client of {name!r}", client, Client)
         token = canonical_token_name(name)
         if token in by_token:
-            raise UsageError(f"the keys of clients must differ in more than case, - and _; {name!r} is there twice")
+            raise UsageError(
+                f"two keys of clients are the same token's name, {name!r}: they must differ in more than case, - and _"
+            )
         by_token[token] = client
     return by_token
 

@@ -80,7 +80,9 @@ def translate(error: BaseException, grants: Sequence[str] = ()) -> CardprodError
     elif is_away(cause):
         found = DurableError(f"the database cannot be reached ({words}): check its address, or try again later")
     else:
-        found = DurableError(f"the database failed ({words}): try again later, or have its log read")
+        found = DurableError(
+            f"the database does not do what it should ({words}): try again later, or have its log read"
+        )
     found.__cause__ = cause
     return found
 
@@ -204,7 +206,9 @@ class Database:
         with suppress(psycopg.ProgrammingError):  # whose words quote the string
             parts = conninfo_to_dict(self._address)
         if parts is None:
-            raise UsageError("database must be a connection string of libpq's, such as postgresql://user@host/name")
+            raise UsageError(
+                "database is no connection string of libpq's: pass one such as postgresql://user@host/name"
+            )
         # In a database of encoding SQL_ASCII, psycopg would give bytes for text.
         self._address = make_conninfo(
             self._address,
@@ -290,7 +294,7 @@ class Database:
             return []
         return [row["grant"] for row in rows]
 
-    async def run_patiently(
+    async def run_with_retry(
         self, work: Callable[[AsyncConnection[Any]], Awaitable[_T]], is_given_up: Callable[[], bool]
     ) -> _T:
         """Do something in one transaction, again and again while the database is away.

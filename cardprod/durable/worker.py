@@ -211,9 +211,9 @@ class Worker:
         Returns:
             Whether to begin; False if it was stopped before.
         """
-        check = self._patiently(partial(check_grants, settings=self._settings))
+        check = self._with_retry(partial(check_grants, settings=self._settings))
         await self._unless_stopped(check, stopped)
-        if not self._stop.is_set() and await self._unless_stopped(self._patiently(self._tick), stopped) != 1:
+        if not self._stop.is_set() and await self._unless_stopped(self._with_retry(self._tick), stopped) != 1:
             await asyncio.wait([stopped], timeout=2 * self._settings.tick)
         return not self._stop.is_set()
 
@@ -284,7 +284,7 @@ class Worker:
         """Sweep a chunk, and write what was seen. Whatever goes wrong, it is planned again."""
         token: str | None = None
         try:
-            chunk = await self._patiently(partial(store.chunk, chunk_id=chunk_id))
+            chunk = await self._with_retry(partial(store.chunk, chunk_id=chunk_id))
             if chunk is None:
                 return
             token = chunk.token
@@ -329,7 +329,7 @@ class Worker:
             elif chunk.is_refused and sweep.polls:
                 await fetch(connection, "accept_token", token=chunk.token)
 
-        await self._patiently(write)
+        await self._with_retry(write)
         if sweep.polls and not refusals:
             self._refusals.pop(chunk.token, None)
 
@@ -373,7 +373,7 @@ class Worker:
         if token is None:
             return  # it was never read: recovery finds it
         at = self._clock() + delay
-        await self._patiently(partial(fetch, name="plan_sweep", id=chunk_id, token=token, at=at, attempts=attempts))
+        await self._with_retry(partial(fetch, name="plan_sweep", id=chunk_id, token=token, at=at, attempts=attempts))
 
     # --- A delivery ---
 
@@ -382,14 +382,14 @@ class Worker:
         token: str | None = None
         try:
             while not self._stop.is_set():
-                found = await self._patiently(partial(_undelivered, chunk_id=chunk_id))
+                found = await self._with_retry(partial(_undelivered, chunk_id=chunk_id))
                 if found is None:
                     return
                 chunk, steps = found
                 token = chunk.token
                 if steps and self._on_steps is not None:
                     await self._on_steps([*steps.values()])
-                await self._patiently(partial(store.delivered, chunk=chunk, ids=list(steps)))
+                await self._with_retry(partial(store.delivered, chunk=chunk, ids=list(steps)))
                 if not steps:
                     return
                 attempts = 0
@@ -404,7 +404,7 @@ class Worker:
 
     async def _plan_delivery_again(self, chunk_id: int, token: str | None, delay: float, attempts: int) -> None:
         if token is not None:
-            await self._patiently(
+            await self._with_retry(
                 partial(fetch, name="plan_delivery", id=chunk_id, token=token, delay=delay, attempts=attempts)
             )
 
@@ -431,9 +431,9 @@ class Worker:
         with suppress(DurableError):
             await plan(delay)
 
-    async def _patiently(self, work: Callable[[AsyncConnection[Any]], Awaitable[_T]]) -> _T:
+    async def _with_retry(self, work: Callable[[AsyncConnection[Any]], Awaitable[_T]]) -> _T:
         """Do something in a transaction, again and again while the database is away; not for long once stopped."""
-        return await self._database.run_patiently(work, self._is_out_of_grace)
+        return await self._database.run_with_retry(work, self._is_out_of_grace)
 
     def _is_out_of_grace(self) -> bool:
         since = self._stopping_since

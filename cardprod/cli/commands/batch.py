@@ -45,7 +45,7 @@ async def run(arguments: argparse.Namespace, output: Output) -> int:
         if arguments.cancel:
             await durable.cancel(arguments.batch)
         status = await durable.status(arguments.batch)
-        ends = f"{status.produced} produced, {status.failed} ended in an error, {status.errors} ended without an answer"
+        ends = f"{status.produced} produced, {status.failed} ended in an error, {status.errors} errors"
         pending = f"{status.pending} to go" if status.pending else "all final, not all delivered yet"
         state = "cancelled" if status.cancelled_at else "over" if status.finished_at else pending
         refused = f"; the token {status.token_name!r} is refused" if status.token_refused_at else ""
