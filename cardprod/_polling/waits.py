@@ -205,7 +205,7 @@ class Waits(Batch[Transition]):
         card = Card.of(card)
         check_type("after", after, ProductionStatus, or_none=True)
         if not self._is_entered:
-            raise UsageError("cards can be added inside the `async with` block", card=card)
+            raise UsageError("this batch was not entered yet: add cards inside its `async with` block", card=card)
         if self._is_left or self._stream.is_broken:
             raise UsageError("this batch has ended; ask the client for another", card=card)
         now = _time("add")
@@ -431,7 +431,7 @@ def _time(name: str) -> float:
     try:
         return asyncio.get_running_loop().time()
     except RuntimeError as exc:
-        raise UsageError(f"{name} is called in the event loop of the batch, whose clock it goes by") from exc
+        raise UsageError(f"{name} must be called in the event loop of the batch, whose clock it uses") from exc
 
 
 def _by_deadline(checkpoint: Checkpoint) -> list[PendingCard]:

@@ -412,11 +412,11 @@ async def test_lost_events_are_found_by_the_net(kiosk: Simulator, client: Client
     assert loop.time() - began_at < 20 + 300 + 31
 
 
-# --- A storm of events and faults ---
+# --- Many events, and faults ---
 
 
 @pytest.mark.seeds(1, 4)
-async def test_storm_of_events(kiosk: Simulator, seed: int) -> None:
+async def test_many_events(kiosk: Simulator, seed: int) -> None:
     """With events late, twice, lost, out of order and replayed, and polls that fail, each card ends rightly, in steps
     that follow each other, none reported twice; and nothing is left.
     """

@@ -122,7 +122,7 @@ def page(window: Browser, live: Live) -> Iterator[Browser]:
     """The page, open, and the card on it, READY until somebody does something; its console stays empty."""
     live.call(live.kiosk.add, CARD, "never")
     window.complaints()
-    window.set_looks()
+    window.set_preferences()
     window.set_width(1280)
     window.open(live.kiosk.base_url)
     window.wait_for_text(ROW, "READY")
@@ -404,7 +404,7 @@ def _axe() -> str:
 
 
 def _barriers(page: Browser) -> list[str]:
-    """Let axe-core look for what keeps people out."""
+    """Let axe-core search for what keeps people out."""
     page.run(_axe())
     found = page.driver.execute_async_script(
         "const done = arguments[arguments.length - 1]; axe.run(document, {resultTypes: ['violations']}).then(done)"
@@ -425,7 +425,7 @@ def test_accessible(page: Browser, live: Live, *, full_size: bool) -> None:
     page.wait_for_text("#card-rows", "QUALITY_CHECK")
     with Table() as table:
         for is_dark, width, is_choosing in pairwise_rows([False, True], [360, 1280], [False, True], is_full=full_size):
-            page.set_looks(is_dark=is_dark, is_still=True)
+            page.set_preferences(is_dark=is_dark, is_still=True)
             page.set_width(width)
             if is_choosing:
                 click(page, "Refuse", ROW)
@@ -527,7 +527,7 @@ def test_reduced_motion(page: Browser, live: Live) -> None:
     """With reduced motion nothing is animated; without, a change is."""
     for is_still in (False, True):
         live.call(live.kiosk.add, CARD, "never")
-        page.set_looks(is_still=is_still)
+        page.set_preferences(is_still=is_still)
         live.call(live.kiosk.start, CARD)
         page.wait_for_text(ROW, "IN_PROGRESS")
         duration = page.run(
@@ -539,7 +539,7 @@ def test_reduced_motion(page: Browser, live: Live) -> None:
 
 
 def test_foreign_text_is_only_text(page: Browser, live: Live) -> None:
-    """What looks like HTML in a status, a code or a description is shown as it is, and nothing of it runs."""
+    """HTML in a status, a code or a description is shown as it is, and nothing of it runs."""
     evil = "<img src=x onerror=\"document.title='taken'\">"
     live.call(live.kiosk.add, CARD, [Stage(evil, error_code=evil, description=evil)])
     page.wait_for_text(ROW, evil)

@@ -82,7 +82,7 @@ def test_no_request_is_left_over(plans: list[Plan], per_minute: int) -> None:
 
 A_FIFTH: Final = RateLimit(per_second=20, per_minute=200)
 WORST: Final = 1.05
-"""How many times as late as with `Backoff` the ends may be seen, and another 0.3 s, for luck."""
+"""How many times as late as with `Backoff` the ends may be seen, and another 0.3 s, for random differences."""
 
 
 def fleets(scale: int) -> dict[str, tuple[list[Plan], float]]:

@@ -166,7 +166,7 @@ class TokenBucket:
 
 
 def serve(bucket: TokenBucket, *, retry_after: float | None, latency: float, seconds: float) -> tuple[int, int]:
-    """Send as a crowd would that always has more; return how many requests were answered, and how many refused."""
+    """Send as very many tasks that always have more; return how many requests were answered, and how many refused."""
     one, now = recovery(100.0), 0.0
     answered = refused = 0
     under_way: deque[tuple[float, float, bool, bool]] = deque()  # when it ends, when sent, whether probe, whether taken

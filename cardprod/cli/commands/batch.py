@@ -45,8 +45,8 @@ async def run(arguments: argparse.Namespace, output: Output) -> int:
         if arguments.cancel:
             await durable.cancel(arguments.batch)
         status = await durable.status(arguments.batch)
-        ends = f"{status.produced} produced, {status.failed} ended in an error, {status.errors} gave up"
-        pending = f"{status.pending} to go"
+        ends = f"{status.produced} produced, {status.failed} ended in an error, {status.errors} ended without an answer"
+        pending = f"{status.pending} to go" if status.pending else "all final, not all delivered yet"
         state = "cancelled" if status.cancelled_at else "over" if status.finished_at else pending
         refused = f"; the token {status.token_name!r} is refused" if status.token_refused_at else ""
         fields = attrs.asdict(status, value_serializer=_as_json)

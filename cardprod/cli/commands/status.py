@@ -51,7 +51,7 @@ async def run(arguments: argparse.Namespace, output: Output) -> int:
     for row in listed.bad_rows:
         output.emit(BadRowFound(listed.name, row))
     if listed.bad_rows and arguments.strict:
-        raise UsageError("nothing was requested, because --strict accepts no bad rows")
+        raise UsageError("nothing was requested, because --strict accepts no bad rows: fix them, or run without it")
     codes = {USAGE} if listed.bad_rows else set[int]()
     async with client:
         if profile_id is not None and len(listed.cards) == 1:

@@ -44,13 +44,14 @@ async def run(arguments: argparse.Namespace, output: Output) -> int:
     for row in listed.bad_rows:
         output.emit(BadRowFound(listed.name, row))
     if listed.bad_rows:
-        raise UsageError("nothing was submitted, because of the bad rows")
+        raise UsageError("nothing was submitted, because of the bad rows: fix or remove them")
     timeout = arguments.timeout if arguments.timeout < math.inf else None
     async with await asyncio.to_thread(find_database, arguments) as durable:
         batch_id = await durable.submit(listed.cards, timeout=timeout, token=arguments.token, after=listed.after)
     cards = len({*listed.cards})
     if not arguments.json:
         submitted = f"{count_of(cards, 'card')} submitted"
-        output.emit(Warned(f"{submitted}; see how far they are with `cardprod batch {batch_id}`"))
+        where = "" if arguments.schema == "cardprod" else f" --schema {arguments.schema}"
+        output.emit(Warned(f"{submitted}; see how far they are with `cardprod batch {batch_id}{where}`"))
     output.emit(Report(batch_id, "submitted", {"batch_id": batch_id, "cards": cards}))
     return PRODUCED

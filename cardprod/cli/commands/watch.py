@@ -73,7 +73,7 @@ async def run(arguments: argparse.Namespace, output: Output) -> int:
     if listed is not None and listed.bad_rows and arguments.strict:
         for row in listed.bad_rows:
             output.emit(BadRowFound(listed.name, row))
-        raise UsageError("nothing was begun, because --strict accepts no bad rows")
+        raise UsageError("nothing was begun, because --strict accepts no bad rows: fix them, or run without it")
     store = None if arguments.checkpoint is None else CheckpointStore(arguments.checkpoint)
     async with client:
         return await WatchSession(client, output, arguments, store).run(listed)

@@ -92,7 +92,7 @@ def _imported(name: str) -> Sink:
     try:
         found: Sink = getattr(importlib.import_module(module), function)
     except Exception as exc:  # whatever a user's module does when it is imported
-        raise UsageError(f"--on-steps: {name} cannot be imported: {type(exc).__name__}: {exc}") from exc
+        raise UsageError(f"--on-steps must be importable; {name} raised {type(exc).__name__}: {exc}") from exc
     if not callable(found):
         raise UsageError(f"--on-steps must be an async function; {name} is a {type(found).__name__}")
     return found

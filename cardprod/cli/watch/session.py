@@ -177,7 +177,7 @@ class WatchSession:
             self._unnamed = cards
         elif others := cards - {*listed.cards}:
             example = f"{len(others):,} of them are not in this list, such as {min(map(whole, others))}"
-            raise UsageError(f"{self._file} is of other cards: {example}; {other}")
+            raise UsageError(f"{self._file} is of other cards: {example}; a list may only grow, so {other}")
 
     def _resume(self, pending: list[PendingCard]) -> Waits:
         checkpoint = attrs.evolve(Checkpoint.for_cards(()), pending=tuple(pending))
