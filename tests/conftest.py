@@ -45,6 +45,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options of CI."""
     group = parser.getgroup("cardprod")
     group.addoption("--full-size", action="store_true", help="Run with the full number of cards, waits and examples.")
+    group.addoption("--only-sized", action="store_true", help="Leave out the tests that have one size only.")
     group.addoption("--examples", type=int, metavar="N", help="Try so many new examples of each property.")
     group.addoption("--no-skips", action="store_true", help="Fail where a test is skipped for want of something.")
 
@@ -58,6 +59,21 @@ def pytest_configure(config: pytest.Config) -> None:
         profile = "examples"
         settings.register_profile(profile, settings.get_profile("full"), max_examples=examples)
     settings.load_profile(profile)
+
+
+@pytest.hookimpl(trylast=True)  # after Hypothesis has marked its tests
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With `--only-sized` keep the tests that `--full-size` changes."""
+    if not config.getoption("--only-sized"):
+        return
+    one_size = [item for item in items if not _has_sizes(item)]
+    config.hook.pytest_deselected(items=one_size)
+    items[:] = [item for item in items if _has_sizes(item)]
+
+
+def _has_sizes(item: pytest.Item) -> bool:
+    fixtures = item.fixturenames if isinstance(item, pytest.Function) else []
+    return "full_size" in fixtures or any(item.get_closest_marker(name) for name in ("seeds", "hypothesis"))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
