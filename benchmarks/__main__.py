@@ -5,25 +5,39 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from benchmarks import bulk, durable, import_time, look, memory, outages, schedule, storm, wait, waiting, webhooks
+from benchmarks import (
+    bulk,
+    durable,
+    faults,
+    import_time,
+    memory,
+    outages,
+    request,
+    schedule,
+    wait,
+    waiting,
+    watch,
+    webhooks,
+)
 from benchmarks.table import Table, draw, machine, write_json
 
 _PROGRAMS = {
-    "look": look,
+    "request": request,
     "wait": wait,
     "import": import_time,
     "memory": memory,
     "schedule": schedule,
     "outages": outages,
-    "storm": storm,
+    "faults": faults,
     "bulk": bulk,
     "waiting": waiting,
+    "watch": watch,
     "webhooks": webhooks,
     "durable": durable,
 }
 
 
-_DRAWN = ("look", "wait", "memory", "import", "bulk")
+_DRAWN = ("request", "wait", "memory", "import", "bulk")
 """Those that give tables of figures, and not a text of their own; `schedule` draws its own picture."""
 _ALL = (*_DRAWN, "schedule")
 
@@ -46,10 +60,10 @@ def _parser() -> argparse.ArgumentParser:
 def _run(arguments: argparse.Namespace) -> None:
     result = _PROGRAMS[arguments.program].run(arguments)
     tables: list[Table] = []
-    for part in [result] if isinstance(result, str) else result:  # each is printed as soon as it is ready
-        print(part, end="\n" if isinstance(part, str) else "\n\n", flush=True)
-        if not isinstance(part, str):
-            tables.append(part)
+    for one in [result] if isinstance(result, str) else result:  # each is printed as soon as it is ready
+        print(one, end="\n" if isinstance(one, str) else "\n\n", flush=True)
+        if not isinstance(one, str):
+            tables.append(one)
     if tables and arguments.json is not None:
         write_json(tables, arguments.json)
     if tables and arguments.png is not None:

@@ -1,13 +1,13 @@
-"""CPU for a look among very many cards: through `wait_until_all_final`, beside plain `get_status` in a bounded gather.
+"""CPU for a poll among very many cards: through `wait_until_all_final`, beside plain `get_status` in a bounded gather.
 
-All through the same server in another process, without a rate limit, by turns, in CPU time of this process.
+All through the same server in another process, without a rate limit, alternating, in CPU time of this process.
 
-- *one look each*: every card is PRODUCED at the first look; what is registered, told and counted out is in the figure.
-- *four looks each*: READY three times, 10 ms apart, so that each card goes through the heap and the schedule.
-- *growth*: every card is PRODUCED at the first look, from 100 cards to 1,000,000 in one batch; small batches are
+- *one poll each*: every card is PRODUCED at the first poll; registering, delivering and counting are in the figure.
+- *four polls each*: READY three times, 10 ms apart, so that each card goes through the queue and the schedule.
+- *growth*: every card is PRODUCED at the first poll, from 100 cards to 1,000,000 in one batch; small batches are
   repeated. Each size is a process of its own.
-- *waiting*: so many cards were looked at once and wait an hour in the heap, while 100 others in the same batch are
-  looked at every 10 ms; the CPU for those looks, beside the same with few waiting.
+- *waiting*: so many cards were polled once and wait an hour in the queue, while 100 others in the same batch are
+  polled every 10 ms; the CPU for those polls, beside the same with few waiting.
 """
 
 from __future__ import annotations
@@ -53,34 +53,34 @@ async def _warm_up(client: Client) -> None:
         await client.get_status(1, f"warm-{number}")
 
 
-async def _by_gather(port: int, looks: int) -> float:
-    places = asyncio.Semaphore(_AT_ONCE)
+async def _by_gather(port: int, polls: int) -> float:
+    permits = asyncio.Semaphore(_AT_ONCE)
     async with _client(port) as client:
         await _warm_up(client)
 
-        async def look(profile_id: int, card_token: str) -> None:
-            async with places:
+        async def get_status(profile_id: int, card_token: str) -> None:
+            async with permits:
                 await client.get_status(profile_id, card_token)
 
         began_at = process_time()
-        await asyncio.gather(*(look(*card) for card in cards_of(looks)))
-        return (process_time() - began_at) / looks
+        await asyncio.gather(*(get_status(*card) for card in cards_of(polls)))
+        return (process_time() - began_at) / polls
 
 
-async def _by_statuses(port: int, looks: int) -> float:
+async def _by_statuses(port: int, polls: int) -> float:
     async with _client(port) as client:
         await _warm_up(client)
         began_at = process_time()
-        statuses = await client.get_statuses(cards_of(looks))
-        assert len(statuses) == looks  # noqa: S101
-        return (process_time() - began_at) / looks
+        statuses = await client.get_statuses(cards_of(polls))
+        assert len(statuses) == polls  # noqa: S101
+        return (process_time() - began_at) / polls
 
 
-async def _in_batches_of(port: int, count: int, looks: int) -> float:
-    """Look once at each card of batches of this size, until there were so many looks."""
+async def _in_batches_of(port: int, count: int, polls: int) -> float:
+    """Poll each card of batches of this size once, until there were so many polls."""
     async with _client(port) as client:
         await _warm_up(client)
-        batches = max(1, looks // count)
+        batches = max(1, polls // count)
         began_at = process_time()
         for _ in range(batches):
             finals = await client.wait_until_all_final(cards_of(count), schedule=_BACKOFF, timeout=None)
@@ -88,22 +88,22 @@ async def _in_batches_of(port: int, count: int, looks: int) -> float:
         return (process_time() - began_at) / (batches * count)
 
 
-def _growing(port: int, count: int, looks: int) -> float:
-    return asyncio.run(_in_batches_of(port, count, looks))
+def _growing(port: int, count: int, polls: int) -> float:
+    return asyncio.run(_in_batches_of(port, count, polls))
 
 
-async def _by_waits(port: int, looks: int, looks_each: int, schedule: Schedule) -> float:
+async def _by_waits(port: int, polls: int, polls_each: int, schedule: Schedule) -> float:
     async with _client(port) as client:
         await _warm_up(client)
         began_at = process_time()
-        waits = client.wait_until_all_final(cards_of(looks // looks_each), schedule=schedule)
+        waits = client.wait_until_all_final(cards_of(polls // polls_each), schedule=schedule)
         await waits
         return (process_time() - began_at) / waits.progress.requests
 
 
 @attrs.define
 class _MostlyAsleep:
-    """Lets the first cards be looked at every 10 ms, and all others in an hour."""
+    """Lets the first cards be polled every 10 ms, and all others in an hour."""
 
     often: int
     asked: int = 0
@@ -115,19 +115,19 @@ class _MostlyAsleep:
         return 0.01 if unchanged > 0 or self.asked <= self.often else 3600.0
 
 
-async def _with_waiting(port: int, waiting: int, looks: int) -> float:
-    """Measure looks at 100 cards while others wait in the heap."""
+async def _with_waiting(port: int, waiting: int, polls: int) -> float:
+    """Measure polls of 100 cards while others wait in the queue."""
     async with _client(port) as client:
         schedule = _MostlyAsleep(often=_AT_ONCE)
         async with client.wait_until_all_final(cards_of(waiting + _AT_ONCE), schedule=schedule) as steps:
             reading = asyncio.create_task(_read(steps))
-            while schedule.asked < waiting + _AT_ONCE:  # noqa: ASYNC110 - it is looked at from outside
+            while schedule.asked < waiting + _AT_ONCE:  # noqa: ASYNC110 - another task changes it
                 await asyncio.sleep(0.05)
             gc.collect()
             gc.freeze()  # as one would with a million of anything; what is measured is ours, not the collector's
             await asyncio.sleep(0.2)
             began_at, before = process_time(), steps.progress.requests
-            while steps.progress.requests < before + looks:  # noqa: ASYNC110
+            while steps.progress.requests < before + polls:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
             figure = (process_time() - began_at) / (steps.progress.requests - before)
             gc.unfreeze()
@@ -142,21 +142,21 @@ async def _read(steps: Waits) -> None:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Say what can be set."""
-    parser.add_argument("--looks", type=int, default=10_000, help="looks in each measurement (default 10,000)")
+    parser.add_argument("--polls", type=int, default=10_000, help="polls in each measurement (default 10,000)")
     parser.add_argument("--rounds", type=int, default=5, help="how often each is measured (default 5)")
     parser.add_argument("--waiting", type=int, default=1_000_000, help="cards that wait meanwhile (default 1,000,000)")
     parser.add_argument(
         "--growth", type=int, nargs="+", default=[100, 1_000, 10_000, 100_000, 1_000_000], help="sizes of batches"
     )
-    parser.add_argument("--quick", action="store_true", help="two minutes: fewer looks and rounds, and smaller batches")
+    parser.add_argument("--quick", action="store_true", help="two minutes: fewer polls and rounds, and smaller batches")
     parser.add_argument("--slow-rounds", type=int, default=1, help="rounds of growth and waiting (default 1)")
 
 
-def _measured(looks_each: int, ways: dict[str, Callable[[int], Awaitable[float]]], rounds: int) -> list[Series]:
+def _measured(polls_each: int, ways: dict[str, Callable[[int], Awaitable[float]]], rounds: int) -> list[Series]:
     figures: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds):
         for name, way in ways.items():
-            with server.running(looks_each) as port:
+            with server.running(polls_each) as port:
                 figures[name].append(asyncio.run(_awaited(way, port)) * 1e6)
             print(f"… {name}: {len(figures[name])} of {rounds}", file=sys.stderr, flush=True)
     return [Series(name, values) for name, values in figures.items()]
@@ -166,13 +166,13 @@ async def _awaited(way: Callable[[int], Awaitable[float]], port: int) -> float:
     return await way(port)
 
 
-def _grown(sizes: list[int], looks: int, rounds: int) -> list[Series]:
+def _grown(sizes: list[int], polls: int, rounds: int) -> list[Series]:
     figures: dict[int, list[float]] = {size: [] for size in sizes}
     context = multiprocessing.get_context("spawn")
     for _ in range(rounds):
         for size in sizes:
             with server.running() as port, context.Pool(1) as pool:
-                figures[size].append(pool.apply(_growing, (port, size, looks)) * 1e6)
+                figures[size].append(pool.apply(_growing, (port, size, polls)) * 1e6)
             print(f"… {size:,} cards: {len(figures[size])} of {rounds}", file=sys.stderr, flush=True)
     return [Series(f"{size:,} cards", values) for size, values in figures.items()]
 
@@ -180,36 +180,36 @@ def _grown(sizes: list[int], looks: int, rounds: int) -> list[Series]:
 def run(arguments: argparse.Namespace) -> Iterator[Table]:
     """Measure, and give each table as it is ready."""
     if arguments.quick:
-        arguments.looks, arguments.rounds, arguments.waiting = 3_000, 2, 100_000
+        arguments.polls, arguments.rounds, arguments.waiting = 3_000, 2, 100_000
         arguments.growth = [100, 10_000, 100_000]
-    looks, rounds, slow_rounds = arguments.looks, arguments.rounds, arguments.slow_rounds
+    polls, rounds, slow_rounds = arguments.polls, arguments.rounds, arguments.slow_rounds
     one = _measured(
         1,
         {
-            "get_status, bounded gather": lambda port: _by_gather(port, looks),
-            "get_statuses": lambda port: _by_statuses(port, looks),
-            "wait_until_all_final, AdaptiveSchedule": lambda port: _by_waits(port, looks, 1, _adaptive()),
-            "wait_until_all_final, Backoff": lambda port: _by_waits(port, looks, 1, _BACKOFF),
+            "get_status, bounded gather": lambda port: _by_gather(port, polls),
+            "get_statuses": lambda port: _by_statuses(port, polls),
+            "wait_until_all_final, AdaptiveSchedule": lambda port: _by_waits(port, polls, 1, _adaptive()),
+            "wait_until_all_final, Backoff": lambda port: _by_waits(port, polls, 1, _BACKOFF),
         },
         rounds,
     )
-    yield _table("one look each", one)
+    yield _table("one poll each", one)
     four = _measured(
         4,
         {
-            "get_status, bounded gather": lambda port: _by_gather(port, looks),
-            "wait_until_all_final, AdaptiveSchedule": lambda port: _by_waits(port, looks, 4, _adaptive()),
-            "wait_until_all_final, Backoff": lambda port: _by_waits(port, looks, 4, _BACKOFF),
+            "get_status, bounded gather": lambda port: _by_gather(port, polls),
+            "wait_until_all_final, AdaptiveSchedule": lambda port: _by_waits(port, polls, 4, _adaptive()),
+            "wait_until_all_final, Backoff": lambda port: _by_waits(port, polls, 4, _BACKOFF),
         },
         rounds,
     )
-    yield _table("four looks each", four)
-    yield _table("growth", _grown(arguments.growth, looks, slow_rounds))
+    yield _table("four polls each", four)
+    yield _table("growth", _grown(arguments.growth, polls, slow_rounds))
     waiting = _measured(
         10**9,
         {
-            "1,000 waiting": lambda port: _with_waiting(port, 1000, looks),
-            f"{arguments.waiting:,} waiting": lambda port: _with_waiting(port, arguments.waiting, looks),
+            "1,000 waiting": lambda port: _with_waiting(port, 1000, polls),
+            f"{arguments.waiting:,} waiting": lambda port: _with_waiting(port, arguments.waiting, polls),
         },
         slow_rounds,
     )
@@ -217,4 +217,4 @@ def run(arguments: argparse.Namespace) -> Iterator[Table]:
 
 
 def _table(title: str, series: list[Series]) -> Table:
-    return Table(title=title, unit="CPU µs per look", digits=1, series=series)
+    return Table(title=title, unit="CPU µs per poll", digits=1, series=series)

@@ -2,7 +2,7 @@
 
 PostgreSQL is a real server of the machine's, workers are real processes. `crash` kills one of two workers with SIGKILL
 in the middle of its sweeps and crashes the database once; `cost` compares CPU per poll with sweeps that nobody stores,
-in turns; `scaling` counts polls with 1, 2 and 4 workers.
+alternating; `scaling` counts polls with 1, 2 and 4 workers.
 """
 
 from __future__ import annotations
@@ -264,7 +264,7 @@ async def _scaling(counts: list[int], batches: int, seconds: float) -> str:
                 await durable.submit(cards, schedule=Backoff(first=0.01, factor=1, ceiling=0.01), batch_size=_CHUNK)
             file = Path(folder) / f"{count}"
             workers = [start_worker(database, file, f"http://127.0.0.1:{port}", "x") for _ in range(count)]
-            await asyncio.sleep(8)  # each waits for the others to take note of it
+            await asyncio.sleep(8)  # until each knows of the others
             statement = "SELECT sum(polls) FROM cardprod.chunks"
             polls, began_at = _number(database, statement), time.perf_counter()
             await asyncio.sleep(seconds)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _SCHEDULE = cardprod.Backoff(first=1.0, factor=1.6, ceiling=4.0)
 
 
-async def _wait(port: int, count: int, looks: int) -> None:
+async def _wait(port: int, count: int, polls: int) -> None:
     base_url = f"http://127.0.0.1:{port}"
     async with cardprod.Client("t", base_url=base_url, rate_limit=None) as client:
         waits = (
@@ -30,29 +30,29 @@ async def _wait(port: int, count: int, looks: int) -> None:
         )
         for final in await asyncio.gather(*waits):
             assert final.is_produced  # noqa: S101 - a number is only worth something if the waits did their work
-        for number in range(looks):  # and the client still works
+        for number in range(polls):  # and the client still works
             await client.get_status(1, f"again-{number}")
 
 
-def _traced(port: int, count: int, looks: int) -> int:
-    asyncio.run(_wait(port, 100, looks))
+def _traced(port: int, count: int, polls: int) -> int:
+    asyncio.run(_wait(port, 100, polls))
     tracemalloc.start()
     before, _ = tracemalloc.get_traced_memory()
-    asyncio.run(_wait(port, count, looks))
+    asyncio.run(_wait(port, count, polls))
     return tracemalloc.get_traced_memory()[1] - before
 
 
-def _resident(port: int, count: int, looks: int) -> int:
-    asyncio.run(_wait(port, 100, looks))
+def _resident(port: int, count: int, polls: int) -> int:
+    asyncio.run(_wait(port, 100, polls))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    asyncio.run(_wait(port, count, looks))
+    asyncio.run(_wait(port, count, polls))
     return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Say what can be set."""
     parser.add_argument("--waits", type=int, default=10_000, help="waits at once (default 10,000)")
-    parser.add_argument("--looks", type=int, default=4, help="looks until a card is produced (default 4)")
+    parser.add_argument("--polls", type=int, default=4, help="polls until a card is produced (default 4)")
     parser.add_argument("--rounds", type=int, default=3, help="how often each is measured (default 3)")
 
 
@@ -62,8 +62,8 @@ def run(arguments: argparse.Namespace) -> list[Table]:
     context = multiprocessing.get_context("spawn")
     for _ in range(arguments.rounds):
         for name, measure in zip(peaks, (_traced, _resident), strict=True):
-            with server.running(arguments.looks) as port, context.Pool(1) as pool:
-                peak = pool.apply(measure, (port, arguments.waits, arguments.looks))
+            with server.running(arguments.polls) as port, context.Pool(1) as pool:
+                peak = pool.apply(measure, (port, arguments.waits, arguments.polls))
             peaks[name].append(peak / arguments.waits)
     series = [Series(name, each) for name, each in peaks.items()]
     return [Table(title=f"memory of {arguments.waits:,} waits, a task each", unit="bytes per wait", series=series)]

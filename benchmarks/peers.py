@@ -1,7 +1,7 @@
-"""What else a person could use for one look, each as its own documentation says. Nothing is measured here.
+"""What else a person could use to request one status, each as its own documentation says. Nothing is measured here.
 
-A peer takes the server and how many looks will be in flight, and gives an async callable that looks at a card.
-The cards are many, because a client that is asked for very many must not live off one URL.
+A peer takes the server and how many requests will be in flight, and gives an async callable that makes one.
+The cards are many, so that no client profits from requesting one URL again and again.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ import cardprod
 from benchmarks.generated import generated
 from benchmarks.server import Server
 
-Look: TypeAlias = Callable[[], Awaitable[object]]
-Peer: TypeAlias = Callable[[Server, int], AbstractAsyncContextManager[Look]]
+GetStatus: TypeAlias = Callable[[], Awaitable[object]]
+Peer: TypeAlias = Callable[[Server, int], AbstractAsyncContextManager[GetStatus]]
 
 PROFILE: Final = 123456
 _TOKENS: Final = [f"{number:08x}-1e14-4464-a1ce-dcea7dc3de52" for number in range(10_000)]
@@ -37,7 +37,7 @@ def path_of(card_token: str) -> str:
 
 
 @asynccontextmanager
-async def cardprod_client(server: Server, _: int) -> AsyncGenerator[Look, None]:
+async def cardprod_client(server: Server, _: int) -> AsyncGenerator[GetStatus, None]:
     """This package as it is. Only its rate limit is off, because no other peer has one."""
     token = _next_token()
     async with cardprod.Client("t", base_url=server.base_url, rate_limit=None, ssl=server.trust) as client:
@@ -45,21 +45,21 @@ async def cardprod_client(server: Server, _: int) -> AsyncGenerator[Look, None]:
 
 
 @asynccontextmanager
-async def aiohttp_default(server: Server, _: int) -> AsyncGenerator[Look, None]:
+async def aiohttp_default(server: Server, _: int) -> AsyncGenerator[GetStatus, None]:
     """What a person would write with aiohttp and the session's default settings."""
     base_url, token, context = server.base_url, _next_token(), server.trust or True
     async with aiohttp.ClientSession(headers={"Authorization": "Bearer t"}) as session:
 
-        async def look() -> object:
+        async def get_status() -> object:
             async with session.get(base_url + path_of(token()), ssl=context) as response:
                 response.raise_for_status()
                 return await response.json()
 
-        yield look
+        yield get_status
 
 
 @asynccontextmanager
-async def aiohttp_tuned(server: Server, _: int) -> AsyncGenerator[Look, None]:
+async def aiohttp_tuned(server: Server, _: int) -> AsyncGenerator[GetStatus, None]:
     """The same with each documented setting that makes it faster: no cookies, limits, time limits or redirects."""
     base_url, token, loads = server.base_url, _next_token(), json.loads
     async with aiohttp.ClientSession(
@@ -69,29 +69,29 @@ async def aiohttp_tuned(server: Server, _: int) -> AsyncGenerator[Look, None]:
         headers={"Authorization": "Bearer t", "Accept": "application/json"},
     ) as session:
 
-        async def look() -> object:
+        async def get_status() -> object:
             async with session.get(base_url + path_of(token()), allow_redirects=False) as response:
                 if response.status != 200:
                     response.raise_for_status()
                 return loads(await response.read())
 
-        yield look
+        yield get_status
 
 
 @asynccontextmanager
-async def azure_core(server: Server, _: int) -> AsyncGenerator[Look, None]:
+async def azure_core(server: Server, _: int) -> AsyncGenerator[GetStatus, None]:
     """`AsyncPipelineClient` with its standard policies and its aiohttp transport."""
     from azure.core.rest import HttpRequest  # noqa: PLC0415
 
     token = _next_token()
     async with azure_client(server.port) as client:
 
-        async def look() -> object:
+        async def get_status() -> object:
             response = await client.send_request(HttpRequest("GET", client.format_url(path_of(token()))))
             response.raise_for_status()
             return response.json()
 
-        yield look
+        yield get_status
 
 
 def azure_client(port: int) -> Any:  # noqa: ANN401 - its generics are the transport's affair
@@ -111,8 +111,8 @@ def azure_client(port: int) -> Any:  # noqa: ANN401 - its generics are the trans
 
 
 @asynccontextmanager
-async def generated_client(server: Server, in_flight: int) -> AsyncGenerator[Look, None]:
-    """What `openapi-python-client` generates, on httpx, with room for as many connections as looks."""
+async def generated_client(server: Server, in_flight: int) -> AsyncGenerator[GetStatus, None]:
+    """What `openapi-python-client` generates, on httpx, with as many connections as requests."""
     import httpx  # noqa: PLC0415
 
     limits = httpx.Limits(max_connections=max(in_flight, 100), max_keepalive_connections=max(in_flight, 20))
@@ -128,7 +128,7 @@ async def generated_client(server: Server, in_flight: int) -> AsyncGenerator[Loo
 
 
 @asynccontextmanager
-async def wise_sdk(server: Server, in_flight: int) -> AsyncGenerator[Look, None]:
+async def wise_sdk(server: Server, in_flight: int) -> AsyncGenerator[GetStatus, None]:
     """The other asyncio client for this call. It insists on https, so its transport goes to http underneath."""
     import httpx  # noqa: PLC0415
     from wise_sdk import AsyncWiseClient  # noqa: PLC0415
@@ -174,8 +174,8 @@ class _RawGet(asyncio.Protocol):
 
 
 @asynccontextmanager
-async def raw_protocol(server: Server, in_flight: int) -> AsyncGenerator[Look, None]:
-    """The floor: an `asyncio.Protocol` that checks nothing, and `json.loads`."""
+async def raw_protocol(server: Server, in_flight: int) -> AsyncGenerator[GetStatus, None]:
+    """The least possible: an `asyncio.Protocol` that checks nothing, and `json.loads`."""
     token = _next_token()
     rest = f" HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\nAuthorization: Bearer t\r\n\r\n"
     loop = asyncio.get_running_loop()
@@ -183,13 +183,13 @@ async def raw_protocol(server: Server, in_flight: int) -> AsyncGenerator[Look, N
         (await loop.create_connection(_RawGet, "127.0.0.1", server.port, ssl=server.trust))[1] for _ in range(in_flight)
     ]
 
-    async def look() -> object:
+    async def get_status() -> object:
         connection = idle.pop()
         body = await connection.get(f"GET {path_of(token())}{rest}".encode())
         idle.append(connection)
         return json.loads(body)
 
-    yield look
+    yield get_status
     for connection in idle:
         connection.transport.close()
 

@@ -1,7 +1,7 @@
 """A loopback server in a process of its own, fast enough not to be what is measured: it parses next to nothing.
 
-It answers every GET with a card's production status, READY at first and PRODUCED from the `looks`-th time a path is
-asked for. No HTTP library, no JSON: the answers are written out once.
+It answers every GET with a card's production status, READY at first and PRODUCED from the `polls`-th time a path is
+requested. No HTTP library, no JSON: the answers are constants.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ _PRODUCED = _answer("PRODUCED", '"WIS00001"')
 
 
 class _Kiosk(asyncio.Protocol):
-    def __init__(self, looks: int, counts: dict[bytes, int]) -> None:
-        self._looks = looks
+    def __init__(self, polls: int, counts: dict[bytes, int]) -> None:
+        self._polls = polls
         self._counts = counts
         self._pending = b""
 
@@ -53,14 +53,14 @@ class _Kiosk(asyncio.Protocol):
             self._transport.write(self._next_answer(request))
 
     def _next_answer(self, request: bytes) -> bytes:
-        if self._looks <= 1:
+        if self._polls <= 1:
             return _PRODUCED
         path = request.split(b" ", 2)[1]
         count = self._counts[path] = self._counts.get(path, 0) + 1
-        return _PRODUCED if count % self._looks == 0 else _READY
+        return _PRODUCED if count % self._polls == 0 else _READY
 
 
-def _serve(port: Connection, looks: int, certificate: str | None) -> None:
+def _serve(port: Connection, polls: int, certificate: str | None) -> None:
     context = None
     if certificate is not None:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -69,7 +69,7 @@ def _serve(port: Connection, looks: int, certificate: str | None) -> None:
     async def serve() -> None:
         counts: dict[bytes, int] = {}
         loop = asyncio.get_running_loop()
-        server = await loop.create_server(lambda: _Kiosk(looks, counts), "127.0.0.1", 0, backlog=4096, ssl=context)
+        server = await loop.create_server(lambda: _Kiosk(polls, counts), "127.0.0.1", 0, backlog=4096, ssl=context)
         port.send(server.sockets[0].getsockname()[1])
         await server.serve_forever()
 
@@ -111,18 +111,18 @@ class Server:
 
 
 @contextmanager
-def running(looks: int = 1) -> Generator[int, None, None]:
+def running(polls: int = 1) -> Generator[int, None, None]:
     """Run the server as `started` does, and give its port only."""
-    with started(looks) as server:
+    with started(polls) as server:
         yield server.port
 
 
 @contextmanager
-def started(looks: int = 1, *, tls: bool = False) -> Generator[Server, None, None]:
+def started(polls: int = 1, *, tls: bool = False) -> Generator[Server, None, None]:
     """Run the server until the block is left.
 
     Args:
-        looks: Which answer for a path is PRODUCED; the ones before are READY.
+        polls: Which answer for a path is PRODUCED; the ones before are READY.
         tls: Whether it speaks TLS, with a certificate of an authority made up for it (wants trustme).
 
     Yields:
@@ -134,7 +134,7 @@ def started(looks: int = 1, *, tls: bool = False) -> Generator[Server, None, Non
         trust, certificate = None, None
         if tls:
             trust, certificate = _made_up(Path(stack.enter_context(tempfile.TemporaryDirectory())))
-        process = context.Process(target=_serve, args=(theirs, looks, certificate), daemon=True)
+        process = context.Process(target=_serve, args=(theirs, polls, certificate), daemon=True)
         process.start()
         theirs.close()  # so that a server that does not start ends the waiting for its port
         try:

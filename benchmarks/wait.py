@@ -1,8 +1,8 @@
 """`wait`: so many waits at once, each until a card is PRODUCED, beside the loops and pollers a person could use.
 
-Every way looks as often and as late: all sleep the same time between looks, a hundred requests are under way at most
-(aiohttp's own limit, or ours), and the server says PRODUCED at the last look. Each turn is a process of its own, the
-ways by turns; CPU and the peak of resident memory count from when the first connections are open.
+Every way polls as often and as late: all sleep the same time between polls, a hundred requests are in flight at most
+(aiohttp's own limit, or ours), and the server answers PRODUCED to the last poll. Each measurement is a process of its
+own, and the ways alternate; CPU and the peak of resident memory count from when the first connections are open.
 """
 
 from __future__ import annotations
@@ -62,25 +62,25 @@ async def _wait_in_tasks(port: int, tokens: list[str], sleep: float, begin: Call
 
 @asynccontextmanager
 async def _session(port: int) -> AsyncGenerator[Callable[[str], Awaitable[Any]], None]:
-    """Look with aiohttp's default session, as one would inside a loop of one's own."""
+    """Request a status with aiohttp's default session, as one would in a loop of one's own."""
     base_url = f"http://127.0.0.1:{port}"
     async with aiohttp.ClientSession(headers={"Authorization": "Bearer t"}) as session:
 
-        async def look(token: str) -> Any:  # noqa: ANN401 - JSON
+        async def get_status(token: str) -> Any:  # noqa: ANN401 - JSON
             async with session.get(base_url + path_of(token)) as response:
                 response.raise_for_status()
                 return await response.json()
 
-        await asyncio.gather(*(look(f"warm-{number}") for number in range(100)))
-        yield look
+        await asyncio.gather(*(get_status(f"warm-{number}") for number in range(100)))
+        yield get_status
 
 
-async def _loop_by_hand(port: int, tokens: list[str], sleep: float, begin: Callable[[], None]) -> int:
-    async with _session(port) as look:
+async def _plain_loop(port: int, tokens: list[str], sleep: float, begin: Callable[[], None]) -> int:
+    async with _session(port) as get_status:
         begin()
 
         async def wait(token: str) -> bool:
-            while (await look(token))["status"] not in _FINAL:  # noqa: ASYNC110 - as it is written by hand
+            while (await get_status(token))["status"] not in _FINAL:  # noqa: ASYNC110 - as people write it
                 await asyncio.sleep(sleep)
             return True
 
@@ -94,7 +94,7 @@ async def _loop_of_stamina(port: int, tokens: list[str], sleep: float, begin: Ca
         pass
 
     stamina.instrumentation.set_on_retry_hooks([])  # else each retry is logged
-    async with _session(port) as look:
+    async with _session(port) as get_status:
         begin()
 
         async def wait(token: str) -> bool:
@@ -108,7 +108,7 @@ async def _loop_of_stamina(port: int, tokens: list[str], sleep: float, begin: Ca
                 wait_exp_base=1,
             ):
                 with attempt:
-                    if (await look(token))["status"] not in _FINAL:
+                    if (await get_status(token))["status"] not in _FINAL:
                         raise NotYet
             return True
 
@@ -121,12 +121,12 @@ async def _loop_of_tenacity(port: int, tokens: list[str], sleep: float, begin: C
     def is_pending(body: Any) -> bool:  # noqa: ANN401 - JSON
         return body["status"] not in _FINAL
 
-    async with _session(port) as look:
+    async with _session(port) as get_status:
         begin()
 
         async def wait(token: str) -> bool:
             retrying = AsyncRetrying(retry=retry_if_result(is_pending), wait=wait_fixed(sleep))
-            return not is_pending(await retrying(look, token))
+            return not is_pending(await retrying(get_status, token))
 
         return sum(await asyncio.gather(*(wait(token) for token in tokens)))
 
@@ -183,7 +183,7 @@ async def _poller_of_azure(port: int, tokens: list[str], sleep: float, begin: Ca
 _WAYS: Final = {
     "cardprod, wait_until_all_final": _wait_in_bulk,
     "cardprod, wait_until_final in tasks": _wait_in_tasks,
-    "aiohttp and a loop by hand": _loop_by_hand,
+    "aiohttp and a loop with asyncio.sleep": _plain_loop,
     "aiohttp and a stamina loop": _loop_of_stamina,
     "aiohttp and a tenacity loop": _loop_of_tenacity,
     "azure-core's AsyncLROPoller": _poller_of_azure,
@@ -196,7 +196,7 @@ def _resident(which: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{which}:"))
 
 
-def _take_turn(name: str, port: int, count: int, sleep: float) -> tuple[float, float, float]:
+def _measure(name: str, port: int, count: int, sleep: float) -> tuple[float, float, float]:
     """Wait for so many cards in one way; give CPU seconds, bytes and seconds."""
     tokens = _tokens(count)
     began: list[tuple[float, int, float]] = []
@@ -215,33 +215,35 @@ def _take_turn(name: str, port: int, count: int, sleep: float) -> tuple[float, f
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Say what can be set."""
     parser.add_argument("--waits", type=int, default=10_000, help="waits at once (default 10,000)")
-    parser.add_argument("--looks", type=int, default=5, help="looks until a card is produced (default 5)")
-    parser.add_argument("--sleep", type=float, default=5.0, help="seconds between the looks at a card (default 5)")
-    parser.add_argument("--rounds", type=int, default=3, help="turns of each way (default 3)")
+    parser.add_argument("--polls", type=int, default=5, help="polls until a card is produced (default 5)")
+    parser.add_argument("--sleep", type=float, default=5.0, help="seconds between two polls of a card (default 5)")
+    parser.add_argument("--rounds", type=int, default=3, help="measurements of each way (default 3)")
 
 
 def run(arguments: argparse.Namespace) -> list[Table]:
     """Measure, and give the tables."""
-    turns: dict[str, list[tuple[float, float, float]]] = {name: [] for name in _WAYS}
+    measured: dict[str, list[tuple[float, float, float]]] = {name: [] for name in _WAYS}
     context = multiprocessing.get_context("spawn")
     for _ in range(arguments.rounds):
         for name in _WAYS:
-            with server.running(arguments.looks) as port, context.Pool(1) as pool:
-                turns[name].append(pool.apply(_take_turn, (name, port, arguments.waits, arguments.sleep)))
-            print(f"… {name}: {len(turns[name])} of {arguments.rounds}", file=sys.stderr, flush=True)
-    title = f"{arguments.waits:,} waits at once, {arguments.looks} looks each"
-    seconds = {"seconds, all in all": [f"{turns[name][0][2]:.0f}" for name in _WAYS]}
+            with server.running(arguments.polls) as port, context.Pool(1) as pool:
+                measured[name].append(pool.apply(_measure, (name, port, arguments.waits, arguments.sleep)))
+            print(f"… {name}: {len(measured[name])} of {arguments.rounds}", file=sys.stderr, flush=True)
+    title = f"{arguments.waits:,} waits at once, {arguments.polls} polls each"
+    seconds = {"seconds, all in all": [f"{measured[name][0][2]:.0f}" for name in _WAYS]}
     return [
         Table(
             title=f"CPU: {title}",
             unit="ms per wait",
             digits=2,
-            series=[Series(name, [cpu / arguments.waits * 1e3 for cpu, _, _ in each]) for name, each in turns.items()],
+            series=[
+                Series(name, [cpu / arguments.waits * 1e3 for cpu, _, _ in each]) for name, each in measured.items()
+            ],
             more=seconds,
         ),
         Table(
             title=f"Memory: {title}",
             unit="bytes per wait",
-            series=[Series(name, [peak / arguments.waits for _, peak, _ in each]) for name, each in turns.items()],
+            series=[Series(name, [peak / arguments.waits for _, peak, _ in each]) for name, each in measured.items()],
         ),
     ]

@@ -1,11 +1,11 @@
 """What a waiting card costs: resident memory each, the card and its token included; each way in a process of its own.
 
-- *registered*: `wait_until_all_final` has taken so many cards and looked at none yet, which at 1,000 looks a minute is
-  how most of a million are for hours.
-- *looked at once*: every card was looked at, is READY and waits an hour for its next look.
-- The others are what is written by hand: a task for each card that looked once, and sleeps an hour.
+- *registered*: `wait_until_all_final` has taken so many cards and polled none yet; at 1,000 requests a minute
+  most of a million cards are in this state for hours.
+- *polled once*: every card was polled, is READY and waits an hour for its next poll.
+- The others are what people write themselves: a task for each card that polled once, and sleeps an hour.
 
-Beside that, how long it takes to take all cards, and for how long at most the event loop was held meanwhile: with
+Beside that, how long it takes to take all cards, and for how long at most the event loop was blocked meanwhile: with
 Python's garbage collector as it is, whose full collections walk over every object there is, and without it.
 """
 
@@ -53,13 +53,13 @@ async def _longest_hold(until: asyncio.Event) -> float:
 
 async def _register(port: int, count: int) -> tuple[float, float, float]:
     """Take so many cards; give bytes for each, seconds for all, and the longest hold of the loop."""
-    limit = RateLimit(per_second=1, per_minute=1)  # nothing is looked at meanwhile
+    limit = RateLimit(per_second=1, per_minute=1)  # nothing is polled meanwhile
     async with Client("some-user-token", base_url=f"http://127.0.0.1:{port}", rate_limit=limit) as client:
         await client.get_status(1, "warm")  # opens the session, and uses up the minute
         before, began_at, is_done = _resident(), perf_counter(), asyncio.Event()
         holding = asyncio.create_task(_longest_hold(is_done))
         async with client.wait_until_all_final(cards_of(count)) as steps:
-            while steps.progress.total < count:  # noqa: ASYNC110 - it is looked at from outside
+            while steps.progress.total < count:  # noqa: ASYNC110 - another task changes it
                 await asyncio.sleep(0.001)
             seconds = perf_counter() - began_at
             is_done.set()
@@ -67,7 +67,7 @@ async def _register(port: int, count: int) -> tuple[float, float, float]:
             return (_resident() - before) / count, seconds, hold
 
 
-async def _look_once(port: int, count: int) -> float:
+async def _poll_once(port: int, count: int) -> float:
     async with Client("some-user-token", base_url=f"http://127.0.0.1:{port}", rate_limit=None) as client:
         await asyncio.gather(*(client.get_status(1, f"warm-{number}") for number in range(100)))
         before = _resident()
@@ -81,7 +81,7 @@ async def _look_once(port: int, count: int) -> float:
 
 
 async def _by_task(client: Client, profile_id: int, card_token: str) -> None:
-    while not (await client.get_status(profile_id, card_token)).is_final:  # noqa: ASYNC110 - as it is written by hand
+    while not (await client.get_status(profile_id, card_token)).is_final:  # noqa: ASYNC110 - as people write it
         await asyncio.sleep(_HOUR)
 
 
@@ -121,8 +121,8 @@ def _registering(port: int, count: int, *, collects: bool) -> tuple[float, float
     return asyncio.run(_register(port, count))
 
 
-def _looking(port: int, count: int) -> float:
-    return asyncio.run(_look_once(port, count))
+def _polling_once(port: int, count: int) -> float:
+    return asyncio.run(_poll_once(port, count))
 
 
 def _sleeping(port: int, count: int, way: str) -> float:
@@ -138,7 +138,7 @@ def _alone(function: Callable[..., object], *arguments: object, **options: objec
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Say what can be set."""
     parser.add_argument("--cards", type=int, default=1_000_000, help="cards to register (default 1,000,000)")
-    parser.add_argument("--looked-at", type=int, default=200_000, help="cards to look at once (default 200,000)")
+    parser.add_argument("--polled", type=int, default=200_000, help="cards to poll once (default 200,000)")
     parser.add_argument("--tasks", type=int, default=50_000, help="cards with a task each (default 50,000)")
 
 
@@ -149,13 +149,13 @@ def run(arguments: argparse.Namespace) -> str:
     rows = [
         ["wait_until_all_final, registered", f"{arguments.cards:,}", f"{each:,.0f}"],
         [
-            "wait_until_all_final, looked at once",
-            f"{arguments.looked_at:,}",
-            f"{_alone(_looking, arguments.looked_at):,.0f}",
+            "wait_until_all_final, polled once",
+            f"{arguments.polled:,}",
+            f"{_alone(_polling_once, arguments.polled):,.0f}",
         ],
     ]
     rows += [
-        [f"{way}, looked at once", f"{arguments.tasks:,}", f"{_alone(_sleeping, arguments.tasks, way):,.0f}"]
+        [f"{way}, polled once", f"{arguments.tasks:,}", f"{_alone(_sleeping, arguments.tasks, way):,.0f}"]
         for way in _WAYS
     ]
     holds = [
@@ -165,6 +165,6 @@ def run(arguments: argparse.Namespace) -> str:
     return "\n\n".join(
         [
             markdown(["waiting cards", "cards", "resident bytes each"], rows),
-            markdown([f"taking {arguments.cards:,} cards; garbage collector", "s", "loop held, ms at most"], holds),
+            markdown([f"taking {arguments.cards:,} cards; garbage collector", "s", "loop blocked, ms at most"], holds),
         ]
     )

@@ -1,6 +1,6 @@
-"""What webhooks save: looks per card and how late the end is seen, with events, with all of them lost, and without.
+"""What webhooks save: polls per card and how late the end is seen, with events, with all of them lost, and without.
 
-Cards come to a kiosk over half an hour and take some minutes each. Time is virtual, the HTTP is real: looks, deliveries
+Cards come to a kiosk over half an hour and take some minutes each. Time is virtual, the HTTP is real: polls, deliveries
 and the endpoint. Then, in real time, how long it takes from a change at the kiosk until the wait for it is over.
 """
 
@@ -33,7 +33,7 @@ _SECONDS = 1800.0
 
 @attrs.frozen(kw_only=True)
 class Run:
-    """One way to learn of the ends of the same cards."""
+    """One way to see the ends of the same cards."""
 
     cards: int
     seed: int
@@ -44,9 +44,9 @@ class Run:
 
 @attrs.define
 class Report:
-    """What came of it."""
+    """What was measured."""
 
-    looks: float
+    polls: float
     delays: list[float]
 
     @property
@@ -58,21 +58,21 @@ class Report:
 def _endpoint(client: Client, kiosk: Simulator) -> TestServer:
     verifier = Verifier(kiosk.public_key)
 
-    async def take(request: web.Request) -> web.Response:
+    async def receive(request: web.Request) -> web.Response:
         client.notify(verifier.parse(await request.read(), request.headers))
         return web.Response()
 
     app = web.Application()
-    app.router.add_post("/wise", take)
+    app.router.add_post("/wise", receive)
     return TestServer(app)
 
 
-async def follow(run: Run) -> Report:
+async def wait_for_all(run: Run) -> Report:
     """Wait for cards as they come."""
-    chance = Random(run.seed)
-    random.seed(run.seed)  # what the client spreads its looks by
+    draw = Random(run.seed)
+    random.seed(run.seed)  # the jitter of the client's polls
     loop = asyncio.get_running_loop()
-    plans = [(chance.lognormvariate(5.5, 0.6), chance.lognormvariate(5.4, 0.4)) for _ in range(run.cards)]
+    plans = [(draw.lognormvariate(5.5, 0.6), draw.lognormvariate(5.4, 0.4)) for _ in range(run.cards)]
     ends_at: dict[Card, float] = {}
     delays: list[float] = []
 
@@ -103,7 +103,7 @@ async def follow(run: Run) -> Report:
 async def measure_latency(cards: int) -> list[float]:
     """Give, in real time, the seconds from each card's end at the kiosk until its own wait was over."""
     loop = asyncio.get_running_loop()
-    chance = Random(1)
+    draw = Random(1)
     hourly = Backoff(first=3600, factor=1, ceiling=3600)
 
     async def wait_for(client: Client, card: Card, ends_at: float) -> float:
@@ -118,8 +118,8 @@ async def measure_latency(cards: int) -> list[float]:
         kiosk.subscribe(str(server.make_url("/wise")))
         waits: list[asyncio.Task[float]] = []
         for number in range(cards):
-            # The first looks are through before the first card ends: at 100 a second, spread by the rate limit.
-            ready = cards / 50 + chance.uniform(1, 10)
+            # The first polls are answered before the first card ends: at 100 a second, spread by the rate limit.
+            ready = cards / 50 + draw.uniform(1, 10)
             card = kiosk.add((1, f"card-{number}"), [Stage("IN_PROGRESS", ready), Stage("PRODUCED")])
             waits.append(asyncio.create_task(wait_for(client, card, loop.time() + ready)))
         return list(await asyncio.gather(*waits))
@@ -128,7 +128,7 @@ async def measure_latency(cards: int) -> list[float]:
 def _virtually(run: Run) -> Report:
     loop = looptime.new_event_loop(start=0)
     try:
-        return loop.run_until_complete(follow(run))
+        return loop.run_until_complete(wait_for_all(run))
     finally:
         loop.close()
 
@@ -157,7 +157,7 @@ def run(arguments: argparse.Namespace) -> str:
     for schedule, make_schedule in schedules:
         alone: Report | None = None
         for way, losses, latency in ways:
-            told = _virtually(
+            report = _virtually(
                 Run(
                     cards=arguments.cards,
                     seed=arguments.seed,
@@ -166,18 +166,18 @@ def run(arguments: argparse.Namespace) -> str:
                     latency=latency,
                 )
             )
-            alone = alone or told
+            alone = alone or report
             rows.append(
                 [
                     f"{schedule}, {way}",
-                    f"{told.looks:.2f}",
-                    f"{told.looks / alone.looks:.3f}",
-                    f"{told.mean:.2f} s",
-                    f"{told.mean / alone.mean:.3f}",
+                    f"{report.polls:.2f}",
+                    f"{report.polls / alone.polls:.3f}",
+                    f"{report.mean:.2f} s",
+                    f"{report.mean / alone.mean:.3f}",
                 ]
             )
     latencies = sorted(asyncio.run(measure_latency(200)))
-    head = ["", "looks per card", "to no webhooks", "end seen late, mean", "to no webhooks"]
+    head = ["", "polls per card", "to no webhooks", "end seen late, mean", "to no webhooks"]
     milliseconds = [1000 * seconds for seconds in latencies]
     return (
         f"{markdown(head, rows)}\n\nFrom a change to the resolved wait, in real time over loopback, 200 cards: mean "

@@ -33,20 +33,19 @@ What there is, each with a `help` of its own, such as `help(cardprod.Client)`:
 | read what happened | `ProductionStatus`, `Transition`, `Status`, `FINAL_STATUSES`, `ErrorCode`, `ErrorOrigin` |
 | name cards | `Card`, or a `(profile_id, card_token)` tuple |
 | choose the server | `PRODUCTION`, `SANDBOX`, `PRODUCTION_MTLS`, `SANDBOX_MTLS` |
-| handle errors | `CardprodError`; `help(cardprod.errors)` shows the tree |
+| handle errors | `CardprodError`; `help("cardprod.errors")` shows the tree |
 | choose how often to poll | `AdaptiveSchedule`, which learns, `Backoff`, or a `Schedule` of your own |
 | change the rate limit (Wise's is the default) | `RateLimit`, and `RateLimit.share` among processes |
 | have a token that refreshes itself | `OAuthToken`, `TokenPair`; or a `TokenSource` of your own |
 | save waits, and go on elsewhere | `Checkpoint`, `Client.resume`, `Client.sweep`, `Sweep` |
-| paste recipes: web apps, SIGTERM, TLS, … | `help(cardprod.client)` |
-| see a change at once, by webhook | `help(cardprod.webhooks)` (extra `webhooks`), `Client.notify`, `ProductionEvent` |
-| let waits survive crashes, or use a job engine | `help(cardprod.durable)` (extra `durable`) |
-| see logs, traces and metrics | `help(cardprod.telemetry)`, `help(cardprod.otel)` (extra `otel`) |
-| test an app, or try this without Wise | `help(cardprod.testing)`, `help(cardprod.simulator)` |
+| paste recipes: web apps, SIGTERM, TLS, … | `help("cardprod.client")` |
+| see changes by webhook | `help("cardprod.webhooks")` (extra `webhooks`), `Client.notify`, `ProductionEvent` |
+| let waits survive crashes, or use a job engine | `help("cardprod.durable")` (extra `durable`) |
+| see logs, traces and metrics | `help("cardprod.telemetry")`, `help("cardprod.otel")` (extra `otel`) |
+| test an app, or try this without Wise | `help("cardprod.testing")`, `help("cardprod.simulator")` |
 | use it in a terminal | `cardprod --help` |
 
-A module that is not imported yet needs its name as text: `help("cardprod.durable")`. A status or an error code that is
-newer than this package, and so not in `Status` or `ErrorCode`, is a plain `str`.
+A status or an error code that is newer than this package, and so not in `Status` or `ErrorCode`, is a plain `str`.
 """
 
 from __future__ import annotations

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 __all__ = ["Card", "CardLike", "CardprodError", "UsageError", "one_line"]
 
 _CARD_TOKEN: Final = re.compile(r"(?!\.{1,2}\Z)[A-Za-z0-9._~-]{1,128}")
+_NOT_OF_A_TOKEN: Final = re.compile(r"[^A-Za-z0-9._~-]")
+_MOST_CHARACTERS: Final = 128
 _MAX_INT64: Final = 2**63 - 1
 _SHOWN: Final = 8
 _E = TypeVar("_E", bound="CardprodError")
@@ -83,17 +85,33 @@ def _may_be_token(card_token: object) -> bool:
 
 
 def _refuse(profile_id: object, card_token: object) -> UsageError:
-    """Make the error that says which of the two is invalid, and what would be valid."""
+    """Make the error that says which of the two is invalid, what would be valid, and what is wrong with it.
+
+    No more of a token is shown than a card shows of it: what was passed as an id may be one.
+    """
+    if isinstance(profile_id, str) and profile_id.isdecimal():
+        return UsageError("profile_id must be an int, such as 123456; this is a str of digits: convert it with int()")
     if type(profile_id) is not int:
         return UsageError(f"profile_id must be an int, such as 123456; this is a {type(profile_id).__name__}")
     if not 0 < profile_id <= _MAX_INT64:
-        return UsageError("profile_id must be from 1 to 2**63 - 1, as Wise's profile ids are")
+        return UsageError(
+            f"profile_id must be from 1 to 2**63 - 1; this one is {'below' if profile_id < 1 else 'above'} that"
+        )
     if not isinstance(card_token, str):
         return UsageError(f"card_token must be a str; this is a {type(card_token).__name__}")
     return UsageError(
         f"card_token must be 1 to 128 characters of A-Z a-z 0-9 . _ ~ -, and not '.' or '..'; "
-        f"this one has {len(card_token)} characters and does not qualify"
+        f"this one {_fault_of(card_token)}"
     )
+
+
+def _fault_of(card_token: str) -> str:
+    if not card_token:
+        return "is empty"
+    wrong = _NOT_OF_A_TOKEN.search(card_token)
+    if wrong is not None:
+        return f"has {wrong[0]!a} as character {wrong.start() + 1}"
+    return f"has {len(card_token)} characters" if len(card_token) > _MOST_CHARACTERS else f"is {card_token!r}"
 
 
 @attrs.frozen(repr=False, eq=False)

@@ -34,10 +34,12 @@ __all__ = ["EXPECTED", "BadRow", "KnownCard", "encoding_of", "read_cards"]
 EXPECTED: Final = "profile_id,card_token"
 """The header that is expected."""
 
-_NAMES: Final = ("profileid", "cardtoken")
+_NAMES: Final = dict(zip(("profileid", "cardtoken"), EXPECTED.split(","), strict=True))
+"""The two columns, without what people write differently, and as they are expected."""
 _AFTER: Final = ("afterstatus", "afteroccurredat", "aftererrorcode")
 _EXPECTED_OBJECT: Final = '{"profile_id": 123456, "card_token": "…"}'
 _SEPARATORS: Final = ",;\t"
+_MOST_SHOWN: Final = 9
 _MOST_HEADER: Final = 100
 """Lines that a header can have."""
 
@@ -160,14 +162,20 @@ def _read_csv(lines: Iterator[str], before: int, separator: str) -> Iterator[Car
         names = [_plain(cell) for cell in cells] if is_first else []
         if {*_NAMES} <= {*names}:
             header = separator.join(cells)
-            if twice := [name for name in _NAMES if names.count(name) > 1]:
+            if twice := [_NAMES[name] for name in _NAMES if names.count(name) > 1]:
                 yield BadRow(line, f"the header has {' and '.join(twice)} twice; expected {EXPECTED}, each once")
                 return  # which of the columns is meant is unknown
             positions = {name: names.index(name) for name in (*_NAMES, *_AFTER) if name in names}
+        elif missing := {*_NAMES} - {*names} if {*_NAMES} & {*names} else set[str]():
+            yield BadRow(line, f"the header has no {_NAMES[missing.pop()]}; expected {EXPECTED}, among any others")
+            return  # which of the other columns it is, is unknown
         elif len(cells) <= max(positions[name] for name in _NAMES):
             yield BadRow(line, f"the row has {len(cells)} columns; expected {header}")
         else:
-            yield _card_of(line, {name: cells[at] for name, at in positions.items() if at < len(cells)}, header)
+            row = _card_of(line, {name: cells[at] for name, at in positions.items() if at < len(cells)})
+            if is_first and isinstance(row, BadRow):
+                row = BadRow(line, f"{row.reason}; if this is a header, name the columns {EXPECTED}")
+            yield row
         is_first = False
 
 
@@ -186,27 +194,32 @@ def _read_json_lines(lines: Iterator[str], before: int) -> Iterator[Card | Known
         if not {*_NAMES} <= fields.keys():
             yield BadRow(line, f"profile_id or card_token is missing; expected {_EXPECTED_OBJECT}")
         else:
-            yield _card_of(line, fields, _EXPECTED_OBJECT)
+            yield _card_of(line, fields)
 
 
-def _card_of(line: int, fields: Mapping[str, Any], expected: str) -> Card | KnownCard | BadRow:
+def _card_of(line: int, fields: Mapping[str, Any]) -> Card | KnownCard | BadRow:
     profile_id, card_token = (fields[name] for name in _NAMES)
     try:
         if isinstance(profile_id, str) and profile_id.isascii() and profile_id.isdigit():
             profile_id = int(profile_id)
         if type(profile_id) is not int:
-            raise UsageError("profile_id must be a whole number, such as 123456")
+            raise UsageError(f"profile_id must be a whole number, such as 123456; this row has {_shown(profile_id)}")
         card, after = Card(profile_id, card_token), _status_of(*(fields.get(name) or None for name in _AFTER))
         return card if after is None else KnownCard(card, after)
     except ValueError as exc:
-        reason = str(exc) if isinstance(exc, UsageError) else "profile_id is too long a number"
-        return BadRow(line, f"{reason}; expected {expected}")
+        return BadRow(line, str(exc) if isinstance(exc, UsageError) else "profile_id is too long a number")
+
+
+def _shown(value: object) -> str:
+    """Show what a row has instead of an id, and no more of it than of a token, which it may be."""
+    text = "nothing" if value is None or value == "" else ascii(value)
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}…"
 
 
 def _status_of(status: object, occurred_at: object, error_code: object) -> ProductionStatus | None:
     if status is None:
         if occurred_at is not None or error_code is not None:
-            raise UsageError("after_status is missing")
+            raise UsageError("after_status must be given where after_occurred_at or after_error_code is")
         return None
     moment = None
     if occurred_at is not None:

@@ -189,7 +189,7 @@ class Checkpoint:
         seen: set[Card] = set()
         for one in self.pending:
             if one.card in seen:
-                raise UsageError("a checkpoint holds each card once", card=one.card)
+                raise UsageError("a checkpoint must hold each card once, and this one is in it twice", card=one.card)
             seen.add(one.card)
 
     @classmethod

@@ -3,7 +3,9 @@ r"""`Client`, and recipes for it: web apps, growing lists, SIGTERM, tokens, sess
 Every recipe can be pasted as it is. `Client` itself checks arguments and connects the layers below.
 
 **A card followed in the browser**, by server-sent events, with FastAPI. A browser connects again whenever a stream
-ends, so the stream says with an event that it has ended, and the page closes its side. An error is an event too:
+ends, so the stream says with an event that it has ended, and the page closes its side. An error is an event too. To
+add it to README's `app.py`, take the imports and what begins with `@app.get`. uvicorn waits for open streams when it
+stops: run it with `--timeout-graceful-shutdown 5`.
 
 ```python
 import json
@@ -23,9 +25,9 @@ async def lifespan(app: FastAPI):
 app = FastAPI(lifespan=lifespan)
 
 
-@app.exception_handler(cardprod.UsageError)  # a token in the URL that no card can have
+@app.exception_handler(cardprod.UsageError)  # mostly a token in the URL that no card can have
 async def bad_request(request, error):
-    return JSONResponse({"error": "no such card"}, 400)
+    return JSONResponse({"error": str(error)}, 400)
 
 
 @app.get("/cards/{token}/steps")
@@ -194,6 +196,7 @@ import asyncio
 import math
 import os
 import ssl as _ssl
+from collections.abc import Iterable
 from random import random
 from typing import TYPE_CHECKING, Final
 
@@ -222,7 +225,7 @@ from cardprod.models import Card, ProductionEvent, ProductionStatus
 from cardprod.telemetry import Telemetry
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
     from types import TracebackType
     from typing import Self
 
@@ -253,7 +256,7 @@ class Client:
 
     Share one client among everything in a process that uses the same token: the rate limit holds for all of its
     requests together. It belongs to the event loop that first uses it. Creating one does no I/O; close it with
-    `async with` or `close`. Recipes are in `help(cardprod.client)`.
+    `async with` or `close`. Recipes are in `help("cardprod.client")`.
 
     Args:
         token: A user token (Wise documents no personal tokens for this call), an `OAuthToken`, which refreshes itself,
@@ -283,7 +286,9 @@ class Client:
         allow_plain_http: Accept plain http to hosts other than loopback. For test networks only: any machine on the
             network can read the token.
         safety_net: Seconds between polls of a card while an event given to `notify` reports each change, 300 by
-            default; 0 to poll as often as without events. `cardprod._polling.webhook_trust` says how that is measured.
+            default; 0 to poll as often as without events. Each change whose event comes before a poll finds it, or
+            within 15 s after, brings the polls of all cards of this client nearer to that; each change that only polls
+            find takes them back again.
 
     Raises:
         UsageError: An argument is invalid; the message says which, and what would be valid.
@@ -348,7 +353,9 @@ class Client:
             UsageError: `CARDPROD_TOKEN` is not set, or one of them is invalid.
         """
         if not os.environ.get("CARDPROD_TOKEN"):
-            raise UsageError("the environment has no CARDPROD_TOKEN: set it to a Wise user token")
+            raise UsageError(
+                "the environment has no CARDPROD_TOKEN: set it to a Wise user token, or as `cardprod simulate` says"
+            )
         return cls(
             os.environ["CARDPROD_TOKEN"],
             base_url=os.environ.get("CARDPROD_BASE_URL") or PRODUCTION,
@@ -533,6 +540,7 @@ class Client:
             UsageError: An argument, the client or its token source is invalid. The checkpoint is still valid.
         """
         check_type("stop", stop, asyncio.Event, or_none=True)
+        check_type("events", events, Iterable, "an iterable of ProductionEvents")
         events = tuple(events)
         for event in events:
             check_type("an event", event, ProductionEvent, "what Verifier.parse gives")
@@ -671,7 +679,9 @@ class Client:
         If its `OAuthToken` is being refreshed, that is awaited, so that the new pair is stored.
         """
         for batch in tuple(self._batches):
-            batch.break_off(UsageError("this client was closed while cards were waited for"))
+            batch.break_off(
+                UsageError("this client was closed while cards were waited for: keep it open until the batch has ended")
+            )
         await self._transport.close()
 
     async def __aenter__(self) -> Self:

@@ -128,7 +128,7 @@ class ProductionStatus:
             ProductionFailed: The status is PRODUCTION_ERROR or REQUEST_ERROR.
         """
         if self.is_final and not self.is_produced:
-            raise ProductionFailed(f"not produced: {self}", status=self)
+            raise ProductionFailed(f"not produced: {self}; wait with after= for an operator's retry", status=self)
         return self
 
     def __str__(self) -> str:

@@ -242,7 +242,9 @@ def _log(event: Event) -> None:
         case PollFailed(card, _, error, failures):
             # As text, because handlers may keep records, and with the error its traceback and all that its frames hold.
             extra = record_fields(card=str(card), error=type(error).__name__, failures=failures)
-            LOGGER.warning("a poll failed and the wait goes on (%d in a row): %s", failures, str(error), extra=extra)
+            # A refused token counts for none of the waits that a store keeps: they go on with another.
+            count = f"{failures} in a row" if failures else "not counted"
+            LOGGER.warning("a poll failed and the wait goes on (%s): %s", count, str(error), extra=extra)
         case PollEnded(card, _, seconds, outcome) if outcome is not None and LOGGER.isEnabledFor(logging.DEBUG):
             name = type(outcome).__name__ if isinstance(outcome, Exception) else None
             status = None if isinstance(outcome, Exception) else _shortened(str(outcome.status), card)

@@ -1,17 +1,19 @@
 """Fixtures for pytest: a simulated kiosk, and a client of it. They are there wherever cardprod is installed.
 
+Needs `pip install pytest pytest-asyncio`, or another plugin that runs async tests, such as anyio's.
+
 ```python
 import cardprod
 import pytest
-from cardprod.simulator import Fault
+from cardprod.simulator import Fault, Stage
 
 
 @pytest.mark.asyncio
 async def test_a_jam_is_reported(kiosk, kiosk_client):
-    kiosk.add((123456, "my-card"), [("READY", 0.1), ("PRODUCTION_ERROR", 0)])
+    kiosk.add((123456, "my-card"), [("READY", 0.1), Stage("PRODUCTION_ERROR", error_code="PRD_FEEDER_JAM")])
     kiosk.fail_next(Fault.server_error(503))
     final = await kiosk_client.wait_until_final(123456, "my-card", schedule=cardprod.Backoff(first=0.1))
-    assert final.status == "PRODUCTION_ERROR"
+    assert final.error_meaning == "Production error: feeder card jam"
 
 
 @pytest.mark.asyncio
@@ -31,9 +33,11 @@ async def test_an_operators_retry(kiosk, kiosk_client):
 | `kiosk` | a running `cardprod.simulator.Simulator`, new for each test |
 | `kiosk_client` | a `cardprod.Client` of it, with default settings |
 
-They run in the test's own event loop, with pytest-asyncio in either mode (in auto mode without the marks) or with
-anyio. With looptime that is virtual time: a wait of hours takes milliseconds. In real time the plan "jams" takes five
-seconds, and stages of your own, such as `[("IN_PROGRESS", 0.1), ("PRODUCED", 0)]`, what they say.
+They are for async test functions, each in an event loop of its own (pytest-asyncio's loop scope "function", its
+default), with pytest-asyncio in either mode (in auto mode without the marks) or with anyio. In real time the plan
+"jams" takes five seconds, and stages of your own, such as `[("IN_PROGRESS", 0.1), ("PRODUCED", 0)]`, what they say;
+the last one stays. With looptime (`pip install looptime`, and `@pytest.mark.looptime` at a test) time is virtual: a
+wait of hours takes seconds.
 
 A fixture of your own with the same name replaces one of these; if that is `kiosk`, then `kiosk_client` is a client of
 it. `pytest -p no:cardprod` turns them off.
@@ -54,8 +58,10 @@ if TYPE_CHECKING:
     from cardprod.simulator import Simulator
 elif find_spec("pytest_asyncio"):
     from pytest_asyncio import fixture
-else:  # another plugin runs async tests
+elif find_spec("pytest"):  # another plugin runs async tests
     from pytest import fixture  # noqa: PT013 - the same, of another library
+else:
+    raise ImportError("cardprod.testing has fixtures for pytest: pip install pytest pytest-asyncio")
 
 __all__ = ["kiosk", "kiosk_client"]
 

@@ -2,7 +2,7 @@
 
 Wise calls an application-level subscription to `cards#card-production-status-change` at each change of a card. Pass
 each event to `Client.notify`, and every wait for the card sees the change at once. README has the endpoint for
-FastAPI; this one is for aiohttp.web, beside the client of `help(cardprod.client)`:
+FastAPI; this one is for aiohttp.web, beside the client of `help("cardprod.client")`:
 
 ```python
 import logging
@@ -23,7 +23,8 @@ async def one_client(app):
 async def webhook(request):
     try:
         event = VERIFIER.parse(await request.read(), request.headers)  # the raw body: the signature covers its bytes
-    except cardprod.BadSignature:
+    except cardprod.BadSignature as error:
+        logging.warning("%s", error)
         return web.Response(status=400)
     except cardprod.BadEvent as error:
         logging.warning("%s", error)  # of another subscription; with another answer Wise would send it for two weeks
@@ -83,8 +84,9 @@ async def listen(client):  # as a task, in every process that waits
                     logging.warning("%s", error)
 ```
 
-**To test your endpoint**, let the simulator call it, with whatever can happen on the way. `cardprod simulate
---webhooks-to URL` does the same from a terminal:
+**To test your endpoint**, let the simulator call it, with whatever can happen on the way; your app takes the
+simulator's key instead of Wise's. `cardprod simulate --webhooks-to URL` also calls it, without accidents, and shows
+each answer; its key is at `/webhooks/public-key.pem`.
 
 ```python
 from cardprod.simulator import Simulator, Subscription
@@ -93,7 +95,7 @@ async with Simulator() as kiosk:
     kiosk.subscribe(
         Subscription(url="http://127.0.0.1:8000/wise", latency=(0.1, 20), duplicates=0.2, losses=0.1, replays=0.1)
     )
-    verifier = Verifier(kiosk.public_key)  # instead of Wise's
+    verifier = Verifier(kiosk.public_key)
     card = kiosk.add((123456, "my-card"), "prints")
 ```
 
@@ -133,7 +135,10 @@ SIGNATURE_HEADER: Final = "X-Signature-SHA256"
 _SIGNATURE: Final = SIGNATURE_HEADER.lower()
 _DELIVERY_ID: Final = "x-delivery-id"
 _TEST: Final = "x-test-notification"
-_NOT_SIGNED: Final = "this delivery is not signed by a known key"
+_NOT_SIGNED: Final = (
+    "this delivery is not signed by a known key: check that the body is the raw one, that the headers have "
+    "X-Signature-SHA256, and that the key is of the server that sends it"
+)
 _LONGEST_SIGNATURE: Final = 4096
 _LONGEST_ID: Final = 100
 _FEWEST_BITS: Final = 2048
@@ -175,7 +180,9 @@ class Verifier:
 
     def __init__(self, *public_keys: str | bytes | RSAPublicKey) -> None:
         if not public_keys:
-            raise UsageError("Verifier needs a public key: Verifier.for_production() and for_sandbox() bring Wise's")
+            raise UsageError(
+                "Verifier has no public key: use Verifier.for_production() or for_sandbox(), which have Wise's"
+            )
         self._keys = tuple(_public_key(key) for key in public_keys)
 
     @classmethod
@@ -260,8 +267,9 @@ def sign(body: bytes, private_key: str | bytes | RSAPrivateKey) -> str:
         The value of `SIGNATURE_HEADER`.
 
     Raises:
-        UsageError: It is no RSA private key.
+        UsageError: `body` is not bytes, or `private_key` no RSA private key.
     """
+    check_type("body", body, bytes, "the raw bytes to sign")
     key = private_key if isinstance(private_key, RSAPrivateKey) else _load_private_key(private_key)
     return base64.b64encode(key.sign(body, PKCS1v15(), SHA256())).decode()
 
@@ -279,7 +287,9 @@ def _public_key(key: str | bytes | RSAPublicKey) -> RSAPublicKey:
         try:
             loaded = load_pem_public_key(_bytes(key))
         except ValueError:  # the key is in no message: it may be a private one by mistake
-            raise UsageError("a public key must be PEM: -----BEGIN PUBLIC KEY----- …") from None
+            raise UsageError(
+                "a public key must be PEM, -----BEGIN PUBLIC KEY----- …, and no URL or path of one: read it first"
+            ) from None
     else:
         loaded = key
     if not isinstance(loaded, RSAPublicKey):

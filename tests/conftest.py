@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import inspect
+import os
+import sys
 import tempfile
 import time
 from typing import TYPE_CHECKING, Any, Protocol
@@ -28,8 +30,13 @@ if TYPE_CHECKING:
 # and leave it open.
 asyncio.set_event_loop(None)
 
+# Let bytecode be written, also where the environment says not to: README's command has pip compile nothing, so each
+# process that a test starts would compile for a second all that it imports.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 # The same examples in every run, so that a failure comes from the change. The full size draws new ones.
-settings.register_profile("quick", max_examples=50, deadline=None, derandomize=True)
+settings.register_profile("quick", max_examples=25, deadline=None, derandomize=True)
 settings.register_profile("full", max_examples=500, deadline=None, print_blob=True)
 
 
@@ -55,12 +62,6 @@ def pytest_configure(config: pytest.Config) -> None:
     settings.load_profile(profile)
 
 
-def pytest_collection_finish() -> None:
-    """Take what is imported by now out of garbage collections, of which tests ask for many: 1 ms each instead of 80."""
-    gc.collect()
-    gc.freeze()
-
-
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Give a test that is marked with `seeds` its seeds."""
     for marker in metafunc.definition.iter_markers("seeds"):
@@ -78,6 +79,13 @@ def pytest_runtest_makereport(
         report.outcome = "failed"
         report.longrepr = f"skipped, although the run has --no-skips: {call.excinfo and call.excinfo.value}"
     return report
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_heap() -> None:
+    """Take what there is by now out of garbage collections, of which tests ask for many: 1 ms each instead of 100."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from cardprod import PRODUCTION, PRODUCTION_MTLS, SANDBOX, SANDBOX_MTLS, ErrorCo
 from cardprod._protocol.requests import CORRELATION_ID
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 __all__ = ["KNOWN", "Facts", "NoSuchDocument", "differences", "facts_of", "main"]
 
@@ -87,13 +87,13 @@ def facts_of(document: object) -> Facts:
         for part in _parts(whole, _object(body).get("schema"))
         for name, value in _object(part.get("properties")).items()
     }
-    servers = [server for one in (whole, item, call) for server in one.get("servers", [])]
+    servers = [_object(server).get("url") for one in (whole, item, call) for server in _list(one.get("servers"))]
     return {
         "status": frozenset(_values(whole, fields.get("status"))),
         "error code": frozenset(_codes(whole, fields.get("errorCode"))),
         "field": frozenset(fields),
         "path": frozenset(calls),
-        "server": frozenset(str(server["url"]).rstrip("/") for server in servers),
+        "server": frozenset(url.rstrip("/") for url in servers if isinstance(url, str)),
         "header": frozenset(_headers(whole, item, call)) - _SENT_WITHOUT_MENTION,
         "answer": frozenset(responses),
     }
@@ -119,6 +119,11 @@ def _object(value: object) -> dict[str, Any]:
     return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
 
 
+def _list(value: object) -> Sequence[Any]:
+    """Take a JSON array; anything else has nothing in it."""
+    return cast("Sequence[Any]", value) if isinstance(value, list) else []
+
+
 def _resolve(document: dict[str, Any], value: object) -> dict[str, Any]:
     """Follow references inside the document."""
     found = _object(value)
@@ -137,17 +142,20 @@ def _resolve(document: dict[str, Any], value: object) -> dict[str, Any]:
 
 
 def _parts(document: dict[str, Any], schema: object) -> Iterator[dict[str, Any]]:
-    """Give a schema, and those it is composed of."""
-    resolved = _resolve(document, schema)
-    yield resolved
-    for word in ("allOf", "oneOf", "anyOf"):
-        for part in resolved.get(word, []):
-            yield from _parts(document, part)
+    """Give a schema, and those it is composed of, each once: one can contain itself."""
+    seen: set[int] = set()
+    to_read = [schema]
+    while to_read:
+        resolved = _resolve(document, to_read.pop())
+        if id(resolved) not in seen:
+            seen.add(id(resolved))
+            yield resolved
+            to_read += [one for word in ("allOf", "oneOf", "anyOf") for one in _list(resolved.get(word))]
 
 
 def _values(document: dict[str, Any], schema: object) -> Iterator[str]:
     for part in _parts(document, schema):
-        yield from (str(value) for value in part.get("enum", []) if value is not None)
+        yield from (str(value) for value in _list(part.get("enum")) if value is not None)
         if "const" in part:
             yield str(part["const"])
 
@@ -159,29 +167,33 @@ def _codes(document: dict[str, Any], schema: object) -> Iterator[str]:
 
 
 def _headers(document: dict[str, Any], item: dict[str, Any], call: dict[str, Any]) -> Iterator[str]:
-    for parameter in [*item.get("parameters", []), *call.get("parameters", [])]:
+    for parameter in [*_list(item.get("parameters")), *_list(call.get("parameters"))]:
         resolved = _resolve(document, parameter)
         if resolved.get("in") == "header":
-            yield str(resolved["name"]).lower()
+            yield str(resolved.get("name")).lower()
     for response in _object(call.get("responses")).values():
         for name in _object(_resolve(document, response).get("headers")):
             yield name.lower()
 
 
 def _read(path: Path) -> object:
-    text = path.read_text("utf-8")
-    if path.suffix in {".yaml", ".yml"}:
-        try:
-            yaml: Any = importlib.import_module("yaml")
-        except ImportError:
-            raise NoSuchDocument(
-                f"{path} is YAML, which PyYAML reads: install it, or convert the file to JSON"
-            ) from None
-        return yaml.safe_load(text)
+    is_yaml = path.suffix in {".yaml", ".yml"}
     try:
-        return json.loads(text)
-    except ValueError as exc:
-        raise NoSuchDocument(f"{path} is not JSON: {exc}") from None
+        text = path.read_text("utf-8")
+        return json.loads(_json_of(text) if is_yaml else text)
+    except ImportError:
+        raise NoSuchDocument(f"{path} is YAML, which PyYAML reads: install it, or convert the file to JSON") from None
+    except (ValueError, RecursionError) as exc:
+        raise NoSuchDocument(f"{path} is not {'YAML' if is_yaml else 'JSON'}: {exc}") from None
+
+
+def _json_of(text: str) -> str:
+    """Convert YAML to JSON, in which an answer is "200" and not 200, and nothing contains itself."""
+    yaml: Any = importlib.import_module("yaml")
+    try:
+        return json.dumps(yaml.safe_load(text), default=str)
+    except (yaml.YAMLError, TypeError) as exc:
+        raise ValueError(exc) from None
 
 
 def main(argv: list[str] | None = None) -> int:

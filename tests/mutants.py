@@ -166,7 +166,7 @@ EQUIVALENT: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
                 "return None if False else _CODES.get(text, text)"
             ),
         ),
-        "No unknown word is a key of the tables, so that looking it up gives None as well.": (
+        "No unknown word is a key of the tables, so that a get of it gives None as well.": (
             "if not isinstance(self.status, Status) or not isinstance(self.error_code, ErrorCode): -> if False:",
             (
                 "if not isinstance(self.status, Status) or not isinstance(self.error_code, ErrorCode): -> if not "
@@ -510,7 +510,7 @@ class _Plugin:
 
 
 EXAMPLES: Final = 30
-"""How many examples Hypothesis tries: a mutant that needs luck to be noticed needs a test of its own."""
+"""How many examples Hypothesis tries: a mutant that is noticed only now and then needs a test of its own."""
 
 MOST_MEMORY: Final = 4 * 2**30
 """Bytes of address space for one run: a mutant that appends for ever shall not take the machine's memory."""

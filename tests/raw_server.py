@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def http_answer(http_status: int = 200, body: str = '{"status":"READY"}', **headers: str) -> bytes:
-    """Write an HTTP answer by hand; `Retry_After="5"` makes a `Retry-After: 5`."""
+    """Write out an HTTP answer; `Retry_After="5"` makes a `Retry-After: 5`."""
     lines = [f"HTTP/1.1 {http_status} Whatever", f"Content-Length: {len(body.encode())}"]
     lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
     return "\r\n".join([*lines, "", body]).encode()

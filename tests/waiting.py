@@ -70,17 +70,17 @@ class Child:
         self._argv = argv
         with contextlib.ExitStack() as files, _default_sigint():
             self._out, self._err = _new_file(files), _new_file(files)
-            self._process = subprocess.Popen(
-                argv,
-                stdin=stdin if isinstance(stdin, int) else _new_file(files, stdin.encode()),
-                stdout=self._out if stdout is None else stdout,
-                stderr=self._err if stderr is None else stderr,
-                env=env,
-                cwd=cwd,
-                user=user,
-                start_new_session=True,
-            )
+            streams = [
+                stdin if isinstance(stdin, int) else _new_file(files, stdin.encode()).fileno(),
+                self._out.fileno() if stdout is None else stdout,
+                self._err.fileno() if stderr is None else stderr,
+            ]
+            self._process = self._start(argv, streams, env=env, cwd=cwd, user=user)
             self._files = files.pop_all()
+
+    def _start(self, argv: tuple[str, ...], streams: list[int], **more: Any) -> subprocess.Popen[bytes]:
+        stdin, stdout, stderr = streams
+        return subprocess.Popen(argv, stdin=stdin, stdout=stdout, stderr=stderr, start_new_session=True, **more)
 
     def __enter__(self) -> Self:
         return self

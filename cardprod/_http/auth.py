@@ -26,7 +26,7 @@ from cardprod._http.secrets import drop_frames, drop_inner_frames, parse_redacte
 from cardprod._http.session import check_verifies, drop_idle, local_options, open_session, send
 from cardprod._protocol.requests import PRODUCTION, TokenEndpoint, is_token
 from cardprod._protocol.responses import parse_token_response
-from cardprod._protocol.validation import check_aware, check_callable, check_seconds, check_text, check_type
+from cardprod._protocol.validation import check_aware, check_callable, check_flag, check_seconds, check_text, check_type
 from cardprod.errors import (
     ApiError,
     BadReply,
@@ -98,11 +98,13 @@ def _check_token(name: str, token: object) -> str:
         or_source = " or an async callable that gives one" if name == "token" else ""
         raise UsageError(f"the {name} must be a str{or_source}, not a {type(token).__name__}")
     if not token:
-        raise UsageError(f"the {name} is empty")
+        raise UsageError(f"the {name} is empty: pass the whole token, as Wise gave it")
+    if token[:7].lower() == "bearer ":
+        raise UsageError(f"the {name} begins with 'Bearer ': pass only what follows it")
     if not is_token(token):
         raise UsageError(
             f"the {name} holds white space, control or non-ASCII characters; "
-            "was it read from a file with its line break?"
+            "strip it, if it was read from a file that ends with a line break"
         )
     return token
 
@@ -203,6 +205,7 @@ class OAuthToken:
             check_seconds("refresh_before", refresh_before)
             check_seconds("request_timeout", request_timeout, above_zero=True)
             check_type("session", session, aiohttp.ClientSession, or_none=True)
+            check_flag("allow_plain_http", allow_plain_http)
             check_type("ssl", ssl, _ssl.SSLContext, or_none=True)
             check_verifies(ssl, session)
             self._endpoint = TokenEndpoint(base_url, api_version, allow_plain_http)
@@ -339,11 +342,13 @@ class OAuthToken:
         if self._is_valid(loop.time()):
             await asyncio.wait([task], timeout=max(self._began_at + _GRACE - loop.time(), 0))
             if not task.done() and self._is_valid(loop.time()):
-                return RequestTimeout("refreshing the token: no answer yet")
+                return RequestTimeout("refreshing the token: no answer yet: try again")
         if not task.done():
             await asyncio.wait([task])
         if task.cancelled():
-            return TransportError("refreshing the token: it was cancelled, as by the end of its event loop")
+            return TransportError(
+                "the token's refresh was cancelled, for instance by the end of its event loop: try again"
+            )
         return task.result()
 
     def _end_refresh(self, _: object) -> None:
@@ -468,7 +473,7 @@ def _is_lost(error: BaseException) -> bool:
 def _own_error(failure: Exception | None) -> Exception:
     """Copy a shared failure for one caller, which sets its card on it."""
     if failure is None:
-        return UsageError("the refresh gave no token")
+        return UsageError("the refresh gave no token: check on_refresh")
     if not isinstance(failure, CardprodError):
         return failure
     error = copy.copy(failure)

@@ -64,8 +64,9 @@ class RateLimit:
             UsageError: `workers` is not an int of 1 or more, or exceeds one of the limits.
         """
         check_count("RateLimit.share: workers", workers)
-        if workers > min(self.per_second, self.per_minute):
-            raise UsageError(f"RateLimit.share: {self} cannot be shared by {workers} workers")
+        most = min(self.per_second, self.per_minute)
+        if workers > most:
+            raise UsageError(f"RateLimit.share: workers must be at most {most} for {self}, not {workers}")
         return RateLimit(per_second=self.per_second // workers, per_minute=self.per_minute // workers)
 
 

@@ -218,7 +218,7 @@ async def send(  # noqa: PLR0913 - what is sent, and what its answer must pass
                 "the session lent to this client has credentials of its own (auth=, or netrc by trust_env=True), "
                 "which cannot go with the token: lend one without"
             ) from exc
-        raise UsageError(f"the session lent to this client cannot be used: {exc}") from exc
+        raise UsageError(f"the session lent to this client cannot be used ({exc}): lend another, or none") from exc
     return answer.status, answer.headers, received
 
 
@@ -242,7 +242,9 @@ def check_verifies(context: _ssl.SSLContext | None, session: aiohttp.ClientSessi
     if context is None and session is not None and _FAST_PATH is not None:
         setting = _FAST_PATH.ssl_setting(session)
         if setting is False:
-            raise UsageError("the session's connector has ssl=False: it would send the token to any server")
+            raise UsageError(
+                "the session's connector has ssl=False, and would send the token to any server: lend one that verifies"
+            )
         context, own = (setting if isinstance(setting, _ssl.SSLContext) else None), "the session's ssl context"
     if context is not None and not (context.verify_mode is _ssl.CERT_REQUIRED and context.check_hostname):
         raise UsageError(

@@ -131,7 +131,9 @@ class Transport:
             status_structurer("answer")
         except (ImportError, OSError) as exc:
             self._loop = None
-            raise UsageError(f"this client cannot load what its requests need: {exc}") from exc
+            raise UsageError(
+                f"this client cannot import what it needs ({exc}): check the installation, and the limit of open files"
+            ) from exc
 
     async def acquire(self, queue: LimiterQueue | None = None, urgent_at: float = -math.inf) -> Permit:
         """Wait for a permit, before a card is chosen for it.
@@ -416,7 +418,9 @@ class Transport:
             if task.cancelling() > cancelling:
                 raise
             # This task is not cancelled: the source awaited something that was.
-            raise TransportError("no token from its source: what it waited for was cancelled") from exc
+            raise TransportError(
+                "no token from its source, which awaited something that was cancelled: try again"
+            ) from exc
         finally:
             self._time_limit.stop(task)
 

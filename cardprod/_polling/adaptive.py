@@ -55,6 +55,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
@@ -63,7 +64,7 @@ import attrs
 from cardprod.card import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from typing import Self
 from cardprod._polling.backoff import Backoff
 from cardprod._protocol.codec import from_json, to_json
@@ -81,7 +82,7 @@ _REFRESH: Final = 1.0
 """Seconds for which a computed curve is used before it is computed again from what was learned."""
 _SETTLED: Final = 2.0
 """Seconds of measuring before the measured rate is used."""
-IDLE_GAP: Final = 6.0
+IDLE_GAP: Final = 6.3
 """Seconds until a card may be polled again at most, while requests are left over: its change is then seen 3 s late on
 average, with a hundred polls in ten minutes."""
 _UNCHANGED: Final = 1 / 360
@@ -339,6 +340,7 @@ class AdaptiveSchedule:
         self._measured_from: float | None = None
         self._measured_at = 0.0
         self._curves: dict[tuple[str, bool], _Curve] = {}
+        check_type("AdaptiveSchedule: typical", typical, Mapping, "a dict of seconds by status", or_none=True)
         for status, seconds in ({} if typical is None else dict(typical)).items():
             check_type("AdaptiveSchedule: a status of typical", status, str)
             check_number(f"AdaptiveSchedule: typical of {status}", seconds, above=0)

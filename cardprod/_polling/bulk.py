@@ -74,7 +74,7 @@ class Batch(CoroutineLike[Outcomes], Generic[_T]):
         """Give it up. Who awaits it at this moment gets a `UsageError`; leaving its block ends it otherwise."""
         self._is_entered = True
         if self._coroutine is not None and self in self._batches:
-            self.break_off(UsageError("this batch was given up"))
+            self.break_off(UsageError(f"this batch was closed while it was awaited: call {self.__name__} again"))
         elif self._coroutine is not None:
             self._coroutine.close()
 
@@ -99,7 +99,7 @@ class Batch(CoroutineLike[Outcomes], Generic[_T]):
 
     async def __aenter__(self) -> Self:
         if self._is_entered:
-            raise UsageError("it can be used once; ask the client for another")
+            raise UsageError(f"a batch can be used once, and this one was used before: call {self.__name__} again")
         self._poller.transport.check_usable()
         self._is_entered = True
         self._batches.add(self)
@@ -123,7 +123,9 @@ class Batch(CoroutineLike[Outcomes], Generic[_T]):
 
     def __aiter__(self) -> AsyncIterator[tuple[Card, _T | CardprodError]]:
         if not self._is_entered:
-            raise UsageError("use it as `async with x as pairs: async for card, what in pairs`, or await it")
+            raise UsageError(
+                f"a batch must be entered before it is iterated: `async with client.{self.__name__}(cards) as pairs`"
+            )
         return _Pairs(self._next_pair)
 
     async def _next_pair(self) -> tuple[Card, _T | CardprodError]:
@@ -188,6 +190,7 @@ class Batch(CoroutineLike[Outcomes], Generic[_T]):
                 return  # it is this batch that has cancelled it
             error = UsageError(
                 "the source of cards was cancelled by something it waited for, or a task of the batch by somebody else"
+                ": fix that, and start another"
             )
             error.__cause__ = exc
             self.break_off(error)

@@ -236,6 +236,7 @@ class Poller:
         now = asyncio.get_running_loop().time()
         try:
             if isinstance(outcome, CardprodError):
+                outcome.card = entry.card  # one that came before a request, as of a closed client, names none yet
                 entry.process_failure(outcome, now)
                 seen: list[Transition] = []
             else:
@@ -283,7 +284,7 @@ class Poller:
         return seen
 
     def _settle(self, entry: PollEntry, seen: Sequence[Transition]) -> None:
-        # Everything is in its place before an observer hears of it: it may call the client.
+        # Everything is in its place before an observer is called: it may call the client.
         for transition in seen:
             entry.deliver(transition)
         if entry.is_over:
@@ -312,12 +313,12 @@ def _failure_of_schedule(exc: BaseException) -> BaseException:
         raise exc
     if not isinstance(exc, asyncio.CancelledError):
         return exc
-    error = UsageError("the schedule was cancelled by something it asked")
+    error = UsageError("the schedule was cancelled by something it asked: make its delay method return seconds")
     error.__cause__ = exc
     return error
 
 
 def _cut_off(card: Card, cause: BaseException | None) -> RequestTimeout:
-    error = RequestTimeout("the wait's time ran out during a poll", card=card)
+    error = RequestTimeout("the wait's time ran out during a poll: wait again", card=card)
     error.__cause__ = cause
     return error

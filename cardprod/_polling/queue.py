@@ -176,17 +176,22 @@ class PollQueue(Generic[_S]):
                 state.expire(now)
                 yield state
 
-    def clear(self) -> list[_S]:
-        """Remove all cards, set their phase to OVER, and return those whose wait was not over."""
-        left = list(self)
-        for state in left:
-            state.phase = Phase.OVER
-        self._new.clear()
-        self._scheduled.clear()
-        self._due.clear()
-        self._active.clear()
-        self._deadlines.clear()
-        return left
+    def clear(self) -> Iterator[_S]:
+        """Remove all cards, one by one, and yield those whose wait was not over, now in the phase OVER."""
+        while self._new:
+            if (state := self._new.pop()).phase is Phase.NEW:
+                state.phase = Phase.OVER
+                yield state
+        while self._active:
+            if not (state := self._active.pop()).is_over:
+                state.phase = Phase.OVER
+                yield state
+        for heap, counts in ((self._scheduled, _is_scheduled), (self._due, _is_due)):
+            while heap:
+                at, state = heap.pop()
+                if counts(at, state):
+                    state.phase = Phase.OVER
+                    yield state
 
     def _schedule(self, state: _S) -> None:
         state.phase = Phase.SCHEDULED

@@ -159,7 +159,9 @@ class ResultStream(Generic[_T]):
             UsageError: Another task is reading.
         """
         if self._is_being_read:
-            raise UsageError("it is already being iterated by another task")
+            raise UsageError(
+                "another task iterates this batch already: iterate it in one task, and share what it reads"
+            )
         self._is_being_read = True
         try:
             while not self._results:

@@ -92,7 +92,7 @@ def _begun(begin: Callable[[_S], _I], source: _S) -> _I:
     try:
         return begin(source)
     except TypeError as exc:
-        raise UsageError(f"cards cannot be iterated: {exc}") from exc
+        raise UsageError(f"cards cannot be iterated: {exc}; pass an iterable or an async iterable of cards") from exc
 
 
 def _card_of(item: CardLike, count: int) -> Card | UsageError:

@@ -58,6 +58,8 @@ _SKEW: Final = 1.0
 _TICK: Final = 0.001
 """Seconds by which times of two clocks may differ from rounding."""
 
+_SHOWN_FAILURE: Final = 300
+
 _NOT_FAILING: Final = (0, math.inf)
 
 
@@ -483,10 +485,15 @@ class PollState:
 
     def _timed_out(self, now: float, failure: CardprodError | None) -> WaitTimeout:
         elapsed = now - self.started_at
-        seen = "nothing was seen" if self.last is None else f"last seen {one_line(self.last.status, 100)}"
+        seen = "nothing was seen"
+        if self.last is not None:  # a final one is what the wait goes on from
+            how = "nothing new since" if self.last.is_final else "last seen"
+            seen = f"{how} {one_line(self.last.status, 100)}"
+        advice = "the card may still be produced, so wait again"
+        if failure is not None:
+            advice = f"the last poll failed: {one_line(str(failure.args[0]), _SHOWN_FAILURE)}"
         error = WaitTimeout(
-            f"not final after {elapsed:.0f} s and {self.polls} answered polls: {seen}; "
-            "the card may still be produced, so wait again",
+            f"not final after {elapsed:.0f} s and {self.polls} answered polls: {seen}; {advice}",
             last=self.last,
             polls=self.polls,
             elapsed=elapsed,
@@ -497,7 +504,7 @@ class PollState:
 
     def _check_under_way(self) -> None:
         if self.is_over:
-            raise UsageError("this wait is over", card=self.card)
+            raise UsageError("this wait is over: ask the client for another", card=self.card)
 
     # --- Saved and restored ---
 

@@ -166,13 +166,15 @@ class Wait(CoroutineLike[ProductionStatus], AsyncIterator[Transition]):
         while step is not None and not step.is_final:
             step = await self._next_step()
         if step is None:
-            raise UsageError("this wait was given up", card=self._card)
+            raise UsageError("this wait was closed while it was awaited: ask the client for another", card=self._card)
         return step.current
 
     async def _next_step(self) -> Transition | None:
         """Sleep and poll until there is a transition to deliver; None when there will be no more."""
         if self._is_polling:
-            raise UsageError("this wait is already being iterated by another task", card=self._card)
+            raise UsageError(
+                "another task awaits or iterates this wait already: ask the client for another", card=self._card
+            )
         self._is_polling, self._reader = True, asyncio.current_task()
         try:
             entry = self._entry
@@ -188,6 +190,8 @@ class Wait(CoroutineLike[ProductionStatus], AsyncIterator[Transition]):
                 await entry.poll_when_due()
                 entry.raise_aborted()
         except BaseException as exc:
+            if isinstance(exc, CardprodError):
+                exc.card = self._card
             # After a cancellation the iteration may be continued, which joins again; mostly it is not.
             if self._entry is not None and (isinstance(exc, Exception) or self._coroutine is not None):
                 self._poller.end(self._entry, exc if isinstance(exc, Exception) else None)

@@ -205,7 +205,7 @@ class Waits(Batch[Transition]):
         card = Card.of(card)
         check_type("after", after, ProductionStatus, or_none=True)
         if not self._is_entered:
-            raise UsageError("cards can be added inside the `async with` block", card=card)
+            raise UsageError("this batch was not entered yet: add cards inside its `async with` block", card=card)
         if self._is_left or self._stream.is_broken:
             raise UsageError("this batch has ended; ask the client for another", card=card)
         now = _time("add")
@@ -416,12 +416,11 @@ class Waits(Batch[Transition]):
 
     async def _end(self) -> None:
         left = self._queue.clear()
+        work = TimeSlice()
         try:
-            while left:
-                work = TimeSlice()
-                while left and not work.is_over:
-                    self._poller.end(left.pop())
-                await asyncio.sleep(0)
+            for entry in left:
+                self._poller.end(entry)
+                await work.pause_if_over()
         finally:
             for entry in left:  # cancelled meanwhile
                 self._poller.end(entry)
@@ -431,7 +430,7 @@ def _time(name: str) -> float:
     try:
         return asyncio.get_running_loop().time()
     except RuntimeError as exc:
-        raise UsageError(f"{name} is called in the event loop of the batch, whose clock it goes by") from exc
+        raise UsageError(f"{name} must be called in the event loop of the batch, whose clock it uses") from exc
 
 
 def _by_deadline(checkpoint: Checkpoint) -> list[PendingCard]:

@@ -49,7 +49,7 @@ _SHOWN_DETAIL: Final = 300
 _BEFORE_TAGS: Final = b" \t\r\n" + BOM_UTF8
 _MAX_RETRY_AFTER: Final = 3600.0
 """Seconds, to which a longer `Retry-After` is cut: Wise's limits are per second and per minute, so it is an error."""
-TOO_LONG: Final = "the body is over 1 MiB, and was not read to its end"
+TOO_LONG: Final = "the body is over 1 MiB, and was not read to its end: check base_url"
 
 
 def check_length(headers: Mapping[str, str], body: bytes) -> None:
@@ -78,6 +78,7 @@ _REFUSALS: Final[Mapping[str, str]] = {
     "unauthorized_client": "the client may not refresh tokens: ask Wise for that",
 }
 """The token endpoint's error code (RFC 6749, section 5.2) → the message."""
+_REFUSALS_OF_A_CARD: Final = (Unauthorized, Forbidden, CardNotFound)
 _PAGES: Final[Mapping[str, str]] = {
     "No required SSL certificate was sent": (
         "the server wants a client certificate: load one with ssl=, see load_cert_chain"
@@ -127,6 +128,8 @@ def api_error(
     if document is not None:
         code, detail = _code_and_detail(document)
     cls, meaning = mean(http_status, lowered, code)
+    if document is None and cls in _REFUSALS_OF_A_CARD:
+        meaning = "this is no answer of Wise's own, which are JSON: check base_url and the network"
     meaning = _PAGES.get(detail or "", meaning)
     trace_id = _trace_id(lowered)
     limited_by = _limited_by(lowered) if issubclass(cls, RateLimited) else None

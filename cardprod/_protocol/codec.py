@@ -133,7 +133,9 @@ def from_json(cls: type[_T], text: str | bytes, *, version: int, writer: str) ->
     if type(written_in) is not int:
         raise UsageError(f"this is not what {writer} gave: it has no version")
     if written_in != version:
-        raise UsageError(f"this was written by {writer} in version {written_in}; known is version {version}")
+        raise UsageError(
+            f"this was written by {writer} in version {written_in}; known is version {version}: install a newer one"
+        )
     from cattrs import BaseValidationError, transform_error  # noqa: PLC0415 - as in `_converter`
 
     try:

@@ -38,7 +38,9 @@ def parse_event(body: bytes, *, delivery_id: str | None = None, is_test: bool = 
     except Malformed as exc:
         if is_test:
             return ProductionEvent(card=None, status=ProductionStatus("TEST"), delivery_id=delivery_id, is_test=True)
-        raise BadEvent(f"not a production event: {exc}", delivery_id=delivery_id) from exc.__cause__
+        raise BadEvent(
+            f"not a production event: {exc}; check which subscriptions send to this URL", delivery_id=delivery_id
+        ) from exc.__cause__
 
 
 def _event(document: dict[str, Json], delivery_id: str | None, *, is_test: bool) -> ProductionEvent:

@@ -185,7 +185,7 @@ def _check_base_url(base_url: str, *, allow_plain_http: bool) -> None:
     if re.search(r"[\s\\?#\x00-\x1f\x7f]", base_url):
         raise UsageError("base_url must have no query, fragment or spaces")
     if url.scheme not in {"https", "http"} or not host:
-        raise UsageError("base_url must be like 'https://api.wise.com': https, and a host")
+        raise UsageError("base_url must be like 'https://api.wise.com', or on this machine 'http://127.0.0.1:8080'")
     if url.scheme == "http" and not allow_plain_http and not is_loopback(host):
         raise UsageError(
             f"base_url is plain http to {host}, where anybody on the network could read the token; use https, "

@@ -63,7 +63,7 @@ def parse_response(
             raise bad_reply(f"a 200 that is not of the documented shape: {fault}", headers, body) from exc.__cause__
     if 200 < http_status < 300:  # noqa: PLR2004
         check_length(headers, body)
-        raise bad_reply(f"expected a 200, got a {http_status}", headers, body)
+        raise bad_reply(f"expected a 200, got a {http_status}: check base_url and api_version", headers, body)
     raise api_error(http_status, headers, body, now)
 
 
@@ -129,7 +129,7 @@ def _fault_of(exc: Malformed, headers: Mapping[str, str], body: bytes) -> str:
         return f"not JSON but compressed as {one_line(repr(coding), 50)}, unrequested: check proxies on the way"
     if isinstance(exc, NotJson) and is_page(body, lowered.get("content-type", "")):
         return "not JSON but an HTML page, probably a proxy's or a network's login: check base_url and the network"
-    return str(exc)
+    return f"{exc}; check base_url and api_version"
 
 
 def _seconds_until(value: Json, now: float | None) -> float | None:

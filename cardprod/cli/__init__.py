@@ -16,12 +16,12 @@ With many cards the one that most needs attention decides: 4 if one has no usabl
 else 1 if one ended in an error status, else 2 if a row was no card, else 0. With `--strict` such a row is refused
 before anything is requested: 2. So is a list without cards, but with `--allow-empty`.
 
-With `--json`, one JSON object per line on standard output, told apart by `type`:
+With `--json`, one JSON object per line on standard output, distinguished by `type`:
 
 | type | fields |
 | --- | --- |
 | `status` | `card status is_final kiosk_id occurred_at error_code error_origin error_meaning description` |
-| `transition` | as `status`, with `previous` (a status or null), `elapsed` (seconds), `polls` |
+| `transition` | as `status`, with `previous` (a status or null), `elapsed` (seconds since its wait began), `polls` |
 | `error` | `card` or null, `error` (the class), `message` |
 | `bad_row` | a row of a list that is no card: `line` (from 1), `reason` |
 | `watching` | `watch`, first: `cards`, `ended` (in earlier runs), `bad_rows`, `checkpoint` (the file's name or null) |
@@ -31,6 +31,7 @@ With `--json`, one JSON object per line on standard output, told apart by `type`
 | `batch` | `batch` only: the fields of `cardprod.durable.BatchStatus` |
 | `listening` | `simulate` only: `base_url plan`, with `--webhooks-to` also `public_key_url` |
 | `request` | `simulate` only: `at method path http_status status fault` |
+| `delivery` | `simulate --webhooks-to` only: `at status attempt http_status` |
 
 `watching` counts what is known then: of a list on standard input nothing. Both `progress` and the `summary` of `watch`
 have `cards`, of which `produced`, `failed` (ended in an error status), `unfinished` (not final: under way, or their
@@ -43,7 +44,9 @@ or the error's class), `error_code`, `meaning` and `cards`; and `stopped_by`: nu
 After a timeout, `wait` has a line `status` with the last status before the line `error`. With `--follow`, a wait goes
 on after an error status. What `worker` reports are lines `transition` and `error` that also have `key` and `batch_id`:
 a line can come again, with the same key. `watch --checkpoint` can show a `transition` or `error` again after it was
-killed. `card` is `{"profile_id": int, "card_token": str}`. Fields may be added; none will change its meaning.
+killed, and shows only what is new: append its output to a file with `>>`. `card` is `{"profile_id": int, "card_token":
+str}`, `occurred_at` when the production request was sent to the kiosk, not when the status changed. Fields may be
+added; none will change its meaning.
 """
 
 from __future__ import annotations
@@ -56,7 +59,7 @@ from typing import TYPE_CHECKING
 
 from cardprod.cli.exit_codes import DEFECT, INTERRUPTED, NO_ANSWER, exit_code_of
 from cardprod.cli.output import Output
-from cardprod.cli.output.events import Failed
+from cardprod.cli.output.events import Result
 from cardprod.cli.output.streams import OutputLost, open_missing_streams, print_stderr
 from cardprod.cli.parser import make_parser
 from cardprod.cli.words import in_words
@@ -114,7 +117,7 @@ async def run(arguments: argparse.Namespace, output: Output) -> int:
         try:
             exit_code: int = await arguments.run(arguments, output)
         except CardprodError as error:
-            output.emit(Failed(error))
+            output.emit(Result(error))
             exit_code = exit_code_of(error)
         await output.drain()
     finally:

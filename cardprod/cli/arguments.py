@@ -113,8 +113,11 @@ def add_connection(to: argparse.ArgumentParser) -> None:
 
 def add_database(to: argparse.ArgumentParser) -> None:
     """Add `--database`, and where in it the tables are."""
-    words = "PostgreSQL; better in CARDPROD_DATABASE_URL, where nobody else can read its password"
+    words = (
+        "PostgreSQL (default CARDPROD_DATABASE_URL, where its password is not seen; without one, a server is started "
+    )
+    words += "for this user, which all of the user's commands share)"
     to.add_argument("--database", metavar="URL", help=words)
     to.add_argument("--schema", default="cardprod", metavar="NAME", help="the schema of the tables (default cardprod)")
-    words = "who made the tables, if neither you, the database's owner nor root"
+    words = "who made the tables, if neither you, the database's owner nor a superuser"
     to.add_argument("--owner", metavar="ROLE", help=words)

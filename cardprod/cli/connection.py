@@ -30,7 +30,9 @@ def make_client(arguments: argparse.Namespace, rate_limit: RateLimit | None = No
     """Make the client for the environment's token."""
     token = os.environ.get(_TOKEN)
     if not token:
-        raise UsageError(f"the environment has no {_TOKEN}: set it to a Wise user token")
+        raise UsageError(
+            f"the environment has no {_TOKEN}: set it to a Wise user token, or as `cardprod simulate` says"
+        )
     return _client(token, arguments, rate_limit or RateLimit())
 
 
@@ -106,5 +108,7 @@ def find_database(arguments: argparse.Namespace) -> Durable:
         except CardprodError:
             raise
         except Exception as exc:
-            raise TransportError(f"this user's own PostgreSQL cannot be started: {exc}") from exc
+            raise TransportError(
+                f"this user's own PostgreSQL cannot be started ({exc}): name a database with --database"
+            ) from exc
     return durable(url, schema=arguments.schema, owner=arguments.owner)

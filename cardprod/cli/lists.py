@@ -11,20 +11,21 @@ import io
 import os
 from contextlib import aclosing, suppress
 from threading import Semaphore, Thread
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final
 
 import attrs
 
 from cardprod.card_files import EXPECTED, BadRow, KnownCard, encoding_of, read_cards
+from cardprod.cli.output.events import BadRowFound
 from cardprod.errors import UsageError
 from cardprod.models import Card, ProductionStatus
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Callable, Iterator
 
-__all__ = ["CardList", "no_cards", "read_list", "read_rows", "shown_name"]
+    from cardprod.cli.output import Output
 
-Rows: TypeAlias = "list[Card | KnownCard | BadRow]"
+__all__ = ["CardList", "read_blocks", "read_list", "report_bad_rows"]
 
 _STDIN: Final = 0
 _BLOCK: Final = 65_536
@@ -33,103 +34,98 @@ _AHEAD: Final = 8
 """Blocks that are read before anybody wants them."""
 
 
-@attrs.frozen
+@attrs.define
 class CardList:
-    """A list that was read to its end.
+    """A list, or a part of one: its name for messages, its cards in their order, and its rows that are no cards.
 
-    Args:
-        name: Its name, for messages.
-        cards: Its cards in their order; one may come twice.
-        bad_rows: Its rows that are no cards.
-        after: The statuses that it says are known, by card.
+    One card may come twice. `after` are the statuses that the list says are known, by card.
     """
 
     name: str
-    cards: Sequence[Card]
-    bad_rows: Sequence[BadRow]
-    after: Mapping[Card, ProductionStatus] = attrs.field(factory=dict[Card, ProductionStatus])
+    cards: list[Card] = attrs.field(factory=list[Card])
+    bad_rows: list[BadRow] = attrs.field(factory=list[BadRow])
+    after: dict[Card, ProductionStatus] = attrs.field(factory=dict[Card, ProductionStatus])
+
+    def add(self, row: Card | KnownCard | BadRow) -> None:
+        """Add a row."""
+        if isinstance(row, BadRow):
+            self.bad_rows.append(row)
+        elif isinstance(row, KnownCard):
+            self.cards.append(row.card)
+            self.after[row.card] = row.after
+        else:
+            self.cards.append(row)
+
+    def check_not_empty(self) -> None:
+        """Check that there is any row: `UsageError`."""
+        if not (self.cards or self.bad_rows):
+            raise UsageError(f"{self.name}: it has no cards; expected {EXPECTED}. With --allow-empty that is no error")
 
 
-def shown_name(name: str) -> str:
-    """Return what a list is called in messages."""
-    return "standard input" if name == "-" else name
+async def read_list(file: str, *, allow_empty: bool = False) -> CardList:
+    """Read a list to its end: `UsageError` if it cannot be read, or is empty."""
+    listed = CardList(_shown(file))
+    async with aclosing(read_blocks(file)) as blocks:
+        async for block in blocks:
+            listed.cards += block.cards
+            listed.bad_rows += block.bad_rows
+            listed.after |= block.after
+    if not allow_empty:
+        listed.check_not_empty()
+    return listed
 
 
-def no_cards(name: str) -> UsageError:
-    """Make the error for a list without anything in it."""
-    return UsageError(f"{shown_name(name)}: it has no cards; expected {EXPECTED}. With --allow-empty that is no error")
-
-
-async def read_list(name: str, *, allow_empty: bool = False) -> CardList:
-    """Read a list to its end.
-
-    Args:
-        name: The file, or "-" for standard input.
-        allow_empty: Accept a list without any row.
-
-    Raises:
-        UsageError: It cannot be read, or is empty.
-    """
-    cards: list[Card] = []
-    bad_rows: list[BadRow] = []
-    after: dict[Card, ProductionStatus] = {}
-    async with aclosing(read_rows(name)) as blocks:
-        async for rows in blocks:
-            for row in rows:
-                if isinstance(row, BadRow):
-                    bad_rows.append(row)
-                elif isinstance(row, Card):
-                    cards.append(row)
-                else:
-                    cards.append(row.card)
-                    after[row.card] = row.after
-    if not (cards or bad_rows or allow_empty):
-        raise no_cards(name)
-    return CardList(shown_name(name), cards, bad_rows, after)
-
-
-async def read_rows(name: str) -> AsyncGenerator[Rows]:
-    """Iterate the rows of a list as they come, some at once.
+async def read_blocks(file: str) -> AsyncGenerator[CardList]:
+    """Iterate what comes of a list at once, of a file or of "-" for standard input: `UsageError` if it cannot be read.
 
     The thread that reads is not joined: it may be blocked until somebody types.
-
-    Args:
-        name: The file, or "-" for standard input.
-
-    Raises:
-        UsageError: It cannot be read.
     """
     loop = asyncio.get_running_loop()
-    blocks: asyncio.Queue[Rows | OSError | None] = asyncio.Queue()
+    blocks: asyncio.Queue[CardList | Exception | None] = asyncio.Queue()
     room = Semaphore(_AHEAD)
     is_wanted = True
 
-    def hand_over(rows: Rows | OSError | None) -> bool:
+    def hand_over(block: CardList | Exception | None) -> bool:
         room.acquire()
         with suppress(RuntimeError):  # the event loop is closed by now
-            loop.call_soon_threadsafe(blocks.put_nowait, rows)
+            loop.call_soon_threadsafe(blocks.put_nowait, block)
         return is_wanted
 
-    Thread(target=_read, args=(name, hand_over), daemon=True, name="cardprod list").start()
+    Thread(target=_read, args=(file, hand_over), daemon=True, name="cardprod list").start()
     try:
-        while (rows := await blocks.get()) is not None:
+        while (block := await blocks.get()) is not None:
             room.release()
-            if isinstance(rows, OSError):
-                raise UsageError(f"{shown_name(name)} cannot be read: {rows.strerror}") from rows
-            yield rows
+            if isinstance(block, OSError):
+                raise UsageError(f"{_shown(file)} cannot be read: {block.strerror}") from block
+            if isinstance(block, Exception):
+                raise block
+            yield block
     finally:
         is_wanted = False
         room.release(_AHEAD)
 
 
-def _read(name: str, hand_over: Callable[[Rows | OSError | None], bool]) -> None:
+def report_bad_rows(listed: CardList, output: Output, refusal: str | None = None) -> None:
+    """Report the rows of a list that are no cards. With a refusal, any such row is a `UsageError` as well."""
+    for row in listed.bad_rows:
+        output.emit(BadRowFound(listed.name, row))
+    if listed.bad_rows and refusal is not None:
+        raise UsageError(refusal)
+
+
+def _shown(file: str) -> str:
+    return "standard input" if file == "-" else file
+
+
+def _read(name: str, hand_over: Callable[[CardList | Exception | None], bool]) -> None:
     """Read a list, in a thread, and hand over its rows, what went wrong, and None in the end, while it is wanted."""
-    rows: Rows = []
+    found = CardList(_shown(name))
 
     def read() -> bytes:
         """Hand over what was read before, because what comes next may take long."""
-        handed, rows[:] = [*rows], []
-        if handed and not hand_over(handed):
+        nonlocal found
+        handed, found = found, CardList(found.name)
+        if (handed.cards or handed.bad_rows) and not hand_over(handed):
             return b""
         # Not through sys.stdin, whose lock would be held when Python exits.
         return os.read(file, _BLOCK)
@@ -138,14 +134,14 @@ def _read(name: str, hand_over: Callable[[Rows | OSError | None], bool]) -> None
         file = _STDIN if name == "-" else os.open(name, os.O_RDONLY)
         try:
             for row in read_cards(_lines(read)):
-                rows.append(row)
+                found.add(row)
         finally:
             if name != "-":
                 os.close(file)
-    except OSError as exc:
+    except Exception as exc:  # noqa: BLE001 - a defect too: nobody else would end the wait for the next block
         hand_over(exc)
     else:
-        hand_over(rows)
+        hand_over(found)
         hand_over(None)
 
 

@@ -74,8 +74,8 @@ _TERMS: Final = (
     (r"\bproxy=", "--proxy"),
     (r"\bbase_url\b", "CARDPROD_BASE_URL"),
     (r"\bapi_version\b", "CARDPROD_API_VERSION"),
-    (r"\bthe (user )?token (must be a str\S*|is empty|holds)", r"CARDPROD_TOKEN \2"),
-    (r"\bon_steps\b", "--on-steps"),
+    (r"\bthe (user )?token (must be a str\S*|is empty|holds|begins)", r"CARDPROD_TOKEN \2"),
+    (r"^on_steps\b", "--on-steps"),
     (r"\bbatch_id\b", "BATCH"),
 )
 """What the client's messages call what users of the command know by another name."""

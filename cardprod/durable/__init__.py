@@ -12,7 +12,7 @@ async def submit_cards(cards):  # in a web app; the id is for status(), results(
         return await durable.submit(cards, timeout=3600)
 
 
-async def on_steps(steps):  # called again with the same steps if it raises or its worker dies
+async def on_steps(steps):  # if it raises or its worker dies, these steps come again, perhaps among others
     for step in steps:
         print(step.key, step)  # INSERT … ON CONFLICT (key) DO NOTHING
 
@@ -31,7 +31,10 @@ A durable wait is a row that no worker owns while it sleeps. The commands `cardp
   them.
 - **Over a network** add `sslmode=verify-full` and `sslrootcert=` to the connection string: libpq's default does not
   verify the server.
-- **Stopping**: cancel `work`, or set its `stop`. Polls in flight finish; a sink has ten seconds (`grace`).
+- **When cards are polled**: 1 to 30 s apart, by `Backoff()`; with `submit(schedule=None)` by the `AdaptiveSchedule` of
+  each worker's client. What happens and is undone between two polls is not seen.
+- **Stopping**: cancel `work`, or set its `stop`, an `asyncio.Event`: for SIGTERM with
+  `loop.add_signal_handler(signal.SIGTERM, stop.set)`. Polls in flight finish; a sink has ten seconds (`grace`).
 - **A dead worker's cards** are taken over within three heartbeats and ten seconds: 25 s with the default `heartbeat`.
 - **Tokens** are named, never stored: `submit(token="my-bank")`, `work({"my-bank": client}, on_steps)`. One that
   expires ends no wait: its cards pause until a worker has a good one.
@@ -76,8 +79,8 @@ async def webhook(request: Request) -> Response:
 ```
 
 **A PostgreSQL of your own**, for a machine that has none: the extra brings the programs (up to Python 3.14), the data
-is in a folder of this user's, and the server stops with the last process that uses it. It takes a moment, so not in
-the event loop:
+is in a folder of this user's, and the server stops with the last process that uses it (if that was killed, with the
+next one that ends). All of this user's programs share it. It takes a moment, so not in the event loop:
 
 ```python
 import asyncio

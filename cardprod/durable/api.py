@@ -1,4 +1,4 @@
-"""`Durable`, the face: submits, reads back, cancels, takes events, and works.
+"""`Durable`, the interface: submits, reads back, cancels, takes events, and works.
 
 What is stored is in `store`, what a worker does in `worker`.
 """
@@ -291,7 +291,7 @@ class Durable:
         row = await self._database.fetch_one("batch_status", id=_checked_id(batch_id))
         if row is None:
             raise UsageError(
-                f"there is no batch {batch_id}; those that are over are removed after {self.settings.keep:g} s"
+                f"there is no batch {batch_id}: check the id; ended ones are removed after {self.settings.keep:g} s"
             )
         return BatchStatus(**row)
 
@@ -383,7 +383,7 @@ def _checked_clients(clients: Mapping[str, Client] | Client) -> dict[str, Client
         check_type(f"the client of {name!r}", client, Client)
         token = canonical_token_name(name)
         if token in by_token:
-            raise UsageError(f"two keys of clients are the same token's name, {name!r}: case, - and _ do not differ")
+            raise UsageError(f"the keys of clients must differ in more than case, - and _; {name!r} is there twice")
         by_token[token] = client
     return by_token
 

@@ -78,9 +78,9 @@ def translate(error: BaseException, grants: Sequence[str] = ()) -> CardprodError
             "have an administrator run what `cardprod migrate --sql` prints"
         )
     elif is_away(cause):
-        found = DurableError(f"the database cannot be reached ({words})")
+        found = DurableError(f"the database cannot be reached ({words}): check its address, or try again later")
     else:
-        found = DurableError(f"the database does not do what it should ({words})")
+        found = DurableError(f"the database failed ({words}): try again later, or have its log read")
     found.__cause__ = cause
     return found
 
@@ -204,7 +204,7 @@ class Database:
         with suppress(psycopg.ProgrammingError):  # whose words quote the string
             parts = conninfo_to_dict(self._address)
         if parts is None:
-            raise UsageError("database is no connection string of libpq's, such as postgresql://user@host/name")
+            raise UsageError("database must be a connection string of libpq's, such as postgresql://user@host/name")
         # In a database of encoding SQL_ASCII, psycopg would give bytes for text.
         self._address = make_conninfo(
             self._address,
@@ -249,7 +249,7 @@ class Database:
             UsageError: It is not.
         """
         if self._pool is None:
-            raise UsageError("use it inside its `async with` block")
+            raise UsageError("this Durable is not open: use it inside its `async with` block")
 
     def new_app(self) -> procrastinate.App:
         """Make an app of procrastinate's, for a worker to have its own tasks on."""

@@ -2,8 +2,8 @@
 
 For trying things, and for one machine. What must outlive the machine wants a database that is backed up.
 
-Whoever reaches its socket may do anything as the user that it runs as: it asks for no password. So the socket is in the
-data's folder, which only that user may enter, and nothing of this process's environment gets there.
+Any program that reaches its socket may do anything as the user that it runs as: it asks for no password. So the socket
+is in the data's folder, which only that user may enter, and nothing of this process's environment gets there.
 """
 
 from __future__ import annotations
@@ -190,5 +190,5 @@ class _Server:
             err.seek(0)
             if check and done.returncode != 0:
                 words = one_line(err.read().decode(errors="replace"), 300)
-                raise UsageError(f"{program} of the PostgreSQL in {self._data} failed: {words}")
+                raise UsageError(f"{program} of the PostgreSQL in {self._data} failed ({words}): name a database")
         return done.returncode

@@ -96,7 +96,7 @@ class Recovery:
                 if not is_away(error):
                     raise
                 LOGGER.warning("%s; recovery goes on later", error)
-            await asyncio.sleep(seconds * uniform(0.75, 1.25))  # noqa: S311 - so that workers take turns
+            await asyncio.sleep(seconds * uniform(0.75, 1.25))  # noqa: S311 - so that workers do it at different times
 
     async def recover(self) -> None:
         """Give others what dead workers left, and end waits whose deadline was missed."""

@@ -142,7 +142,7 @@ def _one_of(value: _T | None, error: _SavedError | None, card: Card) -> _T | Car
     if error is not None:
         return error.restore(card)
     if value is None:
-        raise UsageError("neither a value nor an error was saved", card=card)
+        raise UsageError("the database holds neither a value nor an error for this: report it", card=card)
     return value
 
 

@@ -28,7 +28,7 @@ from cardprod.durable.recovery import Jobs, Recovery
 from cardprod.durable.schema import check_grants
 from cardprod.durable.store import Change
 from cardprod.errors import DurableError
-from cardprod.models import ProductionEvent
+from cardprod.models import ProductionEvent, one_line
 from cardprod.telemetry import LOGGER
 
 if TYPE_CHECKING:
@@ -159,7 +159,9 @@ class Worker:
         if tasks:
             _, left = await asyncio.wait(tasks, timeout=2 * self._settings.grace + self._settings.call)
             if left:
-                LOGGER.error("%d tasks do not end; what they did is done again by others", len(left))
+                LOGGER.error(
+                    "%d tasks do not end: their sweeps are left to other workers, which repeat them", len(left)
+                )
 
     def _all_work(self) -> list[Coroutine[Any, Any, None]]:
         recovery = Recovery(self._database, self._settings, self._refused, self._jobs)
@@ -293,7 +295,7 @@ class Worker:
         except Exception as exc:  # noqa: BLE001 - a token source's own: nothing may end the work
             await self._put_off(
                 exc,
-                f"chunk {chunk_id} was not swept",
+                f"some cards (chunk {chunk_id}) could not be polled",
                 attempts,
                 lambda delay: self._plan_again(chunk_id, token, delay, attempts + 1),
             )
@@ -395,7 +397,7 @@ class Worker:
         except Exception as exc:  # noqa: BLE001 - the sink's own: nothing may end the work
             await self._put_off(
                 exc,
-                f"the transitions of chunk {chunk_id} were not delivered",
+                f"on_steps raised, so some transitions (of chunk {chunk_id}) were not delivered",
                 attempts,
                 lambda delay: self._plan_delivery_again(chunk_id, token, delay, attempts + 1),
             )
@@ -424,7 +426,8 @@ class Worker:
             delay = 0.0
         else:
             delay = min(2.0 ** min(attempts, 10), _MOST_DELAY)
-            LOGGER.error("%s; again in %.0f s", what, delay, exc_info=error)
+            words = one_line(str(error), 300)
+            LOGGER.error("%s (%s: %s); again in %.0f s", what, type(error).__name__, words, delay, exc_info=error)
         with suppress(DurableError):
             await plan(delay)
 

@@ -15,7 +15,7 @@ For tests with pytest there are fixtures: see `cardprod.testing`.
 A plan is a name (`prints`, `jams`, `rejected`, `retried`, `never`) or statuses with their seconds, such as
 `[("READY", 1), ("IN_PROGRESS", 5), ("PRODUCED", 0)]`. `Simulator(plan_for_unknown="prints")` knows every card, and
 `kiosk.fail_next(Fault.server_error(503))` gives the next answer a fault. Time is the event loop's, so with looptime
-hours pass in milliseconds.
+hours pass in seconds.
 
 A card can be moved step by step; it has then left its plan, and webhooks are sent for it as for any:
 

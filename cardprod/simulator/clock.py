@@ -5,7 +5,16 @@ from __future__ import annotations
 import asyncio
 from datetime import UTC, datetime, timedelta
 
+from cardprod.errors import UsageError
+
 __all__ = ["Clock"]
+
+
+def _loop_time() -> float:
+    try:
+        return asyncio.get_running_loop().time()
+    except RuntimeError:
+        raise UsageError("the simulator must be used in its event loop: make the test an async function") from None
 
 
 class Clock:
@@ -30,7 +39,7 @@ class Clock:
 
     def now(self) -> float:
         """Return the event loop's time, but none before a change that was published already."""
-        return max(asyncio.get_running_loop().time(), self._reached)
+        return max(_loop_time(), self._reached)
 
     def seconds(self, loop_time: float) -> float:
         """Convert the event loop's time to seconds since the start."""
@@ -38,7 +47,7 @@ class Clock:
 
     def elapsed(self) -> float:
         """Return the seconds since the start."""
-        return self.seconds(asyncio.get_running_loop().time())
+        return self.seconds(_loop_time())
 
     def timestamp(self, loop_time: float) -> str:
         """Write the event loop's time as ISO 8601, in milliseconds."""

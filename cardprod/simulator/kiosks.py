@@ -200,7 +200,7 @@ class KioskRegistry:
             kiosk_id = next(name for name in names if name not in self._kiosks)
         check_text("kiosk_id", kiosk_id, "1 to 32 characters of A-Z a-z 0-9 _ -", _KIOSK_ID)
         if kiosk_id in self._kiosks:
-            raise UsageError(f"there is a kiosk {kiosk_id} already")
+            raise UsageError(f"there is a kiosk {kiosk_id} already: choose another id")
         self._kiosks[kiosk_id] = True
         return kiosk_id
 
@@ -253,4 +253,6 @@ def error_stage(status: str, code: str | None) -> Stage:
     for each, meaning in meanings.items():
         if each == code:
             return Stage(status, error_code=str(code), description=meaning)
-    raise UsageError(f"no {kind} error has the code {code!r}; a plan with a Stage can have any code at all")
+    raise UsageError(
+        f"no {kind} error has the code {code!r}: use another, or add a plan with a Stage, which can have any code"
+    )

@@ -84,7 +84,7 @@ def as_stages(plan: Plan) -> tuple[Stage, ...]:
     try:
         stages = tuple(stage if isinstance(stage, Stage) else Stage(*stage) for stage in plan)
     except TypeError as exc:
-        raise UsageError(f"a plan is a name or stages: Stage(...) or (status, seconds), not {plan!r}") from exc
+        raise UsageError(f"a plan must be a name or stages, each a Stage or (status, seconds), not {plan!r}") from exc
     if not stages:
-        raise UsageError("a plan needs one stage at least")
+        raise UsageError("a plan must have one stage at least")
     return stages

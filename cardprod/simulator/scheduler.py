@@ -24,7 +24,7 @@ class Scheduler:
 
     def __init__(self, on_change: Callable[[Card, Phase], None]) -> None:
         self._on_change = on_change
-        # The number orders entries that are due at once, and tells the valid ones from those that were replaced.
+        # The number orders entries that are due at once, and marks those that were replaced.
         self._heap: list[tuple[float, int, Card, deque[Phase]]] = []
         self._numbers: dict[Card, int] = {}
         self._count = 0

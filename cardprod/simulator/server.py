@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from cardprod._protocol.validation import check_count
+from cardprod._protocol.validation import check_callable, check_count, check_flag, check_seconds, check_type
 from cardprod.errors import UsageError
 from cardprod.models import Card
 from cardprod.simulator.access import Connections
@@ -75,6 +75,11 @@ class Simulator:
         page: bool = False,
         log_size: int = 10_000,
     ) -> None:
+        check_count("port", port, least=0, most=65_535)
+        check_type("token", token, str, or_none=True)
+        check_seconds("token_seconds", token_seconds)
+        check_callable("on_request", on_request, "a callable that takes a LoggedRequest")
+        check_flag("page", page)
         check_count("log_size", log_size)
         self.client_id = "simulated-client"
         """The client that may refresh the token, for an `OAuthToken`."""

@@ -63,11 +63,11 @@ class KioskSimulation:
     """The cards and kiosks, faults, webhooks and logs, on the event loop's time."""
 
     def __init__(self, log_size: int) -> None:
-        self.clock = Clock()
-        self.registry = KioskRegistry()
-        self.faults = FaultInjector()
-        self.webhooks = WebhookSender(self.clock, log_size, lambda: self.publish("deliveries"))
-        self.scheduler = Scheduler(self._publish_planned)
+        self.clock: Clock = Clock()
+        self.registry: KioskRegistry = KioskRegistry()
+        self.faults: FaultInjector = FaultInjector()
+        self.webhooks: WebhookSender = WebhookSender(self.clock, log_size, lambda: self.publish("deliveries"))
+        self.scheduler: Scheduler = Scheduler(self._publish_planned)
         self.requests: Log[LoggedRequest] = Log(log_size)
         self._observers: list[Callable[[Change], None]] = []
         self._has_failed = False

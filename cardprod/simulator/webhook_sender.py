@@ -1,7 +1,7 @@
 """The simulated kiosk's webhooks: what is sent where, how late, how often, and again while no endpoint accepts it.
 
-It signs and writes its bodies by hand, and shares no code with `cardprod.webhooks`, so that neither can hide the
-other's mistakes. Needs the extra `webhooks`.
+It signs and writes its bodies itself, and shares no code with `cardprod.webhooks`, so that neither can hide the other's
+mistakes. Needs the extra `webhooks`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import attrs
 from yarl import URL
 
 from cardprod._extras import needs_extra
-from cardprod._protocol.validation import check_number, check_seconds, check_text
+from cardprod._protocol.validation import check_number, check_seconds, check_text, check_type
 from cardprod.errors import UsageError
 from cardprod.simulator.log import Log
 
@@ -81,6 +81,7 @@ class Subscription:
         _endpoint(self.url)
         if self.schema_version not in {"2.0.0", "4.0.0"}:
             raise UsageError(f"schema_version must be '2.0.0' or '4.0.0', not {self.schema_version!r}")
+        check_type("latency", self.latency, tuple, "a tuple of two numbers of seconds")
         least, most = self.latency
         check_seconds("latency[0]", least)
         check_number("latency[1]", most, least=least)

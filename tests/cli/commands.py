@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import tempfile
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from cardprod import cli
-from tests.waiting import Child, run_program
+from tests.cli.forked import ForkedChild
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Mapping
     from pathlib import Path
 
     from cardprod import Card
-    from tests.waiting import Finished
+    from tests.waiting import Child
 
 
 @contextmanager
@@ -52,16 +51,9 @@ def clean_environment(**environment: str) -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith("CARDPROD_")} | environment
 
 
-def command(*argv: str, stdin: str = "", **environment: str) -> Finished:
-    """Run the command as a process, to its end."""
-    env = clean_environment(**environment)
-    return run_program(sys.executable, "-m", "cardprod", *argv, stdin=stdin, check=False, env=env)
-
-
 def start_command(*argv: str, environment: Mapping[str, str] | None = None, **child: Any) -> Child:
     """Start the command as a process, with these variables in its environment."""
-    env = clean_environment(**environment or {})
-    return Child(sys.executable, "-m", "cardprod", *argv, env=env, **child)
+    return ForkedChild(*argv, env=clean_environment(**environment or {}), **child)
 
 
 def write_list(path: Path, cards: Iterable[Card], *more: str) -> str:

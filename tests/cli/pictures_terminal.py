@@ -38,13 +38,13 @@ RIBBON: Final = Stage("PRODUCTION_ERROR", error_code="PRT_RIBBON_ENDED")
 REJECTED: Final = Stage("REQUEST_ERROR", error_code="KIOSK_ID_NOT_FOUND")
 
 
-def add_cards(kiosk: Simulator, chance: Random) -> list[Card]:
+def add_cards(kiosk: Simulator, random: Random) -> list[Card]:
     """Put cards on their way: most are printed after some minutes, some jam, and one is nobody's."""
     cards: list[Card] = []
     for _ in range(CARDS - 1):
-        card = Card(123456, str(UUID(int=chance.getrandbits(128), version=4)))
-        ready, printing = chance.uniform(30, 900), chance.gauss(240, 40)
-        end = chance.choices([Stage("PRODUCED"), JAM, RIBBON, REJECTED], [90, 4, 2, 3])[0]
+        card = Card(123456, str(UUID(int=random.getrandbits(128), version=4)))
+        ready, printing = random.uniform(30, 900), random.gauss(240, 40)
+        end = random.choices([Stage("PRODUCED"), JAM, RIBBON, REJECTED], [90, 4, 2, 3])[0]
         between = [] if end is REJECTED else [("IN_PROGRESS", printing)]
         cards.append(kiosk.add(card, [("READY", ready), *between, end]))
     return [*cards, Card(123456, "nobodys-card")]
@@ -52,12 +52,12 @@ def add_cards(kiosk: Simulator, chance: Random) -> list[Card]:
 
 async def picture(name: str) -> None:
     """Watch, and take the picture."""
-    chance, limit = Random(7), RateLimit()
+    random, limit = Random(7), RateLimit()
     loop = asyncio.get_running_loop()
     async with Simulator() as kiosk, Client(kiosk.token, base_url=kiosk.base_url, rate_limit=limit) as client:
         began_at = loop.time()
         stats, latest = WatchStats(began_at), list[Seen]()
-        stats.add(cards := add_cards(kiosk, chance))
+        stats.add(cards := add_cards(kiosk, random))
         async with client.wait_until_all_final(cards) as steps:
 
             async def read() -> None:
@@ -89,7 +89,7 @@ async def picture(name: str) -> None:
     console = Console(width=WIDTH, record=True, file=io.StringIO(), force_terminal=True, color_system="standard")
     console.print(frame(started, attrs.evolve(progress, saved_ago=0.4), latest, WIDTH, HEIGHT))
     svg = console.export_svg(title="cardprod watch cards.csv --checkpoint cards.state", theme=MONOKAI)
-    # Whoever reads README is to fetch no fonts from elsewhere; any monospaced one does.
+    # A reader of the picture is to fetch no fonts from elsewhere; any monospaced one does.
     await asyncio.to_thread(Path(name).write_text, re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.DOTALL), "utf-8")
 
 

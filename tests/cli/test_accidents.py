@@ -9,7 +9,7 @@ import re
 import signal
 import sqlite3
 import sys
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
 import aiohttp
@@ -18,12 +18,14 @@ import pytest
 import pytest_asyncio
 
 from cardprod import Card
+from cardprod.cli.lists import read_list
 from cardprod.simulator import Stage
-from tests.cli.commands import clean_environment, start_command
+from tests.cli.commands import clean_environment, run, start_command
+from tests.table import Table
 from tests.waiting import Child, until
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Generator, Mapping
     from pathlib import Path
 
     from cardprod.simulator import Simulator
@@ -38,7 +40,7 @@ OTHER: Final = "is no checkpoint of `cardprod watch` to continue from"
 
 @attrs.frozen
 class Accident:
-    """A command line as a shell runs it, its exit code, and patterns of what it prints and of what it says of it."""
+    """A command line, its exit code, and patterns of what it prints and of what it says of it."""
 
     line: str
     exit_code: int
@@ -47,7 +49,7 @@ class Accident:
     environment: Mapping[str, str] = {}
 
 
-ACCIDENTS: Final = {
+STREAMS: Final = {
     "stdout closed": Accident("status 1 produced >&-", 0),
     "stdout full": Accident("status 1 produced >/dev/full", 4, err=NO_SPACE),
     "stdout full, live": Accident("watch one.csv >/dev/full", 4, err=NO_SPACE),
@@ -61,17 +63,13 @@ ACCIDENTS: Final = {
     "both closed": Accident("status 1 failed >&- 2>&-", 1),
     "all closed, with a checkpoint": Accident("watch one.csv --checkpoint state <&- >&- 2>&-", 0),
     "stdin closed": Accident("watch - <&-", 2, err="cardprod: standard input cannot be read: Bad file descriptor"),
+    "stdin is the checkpoint": Accident(
+        "watch - --checkpoint empty.csv <empty.csv", 2, err="cardprod: --checkpoint names the list itself.*"
+    ),
     "stdin empty": Accident("watch - </dev/null", 2, err=f"cardprod: standard input: {NO_CARDS}"),
     "stdin empty, allowed": Accident("watch - --allow-empty --plain </dev/null", 0, out=r"\n0 cards: nothing to .*"),
-    "a list with a header alone": Accident("status --file header.csv", 2, err=f"cardprod: header.csv: {NO_CARDS}"),
-    "a list that is not there": Accident(
-        "watch no.csv", 2, err="cardprod: no.csv cannot be read: No such file or directory"
-    ),
-    "a list that is a folder": Accident("watch .", 2, err="cardprod: . cannot be read: Is a directory"),
-    "a list that is no text": Accident("status --file noise", 2, err=r"(cardprod: noise:\d+: [^\n]+\n?)+"),
-    "a list from a pipe": Accident("status --file <(echo 1,produced)", 0, out=PRODUCED),
-    "a list of a spreadsheet": Accident("status --file excel.csv", 0, out=PRODUCED),
-    "a list of an old spreadsheet": Accident("status --file old.csv", 0, out=PRODUCED),
+}
+STARTS: Final = {
     "stdout latin-1": Accident(
         "status 1 foreign",
         1,
@@ -84,8 +82,28 @@ ACCIDENTS: Final = {
         out=r'\{"type": "status", .*\\u5361.*\}',
         environment={"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
     ),
+    "all closed": Accident("watch one.csv --checkpoint state <&- >&- 2>&-", 0),
+}
+"""What Python itself does with its streams as it starts."""
+
+FILES: Final = {
+    "a list with a header alone": Accident("status --file header.csv", 2, err=f"cardprod: header.csv: {NO_CARDS}"),
+    "a list that is not there": Accident(
+        "watch no.csv", 2, err="cardprod: no.csv cannot be read: No such file or directory"
+    ),
+    "a list that is a folder": Accident("watch .", 2, err="cardprod: . cannot be read: Is a directory"),
+    "a list that is no text": Accident("status --file noise", 2, err=r"(cardprod: noise:\d+: [^\n]+\n?)+"),
+    "a list from a pipe": Accident("status --file /dev/fd/{pipe}", 0, out=PRODUCED),
+    "a list of a spreadsheet": Accident("status --file excel.csv", 0, out=PRODUCED),
+    "a list of an old spreadsheet": Accident("status --file old.csv", 0, out=PRODUCED),
     "a checkpoint that is the list": Accident(
-        "watch one.csv --checkpoint one.csv", 2, err=f"cardprod: one.csv {OTHER}: it is no SQLite database; .*"
+        "watch one.csv --checkpoint one.csv", 2, err="cardprod: --checkpoint names the list itself: name another file"
+    ),
+    "an empty list that is the checkpoint": Accident(
+        "watch empty.csv --allow-empty --checkpoint empty.csv", 2, err="cardprod: --checkpoint names the list itself.*"
+    ),
+    "a checkpoint that is another list": Accident(
+        "watch one.csv --checkpoint header.csv", 2, err=f"cardprod: header.csv {OTHER}: it is no SQLite database; .*"
     ),
     "a checkpoint that is a device": Accident(
         "watch one.csv --checkpoint /dev/full", 2, err=f"cardprod: /dev/full {OTHER}: it is no file; .*"
@@ -115,6 +133,7 @@ async def folder(kiosk: Simulator, tmp_path: Path) -> Path:
     table = 'sep=;\r\nInhaber;Card Token;PROFILE ID\r\n"Jörg\u2028Müller\r\n7,card";produced;1\r\n;;\r\n'
     contents = {
         "one.csv": b"1,produced\n",
+        "empty.csv": b"",
         "header.csv": b"profile_id,card_token\n",
         "noise": bytes(range(256)) * 9,
         "excel.csv": table.encode("utf-16"),
@@ -130,24 +149,98 @@ def contents_of(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 
-@pytest.mark.parametrize("name", ACCIDENTS)
-async def test_accidents(kiosk: Simulator, folder: Path, name: str) -> None:
+def check(accident: Accident, exit_code: int, out: str, err: str) -> None:
+    assert exit_code == accident.exit_code, err
+    assert re.fullmatch(accident.out, out.rstrip("\n"), re.DOTALL), out
+    assert re.fullmatch(accident.err, err.rstrip("\n")), err
+
+
+@contextmanager
+def redirected(line: str, folder: Path) -> Generator[tuple[list[str], dict[str, int]]]:
+    """Open what a shell would open for a line, -1 for what it would close; give the arguments, and the streams."""
+    argv: list[str] = []
+    streams: dict[str, int] = {}
+    with ExitStack() as opened:
+        for word in line.split():
+            if found := re.fullmatch(r"(\d?)([<>])(.+)", word):
+                number, way, target = found.groups()
+                name = ("stdin", "stdout", "stderr")[int(number or way == ">")]
+                streams[name] = -1
+                if target != "&-":
+                    streams[name] = os.open(folder / target, os.O_RDONLY if way == "<" else os.O_WRONLY)
+                    opened.callback(os.close, streams[name])
+            else:
+                argv.append(word)
+        yield argv, streams
+
+
+async def test_accidents_of_streams(kiosk: Simulator, folder: Path) -> None:
     """An accident ends with the documented exit code and a sentence or nothing, and words for people are in no JSON."""
-    accident = ACCIDENTS[name]
+    before = contents_of(folder)
+    environment = {"CARDPROD_TOKEN": kiosk.token, "CARDPROD_BASE_URL": kiosk.base_url, "COLUMNS": "300"}
+    with Table() as table:
+        for name, accident in STREAMS.items():
+            with (
+                table.row(name),
+                redirected(accident.line, folder) as (argv, streams),
+                start_command(*argv, environment=environment, cwd=folder, **streams) as child,
+            ):
+                check(accident, await child.until_end(), child.out, child.err)
+    check_files(folder, before)
+
+
+async def test_accidents_when_it_starts(kiosk: Simulator, folder: Path, *, full_size: bool) -> None:
+    """As a shell starts it, with streams that are closed or of another encoding, it ends the same way."""
     before = contents_of(folder)
     env = clean_environment(CARDPROD_TOKEN=kiosk.token, CARDPROD_BASE_URL=kiosk.base_url, COLUMNS="300")
-    line = f'exec "$0" -m cardprod {accident.line}'
-    with Child("bash", "-c", line, sys.executable, env={**env, **accident.environment}, cwd=folder) as child:
-        assert await child.until_end() == accident.exit_code, child.err
-        out, err = child.out.rstrip("\n"), child.err.rstrip("\n")
-    assert re.fullmatch(accident.out, out, re.DOTALL), out
-    assert re.fullmatch(accident.err, err), err
-    after = contents_of(folder)
-    after.pop("state", None)
-    assert after == before
-    if "state" in accident.line:
-        with closing(sqlite3.connect(folder / "state")) as database:
-            assert database.execute("SELECT status FROM card").fetchall() == [("PRODUCED",)]
+
+    async def run_in_shell(accident: Accident) -> None:
+        line = f'exec "$0" -m cardprod {accident.line}'
+        with Child("bash", "-c", line, sys.executable, env={**env, **accident.environment}, cwd=folder) as child:
+            check(accident, await child.until_end(), child.out, child.err)
+
+    accidents = STARTS | (STREAMS if full_size else {})
+    await asyncio.gather(*map(run_in_shell, accidents.values()))
+    check_files(folder, before)
+
+
+def check_files(folder: Path, before: dict[str, bytes]) -> None:
+    """Check that the checkpoint holds the card, and that every other file is what it was."""
+    with closing(sqlite3.connect(folder / "state")) as database:
+        assert database.execute("SELECT status FROM card").fetchall() == [("PRODUCED",)]
+    assert {name: content for name, content in contents_of(folder).items() if name != "state"} == before
+
+
+async def test_a_defect_while_a_list_is_read(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    """Whatever goes wrong in the thread that reads a list ends the command: it is not waited for without end."""
+
+    def fail(_: object) -> None:
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr("cardprod.cli.lists.read_cards", fail)
+    with pytest.raises(RuntimeError, match="a defect"):
+        await read_list(str(folder / "one.csv"))
+
+
+@pytest.mark.usefixtures("environment")
+async def test_accidents_of_files(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever a file is that was named, it ends with a sentence and the documented exit code, and stays as it is."""
+    monkeypatch.chdir(folder)
+    before = contents_of(folder)
+    reading_end, writing_end = os.pipe()
+    os.write(writing_end, b"1,produced\n")
+    os.close(writing_end)
+    with Table() as table:
+        for name, accident in FILES.items():
+            with table.row(name), pytest.MonkeyPatch.context() as patch:
+                for variable, value in accident.environment.items():
+                    patch.setenv(variable, value)
+                exit_code, out = await run(*accident.line.format(pipe=reading_end).split())
+                check(accident, exit_code, out, capfd.readouterr().err)
+    os.close(reading_end)
+    assert contents_of(folder) == before
 
 
 @pytest.mark.parametrize("line", ["status 1 produced", "watch one.csv --json", "demo", "completion bash", "--help"])
@@ -166,7 +259,7 @@ async def test_a_reader_that_has_gone(kiosk: Simulator, folder: Path, line: str)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 async def test_a_reader_that_does_not_read(kiosk: Simulator, folder: Path, number: signal.Signals) -> None:
     """A watch whose output nobody reads waits, and a signal ends it all the same; its file has what was taken."""
-    cards = [kiosk.add((1, f"card-{number:03}-{'x' * 100}"), [("PRODUCED", 0)]) for number in range(400)]
+    cards = [kiosk.add((1, f"card-{number:03}-{'x' * 100}"), [("PRODUCED", 0)]) for number in range(250)]
     (folder / "many.csv").write_text("\n".join(f"1,{card.card_token}" for card in cards))
     environment = {"CARDPROD_TOKEN": kiosk.token, "CARDPROD_BASE_URL": kiosk.base_url}
     arguments = ("watch", "many.csv", "--json", "--checkpoint", "state", "--per-second", "10000")
@@ -179,7 +272,7 @@ async def test_a_reader_that_does_not_read(kiosk: Simulator, folder: Path, numbe
             sent.append(len(kiosk.requests))
             return sent[-1] == sent[-2] > 0
 
-        await until("an end of requests", count_requests, child=child, interval=0.5)
+        await until("an end of requests", count_requests, child=child, interval=0.3)
         child.send(number)
         assert await child.until_end() == 128 + number
         assert child.err.startswith(f"cardprod: stopped by {number.name}; ")
@@ -189,7 +282,7 @@ async def test_a_reader_that_does_not_read(kiosk: Simulator, folder: Path, numbe
         lines = [line for line in lines if json.loads(line)["type"] == "transition"]
     with closing(sqlite3.connect(folder / "state")) as database:
         [(kept,)] = database.execute("SELECT count(*) FROM card WHERE status IS NOT NULL")
-    assert 0 < kept <= len(lines) < 400
+    assert 0 < kept <= len(lines) < 250
 
 
 @pytest.mark.parametrize("is_read", [True, False])
@@ -238,9 +331,8 @@ async def test_planted_modules(kiosk: Simulator, folder: Path) -> None:
 
 async def test_unexpected_errors(folder: Path) -> None:
     """A defect of the command itself exits with 70: Python's own code would say that a card ended in an error."""
-    program = "import sys; from cardprod.cli import main, commands; commands.status.make_client = 1; sys.exit(main())"
-    env = clean_environment(CARDPROD_TOKEN="any")
-    with Child(sys.executable, "-c", program, "status", "1", "card", env=env, cwd=folder) as child:
+    program = "cli.commands.status.make_client = 1; sys.exit(cli.main(['status', '1', 'card']))"
+    with start_command("-c", program, environment={"CARDPROD_TOKEN": "any"}, cwd=folder) as child:
         assert await child.until_end() == 70
         assert "cardprod: a defect of this command, please report it:" in child.err
         await until("its traceback", lambda: "TypeError" in child.err)

@@ -134,7 +134,7 @@ async def test_terminal_codes(kiosk: Simulator) -> None:
 
 
 async def test_demo() -> None:
-    """The demo shows every fate a card can have, sums them up, exits 0 and takes less than 15 seconds."""
+    """The demo shows every end a card can have, sums them up, exits 0 and takes less than 15 seconds."""
     started_at = asyncio.get_running_loop().time()
     exit_code, lines = await run_json("demo")
     assert exit_code == 0
@@ -180,16 +180,25 @@ async def test_simulate_reports_each_request(monkeypatch: pytest.MonkeyPatch) ->
     assert {request["status"] for request in requests} == {"READY", "IN_PROGRESS", "PRODUCTION_ERROR"}
 
 
-async def test_simulated_webhooks() -> None:
-    """`simulate --webhooks-to` says where the key is that its webhooks are verified with."""
+async def test_simulated_webhooks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`simulate --webhooks-to` says where the key is that its webhooks are verified with, and reports each of them."""
     webhooks = ("--webhooks-to", "http://127.0.0.1:9/wise")
     async with simulating(*webhooks, "--json") as out:
         listening = json.loads(out())
         assert listening["public_key_url"] == listening["base_url"] + "/webhooks/public-key.pem"
+        monkeypatch.setenv("CARDPROD_TOKEN", "any")
+        monkeypatch.setenv("CARDPROD_BASE_URL", listening["base_url"])
+        assert (await run("wait", *_ARGUMENTS))[0] == 0
+        await asyncio.sleep(1)
+        deliveries = [line for line in map(json.loads, out().splitlines()) if line["type"] == "delivery"]
+        assert {(one["status"], one["http_status"]) for one in deliveries} == {
+            ("IN_PROGRESS", None),
+            ("PRODUCED", None),
+        }
     async with simulating(*webhooks) as out:
-        lines = out().splitlines()
-        assert lines[1].startswith("See and drive it in a browser: http://127.0.0.1:")
-        assert "/webhooks/public-key.pem" in lines[4]
+        text = out()
+        assert "See and drive it in a browser: http://127.0.0.1:" in text
+        assert "/webhooks/public-key.pem" in text
 
 
 async def test_simulated_webhooks_to_nowhere(capfd: pytest.CaptureFixture[str]) -> None:

@@ -151,7 +151,7 @@ def test_what_it_shows(width: int, expected: str) -> None:
 
 
 @pytest.mark.parametrize("width", [40, 60, 80, 100, 300])
-def test_tokens_can_be_told_apart(width: int) -> None:
+def test_tokens_are_distinguishable(width: int) -> None:
     """A token is whole where there is room; where not, its end is there, in which tokens differ."""
     lines = drawn("", width, color_system=None)
     ends = [f"{number:05}" for number in range(21, 25)]
@@ -161,7 +161,7 @@ def test_tokens_can_be_told_apart(width: int) -> None:
 
 
 def test_colours_only_add() -> None:
-    """Nothing is told by colours alone: without them a frame says the same."""
+    """Nothing is shown by colours alone: without them a frame says the same."""
     coloured = "\n".join(drawn("", 80, color_system="standard"))
     assert "\x1b[36mREADY" in coloured
     assert re.sub(r"\x1b\[[0-9;]*m", "", coloured) == "\n".join(drawn("", 80, color_system=None))

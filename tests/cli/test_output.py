@@ -16,7 +16,7 @@ import cardprod
 from cardprod import Card, CardprodError, ProductionStatus, ServerError, Transition, errors
 from cardprod.card_files import BadRow
 from cardprod.cli.output import Output
-from cardprod.cli.output.events import BadRowFound, Event, Report, Warned, WatchEnded, WatchStarted, report_of, step_of
+from cardprod.cli.output.events import BadRowFound, Event, Report, Result, Warned, WatchEnded, WatchStarted
 from cardprod.cli.watch.stats import WatchStats
 from cardprod.cli.words import in_words
 from tests.cli.commands import output_of
@@ -42,10 +42,10 @@ def events_with(text: str) -> list[Event]:
     stats.poll_failed(error)
     progress = stats.progress(2, 3)
     return [
-        report_of(CARD, status),
-        report_of(CARD, error),
-        step_of(CARD, Transition(status, status, 1, 1), 1, {}),
-        step_of(CARD, error, 1, {}),
+        Result(status, CARD),
+        Result(error, CARD),
+        Result(Transition(status, status, 1, 1), CARD, 1),
+        Result(error, CARD, 1),
         BadRowFound(text, BadRow(1, text)),
         WatchStarted(text, 3, 0, 0, 1000, text, is_resumed=True),
         progress,
@@ -98,7 +98,7 @@ def test_tokens_are_whole(capfd: pytest.CaptureFixture[str]) -> None:
     """Wherever a person reads a result, the card's token is whole."""
     error = ServerError("no", http_status=500, card=CARD)
     with output_of() as (output, read):
-        for event in (report_of(CARD, ProductionStatus("READY")), report_of(CARD, error)):
+        for event in (Result(ProductionStatus("READY"), CARD), Result(error, CARD)):
             output.emit(event)
         lines = read().splitlines()
     assert [line for line in lines if TOKEN not in line] == []
@@ -154,7 +154,7 @@ def test_no_class_names() -> None:
             stats = WatchStats(0)
             stats.add([CARD])
             stats.report(CARD, error, 1, is_end=True)
-            output.emit(report_of(CARD, error))
+            output.emit(Result(error, CARD))
             output.emit(WatchEnded(stats.progress(2, 3), None, None))
             with table.row(name):
                 assert name not in read()

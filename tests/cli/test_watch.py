@@ -1,4 +1,4 @@
-"""`cardprod watch`: what it tells, how it exits, and that it goes on after whatever ended it."""
+"""`cardprod watch`: what it reports, how it exits, and that it goes on after any end."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import pytest
 
 from cardprod import Card, Client, OAuthToken, cli
 from cardprod.simulator import Fault, Stage
-from tests.cli.commands import command, output_of, run, run_json, start_command, write_list
+from tests.cli.commands import output_of, run, run_json, start_command, write_list
 from tests.waiting import LONG_TIMEOUT, Child, until
 
 if TYPE_CHECKING:
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 Lines: TypeAlias = "Callable[[], list[dict[str, Any]]]"
 PRINTS: list[tuple[str, float]] = [("READY", 40), ("IN_PROGRESS", 40), ("PRODUCED", 0)]
-SLOWLY = ("--per-minute", "200")
-"""For tests in which more looks would only take longer."""
+SLOWLY = ("--per-minute", "100")
+"""For tests in which more polls would only take longer."""
 ORDER = [status for status, _ in PRINTS]
 JAMS: Plan = [("READY", 20), Stage("PRODUCTION_ERROR", error_code="PRD_FEEDER_JAM")]
 
@@ -43,8 +43,8 @@ def of_type(lines: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
     return [line for line in lines if line["type"] == kind]
 
 
-def told(lines: list[dict[str, Any]]) -> dict[str, list[str]]:
-    """List what was told of each card, in its order."""
+def reported(lines: list[dict[str, Any]]) -> dict[str, list[str]]:
+    """List what was reported of each card, in its order."""
     steps: dict[str, list[str]] = {}
     for line in lines:
         if line["type"] == "transition":
@@ -54,16 +54,16 @@ def told(lines: list[dict[str, Any]]) -> dict[str, list[str]]:
     return steps
 
 
-# --- What it tells ---
+# --- What it reports ---
 
 
 @pytest.mark.usefixtures("environment")
 async def test_all_produced(kiosk: Simulator, tmp_path: Path) -> None:
-    """Every transition of every card is told as JSON, the summary comes last, and all produced exits 0."""
+    """Every transition of every card is reported as JSON, the summary comes last, and all produced exits 0."""
     cards = cards_of(kiosk, 5)
     exit_code, lines = await run_json("watch", write_list(tmp_path / "cards.csv", cards))
     assert exit_code == 0
-    assert told(lines) == {card.card_token: ["READY", "IN_PROGRESS", "PRODUCED"] for card in cards}
+    assert reported(lines) == {card.card_token: ["READY", "IN_PROGRESS", "PRODUCED"] for card in cards}
     assert lines[0] == {"type": "watching", "cards": 5, "ended": 0, "bad_rows": 0, "checkpoint": None}
     summary = lines[-1]
     assert (summary.pop("requests"), summary.pop("seconds") > 80) == (len(kiosk.requests), True)
@@ -92,7 +92,7 @@ async def test_known_statuses(kiosk: Simulator, tmp_path: Path) -> None:
     path.write_text(json.dumps(row))
     exit_code, lines = await run_json("watch", str(path))
     assert exit_code == 0
-    assert told(lines) == {card.card_token: ["READY", "PRODUCED"]}
+    assert reported(lines) == {card.card_token: ["READY", "PRODUCED"]}
 
 
 @pytest.mark.usefixtures("environment")
@@ -131,9 +131,9 @@ async def test_all_kinds_of_ends(kiosk: Simulator, tmp_path: Path) -> None:
     exit_code, lines = await run_json("watch", file, "--timeout", "300")
     assert exit_code == 4
     assert [line["line"] for line in of_type(lines, "bad_row")] == [8, 9]
-    assert told(lines)["jammed"] == ["READY", "PRODUCTION_ERROR"]
-    assert told(lines)["late"] == ["READY", "WaitTimeout"]
-    assert told(lines)["unknown"] == ["CardNotFound"]
+    assert reported(lines)["jammed"] == ["READY", "PRODUCTION_ERROR"]
+    assert reported(lines)["late"] == ["READY", "WaitTimeout"]
+    assert reported(lines)["unknown"] == ["CardNotFound"]
     summary = lines[-1]
     counts = [summary[name] for name in ("cards", "produced", "failed", "unfinished", "errors", "bad_rows")]
     assert counts == [6, 3, 1, 1, 1, 2]
@@ -168,7 +168,7 @@ async def test_strict(kiosk: Simulator, tmp_path: Path, capfd: pytest.CaptureFix
     """With `--strict` a line that is no card is named, nothing is asked, and it exits 2."""
     file = write_list(tmp_path / "cards.csv", cards_of(kiosk, 1), "x,b")
     assert await run("watch", file, "--strict") == (2, "")
-    assert "cards.csv:3: profile_id must be a whole number, such as 123456; expected " in capfd.readouterr().err
+    assert "cards.csv:3: profile_id must be a whole number, such as 123456; this row has 'x'" in capfd.readouterr().err
     assert kiosk.requests == []
 
 
@@ -191,10 +191,10 @@ async def test_lines_for_people(kiosk: Simulator, tmp_path: Path, capfd: pytest.
 
 
 @pytest.mark.usefixtures("environment")
-async def test_trouble_is_told(
+async def test_trouble_is_reported(
     kiosk: Simulator, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Looks that fail while their card's wait goes on are counted in the progress, with why, and nowhere else."""
+    """Polls that fail while their card's wait goes on are counted in the progress, with why, and nowhere else."""
     monkeypatch.setattr(logging.getLogger(), "handlers", [])  # without pytest's, as when the command is a process
     [card] = cards_of(kiosk, 1)
     kiosk.fail_next(Fault.server_error(503), times=3, card=card)
@@ -228,8 +228,8 @@ async def test_rate_limit(kiosk: Simulator, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("environment")
 async def test_a_refused_token_stops_it(kiosk: Simulator, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """A token that is no longer accepted stops it with 4 after a few looks, and a new one goes on from there."""
-    cards = cards_of(kiosk, 100, [("READY", 40), ("IN_PROGRESS", 120), ("PRODUCED", 0)])
+    """A token that is no longer accepted stops it with 4 after a few polls, and a new one goes on from there."""
+    cards = cards_of(kiosk, 40, [("READY", 40), ("IN_PROGRESS", 120), ("PRODUCED", 0)])
     file, state = write_list(tmp_path / "cards.csv", cards), tmp_path / "state"
     async with watching_json(file, state, *SLOWLY) as (watching, lines):
         await asyncio.sleep(60)
@@ -237,14 +237,14 @@ async def test_a_refused_token_stops_it(kiosk: Simulator, tmp_path: Path, capfd:
         exit_code, first = await watching, lines()
     assert (exit_code, first[-1]["stopped_by"]) == (4, "Unauthorized")
     refused = [request for request in kiosk.requests if request.http_status == 401]
-    assert 0 < len(refused) < 120
+    assert 0 < len(refused) < 60
     assert "set CARDPROD_TOKEN to a new one; the same command continues from" in capfd.readouterr().err
     fresh = OAuthToken(kiosk.client_id, kiosk.client_secret, kiosk.refresh_token, base_url=kiosk.base_url)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CARDPROD_TOKEN", await fresh())
         exit_code, second = await run_json("watch", file, "--checkpoint", str(state), *SLOWLY)
-    assert (exit_code, second[-1]["produced"]) == (0, 100)
-    steps = told([*first, *second])
+    assert (exit_code, second[-1]["produced"]) == (0, 40)
+    steps = reported([*first, *second])
     for card in cards:
         both = [status for status in steps[card.card_token] if status != "Unauthorized"]
         assert both in (ORDER, ["READY", *ORDER])  # the one card that was refused begins anew
@@ -252,7 +252,7 @@ async def test_a_refused_token_stops_it(kiosk: Simulator, tmp_path: Path, capfd:
 
 @pytest.mark.usefixtures("environment")
 async def test_status_of_many(kiosk: Simulator, tmp_path: Path) -> None:
-    """`status` looks once at many cards, of one profile or of a list, and exits with what most needs attention."""
+    """`status` requests many cards once, of one profile or of a list, and exits with what most needs attention."""
     kiosk.add((123456, "a"), [("PRODUCED", 0)])
     kiosk.add((123456, "b"), [("PRODUCTION_ERROR", 0)])
     exit_code, lines = await run_json("status", "123456", "a", "b")
@@ -281,10 +281,10 @@ def kept(state: Path) -> dict[str, str | None]:
 @pytest.mark.parametrize("seconds", [0.5, 41, 60])
 @pytest.mark.usefixtures("environment")
 async def test_cancelled_and_gone_on_with(kiosk: Simulator, tmp_path: Path, seconds: float) -> None:
-    """A watch that is cancelled goes on where it was: nothing is told twice or lost, and new cards are added."""
+    """A watch that is cancelled goes on where it was: nothing is reported twice or lost, and new cards are added."""
     cards = cards_of(kiosk, 30)
     state = tmp_path / "state"
-    first = told(await cancelled_after(seconds, write_list(tmp_path / "cards.csv", cards[:20]), state))
+    first = reported(await cancelled_after(seconds, write_list(tmp_path / "cards.csv", cards[:20]), state))
     assert {token: status for token, status in kept(state).items() if status is not None} == {
         token: steps[-1] for token, steps in first.items()
     }
@@ -293,7 +293,7 @@ async def test_cancelled_and_gone_on_with(kiosk: Simulator, tmp_path: Path, seco
     )
     assert exit_code == 0
     assert lines[-1]["produced"] == 30
-    second = told(lines)
+    second = reported(lines)
     for card in cards[:20]:
         assert [*first[card.card_token], *second[card.card_token]] == ["READY", "IN_PROGRESS", "PRODUCED"]
     for card in cards[20:]:
@@ -322,7 +322,7 @@ async def cancelled_after(seconds: float, file: str, state: Path) -> list[dict[s
 
 @pytest.mark.usefixtures("environment")
 async def test_once_all_are_final(kiosk: Simulator, tmp_path: Path) -> None:
-    """Once all are final, the same command asks nothing, tells the same summary and exits the same."""
+    """Once all are final, the same command requests nothing, prints the same summary and exits the same."""
     file = write_list(tmp_path / "cards.csv", [*cards_of(kiosk, 3), kiosk.add((1, "jammed"), JAMS)])
     first_code, first = await run_json("watch", file, "--checkpoint", str(tmp_path / "state"))
     asked = len(kiosk.requests)
@@ -346,7 +346,7 @@ async def test_what_is_not_final_begins_anew(kiosk: Simulator, tmp_path: Path) -
     kiosk.add((1, "unknown"), [("PRODUCED", 0)])
     exit_code, lines = await run_json(*arguments)
     assert exit_code == 0
-    assert told(lines) == {"late": ["READY", "PRODUCED"], "unknown": ["PRODUCED"]}
+    assert reported(lines) == {"late": ["READY", "PRODUCED"], "unknown": ["PRODUCED"]}
 
 
 @pytest.mark.usefixtures("environment")
@@ -363,6 +363,8 @@ async def test_refused_checkpoints(
     assert (await run("watch", other, "--checkpoint", str(state)))[0] == 2
     assert "is of other cards: 1 of them are not in this list, such as 123456/card-000" in capfd.readouterr().err
     assert (await run("watch", file, "--checkpoint", file))[0] == 2
+    assert "--checkpoint names the list itself: name another file" in capfd.readouterr().err
+    assert (await run("watch", file, "--checkpoint", other))[0] == 2
     assert "is no checkpoint of `cardprod watch` to continue from" in capfd.readouterr().err
     assert (await run("watch", file, "--checkpoint", str(tmp_path / "nowhere" / "state")))[0] == 2
     monkeypatch.setenv("CARDPROD_BASE_URL", "https://api.wise.com")
@@ -409,7 +411,7 @@ def start(kiosk: Simulator, *argv: str, **child: Any) -> Child:
 @pytest.mark.looptime(False)  # other processes go by real time
 @pytest.mark.timeout(LONG_TIMEOUT)
 async def test_killed_again_and_again(kiosk: Simulator, tmp_path: Path, *, full_size: bool) -> None:
-    """Killed at any moment, it goes on: no transition follows one that was not told, and the file can be read."""
+    """Killed at any moment, it goes on: no transition follows one that was not reported, and the file can be read."""
     cards = cards_of(kiosk, 60 if full_size else 12, "never")
     file, state = write_list(tmp_path / "cards.csv", cards), tmp_path / "state"
     arguments = (file, "--checkpoint", str(state), "--json", "--per-second", "40")
@@ -440,13 +442,13 @@ async def test_killed_again_and_again(kiosk: Simulator, tmp_path: Path, *, full_
         assert (await watching.until_end(), watching.err) == (0, "")
         lines += [json.loads(line) for line in watching.lines]
     assert lines[-1]["produced"] == len(cards)
-    steps = told(lines)
+    steps = reported(lines)
     assert {token: steps[token][-1] for token in steps} == {card.card_token: "PRODUCED" for card in cards}
     before: dict[str, set[str | None]] = {token: {None} for token in steps}
     for line in of_type(lines, "transition"):
-        told_before = before[line["card"]["card_token"]]
-        assert line["previous"] in told_before
-        told_before.add(line["status"])
+        reported_before = before[line["card"]["card_token"]]
+        assert line["previous"] in reported_before
+        reported_before.add(line["status"])
     # What is shown again is what was shown after the file was written last.
     assert sum(map(len, steps.values())) < 2 * 3 * len(cards)
 
@@ -454,18 +456,18 @@ async def test_killed_again_and_again(kiosk: Simulator, tmp_path: Path, *, full_
 @pytest.mark.looptime(False)
 @pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 async def test_stopped_by_a_signal(kiosk: Simulator, tmp_path: Path, number: signal.Signals, exit_code: int) -> None:
-    """Ctrl-C and SIGTERM stop it at once: the file holds all that was told, it says how to go on, and exits so."""
+    """Ctrl-C and SIGTERM stop it at once: the file holds all that was reported, it says how to go on, and exits so."""
     cards = cards_of(kiosk, 3, "never")
     state = tmp_path / "state"
     with start(kiosk, write_list(tmp_path / "cards.csv", cards), "--checkpoint", str(state), "--json") as watching:
         await until("three cards", lambda: watching.lines, lambda lines: len(lines) == 4, child=watching)
         watching.send(number)
-        watching.send(number)  # whoever is impatient changes nothing
+        watching.send(number)  # a second signal changes nothing
         assert await watching.until_end() == exit_code
         assert watching.err == f"cardprod: stopped by {number.name}; the same command continues from {state}\n"
         lines = [json.loads(line) for line in watching.lines]
     assert (lines[-1]["stopped_by"], lines[-1]["unfinished"]) == (number.name, 3)
-    assert told(lines) == {card.card_token: ["READY"] for card in cards}
+    assert reported(lines) == {card.card_token: ["READY"] for card in cards}
     assert set(kept(state).values()) == {"READY"}
 
 
@@ -499,12 +501,12 @@ async def test_reader_gone(kiosk: Simulator, tmp_path: Path) -> None:
 
 def test_standard_input() -> None:
     """A list can come from standard input; with `--strict` it is read to its end before anything begins."""
-    finished = command("watch", "-", "--strict", stdin="1,a\nbad\n", CARDPROD_TOKEN="any")
-    assert finished.exit_code == 2
-    assert finished.err.splitlines() == [
-        "cardprod: standard input:2: the row has 1 columns; expected profile_id,card_token",
-        "cardprod: nothing was begun, because --strict accepts no bad rows",
-    ]
+    with start_command("watch", "-", "--strict", stdin="1,a\nbad\n", environment={"CARDPROD_TOKEN": "any"}) as child:
+        assert child.wait_for_end() == 2
+        assert child.err.splitlines() == [
+            "cardprod: standard input:2: the row has 1 columns; expected profile_id,card_token",
+            "cardprod: nothing was begun, because --strict accepts no bad rows: fix them, or run without it",
+        ]
 
 
 @pytest.mark.looptime(False)
@@ -520,7 +522,7 @@ async def test_the_first_line_is_enough(kiosk: Simulator) -> None:
         os.close(writing_end)
         assert (await watching.until_end(), watching.err) == (2, "")
         lines = [json.loads(line) for line in watching.lines]
-    assert told(lines) == {card.card_token: ["PRODUCED"] for card in (first, second)}
+    assert reported(lines) == {card.card_token: ["PRODUCED"] for card in (first, second)}
     assert (lines[0]["cards"], lines[-1]["cards"], lines[-1]["bad_rows"]) == (0, 2, 1)
 
 

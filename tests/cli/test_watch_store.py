@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sqlite3
 import stat
-import sys
 from contextlib import asynccontextmanager, closing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +15,8 @@ import pytest
 from cardprod import AdaptiveSchedule, Card, ProductionStatus, Transition, UsageError
 from cardprod.checkpoint import PendingCard
 from cardprod.cli.watch.store import CheckpointStore, Saved
-from tests.waiting import Child, wait_until
+from tests.cli.commands import start_command
+from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
@@ -141,7 +141,7 @@ async def main():
 asyncio.run(main())
 """
     for writes in (1, 20, 50):
-        with Child(sys.executable, "-c", program) as writing:
+        with start_command("-c", program) as writing:
             wait_until(f"{writes} writes", lambda: writing.lines[writes - 1 :], child=writing)  # noqa: B023 - it ends here
             writing.close()
         with closing(sqlite3.connect(tmp_path / "state")) as database:
@@ -221,9 +221,10 @@ async def test_another_file_is_refused(tmp_path: Path, name: str) -> None:
 
 
 async def test_an_empty_file_is_a_fresh_start(tmp_path: Path) -> None:
-    """A file without anything in it is a new one."""
-    (tmp_path / "state").touch()
+    """A file without anything in it is a new one, which only its owner can read from then on."""
+    (tmp_path / "state").touch(0o644)
     assert await saved_in(tmp_path / "state") is None
+    assert stat.S_IMODE((tmp_path / "state").stat().st_mode) == 0o600
     assert await saved_in(tmp_path / "state") is not None
 
 

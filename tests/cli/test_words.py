@@ -6,7 +6,7 @@ from cardprod.cli.words import clock, count_of, printable, roughly
 
 
 def test_roughly() -> None:
-    """An estimate is told no more exactly than it can be."""
+    """An estimate is shown no more exactly than it can be."""
     estimates = {
         None: "—",
         0: "about 10 s",
@@ -29,7 +29,7 @@ def test_clock() -> None:
 
 
 def test_count_of() -> None:
-    """One is one, and thousands are told apart."""
+    """One is one, and thousands are grouped."""
     assert [count_of(count, "card") for count in (0, 1, 1234)] == ["0 cards", "1 card", "1,234 cards"]
 
 

@@ -85,7 +85,7 @@ def _leave_it(**_: object) -> None:
 
 
 async def _ignore(_: object) -> None:
-    """Be told of steps."""
+    """Take steps."""
 
 
 def _parsed() -> list[Example]:

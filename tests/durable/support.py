@@ -1,4 +1,4 @@
-"""What tests of durable waits share: a quick worker, a sink that moves the kiosk, and a look into the database."""
+"""What tests of durable waits share: a quick worker, a sink that moves the kiosk, and what the database holds."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ pytestmark = pytest.mark.looptime(False)
 
 
 async def test_submitted_and_worked(kiosk: Simulator, client: Client, postgres: str, durable: Durable) -> None:
-    """Cards that are submitted are waited for by a worker: every step told once, results kept, jobs gone."""
+    """Cards that are submitted are waited for by a worker: every step delivered once, results kept, jobs gone."""
     cards = cards_of(kiosk, 25, "never")
     missing = Card(123456, "missing")
     sink = MovingSink(kiosk)
@@ -130,7 +130,7 @@ async def test_no_secret_in_the_database(kiosk: Simulator, client: Client, postg
 
 
 async def test_sink_that_fails(kiosk: Simulator, client: Client, postgres: str, durable: Durable) -> None:
-    """A sink that raises is told the same steps again, with the same keys, before anything that comes later."""
+    """A sink that raises gets the same steps again, with the same keys, before anything that comes later."""
     (card,) = cards_of(kiosk, 1, "never")
     calls: list[list[Step]] = []
     sink = MovingSink(kiosk)
@@ -171,26 +171,26 @@ async def test_sink_that_is_not_async(client: Client, durable: Durable) -> None:
 
 
 async def test_cancelled(kiosk: Simulator, client: Client, postgres: str, durable: Durable) -> None:
-    """A batch that is cancelled is looked at no more, and nobody is told of it; what was known stays."""
+    """A batch that is cancelled is polled no more, and nothing of it is delivered; what was known stays."""
     cards = cards_of(kiosk, 20, "never")
-    told: list[Step] = []
+    delivered: list[Step] = []
 
     async def on_steps(steps: Sequence[Step]) -> None:
-        told.extend(steps)
+        delivered.extend(steps)
 
     async with working(durable, client, on_steps):
         batch_id = await durable.submit([*cards, (123456, "missing")], schedule=QUICK, batch_size=5)
-        await until("all steps", lambda: len(told), lambda count: count == 21)
+        await until("all steps", lambda: len(delivered), lambda count: count == 21)
         assert await durable.cancel(batch_id)
         assert not await durable.cancel(batch_id)
-        looks = len(kiosk.requests)
+        polls = len(kiosk.requests)
         for card in cards:
             kiosk.start(card)
         await until("the end of the sweeps under way", lambda: sweeps(postgres), lambda left: left == [])
-        assert len(kiosk.requests) - looks <= 20
+        assert len(kiosk.requests) - polls <= 20
         another = await durable.submit(cards_of(kiosk, 1, PRODUCED), schedule=QUICK)
         await over(durable, another)
-        assert [step.batch_id for step in told[21:]] == [another]
+        assert [step.batch_id for step in delivered[21:]] == [another]
     status = await durable.status(batch_id)
     assert status.cancelled_at is not None
     assert (status.pending, status.errors) == (20, 1)
@@ -198,7 +198,7 @@ async def test_cancelled(kiosk: Simulator, client: Client, postgres: str, durabl
 
 
 async def test_deadline(kiosk: Simulator, client: Client, durable: Durable) -> None:
-    """The timeout of a durable wait is told as that of any other."""
+    """The timeout of a durable wait is delivered as that of any other."""
     (card,) = cards_of(kiosk, 1, "never")
     batch_id = await durable.submit([card], timeout=0.5, schedule=QUICK)
     async with working(durable, client):
@@ -222,7 +222,7 @@ async def test_tokens_by_name(kiosk: Simulator, client: Client, durable: Durable
 
 
 async def test_adaptive_schedule(kiosk: Simulator, client: Client, durable: Durable) -> None:
-    """Without a schedule of its own, a batch is looked at as the worker's client learns to."""
+    """Without a schedule of its own, a batch is polled as the worker's client learns to."""
     (card,) = cards_of(kiosk, 1, "never")
 
     async def refuse(steps: Sequence[Step]) -> None:
@@ -239,7 +239,7 @@ async def test_adaptive_schedule(kiosk: Simulator, client: Client, durable: Dura
 
 
 async def test_limit_is_divided(kiosk: Simulator, postgres: str, durable: Durable) -> None:
-    """Workers divide the rate limit among them, the new one before it looks; afterwards a client has its own again."""
+    """Workers divide the rate limit among them, the new one before it polls; afterwards a client has its own again."""
     whole = RateLimit(per_second=10, per_minute=600)
     await durable.migrate()
     async with (
@@ -264,23 +264,23 @@ async def test_429_is_everybodys(kiosk: Simulator, postgres: str, durable: Durab
     (card,) = cards_of(kiosk, 1, "never")
     kiosk.fail_next(Fault.too_many_requests(110), card=card)
     async with (
-        Client(kiosk.token, base_url=kiosk.base_url) as told,
+        Client(kiosk.token, base_url=kiosk.base_url) as informed,
         Client(kiosk.token, base_url=kiosk.base_url) as same,
         Client(kiosk.token, base_url=kiosk.base_url) as another,
         quick(postgres) as other,
-        working(durable, told),
+        working(durable, informed),
         working(other, {"default": same, "x": another}),
     ):
         await durable.submit([card], schedule=QUICK)
-        await until("pauses", lambda: (told.paused_for, same.paused_for), lambda pauses: min(pauses) > 50)
+        await until("pauses", lambda: (informed.paused_for, same.paused_for), lambda pauses: min(pauses) > 50)
         free = kiosk.add((123456, "free"), PRODUCED)
         await over(durable, await durable.submit([free], schedule=QUICK, token="x"))
         assert another.paused_for == 0
         assert len([request for request in kiosk.requests if request.card == card]) == 1
 
 
-async def test_told_to_stop(kiosk: Simulator, postgres: str, durable: Durable) -> None:
-    """A worker that is told to stop finishes the looks under way and gives the rest back for others to take at once."""
+async def test_delivered_to_stop(kiosk: Simulator, postgres: str, durable: Durable) -> None:
+    """A worker that is stopped finishes the polls in flight and gives the rest back for others to take at once."""
     cards = cards_of(kiosk, 100, "never")
     async with Client(kiosk.token, base_url=kiosk.base_url, rate_limit=RateLimit(8, 8)) as client:
         batch_id = await durable.submit(cards, schedule=QUICK)
@@ -438,12 +438,12 @@ async def test_lost_job(kiosk: Simulator, client: Client, postgres: str, durable
 
 
 async def test_long_sweeps_are_written(kiosk: Simulator, client: Client, postgres: str) -> None:
-    """A sweep that the rate limit holds up is written from time to time: what it saw is told, the rest stays due."""
+    """A sweep that the rate limit slows down is saved now and then: what it saw is delivered, the rest stays due."""
     cards = cards_of(kiosk, 30, "never")
-    told: list[Step] = []
+    delivered: list[Step] = []
 
     async def on_steps(steps: Sequence[Step]) -> None:
-        told.extend(steps)
+        delivered.extend(steps)
 
     async with quick(postgres, sweep=0.2) as durable:
         batch_id = await durable.submit(cards, schedule=Backoff(first=600, ceiling=600))
@@ -452,11 +452,11 @@ async def test_long_sweeps_are_written(kiosk: Simulator, client: Client, postgre
             Client(kiosk.token, base_url=kiosk.base_url, rate_limit=limit) as held_up,
             working(durable, held_up, on_steps),
         ):
-            await until("steps", lambda: len(told), lambda count: count >= 5)
-        assert len(told) <= 10
+            await until("steps", lambda: len(delivered), lambda count: count >= 5)
+        assert len(delivered) <= 10
         async with working(durable, client, on_steps):
-            await until("all steps", lambda: len(told), lambda count: count == 30)
-        assert {step.card for step in told} == set(cards)
+            await until("all steps", lambda: len(delivered), lambda count: count == 30)
+        assert {step.card for step in delivered} == set(cards)
         assert (await durable.status(batch_id)).polls == len(kiosk.requests) == 30
 
 
@@ -672,7 +672,7 @@ async def test_own_sink_and_own_database(kiosk: Simulator, tmp_path: Path, open_
     (tmp_path / "my_sink.py").write_text(
         "import pathlib\n"
         "async def on_steps(steps):\n"
-        "    with pathlib.Path('told').open('a') as file:\n"
+        "    with pathlib.Path('delivered').open('a') as file:\n"
         "        file.writelines(f'{step.what}\\n' for step in steps)\n"
     )
     (tmp_path / "cards.jsonl").write_text(json.dumps({"profile_id": card.profile_id, "card_token": card.card_token}))
@@ -690,10 +690,13 @@ async def test_own_sink_and_own_database(kiosk: Simulator, tmp_path: Path, open_
         assert await submitting.until_end(LONG_LIMIT) == 0, submitting.err
         assert "1 card submitted" in submitting.err
         batch_id = submitting.out.strip()
-    told = tmp_path / "told"
+    delivered = tmp_path / "delivered"
     with start("worker", "--on-steps", "my_sink:on_steps") as at_work:
         await until(
-            "the end", lambda: told.exists() and "PRODUCED" in told.read_text(), child=at_work, limit=LONG_LIMIT
+            "the end",
+            lambda: delivered.exists() and "PRODUCED" in delivered.read_text(),
+            child=at_work,
+            limit=LONG_LIMIT,
         )
         at_work.send(signal.SIGTERM)
         assert await at_work.until_end() == 0, at_work.err

@@ -65,7 +65,7 @@ def run_script(database: str, script: str) -> None:
 
 
 async def test_role_that_may_not_make_the_schema(postgres: str, role: str) -> None:
-    """A role that may not make the schema is told so, and how an administrator makes it."""
+    """A role that may not make the schema gets an error that says so, and how an administrator makes it."""
     async with Durable(as_role(postgres, role)) as durable:
         with pytest.raises(UsageError, match=r"permission denied for database .*cardprod migrate --sql"):
             await durable.submit([(1, "a")])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import pickle
 import re
@@ -35,7 +36,7 @@ from tests.fast_path import go_without
 from tests.raw_server import RawServer, http_answer
 
 if TYPE_CHECKING:
-    import asyncio
+    from collections.abc import Awaitable, Callable
 
 TRACE = {"x_trace_id": "t-123"}
 REACHED: list[tuple[type[CardprodError], str, bytes, str]] = [
@@ -185,3 +186,58 @@ async def test_reached_error_is_whole(cls: type[CardprodError], how: str, reply:
         assert (type(again), str(again), vars(again)) == (cls, str(error), vars(error))
     if type(error) in {TransportError, RequestTimeout}:
         assert error.__cause__ is not None
+
+
+class _Soon:
+    """A schedule whose delay is wrong."""
+
+    def delay(self, unchanged: int, random: float) -> float:
+        del unchanged, random
+        return -1.0
+
+
+async def _sync_token(client: cardprod.Client) -> None:
+    """Its token source is no async function."""
+    await client.get_status(CARD.profile_id, CARD.card_token)
+
+
+async def _bad_schedule(client: cardprod.Client) -> None:
+    await client.wait_until_final(CARD.profile_id, CARD.card_token, schedule=_Soon())
+
+
+async def _used_twice(client: cardprod.Client) -> None:
+    wait = client.wait_until_final(CARD.profile_id, CARD.card_token)
+    wait.close()
+    await wait
+
+
+async def _closed_meanwhile(client: cardprod.Client) -> None:
+    wait = asyncio.ensure_future(client.wait_until_final(CARD.profile_id, CARD.card_token, timeout=60))
+    await asyncio.sleep(1)
+    await client.close()
+    await wait
+
+
+async def _of_another_loop(client: cardprod.Client) -> None:
+    await client.get_status(CARD.profile_id, CARD.card_token)
+
+    async def ask_there() -> None:
+        await client.get_status(CARD.profile_id, CARD.card_token)
+
+    await asyncio.to_thread(asyncio.run, ask_there())
+
+
+@pytest.mark.parametrize("misuse", [_sync_token, _bad_schedule, _used_twice, _closed_meanwhile, _of_another_loop])
+async def test_misuse_names_the_card(misuse: Callable[[cardprod.Client], Awaitable[None]]) -> None:
+    """A request or a wait that its caller misuses names its card too, and says in one line what to do instead."""
+
+    async def answer(writer: asyncio.StreamWriter) -> None:
+        writer.write(http_answer())
+
+    token: Any = (lambda: "token") if misuse is _sync_token else "token"
+    async with RawServer(answer) as server, cardprod.Client(token, base_url=server.base_url, attempts=1) as client:
+        with pytest.raises(UsageError) as caught:
+            await misuse(client)
+    assert caught.value.card == CARD
+    assert str(caught.value).startswith(f"card {CARD}: ")
+    assert str(caught.value).isprintable()

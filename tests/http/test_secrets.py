@@ -340,7 +340,12 @@ def _assert_found(secret: str, caplog: pytest.LogCaptureFixture) -> None:
 # --- Servers that repeat what they were sent ---
 
 
-_STATUSES = [200, 201, 302, 400, 401, 403, 404, 408, 422, 429, 500, 503]
+_STATUSES = [200, 401, 422, 503]
+_MORE_STATUSES = [201, 302, 400, 403, 404, 408, 429, 500]
+
+
+def _statuses(full_size: bool) -> list[int]:
+    return [*_STATUSES, *_MORE_STATUSES] if full_size else _STATUSES
 
 
 @pytest.mark.timeout(300)  # at full size
@@ -348,7 +353,7 @@ async def test_echoed_request(spill: _Spill, *, full_size: bool) -> None:
     """A server that repeats a whole request, with any status, in any shape, as its trace id too, leaks no secret."""
     tokens: dict[str, Any] = {"token": _BEARER, "source": _sourced}
     with Table() as table:
-        for row in pairwise_rows(_STATUSES, [*_ECHOES], [*tokens], [False, True], is_full=full_size):
+        for row in pairwise_rows(_statuses(full_size), [*_ECHOES], [*tokens], [False, True], is_full=full_size):
             http_status, kind, token, with_trace = row
             with table.row(*row), spill.checked():
                 async with _EchoServer(_echo(http_status, kind, with_trace=with_trace)) as server:
@@ -363,7 +368,7 @@ async def test_echoed_refresh(spill: _Spill, *, full_size: bool) -> None:
     expired = {"access_token": _ACCESS, "expires_at": datetime.now(UTC) + timedelta(seconds=1)}
     tokens: dict[str, dict[str, Any]] = {"no access token": {}, "expired": expired}
     with Table() as table:
-        for row in pairwise_rows(_STATUSES, [*_ECHOES], [*tokens], [False, True], is_full=full_size):
+        for row in pairwise_rows(_statuses(full_size), [*_ECHOES], [*tokens], [False, True], is_full=full_size):
             http_status, kind, token, with_trace = row
             with table.row(*row), spill.checked():
                 echo = _echo(http_status, kind, with_trace=with_trace)

@@ -343,7 +343,7 @@ async def test_awaited_batch_closed_by_another_task(kiosk: Simulator, client: Cl
         awaiting = asyncio.create_task(batch)
         await asyncio.sleep(5)
         batch.close()
-        with pytest.raises(UsageError, match="given up"):
+        with pytest.raises(UsageError, match="this batch was closed while it was awaited"):
             await asyncio.wait_for(awaiting, 1)
         assert_nothing_subscribed(client)
 
@@ -609,15 +609,14 @@ async def test_slow_reader(kiosk: Simulator, client: Client) -> None:
     assert sorted(ends, key=str) == sorted(cards, key=str)
 
 
-async def test_single_poll_beside_a_crowd(kiosk: Simulator, client: Client, *, full_size: bool) -> None:
+async def test_single_poll_beside_many(kiosk: Simulator, client: Client, *, full_size: bool) -> None:
     """A single poll is answered soon, however many cards are queued."""
-    crowd, polls = (50_000, 200) if full_size else (2_000, 20)
+    count, polls = (50_000, 200) if full_size else (10_000, 20)
     add(kiosk, 1)
-    crowd = 50_000 if full_size else 10_000
     loop = asyncio.get_running_loop()
     async with (
-        client.wait_until_all_final(cards_of(crowd), max_failures=100) as waits,
-        client.get_statuses(cards_of(crowd)) as pairs,
+        client.wait_until_all_final(cards_of(count), max_failures=100) as waits,
+        client.get_statuses(cards_of(count)) as pairs,
     ):
         reading = asyncio.create_task(_read(aiter(pairs)))
         for _ in range(polls):
@@ -625,7 +624,7 @@ async def test_single_poll_beside_a_crowd(kiosk: Simulator, client: Client, *, f
             began_at = loop.time()
             await client.get_status(123456, "card-0")
             assert loop.time() - began_at < 2
-        assert waits.progress.pending > crowd / 2  # the crowd is still there
+        assert waits.progress.pending > count / 2  # most of them are still there
         assert not reading.done()
         reading.cancel()
     assert_nothing_subscribed(client)
@@ -695,7 +694,7 @@ async def test_batch_timeout_leaves_the_source(kiosk: Simulator, client: Client)
 
 async def test_leaving_early(kiosk: Simulator, client: Client) -> None:
     """However and whenever the block is left, no task, permit, poll or subscription is left behind."""
-    cards = add(kiosk, 150)
+    cards = add(kiosk, 40)
     kiosk.slow_down(2)  # so that some polls are under way at any moment
     with Table() as table:
         for how, after in product(("break", "raise", "cancel", "timeout"), (0, 0.5, 10)):
@@ -768,13 +767,13 @@ async def test_many_waits_cost_one_cards_polls(kiosk: Simulator, client: Client)
     await steps_of(client, CARD)
     alone = len(kiosk.requests)
     kiosk.add(CARD, PLAN)
-    waits = [steps_of(client, CARD) for _ in range(250)]
-    batches = [client.wait_until_all_final([CARD], schedule=Backoff()) for _ in range(250)]
+    waits = [steps_of(client, CARD) for _ in range(100)]
+    batches = [client.wait_until_all_final([CARD], schedule=Backoff()) for _ in range(100)]
     outcomes: list[Any] = await asyncio.gather(*waits, *batches)
     assert len(kiosk.requests) - alone <= alone + 3
-    for outcome in outcomes[:250]:
+    for outcome in outcomes[:100]:
         assert [step.current.status for step in outcome] == [status for status, _ in PLAN]
-    for outcome in outcomes[250:]:
+    for outcome in outcomes[100:]:
         assert outcome[CARD].is_produced
     assert_nothing_subscribed(client)
 
@@ -841,26 +840,12 @@ async def test_event_ends_a_card_during_its_poll() -> None:
         assert_nothing_subscribed(client)
 
 
-async def test_heap_stays_small(kiosk: Simulator, client: Client) -> None:
-    """A card that other waits poll all the time takes no more memory for it."""
-    kiosk.add(CARD, "never")
-    hourly = Backoff(first=3600, factor=1, ceiling=3600)
-    async with client.wait_until_all_final([CARD], schedule=hourly, timeout=None) as steps:
-        reading = asyncio.create_task(_read(aiter(steps)))
-        await asyncio.sleep(1)
-        quick = asyncio.create_task(steps_of(client, CARD, schedule=Backoff(first=0.2, factor=1), timeout=250))
-        with pytest.raises(WaitTimeout):
-            await quick
-        assert len(steps._queue) <= 1100  # pyright: ignore[reportPrivateUsage]
-        reading.cancel()
-
-
 # --- All at once ---
 
 
-@pytest.mark.seeds(3, 6)
+@pytest.mark.seeds(2, 6)
 async def test_chaos(seed: int) -> None:
-    """Batches, waits and polls, cancelled at random in a storm, with events or without, each report a chain of
+    """Batches, waits and polls, cancelled at random among faults, with events or without, each report a chain of
     transitions and leave nothing.
     """
     random = Random(seed)

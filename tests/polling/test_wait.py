@@ -767,7 +767,7 @@ async def test_awaited_wait_closed_by_another_task(kiosk: Simulator, client: Cli
         awaiting: asyncio.Future[Any] = asyncio.ensure_future(start(waiting))
         await asyncio.sleep(5)
         waiting.close()
-        with pytest.raises(UsageError, match="given up"):
+        with pytest.raises(UsageError, match="this wait was closed while it was awaited"):
             await asyncio.wait_for(awaiting, 1)
         assert_idle(client)
 

@@ -356,10 +356,10 @@ async def _follow_fleet(
 
 async def test_polls_become_rare(kiosk: Simulator, client: Client, endpoint: str) -> None:
     """Once events have reported some changes, a card costs a tenth of the polls it costs without."""
-    without, _ = await _follow_fleet(kiosk, client, 20)
+    without, _ = await _follow_fleet(kiosk, client, 8)
     kiosk.subscribe(endpoint)
     await _follow_fleet(kiosk, client, 10)
-    with_events, ends = await _follow_fleet(kiosk, client, 20)
+    with_events, ends = await _follow_fleet(kiosk, client, 8)
     assert with_events <= 0.1 * without
     assert max(late for _, late in ends) < 1
 
@@ -412,11 +412,11 @@ async def test_lost_events_are_found_by_the_net(kiosk: Simulator, client: Client
     assert loop.time() - began_at < 20 + 300 + 31
 
 
-# --- A storm of events and faults ---
+# --- Many events, and faults ---
 
 
 @pytest.mark.seeds(1, 4)
-async def test_storm_of_events(kiosk: Simulator, seed: int) -> None:
+async def test_many_events(kiosk: Simulator, seed: int) -> None:
     """With events late, twice, lost, out of order and replayed, and polls that fail, each card ends rightly, in steps
     that follow each other, none reported twice; and nothing is left.
     """
@@ -451,7 +451,7 @@ async def test_storm_of_events(kiosk: Simulator, seed: int) -> None:
                 )
             kiosk.set_error_rate(0.1, seed)
             plans: dict[Card, list[Stage]] = {}
-            for number in range(24):
+            for number in range(12):
                 stages = [Stage("READY", random.uniform(5, 200)), Stage("IN_PROGRESS", random.uniform(5, 200))]
                 if random.random() < 0.3:
                     stages.append(Stage("IN_PROGRESS", random.uniform(60, 100), is_new_request=True))

@@ -39,7 +39,7 @@ class Browser:
     """A browser window, for as long as the `with` block; with a fresh profile, so it knows nothing of any other.
 
     Args:
-        is_dark: Whether whoever looks at it likes it dark.
+        is_dark: Whether the reader prefers a dark page.
         width: The window's width in pixels.
     """
 
@@ -47,7 +47,7 @@ class Browser:
         programs = browser_programs()
         if programs is None:
             raise FileNotFoundError("Chromium or chromedriver is not installed")
-        # Selenium fetches drivers and reports its use, unless told.
+        # Selenium fetches drivers and reports its use, unless switched off.
         os.environ["SE_OFFLINE"] = os.environ["SE_AVOID_STATS"] = "true"
         self._profile = tempfile.TemporaryDirectory(prefix="chromium", ignore_cleanup_errors=True)
         options = webdriver.ChromeOptions()
@@ -72,7 +72,7 @@ class Browser:
         executor = self.driver.command_executor
         assert isinstance(executor, RemoteConnection)
         executor.client_config.timeout = LIMIT
-        self.set_looks(is_dark=is_dark)
+        self.set_preferences(is_dark=is_dark)
         self.set_width(width)
 
     def __enter__(self) -> Self:
@@ -82,8 +82,8 @@ class Browser:
         self.driver.quit()
         self._profile.cleanup()
 
-    def set_looks(self, *, is_dark: bool = False, is_still: bool = False) -> None:
-        """Let whoever looks at it like it dark, or like nothing to move."""
+    def set_preferences(self, *, is_dark: bool = False, is_still: bool = False) -> None:
+        """Let the reader prefer a dark page, or one without motion."""
         features = [
             {"name": "prefers-color-scheme", "value": "dark" if is_dark else "light"},
             {"name": "prefers-reduced-motion", "value": "reduce" if is_still else "no-preference"},

@@ -7,6 +7,7 @@ import functools
 import threading
 from contextlib import asynccontextmanager, contextmanager
 from importlib.resources import files
+from itertools import product
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
@@ -14,7 +15,7 @@ from aiohttp import web
 
 import cardprod
 from cardprod.simulator import PLANS, Simulator, Stage
-from tests.table import Table, pairwise_rows
+from tests.table import Table
 from tests.waiting import LIMIT
 
 pytest.importorskip("selenium", reason="selenium is not installed: pip install -e '.[browser]'")
@@ -122,7 +123,7 @@ def page(window: Browser, live: Live) -> Iterator[Browser]:
     """The page, open, and the card on it, READY until somebody does something; its console stays empty."""
     live.call(live.kiosk.add, CARD, "never")
     window.complaints()
-    window.set_looks()
+    window.set_preferences()
     window.set_width(1280)
     window.open(live.kiosk.base_url)
     window.wait_for_text(ROW, "READY")
@@ -142,15 +143,21 @@ async def serve(route: web.RouteDef) -> web.AppRunner:
     return runner
 
 
+_BUTTON = """
+const [within, name] = arguments;
+return [...document.querySelectorAll(`${within} button`)].find((button) => button.checkVisibility() &&
+  (button.ariaLabel ?? button.textContent).trim().startsWith(name))
+"""
+
+
 def click(page: Browser, name: str, within: str = "body") -> None:
     """Click the button that has this name, once it can be seen."""
 
     def is_clicked() -> bool:
-        for button in page.find_all(f"{within} button"):
-            if button.is_displayed() and button.accessible_name.startswith(name):
-                button.click()
-                return True
-        return False
+        button = page.run(_BUTTON, within, name)
+        if button is not None:
+            button.click()
+        return button is not None
 
     page.wait_for(is_clicked, f"a button {name!r}")
 
@@ -353,7 +360,8 @@ def test_keyboard_only(page: Browser, live: Live) -> None:
     """A card is started and jammed with nothing but the keyboard, and the focus goes on where it was."""
 
     def focused() -> str:
-        return str(page.driver.switch_to.active_element.accessible_name)
+        return str(page.run("const { ariaLabel, labels, textContent } = document.activeElement;"
+                            "return (ariaLabel ?? labels?.[0]?.textContent ?? textContent).trim()"))  # fmt: skip
 
     def press(*keys: str) -> None:
         page.driver.switch_to.active_element.send_keys(*keys)
@@ -404,7 +412,7 @@ def _axe() -> str:
 
 
 def _barriers(page: Browser) -> list[str]:
-    """Let axe-core look for what keeps people out."""
+    """Let axe-core search for what keeps people out."""
     page.run(_axe())
     found = page.driver.execute_async_script(
         "const done = arguments[arguments.length - 1]; axe.run(document, {resultTypes: ['violations']}).then(done)"
@@ -416,6 +424,9 @@ def _barriers(page: Browser) -> list[str]:
     ]
 
 
+_WINDOWS = ((False, 360, True), (True, 1280, False))
+
+
 @pytest.mark.timeout(300)  # at full size
 def test_accessible(page: Browser, live: Live, *, full_size: bool) -> None:
     """Dark or light, wide or narrow, axe-core finds no barrier on the page, nor in the choice of an error."""
@@ -424,8 +435,9 @@ def test_accessible(page: Browser, live: Live, *, full_size: bool) -> None:
     page.wait_for_text("#faults-set", "latency")
     page.wait_for_text("#card-rows", "QUALITY_CHECK")
     with Table() as table:
-        for is_dark, width, is_choosing in pairwise_rows([False, True], [360, 1280], [False, True], is_full=full_size):
-            page.set_looks(is_dark=is_dark, is_still=True)
+        rows = [*product([False, True], [360, 1280], [False, True])] if full_size else _WINDOWS
+        for is_dark, width, is_choosing in rows:
+            page.set_preferences(is_dark=is_dark, is_still=True)
             page.set_width(width)
             if is_choosing:
                 click(page, "Refuse", ROW)
@@ -441,8 +453,14 @@ async def _furnish(kiosk: Simulator) -> None:
     await furnish(kiosk)
 
 
+_TALLEST_STATUS = """
+const shown = [...document.querySelectorAll('.status[data-status$="_ERROR"]')];
+return Math.max(...shown.map((each) => each.clientHeight))
+"""
+
+
 def test_nothing_overflows(page: Browser, live: Live) -> None:
-    """At any width from 360 pixels on nothing hangs out of the page, or out of the table of cards."""
+    """At any width from 360 pixels on nothing hangs out of the page or the table of cards; a status is in one line."""
     live.run(_furnish(live.kiosk))
     live.call(live.kiosk.add, (2**63 - 1, "x" * 128), "never")
     page.wait_for_text("#card-rows", "x" * 128)
@@ -454,6 +472,7 @@ def test_nothing_overflows(page: Browser, live: Live) -> None:
                 assert page.run("return document.documentElement.scrollWidth") <= width
                 cards = "const cards = document.getElementById('cards');"
                 assert page.run(f"{cards} return cards.scrollWidth - cards.clientWidth") == 0
+                assert page.run(_TALLEST_STATUS) < 30
 
 
 _ROWS_SEEN = """
@@ -527,7 +546,7 @@ def test_reduced_motion(page: Browser, live: Live) -> None:
     """With reduced motion nothing is animated; without, a change is."""
     for is_still in (False, True):
         live.call(live.kiosk.add, CARD, "never")
-        page.set_looks(is_still=is_still)
+        page.set_preferences(is_still=is_still)
         live.call(live.kiosk.start, CARD)
         page.wait_for_text(ROW, "IN_PROGRESS")
         duration = page.run(
@@ -539,7 +558,7 @@ def test_reduced_motion(page: Browser, live: Live) -> None:
 
 
 def test_foreign_text_is_only_text(page: Browser, live: Live) -> None:
-    """What looks like HTML in a status, a code or a description is shown as it is, and nothing of it runs."""
+    """HTML in a status, a code or a description is shown as it is, and nothing of it runs."""
     evil = "<img src=x onerror=\"document.title='taken'\">"
     live.call(live.kiosk.add, CARD, [Stage(evil, error_code=evil, description=evil)])
     page.wait_for_text(ROW, evil)

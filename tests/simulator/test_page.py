@@ -349,7 +349,7 @@ async def test_logs_are_live(
         await tab.read()
     [request] = tab.state["requests"]
     assert (request["correlation_id"], request["http_status"], request["status"]) == ("mine", 200, "READY")
-    assert (request["card"], request["fault"]) == (str(CARD), None)
+    assert (request["card"], request["fault"]) == (CARD.card_token, None)
     [delivery] = tab.state["deliveries"]
     assert (delivery["status"], delivery["attempt"], delivery["http_status"]) == ("IN_PROGRESS", 1, 200)
     assert tab.cards[CARD.card_token]["requests"] == 1

@@ -21,9 +21,10 @@ def test_refuses_a_token_without_showing_it() -> None:
     """What cannot be a token is refused with the reason, which shows nothing of it."""
     characters = "^the token holds white space, control or non-ASCII characters; "
     refused: list[tuple[Any, str]] = [
-        ("", "^the token is empty$"),
+        ("", "^the token is empty: pass the whole token"),
         *((f"sesame-{bad}-sesame", characters) for bad in "\n\r\t \x00\x7f\x80é\u2028\ud800"),
         *((token, characters) for token in ("sesame\n", "\nsesame", " sesame", "sesame\r\nX-Injected: 1")),
+        *((token, "^the token begins with 'Bearer ': pass only") for token in ("Bearer sesame", "bearer sesame\n")),
         (b"sesame", "or an async callable that gives one, not a bytes$"),
         (["sesame"], "not a list$"),
         (123456, "not a int$"),

@@ -19,6 +19,7 @@ from tests.table import Table
 TOKEN = "card_token must be 1 to 128 characters of A-Z a-z 0-9 . _ ~ -, and not '.' or '..'"
 EXPECTED = "; expected profile_id,card_token"
 NO_NUMBER = "profile_id must be a whole number, such as 123456"
+HEADER = "; if this is a header, name the columns profile_id,card_token"
 OBJECT = '; expected {"profile_id": 123456, "card_token": "…"}'
 
 
@@ -50,7 +51,7 @@ def test_other_separators() -> None:
     assert read("7;a\n8;b") == [Card(7, "a"), Card(8, "b")]
     assert read("7\ta") == [Card(7, "a")]
     assert read("sep=|\n7|a,b\n8|c\n") == [
-        f"2: {TOKEN}; this one has 3 characters and does not qualify{EXPECTED}",
+        f"2: {TOKEN}; this one has ',' as character 2{HEADER}",
         Card(8, "c"),
     ]
 
@@ -80,8 +81,8 @@ def test_known_statuses() -> None:
 @pytest.mark.parametrize(
     ("cells", "words"),
     [
-        (",2026-11-26T09:30:00Z,", "after_status is missing"),
-        (",,JAM", "after_status is missing"),
+        (",2026-11-26T09:30:00Z,", "after_status must be given"),
+        (",,JAM", "after_status must be given"),
         ("READY,2026-11-26T09:30:00,", "after_occurred_at must be a time with its offset"),
         ("READY,yesterday,", "after_occurred_at must be a time with its offset"),
     ],
@@ -95,15 +96,25 @@ def test_known_statuses_that_cannot_be(cells: str, words: str) -> None:
 
 def test_a_header_is_the_first_row() -> None:
     """A row of names that is not the first is no card, and one that names a column twice ends the list."""
-    assert read("1,a\nprofile_id,card_token\n2,b") == [Card(1, "a"), f"2: {NO_NUMBER}{EXPECTED}", Card(2, "b")]
+    assert read("1,a\nprofile_id,card_token\n2,b") == [
+        Card(1, "a"),
+        f"2: {NO_NUMBER}; this row has 'profile_…",
+        Card(2, "b"),
+    ]
     [refused] = read("profile_id,card_token,Card Token\n1,a,b\n")
-    assert refused == f"1: the header has cardtoken twice{EXPECTED}, each once"
+    assert refused == f"1: the header has card_token twice{EXPECTED}, each once"
+
+
+def test_a_header_without_one_of_the_two() -> None:
+    """A header that names only one of the columns ends the list: no other column is taken for it."""
+    assert read("foo,cardToken\n1,a\n") == [f"1: the header has no profile_id{EXPECTED}, among any others"]
+    assert read("profile,token\n1,a\n") == [f"1: {NO_NUMBER}; this row has 'profile'{HEADER}", Card(1, "a")]
 
 
 def test_the_header_that_was_expected() -> None:
-    """A bad row is told with the header of its list."""
+    """A bad row is reported with the header of its list."""
     assert read("Holder;Card_Token;Profile_ID\nSmith;a;x\nSmith;b\n") == [
-        f"2: {NO_NUMBER}; expected Holder;Card_Token;Profile_ID",
+        f"2: {NO_NUMBER}; this row has 'x'",
         "3: the row has 2 columns; expected Holder;Card_Token;Profile_ID",
     ]
 
@@ -123,15 +134,19 @@ def test_bad_rows() -> None:
     """A row that is no card is named by its line and what is wrong with it; the others are read."""
     rows: dict[str, Card | str] = {
         "1,a": Card(1, "a"),
-        "x,b": NO_NUMBER + EXPECTED,
-        "-1,b": NO_NUMBER + EXPECTED,
-        "\u0661,b": NO_NUMBER + EXPECTED,
-        "\u00b2,b": NO_NUMBER + EXPECTED,
-        "0,b": "profile_id must be from 1 to 2**63 - 1, as Wise's profile ids are" + EXPECTED,
+        "x,b": f"{NO_NUMBER}; this row has 'x'",
+        "-1,b": f"{NO_NUMBER}; this row has '-1'",
+        "\u0661,b": f"{NO_NUMBER}; this row has '\\u0661'",
+        "\u00b2,b": f"{NO_NUMBER}; this row has '\\xb2'",
+        "123 456,b": f"{NO_NUMBER}; this row has '123 456'",
+        ",b": f"{NO_NUMBER}; this row has nothing",
+        f"{'ca0c8154-1e14'},b": f"{NO_NUMBER}; this row has 'ca0c8154…",
+        "0,b": "profile_id must be from 1 to 2**63 - 1; this one is below that",
         "3": "the row has 1 columns" + EXPECTED,
-        "4,no token!": f"{TOKEN}; this one has 9 characters and does not qualify" + EXPECTED,
+        "4,no token!": f"{TOKEN}; this one has ' ' as character 3",
         '"a"b,1': "this is not CSV: ',' expected after '\"'" + EXPECTED,
-        "9" * 5000 + ",a": "profile_id is too long a number" + EXPECTED,  # more digits than Python reads
+        "9" * 5000 + ",a": "profile_id is too long a number",  # more digits than Python reads
+        "6,": f"{TOKEN}; this one is empty",
         "5,e": Card(5, "e"),
         '"open,1': "this is not CSV: unexpected end of data" + EXPECTED,
     }
@@ -143,19 +158,19 @@ def test_bad_rows() -> None:
 def test_bad_objects() -> None:
     """An object that is no card is named as that."""
     rows: dict[str, str] = {
-        '{"profile_id": 1.5, "card_token": "a"}': NO_NUMBER,
-        '{"profile_id": true, "card_token": "a"}': NO_NUMBER,
-        '{"profile_id": null, "card_token": "a"}': NO_NUMBER,
-        "{bad": "the line is no JSON object",
-        '{"profile_id": 1}': "profile_id or card_token is missing",
-        '{"card_token": "a"}': "profile_id or card_token is missing",
+        '{"profile_id": 1.5, "card_token": "a"}': f"{NO_NUMBER}; this row has 1.5",
+        '{"profile_id": true, "card_token": "a"}': f"{NO_NUMBER}; this row has True",
+        '{"profile_id": null, "card_token": "a"}': f"{NO_NUMBER}; this row has nothing",
+        "{bad": f"the line is no JSON object{OBJECT}",
+        '{"profile_id": 1}': f"profile_id or card_token is missing{OBJECT}",
+        '{"card_token": "a"}': f"profile_id or card_token is missing{OBJECT}",
         '{"profile_id": 1, "card_token": 5}': "card_token must be a str; this is a int",
-        '{"a":' * 100_000: "the line is no JSON object",
+        '{"a":' * 100_000: f"the line is no JSON object{OBJECT}",
     }
     with Table() as table:
         for text, reason in rows.items():
             with table.row(text):
-                assert read(text) == [f"1: {reason}{OBJECT}"]
+                assert read(text) == [f"1: {reason}"]
 
 
 def test_a_quote_that_is_not_closed() -> None:

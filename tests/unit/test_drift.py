@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import copy
 import json
+import sys
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 import cardprod
-from tests.drift import KNOWN, differences, facts_of, main
+from tests.drift import KNOWN, NoSuchDocument, differences, facts_of, main
 from tests.table import Table
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     import pytest
 
@@ -92,6 +98,58 @@ def test_differences_are_printed(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert capsys.readouterr().out == "new status: COLLECTED is in the document, and cardprod does not know it\n"
 
 
+def _paths(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Give the path of each value in a document: the keys and indices that lead to it."""
+    if path:
+        yield path
+    inner: Iterable[tuple[Any, Any]] = ()
+    if isinstance(value, dict):
+        inner = cast("dict[str, Any]", value).items()
+    elif isinstance(value, list):
+        inner = enumerate(cast("Sequence[Any]", value))
+    for key, one in inner:
+        yield from _paths(one, (*path, key))
+
+
+PLACES: Final = list(_paths(_document()))
+REFERENCES: Final = ["#/" + "/".join(str(key).replace("~", "~0").replace("/", "~1") for key in one) for one in PLACES]
+VALUES: Final = st.one_of(
+    st.sampled_from(REFERENCES).map(lambda reference: {"$ref": reference}),
+    st.sampled_from(REFERENCES).map(lambda reference: {"allOf": [{"$ref": reference}, {"enum": ["READY"]}]}),
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+        lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(["$ref", "enum"]), inner),
+    ),
+)
+STATUS: Final = ("components", "schemas", "ProductionStatus")
+
+
+@given(st.lists(st.tuples(st.sampled_from(PLACES), VALUES), min_size=1, max_size=3))
+@example([(STATUS, {"allOf": [{"$ref": "#/" + "/".join(STATUS)}]})])
+@example([((*STATUS, "properties", "status"), {"anyOf": [{"$ref": "#/" + "/".join(STATUS)}]})])
+@example([(("servers",), None)])
+def test_any_document_is_read_or_refused(changes: list[tuple[tuple[Any, ...], Any]]) -> None:
+    """Whatever stands where in a document, also a schema that contains itself: it is compared, or refused."""
+    document = _document()
+    for place, value in changes:
+        holder: Any = document
+        with suppress(KeyError, IndexError, TypeError):  # where an earlier change took the place away
+            for key in place[:-1]:
+                holder = holder[key]
+            holder[place[-1]] = value
+    with suppress(NoSuchDocument):
+        list(differences(KNOWN, facts_of(document)))
+
+
+def test_a_schema_within_itself_is_read() -> None:
+    """A schema that contains itself, directly or through others, is read as if it did not."""
+    document = _document()
+    schemas = _schemas(document)
+    schemas["ProductionErrorCode"]["anyOf"] = [{"$ref": "#/components/schemas/RequestErrorCode"}]
+    schemas["RequestErrorCode"]["anyOf"] = [{"$ref": "#/components/schemas/ProductionErrorCode"}]
+    assert list(differences(KNOWN, facts_of(document))) == []
+
+
 def test_no_such_document(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A file that is no such document is refused with the reason, and 2."""
     elsewhere = _document()
@@ -102,6 +160,7 @@ def test_no_such_document(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     nothing["components"]["schemas"].pop("RequestErrorCode")
     rows = {
         "{": "is not JSON",
+        "[" * 100_000: "is not JSON",
         "[]": "no OpenAPI document",
         '{"paths": {}}': "no OpenAPI document with GET",
         json.dumps({"paths": {PATH: {"get": {}}}}): "no schema",
@@ -116,6 +175,23 @@ def test_no_such_document(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
                 assert main([str(tmp_path / "file.json")]) == 2
                 assert reason in capsys.readouterr().err
     assert main([str(tmp_path / "not there.json")]) == 2
+
+
+def test_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A YAML file is read where PyYAML is installed, with answers that are numbers, and refused where it is not."""
+    document = _document()
+    responses = document["paths"][PATH]["get"]["responses"]
+    document["paths"][PATH]["get"]["responses"] = {int(code): answer for code, answer in responses.items()}
+    (tmp_path / "kiosk.yaml").write_text("as PyYAML would read it")
+
+    def safe_load(_: str) -> object:
+        return document
+
+    monkeypatch.setitem(sys.modules, "yaml", SimpleNamespace(safe_load=safe_load, YAMLError=ValueError))
+    assert main([str(tmp_path / "kiosk.yaml")]) == 0
+    monkeypatch.setitem(sys.modules, "yaml", None)
+    assert main([str(tmp_path / "kiosk.yaml")]) == 2
+    assert "PyYAML reads: install it" in capsys.readouterr().err
 
 
 def test_known_headers_are_used() -> None:

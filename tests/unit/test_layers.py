@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import sys
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Final
@@ -199,6 +200,7 @@ class _Imports(ast.NodeVisitor):
         self._found.update(f"{node.module}.{alias.name}" for alias in node.names)
 
 
+@cache
 def imports_of(source: str) -> _Imports:
     visitor = _Imports()
     visitor.visit(ast.parse(source))

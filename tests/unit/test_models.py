@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+import re
 from datetime import UTC, datetime
 from typing import Any
 
@@ -66,7 +67,10 @@ def test_card_takes_what_needs_no_escaping() -> None:
 
 def test_card_refuses_the_rest() -> None:
     """What cannot be a profile id or a token is refused by name, the profile first, and a token is not shown."""
-    no_int, no_int64 = "profile_id must be an int, such as 123456; this is a ", "profile_id must be from 1 to 2**63 - 1"
+    no_int, no_int64 = (
+        "profile_id must be an int, such as 123456; this is a ",
+        "profile_id must be from 1 to 2**63 - 1; this one is ",
+    )
     no_text, no_token = "card_token must be a str; this is a ", "card_token must be 1 to 128 characters of "
     tokens = ["", "a" * 129, "a b", " a", "a/b", "../a", "a%2Fb", "a\n", "\na", "a\x00", ".", "..", "a?b", "a#b"]
     tokens += ["a:b", "a@b", "ä", "\u0661", "a\u200b", "\ud800", "secret-card-token ", "x" * 130]
@@ -86,7 +90,10 @@ def test_card_refuses_the_rest() -> None:
                     Card(profile_id, token)
                 assert str(caught.value).startswith(problem)
                 if problem is no_token:
-                    assert f"this one has {len(token)} characters" in str(caught.value)
+                    assert re.search(
+                        r"; this one (?:is empty|is '\.\.?'|has '\S* ?' as character \d+|has 1\d\d char)",
+                        str(caught.value),
+                    )
                     assert len(token.strip()) < 9 or token.strip() not in str(caught.value)
 
 
@@ -341,10 +348,10 @@ def test_bad_json_of_an_event() -> None:
     texts = dict.fromkeys(("", "[]", "null", "1", "[" * 100_000), not_ours + "it is no JSON object") | {
         "{}": not_ours + "it has no version",
         json.dumps(WRITTEN | {"version": 2}): (
-            "this was written by ProductionEvent.to_json in version 2; known is version 1"
+            "this was written by ProductionEvent.to_json in version 2; known is version 1: install a newer one"
         ),
         json.dumps(WRITTEN | {"card": {"profile_id": 0, "card_token": "a"}}): (
-            not_ours + "profile_id must be from 1 to 2**63 - 1, as Wise's profile ids are @ card"
+            not_ours + "profile_id must be from 1 to 2**63 - 1; this one is below that @ card"
         ),
         json.dumps(WRITTEN | {"status": {"status": 5}}): not_ours + "expected a string @ status.status",
         json.dumps(WRITTEN | {"status": "READY"}): not_ours + "expected an object @ status",

@@ -82,27 +82,31 @@ def test_no_request_is_left_over(plans: list[Plan], per_minute: int) -> None:
 
 A_FIFTH: Final = RateLimit(per_second=20, per_minute=200)
 WORST: Final = 1.05
-"""How many times as late as with `Backoff` the ends may be seen, and another 0.3 s, for luck."""
-FLEETS: Final[dict[str, tuple[list[Plan], float]]] = {
-    "at once, 5 s": (fleet(20, 0, exactly(2.5), exactly(2.5)), WORST),
-    "many at once, 5 s": (fleet(100, 0, exactly(2.5), exactly(2.5)), WORST),
-    "at once, seconds": (fleet(300, 0, memoryless(2.5), about(2.5)), WORST),
-    "stragglers": (fleet(60, 0, one_of((9, exactly(2.5)), (1, exactly(60))), exactly(2.5)), WORST),
-    "at once, half a minute": (fleet(200, 0, memoryless(30), about(30)), WORST),
-    "memoryless": (fleet(200, 15, memoryless(60), memoryless(60)), WORST),
-    "one in five never": (fleet(80, 0, exactly(30), one_of((4, about(30)), (1, exactly(900)))), WORST),
-    "ten times faster": (fleet(120, 20, memoryless(60), about(60), later=0.1), WORST),
-    "ten times slower": (fleet(120, 20, memoryless(20), about(20), later=10), 0.5),
-    "minutes": (fleet(60, 15, memoryless(60), about(240)), 0.5),
-    "bimodal": (fleet(100, 15, memoryless(60), one_of((1, about(40, 0.15)), (1, about(240, 0.15)))), 0.5),
-    "ten": (fleet(10, 1, memoryless(100), about(100)), 0.5),
-}
+"""How many times as late as with `Backoff` the ends may be seen, and another 0.3 s, for random differences."""
 
 
-@pytest.mark.parametrize("name", FLEETS)
-def test_fleets(name: str) -> None:
+def fleets(scale: int) -> dict[str, tuple[list[Plan], float]]:
+    """Make the fleets, and how late their ends may be seen."""
+    return {
+        "at once, 5 s": (fleet(10 * scale, 0, exactly(2.5), exactly(2.5)), WORST),
+        "many at once, 5 s": (fleet(50 * scale, 0, exactly(2.5), exactly(2.5)), WORST),
+        "at once, seconds": (fleet(150 * scale, 0, memoryless(2.5), about(2.5)), WORST),
+        "stragglers": (fleet(30 * scale, 0, one_of((9, exactly(2.5)), (1, exactly(60))), exactly(2.5)), WORST),
+        "at once, half a minute": (fleet(100 * scale, 0, memoryless(30), about(30)), WORST),
+        "memoryless": (fleet(100 * scale, 15, memoryless(60), memoryless(60)), WORST),
+        "one in five never": (fleet(40 * scale, 0, exactly(30), one_of((4, about(30)), (1, exactly(900)))), WORST),
+        "ten times faster": (fleet(60 * scale, 20, memoryless(60), about(60), later=0.1), WORST),
+        "ten times slower": (fleet(60 * scale, 20, memoryless(20), about(20), later=10), 0.5),
+        "minutes": (fleet(30 * scale, 15, memoryless(60), about(240)), 0.5),
+        "bimodal": (fleet(50 * scale, 15, memoryless(60), one_of((1, about(40, 0.15)), (1, about(240, 0.15)))), 0.5),
+        "ten": (fleet(10, 1, memoryless(100), about(100)), 0.5),
+    }
+
+
+@pytest.mark.parametrize("name", fleets(1))
+def test_fleets(name: str, *, full_size: bool) -> None:
     """A fleet's ends are seen as early as with `Backoff`, or much earlier, and no card goes much longer unpolled."""
-    plans, most = FLEETS[name]
+    plans, most = fleets(2 if full_size else 1)[name]
     learned, backoff = (poll_fleet(plans, schedule, limit=A_FIFTH) for schedule in (AdaptiveSchedule(), Backoff()))
     assert learned.mean <= most * backoff.mean + 0.3
     assert learned.longest_gap <= 1.5 * backoff.longest_gap + 1
@@ -116,7 +120,7 @@ def test_one_card_at_a_time(printing: float) -> None:
     """
     random, schedule, comes_at = Random(3), AdaptiveSchedule(), 0.0
     plans: list[Plan] = []
-    for _ in range(20):
+    for _ in range(10):
         plans.append((comes_at, 30.0, about(printing)(random)))
         comes_at += sum(plans[-1][1:]) + 60
     polled = poll_fleet(plans, schedule, least_gap=IDLE_GAP)
@@ -138,7 +142,7 @@ def test_a_card_that_does_not_change(schedule: AdaptiveSchedule, jitter: float) 
 
 def test_patience() -> None:
     """With a higher `poll_cost` there are fewer polls than `Backoff`'s, as asked for."""
-    plans, _ = FLEETS["ten"]
+    plans, _ = fleets(1)["ten"]
     schedules = (AdaptiveSchedule(poll_cost=10), Backoff(), AdaptiveSchedule())
     few, some, many = (sum(poll_fleet(plans, schedule).polls) for schedule in schedules)
     assert few < some < many

@@ -363,4 +363,4 @@ class Fleet(RuleBasedStateMachine):
 
 
 TestFleet = Fleet.TestCase
-TestFleet.settings = settings(stateful_step_count=30)
+TestFleet.settings = settings(max_examples=settings().max_examples // 2, stateful_step_count=30)

@@ -61,7 +61,7 @@ def test_share() -> None:
     for workers, (per_second, per_minute) in shares.items():
         assert RateLimit().share(workers) == RateLimit(per_second, per_minute)
     for limit in (RateLimit(per_second=3), RateLimit(per_minute=3)):
-        with pytest.raises(UsageError, match="cannot be shared by 4 workers"):
+        with pytest.raises(UsageError, match=r"workers must be at most 3 for .*, not 4"):
             limit.share(4)
 
 
@@ -278,7 +278,7 @@ def test_min_interval_keeps_the_limit_and_uses_it(per_second: int, per_minute: i
 
 
 def test_min_interval_leaves_no_long_silence() -> None:
-    """Even right after the first rush of a crowd, some request may leave every few tenths of a second."""
+    """Even right after the first rush of requests, some request may leave every few tenths of a second."""
     window = SlidingWindow(RateLimit())
     now, last, longest = 0.0, -math.inf, 0.0
     while now < 300:

@@ -11,7 +11,7 @@ import attrs
 from cardprod.cli.arguments import add_database
 from cardprod.cli.connection import find_database
 from cardprod.cli.exit_codes import NOT_FINAL, PRODUCED
-from cardprod.cli.output.events import Report, report_of
+from cardprod.cli.output.events import Report, Result
 from cardprod.cli.words import count_of
 
 if TYPE_CHECKING:
@@ -45,8 +45,8 @@ async def run(arguments: argparse.Namespace, output: Output) -> int:
         if arguments.cancel:
             await durable.cancel(arguments.batch)
         status = await durable.status(arguments.batch)
-        ends = f"{status.produced} produced, {status.failed} ended in an error, {status.errors} gave up"
-        pending = f"{status.pending} to go"
+        ends = f"{status.produced} produced, {status.failed} ended in an error, {status.errors} ended without an answer"
+        pending = f"{status.pending} to go" if status.pending else "all final, not all delivered yet"
         state = "cancelled" if status.cancelled_at else "over" if status.finished_at else pending
         refused = f"; the token {status.token_name!r} is refused" if status.token_refused_at else ""
         fields = attrs.asdict(status, value_serializer=_as_json)
@@ -55,7 +55,7 @@ async def run(arguments: argparse.Namespace, output: Output) -> int:
         )
         if arguments.results:
             async for card, outcome in durable.results(arguments.batch):
-                output.emit(report_of(card, outcome))
+                output.emit(Result(outcome, card))
                 await output.drain()
     return NOT_FINAL if status.pending and status.cancelled_at is None else PRODUCED
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from cardprod._polling.backoff import Backoff
 from cardprod.cli.exit_codes import PRODUCED
-from cardprod.cli.output.events import Failed, Report, TransitionReported
+from cardprod.cli.output.events import Report, Result
 from cardprod.client import Client
 from cardprod.errors import WaitTimeout
 
@@ -83,8 +83,8 @@ async def _play(
         try:
             async for step in waiting:
                 last = step.current
-                output.emit(TransitionReported(card, step, asyncio.get_running_loop().time() - began_at))
+                output.emit(Result(step, card, asyncio.get_running_loop().time() - began_at))
         except WaitTimeout as error:
-            output.emit(Failed(error))
+            output.emit(Result(error))
             return None
     return last

@@ -41,7 +41,7 @@ async def run(arguments: argparse.Namespace, output: Output) -> int:
         output.print_raw(find_database(arguments).migration_script(role=arguments.role))
         return PRODUCED
     if arguments.role:
-        raise UsageError("--role goes with --sql: an administrator runs what that prints")
+        raise UsageError("--role needs --sql: add it, and have an administrator run what it prints")
     async with await asyncio.to_thread(find_database, arguments) as durable:
         await durable.migrate()
     output.emit(Warned(f"the schema {arguments.schema} is up to date"))

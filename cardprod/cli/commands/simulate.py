@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack, suppress
-from typing import TYPE_CHECKING, Final
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
 
 from cardprod.cli.arguments import port
 from cardprod.cli.output.events import Report
@@ -16,13 +17,14 @@ if TYPE_CHECKING:
 
     from cardprod.cli.output import Output
     from cardprod.cli.parser import Commands
-    from cardprod.simulator import LoggedRequest
+    from cardprod.simulator import Change, LoggedRequest, Simulator
 
 __all__ = ["add", "run"]
 
 _MOST_KEPT: Final = 1_000_000
 """Bytes that are kept for a reader who does not read; the requests after that are not shown."""
 
+_BAD_REQUEST: Final = 400
 _FIELDS: Final = ("method", "path", "http_status", "status")
 
 
@@ -45,40 +47,68 @@ async def run(arguments: argparse.Namespace, output: Output) -> int:
     """Run the simulator until this is cancelled: it never returns."""
     from cardprod.simulator import Simulator  # noqa: PLC0415 - other commands need no web server
 
-    def log(request: LoggedRequest) -> None:
-        """Show a request, if somebody reads: an answer must not depend on that."""
-        answer = "no answer" if request.http_status is None else f"{request.http_status} {request.status or ''}"
-        fields = {name: getattr(request, name) for name in _FIELDS}
-        fields |= {"at": round(request.at, 3), "fault": None if request.fault is None else request.fault.kind}
-        if output.kept < _MOST_KEPT:
-            with suppress(OutputLost):
-                text = f"{request.at:6.1f} s  {request.method} {request.path}  {answer}"
-                output.emit(Report(text, "request", fields))
-
     plan, webhooks = arguments.plan, arguments.webhooks_to
-    kiosk = Simulator(port=arguments.port, token=None, plan_for_unknown=plan, on_request=log, page=True)
+    kiosk = Simulator(
+        port=arguments.port, token=None, plan_for_unknown=plan, on_request=partial(_show_request, output), page=True
+    )
     async with AsyncExitStack() as stack:
         try:
             await stack.enter_async_context(kiosk)
             if webhooks is not None:
                 kiosk.subscribe(webhooks)
+                kiosk.observe(partial(_show_delivery, output, kiosk))
         except OSError as exc:
-            raise UsageError(f"cannot listen on port {arguments.port}: {exc.strerror}") from exc
+            raise UsageError(
+                f"cannot listen on port {arguments.port} ({exc.strerror}): choose another with --port"
+            ) from exc
         except ImportError as exc:
             raise UsageError(str(exc)) from exc
         url = kiosk.base_url
         fields = {"base_url": url, "plan": plan}
         text = f"""\
-Kiosk simulator at {url}: a card begins the plan {plan!r} at its first request.
+Kiosk simulator at {url}
+Any card of any profile begins the plan {plan!r} at its first request.
 See and drive it in a browser: {url}/
 In another terminal:
   CARDPROD_BASE_URL={url} CARDPROD_TOKEN=any cardprod wait 123456 my-card
 """
         if webhooks is not None:
             fields["public_key_url"] = kiosk.public_key_url
-            text += f"Its webhooks are verified with the key at {kiosk.public_key_url}\n"
+            text += f"Its webhooks go to {webhooks}; to verify them, have the key for Verifier():\n"
+            text += f"  curl -s {kiosk.public_key_url} -o kiosk.pem\n"
         output.emit(Report(f"{text}Ctrl-C stops it.", "listening", fields))
         while True:
             with suppress(OutputLost):
                 await output.drain()
             await asyncio.sleep(1)
+
+
+def _show_request(output: Output, request: LoggedRequest) -> None:
+    answer = "no answer" if request.http_status is None else f"{request.http_status} {request.status or ''}"
+    fields = {name: getattr(request, name) for name in _FIELDS}
+    fields |= {"at": round(request.at, 3), "fault": None if request.fault is None else request.fault.kind}
+    _show(output, f"{request.at:6.1f} s  {request.method} {request.path}  {answer}", "request", fields)
+
+
+def _show_delivery(output: Output, kiosk: Simulator, change: Change) -> None:
+    """Show what the endpoint answered to a webhook."""
+    if change != "deliveries":
+        return
+    sent = kiosk.deliveries[-1]
+    answer = "no answer" if sent.http_status is None else str(sent.http_status)
+    if sent.http_status == _BAD_REQUEST:
+        answer += " (does the endpoint verify it with the key above?)"
+    fields = {"at": round(sent.at, 3), **{name: getattr(sent, name) for name in ("status", "attempt", "http_status")}}
+    _show(
+        output,
+        f"{sent.at:6.1f} s  webhook {sent.status or 'test'}, attempt {sent.attempt}  {answer}",
+        "delivery",
+        fields,
+    )
+
+
+def _show(output: Output, text: str, kind: str, fields: dict[str, Any]) -> None:
+    """Show something, if somebody reads: an answer must not depend on that."""
+    if output.kept < _MOST_KEPT:
+        with suppress(OutputLost):
+            output.emit(Report(text, kind, fields))

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from cardprod.cli.arguments import add_connection, add_list, add_profile, card_token
 from cardprod.cli.connection import make_client
 from cardprod.cli.exit_codes import USAGE, exit_code_of, worst_of
-from cardprod.cli.lists import CardList, read_list
-from cardprod.cli.output.events import BadRowFound, report_of
+from cardprod.cli.lists import CardList, read_list, report_bad_rows
+from cardprod.cli.output.events import Result
 from cardprod.errors import UsageError
 from cardprod.models import Card
 
@@ -47,21 +47,19 @@ async def run(arguments: argparse.Namespace, output: Output) -> int:
     if profile_id is None:
         listed = await read_list(arguments.file, allow_empty=arguments.allow_empty)
     else:
-        listed = CardList("", [Card(profile_id, token) for token in arguments.cards], [])
-    for row in listed.bad_rows:
-        output.emit(BadRowFound(listed.name, row))
-    if listed.bad_rows and arguments.strict:
-        raise UsageError("nothing was requested, because --strict accepts no bad rows")
+        listed = CardList("", [Card(profile_id, token) for token in arguments.cards])
+    because = "nothing was requested, because --strict accepts no bad rows: fix them, or run without it"
+    report_bad_rows(listed, output, because if arguments.strict else None)
     codes = {USAGE} if listed.bad_rows else set[int]()
     async with client:
         if profile_id is not None and len(listed.cards) == 1:
             [card] = listed.cards
             status = await client.get_status(card.profile_id, card.card_token)
-            output.emit(report_of(card, status))
+            output.emit(Result(status, card))
             return exit_code_of(status)
         async with client.get_statuses(listed.cards) as pairs:
             async for card, outcome in pairs:
                 codes.add(exit_code_of(outcome))
-                output.emit(report_of(card, outcome))
+                output.emit(Result(outcome, card))
                 await output.drain()
     return worst_of(codes)

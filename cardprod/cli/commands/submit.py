@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING
 from cardprod.cli.arguments import add_database, add_list, add_timeout
 from cardprod.cli.connection import find_database
 from cardprod.cli.exit_codes import PRODUCED
-from cardprod.cli.lists import read_list
-from cardprod.cli.output.events import BadRowFound, Report, Warned
+from cardprod.cli.lists import read_list, report_bad_rows
+from cardprod.cli.output.events import Report, Warned
 from cardprod.cli.words import count_of
-from cardprod.errors import UsageError
 
 if TYPE_CHECKING:
     import argparse
@@ -41,16 +40,14 @@ def add(to: Commands) -> None:
 async def run(arguments: argparse.Namespace, output: Output) -> int:
     """Submit all cards of a list, or none."""
     listed = await read_list(arguments.file, allow_empty=arguments.allow_empty)
-    for row in listed.bad_rows:
-        output.emit(BadRowFound(listed.name, row))
-    if listed.bad_rows:
-        raise UsageError("nothing was submitted, because of the bad rows")
+    report_bad_rows(listed, output, "nothing was submitted, because of the bad rows: fix or remove them")
     timeout = arguments.timeout if arguments.timeout < math.inf else None
     async with await asyncio.to_thread(find_database, arguments) as durable:
         batch_id = await durable.submit(listed.cards, timeout=timeout, token=arguments.token, after=listed.after)
     cards = len({*listed.cards})
     if not arguments.json:
         submitted = f"{count_of(cards, 'card')} submitted"
-        output.emit(Warned(f"{submitted}; see how far they are with `cardprod batch {batch_id}`"))
+        where = "" if arguments.schema == "cardprod" else f" --schema {arguments.schema}"
+        output.emit(Warned(f"{submitted}; see how far they are with `cardprod batch {batch_id}{where}`"))
     output.emit(Report(batch_id, "submitted", {"batch_id": batch_id, "cards": cards}))
     return PRODUCED

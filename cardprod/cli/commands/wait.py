@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from cardprod.cli.arguments import add_connection, add_profile, add_timeout, card_token
 from cardprod.cli.connection import make_client
 from cardprod.cli.exit_codes import NOT_FINAL, exit_code_of
-from cardprod.cli.output.events import StatusReported, TransitionReported
+from cardprod.cli.output.events import Result
 from cardprod.errors import WaitTimeout
 from cardprod.models import Card
 
@@ -60,11 +60,11 @@ async def run(arguments: argparse.Namespace, output: Output) -> int:
                     card.profile_id, card.card_token, timeout=timeout, after=known
                 ):
                     known = step.current
-                    output.emit(TransitionReported(card, step, elapsed + step.elapsed))
+                    output.emit(Result(step, card, elapsed + step.elapsed))
                     await output.drain()
             except WaitTimeout as error:
                 if (last := error.last or known) is not None:
-                    output.emit(StatusReported(card, last))
+                    output.emit(Result(last, card))
                 raise
             if known is None:
                 return NOT_FINAL

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from cardprod._http.rate_limit import RateLimit
 from cardprod.cli.arguments import add_connection, add_file, add_list, add_timeout, count
 from cardprod.cli.connection import make_client
-from cardprod.cli.lists import read_list
-from cardprod.cli.output.events import BadRowFound
+from cardprod.cli.lists import read_list, report_bad_rows
 from cardprod.errors import UsageError
 
 if TYPE_CHECKING:
@@ -63,17 +64,25 @@ def add(to: Commands) -> None:
 async def run(arguments: argparse.Namespace, output: Output) -> int:
     """Wait for the cards."""
     # sqlite3 is nothing to import for another command.
-    from cardprod.cli.watch.session import WatchSession  # noqa: PLC0415
+    from cardprod.cli.watch.session import WatchSession, no_long_collections  # noqa: PLC0415
     from cardprod.cli.watch.store import CheckpointStore  # noqa: PLC0415
 
     client = make_client(arguments, RateLimit(per_second=arguments.per_second, per_minute=arguments.per_minute))
-    listed = None
-    if arguments.file != "-" or arguments.strict:
-        listed = await read_list(arguments.file, allow_empty=arguments.allow_empty)
-    if listed is not None and listed.bad_rows and arguments.strict:
-        for row in listed.bad_rows:
-            output.emit(BadRowFound(listed.name, row))
-        raise UsageError("nothing was begun, because --strict accepts no bad rows")
+    if arguments.checkpoint is not None:
+        _check_two_files(arguments.checkpoint, arguments.file)
     store = None if arguments.checkpoint is None else CheckpointStore(arguments.checkpoint)
-    async with client:
-        return await WatchSession(client, output, arguments, store).run(listed)
+    listed = None
+    with no_long_collections():
+        if arguments.file != "-" or arguments.strict:
+            listed = await read_list(arguments.file, allow_empty=arguments.allow_empty)
+            if arguments.strict and listed.bad_rows:
+                because = "nothing was begun, because --strict accepts no bad rows: fix them, or run without it"
+                report_bad_rows(listed, output, because)
+        async with client:
+            return await WatchSession(client, output, arguments, store).run(listed)
+
+
+def _check_two_files(checkpoint: str, file: str) -> None:
+    with suppress(OSError):  # one of them is not there
+        if Path(checkpoint).samefile("/dev/stdin" if file == "-" else file):
+            raise UsageError("--checkpoint names the list itself: name another file")

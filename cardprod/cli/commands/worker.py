@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from cardprod.cli.arguments import add_connection, add_database, count
 from cardprod.cli.connection import find_database, import_durable, make_clients
 from cardprod.cli.exit_codes import PRODUCED
-from cardprod.cli.output.events import Warned, step_of
+from cardprod.cli.output.events import Result, Warned
 from cardprod.cli.output.streams import OutputLost
 from cardprod.errors import CardprodError, UsageError
 
@@ -92,7 +92,7 @@ def _imported(name: str) -> Sink:
     try:
         found: Sink = getattr(importlib.import_module(module), function)
     except Exception as exc:  # whatever a user's module does when it is imported
-        raise UsageError(f"--on-steps: {name} cannot be imported: {type(exc).__name__}: {exc}") from exc
+        raise UsageError(f"--on-steps must be importable; {name} raised {type(exc).__name__}: {exc}") from exc
     if not callable(found):
         raise UsageError(f"--on-steps must be an async function; {name} is a {type(found).__name__}")
     return found
@@ -111,7 +111,7 @@ class _Printer:
             for step in steps:
                 seconds = 0.0 if isinstance(step.what, CardprodError) else step.what.elapsed
                 keys = {"key": step.key, "batch_id": step.batch_id}
-                self._output.emit(step_of(step.card, step.what, seconds, keys))
+                self._output.emit(Result(step.what, step.card, seconds, keys))
             await self._output.drain()
         except OutputLost as exc:
             self.lost = exc

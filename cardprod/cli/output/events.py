@@ -6,54 +6,34 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import attrs
 
-from cardprod.errors import CardprodError
-
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from cardprod.card_files import BadRow
     from cardprod.cli.watch.stats import OutcomeKind
+    from cardprod.errors import CardprodError
     from cardprod.models import Card, ProductionStatus, Transition
 
 __all__ = [
     "BadRowFound",
     "Event",
-    "Failed",
     "Report",
-    "StatusReported",
-    "TransitionReported",
+    "Result",
     "Warned",
     "WatchEnded",
     "WatchProgress",
     "WatchStarted",
-    "report_of",
-    "step_of",
 ]
 
 
 @attrs.frozen
-class StatusReported:
-    """What one request, or the result of a batch, says of a card."""
+class Result:
+    """A card's status or transition, or the error that ended its wait; without a card, the one that ended the command.
 
-    card: Card
-    status: ProductionStatus
+    `seconds` is how long after the command began; a worker's has a key and a batch.
+    """
 
-
-@attrs.frozen
-class TransitionReported:
-    """A transition, so many seconds after the command began. A worker's also has a key and a batch."""
-
-    card: Card
-    transition: Transition
-    seconds: float
-    of_worker: Mapping[str, str] = {}
-
-
-@attrs.frozen
-class Failed:
-    """The error that one of many cards ended with; or, without a card, the one that ended the command."""
-
-    error: CardprodError
+    outcome: ProductionStatus | Transition | CardprodError
     card: Card | None = None
     seconds: float | None = None
     of_worker: Mapping[str, str] = {}
@@ -134,28 +114,4 @@ class Warned:
     text: str
 
 
-def report_of(card: Card, outcome: ProductionStatus | CardprodError) -> StatusReported | Failed:
-    """Return the event for what one card's request or wait came to."""
-    return Failed(outcome, card) if isinstance(outcome, CardprodError) else StatusReported(card, outcome)
-
-
-def step_of(
-    card: Card, step: Transition | CardprodError, seconds: float, of_worker: Mapping[str, str]
-) -> TransitionReported | Failed:
-    """Return the event for a transition of a card, or for the error that ended its wait."""
-    if isinstance(step, CardprodError):
-        return Failed(step, card, seconds, of_worker)
-    return TransitionReported(card, step, seconds, of_worker)
-
-
-Event: TypeAlias = (
-    StatusReported
-    | TransitionReported
-    | Failed
-    | BadRowFound
-    | WatchStarted
-    | WatchProgress
-    | WatchEnded
-    | Report
-    | Warned
-)
+Event: TypeAlias = Result | BadRowFound | WatchStarted | WatchProgress | WatchEnded | Report | Warned

@@ -11,10 +11,10 @@ from cardprod.cli.output import events
 from cardprod.cli.output.streams import print_stderr
 from cardprod.cli.output.text import stop_message
 from cardprod.cli.words import in_words, printable
+from cardprod.models import ProductionStatus, Transition
 
 if TYPE_CHECKING:
     from cardprod.cli.output.streams import Stream
-    from cardprod.models import ProductionStatus
 
 __all__ = ["JsonLines"]
 
@@ -50,17 +50,8 @@ class JsonLines:
 
 def _object_of(event: events.Event) -> tuple[str, dict[str, Any]] | None:  # noqa: PLR0911 - a table
     match event:
-        case events.StatusReported(card, status):
-            return "status", {"card": attrs.asdict(card), **_status(status)}
-        case events.TransitionReported(card, step):
-            previous = None if step.previous is None else step.previous.status
-            timing = {"elapsed": round(step.elapsed, 3), "polls": step.polls}
-            fields = {"card": attrs.asdict(card), "previous": previous, **_status(step.current), **timing}
-            return "transition", {**fields, **event.of_worker}
-        case events.Failed(error, card):
-            card = card or error.card
-            fields = {"error": type(error).__name__, "message": in_words(str(error)), **event.of_worker}
-            return "error", {"card": None if card is None else attrs.asdict(card), **fields}
+        case events.Result():
+            return _result(event)
         case events.BadRowFound():
             return "bad_row", attrs.asdict(event.row)
         case events.WatchStarted():
@@ -75,6 +66,23 @@ def _object_of(event: events.Event) -> tuple[str, dict[str, Any]] | None:  # noq
             return kind, dict(fields)
         case _:  # for people
             return None
+
+
+def _result(event: events.Result) -> tuple[str, dict[str, Any]]:
+    match event.outcome:
+        case ProductionStatus() as status:
+            kind, card, fields = "status", event.card, _status(status)
+        case Transition(previous, current, elapsed, polls):
+            kind, card, fields = (
+                "transition",
+                event.card,
+                {"previous": previous and previous.status, **_status(current)},
+            )
+            fields |= {"elapsed": round(elapsed, 3), "polls": polls}
+        case error:
+            kind, card = "error", event.card or error.card
+            fields = {"error": type(error).__name__, "message": in_words(str(error))}
+    return kind, {"card": card and attrs.asdict(card), **fields, **event.of_worker}
 
 
 def _fields(value: object, *names: str) -> dict[str, Any]:

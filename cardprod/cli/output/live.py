@@ -16,9 +16,17 @@ from rich.live import Live
 from rich.text import Text
 
 from cardprod.cli.output import events
-from cardprod.cli.output.text import TextLines, headline, pending_counts, stop_message, trouble
-from cardprod.cli.words import clock, count_of, message_of, printable, roughly, whole
-from cardprod.models import one_line
+from cardprod.cli.output.text import (
+    TextLines,
+    headline,
+    outcome_text,
+    pending_counts,
+    status_of,
+    stop_message,
+    trouble,
+)
+from cardprod.cli.words import clock, count_of, printable, roughly, whole
+from cardprod.models import Card, ProductionStatus, Transition, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -98,7 +106,7 @@ class LiveView(TextLines):
     """Draws a watch in the same place again and again; in the end only its summary stays."""
 
     redraws = True
-    interval = _FASTEST
+    interval: float = _FASTEST
 
     def __init__(self, console: Console, out: Stream, paint: Callable[[str, str | None], str]) -> None:
         super().__init__(out, paint)
@@ -110,11 +118,12 @@ class LiveView(TextLines):
     def emit(self, event: events.Event) -> None:
         """Show an event."""
         match event:
-            case events.TransitionReported(card, step, seconds):
-                seen = Seen(whole(card), str(step.current), step.current.status, seconds)
-                self._see(seen, is_named=step.is_final and not step.current.is_produced)
-            case events.Failed(error, card, seconds) if card is not None:
-                self._see(Seen(whole(card), message_of(error), None, seconds or 0.0), is_named=True)
+            case events.Result(outcome, Card() as card, seconds):
+                now = outcome.current if isinstance(outcome, Transition) else outcome
+                self._latest.append(seen := Seen(whole(card), outcome_text(now), status_of(now), seconds or 0.0))
+                is_well = isinstance(now, ProductionStatus) and (now.is_produced or not now.is_final)
+                if not is_well and len(self._named) < _NAMED:
+                    self._named.append(seen)
             case events.WatchStarted():
                 self._started = event
                 self._live.start()
@@ -138,11 +147,6 @@ class LiveView(TextLines):
     def close(self) -> None:
         """Take the view away, and give the cursor back."""
         self._live.stop()
-
-    def _see(self, seen: Seen, *, is_named: bool) -> None:
-        self._latest.append(seen)
-        if is_named and len(self._named) < _NAMED:
-            self._named.append(seen)
 
     def _summarize(self, event: events.WatchEnded, progress: events.WatchProgress) -> None:
         for seen in self._named:

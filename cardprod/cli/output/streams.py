@@ -25,7 +25,7 @@ class OutputLost(Exception):
 
     def __init__(self, error: OSError) -> None:
         super().__init__(str(error))
-        self.reason = None if isinstance(error, BrokenPipeError) else error.strerror
+        self.reason: str | None = None if isinstance(error, BrokenPipeError) else error.strerror
 
 
 class Stream:

@@ -11,15 +11,26 @@ from typing import TYPE_CHECKING
 from cardprod.cli.output import events
 from cardprod.cli.output.streams import print_stderr
 from cardprod.cli.words import clock, count_of, message_of, printable, roughly, whole
-from cardprod.models import Card, one_line
+from cardprod.errors import CardprodError
+from cardprod.models import Card, ProductionStatus, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from cardprod.cli.output.streams import Stream
     from cardprod.cli.watch.stats import OutcomeKind
+    from cardprod.models import Transition
 
-__all__ = ["TextLines", "headline", "kind_text", "pending_counts", "stop_message", "trouble"]
+__all__ = [
+    "TextLines",
+    "headline",
+    "kind_text",
+    "outcome_text",
+    "pending_counts",
+    "status_of",
+    "stop_message",
+    "trouble",
+]
 
 _SHOWN = 60
 
@@ -47,17 +58,14 @@ class TextLines:
     def close(self) -> None:
         """Do nothing: what was emitted is written."""
 
-    def emit(self, event: events.Event) -> None:  # noqa: C901, PLR0912 - a table
+    def emit(self, event: events.Event) -> None:  # noqa: C901 - a table
         """Write an event."""
         match event:
-            case events.StatusReported(card, status):
-                self.line(f"{whole(card)}  {status}", status.status)
-            case events.TransitionReported(card, step, seconds):
-                self.line(f"{seconds:6.1f} s  {whole(card)}  {step}", step.current.status)
-            case events.Failed(error, Card() as card, seconds):
-                self.line(f"{'' if seconds is None else f'{seconds:6.1f} s  '}{whole(card)}  {message_of(error)}")
-            case events.Failed(error):
-                self.note(message_of(error) if error.card is None else f"{whole(error.card)}: {message_of(error)}")
+            case events.Result(outcome, Card() as card, seconds):
+                at = "" if seconds is None else f"{seconds:6.1f} s  "
+                self.line(f"{at}{whole(card)}  {outcome_text(outcome)}", status_of(outcome))
+            case events.Result(CardprodError(card=card) as error):
+                self.note(outcome_text(error) if card is None else f"{whole(card)}: {outcome_text(error)}")
             case events.BadRowFound(name, row):
                 self.note(f"{name}:{row}")
             case events.WatchStarted():
@@ -92,6 +100,18 @@ class TextLines:
             trouble(progress),
         ]
         return "; ".join(filter(None, parts))
+
+
+def status_of(outcome: ProductionStatus | Transition | CardprodError) -> str | None:
+    """Return the status that an outcome is about; None for an error."""
+    if isinstance(outcome, CardprodError):
+        return None
+    return outcome.status if isinstance(outcome, ProductionStatus) else outcome.current.status
+
+
+def outcome_text(outcome: ProductionStatus | Transition | CardprodError) -> str:
+    """Return an outcome in words."""
+    return message_of(outcome) if isinstance(outcome, CardprodError) else str(outcome)
 
 
 # --- Words of a watch, here and in the live view ---

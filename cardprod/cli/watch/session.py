@@ -23,17 +23,15 @@ import attrs
 from cardprod._polling.adaptive import AdaptiveSchedule
 from cardprod._polling.source import TimeSlice
 from cardprod._protocol.codec import unix_time
-from cardprod.card_files import BadRow
 from cardprod.checkpoint import Checkpoint, wall_clock
 from cardprod.cli.connection import base_url
 from cardprod.cli.exit_codes import SIGNALLED
-from cardprod.cli.lists import no_cards, read_rows, shown_name
-from cardprod.cli.output.events import BadRowFound, Warned, WatchEnded, WatchStarted, step_of
+from cardprod.cli.lists import CardList, read_blocks, report_bad_rows
+from cardprod.cli.output.events import Result, Warned, WatchEnded, WatchStarted
 from cardprod.cli.output.streams import OutputLost
 from cardprod.cli.watch.stats import WatchStats, exit_code_for
 from cardprod.cli.words import count_of, whole
 from cardprod.errors import CardprodError, Unauthorized, UsageError
-from cardprod.models import Card, ProductionStatus
 from cardprod.telemetry import PollFailed
 
 if TYPE_CHECKING:
@@ -42,15 +40,14 @@ if TYPE_CHECKING:
 
     from cardprod._polling.waits import Waits
     from cardprod.checkpoint import PendingCard
-    from cardprod.cli.lists import CardList
     from cardprod.cli.output import Output
     from cardprod.cli.output.events import WatchProgress
     from cardprod.cli.watch.store import CheckpointStore, Saved
     from cardprod.client import Client
-    from cardprod.models import Transition
+    from cardprod.models import Card, Transition
     from cardprod.telemetry import Event
 
-__all__ = ["WatchSession"]
+__all__ = ["WatchSession", "no_long_collections"]
 
 _AT_LEAST_EVERY: Final = 60.0
 """Seconds after which progress is reported though nothing has changed."""
@@ -70,20 +67,14 @@ class WatchSession:
     ) -> None:
         self._client = client
         self._output = output
-        self._list: str = arguments.file
-        self._timeout: float = arguments.timeout
-        self._follow: bool = arguments.follow
-        self._allow_empty: bool = arguments.allow_empty
-        self._per_minute = min(arguments.per_minute, arguments.per_second * 60)
-        self._base_url = base_url()
+        self._arguments = arguments
         self._store = store
-        self._file = None if store is None else store.name
         self._schedule = AdaptiveSchedule()
         self._loop = asyncio.get_running_loop()
         self._began_at = self._loop.time()
         self._stats = WatchStats(self._began_at)
         self._waits: list[Waits] = []
-        self._after: dict[Card, ProductionStatus] = {}  # what the list says is known of cards, until their waits begin
+        self._list = CardList("standard input")  # until it has come; then as far as it has not begun
         self._unnamed: set[Card] = set()  # cards of the checkpoint that standard input has not named yet
         self._stopped: asyncio.Future[str] = self._loop.create_future()
         client.on_event = self._process_event
@@ -94,7 +85,7 @@ class WatchSession:
         Args:
             listed: The list; None to read it from standard input, from its first line on.
         """
-        with _no_long_collections(), self._stopped_by_signals():
+        with self._stopped_by_signals():
             try:
                 await self._wait(listed)
             except OutputLost:
@@ -104,23 +95,23 @@ class WatchSession:
             finally:
                 self._close_store()
         progress, stopped_by = self._progress(), self._stopped.result() if self._stopped.done() else None
-        self._output.emit(WatchEnded(progress, stopped_by, self._file))
+        self._output.emit(WatchEnded(progress, stopped_by, self._arguments.checkpoint))
         if stopped_by is not None:
             await self._output.drain(_LAST_WORDS)
         number: int | None = getattr(signal, stopped_by or "", None)
         return exit_code_for(progress) if number is None else SIGNALLED + number
 
     async def _wait(self, listed: CardList | None) -> None:
-        saved = None if self._store is None else await self._store.open(self._base_url)
+        arguments, stats = self._arguments, self._stats
+        saved = None if self._store is None else await self._store.open(base_url())
         pending, new = await asyncio.to_thread(self._prepare, listed, saved)
-        name, stats = shown_name(self._list), self._stats
         counts = len(stats), len(stats) - stats.pending, stats.bad_rows
-        self._output.emit(WatchStarted(name, *counts, self._per_minute, self._file, saved is not None))
-        for row in () if listed is None else listed.bad_rows:
-            self._output.emit(BadRowFound(name, row))
+        per_minute = min(arguments.per_minute, arguments.per_second * 60)
+        self._output.emit(WatchStarted(self._list.name, *counts, per_minute, arguments.checkpoint, saved is not None))
+        report_bad_rows(self._list, self._output)
         async with AsyncExitStack() as stack:
             # Two batches, because only waits that are resumed have deadlines of their own. They share what is learned.
-            opened = self._client.wait_until_all_final(None, timeout=self._timeout, schedule=self._schedule)
+            opened = self._client.wait_until_all_final(None, timeout=arguments.timeout, schedule=self._schedule)
             self._waits.append(await stack.enter_async_context(opened))
             works = [self._read(opened, opened), self._feed(new, opened, has_more=listed is None)]
             if pending:
@@ -134,34 +125,35 @@ class WatchSession:
         """Count the cards that are known; return the waits to resume, and the cards whose waits begin."""
         pending: list[PendingCard] = []
         new: list[Card] = []
-        if listed is not None:
-            self._after = {**listed.after}
         if saved is not None:
             self._check_same(listed, saved)
+        if listed is not None:
+            self._list = listed
+        if saved is not None:
             self._schedule = AdaptiveSchedule.from_json(saved.learned)
             while saved.cards:  # emptied one by one: to drop a million at once would hold everything up
                 wait, error = saved.cards.popleft()
                 last = wait.last
-                is_followed = last is not None and last.is_final and self._follow and not last.is_produced
-                is_end = last is not None and last.is_final and not is_followed
-                self._stats.restore(wait.card, last, is_end=is_end)
+                is_final = last is not None and last.is_final
+                is_followed = last is not None and is_final and self._arguments.follow and not last.is_produced
+                self._stats.restore(wait.card, last, is_end=is_final and not is_followed)
                 if error is not None:
                     new.append(wait.card)
                 elif is_followed:  # its time begins anew
-                    at = wall_clock() + self._timeout
+                    at = wall_clock() + self._arguments.timeout
                     deadline_at = unix_time(at) if at < math.inf else None
                     pending.append(attrs.evolve(wait, is_after=True, deadline_at=deadline_at))
-                elif not is_end:
+                elif not is_final:
                     pending.append(self._with_known(wait))
         if self._store is not None:
             self._store.learned = self._schedule.to_json
-        if listed is not None:
-            self._stats.bad_rows = len(listed.bad_rows)
-            new += self._stats.add(listed.cards)
+        self._stats.bad_rows = len(self._list.bad_rows)
+        new += self._stats.add(self._list.cards)
+        gc.freeze()  # each collection goes over a large list again until it is old
         return pending, new
 
     def _with_known(self, wait: PendingCard) -> PendingCard:
-        after = self._after.get(wait.card)
+        after = self._list.after.get(wait.card)
         if after is None or wait.last is not None:
             return wait
         at = wait.started_at
@@ -169,19 +161,21 @@ class WatchSession:
 
     def _check_same(self, listed: CardList | None, saved: Saved) -> None:
         """Check that a checkpoint is of these cards. Of a list that is still to come, this cannot be known."""
-        other = "name another file with --checkpoint"
-        if saved.base_url != self._base_url:
-            raise UsageError(f"{self._file} is of cards at {saved.base_url}, not at {self._base_url}: {other}")
+        file, other = self._arguments.checkpoint, "name another file with --checkpoint"
+        if saved.base_url != base_url():
+            raise UsageError(f"{file} is of cards at {saved.base_url}, not at {base_url()}: {other}")
         cards = {wait.card for wait, _ in saved.cards}
         if listed is None:
             self._unnamed = cards
         elif others := cards - {*listed.cards}:
             example = f"{len(others):,} of them are not in this list, such as {min(map(whole, others))}"
-            raise UsageError(f"{self._file} is of other cards: {example}; {other}")
+            raise UsageError(f"{file} is of other cards: {example}; a list may only grow, so {other}")
 
     def _resume(self, pending: list[PendingCard]) -> Waits:
         checkpoint = attrs.evolve(Checkpoint.for_cards(()), pending=tuple(pending))
-        return self._client.resume(checkpoint, schedule=self._schedule)
+        resumed = self._client.resume(checkpoint, schedule=self._schedule)
+        gc.freeze()
+        return resumed
 
     # --- What goes on side by side ---
 
@@ -213,40 +207,33 @@ class WatchSession:
             await self._begin(new[first : first + _AT_ONCE], opened)
         if not has_more:
             return
-        async with aclosing(read_rows(self._list)) as blocks:
-            async for rows in blocks:
-                cards: list[Card] = []
-                for row in rows:
-                    if isinstance(row, BadRow):
-                        self._stats.bad_rows += 1
-                        self._output.emit(BadRowFound(shown_name(self._list), row))
-                    elif isinstance(row, Card):
-                        cards.append(row)
-                    else:
-                        cards.append(row.card)
-                        self._after[row.card] = row.after
+        async with aclosing(read_blocks(self._arguments.file)) as blocks:
+            async for block in blocks:
+                self._stats.bad_rows += len(block.bad_rows)
+                report_bad_rows(block, self._output)
                 await self._output.drain()
-                self._unnamed.difference_update(cards)
-                for first in range(0, len(cards), _AT_ONCE):
-                    await self._begin(self._stats.add(cards[first : first + _AT_ONCE]), opened)
+                self._list.after |= block.after
+                self._unnamed.difference_update(block.cards)
+                for first in range(0, len(block.cards), _AT_ONCE):
+                    await self._begin(self._stats.add(block.cards[first : first + _AT_ONCE]), opened)
         if self._unnamed:
-            unnamed = count_of(len(self._unnamed), "card")
-            self._output.emit(Warned(f"{unnamed} of {self._file} not named on standard input; continued all the same"))
-        if not (len(self._stats) or self._stats.bad_rows or self._allow_empty):
-            raise no_cards(self._list)
+            unnamed = f"{count_of(len(self._unnamed), 'card')} of {self._arguments.checkpoint}"
+            self._output.emit(Warned(f"{unnamed} not named on standard input; continued all the same"))
+        if not (len(self._stats) or self._stats.bad_rows or self._arguments.allow_empty):
+            self._list.check_not_empty()
 
     async def _begin(self, cards: Sequence[Card], opened: Waits) -> None:
         work = TimeSlice()
         if self._store is not None:
             for card in cards:
-                self._store.add(self._stats.number_of(card), card, self._timeout)
+                self._store.add(self._stats.number_of(card), card, self._arguments.timeout)
                 await work.pause_if_over()
             try:
                 await self._store.flush()  # so that what is shown of them finds their rows
             except UsageError as error:
                 self._warn(error)
         for card in cards:
-            opened.add(card, after=self._after.pop(card, None))
+            opened.add(card, after=self._list.after.pop(card, None))
             await work.pause_if_over()
 
     async def _read(self, waits: Waits, opened: Waits) -> None:
@@ -255,7 +242,7 @@ class WatchSession:
         async for card, result in waits:
             await work.pause_if_over()
             now = self._loop.time()
-            self._output.emit(step_of(card, result, now - self._began_at, {}))
+            self._output.emit(Result(result, card, now - self._began_at))
             await self._output.drain()
             self._note(card, result, now, opened)
 
@@ -268,8 +255,8 @@ class WatchSession:
         else:
             outcome = result.current
             is_end = outcome.is_final
-            if is_end and self._follow and not outcome.is_produced:
-                is_end, timeout = False, self._timeout
+            if is_end and self._arguments.follow and not outcome.is_produced:
+                is_end, timeout = False, self._arguments.timeout
                 opened.add(card, after=outcome)
         self._stats.report(card, outcome, now, is_end=is_end)
         if self._store is not None:
@@ -332,7 +319,7 @@ class WatchSession:
 
 
 @contextmanager
-def _no_long_collections() -> Generator[None]:
+def no_long_collections() -> Generator[None]:
     """Keep Python's garbage collector from walking over a million cards again and again, which takes it a second.
 
     Once a collection took long, what each finds alive is left out of all later ones. If it is cyclic garbage one day,

@@ -14,8 +14,8 @@
 
 Times are microseconds since 1970 in UTC. No token but the cards' is in it, and only its owner can read it.
 
-One run has it at a time: it holds SQLite's write lock, because with each commit it begins the next transaction. Whoever
-wants to can read it meanwhile. In WAL mode a commit is in the file as soon as it returns, also if the process is
+One run has it at a time: it holds SQLite's write lock, because with each commit it begins the next transaction.
+Other programs can read it meanwhile. In WAL mode a commit is in the file as soon as it returns, also if the process is
 killed; if the machine crashes, the last ones may be missing.
 """
 
@@ -259,7 +259,9 @@ class _Database:
         except sqlite3.Error as exc:
             with suppress(sqlite3.Error):
                 connection.execute("ROLLBACK")
-            raise UsageError(f"the checkpoint {self._name} cannot be written: {exc}") from None
+            raise UsageError(
+                f"the checkpoint {self._name} cannot be written: {exc}; name another file with --checkpoint"
+            ) from None
 
     def close(self) -> None:
         if self._connection is not None:
@@ -284,7 +286,11 @@ class _Database:
             finally:
                 os.close(file)
         except OSError as exc:
-            raise UsageError(f"the checkpoint {self._name} cannot be used: {exc.strerror}") from None
+            raise UsageError(
+                f"the checkpoint {self._name} cannot be used: {exc.strerror}; name another file with --checkpoint"
+            ) from None
+        if not header:
+            self._path.chmod(0o600)  # it will hold the cards' tokens
         if header and not (len(header) == 100 and header.startswith(_MAGIC)):  # noqa: PLR2004 - SQLite's
             raise self._refusal("it is no SQLite database")
         version, application = (int.from_bytes(header[at : at + 4], "big") for at in (60, 68))
@@ -334,7 +340,8 @@ class _Database:
         return self._refusal(f"it is damaged ({one_line(what, 100)})")
 
     def _refusal(self, why: str) -> UsageError:
-        words = f"is no checkpoint of `cardprod watch` to continue from: {why}; it was left as it is"
+        words = f"is no checkpoint of `cardprod watch` to continue from: {why}; it was left as it is; "
+        words += "name another file with --checkpoint"
         return UsageError(f"{self._name} {words}")
 
     def _failure(self, exc: sqlite3.Error) -> UsageError:
@@ -343,7 +350,9 @@ class _Database:
             words = "wait for it, or name another file with --checkpoint"
             return UsageError(f"another run continues from {self._name}: {words}")
         if code in {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR}:
-            return UsageError(f"the checkpoint {self._name} cannot be written: {exc}")
+            return UsageError(
+                f"the checkpoint {self._name} cannot be written: {exc}; name another file with --checkpoint"
+            )
         return self._damaged(str(exc))
 
 

@@ -39,7 +39,7 @@ def run_command(kiosk: Simulator, name: str, body: bytes) -> CardState | Awaitab
     except (ValueError, RecursionError):
         fields = None
     if not isinstance(fields, dict):
-        raise UsageError("a command's arguments are a JSON object")
+        raise UsageError("a command's arguments must be a JSON object")
     return command(kiosk, cast("_Fields", fields))
 
 
@@ -104,7 +104,7 @@ def _subscribe(kiosk: Simulator, fields: _Fields) -> None:
 
 def _send_tests(kiosk: Simulator, _: _Fields) -> Awaitable[object]:
     if not kiosk.subscriptions:
-        raise UsageError("there is no subscription yet")
+        raise UsageError("there is no subscription yet: add one first")
     return kiosk.send_tests()
 
 

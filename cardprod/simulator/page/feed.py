@@ -167,7 +167,7 @@ def _rounded(fields: _Json) -> _Json:
         if isinstance(value, float):
             fields[name] = round(value, 3)
     if isinstance(fields.get("card"), Card):
-        fields["card"] = str(fields["card"])
+        fields["card"] = fields["card"].card_token  # whole, and without the profile, which most cards share
     if fields.get("fault") is not None:
         fields["fault"] = _in_words(fields["fault"])
     return fields

@@ -361,7 +361,7 @@ function fillTimes(row) {
   let detail = card.error_code ?? "";
   if (card.is_pending) detail = `${card.error_code}: starts when its kiosk is online`;
   else if (card.is_paused || (isOffline && card.status === "IN_PROGRESS")) detail = "paused, kiosk offline";
-  else if (card.next_status) detail = `${card.next_status} in ${duration(Math.ceil(card.next_at - now()))}`;
+  else if (card.next_status) detail = `in ${duration(Math.ceil(card.next_at - now()))}: ${card.next_status}`;
   const plan = card.is_manual ? (detail ? "" : "manual") : (card.plan ?? "own");
   const shown = `${plan} ${detail} ${card.error_code ? card.description : ""}`;
   if (row.plan.title === shown) return;
@@ -582,7 +582,8 @@ function requestRow({ at, method, path, card, correlation_id, fault, http_status
 
 function deliveryRow({ at, card, status, delivery_id, attempt, http_status }) {
   const about = element("td", { className: "mono", title: `X-Delivery-Id ${delivery_id}`, textContent: card ?? "test" });
-  const answer = cell("", answerOf(http_status), attempt > 1 ? `, attempt ${attempt}` : "");
+  const answer = cell("", answerOf(http_status), attempt > 1 ? ` #${attempt}` : "");
+  answer.title = `attempt ${attempt}`;
   return element("tr", {}, cell("time", clock(at)), about, cell("", status ?? ""), answer);
 }
 
