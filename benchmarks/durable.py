@@ -89,7 +89,7 @@ async def _crash(cards: int, seed: int, *, restarts: bool, webhooks: bool = Fals
                 submitted.append(card)
                 produced_at[card.card_token] = time.time() + ready + printing
             if webhooks:
-                await stack.enter_async_context(webhooks(kiosk, durable, seed))
+                await stack.enter_async_context(durable_parts.webhooks(kiosk, durable, seed))
             batch_id = await durable.submit(submitted, schedule=Backoff(ceiling=10), batch_size=_CHUNK)
             workers = [start_worker(database, file, kiosk.base_url, kiosk.token) for file in files]
             await asyncio.sleep(40)

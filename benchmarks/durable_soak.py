@@ -270,8 +270,8 @@ class _Soak:
                     self.happened["submitted again"] += 1
                     await asyncio.sleep(0.5)
                 else:
+                    self.batches.append(batch_id)
                     break
-            self.batches.append(batch_id)
             await asyncio.sleep(gap)
 
     async def run(self, cards: int, seconds: float, every: float, seed: int) -> None:

@@ -18,8 +18,10 @@ from aioresponses import aioresponses
 from hypothesis import settings
 
 import cardprod
+from cardprod.durable.schema import migration_script
+from cardprod.durable.settings import Settings
 from cardprod.simulator import Simulator
-from tests.durable.postgres import Postgres, postgres_programs
+from tests.durable.postgres import Postgres, SharedDatabase, postgres_programs
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Generator, Iterator
@@ -173,9 +175,21 @@ def postgres_server() -> Iterator[Postgres]:
             server.stop()
 
 
+@pytest.fixture(scope="session")
+def shared_database(postgres_server: Postgres) -> SharedDatabase:
+    """A database on that server for one test after the other."""
+    return SharedDatabase(postgres_server, migration_script(Settings()))
+
+
 @pytest.fixture
-def postgres(postgres_server: Postgres) -> Iterator[str]:
-    """A new database on that server, by its connection string."""
+def postgres(shared_database: SharedDatabase) -> str:
+    """A database on that server with the tables of durable waits, by its connection string."""
+    return shared_database.lend()
+
+
+@pytest.fixture
+def empty_postgres(postgres_server: Postgres) -> Iterator[str]:
+    """A new database on that server without any tables, by its connection string."""
     database = postgres_server.new_database()
     yield database
     postgres_server.drop_database(database)

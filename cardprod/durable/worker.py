@@ -179,7 +179,7 @@ class Worker:
         app = self._database.new_app()
 
         @app.task(name=name, pass_context=True)
-        async def run(context: JobContext, **arguments: Any) -> None:  # noqa: ANN401 - what was planned
+        async def run(context: JobContext, /, **arguments: Any) -> None:  # noqa: ANN401 - what was planned
             with self._jobs.under_way(context.job):
                 await task(**arguments)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.durable.support import quick
+from tests.durable.support import kept_connections, quick
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -21,6 +21,13 @@ async def durable(postgres: str) -> AsyncIterator[Durable]:
     """Durable waits whose workers are quick."""
     async with quick(postgres) as durable:
         yield durable
+
+
+@pytest.fixture(autouse=True)
+def connections() -> Iterator[None]:
+    """Close the connections through which a test observes its database."""
+    with kept_connections():
+        yield
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import os
 import shutil
 import signal
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import psycopg
 
@@ -16,7 +16,19 @@ from tests.waiting import Child, run_program, wait_until
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-__all__ = ["Postgres", "pgbouncer", "postgres_programs"]
+__all__ = ["Postgres", "SharedDatabase", "pgbouncer", "postgres_programs"]
+
+
+_OPTIONS: Final = (
+    "listen_addresses=",
+    "fsync=off",
+    "synchronous_commit=off",
+    "full_page_writes=off",
+    "shared_buffers=16MB",
+    "autovacuum=off",
+    "jit=off",
+)
+"""A machine that crashes may lose everything; a server that crashes loses nothing."""
 
 
 def postgres_programs() -> Path | None:
@@ -49,9 +61,12 @@ class Postgres:
         run_program(*initdb, "-E", "UTF8", user=user, cwd=directory)
 
     def start(self) -> None:
-        """Start it, and wait until it takes connections."""
-        options = ["-c", "listen_addresses=", "-c", "fsync=off", "-c", f"unix_socket_directories={self._directory}"]
-        program = [f"{self._programs}/postgres", "-D", f"{self._directory}/data", *options]
+        """Start it, unless it runs, and wait until it takes connections."""
+        if self._server is not None:
+            return
+        options = [*_OPTIONS, f"unix_socket_directories={self._directory}"]
+        settings = [word for option in options for word in ("-c", option)]
+        program = [f"{self._programs}/postgres", "-D", f"{self._directory}/data", *settings]
         self._server = Child(*program, user=_as_whom(), cwd=self._directory)
         _wait_for_line(self._server, "ready to accept connections")
 
@@ -84,6 +99,74 @@ class Postgres:
     def url(self, database: str) -> str:
         """Say where one of its databases is."""
         return f"host={self._directory} user=tester dbname={database}"
+
+
+class SharedDatabase:
+    """A database with the tables of durable waits for one test after the other: making one takes longer than most.
+
+    Args:
+        server: Its server.
+        script: What makes the tables.
+    """
+
+    def __init__(self, server: Postgres, script: str) -> None:
+        self._server = server
+        self._script = script
+        self._address: str | None = None
+        self._shape: object = None
+
+    def lend(self) -> str:
+        """Say where it is. It has no rows; it is another one if a test changed more than rows."""
+        if self._address is not None:
+            with psycopg.connect(self._address, autocommit=True) as connection:
+                connection.execute(_END_CONNECTIONS)
+                if connection.execute(_SHAPE).fetchall() == self._shape:
+                    connection.execute(_EMPTY)
+                    return self._address
+            self._server.drop_database(self._address)
+        self._address = self._server.new_database()
+        with psycopg.connect(self._address, autocommit=True) as connection:
+            connection.execute(self._script.encode())
+            self._shape = connection.execute(_SHAPE).fetchall()
+        return self._address
+
+
+_END_CONNECTIONS: Final = """
+SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
+WHERE datname = current_database() AND pid <> pg_backend_pid()
+"""
+
+_SHAPE: Final = """
+SELECT setconfig::text, '', '' FROM pg_db_role_setting
+UNION ALL SELECT datacl::text, '', '' FROM pg_database WHERE datname = current_database()
+UNION ALL SELECT nspname, nspowner::text, nspacl::text FROM pg_namespace WHERE nspname !~ '^pg_'
+UNION ALL SELECT oid::regclass::text, relowner::text, relacl::text FROM pg_class
+    WHERE relnamespace::regnamespace::text !~ '^pg_'
+UNION ALL SELECT attrelid::text, attname, atttypid::text FROM pg_attribute JOIN pg_class ON pg_class.oid = attrelid
+    WHERE relkind = 'r' AND relnamespace::regnamespace::text !~ '^pg_|information_schema'
+UNION ALL SELECT oid::text, proowner::text, prosrc FROM pg_proc
+    WHERE pronamespace::regnamespace::text !~ '^pg_|information_schema'
+UNION ALL SELECT oid::text, tgname, tgenabled::text FROM pg_trigger
+UNION ALL SELECT oid::text, oprname, '' FROM pg_operator WHERE oprnamespace::regnamespace::text !~ '^pg_'
+ORDER BY 1, 2, 3
+"""
+"""Whatever a test may have changed beside rows."""
+
+_EMPTY: Final = """
+DO $$
+DECLARE one record;
+BEGIN
+    SET LOCAL session_replication_role = replica;  -- no foreign keys: in any order
+    FOR one IN SELECT relname, relkind FROM pg_class WHERE relnamespace = 'cardprod'::regnamespace LOOP
+        IF one.relkind = 'r' AND one.relname <> 'migrations' THEN
+            EXECUTE format('DELETE FROM cardprod.%I', one.relname);
+        ELSIF one.relkind = 'S' THEN
+            EXECUTE format('ALTER SEQUENCE cardprod.%I RESTART', one.relname);
+        END IF;
+    END LOOP;
+END;
+$$
+"""
 
 
 @contextlib.contextmanager

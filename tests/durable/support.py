@@ -15,7 +15,7 @@ from tests.durable.worker import OFTEN
 from tests.waiting import LIMIT, Child, until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Sequence
+    from collections.abc import AsyncGenerator, Generator, Sequence
 
     from cardprod.durable import BatchStatus
     from cardprod.simulator import Plan, Simulator
@@ -24,6 +24,7 @@ QUICK: Final = Backoff(first=0.05, factor=1, ceiling=0.05)
 SHORT: Plan = [("READY", 0.1), ("PRODUCED", 0)]
 PRODUCED: Plan = [("PRODUCED", 0)]
 STATUSES: Final = ["READY", "IN_PROGRESS", "PRODUCED"]
+_connections: Final = dict[str, "psycopg.Connection[Any]"]()
 _OPTIONS: Final = {"schema", "owner", "keep", "grace", "most_connections"}
 
 
@@ -99,11 +100,25 @@ def statuses_of(steps: Sequence[Step], card: Card) -> list[str]:
 
 def execute(database: str, statement: str) -> list[tuple[Any, ...]]:
     """Run statements in the schema of durable waits, and return the rows of the last."""
-    with psycopg.connect(database) as connection:
+    connection = _connections.get(database)
+    if connection is None or connection.closed:
+        connection = _connections[database] = psycopg.connect(database, autocommit=True)
+    with connection.transaction():
         cursor = connection.execute(f"SET search_path TO cardprod; {statement}".encode())
         for _ in iter(cursor.nextset, None):
             pass
         return [] if cursor.description is None else cursor.fetchall()
+
+
+@contextlib.contextmanager
+def kept_connections() -> Generator[None]:
+    """Close the connections of `execute`, which keeps them because a test may observe rows many times a second."""
+    try:
+        yield
+    finally:
+        for connection in _connections.values():
+            connection.close()
+        _connections.clear()
 
 
 def sweeps(database: str) -> list[tuple[Any, ...]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import operator
-import tempfile
 import time
 from functools import partial
 from typing import TYPE_CHECKING
@@ -16,7 +15,6 @@ import pytest
 from cardprod import Client, DurableError
 from cardprod.simulator import Fault, Simulator
 from cardprod.telemetry import PollStarted
-from tests.durable.postgres import Postgres, postgres_programs
 from tests.durable.proxy import freezing_proxy
 from tests.durable.support import (
     PRODUCED,
@@ -28,6 +26,7 @@ from tests.durable.support import (
     execute,
     over,
     quick,
+    statuses_of,
     sweeps,
     working,
 )
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from cardprod.durable import Durable, Step
+    from tests.durable.postgres import Postgres
 
 pytestmark = pytest.mark.looptime(False)
 
@@ -109,14 +109,13 @@ async def test_half_open_connections(kiosk: Simulator, client: Client, postgres_
         assert_delivered(list({step.key: step for step in sink.steps}.values()), card)
 
 
-async def test_database_that_comes_later(kiosk: Simulator, client: Client, caplog: pytest.LogCaptureFixture) -> None:
+async def test_database_that_comes_later(
+    kiosk: Simulator, client: Client, postgres: str, postgres_server: Postgres, caplog: pytest.LogCaptureFixture
+) -> None:
     """A worker that starts before its database waits for it; a stop ends that wait as well."""
-    programs = postgres_programs()
-    if programs is None:
-        pytest.skip("PostgreSQL is not installed: no initdb on the path or under /usr/lib/postgresql")
-    with tempfile.TemporaryDirectory(prefix="pg") as directory:
-        server = await asyncio.to_thread(Postgres, directory, programs)
-        async with quick(server.url("postgres"), call=2.0) as durable:
+    await asyncio.to_thread(postgres_server.stop)
+    try:
+        async with quick(postgres, call=2.0) as durable:
             with pytest.raises(DurableError, match="cannot be reached"):
                 await durable.submit([(1, "a")])
             async with working(durable, client):
@@ -124,13 +123,12 @@ async def test_database_that_comes_later(kiosk: Simulator, client: Client, caplo
             caplog.clear()
             async with working(durable, client):
                 await until("a worker that waits", lambda: "trying again" in caplog.text)
-                server.start()
-                try:
-                    await until("a database", lambda: _is_there(durable))
-                    batch_id = await durable.submit(cards_of(kiosk, 1, PRODUCED), schedule=QUICK)
-                    assert (await over(durable, batch_id)).produced == 1
-                finally:
-                    await asyncio.to_thread(server.stop)
+                postgres_server.start()
+                await until("a database", lambda: _is_there(durable))
+                batch_id = await durable.submit(cards_of(kiosk, 1, PRODUCED), schedule=QUICK)
+                assert (await over(durable, batch_id)).produced == 1
+    finally:
+        postgres_server.start()
 
 
 async def _is_there(durable: Durable) -> bool:
@@ -157,12 +155,12 @@ async def _is_there(durable: Durable) -> bool:
     ids=lambda settings: str(settings[0]),
 )
 async def test_settings_of_a_database(
-    kiosk: Simulator, client: Client, postgres: str, settings: tuple[str, ...]
+    kiosk: Simulator, client: Client, empty_postgres: str, settings: tuple[str, ...]
 ) -> None:
     """Whatever settings a database has, durable waits set what they rely on for themselves."""
     for setting in settings:
-        set_in(postgres, setting)
-    async with quick(postgres) as durable, working(durable, client):
+        set_in(empty_postgres, setting)
+    async with quick(empty_postgres) as durable, working(durable, client):
         batch_id = await durable.submit(cards_of(kiosk, 5, SHORT), schedule=QUICK, batch_size=2, timeout=60)
         status = await over(durable, batch_id)
         assert (status.produced, status.created_at.utcoffset() is not None) == (5, True)
@@ -196,6 +194,34 @@ async def test_much_to_clear_up(kiosk: Simulator, client: Client, postgres: str)
             await until("the first sweep", lambda: kiosk.requests)
             await until("no old rows", lambda: execute(postgres, "SELECT count(*) FROM cards"), lambda n: n == [(3,)])
             assert execute(postgres, "SELECT id::text FROM batches") == [(batch_id,)]
+
+
+async def test_job_that_never_arrived(kiosk: Simulator, client: Client, postgres: str) -> None:
+    """A job that the database gave out while it went away, so that no worker has it, is soon planned again."""
+    (card,) = cards_of(kiosk, 1, "never")
+    delivered: list[Step] = []
+
+    async def on_steps(steps: Sequence[Step]) -> None:
+        delivered.extend(steps)
+
+    async with quick(postgres) as durable, working(durable, client, on_steps):
+        batch_id = await durable.submit([card], schedule=QUICK)
+        await until("a transition", lambda: delivered)
+        deliveries = "SELECT id FROM procrastinate_jobs WHERE task_name = 'cardprod.deliver'"
+        await until("the end of the delivery", lambda: execute(postgres, deliveries), lambda rows: rows == [])
+        # As if a worker that lives had been given another, whose lock holds up all deliveries of the chunk.
+        execute(
+            postgres,
+            "INSERT INTO procrastinate_jobs (queue_name, task_name, lock, args, status, worker_id) "
+            "SELECT 'cardprod-deliver-default', 'cardprod.deliver', 'cardprod:deliver:1', "
+            "'{\"chunk_id\": 1}', 'doing', id FROM procrastinate_workers LIMIT 1",
+        )
+        started = "INSERT INTO procrastinate_events (job_id, type) SELECT id, 'started' FROM procrastinate_jobs"
+        execute(postgres, started)
+        kiosk.start(card)
+        kiosk.finish(card)
+        await over(durable, batch_id)
+    assert statuses_of(delivered, card)[-1] == "PRODUCED"
 
 
 def _shifted(clock: Callable[[], float], seconds: float) -> float:

@@ -75,31 +75,26 @@ async def test_closed_output(kiosk: Simulator, client: Client, postgres: str, du
     assert sorted(delivered) == [card.card_token for card in cards]
 
 
-async def test_own_words_go_to_standard_error(kiosk: Simulator, postgres: str, durable: Durable) -> None:
-    """What a worker says of itself is never among the transitions."""
-    (card,) = cards_of(kiosk, 1, PRODUCED)
-    batch_id = await durable.submit([card], schedule=QUICK)
-    with start_command("worker", environment=environment_of(kiosk, postgres)) as worker:
-        await over(durable, batch_id, worker)
-        worker.send(signal.SIGTERM)
-        assert await worker.until_end() == 0
-        assert "working for default" in worker.err
-        assert len(worker.lines) == 1
-        assert "PRODUCED" in worker.out
-
-
-@pytest.mark.parametrize("name", ["MyBank", "my-bank"])
-async def test_names_of_tokens(  # noqa: PLR0917 - fixtures
-    kiosk: Simulator, postgres: str, durable: Durable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+async def test_names_of_tokens(
+    kiosk: Simulator, postgres: str, durable: Durable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever name `submit --token` was given, a variable that a shell can export serves it."""
+    """Whatever name `submit --token` was given, a variable that a shell can export serves it.
+
+    What the worker says of itself is on standard error, never among the transitions.
+    """
     monkeypatch.setenv("CARDPROD_DATABASE_URL", postgres)
     file = write_list(tmp_path / "cards.csv", cards_of(kiosk, 1, PRODUCED))
-    _, [submitted] = await run_json("submit", file, "--token", name)
-    variable = f"CARDPROD_TOKEN_{name.upper().replace('-', '_')}"
-    environment = environment_of(kiosk, postgres, CARDPROD_TOKEN="", **{variable: kiosk.token})
+    submitted = [(await run_json("submit", file, "--token", name))[1][0] for name in ("MyBank", "other-bank")]
+    tokens = {"CARDPROD_TOKEN_MYBANK": kiosk.token, "CARDPROD_TOKEN_OTHER_BANK": kiosk.token}
+    environment = environment_of(kiosk, postgres, CARDPROD_TOKEN="", **tokens)
     with start_command("worker", environment=environment) as worker:
-        await over(durable, submitted["batch_id"], worker)
+        for batch in submitted:
+            await over(durable, batch["batch_id"], worker)
+        worker.send(signal.SIGTERM)
+        assert await worker.until_end() == 0
+        assert "working for " in worker.err
+        assert len(worker.lines) == 2
+        assert all("PRODUCED" in line for line in worker.lines)
 
 
 async def test_refused_token(
@@ -119,39 +114,43 @@ async def test_refused_token(
     assert shown["token_refused_at"] is not None
 
 
-async def test_migrate(postgres: str) -> None:
+async def test_migrate(empty_postgres: str) -> None:
     """`migrate` makes the tables, `migrate --sql` prints what does, and neither says more on standard output."""
     exit_code, script = await run("migrate", "--sql", "--role", "little")
     assert exit_code == 0
     assert script.startswith("BEGIN;")
-    with psycopg.connect(postgres, autocommit=True) as connection:
+    with psycopg.connect(empty_postgres, autocommit=True) as connection:
         connection.execute("CREATE ROLE little")
         try:
             connection.execute(script.encode())
-            assert await run("migrate", "--database", postgres) == (0, "")
-            assert execute(postgres, "SELECT count(*) FROM batches") == [(0,)]
+            assert await run("migrate", "--database", empty_postgres) == (0, "")
+            assert execute(empty_postgres, "SELECT count(*) FROM batches") == [(0,)]
         finally:
             connection.execute("DROP OWNED BY little; DROP ROLE little")
-    assert await run("migrate", "--role", "little", "--database", postgres) == (2, "")
+    assert await run("migrate", "--role", "little", "--database", empty_postgres) == (2, "")
 
 
-async def test_role_with_little(postgres: str, tmp_path: Path) -> None:
+async def test_role_with_little(empty_postgres: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """A grant that is missing is named on one line, with the exit code of usage."""
     file = write_list(tmp_path / "cards.csv", [Card(1, "a")])
-    with psycopg.connect(postgres, autocommit=True) as connection:
+    with psycopg.connect(empty_postgres, autocommit=True) as connection:
         connection.execute("CREATE ROLE little LOGIN")
         try:
             for script, words in (("", "permission denied for database"), ("little", "lacks DELETE on batches")):
                 if script:
-                    connection.execute(Durable(postgres).migration_script(role="little").encode())
+                    connection.execute(Durable(empty_postgres).migration_script(role="little").encode())
                     connection.execute("REVOKE DELETE ON cardprod.batches FROM little")
-                little = postgres.replace("user=tester", "user=little")
-                environment = {"CARDPROD_TOKEN": "x", "CARDPROD_DATABASE_URL": little}
-                for command in (["submit", file], ["worker"]) if not script else (["worker"],):
-                    with start_command(*command, environment=environment) as child:
+                little = empty_postgres.replace("user=tester", "user=little")
+                if script:
+                    environment = {"CARDPROD_TOKEN": "x", "CARDPROD_DATABASE_URL": little}
+                    with start_command("worker", environment=environment) as child:
                         assert await child.until_end() == 2
-                        assert words in child.err
-                        assert "Traceback" not in child.err
+                        err = child.err
+                else:
+                    assert await run("submit", file, "--database", little) == (2, "")
+                    err = capfd.readouterr().err
+                assert words in err
+                assert "Traceback" not in err
         finally:
             connection.execute("DROP OWNED BY little; DROP ROLE little")
 

