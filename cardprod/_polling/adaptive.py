@@ -43,9 +43,11 @@ unused while a card is past its `may`, which is never later than `fallback`'s ne
 number k in a status is therefore no later than `fallback`'s number k, whatever was learned, and however wrong it is.
 
 Where more polls may be made than the budget has, the order decides, and a card can be overtaken. `should` is at most
-`longest` after the last poll, or about half more than one poll of each waiting card takes, if that is longer: so a card
-that nothing is expected of does not wait much longer for its poll than it would if all were polled in turn. That the
-ends of a fleet are then seen as early as by `fallback` is only measured, not proved.
+`longest` after the last poll, or, if that is longer, `1 + 0.6 n / (n + 50)` times what one poll of each waiting card
+takes; n is the weight of the cards that the status was learned from, at most `memory`. So a card that nothing is
+expected of does not wait much longer for its poll than it would if all were polled in turn, and what was learned from
+few cards, which may be wrong, moves it less. That the ends of a fleet are then seen as early as by `fallback` is only
+measured, not proved.
 
 A card that has not changed for an hour is polled no more often than every ten seconds, and so on in proportion
 (`_UNCHANGED`), but never less often than `fallback` would.
@@ -87,7 +89,10 @@ IDLE_GAP: Final = 6.3
 average, with a hundred polls in ten minutes."""
 _UNCHANGED: Final = 1 / 360
 """The share of its time in a status for which a card is not polled again."""
-_OVERTAKEN: Final = 1.5
+_OVERTAKEN: Final = 0.6
+"""By how much longer than in turn a card's poll may take at most: the share of one poll of each waiting card."""
+_DOUBT: Final = 50.0
+"""From how many cards a status must be learned for half of `_OVERTAKEN`: what few have shown may be wrong."""
 _MARGIN: Final = 10.0
 """Seconds added to a poll of each card: those that have changed lately are polled several times meanwhile."""
 _LEAST_DELAY: Final = 1e-6
@@ -393,7 +398,8 @@ class AdaptiveSchedule:
         delay = curve.age_at(curve.mass_at(age) + spacing) - age
         longest = self._longest
         if self._round:
-            longest = max(longest, _OVERTAKEN * (self._round + _MARGIN))
+            overtaken = 1 + _OVERTAKEN * curve.ends / (curve.ends + _DOUBT)
+            longest = max(longest, overtaken * (self._round + _MARGIN))
         return min(max(delay, self._shortest), longest)
 
     def learn(  # noqa: PLR0913 - one poll's worth

@@ -243,9 +243,12 @@ def test_spacing_is_worth_its_poll() -> None:
     assert model.used(20, 20 + delay(schedule, 20, 110)) == pytest.approx(0.5, rel=1e-3)
 
 
-def test_longest_gives_way_to_a_large_fleet() -> None:
-    """A delay may be half more than one poll of each waiting card takes, and 15 s, if that is over `longest`."""
-    schedule = AdaptiveSchedule(longest=10)
+@pytest.mark.parametrize(("cards", "overtaken"), [(0, 1.0), (50, 1.3), (200, 1.48)])
+def test_longest_gives_way_to_a_large_fleet(cards: int, overtaken: float) -> None:
+    """A delay may be as long as one poll of each waiting card takes and 10 s, and the more was learned, half more."""
+    schedule = AdaptiveSchedule(longest=10, memory=1e9)
+    for _ in range(cards):
+        learn(schedule, 5.0, 6.0, 0.0, ended=True)
     for number in range(200):  # in twenty seconds, of a fleet of 600, of which 10 are polled each second
         schedule.learn(
             f"STATUS-{number % 50}",
@@ -257,7 +260,7 @@ def test_longest_gives_way_to_a_large_fleet() -> None:
             is_final=False,
             requests_per_second=10,
         )
-    assert delay(schedule, 5000, 20.0) == pytest.approx(1.5 * (60 + 10), rel=0.02)
+    assert delay(schedule, 5000, 20.0) == pytest.approx(overtaken * (60 + 10), rel=0.02)
 
 
 def test_longest_holds_for_a_small_fleet() -> None:
