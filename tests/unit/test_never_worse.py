@@ -120,7 +120,7 @@ def test_one_card_at_a_time(printing: float) -> None:
     """
     random, schedule, comes_at = Random(3), AdaptiveSchedule(), 0.0
     plans: list[Plan] = []
-    for _ in range(10):
+    for _ in range(20):
         plans.append((comes_at, 30.0, about(printing)(random)))
         comes_at += sum(plans[-1][1:]) + 60
     polled = poll_fleet(plans, schedule, least_gap=IDLE_GAP)
