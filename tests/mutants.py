@@ -114,7 +114,6 @@ EQUIVALENT: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
                 "if gap <= -1 or (due := self._next_due(now + TICK)) is None or not due.postpone(now, gap):"
             ),
         ),
-        "What is left there is over, and drops out when it comes up.": ("self._deadlines.clear() -> pass",),
         "Entries that no longer count are sorted out one change sooner or later.": (
             "_STALE: Final = 1024 -> _STALE: Final = 1023",
             "_STALE: Final = 1024 -> _STALE: Final = 1025",
