@@ -624,7 +624,10 @@ async def test_commands(
     assert (code, first["type"], first["produced"], first["pending"]) == (0, "batch", 3, 0)
     assert [line["status"] for line in rest] == ["PRODUCED"] * 3
     code, out = await run("batch", batch_id, "--cancel")
-    assert (code, out) == (0, f"3 cards: 3 produced, 0 ended in an error, 0 ended without an answer; over; {first['polls']} polls\n")
+    assert (code, out) == (
+        0,
+        f"3 cards: 3 produced, 0 ended in an error, 0 ended without an answer; over; {first['polls']} polls\n",
+    )
 
 
 async def test_bad_file_is_submitted_not_at_all(
