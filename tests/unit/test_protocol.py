@@ -678,7 +678,7 @@ def test_seconds_of_a_grant() -> None:
 
 
 def test_refusals_of_a_gateway() -> None:
-    """A 401, 403 or 404 without JSON, such as HTML, text or nothing, is known as a gateway's; one with JSON is Wise's."""
+    """A 401, 403 or 404 without JSON, such as HTML, text or nothing, is a gateway's; one with JSON is Wise's."""
     pages = {b"<html>not here</html>": True, b"no such page": True, b"": True, b'{"error":"invalid_token"}': False}
     with Table() as table:
         for http_status, (body, is_from_gateway) in product((401, 403, 404), pages.items()):
