@@ -277,6 +277,7 @@ http {{
 """
 
 
+@pytest.mark.slow
 @pytest.mark.looptime(False)
 @pytest.mark.timeout(LONG_TIMEOUT)
 async def test_real_nginx(unused_tcp_port: int, *, full_size: bool) -> None:
