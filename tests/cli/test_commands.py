@@ -9,6 +9,8 @@ import select
 import signal
 import sys
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -49,6 +51,7 @@ async def test_status_as_json(kiosk: Simulator) -> None:
     kiosk.add(CARD, [Stage("PRODUCTION_ERROR", error_code="PRT_RIBBON_ENDED", description="Replace it")])
     _, [line] = await run_json("status", *_ARGUMENTS)
     assert line.pop("occurred_at").endswith("+00:00")
+    assert abs(datetime.now(UTC) - datetime.fromisoformat(line.pop("seen_at"))) < timedelta(minutes=1)
     assert line == {
         "type": "status",
         "card": {"profile_id": CARD.profile_id, "card_token": CARD.card_token},
@@ -97,6 +100,26 @@ async def test_wait_times_out(kiosk: Simulator) -> None:
     assert lines[-1]["type"] == "error"
     assert lines[-1]["error"] == "WaitTimeout"
     assert kiosk.requests[-1].at - kiosk.requests[0].at == pytest.approx(60, abs=1)
+
+
+@pytest.mark.parametrize("name", ["wait", "watch"])
+@pytest.mark.usefixtures("environment")
+async def test_no_answer_until_the_timeout(kiosk: Simulator, tmp_path: Path, name: str) -> None:
+    """A wait whose time ran out without any usable answer exits with 4; after one answer, it is not final: 3."""
+    kiosk.add(CARD, "never")
+    loop = asyncio.get_running_loop()
+    waiting = _ARGUMENTS if name == "wait" else [write_list(tmp_path / "cards.csv", [CARD])]
+    with Table() as table:
+        for answers, exit_code in ((0, 4), (1, 3)):
+            kiosk.clear_faults()
+            loop.call_later(5 * answers, partial(kiosk.fail_next, Fault.server_error(), times=100))
+            with table.row(answers):
+                code, lines = await run_json(name, *waiting, "--timeout", "10")
+                [error] = [line for line in lines if line["type"] == "error"]
+                assert (code, error["error"], error["polls"] > 0) == (exit_code, "WaitTimeout", bool(answers))
+                assert error["status"] == ("READY" if answers else None)
+                if name == "watch":
+                    assert (lines[-1]["errors"], lines[-1]["unfinished"]) == (1 - answers, answers)
 
 
 @pytest.mark.usefixtures("environment")

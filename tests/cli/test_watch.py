@@ -133,6 +133,10 @@ async def test_all_kinds_of_ends(kiosk: Simulator, tmp_path: Path) -> None:
     assert [line["line"] for line in of_type(lines, "bad_row")] == [8, 9]
     assert reported(lines)["jammed"] == ["READY", "PRODUCTION_ERROR"]
     assert reported(lines)["late"] == ["READY", "WaitTimeout"]
+    last_of = {line["type"]: line for line in lines if line.get("card", {}).get("card_token") == "late"}
+    assert {*last_of["error"]} == {*last_of["transition"]} - {"previous"} | {"error", "message"}
+    assert last_of["error"]["status"] == "READY"
+    assert "last seen READY" in last_of["error"]["message"]
     assert reported(lines)["unknown"] == ["CardNotFound"]
     summary = lines[-1]
     counts = [summary[name] for name in ("cards", "produced", "failed", "unfinished", "errors", "bad_rows")]
