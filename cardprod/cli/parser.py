@@ -57,6 +57,13 @@ class _Parser(argparse.ArgumentParser):
         else:
             Stream(file.fileno(), file.encoding).write(message)
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:  # noqa: ANN401
+        # What a command does not know is refused here, with that command's usage, and not by the parser of commands.
+        known, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return known, unknown
+
     def error(self, message: str) -> NoReturn:
         print_stderr(f"{self.format_usage()}{self.prog}: error: {printable(message)}")
         self.exit(USAGE)
