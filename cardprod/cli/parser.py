@@ -57,9 +57,9 @@ class _Parser(argparse.ArgumentParser):
         else:
             Stream(file.fileno(), file.encoding).write(message)
 
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:  # noqa: ANN401
+    def parse_known_args(self, *args: Any, **options: Any) -> tuple[Any, list[str]]:  # noqa: ANN401 - argparse's own
         # What a command does not know is refused here, with that command's usage, and not by the parser of commands.
-        known, unknown = super().parse_known_args(args, namespace)
+        known, unknown = super().parse_known_args(*args, **options)
         if unknown:
             self.error(f"unrecognized arguments: {' '.join(unknown)}")
         return known, unknown
