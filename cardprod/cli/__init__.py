@@ -50,7 +50,13 @@ has a line `status` before it. With `--follow`, a wait goes on after an error st
 Fields may be added; none will change its meaning.
 
 `watch --checkpoint` shows only what is new: append its output to a file with `>>`. After it was killed, it can show a
-`transition` or `error` again.
+`transition` or `error` again. One row per card is in its file, an SQLite database (`error` is null unless the card's
+wait ended with one: then the next run begins it anew):
+
+```shell
+sqlite3 -csv -header cards.state "SELECT profile_id, card_token, status, error_code, error,
+  datetime(seen_at / 1000000, 'unixepoch') AS seen_at FROM card" > results.csv
+```
 """
 
 from __future__ import annotations

@@ -353,6 +353,18 @@ async def test_what_is_not_final_begins_anew(kiosk: Simulator, tmp_path: Path) -
     assert reported(lines) == {"late": ["READY", "PRODUCED"], "unknown": ["PRODUCED"]}
 
 
+@pytest.mark.parametrize(("first", "second", "exit_code"), [("none", "100", 3), ("100", "none", 0), ("100", "1000", 0)])
+@pytest.mark.usefixtures("environment")
+async def test_another_timeout(kiosk: Simulator, tmp_path: Path, first: str, second: str, exit_code: int) -> None:
+    """A watch that is continued with another timeout applies it to the cards that were begun before."""
+    file = write_list(tmp_path / "cards.csv", cards_of(kiosk, 2, [("READY", 200), ("PRODUCED", 0)]))
+    async with watching_json(file, tmp_path / "state", "--timeout", first) as (watching, _):
+        watching.cancel()
+        await asyncio.wait([watching])
+    arguments = ("watch", file, "--checkpoint", str(tmp_path / "state"), "--timeout", second)
+    assert (await run_json(*arguments))[0] == exit_code
+
+
 @pytest.mark.usefixtures("environment")
 async def test_refused_checkpoints(
     kiosk: Simulator, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
