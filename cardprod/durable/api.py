@@ -290,8 +290,10 @@ class Durable:
         """
         row = await self._database.fetch_one("batch_status", id=_checked_id(batch_id))
         if row is None:
-            where = f"there is no batch {batch_id} in the schema {self.settings.schema}: check the id and the schema"
-            raise UsageError(f"{where}; finished ones are removed after {self.settings.keep / DAY:.3g} days")
+            schema, days = self.settings.schema, f"{self.settings.keep / DAY:.3g} days"
+            raise UsageError(
+                f"there is no batch {batch_id} in the schema {schema}: check both; ended ones are removed after {days}"
+            )
         return BatchStatus(**row)
 
     async def results(self, batch_id: str) -> AsyncIterator[tuple[Card, ProductionStatus | CardprodError]]:
