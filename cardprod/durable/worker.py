@@ -380,13 +380,14 @@ class Worker:
     async def deliver(self, *, chunk_id: int, attempts: int = 0) -> None:
         """Deliver a chunk's transitions to the sink, until none is left. Whatever goes wrong, it is planned again."""
         token: str | None = None
+        of = ""
         try:
             while not self._stop.is_set():
                 found = await self._with_retry(partial(_undelivered, chunk_id=chunk_id))
                 if found is None:
                     return
                 chunk, steps = found
-                token = chunk.token
+                token, of = chunk.token, f" of batch {chunk.batch_id}"
                 if steps and self._on_steps is not None:
                     await self._on_steps([*steps.values()])
                 await self._with_retry(partial(store.delivered, chunk=chunk, ids=list(steps)))
@@ -397,7 +398,7 @@ class Worker:
         except Exception as exc:  # noqa: BLE001 - the sink's own: nothing may end the work
             await self._put_off(
                 exc,
-                f"on_steps raised, so some transitions (of chunk {chunk_id}) were not delivered",
+                f"on_steps raised, so some transitions{of} were not delivered",
                 attempts,
                 lambda delay: self._plan_delivery_again(chunk_id, token, delay, attempts + 1),
             )

@@ -626,7 +626,7 @@ async def test_commands(
     assert (code, first["type"], first["produced"], first["pending"]) == (0, "batch", 3, 0)
     assert [line["status"] for line in rest] == ["PRODUCED"] * 3
     code, out = await run("batch", batch_id, "--cancel")
-    assert (code, out) == (0, f"3 cards: 3 produced, 0 ended in an error, 0 errors; over; {first['polls']} polls\n")
+    assert (code, out) == (0, f"3 cards: 3 produced, 0 failed, 0 errors; finished; {first['polls']} polls\n")
 
 
 async def test_bad_file_is_submitted_not_at_all(
@@ -646,15 +646,15 @@ async def test_bad_file_is_submitted_not_at_all(
     assert "it has no cards; expected profile_id,card_token" in capfd.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["json", "json:no_such_function", "no_such_module:f", ":f"])
+@pytest.mark.parametrize("name", ["json", "json:no_such_function", "no_such_module:f", ":f", "json:dumps"])
 @pytest.mark.usefixtures("environment")
 async def test_sink_that_is_not_there(
     name: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """`worker --on-steps` that cannot be imported is a usage error, before any work."""
+    """`worker --on-steps` that cannot be imported, or is not async, is a usage error, before any work."""
     monkeypatch.setattr(sys, "path", [*sys.path])
     assert (await run("worker", "--on-steps", name, "--database", "nowhere"))[0] == 2
-    assert "--on-steps" in capfd.readouterr().err
+    assert capfd.readouterr().err.startswith("cardprod: --on-steps must be ")
 
 
 async def test_worker_without_a_token(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
