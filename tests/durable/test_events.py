@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from datetime import UTC, datetime, timedelta
+from random import Random
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -100,6 +102,25 @@ async def test_event_for_several_batches(kiosk: Simulator, client: Client, durab
         for batch_id in batches[:2]:
             assert (await over(durable, batch_id)).produced == 1
     assert sorted(step.batch_id for step in sink.steps) == sorted(batches[:2])
+    assert kiosk.requests == []
+
+
+async def test_many_events_at_once(kiosk: Simulator, durable: Durable) -> None:
+    """Events that come together for more chunks than one transaction takes are all applied, each card's in order."""
+    cards = cards_of(kiosk, 120, "never")
+    batch_id = await durable.submit(cards, schedule=SLOW, batch_size=2)
+    shuffled = Random(1).sample(cards, len(cards))
+    events = [event_of(card, "IN_PROGRESS", requested=50) for card in shuffled]
+    events += [event_of(card, "PRODUCED", requested=40) for card in reversed(shuffled)]
+    assert await asyncio.gather(*map(durable.notify, events)) == [1] * 240
+    assert (await durable.status(batch_id)).pending == 0
+    sink = Sink()
+    async with (
+        Client(kiosk.token, base_url=kiosk.base_url) as client,
+        working(durable, client, sink),
+    ):
+        await over(durable, batch_id)
+    assert {tuple(statuses_of(sink.steps, card)) for card in cards} == {("IN_PROGRESS", "PRODUCED")}
     assert kiosk.requests == []
 
 

@@ -94,12 +94,11 @@ JOIN batches batch ON batch.id = batch_id
 WHERE chunk.id = %(id)s AND chunk.finished_at IS NULL AND batch.submitted_at IS NOT NULL
 FOR UPDATE OF chunk
 
--- name: chunks_of_cards
-SELECT DISTINCT chunk_id AS id
+-- name: chunks_of_events
+SELECT DISTINCT profile_id, card_token, chunk_id
 FROM unnest(%(profile_ids)s::bigint[], %(card_tokens)s::text[]) AS one (profile_id, card_token)
 JOIN cards USING (profile_id, card_token)
 WHERE outcome IS NULL
-ORDER BY chunk_id
 
 -- name: write_chunk
 UPDATE chunks SET
