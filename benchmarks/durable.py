@@ -88,8 +88,9 @@ async def _crash(cards: int, seed: int, *, restarts: bool, webhooks: bool = Fals
                 card = kiosk.add((123456, f"card-{number}"), plan)
                 submitted.append(card)
                 produced_at[card.card_token] = time.time() + ready + printing
+            events: list[tuple[float, float, float]] = []
             if webhooks:
-                await stack.enter_async_context(durable_parts.webhooks(kiosk, durable, seed))
+                events = await stack.enter_async_context(durable_parts.webhooks(kiosk, durable, seed))
             batch_id = await durable.submit(submitted, schedule=Backoff(ceiling=10), batch_size=_CHUNK)
             workers = [start_worker(database, file, kiosk.base_url, kiosk.token) for file in files]
             await asyncio.sleep(40)
@@ -119,7 +120,7 @@ async def _crash(cards: int, seed: int, *, restarts: bool, webhooks: bool = Fals
                 lines.extend(json.loads(line) for line in file.read_text().splitlines())
             chunks = await resumed
     return _judged(
-        lines, produced_at, killed_at, after=chunks, requests=kiosk.requests.total, restarts=restarts, webhooks=webhooks
+        lines, produced_at, killed_at, after=chunks, requests=kiosk.requests.total, restarts=restarts, events=events
     )
 
 
@@ -131,7 +132,7 @@ def _judged(  # noqa: PLR0913 - all that was seen
     after: list[float],
     requests: int,
     restarts: bool,
-    webhooks: bool,
+    events: list[tuple[float, float, float]],
 ) -> str:
     first: dict[str, dict[str, Any]] = {}
     wrong = 0
@@ -157,8 +158,14 @@ def _judged(  # noqa: PLR0913 - all that was seen
         ["end delivered late: most", f"{max(late):.1f} s"],
         ["polls per card", f"{requests / len(produced_at):.1f}"],
     ]
+    for what, number in (("received late", 1), ("applied in", 2)) if events else ():
+        seconds = [event[number] for event in events if event[0] < killed_at]
+        p95 = statistics.quantiles(seconds, n=20)[-1]
+        rows.append(
+            [f"events {what}, before the kill: median, p95", f"{statistics.median(seconds):.2f} s, {p95:.2f} s"]
+        )
     title = "One of two workers killed" + (", the database crashed once" if restarts else "")
-    title += ", one webhook in ten lost" if webhooks else ", no webhooks"
+    title += ", one webhook in ten lost" if events else ", no webhooks"
     return f"{title}\n\n{markdown(['', ''], rows)}"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+import time
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -53,19 +54,29 @@ def start_worker(database: str, file: Path, base_url: str, token: str = "", *opt
 
 
 @asynccontextmanager
-async def webhooks(kiosk: Simulator, durable: Durable, seed: int, losses: float = 0.1) -> AsyncGenerator[None]:
-    """Deliver the kiosk's webhooks, of which some are lost, to durable waits in this process."""
+async def webhooks(
+    kiosk: Simulator, durable: Durable, seed: int, losses: float = 0.1
+) -> AsyncGenerator[list[tuple[float, float, float]]]:
+    """Deliver the kiosk's webhooks, of which some are lost, to durable waits in this process.
+
+    Gives for each event that was applied: when, how late it was received, and how long applying it took.
+    """
     verifier = Verifier(kiosk.public_key)
+    applied: list[tuple[float, float, float]] = []
 
     async def receive(request: web.Request) -> web.Response:
+        event = verifier.parse(await request.read(), request.headers)
+        received_at = time.time()
         try:
-            await durable.notify(verifier.parse(await request.read(), request.headers))
+            await durable.notify(event)
         except DurableError:
             return web.Response(status=503)
+        if event.sent_at is not None:
+            applied.append((received_at, received_at - event.sent_at.timestamp(), time.time() - received_at))
         return web.Response()
 
     app = web.Application()
     app.router.add_post("/", receive)
     async with TestServer(app) as server:
         kiosk.subscribe(Subscription(url=str(server.make_url("/")), losses=losses, seed=seed))
-        yield
+        yield applied

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from cardprod.errors import CardprodError
     from cardprod.models import ProductionEvent, Transition
 
-__all__ = ["BatchStatus", "Change", "Chunk", "apply_events", "change_chunk", "delivered", "finish", "undelivered"]
+__all__ = ["BatchStatus", "Change", "Chunk", "apply_events", "change_chunk", "finish", "undelivered"]
 
 _DELIVERED_AT_ONCE: Final = 500
 _CHUNKS_AT_ONCE: Final = 50
@@ -249,16 +249,23 @@ async def expire_chunk(connection: AsyncConnection[Any], chunk_id: int) -> int:
     return len(steps)
 
 
-async def undelivered(connection: AsyncConnection[Any], chunk: Chunk) -> dict[int, Step]:
-    """Read the first transitions of a chunk that are not delivered, each with its id."""
-    rows = await fetch(connection, "undelivered", chunk_id=chunk.id, most=_DELIVERED_AT_ONCE)
-    return {row["id"]: read_step(chunk.batch_id, row["key"], row["body"]) for row in rows}
+async def undelivered(
+    connection: AsyncConnection[Any], chunk_id: int, delivered: Sequence[int] = ()
+) -> tuple[str, dict[int, Step]] | None:
+    """Note that transitions were delivered, and finish the chunk if those were its last; else read the next ones.
 
-
-async def delivered(connection: AsyncConnection[Any], chunk: Chunk, ids: Iterable[int]) -> None:
-    """Note that transitions were delivered, and finish the chunk if those were its last."""
-    await fetch(connection, "drop_delivered", ids=list(ids))
-    await finish(connection, chunk.id)
+    Returns:
+        The token of its batch, as queues name it, and the next transitions, each with its id; None if it is finished.
+    """
+    batch = await fetch_one(connection, "lock_batch_of_chunk", id=chunk_id)
+    if batch is None:
+        return None
+    if delivered:
+        await fetch(connection, "drop_delivered", ids=list(delivered))
+    rows = await fetch(connection, "undelivered", chunk_id=chunk_id, most=_DELIVERED_AT_ONCE)
+    if not rows:
+        await finish(connection, chunk_id)
+    return batch["token"], {row["id"]: read_step(batch["id"], row["key"], row["body"]) for row in rows}
 
 
 async def finish(connection: AsyncConnection[Any], chunk_id: int) -> None:

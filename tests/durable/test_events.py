@@ -124,6 +124,20 @@ async def test_many_events_at_once(kiosk: Simulator, durable: Durable) -> None:
     assert kiosk.requests == []
 
 
+async def test_cancelled_while_events_come(kiosk: Simulator, client: Client, durable: Durable) -> None:
+    """Batches that are cancelled while events are applied and delivered hold up neither: none waits for the other."""
+    for _ in range(3):
+        cards = cards_of(kiosk, 60, "never")
+        batches = [await durable.submit(cards, schedule=SLOW, batch_size=3) for _ in range(2)]
+        async with working(durable, client, Sink()):
+            events = [event_of(card, "IN_PROGRESS", requested=50) for card in cards]
+            events += [event_of(card, "PRODUCED", requested=40) for card in reversed(cards)]
+            first = asyncio.gather(*map(durable.notify, events[:90]))
+            await asyncio.sleep(0.1)
+            assert await asyncio.gather(*map(durable.cancel, batches)) == [True, True]
+            await asyncio.gather(first, *map(durable.notify, events[90:]))
+
+
 async def test_event_during_a_sweep(kiosk: Simulator, durable: Durable) -> None:
     """An event that comes while its chunk is swept is delivered at once, and no poll that it overtook undoes it."""
     card, slow = cards_of(kiosk, 2, "never")
