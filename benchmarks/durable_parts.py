@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import attrs
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
@@ -22,10 +23,11 @@ from tests.waiting import Child
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator
 
+    from cardprod import ProductionEvent
     from cardprod.durable import Durable
     from cardprod.simulator import Simulator
 
-__all__ = ["HEARTBEAT", "postgres", "start_worker", "webhooks"]
+__all__ = ["HEARTBEAT", "Applied", "postgres", "start_worker", "webhooks"]
 
 HEARTBEAT = 5.0
 
@@ -53,16 +55,21 @@ def start_worker(database: str, file: Path, base_url: str, token: str = "", *opt
     return Child(*program, database, str(file), str(HEARTBEAT), *options, env=environment)
 
 
-@asynccontextmanager
-async def webhooks(
-    kiosk: Simulator, durable: Durable, seed: int, losses: float = 0.1
-) -> AsyncGenerator[list[tuple[float, float, float]]]:
-    """Deliver the kiosk's webhooks, of which some are lost, to durable waits in this process.
+@attrs.frozen
+class Applied:
+    """An event that was applied: how late it was received, in seconds, when, and how long applying it took."""
 
-    Gives for each event that was applied: when, how late it was received, and how long applying it took.
-    """
+    event: ProductionEvent
+    late: float
+    received_at: float
+    took: float
+
+
+@asynccontextmanager
+async def webhooks(kiosk: Simulator, durable: Durable, seed: int, losses: float = 0.1) -> AsyncGenerator[list[Applied]]:
+    """Deliver the kiosk's webhooks, of which some are lost, to durable waits in this process."""
     verifier = Verifier(kiosk.public_key)
-    applied: list[tuple[float, float, float]] = []
+    applied: list[Applied] = []
 
     async def receive(request: web.Request) -> web.Response:
         event = verifier.parse(await request.read(), request.headers)
@@ -72,7 +79,8 @@ async def webhooks(
         except DurableError:
             return web.Response(status=503)
         if event.sent_at is not None:
-            applied.append((received_at, received_at - event.sent_at.timestamp(), time.time() - received_at))
+            late = received_at - event.sent_at.timestamp()
+            applied.append(Applied(event, late, received_at, time.time() - received_at))
         return web.Response()
 
     app = web.Application()
