@@ -324,7 +324,6 @@ _WAIT: Final = (
 _SEEN: Final = ("polls", "began_at", "polled_at", "is_first", "last.status", "last.kiosk_id", "last.occurred_at")
 _MORE: Final = ("last.error_code", "last.description", "known_at", "event_at", "event_sent_at", "undelivered")
 _REST: Final = ("failing_since", "is_after")
-_STATUS: Final = tuple(name.removeprefix("last.") for name in _SEEN[4:] + _MORE[:2])
 _LENGTHS: Final = tuple(accumulate(map(len, (_WAIT, _SEEN, _MORE, _REST))))
 
 
@@ -371,14 +370,13 @@ def _from_row(row: list[Any]) -> dict[str, object]:
     """Convert a card's array to the plain object of a `PendingCard`."""
     if len(row) not in _LENGTHS:
         raise ValueError(f"expected an array of {', '.join(map(str, _LENGTHS[:-1]))} or {_LENGTHS[-1]} values")
-    # By the positions, not by the names: durable waits read a hundred cards for each sweep.
-    fields: dict[str, object] = {"card": {"profile_id": row[0], "card_token": row[1]}}
-    fields.update(zip(_WAIT[2:], row[2:], strict=False))
-    if len(row) > _LENGTHS[0]:
-        seen, status = row[7:11], dict(zip(_STATUS, row[11:16], strict=False))
-        fields.update(zip(_SEEN[:4], seen, strict=True), last=status)
-    if len(row) > _LENGTHS[1]:
-        fields.update(zip(_MORE[2:] + _REST, row[16:], strict=False))
+    fields: dict[str, Any] = {}
+    for name, value in zip(_WAIT + _SEEN + _MORE + _REST, row, strict=False):
+        outer, _, inner = name.partition(".")
+        if inner:
+            fields.setdefault(outer, {})[inner] = value
+        else:
+            fields[name] = value
     return fields
 
 
