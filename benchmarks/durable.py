@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
 _CHUNK = 100
+_SAFETY_NET = 60
+"""Seconds after which a poll finds what a lost webhook would have brought, in `crash` with webhooks."""
 
 
 def _chunks_under_way(database: str) -> dict[int, int]:
@@ -93,7 +95,8 @@ async def _crash(cards: int, seed: int, *, restarts: bool, webhooks: bool = Fals
             if webhooks:
                 events = await stack.enter_async_context(durable_parts.webhooks(kiosk, durable, seed))
             batch_id = await durable.submit(submitted, schedule=Backoff(ceiling=10), batch_size=_CHUNK)
-            workers = [start_worker(database, file, kiosk.base_url, kiosk.token) for file in files]
+            options = ["--safety-net", f"{_SAFETY_NET}"] if webhooks else []
+            workers = [start_worker(database, file, kiosk.base_url, kiosk.token, *options) for file in files]
             await asyncio.sleep(40)
             requests = kiosk.requests.total
             while not webhooks and kiosk.requests.total < requests + 150:  # noqa: ASYNC110 - in the middle of sweeps
@@ -176,7 +179,7 @@ def _judged(  # noqa: PLR0913 - all that was seen
             quantiles = statistics.quantiles(all_of, n=20)
             rows.append([f"{what}: median, p95", f"{quantiles[9]:.2f} s, {quantiles[-1]:.2f} s"])
     title = "One of two workers killed" + (", the database crashed once" if restarts else "")
-    title += ", one webhook in ten lost" if events else ", no webhooks"
+    title += f", one webhook in ten lost, `safety_net` {_SAFETY_NET} s" if events else ", no webhooks"
     return f"{title}\n\n{markdown(['', ''], rows)}"
 
 
