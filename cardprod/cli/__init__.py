@@ -31,7 +31,7 @@ With `--json`, one JSON object per line on standard output, distinguished by `ty
 | `batch` | `batch` only: the fields of `cardprod.durable.BatchStatus` |
 | `listening` | `simulate` only: `base_url plan`, with `--webhooks-to` also `public_key_url` |
 | `request` | `simulate` only: `at method path http_status status fault` |
-| `delivery` | `simulate --webhooks-to` only: `at status attempt http_status` |
+| `delivery` | `simulate --webhooks-to` only: `at status attempt http_status`, and the card, unless it is a test |
 
 `watching` counts what is known then: of a list on standard input nothing. Both `progress` and the `summary` of `watch`
 have `cards`, of which `produced`, `failed` (ended in an error status), `unfinished` (not final: under way, or their
