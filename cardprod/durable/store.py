@@ -206,8 +206,8 @@ async def apply_events(connection: AsyncConnection[Any], events: Sequence[Produc
     """
     found = await fetch(connection, "chunks_of_events", **_columns(event.card for event in events if event.card))
     chunks_of: dict[Card | None, set[int]] = {}
-    for row in found:
-        chunks_of.setdefault(Card(row["profile_id"], row["card_token"]), set()).add(row["chunk_id"])
+    for one in found:
+        chunks_of.setdefault(Card(one["profile_id"], one["card_token"]), set()).add(one["chunk_id"])
     taken: set[int] = set()
     for event in events:
         more = taken | chunks_of.get(event.card, set())
