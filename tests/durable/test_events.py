@@ -132,10 +132,10 @@ async def test_cancelled_while_events_come(kiosk: Simulator, client: Client, dur
         async with working(durable, client, Sink()):
             events = [event_of(card, "IN_PROGRESS", requested=50) for card in cards]
             events += [event_of(card, "PRODUCED", requested=40) for card in reversed(cards)]
-            first = asyncio.gather(*map(durable.notify, events[:90]))
-            await asyncio.sleep(0)  # they have begun
+            first = [asyncio.create_task(durable.notify(event)) for event in events[:90]]
+            await until("the first events", lambda: any(task.done() for task in first), lambda is_any: is_any)
             assert await asyncio.gather(*map(durable.cancel, batches)) == [True, True]
-            await asyncio.gather(first, *map(durable.notify, events[90:]))
+            await asyncio.gather(*first, *map(durable.notify, events[90:]))
 
 
 async def test_event_during_a_sweep(kiosk: Simulator, durable: Durable) -> None:
