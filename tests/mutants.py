@@ -90,6 +90,14 @@ EQUIVALENT: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
             "most = times.maxlen or 0 -> most = times.maxlen or 1",
         ),
     },
+    "_http.recovery": {
+        "The first request sets it before anything reads it.": (
+            (
+                "self._at = -math.inf # when the last request was sent -> self._at = (math.inf) # when the last "
+                "request was sent"
+            ),
+        ),
+    },
     "_polling.adaptive": {
         "The first poll sets it before anything reads it.": ("self._measured_at = 0.0 -> self._measured_at = 1.0",),
         "Only differences of the mass are used.": ("mass = [0.0] -> mass = [1.0]",),
@@ -104,16 +112,6 @@ EQUIVALENT: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
         ),
     },
     "_polling.queue": {
-        "A gap of 0 postpones nothing anyway: the card was seen 0 seconds ago or more.": (
-            (
-                "if gap <= 0 or (due := self._next_due(now + TICK)) is None or not due.postpone(now, gap): -> "
-                "if gap < 0 or (due := self._next_due(now + TICK)) is None or not due.postpone(now, gap):"
-            ),
-            (
-                "if gap <= 0 or (due := self._next_due(now + TICK)) is None or not due.postpone(now, gap): -> "
-                "if gap <= -1 or (due := self._next_due(now + TICK)) is None or not due.postpone(now, gap):"
-            ),
-        ),
         "Entries that no longer count are sorted out one change sooner or later.": (
             "_STALE: Final = 1024 -> _STALE: Final = 1023",
             "_STALE: Final = 1024 -> _STALE: Final = 1025",

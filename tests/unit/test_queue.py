@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -99,7 +100,7 @@ def test_a_due_card_moves_with_its_changes() -> None:
     queue.add(one)
     poll(queue, 0, ProductionStatus("5 60"))
     assert queue.due_at(6) == 5
-    assert queue.take(1, not_polled) is None
+    assert queue.postpone(6, 0) is None  # from now on it is due
     one.process_status(ProductionStatus("7 9"), 6)
     queue.reschedule(one)
     assert (queue.due_at(6), [*queue]) == (13, [one])
@@ -182,6 +183,31 @@ def scheduled(queue: PollQueue[QueuedState], name: str, at: float) -> QueuedStat
     return one
 
 
+def test_the_first_is_new() -> None:
+    """A batch that goes on from before begins with a card that was never polled."""
+    queue = PollQueue[QueuedState]()
+    resumed, new = scheduled(queue, "resumed", 10), state("new")
+    queue.add(new)
+    assert [queue.take(20, not_polled), queue.take(20, not_polled)] == [new, resumed]
+
+
+def test_cards_of_the_same_time_are_equal() -> None:
+    """Of two cards neither goes before the other in a heap, so that adding one of the same time moves no other."""
+    one, other = state("a"), state("b")
+    assert (one < other, other < one) == (False, False)
+
+
+def test_every_card_is_counted_once() -> None:
+    """A card takes one entry, be it new, scheduled, due, or under poll."""
+    queue = PollQueue[QueuedState]()
+    for at in (10, 20, 90):
+        scheduled(queue, str(at), at)
+    for name in ("a", "b"):
+        queue.add(state(name))
+    assert queue.take(20, not_polled) is not None
+    assert len(queue) == 5
+
+
 def test_resumed_cards_are_due_when_their_state_says() -> None:
     """A card that was polled before it was added is scheduled, and comes up in the order of its time."""
     queue = PollQueue[QueuedState]()
@@ -239,12 +265,12 @@ def test_postponing_takes_the_first_that_is_due() -> None:
     """Only the card that is due first is postponed, from a millisecond before its time, and not without a gap."""
     queue = PollQueue[QueuedState]()
     first, second = scheduled(queue, "first", 10), scheduled(queue, "second", 11)
-    assert queue.postpone(10, 0) is None
-    assert queue.postpone(9.9, 100) is None
-    assert queue.postpone(10 - TICK, 100) is first
-    assert first.phase is Phase.IDLE
+    assert queue.postpone(9.9985, 100) is None
+    assert queue.postpone(9.999, 0) is None
+    assert queue.postpone(9.999, 100) is first
     queue.reschedule(first)
-    assert (queue.due_at(0), second.phase) == (11, Phase.SCHEDULED)
+    assert (queue.due_at(0), first.phase, second.phase) == (11, Phase.SCHEDULED, Phase.SCHEDULED)
+    assert queue.postpone(19.999, 100) is second
     assert PollQueue[QueuedState]().postpone(10, 100) is None
 
 
@@ -272,7 +298,9 @@ def test_cleared() -> None:
     assert queue.take(0, not_polled) is polling
     ended.process_status(DONE, 0)
     queue.reschedule(ended)
-    assert {one.card.card_token for one in queue.clear()} == {"polling", "waiting", "new"}
+    waiting.process_status(READY, 5)
+    queue.reschedule(waiting)
+    assert sorted(one.card.card_token for one in queue.clear()) == ["new", "polling", "waiting"]
     assert {one.phase for one in (polling, waiting, new, ended)} == {Phase.OVER}
     assert (len(queue), list(queue), queue.due_at(99), queue.next_expiry()) == (0, [], math.inf, math.inf)
 
@@ -280,14 +308,52 @@ def test_cleared() -> None:
 def test_sorting_out_loses_no_card() -> None:
     """When entries that no longer count are sorted out, every card that waits is still there, in its order."""
     queue = PollQueue[QueuedState]()
+    due = [state(f"due-{number}", options=HURRIED) for number in range(100)]
+    for number, one in enumerate(due):
+        queue.add(one)
+        poll(queue, 0, ProductionStatus(f"5 {1000 - 7 * number % 100}"))
     others = [scheduled(queue, f"card-{number}", 100_000 - number) for number in range(50)]
+    assert queue.postpone(5, 0) is None  # from now on they are due
+    for one in due[::2]:
+        one.process_status(ProductionStatus(f"5 {one.urgent_at}"), 0)
+        queue.reschedule(one)
     one = scheduled(queue, "restless", 10)
+    lengths: list[int] = []
     for number in range(3000):
         one.process_status(READY, number / 1000)
         queue.reschedule(one)
-        assert len(queue) <= 2200
+        lengths.append(len(queue))
+    assert (min(lengths[500:]), max(lengths) <= 2200) == (151, True)
     assert queue.take(100, not_polled) is one
-    assert [queue.take(200_000, not_polled) for _ in range(51)] == [*reversed(others), None]
+    due.sort(key=lambda one: one.urgent_at)
+    assert [queue.take(200_000, not_polled) for _ in range(151)] == [*due, *reversed(others), None]
+
+
+@pytest.mark.parametrize("is_due", [False, True])
+def test_entries_are_sorted_out_seldom(*, is_due: bool) -> None:
+    """Entries are sorted out, which costs time, only where over a thousand and over half of them no longer count."""
+    queue = PollQueue[QueuedState]()
+    one, now = scheduled(queue, "restless", 10), 0.0
+    for _ in range(1000):  # entries that come first and no longer count are dropped one by one
+        now += 10 if is_due else 0.001
+        assert queue.postpone(now, 0) is None
+        one.process_status(READY, now)
+        queue.reschedule(one)
+        queue.due_at(now)
+        assert len(queue) == 1
+    for _ in range(1000):  # polls leave none
+        now += 10
+        poll(queue, now)
+    for number in range(2000):
+        scheduled(queue, f"card-{number}", now if number % 2 else now + 1e6)
+    assert queue.postpone(now, 0) is None  # half of them are due
+    lengths: list[int] = []
+    for number in range(6000):
+        one.process_status(READY, now + number / 1000)
+        queue.reschedule(one)
+        lengths.append(len(queue))
+    assert lengths[:1500] == [*range(2002, 3502)]
+    assert [max(lengths[:2500]), max(lengths[2500:])] == pytest.approx([4003, 4003], abs=3)
 
 
 class Fleet(RuleBasedStateMachine):
