@@ -96,13 +96,17 @@ def test_the_most_urgent_is_next() -> None:
 def test_a_due_card_moves_with_its_changes() -> None:
     """A card that was due, and was then rescheduled, is due again when that says, once."""
     queue = PollQueue[QueuedState]()
-    one = state("a", options=HURRIED)
-    queue.add(one)
-    poll(queue, 0, ProductionStatus("5 60"))
+    one, other = state("a", options=HURRIED), state("b", options=HURRIED)
+    for new, status in ((one, "5 60"), (other, "5 70")):
+        queue.add(new)
+        poll(queue, 0, ProductionStatus(status))
     assert queue.due_at(6) == 5
-    assert queue.postpone(6, 0) is None  # from now on it is due
+    assert queue.postpone(6, 0) is None  # from now on they are due
     one.process_status(ProductionStatus("7 9"), 6)
     queue.reschedule(one)
+    assert queue.take(6, not_polled) is other
+    other.process_status(DONE, 6)
+    queue.reschedule(other)
     assert (queue.due_at(6), [*queue]) == (13, [one])
     assert [queue.take(13, not_polled), queue.take(99, not_polled)] == [one, None]
 

@@ -140,6 +140,14 @@ def test_what_the_schedule_is_given() -> None:
     assert START + 10 < state.next_poll_at < START + 10 + 40
 
 
+def test_deferred() -> None:
+    """A poll that is deferred is due after the fallback's delay once more, or when it is urgent, if that is sooner."""
+    state = waited(Recorder(), ("poll", "READY", 1))
+    for seconds, due in ((5, 5 + 20 * (1 - 0.5 * RANDOM)), (30, 1 + 40)):
+        state.defer(START + seconds)
+        assert state.next_poll_at == START + due
+
+
 def test_failures_are_backed_off_from() -> None:
     """After a failed poll the next is no sooner than the fallback says for so many failures in a row."""
     schedule = Recorder()
