@@ -717,9 +717,10 @@ def _prepare(directory: str) -> None:
 def _preload(names: Iterable[str]) -> None:
     """Import what a run has imported, but for this project, so that the next runs are forked with it."""
     for name in names:
-        if name.partition(".")[0] not in {"__main__", "cardprod", "tests"}:
+        if name.partition(".")[0] not in {"__main__", "benchmarks", "cardprod", "tests"}:
             with contextlib.suppress(ImportError):  # made by another module, and there when that is
                 importlib.import_module(name)
+    assert "cardprod" not in sys.modules  # or no run would import its mutant
 
 
 def _measured(module: Module) -> dict[str, float]:
