@@ -394,10 +394,6 @@ def _is_chain(given: list[dict[str, Any]]) -> bool:
     return [one.get("previous") for one in steps] == [None, *(one["current"] for one in steps[:-1])][: len(steps)]
 
 
-def _say(words: str) -> None:
-    sys.stderr.write(f"{words}\n")
-
-
 def _around(text: str, words: str) -> str:
     at = text.index(words)
     return text[max(0, at - 300) : at + 1500]
@@ -428,7 +424,7 @@ _ACCIDENTS: Final[list[Callable[[_Soak], Awaitable[None]]]] = [
 
 async def soak(cards: int, seconds: float, every: float, seed: int) -> str:
     """Run it, and return what came of it."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that no process is left
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, sys.exit, 1)  # so that no process is left
     logging.getLogger("cardprod").setLevel(logging.ERROR)
     logging.getLogger("psycopg.pool").setLevel(logging.CRITICAL)
     with postgres() as server, tempfile.TemporaryDirectory() as folder:

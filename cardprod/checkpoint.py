@@ -323,6 +323,7 @@ _WAIT: Final = (
 )
 _SEEN: Final = ("polls", "began_at", "polled_at", "is_first", "last.status", "last.kiosk_id", "last.occurred_at")
 _MORE: Final = ("last.error_code", "last.description", "known_at", "event_at", "event_sent_at", "undelivered")
+_NO_MORE: Final = (None,) * (len(_MORE) - 1)
 _REST: Final = ("failing_since", "is_after")
 _LENGTHS: Final = tuple(accumulate(map(len, (_WAIT, _SEEN, _MORE, _REST))))
 
@@ -356,12 +357,10 @@ def _to_row(one: PendingCard) -> tuple[Any, ...]:
         last.kiosk_id,
         None if last.occurred_at is None else to_unix_time(last.occurred_at),
     )
-    has_rest = one.is_after or one.failing_since is not None
-    if not (
-        has_rest or one.undelivered or last.error_code or last.description or one.known_at or one.event_at is not None
-    ):
-        return seen
     more = (last.error_code, last.description, one.known_at, one.event_at, one.event_sent_at)
+    has_rest = one.is_after or one.failing_since is not None
+    if not (has_rest or one.undelivered or more != _NO_MORE):
+        return seen
     row = (*seen, *more, to_plain(one.undelivered))
     return (*row, one.failing_since, one.is_after) if has_rest else row
 

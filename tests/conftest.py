@@ -47,13 +47,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options of CI."""
     group = parser.getgroup("cardprod")
     group.addoption("--full-size", action="store_true", help="Run with the full number of cards, waits and examples.")
+    group.addoption("--slow", action="store_true", help="Run also the tests that are slow, as nothing fast would do.")
     group.addoption("--only-sized", action="store_true", help="Leave out the tests that have one size only.")
     group.addoption("--examples", type=int, metavar="N", help="Try so many new examples of each property.")
     group.addoption("--no-skips", action="store_true", help="Fail where a test is skipped for want of something.")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Choose how many examples Hypothesis tries, and describe the marker."""
+    """Choose how many examples Hypothesis tries, and describe the markers."""
+    config.addinivalue_line("markers", "slow: runs with --slow only, in one job of CI.")
     config.addinivalue_line("markers", "seeds(small, full): run with so many values of `seed`, small or full size.")
     profile = "full" if config.getoption("--full-size") else "quick"
     examples = config.getoption("--examples")
@@ -65,12 +67,16 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(trylast=True)  # after Hypothesis has marked its tests
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With `--only-sized` keep the tests that `--full-size` changes."""
-    if not config.getoption("--only-sized"):
-        return
-    one_size = [item for item in items if not _has_sizes(item)]
-    config.hook.pytest_deselected(items=one_size)
-    items[:] = [item for item in items if _has_sizes(item)]
+    """Keep slow tests only with `--slow`, and with `--only-sized` only those that `--full-size` changes."""
+    left_out = [
+        item
+        for item in items
+        if (item.get_closest_marker("slow") and not (config.getoption("--slow") or config.getoption("--full-size")))
+        or (config.getoption("--only-sized") and not _has_sizes(item))
+    ]
+    gone = {*left_out}
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in gone]
 
 
 def _has_sizes(item: pytest.Item) -> bool:

@@ -147,7 +147,7 @@ class PollQueue(Generic[_S]):
         """
         if state.phase is Phase.OVER or (state.phase is Phase.POLLING and not state.is_over):
             return False
-        if state.phase in {Phase.SCHEDULED, Phase.DUE}:
+        if state.phase is Phase.SCHEDULED or state.phase is Phase.DUE:
             self._leave_stale()
         self._active.discard(state)
         if not state.is_over:

@@ -318,7 +318,7 @@ class Waits(Batch[Transition]):
 
     def _start_poll(self, entry: _Entry, permit: Permit) -> None:
         """Poll a card in a task of its own."""
-        shared = self._begin_poll(entry)
+        shared = self._begin_poll(entry, asyncio.get_running_loop().time())
 
         def ended() -> None:
             shared.end(None)  # no effect if the task has run, and so ended it
@@ -345,17 +345,16 @@ class Waits(Batch[Transition]):
             now = loop.time()
             if self._polls < limiter.places or not self._stream.has_room or subscriptions.trust.gap(now) > 0:
                 return  # `_poll_due` is awake, or has something to wait for or to postpone
-            if self._queue.due_at(now) > now or (another := limiter.try_acquire(now, self._requests)) is None:
+            if (another := limiter.try_acquire(now, self._requests)) is None:
                 return
             following = self._queue.take(now, subscriptions.is_polled)
             if following is None:
                 another.give_back()
                 return
             entry, permit = following, another
-            shared = self._begin_poll(entry)
+            shared = self._begin_poll(entry, now)
 
-    def _begin_poll(self, entry: _Entry) -> SharedPoll:
-        now = asyncio.get_running_loop().time()
+    def _begin_poll(self, entry: _Entry, now: float) -> SharedPoll:
         entry.mark_due(now)
         return self._poller.subscriptions.begin_poll(entry.card, entry, now)
 

@@ -106,8 +106,7 @@ def _rows_as_json(items: Sequence[object]) -> Iterator[str]:
         yield _dump([to_row(item) for item in items[first : first + _SLICE]])[1:-1]
 
 
-def _dump(plain: object) -> str:
-    return json.dumps(plain, default=to_unix_time, separators=(",", ":"))
+_dump: Final = json.JSONEncoder(default=to_unix_time, separators=(",", ":"), check_circular=False).encode
 
 
 def from_json(cls: type[_T], text: str | bytes, *, version: int, writer: str) -> _T:

@@ -408,6 +408,7 @@ def start(kiosk: Simulator, *argv: str, **child: Any) -> Child:
     return start_command("watch", *argv, environment=environment, **child)
 
 
+@pytest.mark.slow
 @pytest.mark.looptime(False)  # other processes go by real time
 @pytest.mark.timeout(LONG_TIMEOUT)
 async def test_killed_again_and_again(kiosk: Simulator, tmp_path: Path, *, full_size: bool) -> None:

@@ -396,6 +396,7 @@ async def test_server_sent_events_recipe() -> None:
         assert namespace["app"].state.client.notify(event_of(CARD, "PRODUCED")) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.looptime(False)  # a browser goes by real time
 @pytest.mark.xdist_group("browser")
 async def test_server_sent_events_in_a_browser() -> None:
@@ -710,6 +711,7 @@ async def test_taskiq_recipe(capsys: pytest.CaptureFixture[str], monkeypatch: py
     assert _printed_statuses(capsys.readouterr().out) == _STATUSES
 
 
+@pytest.mark.slow
 @pytest.mark.looptime(False)
 @pytest.mark.filterwarnings("ignore")  # Celery's own
 async def test_celery_recipe(capsys: pytest.CaptureFixture[str]) -> None:

@@ -65,6 +65,7 @@ def end_connections(database: str) -> None:
     )
 
 
+@pytest.mark.slow
 async def test_read_only(
     kiosk: Simulator, client: Client, postgres: str, durable: Durable, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -88,6 +89,7 @@ async def test_read_only(
         assert_delivered(sink.steps, card)
 
 
+@pytest.mark.slow
 async def test_half_open_connections(kiosk: Simulator, client: Client, postgres_server: Postgres) -> None:
     """Connections that freeze are dropped after the time limit of a call, and the work goes on over new ones."""
     name = postgres_server.new_database().rpartition("=")[2]
@@ -109,6 +111,7 @@ async def test_half_open_connections(kiosk: Simulator, client: Client, postgres_
         assert_delivered(list({step.key: step for step in sink.steps}.values()), card)
 
 
+@pytest.mark.slow
 async def test_database_that_comes_later(
     kiosk: Simulator, client: Client, postgres: str, postgres_server: Postgres, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -177,6 +180,7 @@ async def test_encoding_of_a_database(kiosk: Simulator, client: Client, postgres
             assert (await over(durable, batch_id)).produced == 1
 
 
+@pytest.mark.slow
 async def test_much_to_clear_up(kiosk: Simulator, client: Client, postgres: str) -> None:
     """However much there is to clear up, what a dead worker left is given to others first, and all of it goes away."""
     async with quick(postgres, keep=0) as durable:
@@ -228,6 +232,7 @@ def _shifted(clock: Callable[[], float], seconds: float) -> float:
     return clock() + seconds
 
 
+@pytest.mark.slow
 async def test_clocks_apart(  # noqa: PLR0917 - fixtures
     kiosk: Simulator,
     client: Client,
@@ -287,6 +292,7 @@ async def test_sink_that_never_returns(
     assert again == given
 
 
+@pytest.mark.slow
 async def test_stop_while_a_poll_stalls(kiosk: Simulator, postgres: str) -> None:
     """A request that is not answered holds up a stop for the grace only, and its card stays due."""
     (card,) = cards_of(kiosk, 1, "never")
@@ -306,6 +312,7 @@ async def test_stop_while_a_poll_stalls(kiosk: Simulator, postgres: str) -> None
             await until("a poll", lambda: kiosk.requests)
 
 
+@pytest.mark.slow
 async def test_sink_that_fails_for_long(
     kiosk: Simulator, client: Client, postgres: str, durable: Durable, caplog: pytest.LogCaptureFixture
 ) -> None:

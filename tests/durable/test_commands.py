@@ -41,6 +41,7 @@ def environment_of(kiosk: Simulator, postgres: str, **more: str) -> dict[str, st
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sink", [_STUCK, _BLOCKED], ids=["waits", "blocks"])
 async def test_second_signal(kiosk: Simulator, postgres: str, durable: Durable, tmp_path: Path, sink: str) -> None:
     """A second signal ends a worker at once, also while its sink never returns or blocks the event loop."""
@@ -55,6 +56,7 @@ async def test_second_signal(kiosk: Simulator, postgres: str, durable: Durable, 
         assert await worker.until_end() == -signal.SIGTERM
 
 
+@pytest.mark.slow
 async def test_closed_output(kiosk: Simulator, client: Client, postgres: str, durable: Durable) -> None:
     """A worker whose output was closed, as `head` does, ends, and another delivers what it could not print."""
     cards = cards_of(kiosk, 3, PRODUCED)
@@ -75,6 +77,7 @@ async def test_closed_output(kiosk: Simulator, client: Client, postgres: str, du
     assert sorted(delivered) == [card.card_token for card in cards]
 
 
+@pytest.mark.slow
 async def test_names_of_tokens(
     kiosk: Simulator, postgres: str, durable: Durable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -97,6 +100,7 @@ async def test_names_of_tokens(
         assert all("PRODUCED" in line for line in worker.lines)
 
 
+@pytest.mark.slow
 async def test_refused_token(
     kiosk: Simulator, postgres: str, durable: Durable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -130,6 +134,7 @@ async def test_migrate(empty_postgres: str) -> None:
     assert await run("migrate", "--role", "little", "--database", empty_postgres) == (2, "")
 
 
+@pytest.mark.slow
 async def test_role_with_little(empty_postgres: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """A grant that is missing is named on one line, with the exit code of usage."""
     file = write_list(tmp_path / "cards.csv", [Card(1, "a")])

@@ -28,6 +28,7 @@ with psycopg.connect(url) as connection:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(LONG_TIMEOUT)
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="no /proc here")
 def test_nobody_else_reaches_it(open_folder: Path) -> None:
@@ -64,6 +65,7 @@ def test_folder_that_is_not_safe(open_folder: Path, trap: str) -> None:
         embedded.start(open_folder / "data")
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(LONG_TIMEOUT)
 @pytest.mark.skipif(
     not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root has folders that its server cannot enter"

@@ -11,6 +11,7 @@ import pytest
 from tests.waiting import LONG_LIMIT, LONG_TIMEOUT, run_program
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(LONG_TIMEOUT)
 def test_every_attack_is_held_off(*, full_size: bool) -> None:
     """Whatever `python -m tests.attack` tries, the client holds."""

@@ -348,6 +348,7 @@ def _statuses(full_size: bool) -> list[int]:
     return [*_STATUSES, *_MORE_STATUSES] if full_size else _STATUSES
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)  # at full size
 async def test_echoed_request(spill: _Spill, *, full_size: bool) -> None:
     """A server that repeats a whole request, with any status, in any shape, as its trace id too, leaks no secret."""
@@ -362,6 +363,7 @@ async def test_echoed_request(spill: _Spill, *, full_size: bool) -> None:
                     assert _authorization(server.heads[0]) in {f"Bearer {_BEARER}", f"Bearer {_SOURCED}"}
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)  # at full size
 async def test_echoed_refresh(spill: _Spill, *, full_size: bool) -> None:
     """A token endpoint that repeats the form and the credentials, in any shape, leaks none of them."""

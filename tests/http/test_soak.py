@@ -11,6 +11,7 @@ import pytest
 from tests.waiting import LONG_LIMIT, LONG_TIMEOUT, run_program
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(LONG_TIMEOUT)
 def test_small_soak_is_well(*, full_size: bool) -> None:
     """Hundreds of polls and waits at a server that often misbehaves bring no wrong result, hang or leak."""

@@ -80,6 +80,7 @@ async def test_waits_survive_faults(seed: int, full_size: bool) -> None:
     await assert_nothing_left()
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(LONG_TIMEOUT)
 async def test_batch_survives_faults_and_a_restart(full_size: bool) -> None:
     """With faults and a server gone for a while, a batch reports to each card once what was served, to its true end."""

@@ -295,6 +295,7 @@ async def test_position_is_not_kept_for_long(open_tab: OpenTab, kiosk: Simulator
     assert not inner._simulation.scheduler.is_idle
 
 
+@pytest.mark.slow
 async def test_slow_reader_piles_up_nothing(open_tab: OpenTab, http: aiohttp.ClientSession, kiosk: Simulator) -> None:
     """A page that reads nothing for a while gets the present state then, and not all that has been."""
     cards = [kiosk.add((1, f"card-{number}"), "never") for number in range(200)]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cardprod import Card, Checkpoint, ErrorCode, ProductionEvent, ProductionStatus, Status, Transition, UsageError
@@ -270,6 +270,8 @@ JSON: Final = st.recursive(
 
 
 @given(field=st.sampled_from([*json.loads(SAMPLE), *range(len(ROW))]), value=JSON)
+@example(field=17, value=None)
+@example(field=14, value="")
 def test_hostile_fields(field: Any, value: object) -> None:
     """Whatever a field holds, a checkpoint is read or refused by a `UsageError`, and what is read can be written."""
     text = _changed(**{f"at_{field}" if isinstance(field, int) else field: value})

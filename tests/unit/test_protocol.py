@@ -9,6 +9,7 @@ import string
 import tracemalloc
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qs
@@ -674,6 +675,16 @@ def test_seconds_of_a_grant() -> None:
 
 
 # --- An error ---
+
+
+def test_refusals_of_a_gateway() -> None:
+    """A 401, 403 or 404 without JSON, such as HTML, text or nothing, is a gateway's; one with JSON is Wise's."""
+    pages = {b"<html>not here</html>": True, b"no such page": True, b"": True, b'{"error":"invalid_token"}': False}
+    with Table() as table:
+        for http_status, (body, is_from_gateway) in product((401, 403, 404), pages.items()):
+            with table.row(http_status, body):
+                assert error_of(http_status, {}, body).from_gateway is is_from_gateway
+
 
 SEND_FEWER = "more requests than Wise allows: send fewer"
 CHECK_BOTH = "an undocumented answer to this call: check base_url and api_version"
