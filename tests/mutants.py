@@ -102,6 +102,9 @@ EQUIVALENT: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
         "The first poll sets it before anything reads it.": ("self._measured_at = 0.0 -> self._measured_at = 1.0",),
         "Only differences of the mass are used.": ("mass = [0.0] -> mass = [1.0]",),
         "Where nothing has ended, all is multiplied by one.": ("if self._ended: -> if True:",),
+        "A part of 0 seconds has no share of anything.": (
+            "while bin_ < _LAST and end > _EDGES[bin_ + 1]: -> while bin_ < _LAST and end >= _EDGES[bin_ + 1]:",
+        ),
     },
     "_polling.ordering": {
         "Equal times were sent back before this line.": (

@@ -90,6 +90,7 @@ def delay(schedule: AdaptiveSchedule, age: float, now: float, random: float = 0.
 def experienced(**settings: Any) -> AdaptiveSchedule:
     """Make a schedule that has seen a few cards, of which one printed to the end."""
     schedule = AdaptiveSchedule(**NO_BOUNDS, **settings)
+    learn(schedule, 9e4, 2e5, 0.0)
     for number, (begin, end) in enumerate([(0, 3.0), (2.0, 40.0), (30.0, 34.0), (0.0, 90.0), (100.0, 2000.0)]):
         learn(schedule, begin, end, 0.1 * number, ended=number > 1, is_final=number == 3)
     return schedule
@@ -167,6 +168,14 @@ def test_statuses_are_learned_apart() -> None:
             schedule.delay_at(f"STATUS-{number}", 1, number, 0.5, is_first=is_first)
     known = [(f"STATUS-{number}", is_first) for number in range(32) for is_first in (True, False)]
     assert [*curves(schedule)] == [*known, ("…", True), ("…", False)]
+
+
+def test_repr() -> None:
+    """A schedule says from how many cards it has learned each status; what is typical is none."""
+    schedule = AdaptiveSchedule(typical={Status.READY: 9})
+    assert repr(schedule) == "<AdaptiveSchedule that has learned from nothing yet>"
+    learn(schedule, 0, 1, 0, ended=True)
+    assert repr(schedule) == "<AdaptiveSchedule that has learned from IN_PROGRESS: 1>"
 
 
 # --- What follows ---

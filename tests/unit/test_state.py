@@ -875,6 +875,66 @@ def test_schedule_that_fails() -> None:
         state.process_status(seen("IN_PROGRESS", ONE_O_CLOCK), 101.0)
     saved = state.save(101.0, 0.0)
     assert saved.last == seen("READY", NOON)
-    restored = new_state()
-    restored.restore(saved, 101.0, 0.0)
-    assert restored.process_status(seen("IN_PROGRESS", ONE_O_CLOCK), 111.0) is not None
+    other = new_state()
+    other.restore(saved, 101.0, 0.0)
+    assert other.process_status(seen("IN_PROGRESS", ONE_O_CLOCK), 111.0) is not None
+
+
+class Urgent(AdaptiveSchedule):
+    """A schedule by which a card may be polled after 5 s, and should be after 60 s."""
+
+    def gaps_at(self, *_: object, **__: object) -> tuple[float, float]:
+        """Return both."""
+        return 5.0, 60.0
+
+
+def restored(state: PollState, schedule: Schedule) -> PollState:
+    """Save a state at 100 s, and restore it."""
+    other = new_state(schedule=schedule)
+    other.restore(state.save(100.0, 0.0), 100.0, 0.0)
+    return other
+
+
+def test_restored_is_as_urgent() -> None:
+    """A restored poll is urgent when it was, by a schedule that learns; by a `Backoff` or after a failure, when due."""
+    often = Backoff(first=10, factor=1, ceiling=10, jitter=0.9)
+    for schedule, due in ((Urgent(), (105.0, 160.0)), (often, (101.0, 101.0))):
+        state = new_state(schedule=schedule, random=1.0)
+        state.process_status(seen("READY"), 100.0)
+        other = restored(state, schedule)
+        assert (other.next_poll_at, other.urgent_at) == pytest.approx(due)
+    state = new_state(schedule=Urgent())
+    state.process_status(seen("READY"), 100.0)
+    state.process_failure(BROKEN, 100.0)
+    other = restored(state, Urgent())
+    assert other.urgent_at == other.next_poll_at
+
+
+def test_restored_knows_the_time() -> None:
+    """A restored wait compares times with the one it knew."""
+    state = new_state()
+    state.process_status(seen("IN_PROGRESS", NOON), 100.0)
+    assert restored(state, EVERY_10).process_status(seen("IN_PROGRESS", ONE_O_CLOCK), 110.0) is not None
+
+
+def test_saved_outage() -> None:
+    """When an outage began is saved of a wait that had an answer and has failed since, and of no other."""
+    state = new_state()
+    state.process_failure(BROKEN, 100.0)
+    assert state.save(100.0, 0.0).failing_since is None
+    state.process_status(seen("READY"), 110.0)
+    assert state.save(110.0, 10.0).failing_since is None
+    state.process_failure(BROKEN, 120.0)
+    assert state.save(120.0, 20.0).failing_since == 20_000_000
+
+
+def test_no_retry_after() -> None:
+    """A server that failed without a `Retry-After` is polled again as the schedule says."""
+    state = new_state(schedule=Backoff(first=0.25, factor=1, jitter=0))
+    state.process_failure(ServerError("503", http_status=503), 100.0)
+    assert state.next_poll_at == 100.25
+
+
+def test_a_time_tells_from_an_end_without_one() -> None:
+    """A final status with a time differs from a known one without."""
+    assert new_state(after=seen("PRODUCED")).process_status(seen("PRODUCED", NOON), 100.0) is not None
