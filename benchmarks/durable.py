@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 
 from benchmarks import durable_parts, server
-from benchmarks.durable_parts import HEARTBEAT, start_worker
+from benchmarks.durable_parts import HEARTBEAT, Applied, start_worker
 from benchmarks.durable_soak import soak
 from benchmarks.table import markdown
 from cardprod import Backoff, Card, Checkpoint, Client
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
 _CHUNK = 100
+_SAFETY_NET = 60
+"""Seconds after which a poll finds what a lost webhook would have brought, in `crash` with webhooks."""
 
 
 def _chunks_under_way(database: str) -> dict[int, int]:
@@ -83,15 +85,18 @@ async def _crash(cards: int, seed: int, *, restarts: bool, webhooks: bool = Fals
             produced_at: dict[str, float] = {}
             submitted: list[Card] = []
             for number in range(cards):
-                ready, printing = random.uniform(5, 20), random.uniform(20, 50)
+                # This process signs, sends, receives and verifies each webhook: less at once.
+                ready, printing = random.uniform(5, 50 if webhooks else 20), random.uniform(20, 100 if webhooks else 50)
                 plan = [("READY", ready), ("IN_PROGRESS", printing), ("PRODUCED", 0.0)]
                 card = kiosk.add((123456, f"card-{number}"), plan)
                 submitted.append(card)
                 produced_at[card.card_token] = time.time() + ready + printing
+            events: list[Applied] = []
             if webhooks:
-                await stack.enter_async_context(durable_parts.webhooks(kiosk, durable, seed))
+                events = await stack.enter_async_context(durable_parts.webhooks(kiosk, durable, seed))
             batch_id = await durable.submit(submitted, schedule=Backoff(ceiling=10), batch_size=_CHUNK)
-            workers = [start_worker(database, file, kiosk.base_url, kiosk.token) for file in files]
+            options = ["--safety-net", f"{_SAFETY_NET}"] if webhooks else []
+            workers = [start_worker(database, file, kiosk.base_url, kiosk.token, *options) for file in files]
             await asyncio.sleep(40)
             requests = kiosk.requests.total
             while not webhooks and kiosk.requests.total < requests + 150:  # noqa: ASYNC110 - in the middle of sweeps
@@ -119,7 +124,7 @@ async def _crash(cards: int, seed: int, *, restarts: bool, webhooks: bool = Fals
                 lines.extend(json.loads(line) for line in file.read_text().splitlines())
             chunks = await resumed
     return _judged(
-        lines, produced_at, killed_at, after=chunks, requests=kiosk.requests.total, restarts=restarts, webhooks=webhooks
+        lines, produced_at, killed_at, after=chunks, requests=kiosk.requests.total, restarts=restarts, events=events
     )
 
 
@@ -131,7 +136,7 @@ def _judged(  # noqa: PLR0913 - all that was seen
     after: list[float],
     requests: int,
     restarts: bool,
-    webhooks: bool,
+    events: list[Applied],
 ) -> str:
     first: dict[str, dict[str, Any]] = {}
     wrong = 0
@@ -157,8 +162,24 @@ def _judged(  # noqa: PLR0913 - all that was seen
         ["end delivered late: most", f"{max(late):.1f} s"],
         ["polls per card", f"{requests / len(produced_at):.1f}"],
     ]
+    if events:
+        final_at = {line["card"]: line["at"] for line in finals}
+        waits = [
+            final_at[one.event.card.card_token] - one.received_at
+            for one in events
+            if one.event.card is not None and one.event.status.is_final
+        ]
+        seconds = {
+            "events received late (the kiosk's and the machine's part)": [one.late for one in events],
+            "events applied in": [one.took for one in events],
+            "end delivered after its event was received": [wait for wait in waits if wait > 0],
+        }
+        rows.append(["events applied", f"{len(events)}"])
+        for what, all_of in seconds.items():
+            quantiles = statistics.quantiles(all_of, n=20)
+            rows.append([f"{what}: median, p95", f"{quantiles[9]:.2f} s, {quantiles[-1]:.2f} s"])
     title = "One of two workers killed" + (", the database crashed once" if restarts else "")
-    title += ", one webhook in ten lost" if webhooks else ", no webhooks"
+    title += f", one webhook in ten lost, `safety_net` {_SAFETY_NET} s" if events else ", no webhooks"
     return f"{title}\n\n{markdown(['', ''], rows)}"
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+import time
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import attrs
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
@@ -21,10 +23,11 @@ from tests.waiting import Child
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator
 
+    from cardprod import ProductionEvent
     from cardprod.durable import Durable
     from cardprod.simulator import Simulator
 
-__all__ = ["HEARTBEAT", "postgres", "start_worker", "webhooks"]
+__all__ = ["HEARTBEAT", "Applied", "postgres", "start_worker", "webhooks"]
 
 HEARTBEAT = 5.0
 
@@ -52,20 +55,36 @@ def start_worker(database: str, file: Path, base_url: str, token: str = "", *opt
     return Child(*program, database, str(file), str(HEARTBEAT), *options, env=environment)
 
 
+@attrs.frozen
+class Applied:
+    """An event that was applied: how late it was received, in seconds, when, and how long applying it took."""
+
+    event: ProductionEvent
+    late: float
+    received_at: float
+    took: float
+
+
 @asynccontextmanager
-async def webhooks(kiosk: Simulator, durable: Durable, seed: int, losses: float = 0.1) -> AsyncGenerator[None]:
+async def webhooks(kiosk: Simulator, durable: Durable, seed: int, losses: float = 0.1) -> AsyncGenerator[list[Applied]]:
     """Deliver the kiosk's webhooks, of which some are lost, to durable waits in this process."""
     verifier = Verifier(kiosk.public_key)
+    applied: list[Applied] = []
 
     async def receive(request: web.Request) -> web.Response:
+        event = verifier.parse(await request.read(), request.headers)
+        received_at = time.time()
         try:
-            await durable.notify(verifier.parse(await request.read(), request.headers))
+            await durable.notify(event)
         except DurableError:
             return web.Response(status=503)
+        if event.sent_at is not None:
+            late = received_at - event.sent_at.timestamp()
+            applied.append(Applied(event, late, received_at, time.time() - received_at))
         return web.Response()
 
     app = web.Application()
     app.router.add_post("/", receive)
     async with TestServer(app) as server:
         kiosk.subscribe(Subscription(url=str(server.make_url("/")), losses=losses, seed=seed))
-        yield
+        yield applied

@@ -43,7 +43,7 @@ unused while a card is past its `may`, which is never later than `fallback`'s ne
 number k in a status is therefore no later than `fallback`'s number k, whatever was learned, and however wrong it is.
 
 Where more polls may be made than the budget has, the order decides, and a card can be overtaken. `should` is at most
-`longest` after the last poll, or, if that is longer, `1 + 0.6 n / (n + 50)` times what one poll of each waiting card
+`longest` after the last poll, or, if that is longer, `1 + 0.55 n / (n + 25)` times what one poll of each waiting card
 takes; n is the weight of the cards that the status was learned from, at most `memory`. So a card that nothing is
 expected of does not wait much longer for its poll than it would if all were polled in turn, and what was learned from
 few cards, which may be wrong, moves it less. That the ends of a fleet are then seen as early as by `fallback` is only
@@ -89,9 +89,9 @@ IDLE_GAP: Final = 6.3
 average, with a hundred polls in ten minutes."""
 _UNCHANGED: Final = 1 / 360
 """The share of its time in a status for which a card is not polled again."""
-_OVERTAKEN: Final = 0.6
+_OVERTAKEN: Final = 0.55
 """By how much longer than in turn a card's poll may take at most: the share of one poll of each waiting card."""
-_DOUBT: Final = 50.0
+_DOUBT: Final = 25.0
 """From how many cards a status must be learned for half of `_OVERTAKEN`: what few have shown may be wrong."""
 _MARGIN: Final = 10.0
 """Seconds added to a poll of each card: those that have changed lately are polled several times meanwhile."""

@@ -1,4 +1,4 @@
-"""What can be done to stored waits without a poll: apply an event, end those whose time ran out, merge. Pure."""
+"""What can be done to stored waits without a poll: apply events, end those whose time ran out, merge. Pure."""
 
 from __future__ import annotations
 
@@ -12,37 +12,44 @@ from cardprod._polling.state import PollOptions, PollState
 from cardprod.errors import WaitTimeout
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Sequence
 
     from cardprod.checkpoint import Checkpoint, PendingCard
     from cardprod.errors import CardprodError
     from cardprod.models import Card, ProductionEvent, Transition
 
-__all__ = ["apply_event", "expire", "merge"]
+__all__ = ["apply_events", "expire", "merge"]
 
 
-def apply_event(
-    checkpoint: Checkpoint, event: ProductionEvent, wall_now: float
-) -> tuple[Checkpoint, Transition | CardprodError | None]:
-    """Apply an event to the stored wait for its card, as `Client.notify` does to one in memory.
+def apply_events(
+    checkpoint: Checkpoint, events: Sequence[ProductionEvent], wall_now: float
+) -> tuple[Checkpoint, dict[int, Transition | CardprodError | None]]:
+    """Apply events, in their order, to the stored waits for their cards, as `Client.notify` does to those in memory.
 
     Args:
         checkpoint: The waits.
-        event: The event.
+        events: The events.
         wall_now: The time in seconds since 1970.
 
     Returns:
-        The waits afterwards, and the transition; None if the event is no news, or its card is not waited for.
+        The waits afterwards; and for each event whose card is waited for, by its number, the transition, or None if it
+        is no news.
     """
-    step: Transition | CardprodError | None = None
-
-    def apply(state: PollState) -> None:
-        nonlocal step
-        step = state.process_event(event, 0.0, wall_now)
-        step = step or state.error
-
-    after, _ = _changed(checkpoint, lambda one: one.card == event.card, apply, wall_now)
-    return (checkpoint, None) if step is None else (after, step)
+    options = _options_of(checkpoint)
+    pending = {one.card: one for one in checkpoint.pending}
+    steps: dict[int, Transition | CardprodError | None] = {}
+    for number, event in enumerate(events):
+        if event.card is None or event.card not in pending:
+            continue
+        state = PollState(event.card, options, 0.0)
+        state.restore(pending[event.card], 0.0, wall_now)
+        step = None if state.is_over else state.process_event(event, 0.0, wall_now) or state.error
+        steps[number] = step
+        if step is not None and state.is_over:
+            del pending[event.card]
+        elif step is not None:
+            pending[event.card] = state.save(0.0, wall_now)
+    return attrs.evolve(checkpoint, pending=tuple(pending.values())), steps
 
 
 def expire(checkpoint: Checkpoint, wall_now: float) -> tuple[Checkpoint, list[tuple[Card, CardprodError]]]:
@@ -51,17 +58,22 @@ def expire(checkpoint: Checkpoint, wall_now: float) -> tuple[Checkpoint, list[tu
     Returns:
         The other waits, and how those ended.
     """
-
-    def is_overdue(one: PendingCard) -> bool:
-        return one.deadline_at is not None and one.deadline_at / 1e6 <= wall_now
-
-    def end(state: PollState) -> None:
-        state.expire(0.0)
+    options = _options_of(checkpoint)
+    pending: list[PendingCard] = []
+    ends: list[tuple[Card, CardprodError]] = []
+    for one in checkpoint.pending:
+        if one.deadline_at is None or one.deadline_at / 1e6 > wall_now:
+            pending.append(one)
+            continue
+        state = PollState(one.card, options, 0.0)
+        state.restore(one, 0.0, wall_now)
+        if not state.is_over:
+            state.expire(0.0)
         if isinstance(state.error, WaitTimeout):
             state.error.checkpoint = attrs.evolve(checkpoint, pending=(state.save(0.0, wall_now),))
-
-    after, states = _changed(checkpoint, is_overdue, end, wall_now)
-    return after, [(state.card, state.error) for state in states if state.error is not None]
+        if state.error is not None:
+            ends.append((one.card, state.error))
+    return attrs.evolve(checkpoint, pending=tuple(pending)), ends
 
 
 def merge(before: Checkpoint, after: Checkpoint, stored: Checkpoint) -> tuple[Checkpoint, set[Card]]:
@@ -82,27 +94,7 @@ def merge(before: Checkpoint, after: Checkpoint, stored: Checkpoint) -> tuple[Ch
     return attrs.evolve(after, pending=tuple(one for one in pending if one is not None)), lost
 
 
-def _changed(
-    checkpoint: Checkpoint,
-    is_changed: Callable[[PendingCard], bool],
-    change: Callable[[PollState], None],
-    wall_now: float,
-) -> tuple[Checkpoint, list[PollState]]:
-    """Change the state of some cards; one whose wait is over then is no more pending."""
-    options = PollOptions(
+def _options_of(checkpoint: Checkpoint) -> PollOptions:
+    return PollOptions(
         schedule=checkpoint.schedule or Backoff(), timeout=math.inf, max_failures=checkpoint.max_failures
     )
-    pending: list[PendingCard] = []
-    states: list[PollState] = []
-    for one in checkpoint.pending:
-        if not is_changed(one):
-            pending.append(one)
-            continue
-        state = PollState(one.card, options, 0.0)
-        state.restore(one, 0.0, wall_now)
-        if not state.is_over:
-            change(state)
-        states.append(state)
-        if not state.is_over:
-            pending.append(state.save(0.0, wall_now))
-    return attrs.evolve(checkpoint, pending=tuple(pending)), states

@@ -7,8 +7,8 @@ Exit codes:
 | 0 | produced (`status`, `wait` and `watch`; the others: it was done) |
 | 1 | the card ended in PRODUCTION_ERROR or REQUEST_ERROR |
 | 2 | usage: an argument, the environment or a list cannot be right; or, with many cards, a row of the list is no card |
-| 3 | not final yet: the wait timed out; for `status`, the card is still under way; for `batch`, cards are pending |
-| 4 | the API, the network or the database: no usable answer; or standard output cannot be written |
+| 3 | not final yet: the wait timed out; for `status`, the card is under way; for `batch`, it is not finished |
+| 4 | the API, the network or the database: no usable answer, also until a timeout; or the output cannot be written |
 | 70 | a defect of the command, with a traceback |
 | 130, 143 | Ctrl-C; SIGTERM, of `watch` |
 
@@ -20,9 +20,9 @@ With `--json`, one JSON object per line on standard output, distinguished by `ty
 
 | type | fields |
 | --- | --- |
-| `status` | `card status is_final kiosk_id occurred_at error_code error_origin error_meaning description` |
+| `status` | `card status is_final kiosk_id occurred_at error_code error_origin error_meaning description seen_at` |
 | `transition` | as `status`, with `previous` (a status or null), `elapsed` (seconds since its wait began), `polls` |
-| `error` | `card` or null, `error` (the class), `message` |
+| `error` | `card` or null, `error` (the class), `message`; a `WaitTimeout` also: see below |
 | `bad_row` | a row of a list that is no card: `line` (from 1), `reason` |
 | `watching` | `watch`, first: `cards`, `ended` (in earlier runs), `bad_rows`, `checkpoint` (the file's name or null) |
 | `progress` | `watch`, every 10 s, or every minute if nothing changes: see below |
@@ -31,7 +31,7 @@ With `--json`, one JSON object per line on standard output, distinguished by `ty
 | `batch` | `batch` only: the fields of `cardprod.durable.BatchStatus` |
 | `listening` | `simulate` only: `base_url plan`, with `--webhooks-to` also `public_key_url` |
 | `request` | `simulate` only: `at method path http_status status fault` |
-| `delivery` | `simulate --webhooks-to` only: `at status attempt http_status` |
+| `delivery` | `simulate --webhooks-to` only: `at status attempt http_status`, and the card, unless it is a test |
 
 `watching` counts what is known then: of a list on standard input nothing. Both `progress` and the `summary` of `watch`
 have `cards`, of which `produced`, `failed` (ended in an error status), `unfinished` (not final: under way, or their
@@ -41,12 +41,22 @@ time ran out) and `errors` (no usable answer) add up to all; `bad_rows`; `reques
 or the error's class), `error_code`, `meaning` and `cards`; and `stopped_by`: null, "SIGINT", "SIGTERM", or
 "Unauthorized" if the token was refused.
 
-After a timeout, `wait` has a line `status` with the last status before the line `error`. With `--follow`, a wait goes
-on after an error status. What `worker` reports are lines `transition` and `error` that also have `key` and `batch_id`:
-a line can come again, with the same key. `watch --checkpoint` can show a `transition` or `error` again after it was
-killed, and shows only what is new: append its output to a file with `>>`. `card` is `{"profile_id": int, "card_token":
-str}`, `occurred_at` when the production request was sent to the kiosk, not when the status changed. Fields may be
-added; none will change its meaning.
+`card` is `{"profile_id": int, "card_token": str}`. `seen_at` is when the status was seen, or read from this command if
+the reader is slow (UTC, ISO 8601); `occurred_at` is not that, nor when the status changed, but when the production
+request was sent to the kiosk. The `error` of a card whose time ran out, a `WaitTimeout`, has its last `status`, or null
+if there was no usable answer; with a status also the other fields of a line `status`; and `elapsed` and `polls`. `wait`
+has a line `status` before it. With `--follow`, a wait goes on after an error status. What `worker` reports are lines
+`transition` and `error` without `seen_at`, but with `key` and `batch_id`: a line can come again, with the same key.
+Fields may be added; none will change its meaning.
+
+`watch --checkpoint` shows only what is new: append its output to a file with `>>`. After it was killed, it can show a
+`transition` or `error` again. One row per card is in its file, an SQLite database (`error` is null unless the card's
+wait ended with one: then the next run begins it anew):
+
+```shell
+sqlite3 -csv -header cards.state "SELECT profile_id, card_token, status, error_code, error,
+  datetime(seen_at / 1000000, 'unixepoch') AS seen_at FROM card" > results.csv
+```
 """
 
 from __future__ import annotations

@@ -43,8 +43,12 @@ def exit_code_of(outcome: ProductionStatus | CardprodError) -> int:
     """Return the exit code for the outcome of one card, or for the error that ended a command."""
     if isinstance(outcome, UsageError):
         return USAGE
+    if isinstance(outcome, WaitTimeout):
+        failure = outcome.__cause__
+        # Without any answer, why there was none says more: more time alone would not help.
+        return exit_code_of(failure) if isinstance(failure, CardprodError) and outcome.last is None else NOT_FINAL
     if isinstance(outcome, CardprodError):
-        return NOT_FINAL if isinstance(outcome, WaitTimeout) else NO_ANSWER
+        return NO_ANSWER
     if outcome.is_produced:
         return PRODUCED
     return FAILED if outcome.is_final else NOT_FINAL

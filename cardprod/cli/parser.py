@@ -33,7 +33,7 @@ environment:
 
 exit codes:
   0 produced   1 ended in an error status   2 usage   3 not final yet or timed out
-  4 API, network or database, or the output cannot be written
+  4 API, network or database: no usable answer, also until a timeout; or the output cannot be written
   with many cards the first of 4, 3, 1, 2 that one of them makes; 130 Ctrl-C
 
 examples:
@@ -56,6 +56,13 @@ class _Parser(argparse.ArgumentParser):
             print_stderr(message.rstrip("\n"))
         else:
             Stream(file.fileno(), file.encoding).write(message)
+
+    def parse_known_args(self, *args: Any, **options: Any) -> tuple[Any, list[str]]:  # noqa: ANN401 - argparse's own
+        # What a command does not know is refused here, with that command's usage, and not by the parser of commands.
+        known, unknown = super().parse_known_args(*args, **options)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return known, unknown
 
     def error(self, message: str) -> NoReturn:
         print_stderr(f"{self.format_usage()}{self.prog}: error: {printable(message)}")

@@ -290,8 +290,9 @@ class Durable:
         """
         row = await self._database.fetch_one("batch_status", id=_checked_id(batch_id))
         if row is None:
+            schema, days = self.settings.schema, f"{self.settings.keep / DAY:.3g} days"
             raise UsageError(
-                f"there is no batch {batch_id}: check the id; ended ones are removed after {self.settings.keep:g} s"
+                f"there is no batch {batch_id} in the schema {schema}: check both; ended ones are removed after {days}"
             )
         return BatchStatus(**row)
 
@@ -365,7 +366,8 @@ class Durable:
         """
         self._database.check_open()
         by_token = _checked_clients(clients)
-        _check_sink(on_steps)
+        if not (on_steps is None or is_sink(on_steps)):
+            raise UsageError(f"on_steps must be an async function of a sequence of Steps, not {on_steps!r}")
         check_count("concurrency", concurrency)
         worker = Worker(self._database, self.settings, by_token, on_steps, concurrency=concurrency)
         await worker.run(stop)
@@ -390,11 +392,9 @@ def _checked_clients(clients: Mapping[str, Client] | Client) -> dict[str, Client
     return by_token
 
 
-def _check_sink(on_steps: object) -> None:
-    """Check, before it is called, that a sink can be awaited."""
-    if on_steps is None or any(map(iscoroutinefunction, (on_steps, getattr(type(on_steps), "__call__", None)))):  # noqa: B004 - what it is
-        return
-    raise UsageError(f"on_steps must be an async function of a sequence of Steps, not {on_steps!r}")
+def is_sink(on_steps: object) -> bool:
+    """Return whether something is an async function, or called as one."""
+    return any(map(iscoroutinefunction, (on_steps, getattr(type(on_steps), "__call__", None))))  # noqa: B004 - what it is
 
 
 def _checked_id(batch_id: str) -> str:

@@ -90,13 +90,15 @@ class Recovery:
 
     async def _repeat(self, work: Callable[[], Awaitable[None]], seconds: float) -> None:
         while True:
+            delay = seconds
             try:
                 await work()
             except DurableError as error:
                 if not is_away(error):
                     raise
                 LOGGER.warning("%s; recovery goes on later", error)
-            await asyncio.sleep(seconds * uniform(0.75, 1.25))  # noqa: S311 - so that workers do it at different times
+                delay = min(seconds, 1.0)
+            await asyncio.sleep(delay * uniform(0.75, 1.25))  # noqa: S311 - so that workers do it at different times
 
     async def recover(self) -> None:
         """Give others what dead workers left, and end waits whose deadline was missed."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
-from cardprod._polling.stored import apply_event, expire, merge
+from cardprod._polling import stored
 from cardprod.checkpoint import Checkpoint
 from cardprod.durable.database import fetch, fetch_one
 from cardprod.durable.transitions import outcomes_of, read_step, written_outcome, written_step
@@ -30,9 +30,11 @@ if TYPE_CHECKING:
     from cardprod.errors import CardprodError
     from cardprod.models import ProductionEvent, Transition
 
-__all__ = ["BatchStatus", "Change", "Chunk", "apply_events", "change_chunk", "delivered", "finish", "undelivered"]
+__all__ = ["BatchStatus", "Change", "Chunk", "apply_events", "change_chunk", "finish", "undelivered"]
 
 _DELIVERED_AT_ONCE: Final = 500
+_CHUNKS_AT_ONCE: Final = 50
+"""Chunks that events are applied to in one transaction: it locks them, and workers wait."""
 
 
 @attrs.frozen(kw_only=True)
@@ -134,7 +136,7 @@ async def change_chunk(connection: AsyncConnection[Any], chunk: Chunk, change: C
         if row is None:
             return False
         chunk = Chunk.of(row)
-        merged, lost = merge(began.checkpoint, change.checkpoint, chunk.checkpoint)
+        merged, lost = stored.merge(began.checkpoint, change.checkpoint, chunk.checkpoint)
         change = attrs.evolve(
             change,
             checkpoint=merged,
@@ -193,33 +195,46 @@ async def _write(connection: AsyncConnection[Any], chunk: Chunk, change: Change)
     return True
 
 
-async def apply_events(connection: AsyncConnection[Any], events: Sequence[ProductionEvent]) -> list[int]:
+async def apply_events(connection: AsyncConnection[Any], events: Sequence[ProductionEvent]) -> list[int | None]:
     """Apply events, in their order, to all stored waits for their cards, and note them for the workers' clients.
 
+    What that takes is a chunk read and written, so the number of chunks is bounded; all events of those are applied.
+
     Returns:
-        For each event how many waits for its card there are.
+        For each event how many waits for its card there are; None if it was not applied and is left for the next
+        transaction.
     """
+    found = await fetch(connection, "chunks_of_events", **_columns(event.card for event in events if event.card))
+    chunks_of: dict[Card | None, set[int]] = {}
+    for one in found:
+        chunks_of.setdefault(Card(one["profile_id"], one["card_token"]), set()).add(one["chunk_id"])
+    taken: set[int] = set()
+    for event in events:
+        more = taken | chunks_of.get(event.card, set())
+        if not taken or len(more) <= _CHUNKS_AT_ONCE:
+            taken = more
+    numbers = [number for number, event in enumerate(events) if chunks_of.get(event.card, set()) <= taken]
+    applied = [events[number] for number in numbers]
+    counts, are_news = [0] * len(applied), [False] * len(applied)
     wall_now = await time_of(connection)
-    counts, are_news = [0] * len(events), [False] * len(events)
-    for found in await fetch(connection, "chunks_of_cards", **_columns(event.card for event in events if event.card)):
-        row = await fetch_one(connection, "lock_chunk", id=found["id"])
+    for chunk_id in sorted(taken):  # all processes lock them in one order
+        row = await fetch_one(connection, "lock_chunk", id=chunk_id)
         if row is None:
             continue
         chunk = Chunk.of(row)
-        checkpoint = chunk.checkpoint
-        steps: list[tuple[Card, Transition | CardprodError]] = []
-        for number, event in enumerate(events):
-            if event.card is None or all(one.card != event.card for one in checkpoint.pending):
-                continue
+        checkpoint, steps = stored.apply_events(chunk.checkpoint, applied, wall_now)
+        news: list[tuple[Card, Transition | CardprodError]] = []
+        for number, step in steps.items():
             counts[number] += 1
-            checkpoint, step = apply_event(checkpoint, event, wall_now)
-            if step is not None:
+            card = applied[number].card
+            if step is not None and card is not None:
                 are_news[number] = True
-                steps.append((event.card, step))
-        if steps:
-            await change_chunk(connection, chunk, Change(checkpoint=checkpoint, steps=steps))
-    await fetch(connection, "add_events", bodies=[event.to_json() for event in events], are_news=are_news)
-    return counts
+                news.append((card, step))
+        if news:
+            await change_chunk(connection, chunk, Change(checkpoint=checkpoint, steps=news))
+    await fetch(connection, "add_events", bodies=[event.to_json() for event in applied], are_news=are_news)
+    by_number = dict(zip(numbers, counts, strict=True))
+    return [by_number.get(number) for number in range(len(events))]
 
 
 async def expire_chunk(connection: AsyncConnection[Any], chunk_id: int) -> int:
@@ -228,22 +243,29 @@ async def expire_chunk(connection: AsyncConnection[Any], chunk_id: int) -> int:
     if row is None:
         return 0
     chunk = Chunk.of(row)
-    checkpoint, steps = expire(chunk.checkpoint, await time_of(connection))
+    checkpoint, steps = stored.expire(chunk.checkpoint, await time_of(connection))
     if steps:
         await change_chunk(connection, chunk, Change(checkpoint=checkpoint, steps=steps))
     return len(steps)
 
 
-async def undelivered(connection: AsyncConnection[Any], chunk: Chunk) -> dict[int, Step]:
-    """Read the first transitions of a chunk that are not delivered, each with its id."""
-    rows = await fetch(connection, "undelivered", chunk_id=chunk.id, most=_DELIVERED_AT_ONCE)
-    return {row["id"]: read_step(chunk.batch_id, row["key"], row["body"]) for row in rows}
+async def undelivered(
+    connection: AsyncConnection[Any], chunk_id: int, delivered: Sequence[int] = ()
+) -> tuple[str, dict[int, Step]] | None:
+    """Note that transitions were delivered, and finish the chunk if those were its last; else read the next ones.
 
-
-async def delivered(connection: AsyncConnection[Any], chunk: Chunk, ids: Iterable[int]) -> None:
-    """Note that transitions were delivered, and finish the chunk if those were its last."""
-    await fetch(connection, "drop_delivered", ids=list(ids))
-    await finish(connection, chunk.id)
+    Returns:
+        The token of its batch, as queues name it, and the next transitions, each with its id; None if it is finished.
+    """
+    batch = await fetch_one(connection, "lock_batch_of_chunk", id=chunk_id)
+    if batch is None:
+        return None
+    if delivered:
+        await fetch(connection, "drop_delivered", ids=list(delivered))
+    rows = await fetch(connection, "undelivered", chunk_id=chunk_id, most=_DELIVERED_AT_ONCE)
+    if not rows:
+        await finish(connection, chunk_id)
+    return batch["token"], {row["id"]: read_step(batch["id"], row["key"], row["body"]) for row in rows}
 
 
 async def finish(connection: AsyncConnection[Any], chunk_id: int) -> None:

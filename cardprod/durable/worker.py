@@ -380,24 +380,25 @@ class Worker:
     async def deliver(self, *, chunk_id: int, attempts: int = 0) -> None:
         """Deliver a chunk's transitions to the sink, until none is left. Whatever goes wrong, it is planned again."""
         token: str | None = None
+        of = ""
         try:
-            while not self._stop.is_set():
-                found = await self._with_retry(partial(_undelivered, chunk_id=chunk_id))
-                if found is None:
-                    return
-                chunk, steps = found
-                token = chunk.token
-                if steps and self._on_steps is not None:
-                    await self._on_steps([*steps.values()])
-                await self._with_retry(partial(store.delivered, chunk=chunk, ids=list(steps)))
+            found = await self._with_retry(partial(store.undelivered, chunk_id=chunk_id))
+            while found is not None:
+                token, steps = found
                 if not steps:
                     return
+                if self._stop.is_set():
+                    await self._plan_delivery_again(chunk_id, token, 0.0, 0)
+                    return
+                of = f" of batch {next(iter(steps.values())).batch_id}"
+                if self._on_steps is not None:
+                    await self._on_steps([*steps.values()])
+                found = await self._with_retry(partial(store.undelivered, chunk_id=chunk_id, delivered=[*steps]))
                 attempts = 0
-            await self._plan_delivery_again(chunk_id, token, 0.0, 0)
         except Exception as exc:  # noqa: BLE001 - the sink's own: nothing may end the work
             await self._put_off(
                 exc,
-                f"on_steps raised, so some transitions (of chunk {chunk_id}) were not delivered",
+                f"on_steps raised, so some transitions{of} were not delivered",
                 attempts,
                 lambda delay: self._plan_delivery_again(chunk_id, token, delay, attempts + 1),
             )
@@ -438,8 +439,3 @@ class Worker:
     def _is_out_of_grace(self) -> bool:
         since = self._stopping_since
         return since is not None and asyncio.get_running_loop().time() > since + self._settings.grace
-
-
-async def _undelivered(connection: AsyncConnection[Any], chunk_id: int) -> tuple[Chunk, dict[int, Step]] | None:
-    chunk = await store.chunk(connection, chunk_id)
-    return None if chunk is None else (chunk, await store.undelivered(connection, chunk))

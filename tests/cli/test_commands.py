@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import select
 import signal
 import sys
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -49,6 +51,7 @@ async def test_status_as_json(kiosk: Simulator) -> None:
     kiosk.add(CARD, [Stage("PRODUCTION_ERROR", error_code="PRT_RIBBON_ENDED", description="Replace it")])
     _, [line] = await run_json("status", *_ARGUMENTS)
     assert line.pop("occurred_at").endswith("+00:00")
+    assert abs(datetime.now(UTC) - datetime.fromisoformat(line.pop("seen_at"))) < timedelta(minutes=1)
     assert line == {
         "type": "status",
         "card": {"profile_id": CARD.profile_id, "card_token": CARD.card_token},
@@ -97,6 +100,20 @@ async def test_wait_times_out(kiosk: Simulator) -> None:
     assert lines[-1]["type"] == "error"
     assert lines[-1]["error"] == "WaitTimeout"
     assert kiosk.requests[-1].at - kiosk.requests[0].at == pytest.approx(60, abs=1)
+
+
+@pytest.mark.usefixtures("environment")
+async def test_no_answer_until_the_timeout(kiosk: Simulator, tmp_path: Path) -> None:
+    """Waits whose time ran out without any usable answer exit with 4, in JSON without a status."""
+    kiosk.add(CARD, "never")
+    kiosk.fail_next(Fault.server_error(), times=100)
+    with Table() as table:
+        for arguments in (["wait", *_ARGUMENTS], ["watch", write_list(tmp_path / "cards.csv", [CARD])]):
+            with table.row(*arguments):
+                code, lines = await run_json(*arguments, "--timeout", "10")
+                [error] = [line for line in lines if line["type"] == "error"]
+                assert (code, error["error"], error["status"], error["polls"]) == (4, "WaitTimeout", None, 0)
+                assert lines[-1].get("errors", 1) == 1
 
 
 @pytest.mark.usefixtures("environment")
@@ -197,6 +214,7 @@ async def test_simulated_webhooks(monkeypatch: pytest.MonkeyPatch) -> None:
         }
     async with simulating(*webhooks) as out:
         text = out()
+        assert re.fullmatch(r"Kiosk simulator at http://127\.0\.0\.1:\d+", text.splitlines()[0])
         assert "See and drive it in a browser: http://127.0.0.1:" in text
         assert "/webhooks/public-key.pem" in text
 
@@ -229,11 +247,14 @@ def test_no_token(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[
 
 
 def test_bad_arguments(capfd: pytest.CaptureFixture[str]) -> None:
-    """Arguments that cannot be parsed exit 2 with the usage."""
-    with pytest.raises(SystemExit) as caught:
-        cli.main(["wait", "not-a-number", "card"])
-    assert caught.value.code == 2
-    assert "usage:" in capfd.readouterr().err
+    """Arguments that cannot be parsed exit 2 with the usage: of the command, once it is known."""
+    commands = {"--verbose wait 1 card": "[", "wait not-a-number card": "wait", "wait 1 card --folow": "wait"}
+    with Table() as table:
+        for arguments, command in commands.items():
+            with table.row(arguments), pytest.raises(SystemExit) as caught:
+                cli.main(arguments.split())
+            assert caught.value.code == 2
+            assert capfd.readouterr().err.startswith(f"usage: cardprod {command}")
 
 
 def test_help(capfd: pytest.CaptureFixture[str]) -> None:

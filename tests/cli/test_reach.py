@@ -69,7 +69,8 @@ async def test_the_last_status_after_a_timeout(kiosk: Simulator) -> None:
     kiosk.add((1, "card"), "never")
     exit_code, lines = await run_json("wait", "1", "card", "--timeout", "1m")
     assert (exit_code, [line["type"] for line in lines[-2:]]) == (3, ["status", "error"])
-    assert lines[-2]["status"] == "READY"
+    assert lines[-2]["status"] == lines[-1]["status"] == "READY"
+    assert lines[-2]["seen_at"] == lines[-1]["seen_at"]
 
 
 @pytest.mark.usefixtures("environment")

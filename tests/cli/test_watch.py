@@ -133,6 +133,10 @@ async def test_all_kinds_of_ends(kiosk: Simulator, tmp_path: Path) -> None:
     assert [line["line"] for line in of_type(lines, "bad_row")] == [8, 9]
     assert reported(lines)["jammed"] == ["READY", "PRODUCTION_ERROR"]
     assert reported(lines)["late"] == ["READY", "WaitTimeout"]
+    last_of = {line["type"]: line for line in lines if line.get("card", {}).get("card_token") == "late"}
+    assert {*last_of["error"]} == {*last_of["transition"]} - {"previous"} | {"error", "message"}
+    assert last_of["error"]["status"] == "READY"
+    assert "last seen READY" in last_of["error"]["message"]
     assert reported(lines)["unknown"] == ["CardNotFound"]
     summary = lines[-1]
     counts = [summary[name] for name in ("cards", "produced", "failed", "unfinished", "errors", "bad_rows")]
@@ -347,6 +351,18 @@ async def test_what_is_not_final_begins_anew(kiosk: Simulator, tmp_path: Path) -
     exit_code, lines = await run_json(*arguments)
     assert exit_code == 0
     assert reported(lines) == {"late": ["READY", "PRODUCED"], "unknown": ["PRODUCED"]}
+
+
+@pytest.mark.parametrize(("first", "second", "exit_code"), [("none", "100", 3), ("100", "none", 0), ("100", "1000", 0)])
+@pytest.mark.usefixtures("environment")
+async def test_another_timeout(kiosk: Simulator, tmp_path: Path, first: str, second: str, exit_code: int) -> None:
+    """A watch that is continued with another timeout applies it to the cards that were begun before."""
+    file = write_list(tmp_path / "cards.csv", cards_of(kiosk, 2, [("READY", 200), ("PRODUCED", 0)]))
+    async with watching_json(file, tmp_path / "state", "--timeout", first) as (watching, _):
+        watching.cancel()
+        await asyncio.wait([watching])
+    arguments = ("watch", file, "--checkpoint", str(tmp_path / "state"), "--timeout", second)
+    assert (await run_json(*arguments))[0] == exit_code
 
 
 @pytest.mark.usefixtures("environment")

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cardprod import Card, CardNotFound, CardprodError, ProductionStatus, WaitTimeout
-from cardprod.cli.exit_codes import FAILED, NO_ANSWER, NOT_FINAL, PRODUCED, USAGE
+from cardprod import Card, CardNotFound, CardprodError, ProductionStatus, TransportError, WaitTimeout
+from cardprod.cli.exit_codes import FAILED, NO_ANSWER, NOT_FINAL, PRODUCED, USAGE, exit_code_of
 from cardprod.cli.watch.stats import Growth, OutcomeKind, WatchStats, exit_code_for
 from cardprod.cli.words import message_of
 from tests.table import Table
@@ -64,6 +64,16 @@ def test_every_card_is_counted_once(reported: list[tuple[Card, str]]) -> None:
     assert progress.pending == stats.pending == len(CARDS) - sum(ends.values())
     assert progress.unseen == len(CARDS) - len(dict(reported))
     assert progress.produced + progress.failed + progress.unfinished + progress.errors == progress.cards == len(CARDS)
+
+
+def test_exit_code_of_a_timeout() -> None:
+    """A wait whose time ran out is not final, unless it had no answer at all and why is known: that is what counts."""
+    lost, reset = timed_out(CARDS[0]), TransportError("reset")
+    seen = WaitTimeout("not final", last=ProductionStatus("READY"), polls=1, elapsed=1)
+    for error, cause, exit_code in ((lost, None, NOT_FINAL), (lost, reset, NO_ANSWER), (seen, reset, NOT_FINAL)):
+        error.__cause__ = cause
+        assert exit_code_of(error) == exit_code
+        assert ("before any usable answer" in str(OutcomeKind.of(error).meaning)) == (exit_code == NO_ANSWER)
 
 
 def test_ends_with_the_same_code_are_one_kind() -> None:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
 import stat
 from contextlib import asynccontextmanager, closing
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cardprod import AdaptiveSchedule, Card, ProductionStatus, Transition, UsageError
+from cardprod import AdaptiveSchedule, Card, ProductionStatus, Transition, UsageError, WaitTimeout, cli
 from cardprod.checkpoint import PendingCard
 from cardprod.cli.watch.store import CheckpointStore, Saved
 from tests.cli.commands import start_command
@@ -47,7 +48,7 @@ async def write(path: Path, cards: int = 3) -> None:
     """Write cards: the first ended, the second is in a status, the others were never seen."""
     async with opened(path) as (store, _):
         for number in range(cards):
-            store.add(number, Card(1, f"card-{number}"), 60)
+            store.add(number, Card(1, f"card-{number}"))
         await store.flush()
         for number, status in enumerate((JAM, READY)[:cards]):
             store.change(number, Transition(None, READY, 0, 1))
@@ -60,7 +61,7 @@ def names_in(folder: Path) -> list[str]:
 
 
 async def test_written_and_read(tmp_path: Path) -> None:
-    """What is written is read again: each card's wait with its deadline, and the last status that was shown."""
+    """What is written is read again: each card's wait, and the last status that was shown."""
     assert await saved_in(tmp_path / "state") is None
     await write(tmp_path / "state")
     saved = await saved_in(tmp_path / "state")
@@ -71,7 +72,6 @@ async def test_written_and_read(tmp_path: Path) -> None:
     assert [wait.last for wait in waits] == [JAM, READY, None]
     assert [wait.is_first for wait in waits] == [False, True, True]
     assert [wait.polls for wait in waits] == [2, 1, 0]
-    assert {wait.deadline_at is not None and wait.deadline_at - wait.started_at for wait in waits} == {60_000_000}
 
 
 async def test_an_error_is_kept_until_another_status(tmp_path: Path) -> None:
@@ -83,10 +83,54 @@ async def test_an_error_is_kept_until_another_status(tmp_path: Path) -> None:
     assert saved is not None
     assert [(error, wait.last) for wait, error in saved.cards] == [(None, JAM), ("UsageError", None), (None, None)]
     async with opened(tmp_path / "state") as (store, _):
-        store.add(1, Card(1, "card-1"), float("inf"))
+        store.add(1, Card(1, "card-1"))
     saved = await saved_in(tmp_path / "state")
     assert saved is not None
-    assert (saved.cards[1][1], saved.cards[1][0].deadline_at) == (None, None)
+    assert saved.cards[1][1] is None
+
+
+async def test_a_timeout_keeps_the_last_status(tmp_path: Path) -> None:
+    """The row of a card whose time ran out has the last status beside the error, for those who read the file."""
+    await write(tmp_path / "state")
+    async with opened(tmp_path / "state") as (store, _):
+        store.change(1, WaitTimeout("late", last=READY, polls=1, elapsed=60))
+    saved = await saved_in(tmp_path / "state")
+    assert saved is not None
+    assert (saved.cards[1][1], saved.cards[1][0].last) == ("WaitTimeout", READY)
+
+
+async def test_the_documented_query(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """The query of the help gives one row per card, with its last status and when that was seen, in UTC."""
+    await write(tmp_path / "state")
+    with pytest.raises(SystemExit):
+        cli.main(["watch", "--help"])
+    queries = {
+        " ".join(query.split())
+        for text in (capfd.readouterr().out, cli.__doc__ or "")
+        for query in re.findall(r'"(SELECT [^"]*)"', text)
+    }
+    [query] = queries
+    with closing(sqlite3.connect(tmp_path / "state")) as database:
+        rows = database.execute(query).fetchall()
+    assert [row[:-1] for row in rows] == [
+        (1, "card-0", "PRODUCTION_ERROR", "PRD_FEEDER_JAM", None),
+        (1, "card-1", "READY", None, None),
+        (1, "card-2", None, None, None),
+    ]
+    age = datetime.now(UTC) - datetime.fromisoformat(f"{rows[0][-1]}+00:00")
+    assert abs(age) < timedelta(minutes=1)
+
+
+async def test_a_followed_wait_has_its_own_time(tmp_path: Path) -> None:
+    """What follows an error status is of a wait of its own, whose time began when that did."""
+    await write(tmp_path / "state")
+    async with opened(tmp_path / "state") as (store, _):
+        store.change(0, Transition(JAM, READY, 3600, 3))
+        store.change(1, Transition(READY, ProductionStatus("IN_PROGRESS"), 3600, 3))
+    saved = await saved_in(tmp_path / "state")
+    assert saved is not None
+    followed, other = (saved.cards[number][0].started_at for number in (0, 1))
+    assert other - followed == pytest.approx(3600e6, abs=60e6)
 
 
 async def test_learned_is_kept(tmp_path: Path) -> None:
@@ -118,7 +162,7 @@ async def test_one_run_at_a_time(tmp_path: Path) -> None:
         for number in range(5):
             with pytest.raises(UsageError, match=r"another run continues from .*state"):
                 await saved_in(tmp_path / "state")
-            first.add(number, Card(1, f"card-{number}"), 60)
+            first.add(number, Card(1, f"card-{number}"))
             await first.flush()
     saved = await saved_in(tmp_path / "state")
     assert saved is not None
@@ -135,7 +179,7 @@ async def main():
     store = CheckpointStore({str(tmp_path / "state")!r})
     saved = await store.open("")
     for number in range(len(saved.cards) if saved else 0, 1_000_000):
-        store.add(number, Card(1, f"card-{{number}}"), 60)
+        store.add(number, Card(1, f"card-{{number}}"))
         await store.flush()
         print(number, flush=True)
 asyncio.run(main())
@@ -271,4 +315,4 @@ async def test_another_users_file_is_refused(tmp_path: Path) -> None:
 
 def test_rows_are_pending_cards() -> None:
     """A row has what a wait needs to be continued."""
-    assert {"card", "started_at", "deadline_at", "polls", "last"} <= {*PendingCard.__annotations__}
+    assert {"card", "started_at", "polls", "last"} <= {*PendingCard.__annotations__}

@@ -77,6 +77,36 @@ async def test_closed_output(kiosk: Simulator, client: Client, postgres: str, du
     assert sorted(delivered) == [card.card_token for card in cards]
 
 
+async def test_a_sink_that_fails(
+    kiosk: Simulator, client: Client, postgres: str, durable: Durable, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A sink that raises is said on one line, with what it raised and the batch, which `batch` calls not finished."""
+
+    async def on_steps(_: Sequence[Step]) -> None:
+        raise ValueError("disk full\n1")
+
+    batch_id = await durable.submit(cards_of(kiosk, 1, PRODUCED), schedule=QUICK)
+    words = f"on_steps raised, so some transitions of batch {batch_id} were not delivered (ValueError: disk full 1); "
+    async with working(durable, client, on_steps):
+        await until("it", lambda: any(record.getMessage().startswith(words) for record in caplog.records))
+        code, out = await run("batch", batch_id, "--database", postgres)
+    assert code == 3
+    assert out.startswith("1 card: 1 produced, 0 failed, 0 errors; 0 pending, not all delivered yet; ")
+
+
+async def test_another_schema(empty_postgres: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """What `submit --schema` says to run names the schema, and without it `batch` says where it searched."""
+    file = write_list(tmp_path / "cards.csv", [Card(1, "a")])
+    code, out = await run("submit", file, "--schema", "other", "--database", empty_postgres)
+    batch_id = out.strip()
+    assert code == 0
+    assert f"`cardprod batch {batch_id} --schema other`" in capfd.readouterr().err
+    assert (await run("batch", batch_id, "--schema", "other", "--database", empty_postgres))[0] == 3
+    assert (await run("batch", batch_id, "--database", empty_postgres))[0] == 2
+    words = f"there is no batch {batch_id} in the schema cardprod: check both; ended ones are removed after 7 days"
+    assert capfd.readouterr().err == f"cardprod: {words}\n"
+
+
 @pytest.mark.slow
 async def test_names_of_tokens(
     kiosk: Simulator, postgres: str, durable: Durable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -385,7 +385,7 @@ async def test_migrations_of_procrastinate(empty_postgres: str, monkeypatch: pyt
     ("address", "error", "words"),
     [
         ("postgresql://me:hunter2@127.0.0.1:1/nothing", DurableError, r"cannot be reached .*refused"),
-        ("postgresql://me:hunter2@[nowhere", UsageError, "a connection string of libpq's"),
+        ("postgresql://me:hunter2@[nowhere", UsageError, "no connection string of libpq's"),
     ],
 )
 async def test_no_database(address: str, error: type[Exception], words: str) -> None:
@@ -467,7 +467,7 @@ async def test_tables_that_are_gone(kiosk: Simulator, client: Client, postgres: 
     await durable.submit(cards_of(kiosk, 1, "never"), schedule=QUICK)
     with psycopg.connect(postgres) as connection:
         connection.execute("ALTER TABLE cardprod.tokens RENAME TO elsewhere")
-    with pytest.raises(DurableError, match="the database failed"):
+    with pytest.raises(DurableError, match="does not do what it should"):
         await durable.work(client)
     assert client.rate_limit == RateLimit()
     assert len(kiosk.requests) == 0
@@ -626,7 +626,7 @@ async def test_commands(
     assert (code, first["type"], first["produced"], first["pending"]) == (0, "batch", 3, 0)
     assert [line["status"] for line in rest] == ["PRODUCED"] * 3
     code, out = await run("batch", batch_id, "--cancel")
-    assert (code, out) == (0, f"3 cards: 3 produced, 0 ended in an error, 0 errors; over; {first['polls']} polls\n")
+    assert (code, out) == (0, f"3 cards: 3 produced, 0 failed, 0 errors; finished; {first['polls']} polls\n")
 
 
 async def test_bad_file_is_submitted_not_at_all(
@@ -646,15 +646,15 @@ async def test_bad_file_is_submitted_not_at_all(
     assert "it has no cards; expected profile_id,card_token" in capfd.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["json", "json:no_such_function", "no_such_module:f", ":f"])
+@pytest.mark.parametrize("name", ["json", "json:no_such_function", "no_such_module:f", ":f", "json:dumps"])
 @pytest.mark.usefixtures("environment")
 async def test_sink_that_is_not_there(
     name: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """`worker --on-steps` that cannot be imported is a usage error, before any work."""
+    """`worker --on-steps` that cannot be imported, or is not async, is a usage error, before any work."""
     monkeypatch.setattr(sys, "path", [*sys.path])
     assert (await run("worker", "--on-steps", name, "--database", "nowhere"))[0] == 2
-    assert "--on-steps" in capfd.readouterr().err
+    assert capfd.readouterr().err.startswith("cardprod: --on-steps must be ")
 
 
 async def test_worker_without_a_token(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:

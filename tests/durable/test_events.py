@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from datetime import UTC, datetime, timedelta
+from random import Random
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -101,6 +103,39 @@ async def test_event_for_several_batches(kiosk: Simulator, client: Client, durab
             assert (await over(durable, batch_id)).produced == 1
     assert sorted(step.batch_id for step in sink.steps) == sorted(batches[:2])
     assert kiosk.requests == []
+
+
+async def test_many_events_at_once(kiosk: Simulator, durable: Durable) -> None:
+    """Events that come together for more chunks than one transaction takes are all applied, each card's in order."""
+    cards = cards_of(kiosk, 120, "never")
+    batch_id = await durable.submit(cards, schedule=SLOW, batch_size=2)
+    shuffled = Random(1).sample(cards, len(cards))
+    events = [event_of(card, "IN_PROGRESS", requested=50) for card in shuffled]
+    events += [event_of(card, "PRODUCED", requested=40) for card in reversed(shuffled)]
+    assert await asyncio.gather(*map(durable.notify, events)) == [1] * 240
+    assert (await durable.status(batch_id)).pending == 0
+    sink = Sink()
+    async with (
+        Client(kiosk.token, base_url=kiosk.base_url) as client,
+        working(durable, client, sink),
+    ):
+        await over(durable, batch_id)
+    assert {tuple(statuses_of(sink.steps, card)) for card in cards} == {("IN_PROGRESS", "PRODUCED")}
+    assert kiosk.requests == []
+
+
+async def test_cancelled_while_events_come(kiosk: Simulator, client: Client, durable: Durable) -> None:
+    """Batches that are cancelled while events are applied and delivered hold up neither: none waits for the other."""
+    for _ in range(3):
+        cards = cards_of(kiosk, 60, "never")
+        batches = [await durable.submit(cards, schedule=SLOW, batch_size=3) for _ in range(2)]
+        async with working(durable, client, Sink()):
+            events = [event_of(card, "IN_PROGRESS", requested=50) for card in cards]
+            events += [event_of(card, "PRODUCED", requested=40) for card in reversed(cards)]
+            first = asyncio.gather(*map(durable.notify, events[:90]))
+            await asyncio.sleep(0.1)
+            assert await asyncio.gather(*map(durable.cancel, batches)) == [True, True]
+            await asyncio.gather(first, *map(durable.notify, events[90:]))
 
 
 async def test_event_during_a_sweep(kiosk: Simulator, durable: Durable) -> None:

@@ -50,6 +50,7 @@ async def main(arguments: argparse.Namespace) -> None:
             token if arguments.token_file else os.environ["CARDPROD_TOKEN"],
             base_url=os.environ["CARDPROD_BASE_URL"],
             rate_limit=limit,
+            safety_net=arguments.safety_net,
         ) as client,
         durable,
     ):
@@ -63,6 +64,7 @@ if __name__ == "__main__":
     parser.add_argument("heartbeat", type=float)
     parser.add_argument("--token-file", help="read the token from here, each time")
     parser.add_argument("--per-minute", type=int, help="the rate limit; without it there is none")
+    parser.add_argument("--safety-net", type=float, default=300.0, help="seconds between polls while events come")
     parser.add_argument("--often", action="store_true", help="poll, tick and recover as often as in the tests")
     parser.add_argument("--stuck", action="store_true", help="never say that steps were taken")
     options = parser.parse_args()

@@ -28,7 +28,7 @@ def add(to: Commands) -> None:
     batch = to.add(
         "batch",
         run,
-        "show how far a batch is\n\nIt exits with 3 while cards are pending.",
+        "show how far a batch is\n\nIt exits with 3 until it is finished: no card is pending, and all was delivered.",
         "cardprod batch ID",
         "cardprod batch ID --results --json",
         "cardprod batch ID --cancel",
@@ -45,9 +45,9 @@ async def run(arguments: argparse.Namespace, output: Output) -> int:
         if arguments.cancel:
             await durable.cancel(arguments.batch)
         status = await durable.status(arguments.batch)
-        ends = f"{status.produced} produced, {status.failed} ended in an error, {status.errors} errors"
-        pending = f"{status.pending} to go" if status.pending else "all final, not all delivered yet"
-        state = "cancelled" if status.cancelled_at else "over" if status.finished_at else pending
+        ends = f"{status.produced} produced, {status.failed} failed, {status.errors} errors"
+        pending = f"{status.pending} pending" + ("" if status.pending else ", not all delivered yet")
+        state = "cancelled" if status.cancelled_at else "finished" if status.finished_at else pending
         refused = f"; the token {status.token_name!r} is refused" if status.token_refused_at else ""
         fields = attrs.asdict(status, value_serializer=_as_json)
         output.emit(
@@ -57,7 +57,7 @@ async def run(arguments: argparse.Namespace, output: Output) -> int:
             async for card, outcome in durable.results(arguments.batch):
                 output.emit(Result(outcome, card))
                 await output.drain()
-    return NOT_FINAL if status.pending and status.cancelled_at is None else PRODUCED
+    return NOT_FINAL if status.finished_at is None else PRODUCED
 
 
 def _as_json(_: object, __: object, value: Any) -> Any:  # noqa: ANN401 - any field's

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from cardprod.cli.arguments import port
 from cardprod.cli.output.events import Report
 from cardprod.cli.output.streams import OutputLost
+from cardprod.cli.words import whole
 from cardprod.errors import UsageError
 
 if TYPE_CHECKING:
@@ -98,10 +99,13 @@ def _show_delivery(output: Output, kiosk: Simulator, change: Change) -> None:
     answer = "no answer" if sent.http_status is None else str(sent.http_status)
     if sent.http_status == _BAD_REQUEST:
         answer += " (does the endpoint verify it with the key above?)"
+    about = f"{whole(sent.card)} {sent.status}" if sent.card else "a test"
     fields = {"at": round(sent.at, 3), **{name: getattr(sent, name) for name in ("status", "attempt", "http_status")}}
+    if sent.card is not None:
+        fields |= {"profile_id": sent.card.profile_id, "card_token": sent.card.card_token}
     _show(
         output,
-        f"{sent.at:6.1f} s  webhook {sent.status or 'test'}, attempt {sent.attempt}  {answer}",
+        f"{sent.at:6.1f} s  webhook of {about}, attempt {sent.attempt}  {answer}",
         "delivery",
         fields,
     )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from cardprod.cli.arguments import add_connection, add_profile, add_timeout, card_token
 from cardprod.cli.connection import make_client
 from cardprod.cli.exit_codes import NOT_FINAL, exit_code_of
-from cardprod.cli.output.events import Result
+from cardprod.cli.output.events import Result, last_seen_at
 from cardprod.errors import WaitTimeout
 from cardprod.models import Card
 
@@ -63,8 +63,8 @@ async def run(arguments: argparse.Namespace, output: Output) -> int:
                     output.emit(Result(step, card, elapsed + step.elapsed))
                     await output.drain()
             except WaitTimeout as error:
-                if (last := error.last or known) is not None:
-                    output.emit(Result(last, card))
+                if error.last is not None:
+                    output.emit(Result(error.last, card, seen_at=last_seen_at(error)))
                 raise
             if known is None:
                 return NOT_FINAL

@@ -25,9 +25,15 @@ _DOES: Final = """wait until all cards of a list are final, with a live view in 
 
 With --checkpoint the same command continues where it was, whatever ended it, even
 kill -9: what was shown is in the file within a second, and is shown again only if
-it was not. The file is an SQLite database. Cards that are final are not asked for
-again; those whose time ran out, or that had no usable answer, begin anew. Ctrl-C
-is fine. When all are final, the file says so: remove it to begin anew.
+it was not, so append what it prints with >>. Cards that are final are not asked
+for again; those whose time ran out, or that had no usable answer, begin anew, and
+are shown again. The time of the others goes on: --timeout counts from when a
+card's wait began, and can be another one. Ctrl-C is fine. When all are final, the
+file says so: remove it to begin anew.
+
+The file is an SQLite database, with a row for each card:
+  sqlite3 -csv -header FILE "SELECT profile_id, card_token, status, error_code,
+    error, datetime(seen_at / 1000000, 'unixepoch') AS seen_at FROM card"
 
 A list on standard input is read while its first cards are waited for already; with
 --strict, and if it is a file, it is read to its end first.
@@ -45,7 +51,7 @@ def add(to: Commands) -> None:
         _DOES,
         "cardprod watch cards.csv",
         "cardprod watch cards.csv --checkpoint cards.state --timeout 2h",
-        "list-cards | cardprod watch - --json > steps.jsonl",
+        "list-cards | cardprod watch - --checkpoint cards.state --json >> steps.jsonl",
     )
     add_list(watch)
     add_file(watch, "--checkpoint", help="keep in this file how far it is, and continue from it if it is there")

@@ -84,6 +84,8 @@ def _stop_on_signals(stop: asyncio.Event) -> None:
 
 def _imported(name: str) -> Sink:
     """Import a user's function, also from the working folder."""
+    from cardprod.durable.api import is_sink  # noqa: PLC0415 - an extra
+
     module, _, function = name.partition(":")
     if not module or not function:
         raise UsageError(f"--on-steps must be MODULE:FUNCTION, such as my_app.cards:on_steps, not {name!r}")
@@ -93,8 +95,8 @@ def _imported(name: str) -> Sink:
         found: Sink = getattr(importlib.import_module(module), function)
     except Exception as exc:  # whatever a user's module does when it is imported
         raise UsageError(f"--on-steps must be importable; {name} raised {type(exc).__name__}: {exc}") from exc
-    if not callable(found):
-        raise UsageError(f"--on-steps must be an async function; {name} is a {type(found).__name__}")
+    if not is_sink(found):
+        raise UsageError(f"--on-steps must be an async function, made with async def; {name} is not")
     return found
 
 

@@ -9,9 +9,10 @@ import attrs
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from cardprod._protocol.codec import UnixTime
     from cardprod.card_files import BadRow
     from cardprod.cli.watch.stats import OutcomeKind
-    from cardprod.errors import CardprodError
+    from cardprod.errors import CardprodError, WaitTimeout
     from cardprod.models import Card, ProductionStatus, Transition
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "WatchEnded",
     "WatchProgress",
     "WatchStarted",
+    "last_seen_at",
 ]
 
 
@@ -30,13 +32,20 @@ __all__ = [
 class Result:
     """A card's status or transition, or the error that ended its wait; without a card, the one that ended the command.
 
-    `seconds` is how long after the command began; a worker's has a key and a batch.
+    `seconds` is how long after the command began; a worker's has a key and a batch; `seen_at` is when a status was
+    seen, in microseconds since 1970, None for now.
     """
 
     outcome: ProductionStatus | Transition | CardprodError
     card: Card | None = None
     seconds: float | None = None
     of_worker: Mapping[str, str] = {}
+    seen_at: UnixTime | None = None
+
+
+def last_seen_at(error: WaitTimeout) -> UnixTime | None:
+    """Return when the last status of a wait whose time ran out was seen: polls may have failed since."""
+    return None if error.checkpoint is None else error.checkpoint.pending[0].polled_at
 
 
 @attrs.frozen

@@ -7,10 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from cardprod._protocol.codec import as_datetime, unix_time
+from cardprod.checkpoint import wall_clock
 from cardprod.cli.output import events
+from cardprod.cli.output.events import last_seen_at
 from cardprod.cli.output.streams import print_stderr
 from cardprod.cli.output.text import stop_message
 from cardprod.cli.words import in_words, printable
+from cardprod.errors import WaitTimeout
 from cardprod.models import ProductionStatus, Transition
 
 if TYPE_CHECKING:
@@ -69,19 +73,20 @@ def _object_of(event: events.Event) -> tuple[str, dict[str, Any]] | None:  # noq
 
 
 def _result(event: events.Result) -> tuple[str, dict[str, Any]]:
+    card, seen_at = event.card, event.seen_at
     match event.outcome:
         case ProductionStatus() as status:
-            kind, card, fields = "status", event.card, _status(status)
-        case Transition(previous, current, elapsed, polls):
-            kind, card, fields = (
-                "transition",
-                event.card,
-                {"previous": previous and previous.status, **_status(current)},
-            )
-            fields |= {"elapsed": round(elapsed, 3), "polls": polls}
+            kind, fields = "status", _status(status)
+        case Transition(previous, current) as step:
+            kind, fields = "transition", {"previous": previous and previous.status, **_status(current), **_effort(step)}
         case error:
-            kind, card = "error", event.card or error.card
+            kind, card = "error", card or error.card
             fields = {"error": type(error).__name__, "message": in_words(str(error))}
+            if isinstance(error, WaitTimeout):
+                seen_at = last_seen_at(error)
+                fields |= ({"status": None} if error.last is None else _status(error.last)) | _effort(error)
+    if fields.get("status") is not None and not event.of_worker:  # a worker delivers later
+        fields["seen_at"] = as_datetime(unix_time(wall_clock()) if seen_at is None else seen_at).isoformat()
     return kind, {"card": card and attrs.asdict(card), **fields, **event.of_worker}
 
 
@@ -91,6 +96,10 @@ def _fields(value: object, *names: str) -> dict[str, Any]:
 
 def _counts(progress: events.WatchProgress) -> dict[str, Any]:
     return _fields(progress, *_COUNTS) | {"seconds": round(progress.seconds, 1)}
+
+
+def _effort(of: Transition | WaitTimeout) -> dict[str, Any]:
+    return {"elapsed": round(of.elapsed, 3), "polls": of.polls}
 
 
 def _status(status: ProductionStatus) -> dict[str, Any]:

@@ -5,7 +5,8 @@ is in the file within a second, and nothing is in it that was not shown: a resul
 taken it. (In the live view, shown means counted.)
 
 Cards that ended in a final status are not waited for again; those whose wait ended with an error, or because their time
-ran out, begin anew; cards that are new in the list are added. A deadline stays where it was.
+ran out, begin anew; cards that are new in the list are added. The others go on, with the timeout of this run, which
+counts from when their wait began.
 """
 
 from __future__ import annotations
@@ -133,24 +134,28 @@ class WatchSession:
             self._schedule = AdaptiveSchedule.from_json(saved.learned)
             while saved.cards:  # emptied one by one: to drop a million at once would hold everything up
                 wait, error = saved.cards.popleft()
-                last = wait.last
+                last = wait.last if error is None else None
                 is_final = last is not None and last.is_final
                 is_followed = last is not None and is_final and self._arguments.follow and not last.is_produced
                 self._stats.restore(wait.card, last, is_end=is_final and not is_followed)
                 if error is not None:
                     new.append(wait.card)
                 elif is_followed:  # its time begins anew
-                    at = wall_clock() + self._arguments.timeout
-                    deadline_at = unix_time(at) if at < math.inf else None
-                    pending.append(attrs.evolve(wait, is_after=True, deadline_at=deadline_at))
+                    now = unix_time(wall_clock())
+                    pending.append(self._with_deadline(attrs.evolve(wait, is_after=True, started_at=now)))
                 elif not is_final:
-                    pending.append(self._with_known(wait))
+                    pending.append(self._with_deadline(self._with_known(wait)))
         if self._store is not None:
             self._store.learned = self._schedule.to_json
         self._stats.bad_rows = len(self._list.bad_rows)
         new += self._stats.add(self._list.cards)
         gc.freeze()  # each collection goes over a large list again until it is old
         return pending, new
+
+    def _with_deadline(self, wait: PendingCard) -> PendingCard:
+        timeout = self._arguments.timeout
+        deadline_at = None if timeout == math.inf else unix_time(wait.started_at / 1e6 + timeout)
+        return attrs.evolve(wait, deadline_at=deadline_at)
 
     def _with_known(self, wait: PendingCard) -> PendingCard:
         after = self._list.after.get(wait.card)
@@ -226,7 +231,7 @@ class WatchSession:
         work = TimeSlice()
         if self._store is not None:
             for card in cards:
-                self._store.add(self._stats.number_of(card), card, self._arguments.timeout)
+                self._store.add(self._stats.number_of(card), card)
                 await work.pause_if_over()
             try:
                 await self._store.flush()  # so that what is shown of them finds their rows
@@ -247,7 +252,7 @@ class WatchSession:
             self._note(card, result, now, opened)
 
     def _note(self, card: Card, result: Transition | CardprodError, now: float, opened: Waits) -> None:
-        is_end, timeout = True, math.inf
+        is_end = True
         if isinstance(result, CardprodError):
             outcome: Any = result
             if isinstance(result, Unauthorized):
@@ -256,11 +261,11 @@ class WatchSession:
             outcome = result.current
             is_end = outcome.is_final
             if is_end and self._arguments.follow and not outcome.is_produced:
-                is_end, timeout = False, self._arguments.timeout
+                is_end = False
                 opened.add(card, after=outcome)
         self._stats.report(card, outcome, now, is_end=is_end)
         if self._store is not None:
-            self._store.change(self._stats.number_of(card), result, timeout)
+            self._store.change(self._stats.number_of(card), result)
 
     async def _report_progress(self) -> None:
         before: object = None

@@ -13,7 +13,7 @@ import attrs
 from cardprod.cli.exit_codes import FAILED, NO_ANSWER, NOT_FINAL, PRODUCED, USAGE, exit_code_of, worst_of
 from cardprod.cli.output.events import WatchProgress
 from cardprod.cli.words import meaning_of, message_of
-from cardprod.errors import CardprodError
+from cardprod.errors import CardprodError, WaitTimeout
 from cardprod.models import one_line
 
 if TYPE_CHECKING:
@@ -54,7 +54,10 @@ class OutcomeKind:
         """Return the kind of an outcome, without what differs between cards that are counted together."""
         if isinstance(outcome, CardprodError):
             error = type(outcome)
-            return cls(error.__name__, None, meaning_of(error), exit_code_of(outcome), is_status=False)
+            exit_code, words = exit_code_of(outcome), meaning_of(error)
+            if isinstance(outcome, WaitTimeout) and exit_code != NOT_FINAL:
+                words = "the timeout passed before any usable answer"
+            return cls(error.__name__, None, words, exit_code, is_status=False)
         code = None if outcome.error_code is None else one_line(outcome.error_code, _SHOWN)
         meaning = outcome.error_meaning or (None if code is None else outcome.description)
         return cls(one_line(outcome.status, _SHOWN), code, meaning, exit_code_of(outcome), is_status=True)

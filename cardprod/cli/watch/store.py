@@ -4,7 +4,7 @@
 | --- | --- | --- |
 | `card` | `number` | its position, from 0 |
 | | `profile_id` `card_token` | the card |
-| | `started_at` `deadline_at` | when its wait began, and when it ends, if it has a timeout |
+| | `started_at` | when its wait began: a timeout counts from then |
 | | `status` `kiosk_id` `occurred_at` `error_code` `description` | the last status that was shown |
 | | `previous` | the status before that one |
 | | `seen_at` `polls` | when it was shown, and after how many answered polls |
@@ -12,7 +12,8 @@
 | `watch` | `base_url` | where cards are asked for |
 | | `learned` | what `AdaptiveSchedule.to_json` gave: how long statuses last |
 
-Times are microseconds since 1970 in UTC. No token but the cards' is in it, and only its owner can read it.
+Times are microseconds since 1970 in UTC. The row of a card whose time ran out has the last status as well. No token
+but the cards' is in it, and only its owner can read it.
 
 One run has it at a time: it holds SQLite's write lock, because with each commit it begins the next transaction.
 Other programs can read it meanwhile. In WAL mode a commit is in the file as soon as it returns, also if the process is
@@ -39,7 +40,7 @@ import attrs
 from cardprod._polling.adaptive import AdaptiveSchedule
 from cardprod._protocol.codec import as_datetime, unix_time
 from cardprod.checkpoint import PendingCard, wall_clock
-from cardprod.errors import CardprodError, UsageError
+from cardprod.errors import CardprodError, UsageError, WaitTimeout
 from cardprod.models import Card, ProductionStatus, one_line
 
 if TYPE_CHECKING:
@@ -60,7 +61,6 @@ _COLUMNS: Final = {
     "profile_id": "INTEGER NOT NULL",
     "card_token": "TEXT NOT NULL",
     "started_at": "INTEGER NOT NULL",
-    "deadline_at": "INTEGER",
     "status": "TEXT",
     "kiosk_id": "TEXT",
     "occurred_at": "INTEGER",
@@ -75,12 +75,10 @@ _SCHEMA: Final = (
     f"CREATE TABLE card ({', '.join(f'{name} {kind}' for name, kind in _COLUMNS.items())})",
     "CREATE TABLE watch (base_url TEXT NOT NULL, learned TEXT NOT NULL)",
 )
-_ADD: Final = (
-    "INSERT OR REPLACE INTO card (number, profile_id, card_token, started_at, deadline_at) VALUES (?, ?, ?, ?, ?)"
-)
+_ADD: Final = "INSERT OR REPLACE INTO card (number, profile_id, card_token, started_at) VALUES (?, ?, ?, ?)"
 _CHANGE: Final = (
     "UPDATE card SET status = ?, kiosk_id = ?, occurred_at = ?, error_code = ?, description = ?, previous = ?, "
-    "seen_at = ?, polls = coalesce(?, polls), error = ?, deadline_at = coalesce(?, deadline_at) WHERE number = ?"
+    "seen_at = ?, polls = coalesce(?, polls), error = ?, started_at = coalesce(?, started_at) WHERE number = ?"
 )
 _LAST: Final = unix_time(math.inf)
 """The last time that can be written."""
@@ -128,24 +126,28 @@ class CheckpointStore:
         """
         return await self._run(lambda: self._database.open(base_url))
 
-    def add(self, number: int, card: Card, timeout: float) -> None:
+    def add(self, number: int, card: Card) -> None:
         """Note a card whose wait begins now."""
-        now = wall_clock()
-        self._new.append((number, *card, unix_time(now), _after(now, timeout)))
+        self._new.append((number, *card, unix_time(wall_clock())))
         self._has_changed.set()
 
-    def change(self, number: int, result: Transition | CardprodError, timeout: float = math.inf) -> None:
-        """Note what was shown of a card; with a timeout, its time begins anew."""
+    def change(self, number: int, result: Transition | CardprodError) -> None:
+        """Note what was shown of a card."""
+        now, previous, polls, error, started_at = wall_clock(), None, None, None, None
         if isinstance(result, CardprodError):
-            shown: _Row = (None,) * 8 + (type(result).__name__,)
+            status, error = result.last if isinstance(result, WaitTimeout) else None, type(result).__name__
         else:
-            status, before = result.current, result.previous
+            status, before, polls = result.current, result.previous, result.polls
+            if before is not None:
+                previous = str(before.status)
+                started_at = unix_time(now - result.elapsed) if before.is_final else None  # it is followed
+        shown: _Row = (None,) * 5
+        if status is not None:
             code = None if status.error_code is None else str(status.error_code)
             occurred_at = None if status.occurred_at is None else unix_time(status.occurred_at.timestamp())
-            previous = None if before is None else str(before.status)
-            shown = str(status.status), status.kiosk_id, occurred_at, code, status.description, previous
-            shown = *shown, unix_time(wall_clock()), result.polls, None
-        self._changes[number] = *shown, _after(wall_clock(), timeout), number
+            shown = str(status.status), status.kiosk_id, occurred_at, code, status.description
+        seen_at = None if status is None else unix_time(now)
+        self._changes[number] = *shown, previous, seen_at, polls, error, started_at, number
         self._has_changed.set()
 
     def forget_changes(self) -> None:
@@ -192,10 +194,6 @@ class CheckpointStore:
 
     async def _run(self, work: Callable[[], _T]) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
-
-
-def _after(now: float, timeout: float) -> int | None:
-    return unix_time(now + timeout) if timeout < math.inf else None
 
 
 class _Database:
@@ -373,17 +371,16 @@ def _read_row(row: _Row, number: int, now: int) -> tuple[PendingCard, str | None
     """Read a row of the table `card`; `ValueError` if it cannot be one that was written here."""
     if (wrong := _wrong_type(tuple(map(type, row)))) is not None:
         raise ValueError(wrong)
-    found, profile_id, card_token, started_at, deadline_at, status, kiosk_id, occurred_at, *rest = row
+    found, profile_id, card_token, started_at, status, kiosk_id, occurred_at, *rest = row
     error_code, description, previous, seen_at, polls, error = rest
     if found != number or polls < 0 or (status is not None and seen_at is None):
         raise ValueError("number, polls or seen_at")
-    if not all(0 <= moment <= _LAST for moment in (started_at, deadline_at or 0, seen_at or 0)):
-        raise ValueError("started_at, deadline_at or seen_at")
+    if not all(0 <= moment <= _LAST for moment in (started_at, seen_at or 0)):
+        raise ValueError("started_at or seen_at")
     occurred = None if occurred_at is None else as_datetime(occurred_at)
     wait = PendingCard(
         card=Card(profile_id, card_token),
         started_at=started_at,
-        deadline_at=deadline_at,
         next_poll_at=now,
         polls=polls,
         last=None if status is None else ProductionStatus(status, kiosk_id, occurred, error_code, description),

@@ -58,10 +58,12 @@ WHERE batch_id = %(id)s AND (profile_id, card_token) > (%(profile_id)s, %(card_t
 ORDER BY profile_id, card_token LIMIT %(most)s
 
 -- name: cancel_chunks
--- The chunks before the batch, as whatever finishes a chunk does: in another order each could wait for the other.
-WITH ended AS (
+-- Every transaction locks chunks in the order of their ids, before anything else of them, and batches last: in another
+-- order each of two could wait for the other.
+WITH locked AS (SELECT id FROM chunks WHERE batch_id = %(id)s AND finished_at IS NULL ORDER BY id FOR UPDATE),
+ended AS (
     UPDATE chunks SET version = version + 1, finished_at = now()
-    WHERE batch_id = %(id)s AND finished_at IS NULL RETURNING id
+    WHERE id IN (SELECT id FROM locked) RETURNING id
 ),
 undelivered AS (DELETE FROM transitions WHERE chunk_id IN (SELECT id FROM ended))
 DELETE FROM procrastinate_jobs
@@ -73,9 +75,6 @@ WHERE status = 'todo' AND queueing_lock IN (
 UPDATE batches SET cancelled_at = now(), finished_at = now()
 WHERE id = %(id)s AND finished_at IS NULL AND submitted_at IS NOT NULL RETURNING id
 
--- name: drop_pending_cards
-DELETE FROM cards WHERE batch_id = %(id)s AND outcome IS NULL
-
 -- --- Chunks ---
 
 -- name: chunk
@@ -86,6 +85,13 @@ JOIN batches batch ON batch.id = batch_id
 LEFT JOIN tokens USING (token)
 WHERE chunk.id = %(id)s AND chunk.finished_at IS NULL AND batch.submitted_at IS NOT NULL
 
+-- name: lock_batch_of_chunk
+SELECT batch.id::text AS id, token
+FROM chunks chunk
+JOIN batches batch ON batch.id = batch_id
+WHERE chunk.id = %(id)s AND chunk.finished_at IS NULL AND submitted_at IS NOT NULL
+FOR UPDATE OF chunk
+
 -- name: lock_chunk
 SELECT chunk.id, batch_id::text AS batch_id, batch.token, version, checkpoint, false AS is_refused,
        0::float8 AS paused_for
@@ -94,12 +100,11 @@ JOIN batches batch ON batch.id = batch_id
 WHERE chunk.id = %(id)s AND chunk.finished_at IS NULL AND batch.submitted_at IS NOT NULL
 FOR UPDATE OF chunk
 
--- name: chunks_of_cards
-SELECT DISTINCT chunk_id AS id
+-- name: chunks_of_events
+SELECT DISTINCT profile_id, card_token, chunk_id
 FROM unnest(%(profile_ids)s::bigint[], %(card_tokens)s::text[]) AS one (profile_id, card_token)
 JOIN cards USING (profile_id, card_token)
 WHERE outcome IS NULL
-ORDER BY chunk_id
 
 -- name: write_chunk
 UPDATE chunks SET
