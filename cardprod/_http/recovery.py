@@ -88,7 +88,7 @@ class Recovery:
     def rate(self) -> float:
         """How many requests per second may be sent once the probe was answered."""
         if self._refused_rate is None:
-            return math.exp2(min(self._risen_for, 64.0))
+            return math.exp2(self._risen_for)
         return self._refused_rate * (1 + _DECREASE * (self._risen_for / _PLATEAU - 1) ** 3)
 
     @property

@@ -36,7 +36,7 @@ class Phase(Enum):
     DUE = "its next poll is due"
     POLLING = "a poll of it is in flight"
     FOLLOWING = "another wait's poll of it is in flight"
-    IDLE = "it was polled or postponed, and must be rescheduled"
+    IDLE = "it was polled, and must be rescheduled"
     OVER = "its wait is over, or was abandoned"
 
 
@@ -131,11 +131,8 @@ class PollQueue(Generic[_S]):
         Returns:
             Its card, which must be rescheduled; None if no poll was postponed.
         """
-        if gap <= 0 or (due := self._next_due(now + TICK)) is None or not due.postpone(now, gap):
-            return None
-        heappop(self._due)
-        due.phase = Phase.IDLE
-        return due
+        due = self._next_due(now + TICK)
+        return due if due is not None and due.postpone(now, gap) else None
 
     def return_from_poll(self, state: _S) -> None:
         """End the phase POLLING or FOLLOWING of a card, which must be rescheduled."""

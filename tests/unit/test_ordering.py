@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cardprod import ProductionStatus, Status
-from cardprod._polling.ordering import Order, compare, compare_times
+from cardprod._polling.ordering import Order, are_ordered, compare, compare_times
 from tests.table import Table
 
 STAGES: dict[int, list[str]] = {
@@ -56,6 +56,17 @@ def test_whole_seconds() -> None:
     assert compare_times(whole + timedelta(seconds=1), whole) is Order.NEWER
     assert compare_times(NOON + timedelta(microseconds=1), NOON) is Order.NEWER
     assert compare_times(NOON, NOON + timedelta(microseconds=1)) is Order.OLDER
+
+
+def test_what_times_decide() -> None:
+    """Two times order two statuses, or are equal; one that is missing, or within a second in whole ones, does not."""
+    whole = NOON.replace(microsecond=0)
+    later = NOON + timedelta(microseconds=1)
+    cases = [(NOON, NOON, True), (later, NOON, True), (NOON, later, True), (whole, NOON, False), (NOON, whole, False)]
+    with Table() as table:
+        for one, other, expected in [*cases, (None, NOON, False), (NOON, None, False), (None, None, False)]:
+            with table.row(one, other):
+                assert are_ordered(one, other) is expected
 
 
 @given(st.none() | st.datetimes(timezones=st.just(UTC)), st.none() | st.datetimes(timezones=st.just(UTC)))

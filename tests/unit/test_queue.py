@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -95,13 +96,17 @@ def test_the_most_urgent_is_next() -> None:
 def test_a_due_card_moves_with_its_changes() -> None:
     """A card that was due, and was then rescheduled, is due again when that says, once."""
     queue = PollQueue[QueuedState]()
-    one = state("a", options=HURRIED)
-    queue.add(one)
-    poll(queue, 0, ProductionStatus("5 60"))
+    one, other = state("a", options=HURRIED), state("b", options=HURRIED)
+    for new, status in ((one, "5 60"), (other, "5 70")):
+        queue.add(new)
+        poll(queue, 0, ProductionStatus(status))
     assert queue.due_at(6) == 5
-    assert queue.take(1, not_polled) is None
+    assert queue.postpone(6, 0) is None  # from now on they are due
     one.process_status(ProductionStatus("7 9"), 6)
     queue.reschedule(one)
+    assert queue.take(6, not_polled) is other
+    other.process_status(DONE, 6)
+    queue.reschedule(other)
     assert (queue.due_at(6), [*queue]) == (13, [one])
     assert [queue.take(13, not_polled), queue.take(99, not_polled)] == [one, None]
 
@@ -182,6 +187,31 @@ def scheduled(queue: PollQueue[QueuedState], name: str, at: float) -> QueuedStat
     return one
 
 
+def test_the_first_is_new() -> None:
+    """A batch that goes on from before begins with a card that was never polled."""
+    queue = PollQueue[QueuedState]()
+    resumed, new = scheduled(queue, "resumed", 10), state("new")
+    queue.add(new)
+    assert [queue.take(20, not_polled), queue.take(20, not_polled)] == [new, resumed]
+
+
+def test_cards_of_the_same_time_are_equal() -> None:
+    """Of two cards neither goes before the other in a heap, so that adding one of the same time moves no other."""
+    one, other = state("a"), state("b")
+    assert (one < other, other < one) == (False, False)
+
+
+def test_every_card_is_counted_once() -> None:
+    """A card takes one entry, be it new, scheduled, due, or under poll."""
+    queue = PollQueue[QueuedState]()
+    for at in (10, 20, 90):
+        scheduled(queue, str(at), at)
+    for name in ("a", "b"):
+        queue.add(state(name))
+    assert queue.take(20, not_polled) is not None
+    assert len(queue) == 5
+
+
 def test_resumed_cards_are_due_when_their_state_says() -> None:
     """A card that was polled before it was added is scheduled, and comes up in the order of its time."""
     queue = PollQueue[QueuedState]()
@@ -239,12 +269,12 @@ def test_postponing_takes_the_first_that_is_due() -> None:
     """Only the card that is due first is postponed, from a millisecond before its time, and not without a gap."""
     queue = PollQueue[QueuedState]()
     first, second = scheduled(queue, "first", 10), scheduled(queue, "second", 11)
-    assert queue.postpone(10, 0) is None
-    assert queue.postpone(9.9, 100) is None
-    assert queue.postpone(10 - TICK, 100) is first
-    assert first.phase is Phase.IDLE
+    assert queue.postpone(9.9985, 100) is None
+    assert queue.postpone(9.999, 0) is None
+    assert queue.postpone(9.999, 100) is first
     queue.reschedule(first)
-    assert (queue.due_at(0), second.phase) == (11, Phase.SCHEDULED)
+    assert (queue.due_at(0), first.phase, second.phase) == (11, Phase.SCHEDULED, Phase.SCHEDULED)
+    assert queue.postpone(19.999, 100) is second
     assert PollQueue[QueuedState]().postpone(10, 100) is None
 
 
@@ -272,7 +302,9 @@ def test_cleared() -> None:
     assert queue.take(0, not_polled) is polling
     ended.process_status(DONE, 0)
     queue.reschedule(ended)
-    assert {one.card.card_token for one in queue.clear()} == {"polling", "waiting", "new"}
+    waiting.process_status(READY, 5)
+    queue.reschedule(waiting)
+    assert sorted(one.card.card_token for one in queue.clear()) == ["new", "polling", "waiting"]
     assert {one.phase for one in (polling, waiting, new, ended)} == {Phase.OVER}
     assert (len(queue), list(queue), queue.due_at(99), queue.next_expiry()) == (0, [], math.inf, math.inf)
 
@@ -280,14 +312,56 @@ def test_cleared() -> None:
 def test_sorting_out_loses_no_card() -> None:
     """When entries that no longer count are sorted out, every card that waits is still there, in its order."""
     queue = PollQueue[QueuedState]()
-    others = [scheduled(queue, f"card-{number}", 100_000 - number) for number in range(50)]
+    due = [state(f"due-{number}", options=HURRIED) for number in range(100)]
+    for number, one in enumerate(due):
+        queue.add(one)
+        poll(queue, 0, ProductionStatus(f"5 {1000 - 7 * number % 100}"))
+    others = [scheduled(queue, f"card-{number}", 100_000 - 37 * number % 100) for number in range(100)]
+    assert queue.postpone(5, 0) is None  # from now on they are due
+    for one in due[::2]:
+        one.process_status(ProductionStatus(f"5 {one.urgent_at}"), 0)
+        queue.reschedule(one)
+    for one in others[::2]:
+        one.process_status(READY, one.next_poll_at + 50_000)
+        queue.reschedule(one)
     one = scheduled(queue, "restless", 10)
+    lengths: list[int] = []
     for number in range(3000):
         one.process_status(READY, number / 1000)
         queue.reschedule(one)
-        assert len(queue) <= 2200
+        lengths.append(len(queue))
+    assert (min(lengths[500:]), max(lengths) <= 2200) == (201, True)
     assert queue.take(100, not_polled) is one
-    assert [queue.take(200_000, not_polled) for _ in range(51)] == [*reversed(others), None]
+    in_order = [*sorted(due, key=lambda one: one.urgent_at), *sorted(others, key=lambda one: one.next_poll_at)]
+    assert [queue.take(one.next_poll_at, not_polled) for one in in_order] == in_order
+    assert queue.take(200_000, not_polled) is None
+
+
+@pytest.mark.parametrize("is_due", [False, True])
+def test_entries_are_sorted_out_seldom(*, is_due: bool) -> None:
+    """Entries are sorted out, which costs time, only where over a thousand and over half of them no longer count."""
+    queue = PollQueue[QueuedState]()
+    one, now = scheduled(queue, "restless", 10), 0.0
+    for _ in range(1000):  # entries that come first and no longer count are dropped one by one
+        now += 10 if is_due else 0.001
+        assert queue.postpone(now, 0) is None
+        one.process_status(READY, now)
+        queue.reschedule(one)
+        queue.due_at(now)
+        assert len(queue) == 1
+    for _ in range(1000):  # polls leave none
+        now += 10
+        poll(queue, now)
+    for number in range(2000):
+        scheduled(queue, f"card-{number}", now if number % 2 else now + 1e6)
+    assert queue.postpone(now, 0) is None  # half of them are due
+    lengths: list[int] = []
+    for number in range(6000):
+        one.process_status(READY, now + number / 1000)
+        queue.reschedule(one)
+        lengths.append(len(queue))
+    assert lengths[:1500] == [*range(2002, 3502)]
+    assert [max(lengths[:2500]), max(lengths[2500:])] == pytest.approx([4000, 4000], abs=10)
 
 
 class Fleet(RuleBasedStateMachine):

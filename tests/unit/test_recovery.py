@@ -89,15 +89,36 @@ def test_refused_probes() -> None:
     assert one.ready_at == pytest.approx(now + 100 + 1 / 3)
 
 
+def test_a_probe_that_was_not_sent() -> None:
+    """A probe that was not sent shortens no later pause."""
+    one = recovery()
+    for number in range(3):
+        one.record(100.0 * number)
+        one.refuse(100.0 * number, 100.0 * number - 1, None)
+    one.record(300.0)
+    one.end_probe(was_sent=False)
+    one.record(300.0)
+    one.refuse(300.0, 299.0, None)
+    assert one.ready_at == pytest.approx(300 + 16 / 3)
+
+
 def test_rate_doubles_each_second() -> None:
     """Before any rate was refused, it doubles each second until it reaches the ceiling, and the recovery is over."""
     one = probed(10.0, ceiling=100.0)
+    assert recovery().rate == one.rate == 1
     sent: list[float] = []
     while not one.is_over:
         sent.append(one.ready_at - 10.0)
         one.record(one.ready_at)
     assert [sum(second <= at < second + 1 for at in sent) for second in range(5)] == [0, 3, 5, 12, 22]
     assert 6 < sent[-1] < 7.5
+
+
+def test_over_at_the_ceiling() -> None:
+    """A recovery is over once the probe was answered and the rate has reached the ceiling, and not before."""
+    assert not recovery(ceiling=1.0).is_over
+    assert probed(ceiling=1.0).is_over
+    assert not probed(ceiling=1.001).is_over
 
 
 def test_rate_after_a_refused_one() -> None:
@@ -120,6 +141,17 @@ def test_rate_after_a_refused_one() -> None:
     assert {second: seen[second] for second in rates} == pytest.approx(rates, rel=0.1)
 
 
+def test_slowest_rate() -> None:
+    """However often it is refused, one request a minute is tried."""
+    one, now = probed(), 100.0
+    for _ in range(30):
+        one.refuse(now, now - 0.1, 1.0)
+        one.record(now + 1)
+        one.end_probe(was_sent=True)
+        now += 200
+    assert one.rate == pytest.approx(1 / 60)
+
+
 def test_requests_of_one_burst_count_once() -> None:
     """Of the requests under way at a 429, the others pause longer at most, and do not lower the rate again."""
     one = probed()
@@ -134,13 +166,31 @@ def test_requests_of_one_burst_count_once() -> None:
     assert one.rate == pytest.approx(0.7 * refused)
 
 
+@pytest.mark.parametrize("is_answered", [True, False])
+def test_late_refusal_of_an_earlier_request(*, is_answered: bool) -> None:
+    """A request that was sent before the first 429, or with it, pauses when it is refused, and counts for no more."""
+    one = probed()
+    while one.rate < 8:
+        one.record(one.ready_at)
+    now, refused = one.ready_at, one.rate
+    one.refuse(now, now - 0.01, 1.0)
+    one.record(now + 1)  # the probe
+    if is_answered:
+        one.end_probe(was_sent=True)
+    one.refuse(now + 1.5, now, None)
+    assert one.ready_at == pytest.approx(now + 1.5 + 1 / 3)
+    one.record(now + 3)
+    one.end_probe(was_sent=True)
+    assert one.rate == pytest.approx(0.7 * refused)
+
+
 def test_idle_time_proves_nothing() -> None:
-    """While nothing is sent, the rate stays low."""
+    """While nothing is sent, the rate rises no longer than for two intervals between requests."""
     one = probed(10.0)
     one.record(11.0)
-    low = one.rate
+    assert one.rate == 2
     one.record(5000.0)
-    assert one.rate <= 2**2 * low
+    assert one.rate == 4
 
 
 @attrs.define

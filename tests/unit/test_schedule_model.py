@@ -90,6 +90,7 @@ def delay(schedule: AdaptiveSchedule, age: float, now: float, random: float = 0.
 def experienced(**settings: Any) -> AdaptiveSchedule:
     """Make a schedule that has seen a few cards, of which one printed to the end."""
     schedule = AdaptiveSchedule(**NO_BOUNDS, **settings)
+    learn(schedule, 9e4, 2e5, 0.0)
     for number, (begin, end) in enumerate([(0, 3.0), (2.0, 40.0), (30.0, 34.0), (0.0, 90.0), (100.0, 2000.0)]):
         learn(schedule, begin, end, 0.1 * number, ended=number > 1, is_final=number == 3)
     return schedule
@@ -169,6 +170,14 @@ def test_statuses_are_learned_apart() -> None:
     assert [*curves(schedule)] == [*known, ("…", True), ("…", False)]
 
 
+def test_repr() -> None:
+    """A schedule says from how many cards it has learned each status; what is typical is none."""
+    schedule = AdaptiveSchedule(typical={Status.READY: 9})
+    assert repr(schedule) == "<AdaptiveSchedule that has learned from nothing yet>"
+    learn(schedule, 0, 1, 0, ended=True)
+    assert repr(schedule) == "<AdaptiveSchedule that has learned from IN_PROGRESS: 1>"
+
+
 # --- What follows ---
 
 
@@ -198,6 +207,23 @@ def test_delay_is_bounded() -> None:
     """A delay is not shorter than `shortest` nor longer than `longest`."""
     often, rarely = AdaptiveSchedule(shortest=50, longest=60), AdaptiveSchedule(longest=2)
     assert (delay(often, 0, 0), delay(rarely, 5000, 0)) == (50.0, 2.0)
+
+
+@pytest.mark.parametrize("unchanged", [0, 1, 20])
+@pytest.mark.parametrize("age", [5.0, 1000.0, 1e5])
+@pytest.mark.parametrize(("poll_cost", "patience"), [(0.001, 1.0), (0.002, 1.0), (0.008, 2.0)])
+def test_may_and_should(unchanged: int, age: float, poll_cost: float, patience: float) -> None:
+    """A card may be polled after 6.3 s or as `fallback` says, later with patience, and never in 1/360 of its age."""
+    for first, least_gap, random in ((2.0, 0.0, 0.75), (2.0, 0.0, 0.0), (2.0, 5.0, 0.5), (9.0, 0.0, 0.5)):
+        fallback = Backoff(first=first, factor=2, ceiling=400, jitter=0.5)
+        schedule = AdaptiveSchedule(**NO_BOUNDS, jitter=0.2, poll_cost=poll_cost, fallback=fallback)
+        for _ in range(20):
+            learn(schedule, 0.0, 1e4, 0.0)  # so that a poll is long in coming
+        backoff, should = fallback.delay(unchanged, random), delay(schedule, age, 10.0, random)
+        idle = min(backoff, max(6.3, first) * (1 - 0.2 * random))
+        least = min(backoff, max(age / 360, least_gap * (1 - 0.2 * random)))
+        gaps = schedule.gaps_at(PRINTING, age, 10.0, random, is_first=False, unchanged=unchanged, least_gap=least_gap)
+        assert gaps == pytest.approx((max(min(should, patience * idle), least), max(should, least)))
 
 
 @pytest.mark.parametrize(("later", "is_in_it"), [(0.0, False), (0.75, False), (1.0, True), (-0.25, True)])

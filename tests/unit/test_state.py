@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from cardprod._polling.adaptive import AdaptiveSchedule
 from cardprod._polling.backoff import Backoff
 from cardprod._polling.state import PollOptions, PollState
+from cardprod.checkpoint import Checkpoint
 from cardprod.errors import (
     ApiError,
     BadReply,
@@ -465,6 +466,27 @@ def test_expired() -> None:
     assert (error.last, error.polls, error.elapsed, error.__cause__) == (seen("READY"), 1, 17.0, None)
 
 
+def test_what_a_timeout_says() -> None:
+    """A timeout says what was seen, or what the wait went on from, and how the last poll failed, in 300 characters."""
+    state = new_state(timeout=15.0)
+    state.process_status(seen("READY"), 100.0)
+    state.process_failure(TransportError("x" * 400), 115.0)
+    assert "not final after 15 s and 1 answered polls: last seen READY" in str(final_error(state))
+    assert str(final_error(state)).endswith("; the last poll failed: " + "x" * 299 + "…")
+    state = new_state(timeout=15.0, after=seen("REQUEST_ERROR"))
+    state.expire(120.0)
+    assert "nothing new since REQUEST_ERROR; the card may still be produced" in str(final_error(state))
+
+
+def test_an_error_is_taken_once() -> None:
+    """The error of a wait is there until it is taken; the wait is over before and after."""
+    state = new_state(timeout=15.0)
+    assert (state.take_error(), state.is_over) == (None, False)
+    state.expire(117.0)
+    error = final_error(state)
+    assert (state.take_error(), state.take_error(), state.error, state.is_over) == (error, None, None, True)
+
+
 def test_deadline_of_its_own() -> None:
     """A deadline that is given counts, and not the one that the timeout would make."""
     options = PollOptions(schedule=EVERY_10, timeout=900.0, max_failures=5)
@@ -805,10 +827,20 @@ def test_what_never_ends_never_expires() -> None:
     assert new_state(timeout=None).expires_at == math.inf
 
 
-def test_saved_schedule() -> None:
-    """Of schedules only a `Backoff` is saved: another belongs to its process."""
+def test_saved_options() -> None:
+    """Options are saved, but for a schedule that is no `Backoff`: it belongs to its process."""
     for schedule, saved in ((EVERY_10, EVERY_10), (AdaptiveSchedule(), None)):
-        assert PollOptions(schedule=schedule, timeout=None, max_failures=5).checkpoint("x", ()).schedule is saved
+        options = PollOptions(schedule=schedule, timeout=None, max_failures=7, max_outage=50.0)
+        checkpoint = options.checkpoint("x", ())
+        assert checkpoint == Checkpoint(id="x", max_failures=7, max_outage=50.0, schedule=saved, pending=())
+        assert (checkpoint.sweep, options.checkpoint("x", (), sweep=3).sweep) == (0, 3)
+
+
+def test_options_that_are_left_out() -> None:
+    """An outage may last five minutes; the last poll, the budget and the gap between polls have no limit."""
+    options = PollOptions(schedule=EVERY_10, timeout=None, max_failures=5)
+    assert (options.max_outage, options.least_gap) == (300.0, 0.0)
+    assert (options.last_poll_seconds, options.requests_per_second) == (math.inf, math.inf)
 
 
 def test_options_are_named() -> None:
@@ -829,3 +861,80 @@ def test_impossible_delay_ends_the_wait(delay: float) -> None:
     state = new_state(schedule=Impossible())
     assert state.process_status(seen("READY"), 101.0) is not None
     assert isinstance(final_error(state), UsageError)
+
+
+def test_schedule_that_fails() -> None:
+    """Where a schedule raises, the status that was not reported is not known either, so that it is reported later."""
+
+    class Broken:
+        def delay(self, unchanged: int, random: float) -> float:
+            raise ZeroDivisionError
+
+    state = new_state(schedule=Broken(), after=seen("READY", NOON))
+    with pytest.raises(ZeroDivisionError):
+        state.process_status(seen("IN_PROGRESS", ONE_O_CLOCK), 101.0)
+    saved = state.save(101.0, 0.0)
+    assert saved.last == seen("READY", NOON)
+    other = new_state()
+    other.restore(saved, 101.0, 0.0)
+    assert other.process_status(seen("IN_PROGRESS", ONE_O_CLOCK), 111.0) is not None
+
+
+class Urgent(AdaptiveSchedule):
+    """A schedule by which a card may be polled after 5 s, and should be after 60 s."""
+
+    def gaps_at(self, *_: object, **__: object) -> tuple[float, float]:
+        """Return both."""
+        return 5.0, 60.0
+
+
+def restored(state: PollState, schedule: Schedule) -> PollState:
+    """Save a state at 100 s, and restore it."""
+    other = new_state(schedule=schedule)
+    other.restore(state.save(100.0, 0.0), 100.0, 0.0)
+    return other
+
+
+def test_restored_is_as_urgent() -> None:
+    """A restored poll is urgent when it was, by a schedule that learns; by a `Backoff` or after a failure, when due."""
+    often = Backoff(first=10, factor=1, ceiling=10, jitter=0.9)
+    for schedule, due in ((Urgent(), (105.0, 160.0)), (often, (101.0, 101.0))):
+        state = new_state(schedule=schedule, random=1.0)
+        state.process_status(seen("READY"), 100.0)
+        other = restored(state, schedule)
+        assert (other.next_poll_at, other.urgent_at) == pytest.approx(due)
+    state = new_state(schedule=Urgent())
+    state.process_status(seen("READY"), 100.0)
+    state.process_failure(BROKEN, 100.0)
+    other = restored(state, Urgent())
+    assert other.urgent_at == other.next_poll_at
+
+
+def test_restored_knows_the_time() -> None:
+    """A restored wait compares times with the one it knew."""
+    state = new_state()
+    state.process_status(seen("IN_PROGRESS", NOON), 100.0)
+    assert restored(state, EVERY_10).process_status(seen("IN_PROGRESS", ONE_O_CLOCK), 110.0) is not None
+
+
+def test_saved_outage() -> None:
+    """When an outage began is saved of a wait that had an answer and has failed since, and of no other."""
+    state = new_state()
+    state.process_failure(BROKEN, 100.0)
+    assert state.save(100.0, 0.0).failing_since is None
+    state.process_status(seen("READY"), 110.0)
+    assert state.save(110.0, 10.0).failing_since is None
+    state.process_failure(BROKEN, 120.0)
+    assert state.save(120.0, 20.0).failing_since == 20_000_000
+
+
+def test_no_retry_after() -> None:
+    """A server that failed without a `Retry-After` is polled again as the schedule says."""
+    state = new_state(schedule=Backoff(first=0.25, factor=1, jitter=0))
+    state.process_failure(ServerError("503", http_status=503), 100.0)
+    assert state.next_poll_at == 100.25
+
+
+def test_a_time_tells_from_an_end_without_one() -> None:
+    """A final status with a time differs from a known one without."""
+    assert new_state(after=seen("PRODUCED")).process_status(seen("PRODUCED", NOON), 100.0) is not None

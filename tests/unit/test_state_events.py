@@ -130,9 +130,11 @@ def test_sent_at_breaks_ties() -> None:
     assert state.process_event(event_of("COOLING", 2.1, 5), 8, wall_at(8)) is None
     assert state.process_event(event_of("COOLING", 2.1, 6), 8, wall_at(8)) is None  # at the same moment
     assert state.process_event(event_of("EMBOSSING", 2.1, 9), 9, wall_at(9)) is None  # the same again
-    assert state.process_event(event_of("READY", 1.1, 9), 9, wall_at(9)) is None  # older, however late it was sent
     assert (
-        state.process_event(event_of("PRODUCED", 3.1, None), 9, wall_at(9)) is not None
+        state.process_event(event_of("READY", 1.1, 9.5), 9.5, wall_at(9.5)) is None
+    )  # older, however late it was sent
+    assert (
+        state.process_event(event_of("PRODUCED", 3.1, None), 9.75, wall_at(9.75)) is not None
     )  # newer, whenever it was sent
 
 

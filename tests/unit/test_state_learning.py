@@ -28,19 +28,20 @@ Move: TypeAlias = tuple[str, str, float]
 
 
 class Recorder(AdaptiveSchedule):
-    """Records what it is asked and what it learns; always gives 40 s, or what its fallback gives."""
+    """Records what it is asked and what it learns; gives 40 s, or what its fallback gives."""
 
     def __init__(self) -> None:
         super().__init__(fallback=Backoff(first=20, factor=3, ceiling=500, jitter=0.5))
         self.stays: list[tuple[str, float, float, str]] = []
         self.asked: list[tuple[str, float, bool]] = []
         self.now = START
+        self.gap = 40.0
 
     def delay_at(self, status: str, age: float, now: float, random: float, *, is_first: bool) -> float:
         """Record what is known of the card."""
         assert (now, random) == (self.now, RANDOM)
         self.asked.append((status, age, is_first))
-        return 40.0
+        return self.gap
 
     def learn(
         self,
@@ -138,6 +139,21 @@ def test_what_the_schedule_is_given() -> None:
     assert schedule.asked == [("READY", 1, True), ("IN_PROGRESS", 4.5, False)]  # COOLING changes nothing
     assert state.urgent_at == START + 10 + 40
     assert START + 10 < state.next_poll_at < START + 10 + 40
+
+
+def test_an_answer_is_not_backed_off_from() -> None:
+    """After an answer the next poll is as soon as was learned, however slow the fallback is."""
+    schedule = Recorder()
+    schedule.gap = 1.0
+    assert waited(schedule, ("poll", "READY", 1)).next_poll_at == START + 2
+
+
+def test_deferred() -> None:
+    """A poll that is deferred is due after the fallback's delay once more, or when it is urgent, if that is sooner."""
+    state = waited(Recorder(), ("poll", "READY", 1))
+    for seconds, due in ((5, 5 + 20 * (1 - 0.5 * RANDOM)), (30, 1 + 40)):
+        state.defer(START + seconds)
+        assert state.next_poll_at == START + due
 
 
 def test_failures_are_backed_off_from() -> None:

@@ -129,6 +129,22 @@ def test_misses_close_the_gap() -> None:
     assert webhooks.gap(17.1) < 3
 
 
+def test_gap_in_numbers() -> None:
+    """The gap is the cubed trust's share of the safety net, or shorter, so that an average change is seen 3 s late."""
+    webhooks, now = WebhookTrust(300), 0.0
+    trust = changes = lost = 0.0
+    webhooks.arrived(CARDS[0], DONE, now, is_news=False)  # from now on, a change without an event is a miss
+    for is_lost in [*[False] * 40, True, *[False] * 30, True, True, *[False] * 20]:
+        if is_lost:
+            webhooks.found(CARDS[0], DONE, now)
+            now += 15
+        else:
+            webhooks.arrived(CARDS[0], DONE, now, is_news=True)
+        trust = trust / 2 if is_lost else trust + 0.3 * (1 - trust)
+        changes, lost = changes * 0.99 + 1, lost * 0.99 + is_lost
+        assert webhooks.gap(now) == pytest.approx(min(300 * trust**3, 2 * 3 * changes / lost if lost else math.inf))
+
+
 @pytest.mark.parametrize("share", [0.02, 0.1, 0.5])
 def test_lost_events_shorten_the_gap(share: float) -> None:
     """Where a share of the events is lost for good, the gap stays so short that changes are seen 3 s late on average.
