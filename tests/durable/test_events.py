@@ -133,7 +133,7 @@ async def test_cancelled_while_events_come(kiosk: Simulator, client: Client, dur
             events = [event_of(card, "IN_PROGRESS", requested=50) for card in cards]
             events += [event_of(card, "PRODUCED", requested=40) for card in reversed(cards)]
             first = [asyncio.create_task(durable.notify(event)) for event in events[:90]]
-            await until("the first events", lambda: any(task.done() for task in first), lambda is_any: is_any)
+            await asyncio.wait(first, timeout=30, return_when=asyncio.FIRST_COMPLETED)
             assert await asyncio.gather(*map(durable.cancel, batches)) == [True, True]
             await asyncio.gather(*first, *map(durable.notify, events[90:]))
 
