@@ -307,7 +307,7 @@ class AdaptiveSchedule:
         poll_cost: float = _POLL_COST,
         progress_weight: float = 0.02,
         shortest: float = 1.0,
-        longest: float = 40.0,
+        longest: float = 30.0,
         memory: float = 200.0,
         jitter: float = 0.1,
         fallback: Backoff = _DEFAULT_FALLBACK,

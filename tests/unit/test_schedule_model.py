@@ -329,7 +329,7 @@ def test_default_settings() -> None:
         "poll_cost": 0.002,
         "progress_weight": 0.02,
         "shortest": 1.0,
-        "longest": 40.0,
+        "longest": 30.0,
         "memory": 200.0,
         "jitter": 0.1,
         "fallback": {"first": 1.0, "factor": 1.6, "ceiling": 30.0, "jitter": 0.1},
