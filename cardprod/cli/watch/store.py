@@ -91,6 +91,10 @@ _SAVE_AFTER: Final = 0.4
 
 _LEARNED_EVERY: Final = 60.0
 _RETRY_AFTER: Final = 60.0
+_TRIES: Final = 25
+_TRY_AFTER: Final = 0.02
+_BUSY: Final = 1000
+"""Milliseconds. Others have the file for moments only, once this run has locked it."""
 """Seconds until a file that could not be written is tried again."""
 
 
@@ -214,12 +218,8 @@ class _Database:
             connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LONGEST)
             for pragma in ("trusted_schema = OFF", "cell_size_check = ON", "synchronous = NORMAL"):
                 connection.execute(f"PRAGMA {pragma}")
-            # A run that has the file lets go of it for an instant with each commit: who gets it thrice has it.
-            for _ in range(2):
-                connection.execute("BEGIN IMMEDIATE")
-                connection.execute("ROLLBACK")
-                time.sleep(0.02)
-            connection.execute("BEGIN IMMEDIATE")
+            _lock(connection)
+            connection.execute(f"PRAGMA busy_timeout = {_BUSY}")  # readers, and runs that see whether it is free
             saved = None
             if _schema_of(connection):
                 saved = self._load(connection)
@@ -389,3 +389,25 @@ def _read_row(row: _Row, number: int, now: int) -> tuple[PendingCard, str | None
         is_first=previous is None,
     )
     return wait, error
+
+
+def _lock(connection: sqlite3.Connection) -> None:
+    """Begin to write, and so keep other runs away.
+
+    Another run lets go of the file for an instant with each commit, so who can lock it three times in a row has it. A
+    program that reads it has it for an instant when it opens or closes it, so who fails tries again for half a second.
+    """
+    locked = 0
+    for left in reversed(range(_TRIES)):
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as exc:
+            if exc.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or left < 3 - locked:
+                raise
+            locked = 0
+        else:
+            locked += 1
+            if locked == 3:  # noqa: PLR2004 - as above
+                return
+            connection.execute("ROLLBACK")
+        time.sleep(_TRY_AFTER)
