@@ -427,9 +427,9 @@ def start(kiosk: Simulator, *argv: str, **child: Any) -> Child:
 @pytest.mark.slow
 @pytest.mark.looptime(False)  # other processes go by real time
 @pytest.mark.timeout(LONG_TIMEOUT)
-async def test_killed_again_and_again(kiosk: Simulator, tmp_path: Path) -> None:
+async def test_killed_again_and_again(kiosk: Simulator, tmp_path: Path, *, full_size: bool) -> None:
     """Killed at any moment, it goes on: no transition follows one that was not reported, and the file can be read."""
-    cards = cards_of(kiosk, 12, "never")
+    cards = cards_of(kiosk, 60 if full_size else 12, "never")
     file, state = write_list(tmp_path / "cards.csv", cards), tmp_path / "state"
     arguments = (file, "--checkpoint", str(state), "--json", "--per-second", "40")
     lines: list[dict[str, Any]] = []
