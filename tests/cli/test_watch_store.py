@@ -6,6 +6,7 @@ import os
 import re
 import sqlite3
 import stat
+import threading
 from contextlib import asynccontextmanager, closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -184,6 +185,18 @@ async def test_a_reader_for_a_moment(tmp_path: Path, monkeypatch: pytest.MonkeyP
         monkeypatch.setattr("cardprod.cli.watch.store.time.sleep", sleep)
         assert await saved_in(tmp_path / "state") is not None
         assert not reader.in_transaction
+
+
+async def test_a_reader_that_recovers_the_file(tmp_path: Path) -> None:
+    """A reader that lets nobody else even read, as SQLite does while it recovers a file, keeps no run away."""
+    await write(tmp_path / "state")
+    with closing(sqlite3.connect(tmp_path / "state", isolation_level=None, check_same_thread=False)) as reader:
+        reader.execute("PRAGMA locking_mode = EXCLUSIVE")
+        reader.execute("BEGIN EXCLUSIVE")
+        recovered = threading.Timer(0.05, reader.close)
+        recovered.start()
+        assert await saved_in(tmp_path / "state") is not None
+        recovered.join(10)
 
 
 def test_killed_while_it_writes(tmp_path: Path) -> None:

@@ -91,11 +91,11 @@ _SAVE_AFTER: Final = 0.4
 
 _LEARNED_EVERY: Final = 60.0
 _RETRY_AFTER: Final = 60.0
+"""Seconds until a file that could not be written is tried again."""
 _TRIES: Final = 25
 _TRY_AFTER: Final = 0.02
 _BUSY: Final = 1000
-"""Milliseconds. Others have the file for moments only, once this run has locked it."""
-"""Seconds until a file that could not be written is tried again."""
+"""Milliseconds for which SQLite waits for others, who have the file for moments: they read it, or see if it is free."""
 
 
 @attrs.frozen
@@ -214,12 +214,11 @@ class _Database:
         self._check_files()
         uri = f"{self._path.as_uri()}?mode=rw"
         try:
-            self._connection = connection = sqlite3.connect(uri, uri=True, timeout=0, isolation_level=None)
+            self._connection = connection = sqlite3.connect(uri, uri=True, timeout=_BUSY / 1000, isolation_level=None)
             connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LONGEST)
             for pragma in ("trusted_schema = OFF", "cell_size_check = ON", "synchronous = NORMAL"):
                 connection.execute(f"PRAGMA {pragma}")
             _lock(connection)
-            connection.execute(f"PRAGMA busy_timeout = {_BUSY}")  # readers, and runs that see whether it is free
             saved = None
             if _schema_of(connection):
                 saved = self._load(connection)
@@ -395,9 +394,10 @@ def _lock(connection: sqlite3.Connection) -> None:
     """Begin to write, and so keep other runs away.
 
     Another run lets go of the file for an instant with each commit, so who can lock it three times in a row has it. A
-    program that reads it has it for an instant when it opens or closes it, so who fails tries again for half a second.
+    program that reads it has it for a moment when it opens or closes it, so who fails tries again for half a second.
     """
     locked = 0
+    connection.execute("PRAGMA busy_timeout = 0")  # else it would wait for such an instant
     for left in reversed(range(_TRIES)):
         try:
             connection.execute("BEGIN IMMEDIATE")
@@ -408,6 +408,7 @@ def _lock(connection: sqlite3.Connection) -> None:
         else:
             locked += 1
             if locked == 3:  # noqa: PLR2004 - as above
-                return
+                break
             connection.execute("ROLLBACK")
         time.sleep(_TRY_AFTER)
+    connection.execute(f"PRAGMA busy_timeout = {_BUSY}")
