@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 import time
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -17,7 +16,7 @@ from aiohttp.test_utils import TestServer
 from cardprod.errors import DurableError
 from cardprod.simulator import Subscription
 from cardprod.webhooks import Verifier
-from tests.durable.postgres import Postgres, postgres_programs
+from tests.durable.postgres import Postgres, postgres_programs, running_postgres
 from tests.waiting import Child
 
 if TYPE_CHECKING:
@@ -38,13 +37,8 @@ def postgres() -> Generator[Postgres]:
     programs = postgres_programs()
     if programs is None:
         raise SystemExit("PostgreSQL is not installed: no initdb on the path or under /usr/lib/postgresql")
-    with tempfile.TemporaryDirectory(prefix="pg") as directory:
-        server = Postgres(directory, programs)
-        server.start()
-        try:
-            yield server
-        finally:
-            server.stop()
+    with running_postgres(programs) as server:
+        yield server
 
 
 def start_worker(database: str, file: Path, base_url: str, token: str = "", *options: str) -> Child:

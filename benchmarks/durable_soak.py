@@ -203,11 +203,11 @@ class _Soak:
         await asyncio.to_thread(hold)
 
     async def freeze_connections(self) -> None:
-        """Let all connections that are open be half-open from now on; new ones work."""
+        """Make all open connections half-open; new ones work."""
         self.proxy.freeze()
 
     async def expire_the_token(self) -> None:
-        """Let the API refuse the token for some seconds, until the workers can read a new one."""
+        """Expire the token at the API some seconds before the workers can read a new one."""
         async with self._renewing:
             token = self.kiosk.token
             self.kiosk.expire_token()
@@ -400,7 +400,7 @@ def _around(text: str, words: str) -> str:
 
 
 async def _survive(accident: Awaitable[None]) -> None:
-    """Let an accident that another one cut short end."""
+    """Wait for an accident, which another accident may end early."""
     with suppress(psycopg.Error):
         await accident
 

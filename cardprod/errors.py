@@ -27,6 +27,7 @@ bearer token.
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING
 
 from cardprod.card import CardprodError, UsageError
@@ -240,3 +241,10 @@ class BadEvent(CardprodError):
     def __init__(self, message: str, *, delivery_id: str | None = None, card: Card | None = None) -> None:
         super().__init__(message, card=card)
         self.delivery_id = delivery_id
+
+
+def copy_of(error: CardprodError) -> CardprodError:
+    """Copy an error for one of several callers: a single exception that all raise would mix their tracebacks."""
+    copied = copy.copy(error)
+    copied.__cause__ = error.__cause__
+    return copied

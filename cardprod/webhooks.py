@@ -84,7 +84,7 @@ async def listen(client):  # as a task, in every process that waits
                     logging.warning("%s", error)
 ```
 
-**To test your endpoint**, let the simulator call it, with whatever can happen on the way; your app takes the
+**To test your endpoint**, have the simulator call it, late, twice, out of order or not at all; your app takes the
 simulator's key instead of Wise's. `cardprod simulate --webhooks-to URL` also calls it, without accidents, and shows
 each answer; its key is at `/webhooks/public-key.pem`.
 

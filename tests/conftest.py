@@ -7,7 +7,6 @@ import gc
 import inspect
 import os
 import sys
-import tempfile
 import time
 from typing import TYPE_CHECKING, Any, Protocol
 from unittest import mock
@@ -21,7 +20,7 @@ import cardprod
 from cardprod.durable.schema import migration_script
 from cardprod.durable.settings import Settings
 from cardprod.simulator import Simulator
-from tests.durable.postgres import Postgres, SharedDatabase, postgres_programs
+from tests.durable.postgres import Postgres, SharedDatabase, postgres_programs, running_postgres
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Generator, Iterator
@@ -172,13 +171,8 @@ def postgres_server() -> Iterator[Postgres]:
     programs = postgres_programs()
     if programs is None:
         pytest.skip("PostgreSQL is not installed: no initdb on the path or under /usr/lib/postgresql")
-    with tempfile.TemporaryDirectory(prefix="pg") as directory:
-        server = Postgres(directory, programs)
-        server.start()
-        try:
-            yield server
-        finally:
-            server.stop()
+    with running_postgres(programs) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,6 @@ Access tokens, refresh tokens and client secrets appear in no repr, log or error
 from __future__ import annotations
 
 import asyncio
-import copy
 import random
 import re
 import ssl as _ssl
@@ -35,6 +34,7 @@ from cardprod.errors import (
     TokenRefreshFailed,
     TransportError,
     UsageError,
+    copy_of,
 )
 from cardprod.telemetry import warn
 
@@ -474,8 +474,4 @@ def _own_error(failure: Exception | None) -> Exception:
     """Copy a shared failure for one caller, which sets its card on it."""
     if failure is None:
         return UsageError("the refresh gave no token: check on_refresh")
-    if not isinstance(failure, CardprodError):
-        return failure
-    error = copy.copy(failure)
-    error.__cause__ = failure.__cause__
-    return error
+    return copy_of(failure) if isinstance(failure, CardprodError) else failure

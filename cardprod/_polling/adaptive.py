@@ -90,9 +90,9 @@ average, with a hundred polls in ten minutes."""
 _UNCHANGED: Final = 1 / 360
 """The share of its time in a status for which a card is not polled again."""
 _OVERTAKEN: Final = 0.55
-"""By how much longer than in turn a card's poll may take at most: the share of one poll of each waiting card."""
+"""How much longer than its turn a card may wait at most: a share of the time that one poll of each card takes."""
 _DOUBT: Final = 25.0
-"""From how many cards a status must be learned for half of `_OVERTAKEN`: what few have shown may be wrong."""
+"""With so many cards learned from, half of `_OVERTAKEN` is allowed, with more more: what few show may be wrong."""
 _MARGIN: Final = 10.0
 """Seconds added to a poll of each card: those that have changed lately are polled several times meanwhile."""
 _LEAST_DELAY: Final = 1e-6

@@ -7,12 +7,11 @@ poll of their own, because the outcome may be older than their wait. Nothing her
 from __future__ import annotations
 
 import asyncio
-import copy
 from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
 from cardprod._polling.state import LAG
 from cardprod.checkpoint import wall_clock
-from cardprod.errors import CardprodError
+from cardprod.errors import CardprodError, copy_of
 
 if TYPE_CHECKING:
     from cardprod._polling.webhook_trust import WebhookTrust
@@ -80,7 +79,7 @@ class SharedPoll:
             if outcome is None or subscriber.started_at > self._began_at:
                 subscriber.poll_yourself()
             else:
-                subscriber.take_outcome(_own(outcome))
+                subscriber.take_outcome(copy_of(outcome) if isinstance(outcome, CardprodError) else outcome)
 
 
 class Subscriptions:
@@ -189,12 +188,3 @@ class Subscriptions:
 
 def _is_recent(event: ProductionEvent, wall_now: float) -> bool:
     return event.sent_at is not None and wall_now - event.sent_at.timestamp() <= LAG
-
-
-def _own(outcome: Outcome) -> Outcome:
-    """Copy an error for one wait: an exception that several tasks raise would mix their tracebacks."""
-    if not isinstance(outcome, CardprodError):
-        return outcome
-    error = copy.copy(outcome)
-    error.__cause__ = outcome.__cause__
-    return error

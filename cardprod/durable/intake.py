@@ -7,12 +7,11 @@ than one.
 from __future__ import annotations
 
 import asyncio
-import copy
 from functools import partial
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from cardprod.durable import store
-from cardprod.errors import CardprodError
+from cardprod.errors import CardprodError, DurableError, copy_of
 
 if TYPE_CHECKING:
     from cardprod.durable.database import Database
@@ -63,22 +62,17 @@ class Intake:
                     if count is not None and not applied.done():
                         applied.set_result(count)
             except CardprodError as error:
-                for _, applied in now:
-                    if not applied.done():
-                        applied.set_exception(_own(error))
-            except BaseException:
-                _cancel(now)
+                _fail(now, error)
+            except BaseException as exc:  # this task was cancelled, or there is a fault in this package
+                failure = DurableError("the event was not applied, because its task was ended: try again")
+                failure.__cause__ = exc
+                _fail(now + self._waiting, failure)
+                self._waiting = []
                 raise
             self._waiting[:0] = left
 
 
-def _cancel(entries: list[_Entry]) -> None:
+def _fail(entries: list[_Entry], error: CardprodError) -> None:
     for _, applied in entries:
-        applied.cancel()
-
-
-def _own(error: CardprodError) -> CardprodError:
-    """Copy an error for one caller: an exception that several tasks raise would mix their tracebacks."""
-    one = copy.copy(error)
-    one.__cause__ = error.__cause__
-    return one
+        if not applied.done():
+            applied.set_exception(copy_of(error))

@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import signal
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -16,7 +17,7 @@ from tests.waiting import Child, run_program, wait_until
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-__all__ = ["Postgres", "SharedDatabase", "pgbouncer", "postgres_programs"]
+__all__ = ["Postgres", "SharedDatabase", "pgbouncer", "postgres_programs", "running_postgres"]
 
 
 _OPTIONS: Final = (
@@ -36,6 +37,18 @@ def postgres_programs() -> Path | None:
     on_path = shutil.which("initdb")
     places = [Path(on_path).parent] if on_path else sorted(Path("/usr/lib/postgresql").glob("*/bin"))
     return places[-1] if places and (places[-1] / "postgres").exists() else None
+
+
+@contextlib.contextmanager
+def running_postgres(programs: Path) -> Generator[Postgres]:
+    """Run a server in a folder of its own until the block is left."""
+    with tempfile.TemporaryDirectory(prefix="pg") as directory:
+        server = Postgres(directory, programs)
+        server.start()
+        try:
+            yield server
+        finally:
+            server.stop()
 
 
 def _as_whom() -> str | None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import pytest
 
-from cardprod import Backoff, Card, Client, ProductionEvent, ProductionStatus, Transition, UsageError
+from cardprod import Backoff, Card, Client, DurableError, ProductionEvent, ProductionStatus, Transition, UsageError
 from cardprod.simulator import Fault, Simulator
 from tests.durable.support import QUICK, cards_of, execute, over, quick, statuses_of, working
 from tests.waiting import until
@@ -198,3 +198,17 @@ async def test_lost_events(kiosk: Simulator, durable: Durable) -> None:
                 await durable.notify(event_of(card, "PRODUCED", requested=-1))
         assert (await over(durable, batch_id)).produced == 10
     assert {tuple(statuses_of(sink.steps, card)) for card in cards} == {("READY", "PRODUCED")}
+
+
+async def test_fault_in_a_transaction(kiosk: Simulator, durable: Durable, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What no database would raise reaches each who notified as a `DurableError`, and later events are applied."""
+    cards = cards_of(kiosk, 2, "never")
+    await durable.submit(cards, schedule=SLOW)
+    with monkeypatch.context() as patch:
+        patch.setattr("cardprod.durable.store.apply_events", None)
+        for outcome in await asyncio.gather(
+            *(durable.notify(event_of(card, "READY")) for card in cards), return_exceptions=True
+        ):
+            assert isinstance(outcome, DurableError)
+            assert isinstance(outcome.__cause__, TypeError)
+    assert await durable.notify(event_of(cards[0], "READY")) == 1

@@ -83,7 +83,7 @@ class Browser:
         self._profile.cleanup()
 
     def set_preferences(self, *, is_dark: bool = False, is_still: bool = False) -> None:
-        """Let the reader prefer a dark page, or one without motion."""
+        """Set whether the browser prefers a dark page, and one without motion."""
         features = [
             {"name": "prefers-color-scheme", "value": "dark" if is_dark else "light"},
             {"name": "prefers-reduced-motion", "value": "reduce" if is_still else "no-preference"},

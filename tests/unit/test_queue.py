@@ -101,7 +101,7 @@ def test_a_due_card_moves_with_its_changes() -> None:
         queue.add(new)
         poll(queue, 0, ProductionStatus(status))
     assert queue.due_at(6) == 5
-    assert queue.postpone(6, 0) is None  # from now on they are due
+    assert queue.postpone(6, 0) is None  # they are due now
     one.process_status(ProductionStatus("7 9"), 6)
     queue.reschedule(one)
     assert queue.take(6, not_polled) is other
@@ -317,7 +317,7 @@ def test_sorting_out_loses_no_card() -> None:
         queue.add(one)
         poll(queue, 0, ProductionStatus(f"5 {1000 - 7 * number % 100}"))
     others = [scheduled(queue, f"card-{number}", 100_000 - 37 * number % 100) for number in range(100)]
-    assert queue.postpone(5, 0) is None  # from now on they are due
+    assert queue.postpone(5, 0) is None  # they are due now
     for one in due[::2]:
         one.process_status(ProductionStatus(f"5 {one.urgent_at}"), 0)
         queue.reschedule(one)

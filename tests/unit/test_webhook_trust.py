@@ -133,7 +133,7 @@ def test_gap_in_numbers() -> None:
     """The gap is the cubed trust's share of the safety net, or shorter, so that an average change is seen 3 s late."""
     webhooks, now = WebhookTrust(300), 0.0
     trust = changes = lost = 0.0
-    webhooks.arrived(CARDS[0], DONE, now, is_news=False)  # from now on, a change without an event is a miss
+    webhooks.arrived(CARDS[0], DONE, now, is_news=False)  # after the first event, a change without one is a miss
     for is_lost in [*[False] * 40, True, *[False] * 30, True, True, *[False] * 20]:
         if is_lost:
             webhooks.found(CARDS[0], DONE, now)
