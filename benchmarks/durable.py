@@ -45,7 +45,7 @@ def _chunks_under_way(database: str) -> dict[int, int]:
     with psycopg.connect(database) as connection:
         rows = connection.execute(
             "SELECT chunk.id, version FROM cardprod.chunks chunk JOIN cardprod.procrastinate_jobs job "
-            "ON job.queueing_lock = 'cardprod:' || chunk.id WHERE job.status = 'doing'"
+            "ON job.queueing_lock = 'cardprod:' || batch_id || ':' || chunk.id WHERE job.status = 'doing'"
         )
         return dict(rows.fetchall())
 

@@ -48,8 +48,8 @@ _CHUNK: Final = 10
 _STOP_LIMIT: Final = 40.0
 """Seconds in which a worker that was asked to stop must have ended: twice its grace, a call's limit, and a start."""
 
-_DRAIN: Final = 240.0
-"""Seconds after the last accident in which all must be over: a refused token is tried again after as many as 300."""
+_DRAIN: Final = 120.0
+"""Seconds after the last accident in which all must be over: a refused token is tried again after 30."""
 
 _BAD_WORDS: Final = ("was destroyed", "never awaited", "do not end", "RuntimeWarning")
 """What no worker may write. procrastinate writes tracebacks of its own while the database is away."""

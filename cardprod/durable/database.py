@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from cardprod._extras import needs_extra
+from cardprod._http.secrets import drop_frames
 from cardprod.durable.statements import STATEMENTS
 from cardprod.errors import CardprodError, DurableError, UsageError
 from cardprod.models import one_line
@@ -68,7 +69,7 @@ def translate(error: BaseException, grants: Sequence[str] = ()) -> CardprodError
         grants: What the role lacks, if that is known.
     """
     cause = error.__cause__ if isinstance(error, ProcrastinateException) and error.__cause__ is not None else error
-    _drop_frames(cause)
+    drop_frames(cause)  # those of psycopg hold the connection string, with its password
     words = one_line(str(cause), _SHOWN) or type(cause).__name__
     if isinstance(cause, psycopg.errors.InsufficientPrivilege):
         lacking = [grant for grant in grants if grant.rpartition(" ")[2] in words] or grants
@@ -85,15 +86,6 @@ def translate(error: BaseException, grants: Sequence[str] = ()) -> CardprodError
         )
     found.__cause__ = cause
     return found
-
-
-def _drop_frames(error: BaseException | None) -> None:
-    """Drop the frames of an error and its causes: those of psycopg hold the connection string, with its password."""
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        error.__traceback__ = None
-        error = error.__cause__ or error.__context__
 
 
 def _close_socket(connection: AsyncConnection[Any]) -> None:
@@ -287,8 +279,9 @@ class Database:
         return await self.run(lambda connection: fetch_one(connection, name, **values))
 
     async def _missing_grants(self) -> list[str]:
+        assert self._pool is not None, "it was closed meanwhile"  # noqa: S101 - for the type checker
         try:
-            async with await self.connect() as connection:
+            async with self._pool.connection() as connection:
                 rows = await fetch(connection, "missing_grants", schema=self._settings.schema)
         except psycopg.Error:
             return []
@@ -324,7 +317,7 @@ class Database:
             if self._prepared.is_set():
                 return
             # By a connection of its own: the pool would keep to itself why it cannot connect.
-            connection = await self.connect()
+            connection = await psycopg.AsyncConnection.connect(self._address, prepare_threshold=None, autocommit=True)
             timer = asyncio.get_running_loop().call_later(6 * self._settings.call, _close_socket, connection)
             try:
                 async with connection:
@@ -333,7 +326,3 @@ class Database:
             finally:
                 timer.cancel()
             self._prepared.set()
-
-    async def connect(self) -> AsyncConnection[Any]:
-        """Make a connection beside the pool."""
-        return await psycopg.AsyncConnection.connect(self._address, prepare_threshold=None, autocommit=True)

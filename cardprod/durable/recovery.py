@@ -16,7 +16,7 @@ import attrs
 from psycopg.errors import QueryCanceled
 
 from cardprod.durable import store
-from cardprod.durable.database import fetch, is_away
+from cardprod.durable.database import is_away
 from cardprod.durable.statements import STATEMENTS
 from cardprod.errors import DurableError
 from cardprod.telemetry import LOGGER
@@ -107,20 +107,14 @@ class Recovery:
 
         await self._delete_orphans()
         await self._database.fetch("delete_stalled_jobs", heartbeat=settings.lifetime, longest=settings.longest)
-        for statement, what in (("chunks_without_sweep", "sweep"), ("chunks_without_delivery", "delivery")):
-
-            async def plan(connection: AsyncConnection[Any], statement: str = statement, what: str = what) -> list[int]:
-                chunks = await fetch(connection, statement, slack=slack, most=_MOST)
-                for row in chunks:
-                    if what == "sweep":
-                        await fetch(connection, "plan_sweep", **row, at=None, attempts=0)
-                    else:
-                        await fetch(connection, "plan_delivery", **row, delay=0.0, attempts=0)
-                return [row["id"] for row in chunks]
-
-            recovered = await self._database.run(plan)
-            if recovered:
-                LOGGER.warning("%d chunks had lost their %s, which is planned again", len(recovered), what)
+        for what, lost, plan in (
+            ("sweep", "chunks_without_sweep", "plan_sweeps"),
+            ("delivery", "chunks_without_delivery", "plan_deliveries"),
+        ):
+            ids = [row["id"] for row in await self._database.fetch(lost, slack=slack, most=_MOST)]
+            await self._database.run(partial(store.plan, statement=plan, times=dict.fromkeys(ids)))
+            if ids:
+                LOGGER.warning("%d chunks had lost their %s, which is planned again", len(ids), what)
         await self.expire()
 
     async def _delete_orphans(self) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 import psycopg
 
-from cardprod import Backoff, Card, Transition
+from cardprod import Backoff, Card, ProductionEvent, ProductionStatus, Transition
 from cardprod.durable import Durable, Step
 from tests.durable.worker import OFTEN
 from tests.waiting import LIMIT, Child, until
@@ -81,6 +82,16 @@ class MovingSink:
 
 def cards_of(kiosk: Simulator, count: int, plan: Any) -> list[Card]:
     return [kiosk.add((123456, f"card-{number}"), plan) for number in range(count)]
+
+
+def event_of(card: Card, status: str, *, ago: float = 0.0, requested: float = 60.0) -> ProductionEvent:
+    """An event that was sent so many seconds ago, of a production that was requested so many seconds ago."""
+    now = datetime.now(UTC)
+    return ProductionEvent(
+        card=card,
+        status=ProductionStatus(status, kiosk_id="WIS00001", occurred_at=now - timedelta(seconds=requested)),
+        sent_at=now - timedelta(seconds=ago),
+    )
 
 
 def assert_delivered(steps: Sequence[Step], card: Card) -> None:

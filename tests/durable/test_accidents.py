@@ -23,6 +23,7 @@ from tests.durable.support import (
     MovingSink,
     assert_delivered,
     cards_of,
+    event_of,
     execute,
     over,
     quick,
@@ -214,10 +215,11 @@ async def test_job_that_never_arrived(kiosk: Simulator, client: Client, postgres
         deliveries = "SELECT id FROM procrastinate_jobs WHERE task_name = 'cardprod.deliver'"
         await until("the end of the delivery", lambda: execute(postgres, deliveries), lambda rows: rows == [])
         # As if a worker that lives had been given another, whose lock holds up all deliveries of the chunk.
+        name = f"'cardprod:deliver:{batch_id}:1'"
         execute(
             postgres,
-            "INSERT INTO procrastinate_jobs (queue_name, task_name, lock, args, status, worker_id) "
-            "SELECT 'cardprod-deliver-default', 'cardprod.deliver', 'cardprod:deliver:1', "
+            "INSERT INTO procrastinate_jobs (queue_name, task_name, lock, queueing_lock, args, status, worker_id) "  # noqa: S608 - our own
+            f"SELECT 'cardprod-deliver-default', 'cardprod.deliver', {name}, {name}, "
             "'{\"chunk_id\": 1}', 'doing', id FROM procrastinate_workers LIMIT 1",
         )
         started = "INSERT INTO procrastinate_events (job_id, type) SELECT id, 'started' FROM procrastinate_jobs"
@@ -226,6 +228,65 @@ async def test_job_that_never_arrived(kiosk: Simulator, client: Client, postgres
         kiosk.finish(card)
         await over(durable, batch_id)
     assert statuses_of(delivered, card)[-1] == "PRODUCED"
+
+
+async def test_chunk_that_somebody_locks(kiosk: Simulator, client: Client, postgres: str) -> None:
+    """A chunk that somebody keeps locked, such as an administrator's psql, holds up the recovery of no other."""
+    async with quick(postgres, overdue=0.2) as durable, working(durable, {"other": client}):
+        locked, other = [await durable.submit([card], timeout=0.5) for card in cards_of(kiosk, 2, "never")]
+        with psycopg.connect(postgres) as connection:
+            connection.execute("SELECT FROM cardprod.chunks WHERE id = 1 FOR UPDATE")
+            await until("the other's end", lambda: durable.status(other), lambda status: status.errors)
+            assert (await durable.status(locked)).errors == 0
+        await until("its end", lambda: durable.status(locked), lambda status: status.errors)
+
+
+async def test_rows_of_a_newer_version(
+    kiosk: Simulator, client: Client, postgres: str, durable: Durable, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What a worker cannot read, because a newer version wrote it, is left to others, and holds up nothing else."""
+    newer, older = cards_of(kiosk, 2, "never")
+    unreadable = await durable.submit([newer], schedule=QUICK)
+    execute(postgres, """UPDATE chunks SET checkpoint = replace(checkpoint, '"version":1', '"version":2')""")
+    execute(postgres, """INSERT INTO events (body, is_news) VALUES ('{"version":2}', true)""")
+    delivered: list[Step] = []
+
+    async def on_steps(steps: Sequence[Step]) -> None:
+        delivered.extend(steps)
+
+    async with working(durable, client, on_steps):
+        readable = await durable.submit([newer, older], schedule=QUICK)
+        await until("the first polls", lambda: len(delivered), lambda count: count == 2)
+        counts = await asyncio.gather(
+            *(durable.notify(event_of(card, "PRODUCED", requested=-1)) for card in (newer, older))
+        )
+        assert counts == [1, 1]
+        await over(durable, readable)
+        assert f"of batch {unreadable} cannot be read: this was written" in caplog.text
+        assert "an event is not counted here: this was written" in caplog.text
+        execute(postgres, """UPDATE chunks SET checkpoint = replace(checkpoint, '"version":2', '"version":1')""")
+        kiosk.start(newer)
+        kiosk.finish(newer)
+        assert (await over(durable, unreadable)).produced == 1
+
+
+async def test_connection_that_breaks_at_the_end_of_submit(
+    kiosk: Simulator, client: Client, postgres_server: Postgres
+) -> None:
+    """A `submit` that raises leaves no wait under way, also where its last transaction was carried out."""
+    name = postgres_server.new_database().rpartition("=")[2]
+    async with (
+        freezing_proxy(postgres_server.directory) as proxy,
+        quick(f"host={proxy.directory} user=tester dbname={name}", call=1.0) as durable,
+    ):
+        await durable.migrate()
+        proxy.fuse[:] = [b"submitted_at = now()", b"COMMIT"]
+        with pytest.raises(DurableError):
+            await durable.submit(cards_of(kiosk, 1, "never"), schedule=QUICK)
+        assert proxy.fuse == []
+        rows = "SELECT submitted_at IS NOT NULL, cancelled_at IS NOT NULL FROM batches"
+        assert execute(postgres_server.url(name), rows) == [(True, True)]
+        assert sweeps(postgres_server.url(name)) == []
 
 
 def _shifted(clock: Callable[[], float], seconds: float) -> float:
@@ -312,6 +373,27 @@ async def test_stop_while_a_poll_stalls(kiosk: Simulator, postgres: str) -> None
             await until("a poll", lambda: kiosk.requests)
 
 
+async def test_sink_that_is_cancelled(
+    kiosk: Simulator, client: Client, durable: Durable, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A sink that ends because something it awaited was cancelled has failed: it is said, and delivered again soon."""
+    delivered: list[Step] = []
+
+    async def on_steps(steps: Sequence[Step]) -> None:
+        if not delivered and not caplog.records:
+            shared = asyncio.get_running_loop().create_future()
+            shared.cancel()
+            await shared
+        delivered.extend(steps)
+
+    async with working(durable, client, on_steps):
+        await over(durable, await durable.submit(cards_of(kiosk, 1, PRODUCED), schedule=QUICK))
+    assert (
+        "were not delivered (RuntimeError: it was cancelled by something that it awaited); again in 1 s" in caplog.text
+    )
+    assert len(delivered) == 1
+
+
 @pytest.mark.slow
 async def test_sink_that_fails_for_long(
     kiosk: Simulator, client: Client, postgres: str, durable: Durable, caplog: pytest.LogCaptureFixture
@@ -324,12 +406,13 @@ async def test_sink_that_fails_for_long(
         raise ConnectionError("the queue is full")
 
     batch_id = await durable.submit(cards_of(kiosk, 1, "never"), schedule=QUICK, timeout=2)
+    name = f"'cardprod:deliver:{batch_id}:1'"
     execute(
         postgres,
-        "INSERT INTO transitions (chunk_id, key, body) VALUES (1, 'k', "
+        "INSERT INTO transitions (chunk_id, key, body) VALUES (1, 'k', "  # noqa: S608 - our own
         '\'{"version":1,"card":{"profile_id":1,"card_token":"a"},"error":{"name":"TransportError","message":"x"}}\'); '
         "INSERT INTO procrastinate_jobs (queue_name, task_name, lock, queueing_lock, args) VALUES ("
-        "'cardprod-deliver-default', 'cardprod.deliver', 'cardprod:deliver:1', 'cardprod:deliver:1', "
+        f"'cardprod-deliver-default', 'cardprod.deliver', {name}, {name}, "
         '\'{"chunk_id": 1, "attempts": 10000}\')',
     )
     async with working(durable, client, failing):

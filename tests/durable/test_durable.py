@@ -480,8 +480,7 @@ async def test_written_by_another(postgres: str, durable: Durable) -> None:
     seen = Transition(None, ProductionStatus("PRODUCED"), 1.0, 1, "poll")
     async with await psycopg.AsyncConnection.connect(postgres) as connection:
         await connection.execute("SET search_path TO cardprod")
-        chunk = await store.chunk(connection, 1)
-        assert chunk is not None
+        [chunk] = await store.chunks(connection, [1])
         for ended in ([cards[0]], cards[:2]):
             pending = tuple(one for one in chunk.checkpoint.pending if one.card not in ended)
             checkpoint = attrs.evolve(chunk.checkpoint, pending=pending)
@@ -507,6 +506,7 @@ async def test_written_by_another(postgres: str, durable: Durable) -> None:
         ({"batch_size": 1001}, "batch_size must be"),
         ({"timeout": -1}, "timeout must be"),
         ({"max_failures": 0}, "max_failures must be"),
+        ({"max_failures": 10**30}, "max_failures must be"),
     ],
 )
 async def test_submit_that_cannot_be(durable: Durable, arguments: dict[str, Any], words: str) -> None:
@@ -539,7 +539,10 @@ async def test_work_that_cannot_be(client: Client, durable: Durable) -> None:
     [
         ({"database": ""}, "database must be"),
         ({"keep": -1}, "keep must be"),
+        ({"keep": 1e12}, r"keep must be at least 0 and at most 1e\+09"),
         ({"heartbeat": 0}, "heartbeat must be"),
+        ({"heartbeat": 1e300}, "heartbeat must be"),
+        ({"grace": 1e12}, "grace must be"),
         ({"most_connections": 1}, "most_connections must be"),
     ],
 )
@@ -580,6 +583,9 @@ ERRORS: list[CardprodError] = [
     WaitTimeout("late", last=ProductionStatus("READY"), polls=3, elapsed=5.5, card=CARD),
     WaitTimeout("late", last=None, polls=0, elapsed=5.5, card=CARD),
 ]
+
+
+ERRORS[0].from_gateway = True  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)

@@ -34,7 +34,7 @@ with psycopg.connect(url) as connection:
 def test_nobody_else_reaches_it(open_folder: Path) -> None:
     """Its socket is in a folder of mode 0700, it has none of this process's environment, and it ends with its user."""
     modes = {parent: parent.stat().st_mode for parent in open_folder.parents}
-    env = {**os.environ, "CARDPROD_TOKEN": "canary", "PYTHONPATH": str(Path(__file__).parents[2])}
+    env = {**os.environ, "CARDPROD_TOKEN": "canary", "PGPORT": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
     done = run_program(sys.executable, "-c", _PROGRAM, str(open_folder / "data"), env=env, limit=LONG_LIMIT)
     url, canaries = done.out.split()
     [host] = parse_qs(urlsplit(url).query)["host"]

@@ -92,8 +92,10 @@ async def test_script_for_a_role(kiosk: Simulator, client: Client, postgres: str
     ],
 )
 async def test_missing_grant(client: Client, postgres: str, role: str, revoked: str, named: str) -> None:
-    """A grant that is missing is named, by a worker before it begins, and by any other call."""
+    """A grant that is missing is named, by a worker before it begins, and by any other call; no trap is run for it."""
     run_script(postgres, Durable(postgres).migration_script(role=role))
+    run_script(postgres, _TRAP)
+    run_script(postgres, f"ALTER ROLE {role} SET search_path = public, pg_catalog")
     run_script(postgres, f"REVOKE {revoked} FROM {role}")
     async with quick(as_role(postgres, role)) as durable:
         with pytest.raises(UsageError, match=named):
@@ -255,12 +257,15 @@ async def test_objects_in_the_search_path(
 @pytest.mark.parametrize(
     "job",
     [
-        "('mine', 'mine', 'cardprod:1', '{}', NULL, 'todo', '2999-01-01')",
-        "('cardprod-default', 'cardprod.sweep', 'cardprod:1', '{\"chunk_id\": 1}', NULL, 'todo', '2999-01-01')",
-        "('cardprod-default', 'cardprod.sweep', 'cardprod:1', '{\"chunk_id\": 2}', NULL, 'todo', NULL)",
-        "('cardprod-default', 'cardprod.sweep', 'cardprod:1', '{\"chunk_id\": 1}', 'held', 'todo', NULL)",
-        "('cardprod-default', 'cardprod.sweep', 'cardprod:1', '{\"chunk_id\": 1}', NULL, 'doing', NULL)",
-        "('cardprod-default', 'mine', 'cardprod:1', '{\"chunk_id\": 1}', NULL, 'doing', NULL)",
+        "('mine', 'mine', 'cardprod:$batch:1', '{}', NULL, 'todo', '2999-01-01')",
+        "('cardprod-default', 'cardprod.sweep', 'cardprod:$batch:1', '{\"chunk_id\": 1}', NULL, 'todo', '2999-01-01')",
+        "('cardprod-default', 'cardprod.sweep', 'cardprod:$batch:1', '{\"chunk_id\": 2}', NULL, 'todo', NULL)",
+        "('cardprod-default', 'cardprod.sweep', 'cardprod:$batch:1', '{\"chunk_id\": 1}', 'held', 'todo', NULL)",
+        "('cardprod-default', 'cardprod.sweep', 'cardprod:$batch:1', '{\"chunk_id\": 1}', NULL, 'doing', NULL)",
+        "('cardprod-default', 'mine', 'cardprod:$batch:1', '{\"chunk_id\": 1}', NULL, 'doing', NULL)",
+        "('mine', 'mine', NULL, '{}', 'cardprod:deliver:$batch:1', 'todo', '2999-01-01')",
+        "('mine', 'mine', NULL, '{}', 'cardprod:deliver:$batch:1', 'doing', NULL)",
+        "('mine', 'cardprod.deliver', NULL, '{}', 'cardprod:deliver:$batch:1', 'todo', '2999-01-01')",
     ],
 )
 async def test_job_of_an_enqueuer(  # noqa: PLR0917 - fixtures
@@ -276,7 +281,7 @@ async def test_job_of_an_enqueuer(  # noqa: PLR0917 - fixtures
         "VALUES ('x', 'x', 'held', NULL, '{}', 'doing'); "
         "UPDATE procrastinate_workers SET last_heartbeat = now() + interval '1 year'; "
         "INSERT INTO procrastinate_jobs (queue_name, task_name, queueing_lock, args, lock, status, scheduled_at) "
-        f"VALUES {job}; "
+        f"VALUES {job.replace('$batch', batch_id)}; "
         "UPDATE procrastinate_jobs SET worker_id = (SELECT min(id) FROM procrastinate_workers) WHERE status = 'doing'; "
         "UPDATE chunks SET due_at = now() - interval '1 hour'",
     )
@@ -292,6 +297,11 @@ async def test_broken_schema(client: Client, postgres: str, durable: Durable) ->
         await durable.submit([(1, "a")])
     assert isinstance(caught.value.__cause__, psycopg.errors.UndefinedTable)
 
+
+_TRAP = """
+CREATE FUNCTION public.has_table_privilege(oid, text) RETURNS bool LANGUAGE plpgsql AS
+    $$ BEGIN RAISE 'trapped'; END $$
+"""
 
 _FIRST_EDITION = b"""
 CREATE TABLE cardprod_batches (
