@@ -85,8 +85,9 @@ async def _crash(cards: int, seed: int, *, restarts: bool, webhooks: bool = Fals
             produced_at: dict[str, float] = {}
             submitted: list[Card] = []
             for number in range(cards):
-                # This process signs, sends, receives and verifies each webhook: less at once.
-                ready, printing = random.uniform(5, 50 if webhooks else 20), random.uniform(20, 100 if webhooks else 50)
+                # This process signs, sends, receives and verifies each webhook: no more than some 20 a second.
+                stretch = max(2.0, cards / 750) if webhooks else 1.0
+                ready, printing = random.uniform(5, 20 * stretch), random.uniform(20, 50 * stretch)
                 plan = [("READY", ready), ("IN_PROGRESS", printing), ("PRODUCED", 0.0)]
                 card = kiosk.add((123456, f"card-{number}"), plan)
                 submitted.append(card)

@@ -8,14 +8,15 @@ relies on a session, so all of it works through PgBouncer in transaction mode.
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import weakref
 from contextlib import asynccontextmanager, suppress
+from importlib import resources
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from cardprod._extras import needs_extra
 from cardprod._http.secrets import drop_frames
-from cardprod.durable.statements import STATEMENTS
 from cardprod.errors import CardprodError, DurableError, UsageError
 from cardprod.models import one_line
 from cardprod.telemetry import LOGGER
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
     from cardprod.durable.settings import Settings
 
-__all__ = ["FOREIGN", "Database", "fetch", "fetch_one", "is_away", "translate"]
+__all__ = ["FOREIGN", "STATEMENTS", "Database", "fetch", "fetch_one", "is_away", "sql_file", "translate"]
 
 _T = TypeVar("_T")
 
@@ -52,6 +53,16 @@ _AWAY: Final = (
 )
 FOREIGN: Final = (psycopg.Error, ProcrastinateException)
 """What psycopg, its pool and procrastinate raise."""
+
+
+def sql_file(name: str) -> str:
+    """Return the text of a file in `sql`."""
+    return (resources.files("cardprod.durable") / "sql" / name).read_text("utf-8")
+
+
+_PARTS: Final = re.split(r"^-- name: (\w+)\n", sql_file("statements.sql"), flags=re.MULTILINE)
+STATEMENTS: Final = {name: text.strip().encode() for name, text in zip(_PARTS[1::2], _PARTS[2::2], strict=True)}
+"""Each statement of `sql/statements.sql`, by its name."""
 
 
 def is_away(error: BaseException) -> bool:
@@ -128,12 +139,10 @@ class _Pool(psycopg_pool.AsyncConnectionPool["AsyncConnection[Any]"]):
     Args:
         setup: What each transaction begins with.
         call: Seconds that a transaction may take.
-        check: Not used: `setup` shows whether a connection works.
         options: Of the pool.
     """
 
-    def __init__(self, *, setup: sql.Composed, call: float, check: object = None, **options: Any) -> None:  # noqa: ANN401
-        del check
+    def __init__(self, *, setup: sql.Composed, call: float, **options: Any) -> None:  # noqa: ANN401
         self._setup = setup
         self._call = call
         self._sound: weakref.WeakSet[AsyncConnection[Any]] = weakref.WeakSet()

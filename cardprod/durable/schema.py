@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from psycopg import sql
 
-from cardprod.durable.database import fetch, fetch_one
-from cardprod.durable.statements import sql_file
+from cardprod.durable.database import fetch, fetch_one, sql_file
 from cardprod.errors import UsageError
 from cardprod.telemetry import LOGGER
 
@@ -75,7 +74,12 @@ async def prepare(connection: AsyncConnection[Any], settings: Settings) -> None:
     """
     state = await fetch_one(connection, "schema_state", schema=settings.schema)
     if state is not None:
-        await _check_owners(connection, settings)
+        found = await fetch_one(connection, "untrusted_owners", schema=settings.schema, owner=settings.owner)
+        if found is not None:
+            raise UsageError(
+                f"{found['name']} in the schema {settings.schema} belongs to {found['owner']}, who could run code as "
+                f"this role: if that is right, name it as owner={found['owner']!r}; else choose another schema"
+            )
         if not state["is_usable"]:
             raise UsageError(
                 f"the role {state['role']} lacks USAGE on the schema {settings.schema}: have an administrator run what "
@@ -101,15 +105,6 @@ async def check_grants(connection: AsyncConnection[Any], settings: Settings) -> 
         raise UsageError(
             f"this role lacks {', '.join(missing)} in the schema {settings.schema}: have an administrator run what "
             "`cardprod migrate --sql --role ROLE` prints"
-        )
-
-
-async def _check_owners(connection: AsyncConnection[Any], settings: Settings) -> None:
-    found = await fetch_one(connection, "untrusted_owners", schema=settings.schema, owner=settings.owner)
-    if found is not None:
-        raise UsageError(
-            f"{found['name']} in the schema {settings.schema} belongs to {found['owner']}, who could run code as this "
-            f"role: if that is right, name it as owner={found['owner']!r}; else choose another schema"
         )
 
 

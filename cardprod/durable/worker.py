@@ -12,6 +12,7 @@ The two do not wait for each other: a sink that fails holds up no poll and no de
 from __future__ import annotations
 
 import asyncio
+import math
 import uuid
 from contextlib import suppress
 from functools import partial
@@ -24,7 +25,7 @@ from cardprod.checkpoint import wall_clock
 from cardprod.client import notify_stored, sweep_stored
 from cardprod.durable import store
 from cardprod.durable.database import FOREIGN, fetch, fetch_one, is_away, translate
-from cardprod.durable.recovery import Jobs, Recovery
+from cardprod.durable.recovery import Recovery, repeat
 from cardprod.durable.schema import check_grants
 from cardprod.durable.store import Change
 from cardprod.errors import DurableError, UsageError
@@ -32,7 +33,7 @@ from cardprod.models import ProductionEvent, one_line
 from cardprod.telemetry import LOGGER
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from procrastinate import JobContext
     from psycopg import AsyncConnection
@@ -112,14 +113,13 @@ class Worker:
         self._id = str(uuid.uuid4())
         self._clock = DatabaseClock()
         self._stop = asyncio.Event()
-        self._stopping_since: float | None = None
+        self._gives_up_at = math.inf  # on a database that is away, once it is stopped
         self._limits: dict[str, RateLimit | None] = {}
         self._sweeps: set[asyncio.Event] = set()  # under way: set, each ends as soon as it can
         self._events: dict[int, float] = {}  # that the clients know, and when they came
         self._queues: list[str] = []  # of sweeps: procrastinate reads it for each job
         self._refused: set[str] = set()  # tokens that were refused, and are not tried for a while
-        self._jobs = Jobs()
-        self._recovery = Recovery(database, settings, self._refused, self._jobs)
+        self._recovery = Recovery(database, settings, self._refused)
         self._failure: BaseException | None = None
 
     async def run(self, stop: asyncio.Event | None) -> None:
@@ -129,48 +129,45 @@ class Worker:
             UsageError: The role lacks a grant.
             DurableError: The database does not do what it should.
         """
+        settings = self._settings
         self._stop = stop or asyncio.Event()
         self._limits = {token: client.rate_limit for token, client in self._clients.items()}
-        tasks: list[asyncio.Task[Any]] = []
+        self._queues[:] = [f"cardprod-{token}" for token in self._clients]
+        deliveries = [f"cardprod-deliver-{token}" for token in self._clients]
         stopped = asyncio.create_task(self._stop.wait())
+        tasks: list[asyncio.Task[Any]] = [asyncio.create_task(self._join())]
         try:
-            if await self._join(stopped):
-                tasks = [asyncio.create_task(work) for work in self._all_work()]
+            await asyncio.wait([*tasks, stopped], return_when="FIRST_COMPLETED")
+            if not self._stop.is_set() and tasks[0].exception() is None:
+                work = (
+                    repeat(self._share, settings.tick, "the work waits for it"),
+                    self._work(_SWEEP, self.sweep, self._queues),
+                    self._work(_DELIVER, self.deliver, deliveries),
+                    repeat(self._recovery.recover, settings.recover, "recovery goes on later"),
+                    repeat(self._recovery.clear_up, settings.clear, "recovery goes on later"),
+                )
+                tasks = [asyncio.create_task(one) for one in work]
                 # None of them ends by itself but by an error that cannot be handled here.
                 await asyncio.wait([*tasks, stopped], return_when="FIRST_COMPLETED")
         finally:
             self._stop.set()
             stopped.cancel()
-            await self._end(tasks)
+            self._gives_up_at = asyncio.get_running_loop().time() + settings.grace
+            for sweep in self._sweeps:
+                sweep.set()
+            for task in tasks:
+                task.cancel()
+            # What is under way finishes, for as long as the grace goes; whatever is left then is left alone.
+            _, left = await asyncio.wait(tasks, timeout=2 * settings.grace + settings.call)
+            if left:
+                LOGGER.error(
+                    "%d tasks do not end: their sweeps are left to other workers, which repeat them", len(left)
+                )
             for token, client in self._clients.items():
                 client.rate_limit = self._limits[token]
         for task in tasks:
             if task.done() and not task.cancelled() and (error := task.exception()) is not None and not is_away(error):
                 raise error
-
-    async def _end(self, tasks: Sequence[asyncio.Task[Any]]) -> None:
-        """Let what is under way finish, for as long as the grace goes; whatever is left then is left alone."""
-        self._stopping_since = asyncio.get_running_loop().time()
-        for sweep in self._sweeps:
-            sweep.set()
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            _, left = await asyncio.wait(tasks, timeout=2 * self._settings.grace + self._settings.call)
-            if left:
-                LOGGER.error(
-                    "%d tasks do not end: their sweeps are left to other workers, which repeat them", len(left)
-                )
-
-    def _all_work(self) -> list[Coroutine[Any, Any, None]]:
-        self._queues[:] = [f"cardprod-{token}" for token in self._clients]
-        return [
-            self._tick_for_ever(),
-            self._work(_SWEEP, self.sweep, self._queues),
-            self._work(_DELIVER, self.deliver, [f"cardprod-deliver-{token}" for token in self._clients]),
-            self._recovery.recover_for_ever(),
-            self._recovery.clear_up_for_ever(),
-        ]
 
     async def _work(self, name: str, task: Callable[..., Awaitable[None]], queues: list[str]) -> None:
         """Let procrastinate work; again after the database was away, because it stops then."""
@@ -178,7 +175,7 @@ class Worker:
 
         @app.task(name=name, pass_context=True)
         async def run(context: JobContext, /, **arguments: Any) -> None:  # noqa: ANN401 - what was planned
-            with self._jobs.under_way(context.job):
+            with self._recovery.under_way(context.job):
                 await task(**arguments)
 
         while not self._stop.is_set():
@@ -203,39 +200,16 @@ class Worker:
 
     # --- One of several ---
 
-    async def _join(self, stopped: asyncio.Task[Any]) -> bool:
-        """Take a share of the rate limit, and let the others do so before any poll; wait for a database that is away.
+    async def _join(self) -> None:
+        """Take a share of the rate limit, once the database is there, and let the others do so before any poll."""
+        await self._with_retry(partial(check_grants, settings=self._settings))
+        if await self._with_retry(self._tick) > 1:
+            await asyncio.sleep(2 * self._settings.tick)
 
-        Returns:
-            Whether to begin; False if it was stopped before.
-        """
-        check = self._with_retry(partial(check_grants, settings=self._settings))
-        await self._unless_stopped(check, stopped)
-        if not self._stop.is_set() and await self._unless_stopped(self._with_retry(self._tick), stopped) != 1:
-            await asyncio.wait([stopped], timeout=2 * self._settings.tick)
-        return not self._stop.is_set()
-
-    async def _unless_stopped(self, work: Coroutine[Any, Any, _T], stopped: asyncio.Task[Any]) -> _T | None:
-        task = asyncio.create_task(work)
-        try:
-            await asyncio.wait([task, stopped], return_when="FIRST_COMPLETED")
-            return task.result() if task.done() else None
-        finally:
-            task.cancel()
-            await asyncio.wait([task])
-
-    async def _tick_for_ever(self) -> None:
-        while True:
-            await asyncio.sleep(self._settings.tick)
-            try:
-                await self._database.run(self._tick)
-            except DurableError as error:
-                if not is_away(error):
-                    raise
-                LOGGER.warning("%s; the work waits for it", error)
-            if self._refused:
-                with suppress(DurableError):
-                    await self._recovery.expire()
+    async def _share(self) -> None:
+        await self._database.run(self._tick)
+        if self._refused:
+            await self._recovery.expire()
 
     async def _tick(self, connection: AsyncConnection[Any]) -> int:
         """Share time, the rate limit, pauses and events with the other workers; return how many they are."""
@@ -407,8 +381,5 @@ class Worker:
 
     async def _with_retry(self, work: Callable[[AsyncConnection[Any]], Awaitable[_T]]) -> _T:
         """Do something in a transaction, again and again while the database is away; not for long once stopped."""
-        return await self._database.run_with_retry(work, self._is_out_of_grace)
-
-    def _is_out_of_grace(self) -> bool:
-        since = self._stopping_since
-        return since is not None and asyncio.get_running_loop().time() > since + self._settings.grace
+        loop = asyncio.get_running_loop()
+        return await self._database.run_with_retry(work, lambda: loop.time() > self._gives_up_at)

@@ -11,7 +11,7 @@ import attrs
 import pytest
 
 from cardprod import Backoff, Card, Client, DurableError, Transition, UsageError
-from cardprod.durable import store
+from cardprod.durable import database
 from cardprod.simulator import Fault, Simulator
 from tests.durable.support import QUICK, cards_of, event_of, execute, over, quick, statuses_of, working
 from tests.waiting import until
@@ -116,13 +116,13 @@ async def test_many_events_at_once(kiosk: Simulator, durable: Durable) -> None:
 
 async def test_statements_for_events(kiosk: Simulator, durable: Durable, monkeypatch: pytest.MonkeyPatch) -> None:
     """Events take as many statements for many chunks as for one: while they go on, workers wait for the chunks."""
-    run, names = store.fetch, list[str]()
+    names: list[str] = []
 
     async def fetch(connection: Any, name: str, **values: object) -> list[dict[str, Any]]:
         names.append(name)
-        return await run(connection, name, **values)
+        return await database.fetch(connection, name, **values)
 
-    monkeypatch.setattr(store, "fetch", fetch)
+    monkeypatch.setattr("cardprod.durable.store.fetch", fetch)
     counts: list[int] = []
     for count in (1, 10):
         cards = [kiosk.add((123456, f"{count}-{number}"), "never") for number in range(count)]
