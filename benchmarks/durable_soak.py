@@ -280,8 +280,8 @@ class _Soak:
         address = f"host={self.proxy.directory} user=tester dbname={self.database.rpartition('=')[2]}"
         async with AsyncExitStack() as stack:
             durable = await stack.enter_async_context(Durable(address, heartbeat=HEARTBEAT))
-            await stack.enter_async_context(webhooks(self.kiosk, durable, seed))
             await durable.migrate()
+            await stack.enter_async_context(webhooks(self.kiosk, address, self.folder, seed))
             for slot in range(_WORKERS):
                 self.start(slot)
             watching = asyncio.create_task(self.watch())

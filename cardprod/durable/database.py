@@ -12,6 +12,7 @@ import re
 import socket
 import weakref
 from contextlib import asynccontextmanager, suppress
+from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -44,6 +45,9 @@ __all__ = ["FOREIGN", "STATEMENTS", "Database", "fetch", "fetch_one", "is_away",
 _T = TypeVar("_T")
 
 _SHOWN: Final = 300
+_WITH_TRANSACTION_TIMEOUT: Final = 170_000
+"""The first version of PostgreSQL that has this setting."""
+
 _AWAY: Final = (
     psycopg.OperationalError,
     psycopg.InterfaceError,
@@ -73,12 +77,7 @@ def is_away(error: BaseException) -> bool:
 
 
 def translate(error: BaseException, grants: Sequence[str] = ()) -> CardprodError:
-    """Return the error of ours that stands for one of psycopg's or procrastinate's, with it as its cause.
-
-    Args:
-        error: The error.
-        grants: What the role lacks, if that is known.
-    """
+    """Return our error for one of psycopg's or procrastinate's, and for what the role lacks, if that is known."""
     cause = error.__cause__ if isinstance(error, ProcrastinateException) and error.__cause__ is not None else error
     drop_frames(cause)  # those of psycopg hold the connection string, with its password
     words = one_line(str(cause), _SHOWN) or type(cause).__name__
@@ -108,14 +107,18 @@ def _close_socket(connection: AsyncConnection[Any]) -> None:
         one.shutdown(socket.SHUT_RDWR)
 
 
-def _setup(settings: Settings) -> sql.Composed:
+@cache
+def _setup(settings: Settings, version: int) -> bytes:
     """Return what each transaction begins with, in one message: a time limit of the database's may be short."""
-    return sql.SQL(
+    # Set to another time than none, it would go on with the one that it began with.
+    more = "; SET LOCAL transaction_timeout TO 0" if version >= _WITH_TRANSACTION_TIMEOUT else ""
+    setup = sql.SQL(
         "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL search_path TO {schema}, pg_temp; "
         "SET LOCAL DateStyle TO ISO; SET LOCAL TimeZone TO UTC; SET LOCAL extra_float_digits TO 1; "
         "SET LOCAL statement_timeout TO {limit}; SET LOCAL lock_timeout TO {limit}; "
         "SET LOCAL idle_in_transaction_session_timeout TO {limit}"
     ).format(schema=sql.Identifier(settings.schema), limit=sql.Literal(round(settings.call * 1000)))
+    return (setup.as_string() + more).encode()
 
 
 async def fetch(connection: AsyncConnection[Any], name: str, **values: object) -> list[dict[str, Any]]:
@@ -135,16 +138,10 @@ class _Pool(psycopg_pool.AsyncConnectionPool["AsyncConnection[Any]"]):
     """A pool whose transactions set what they rely on, and end after a time limit, whatever they wait for.
 
     A connection that did not answer in time is dropped, with all that were made before: they lead where it led.
-
-    Args:
-        setup: What each transaction begins with.
-        call: Seconds that a transaction may take.
-        options: Of the pool.
     """
 
-    def __init__(self, *, setup: sql.Composed, call: float, **options: Any) -> None:  # noqa: ANN401
-        self._setup = setup
-        self._call = call
+    def __init__(self, settings: Settings, **options: Any) -> None:  # noqa: ANN401
+        self._settings = settings
         self._sound: weakref.WeakSet[AsyncConnection[Any]] = weakref.WeakSet()
         super().__init__(configure=self._configure, **options)
 
@@ -157,14 +154,14 @@ class _Pool(psycopg_pool.AsyncConnectionPool["AsyncConnection[Any]"]):
         loop = asyncio.get_running_loop()
         while True:
             connection = await self.getconn(timeout)
-            timer = loop.call_later(self._call, self._cut, connection)
+            timer = loop.call_later(self._settings.call, self._cut, connection)
             try:
                 if connection not in self._sound:
                     await connection.close()
                     continue
                 async with connection:
                     try:
-                        await connection.execute(self._setup)
+                        await connection.execute(_setup(self._settings, connection.info.server_version))
                     except _AWAY:
                         if connection.closed:  # since it was used last, perhaps long ago
                             continue
@@ -181,7 +178,7 @@ class _Pool(psycopg_pool.AsyncConnectionPool["AsyncConnection[Any]"]):
 
     def _cut(self, connection: AsyncConnection[Any]) -> None:
         """End what waits for a connection, without waiting for the other side."""
-        LOGGER.warning("the database did not answer for %g s; the connection is dropped", self._call)
+        LOGGER.warning("the database did not answer for %g s; the connection is dropped", self._settings.call)
         self._sound.clear()
         _close_socket(connection)
 
@@ -226,11 +223,10 @@ class Database:
     async def open(self) -> None:
         """Begin to connect; what needs a connection waits for it."""
         self._pool = _Pool(
+            self._settings,
             conninfo=self._address,
             # Unprepared, because behind PgBouncer the next statement may reach another session.
             kwargs={"prepare_threshold": None, "autocommit": True},
-            setup=_setup(self._settings),
-            call=self._settings.call,
             min_size=0,
             max_size=self._settings.most_connections,
             timeout=self._settings.call,
@@ -299,15 +295,7 @@ class Database:
     async def run_with_retry(
         self, work: Callable[[AsyncConnection[Any]], Awaitable[_T]], is_given_up: Callable[[], bool]
     ) -> _T:
-        """Do something in one transaction, again and again while the database is away.
-
-        Args:
-            work: What to do.
-            is_given_up: Whether it is not to be tried any more.
-
-        Raises:
-            UsageError, DurableError: As `run`.
-        """
+        """Do something as `run` does, again and again while the database is away, until it is given up."""
         delay = 0.1
         while True:
             try:
@@ -330,7 +318,7 @@ class Database:
             timer = asyncio.get_running_loop().call_later(6 * self._settings.call, _close_socket, connection)
             try:
                 async with connection:
-                    await connection.execute(_setup(self._settings))
+                    await connection.execute(_setup(self._settings, connection.info.server_version))
                     await self._prepare(connection, self._settings)
             finally:
                 timer.cancel()

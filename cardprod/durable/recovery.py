@@ -39,13 +39,7 @@ _FEWEST_ROWS: Final = 10
 
 
 async def repeat(work: Callable[[], Awaitable[None]], seconds: float, words: str) -> None:
-    """Do something again and again, until it is cancelled; soon again where the database was away.
-
-    Args:
-        work: What to do.
-        seconds: The time between.
-        words: What is said of it while the database is away.
-    """
+    """Do something every so many seconds, until it is cancelled; soon again, with these words, after an outage."""
     while True:
         delay = seconds
         try:
@@ -59,13 +53,7 @@ async def repeat(work: Callable[[], Awaitable[None]], seconds: float, words: str
 
 
 class Recovery:
-    """What a worker does for all of them.
-
-    Args:
-        database: Where the chunks are.
-        settings: What is chosen.
-        refused: The tokens that were refused to this worker.
-    """
+    """What a worker does for all of them. It reads which tokens were refused to its own."""
 
     def __init__(self, database: Database, settings: Settings, refused: AbstractSet[str]) -> None:
         self._database = database

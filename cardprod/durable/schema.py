@@ -33,6 +33,10 @@ _OLDEST: Final = "03.04.00_50_post_add_retry_failed_job_procedure.sql"
 _LONGEST: Final = 60.0
 """Seconds that a statement of the script may take, or wait for another process that runs it."""
 
+_NO_TRANSACTION_TIMEOUT: Final = (
+    "DO $$ BEGIN IF current_setting('server_version_num')::int >= 170000 THEN "
+    "PERFORM pg_catalog.set_config('transaction_timeout', '0', true); END IF; END $$;"
+)
 _QUOTE: Final = "$cardprod_migration$"
 
 
@@ -48,6 +52,7 @@ def migration_script(settings: Settings, *, role: str | None = None) -> str:
         "BEGIN;",
         f"SET LOCAL statement_timeout TO '{_LONGEST:.0f}s';",
         f"SET LOCAL lock_timeout TO '{_LONGEST:.0f}s';",
+        _NO_TRANSACTION_TIMEOUT,
         f"SELECT pg_catalog.pg_advisory_xact_lock({_LOCK});",
         # Not by IF NOT EXISTS alone, which asks for the privilege to create it although it is there.
         f"DO $$ BEGIN IF to_regnamespace({_literal(schema)}) IS NULL THEN CREATE SCHEMA {schema}; END IF; END $$;",

@@ -143,16 +143,13 @@ async def change_chunk(connection: AsyncConnection[Any], chunk: Chunk, change: C
     """
     if await _write(connection, [(chunk, change)]):
         return True
-    for stored_chunk in await _lock(connection, [chunk.id]):
-        merged, lost = stored.merge(chunk.checkpoint, change.checkpoint, stored_chunk.checkpoint)
-        change = attrs.evolve(
-            change,
-            checkpoint=merged,
-            steps=[(card, what) for card, what in change.steps if card not in lost],
-            next_poll_at=None,
-        )
-        return await _write(connection, [(stored_chunk, change)])
-    return False
+    locked = await _lock(connection, [chunk.id])
+    if not locked:
+        return False
+    merged, lost = stored.merge(chunk.checkpoint, change.checkpoint, locked[0].checkpoint)
+    steps = [(card, what) for card, what in change.steps if card not in lost]
+    change = attrs.evolve(change, checkpoint=merged, steps=steps, next_poll_at=None)
+    return await _write(connection, [(locked[0], change)])
 
 
 async def _write(connection: AsyncConnection[Any], changes: Sequence[tuple[Chunk, Change]]) -> bool:
@@ -217,14 +214,7 @@ async def _write(connection: AsyncConnection[Any], changes: Sequence[tuple[Chunk
 async def plan(
     connection: AsyncConnection[Any], statement: str, times: Mapping[int, float | None], attempts: int = 0
 ) -> None:
-    """Plan the next sweeps or deliveries of chunks.
-
-    Args:
-        connection: The transaction.
-        statement: Which of the two.
-        times: For each chunk when, in seconds since 1970; None for now.
-        attempts: How often that has failed in a row.
-    """
+    """Plan the next sweeps or deliveries of chunks, each at its time in seconds since 1970, or now."""
     if times:
         await fetch(connection, statement, id=[*times], at=[*times.values()], attempts=attempts)
 

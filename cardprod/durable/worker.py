@@ -54,6 +54,9 @@ _SWEEP: Final = "cardprod.sweep"
 _DELIVER: Final = "cardprod.deliver"
 _MOST_SKEW: Final = 2.0
 _MOST_DELAY: Final = 60.0
+_MOST_ATTEMPTS: Final = 10
+"""Failures in a row that are counted; the delay grows no more long before."""
+
 _EVENTS_AT_ONCE: Final = 1000
 
 
@@ -86,15 +89,7 @@ class DatabaseClock:
 
 
 class Worker:
-    """One worker.
-
-    Args:
-        database: Where the chunks are.
-        settings: What is chosen.
-        clients: For each token a client that has it.
-        on_steps: What transitions are delivered to, if anything.
-        concurrency: How many chunks are swept at once, and how many deliveries are under way.
-    """
+    """One worker, with a client for each token: what `Durable.work` runs."""
 
     def __init__(
         self,
@@ -174,9 +169,14 @@ class Worker:
         app = self._database.new_app()
 
         @app.task(name=name, pass_context=True)
-        async def run(context: JobContext, /, **arguments: Any) -> None:  # noqa: ANN401 - what was planned
+        async def run(context: JobContext, /, chunk_id: object = None, attempts: object = 0, **_: object) -> None:
             with self._recovery.under_way(context.job):
-                await task(**arguments)
+                # Whoever may enqueue may have planned it.
+                if type(chunk_id) is int and 0 < chunk_id < 2**63:
+                    times = attempts if type(attempts) is int else 0
+                    await task(chunk_id=chunk_id, attempts=min(max(times, 0), _MOST_ATTEMPTS))
+                else:
+                    LOGGER.warning("a job of %s names no chunk, and is dropped", name)
 
         while not self._stop.is_set():
             try:
@@ -373,7 +373,7 @@ class Worker:
             LOGGER.warning("%s (%s); that is left to others", what, type(error).__name__)
             delay = 0.0
         else:
-            delay = min(2.0 ** min(attempts, 10), _MOST_DELAY)
+            delay = min(2.0**attempts, _MOST_DELAY)
             words = one_line(str(error), 300)
             LOGGER.error("%s (%s: %s); again in %.0f s", what, type(error).__name__, words, delay, exc_info=error)
         with suppress(DurableError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
@@ -60,6 +61,19 @@ async def over(durable: Durable, batch_id: str, child: Child | None = None) -> B
         return await durable.status(batch_id)
 
     return await until("the end of a batch", status, lambda seen: seen.finished_at, child=child)
+
+
+class Sink:
+    """Keeps what is delivered, and when."""
+
+    def __init__(self) -> None:
+        self.steps: list[Step] = []
+        self.at: list[float] = []
+
+    async def __call__(self, steps: Sequence[Step]) -> None:
+        """Take transitions."""
+        self.steps.extend(steps)
+        self.at.extend(time.monotonic() for _ in steps)
 
 
 class MovingSink:
@@ -140,11 +154,11 @@ def sweeps(database: str) -> list[tuple[Any, ...]]:
     )
 
 
-def make_due(database: str) -> None:
-    """Let all that is planned for later be due now, as if the time had passed."""
-    execute(database, "UPDATE procrastinate_jobs SET scheduled_at = now() WHERE scheduled_at > now()")
+def as_role(database: str, role: str) -> str:
+    return database.replace("user=tester", f"user={role}")
 
 
-def make_silent(database: str) -> None:
-    """Let the last heartbeat of each worker be an hour ago, as if that time had passed."""
-    execute(database, "UPDATE procrastinate_workers SET last_heartbeat = last_heartbeat - interval '1 hour'")
+def run_script(database: str, script: str) -> None:
+    """Run a script as psql would."""
+    with psycopg.connect(database, autocommit=True) as connection:
+        connection.execute(script.encode())

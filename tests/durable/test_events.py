@@ -13,30 +13,15 @@ import pytest
 from cardprod import Backoff, Card, Client, DurableError, Transition, UsageError
 from cardprod.durable import database
 from cardprod.simulator import Fault, Simulator
-from tests.durable.support import QUICK, cards_of, event_of, execute, over, quick, statuses_of, working
+from tests.durable.support import QUICK, Sink, cards_of, event_of, execute, over, quick, statuses_of, working
 from tests.waiting import until
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from cardprod.durable import Durable, Step
+    from cardprod.durable import Durable
 
 pytestmark = pytest.mark.looptime(False)
 
 SLOW = Backoff(first=3600, factor=1, ceiling=3600)
-
-
-class Sink:
-    """Keeps what is delivered, and when."""
-
-    def __init__(self) -> None:
-        self.steps: list[Step] = []
-        self.at: list[float] = []
-
-    async def __call__(self, steps: Sequence[Step]) -> None:
-        """Take transitions."""
-        self.steps.extend(steps)
-        self.at.extend(time.monotonic() for _ in steps)
 
 
 async def test_event_is_delivered_soon(kiosk: Simulator, client: Client, postgres: str, durable: Durable) -> None:
