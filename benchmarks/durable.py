@@ -92,7 +92,7 @@ async def _crash(cards: int, seed: int, *, restarts: bool, webhooks: bool = Fals
                 card = kiosk.add((123456, f"card-{number}"), plan)
                 submitted.append(card)
                 produced_at[card.card_token] = time.time() + ready + printing
-            applied: Callable[[], list[Applied]] = list
+            applied: Callable[[], list[Applied]] = list[Applied]
             if webhooks:
                 await durable.migrate()
                 receiving = durable_parts.webhooks(kiosk, database, Path(folder), seed)

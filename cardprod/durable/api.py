@@ -59,9 +59,10 @@ _SCHEMA_NAME: Final = re.compile(r"(?!pg_)[^\x00-\x1f\x7f\"']{1,63}")
 _LONGEST: Final = 1e9
 """Seconds, some 31 years: the database could not subtract a time of thousands of years from the present one."""
 
-_READ_AT_ONCE: Final = 500
+_AT_ONCE: Final = 500
+"""Rows that are read, or chunks that are planned, in one transaction."""
+
 _MOST_PER_CHUNK: Final = 1000
-_PLANNED_AT_ONCE: Final = 500
 _DEFAULT_SCHEDULE: Final = Backoff()
 
 
@@ -248,8 +249,8 @@ class Durable:
                 await self._database.run(partial(store.cancel, batch_id=batch_id))
             raise
         with suppress(DurableError):  # recovery plans what is not planned here
-            for first in range(0, len(chunk_ids), _PLANNED_AT_ONCE):
-                times = dict.fromkeys(chunk_ids[first : first + _PLANNED_AT_ONCE])
+            for first in range(0, len(chunk_ids), _AT_ONCE):
+                times = dict.fromkeys(chunk_ids[first : first + _AT_ONCE])
                 await self._database.run(partial(store.plan, statement="plan_sweeps", times=times))
         return batch_id
 
@@ -303,13 +304,13 @@ class Durable:
         while True:
             profile_id, card_token = after
             rows = await self._database.fetch(
-                "results", id=batch_id, profile_id=profile_id, card_token=card_token, most=_READ_AT_ONCE
+                "results", id=batch_id, profile_id=profile_id, card_token=card_token, most=_AT_ONCE
             )
             for row in rows:
                 after = row["profile_id"], row["card_token"]
                 card = Card(*after)
                 yield card, read_outcome(card, row["outcome"])
-            if len(rows) < _READ_AT_ONCE:
+            if len(rows) < _AT_ONCE:
                 return
 
     async def cancel(self, batch_id: str) -> bool:

@@ -48,14 +48,15 @@ def migration_script(settings: Settings, *, role: str | None = None) -> str:
         role: Grant to this role what a worker needs.
     """
     schema = sql.Identifier(settings.schema).as_string()
+    # Not by IF NOT EXISTS alone, which asks for the privilege to create it although it is there.
+    make = f"BEGIN IF to_regnamespace({_literal(schema)}) IS NULL THEN CREATE SCHEMA {schema}; END IF; END"
     lines = [
         "BEGIN;",
         f"SET LOCAL statement_timeout TO '{_LONGEST:.0f}s';",
         f"SET LOCAL lock_timeout TO '{_LONGEST:.0f}s';",
         _NO_TRANSACTION_TIMEOUT,
         f"SELECT pg_catalog.pg_advisory_xact_lock({_LOCK});",
-        # Not by IF NOT EXISTS alone, which asks for the privilege to create it although it is there.
-        f"DO $$ BEGIN IF to_regnamespace({_literal(schema)}) IS NULL THEN CREATE SCHEMA {schema}; END IF; END $$;",
+        f"DO {_literal(make)};",
         f"SET LOCAL search_path TO {schema}, pg_temp;",
         "SET LOCAL client_min_messages TO warning;",
         "CREATE TABLE IF NOT EXISTS migrations (name text PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT now());",

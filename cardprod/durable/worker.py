@@ -112,7 +112,7 @@ class Worker:
         self._limits: dict[str, RateLimit | None] = {}
         self._sweeps: set[asyncio.Event] = set()  # under way: set, each ends as soon as it can
         self._events: dict[int, float] = {}  # that the clients know, and when they came
-        self._queues: list[str] = []  # of sweeps: procrastinate reads it for each job
+        self._queues = [f"cardprod-{token}" for token in clients]  # of sweeps: procrastinate reads it for each job
         self._refused: set[str] = set()  # tokens that were refused, and are not tried for a while
         self._recovery = Recovery(database, settings, self._refused)
         self._failure: BaseException | None = None
@@ -127,7 +127,6 @@ class Worker:
         settings = self._settings
         self._stop = stop or asyncio.Event()
         self._limits = {token: client.rate_limit for token, client in self._clients.items()}
-        self._queues[:] = [f"cardprod-{token}" for token in self._clients]
         deliveries = [f"cardprod-deliver-{token}" for token in self._clients]
         stopped = asyncio.create_task(self._stop.wait())
         tasks: list[asyncio.Task[Any]] = [asyncio.create_task(self._join())]

@@ -88,7 +88,7 @@ async def test_missing_grant(client: Client, postgres: str, role: str, revoked: 
 
 async def test_another_schema(kiosk: Simulator, client: Client, postgres: str) -> None:
     """Two schemas of one database are as two databases."""
-    async with quick(postgres) as one, quick(postgres, schema='Cards "of" ours'.replace('"', "")) as two:
+    async with quick(postgres) as one, quick(postgres, schema="Cards: $$ of 100 % \\") as two:
         batch_id = await two.submit(cards_of(kiosk, 1, PRODUCED), schedule=QUICK)
         with pytest.raises(UsageError, match="there is no batch"):
             await one.status(batch_id)
