@@ -48,6 +48,9 @@ _CHUNK: Final = 10
 _STOP_LIMIT: Final = 40.0
 """Seconds in which a worker that was asked to stop must have ended: twice its grace, a call's limit, and a start."""
 
+_SAFETY_NET: Final = 60
+"""Seconds after which a poll finds what a lost webhook would have brought."""
+
 _DRAIN: Final = 120.0
 """Seconds after the last accident in which all must be over: a refused token is tried again after 30."""
 
@@ -98,9 +101,8 @@ class _Soak:
         """Start a worker."""
         file = self.folder / f"steps-{slot}-{time.monotonic_ns()}"
         address = f"host={self.proxy.directory} user=tester dbname={self.database.rpartition('=')[2]}"
-        self.workers[slot] = _Worker(
-            start_worker(address, file, self.kiosk.base_url, "", "--token-file", str(self.token_file))
-        )
+        options = ["--token-file", str(self.token_file), "--safety-net", f"{_SAFETY_NET}"]
+        self.workers[slot] = _Worker(start_worker(address, file, self.kiosk.base_url, "", *options))
 
     async def end(self, slot: int, number: signal.Signals) -> None:
         """End a worker by a signal, and check that it ends as it should."""
