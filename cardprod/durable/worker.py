@@ -170,7 +170,7 @@ class Worker:
         @app.task(name=name, pass_context=True)
         async def run(context: JobContext, /, chunk_id: object = None, attempts: object = 0, **_: object) -> None:
             with self._recovery.under_way(context.job):
-                # Whoever may enqueue may have planned it.
+                # A role that may only enqueue may have planned it.
                 if type(chunk_id) is int and 0 < chunk_id < 2**63:
                     times = attempts if type(attempts) is int else 0
                     await task(chunk_id=chunk_id, attempts=min(max(times, 0), _MOST_ATTEMPTS))

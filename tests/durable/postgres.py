@@ -28,6 +28,7 @@ _OPTIONS: Final = (
     "shared_buffers=16MB",
     "autovacuum=off",
     "jit=off",
+    "max_connections=200",
 )
 """A machine that crashes may lose everything; a server that crashes loses nothing."""
 
