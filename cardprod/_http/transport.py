@@ -328,8 +328,8 @@ class Transport:
             refusal = error
         try:
             invalidate = getattr(self._source, "invalidate", None)
-            if callable(invalidate):
-                invalidate(token.value)
+            if callable(invalidate) and isawaitable(invalidating := invalidate(token.value)):
+                await invalidating
             other = await self._token_from(self._source, loop)
             if other.value == token.value:
                 raise refusal
@@ -372,11 +372,9 @@ class Transport:
                 self._endpoint.build_request(card, token=token.value, correlation_id=correlation_id),
                 correlation_id,
             )
-            status = parse_redacted((token.value,), parse_response, http_status, headers, body)
-            # Nearly no answer repeats the token, as it is or with JSON's escapes.
-            return redact_status(token.value, status) if token.encoded in body or b"\\" in body else status
+            return redact_status(token, body, parse_redacted((token,), parse_response, http_status, headers, body))
         except TransportError as error:
-            redact((token.value,), error)
+            redact((token,), error)
             self._drop_idle()
             raise
         except RateLimited as error:

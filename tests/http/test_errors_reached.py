@@ -77,6 +77,7 @@ LONG_HEADER = (
     "a header or the first line of the answer is over 8 KiB, which is not read: check base_url and proxies on the way"
 )
 NO_CERTIFICATE = "the server wants a client certificate: load one with ssl=, see load_cert_chain"
+LONG_REQUEST = "the request's headers are longer than the server takes: check the token, and proxies on the way"
 COMPRESSED = "the answer is compressed with br or zstd, which was not requested"
 NO_STATUS = "a 200 that is not of the documented shape"
 PORTAL = f"{NO_STATUS}: not JSON but an HTML page, probably a proxy's or a network's login: "
@@ -96,6 +97,11 @@ INSTEAD: dict[str, tuple[type[CardprodError], bytes, str]] = {
         ApiError,
         http_answer(400, NGINX_PAGE.format("No required SSL certificate was sent"), **HTML),
         f"400; {NO_CERTIFICATE}; No required SSL certificate was sent",
+    ),
+    "too long headers": (
+        ApiError,
+        http_answer(400, NGINX_PAGE.format("Request Header Or Cookie Too Large"), **HTML),
+        f"400; {LONG_REQUEST}; Request Header Or Cookie Too Large",
     ),
     "a login page": (
         BadReply,

@@ -688,7 +688,9 @@ def test_refusals_of_a_gateway() -> None:
 
 SEND_FEWER = "more requests than Wise allows: send fewer"
 CHECK_BOTH = "an undocumented answer to this call: check base_url and api_version"
-REDIRECT = "a redirect, which is never followed: check base_url"
+REDIRECT = "a redirect, which is never followed: check base_url, and whether the network wants a login"
+TOO_LONG_HEADERS = "the request's headers are longer than the server takes: check the token, and proxies on the way"
+LOGIN_FIRST = "the network wants a login before it lets requests through: log in, or use another network"
 REFUSED = "the token endpoint refused: check base_url, client_id and client_secret"
 CHECK_PROXY = "the proxy wants other credentials: check proxy=, or HTTP_PROXY in the environment"
 TIMED_OUT = "the server timed out waiting for the request: try again"
@@ -700,6 +702,10 @@ POLL_ERRORS: Final[Mapping[int, tuple[type[ApiError], str]]] = {
     407: (ApiError, CHECK_PROXY),
     408: (ApiError, TIMED_OUT),
     429: (RateLimited, SEND_FEWER),
+    431: (ApiError, TOO_LONG_HEADERS),
+    495: (ApiError, "the server refused the client certificate: check the one loaded in ssl="),
+    496: (ApiError, "the server wants a client certificate: load one with ssl=, see load_cert_chain"),
+    511: (ServerError, LOGIN_FIRST),
     **dict.fromkeys((500, 501, 502, 503, 504, 520, 598, 599), (ServerError, TRY_LATER)),
     **dict.fromkeys((300, 301, 302, 304, 307, 308, 398, 399), (ApiError, REDIRECT)),
     **dict.fromkeys((400, 402, 405, 409, 410, 422, 428, 430, 498, 499), (ApiError, CHECK_BOTH)),
