@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 from cardprod._protocol.documents import Json, Malformed, load_object
 
 __all__ = [
+    "LONGEST_PAUSE",
     "MAX_BODY",
     "TOO_LONG",
     "api_error",
@@ -49,6 +50,9 @@ _SHOWN_DETAIL: Final = 300
 _BEFORE_TAGS: Final = b" \t\r\n" + BOM_UTF8
 _MAX_RETRY_AFTER: Final = 3600.0
 """Seconds, to which a longer `Retry-After` is cut: Wise's limits are per second and per minute, so it is an error."""
+LONGEST_PAUSE: Final = 120.0
+"""Seconds after a 429 at most, whatever its `Retry-After`: Wise's windows are a second and a minute, so a longer one is
+likely a proxy's."""
 TOO_LONG: Final = "the body is over 1 MiB, and was not read to its end: check base_url"
 
 
