@@ -23,7 +23,7 @@ from cardprod._http.failures import is_retryable
 from cardprod._http.proxies import proxy_for
 from cardprod._http.secrets import drop_frames, drop_inner_frames, parse_redacted, redact
 from cardprod._http.session import check_verifies, drop_idle, local_options, open_session, send
-from cardprod._protocol.requests import PRODUCTION, TokenEndpoint, is_token
+from cardprod._protocol.requests import PRODUCTION, Endpoint, is_token
 from cardprod._protocol.responses import parse_token_response
 from cardprod._protocol.validation import check_aware, check_callable, check_flag, check_seconds, check_text, check_type
 from cardprod.errors import (
@@ -208,7 +208,7 @@ class OAuthToken:
             check_flag("allow_plain_http", allow_plain_http)
             check_type("ssl", ssl, _ssl.SSLContext, or_none=True)
             check_verifies(ssl, session)
-            self._endpoint = TokenEndpoint(base_url, api_version, allow_plain_http)
+            self._endpoint = Endpoint(base_url, api_version, allow_plain_http)
             self._proxy = None if session is not None and proxy is None else proxy_for(base_url, proxy)
         except UsageError as error:
             drop_frames(error)
@@ -430,7 +430,7 @@ class OAuthToken:
             raise
 
     async def _request_token_once(self) -> TokenGrant:
-        request, body = self._endpoint.build_request(
+        request, body = self._endpoint.build_refresh(
             client_id=self._client_id,
             client_secret=self._client_secret,
             refresh_token=self._refresh_token,
