@@ -634,7 +634,7 @@ class Client:
         check_seconds("seconds", seconds)
         self._check_loop("pause")
         self._transport.check_usable()
-        self._transport.pause(seconds)
+        self._transport.limiter.pause_until(asyncio.get_running_loop().time() + seconds)
 
     def resume_requests(self) -> None:
         """End a pause now, and what follows it: one after a 429, or of `pause`. Only the rate limit holds again.
@@ -644,7 +644,7 @@ class Client:
         """
         self._check_loop("resume_requests")
         self._transport.check_usable()
-        self._transport.resume()
+        self._transport.limiter.resume()
 
     @property
     def on_event(self) -> Observer | None:
