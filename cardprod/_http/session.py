@@ -17,9 +17,9 @@ from cardprod._http.loopback import loopback_socket
 from cardprod.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Mapping
+    from collections.abc import Callable, Coroutine, Mapping
 
-    from cardprod._http.answer import Answer, AnswerCheck
+    from cardprod._http.answer import Answer
     from cardprod._protocol.correlation import CorrelationIds
     from cardprod._protocol.requests import Request
 
@@ -158,7 +158,7 @@ async def send(  # noqa: PLR0913 - what is sent, and what its answer must pass
     ssl: _ssl.SSLContext | bool,
     proxy: URL | None = None,
     body: bytes | None = None,
-    check: AnswerCheck | None = None,
+    check: Callable[[int, Mapping[str, str]], None] | None = None,
     options: Mapping[str, Any] = _NO_OPTIONS,
 ) -> Answer:
     """Send one request and read its whole answer.
