@@ -568,7 +568,6 @@ class Client:
         # A caller without a type checker may pass the bare JSON.
         check_type("event", event, ProductionEvent, "what Verifier.parse gives")
         self._check_loop("notify")
-        self._transport.check_usable()
         return self._poller.subscriptions.notify(event)
 
     def _options_of(self, checkpoint: Checkpoint, schedule: Schedule | None) -> PollOptions:
@@ -577,15 +576,11 @@ class Client:
         schedule = checkpoint.schedule if schedule is None else schedule
         return self._options(schedule, None, checkpoint.max_failures, checkpoint.max_outage)
 
-    def _own_schedule(self) -> AdaptiveSchedule:
-        self._schedule = self._schedule or AdaptiveSchedule()
-        return self._schedule
-
     def _options(
         self, schedule: Schedule | None, timeout: float | None, max_failures: int, max_outage: float
     ) -> PollOptions:
         if schedule is None:
-            schedule = self._own_schedule()
+            schedule = self._schedule = self._schedule or AdaptiveSchedule()
         if timeout is not None:
             timeout = _check_timeout("timeout", timeout)
         check_count("max_failures", max_failures)
@@ -633,7 +628,6 @@ class Client:
         """
         check_seconds("seconds", seconds)
         self._check_loop("pause")
-        self._transport.check_usable()
         self._transport.limiter.pause_until(asyncio.get_running_loop().time() + seconds)
 
     def resume_requests(self) -> None:
@@ -643,7 +637,6 @@ class Client:
             UsageError: The client is closed or belongs to another event loop.
         """
         self._check_loop("resume_requests")
-        self._transport.check_usable()
         self._transport.limiter.resume()
 
     @property
@@ -660,8 +653,7 @@ class Client:
         check_callable("on_event", observer, "a callable that takes an event")
         self._telemetry.observer = observer
 
-    @staticmethod
-    def _check_loop(name: str) -> None:
+    def _check_loop(self, name: str) -> None:
         try:
             asyncio.get_running_loop()
         except RuntimeError:
@@ -669,6 +661,7 @@ class Client:
                 f"{name} must be called in the client's event loop; "
                 f"from another thread use loop.call_soon_threadsafe(client.{name}, ...)"
             ) from None
+        self._transport.check_usable()
 
     async def close(self) -> None:
         """Close the client. Requests in flight and pending waits end with `UsageError`. Closing it twice is allowed.

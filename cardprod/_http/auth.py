@@ -315,9 +315,9 @@ class OAuthToken:
             elif task.get_loop() is not loop:
                 raise UsageError("this token is being refreshed in another event loop; make one in each loop")
             failure = await self._outcome_of(task, loop)
-        if self._access_token is not None and self._unstored is None:
-            if failure is None or self._is_valid(loop.time()):
-                return self._access_token
+        is_usable = self._unstored is None and (failure is None or self._is_valid(loop.time()))
+        if is_usable and self._access_token is not None:
+            return self._access_token
         try:
             # Each caller raises its own, because it sets its card on it.
             raise copy_of(failure) if isinstance(failure, CardprodError) else failure or UsageError(
