@@ -193,6 +193,8 @@ WAYS: Final[Mapping[str, Way]] = {
     "deflate-bomb": Way(says(lambda _: bomb("deflate")), BadReply, TOO_LONG),
     # Of a wrong length
     "cut-chunk": Way(says(lambda body: CHUNKED + CHUNK % (99, body[:9]), "close"), TransportError, CUT),
+    "garbled-gzip": Way(says(lambda body: reply(body, "Content-Encoding: gzip")), TransportError, GARBLED),
+    "garbled-length": Way(says(lambda body: OK + b"Content-Length: many\r\n\r\n" + body), TransportError, NOT_HTTP),
     "garbled-chunk": Way(says(lambda body: CHUNKED + b"no number\r\n" + body), TransportError, GARBLED),
     "length-too-long": Way(says(lambda body: reply(body, length=9999), "close"), TransportError, CUT),
     "length-too-short": Way(says(lambda body: reply(body, length=9)), TransportError, NOT_HTTP),
