@@ -187,10 +187,7 @@ class FastPath:
             except BaseException:
                 connection.close()
                 raise
-            if content.at_eof():
-                connection.release()
-            else:
-                connection.close()
+            connection.release()  # which closes one whose answer was not read to its end
         except (aiohttp.ClientError, HttpProcessingError, OSError) as exc:
             raise transport_error(exc) from exc
         except (AttributeError, TypeError) as exc:

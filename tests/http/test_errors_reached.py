@@ -62,24 +62,10 @@ REACHED: list[tuple[type[CardprodError], str, bytes, str]] = [
 ]
 
 
-NGINX_PAGE = """\
-<html>
-<head><title>400 {0}</title></head>
-<body>
-<center><h1>400 Bad Request</h1></center>
-<center>{0}</center>
-<hr><center>nginx</center>
-</body>
-</html>
-"""
-HTML = {"Content_Type": "text/html"}
 LONG_HEADER = (
     "a header or the first line of the answer is over 8 KiB, which is not read: check base_url and proxies on the way"
 )
-NO_CERTIFICATE = "the server wants a client certificate: load one with ssl=, see load_cert_chain"
 COMPRESSED = "the answer is compressed with br or zstd, which was not requested"
-NO_STATUS = "a 200 that is not of the documented shape"
-PORTAL = f"{NO_STATUS}: not JSON but an HTML page, probably a proxy's or a network's login: "
 UNREQUESTED = [
     coding for coding in ("br", "zstd") if coding not in aiohttp.ClientRequest.DEFAULT_HEADERS[ACCEPT_ENCODING]
 ]
@@ -92,17 +78,6 @@ INSTEAD: dict[str, tuple[type[CardprodError], bytes, str]] = {
         LONG_HEADER,
     ),
     "a long first line": (TransportError, b"HTTP/1.1 200 " + b"x" * 9000 + http_answer()[12:], LONG_HEADER),
-    "no client certificate": (
-        ApiError,
-        http_answer(400, NGINX_PAGE.format("No required SSL certificate was sent"), **HTML),
-        f"400; {NO_CERTIFICATE}; No required SSL certificate was sent",
-    ),
-    "a login page": (
-        BadReply,
-        http_answer(200, "\r\n<!DOCTYPE html><title>Welcome</title>", **HTML),
-        f"{PORTAL}check base_url and the network",
-    ),
-    "a nameless page": (BadReply, http_answer(200, "<html>Hi</html>"), f"{PORTAL}check base_url and the network"),
     **{
         coding: (
             TransportError,
@@ -111,11 +86,6 @@ INSTEAD: dict[str, tuple[type[CardprodError], bytes, str]] = {
         )
         for coding in UNREQUESTED
     },
-    "compress": (
-        BadReply,
-        http_answer(200, "\x1f\x9d", Content_Encoding="compress"),
-        f"{NO_STATUS}: not JSON but compressed as 'compress', unrequested: check proxies on the way",
-    ),
 }
 """What may come instead of an answer → the error, and what it says."""
 
