@@ -320,8 +320,10 @@ class OAuthToken:
             return self._access_token
         try:
             # Each caller raises its own, because it sets its card on it.
-            raise copy_of(failure) if isinstance(failure, CardprodError) else failure or UsageError(
-                "the refresh gave no token: check on_refresh"
+            raise (
+                copy_of(failure)
+                if isinstance(failure, CardprodError)
+                else failure or UsageError("the refresh gave no token: check on_refresh")
             )
         finally:
             del failure  # its traceback holds this frame: break the cycle
