@@ -482,7 +482,7 @@ def test_shows_no_secret() -> None:
 
 
 async def test_refreshes_that_do_not_help() -> None:
-    """Where requests get a 401 although refreshes succeed, each is sent twice at most, and not each is refreshed for."""
+    """Where requests get a 401 although refreshes succeed, each is sent twice at most, and few cause a refresh."""
     grants = 0
 
     async def answer(writer: asyncio.StreamWriter) -> None:
