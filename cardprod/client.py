@@ -281,8 +281,8 @@ class Client:
         ssl: A TLS context, for a client certificate or a private authority; None for the system's authorities. One
             that does not verify the server is refused.
         proxy: The URL of an http proxy, with its credentials if it needs some; False for none; None for the
-            environment's `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY`. Never for loopback. A lent session
-            keeps its own proxies unless a URL is given.
+            environment's `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY`, which are not for loopback. A lent
+            session keeps its own proxies unless a URL is given.
         allow_plain_http: Accept plain http to hosts other than loopback. For test networks only: any machine on the
             network can read the token.
         safety_net: Seconds between polls of a card while an event given to `notify` reports each change, 300 by
@@ -340,7 +340,7 @@ class Client:
             self._batches: Batches = set()
         except UsageError as error:
             drop_frames(error)
-            del token  # this frame stays in the traceback
+            del token, base_url, api_version, proxy  # this frame stays in the traceback, and any may hold a secret
             raise
 
     @classmethod

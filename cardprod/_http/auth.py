@@ -21,8 +21,8 @@ from yarl import URL
 
 from cardprod._http.failures import is_retryable
 from cardprod._http.proxies import proxy_for
-from cardprod._http.secrets import drop_frames, drop_inner_frames, parse_redacted, redact
-from cardprod._http.session import check_verifies, drop_idle, local_options, open_session, send
+from cardprod._http.secrets import Secret, drop_frames, drop_inner_frames, parse_redacted, redact
+from cardprod._http.session import check_verifies, drop_idle, lent_options, open_session, send
 from cardprod._protocol.requests import PRODUCTION, Endpoint, is_token
 from cardprod._protocol.responses import parse_token_response
 from cardprod._protocol.validation import check_aware, check_callable, check_flag, check_seconds, check_text, check_type
@@ -203,7 +203,9 @@ class OAuthToken:
             self._proxy = None if session is not None and proxy is None else proxy_for(base_url, proxy)
         except UsageError as error:
             drop_frames(error)
-            del client_secret, refresh_token, access_token  # this frame stays in the traceback
+            # This frame stays in the traceback, and any of these may hold a secret.
+            del client_id, client_secret, refresh_token, access_token, expires_at, on_refresh
+            del base_url, api_version, proxy
             raise
         self._client_id = client_id
         self._client_secret = client_secret
@@ -425,13 +427,13 @@ class OAuthToken:
             correlation_id=str(uuid.uuid4()),
         )
         basic = request[1]["Authorization"].removeprefix("Basic ")
-        secrets = [basic, self._client_secret, self._refresh_token, self._access_token or ""]
+        secrets = [*map(Secret, (basic, self._client_secret, self._refresh_token, self._access_token or ""))]
         url, is_local = URL(request[0]), self._endpoint.is_local
         session = self._session or open_session(is_local=is_local)
         try:
             post = partial(send, session, "POST", request, ssl=self._ssl, proxy=self._proxy, body=body)
             async with asyncio.timeout(self._request_timeout):
-                answer = await (post(options=local_options(self._session, request[0])) if is_local else post())
+                answer = await post(options=lent_options(self._session, request[0], is_local=is_local))
         except CardprodError as error:
             redact(secrets, error)
             drop_idle(session, url)  # as `Channel.drop_idle`

@@ -6,7 +6,7 @@ Which HTTP statuses are worth another attempt is a fact of `api_errors`; here on
 from __future__ import annotations
 
 import ssl as _ssl
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import aiohttp
 from aiohttp.http import HttpProcessingError
@@ -94,11 +94,7 @@ def is_retryable(error: BaseException) -> bool:
 
 def transport_error(exc: BaseException) -> TransportError:
     """Make our error of a foreign exception."""
-    if isinstance(exc, aiohttp.ClientResponseError):
-        # It holds the request's headers, and so the token, which an error reporter would show with the cause.
-        request = exc.request_info
-        exc.request_info = aiohttp.RequestInfo(request.url, request.method, _NO_HEADERS, request.real_url)
-        exc.args = (exc.request_info, exc.history)
+    _drop_credentials(exc)
     # The exception's message may contain the URL, and so the card token: only the system's error text is quoted.
     reason: str | None = getattr(exc, "strerror", None)
     if isinstance(exc, aiohttp.ClientHttpProxyError):
@@ -106,6 +102,25 @@ def transport_error(exc: BaseException) -> TransportError:
         reason = f"it answered {exc.status}"  # pyright: ignore[reportUnknownMemberType]
     cls = RequestTimeout if isinstance(exc, TimeoutError) else TransportError
     return cls(f"{_tls_words(exc) or _head_words(exc) or _first(_FAILURES, exc)} ({reason or type(exc).__name__})")
+
+
+def _drop_credentials(exc: BaseException) -> None:
+    """Drop from an exception of aiohttp's what an error reporter would show of it as a cause.
+
+    That is the request's headers, with the token, and the URL of a proxy, with its password.
+    """
+    if isinstance(exc, aiohttp.ClientResponseError):
+        request = exc.request_info
+        url, real_url = (one.with_user(None) for one in (request.url, request.real_url))
+        exc.request_info = aiohttp.RequestInfo(url, request.method, _NO_HEADERS, real_url)
+        exc.args = (exc.request_info, exc.history)
+    if isinstance(exc, aiohttp.ClientConnectorError):
+        exc.args = tuple(map(_without_proxy, exc.args))
+        vars(exc).update({name: _without_proxy(value) for name, value in vars(exc).items()})
+
+
+def _without_proxy(value: Any) -> Any:  # noqa: ANN401 - a connection's key, which has no public name, or anything else
+    return value._replace(proxy=None, proxy_auth=None) if hasattr(value, "proxy_auth") else value
 
 
 def _head_words(exc: BaseException) -> str | None:

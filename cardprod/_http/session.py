@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import aiohttp
+from aiohttp.hdrs import ACCEPT_ENCODING
 from yarl import URL
 
 from cardprod._http.answer import NO_TIMEOUT, read_body
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from cardprod._protocol.correlation import CorrelationIds
     from cardprod._protocol.requests import Request
 
-__all__ = ["Channel", "check_verifies", "drop_idle", "local_options", "open_session", "pool_size", "send"]
+__all__ = ["Channel", "check_verifies", "drop_idle", "lent_options", "open_session", "pool_size", "send"]
 
 
 def _load_fast_path() -> Any:  # noqa: ANN401 - a module, or None
@@ -69,7 +70,7 @@ class Channel:
         self._path = self._parsed.raw_path
         self._ssl = ssl
         self._is_own = session is None
-        self._options = local_options(session, prefix) if is_local else _NO_OPTIONS
+        self._options = lent_options(session, prefix, is_local=is_local)
         self.session: aiohttp.ClientSession = open_session(is_local=is_local) if session is None else session
         """The session, with its pool of connections."""
         self._fast = None
@@ -128,16 +129,21 @@ def open_session(*, is_local: bool = False) -> aiohttp.ClientSession:
     return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar(), middlewares=(_send_once,))
 
 
-def local_options(lent: aiohttp.ClientSession | None, url: str) -> Mapping[str, Any]:
-    """Return the options of requests that let a lent session send them to this machine only.
+def lent_options(lent: aiohttp.ClientSession | None, url: str, *, is_local: bool) -> Mapping[str, Any]:
+    """Return the options of a lent session's requests that check the connection before they are written to it.
+
+    Args:
+        lent: The session; None for one of our own, which needs none.
+        url: Where they go.
+        is_local: Whether they may go to this machine only, because they are plain http.
 
     Raises:
-        UsageError: There are none that work.
+        UsageError: They cannot be kept from going elsewhere.
     """
     options: Mapping[str, Any] | None = None
     if lent is not None and _FAST_PATH is not None:
-        options = _FAST_PATH.local_options(lent)
-    if options is None and lent is not None and URL(url).host == "localhost":
+        options = _FAST_PATH.lent_options(lent, is_local=is_local)
+    if options is None and lent is not None and is_local and URL(url).host == "localhost":
         raise UsageError(
             "base_url is plain http to localhost, and with this aiohttp nothing shows to which machine a lent session "
             "connects: use an address, such as http://127.0.0.1, or lend no session"
@@ -178,6 +184,8 @@ async def send(  # noqa: PLR0913 - what is sent, and what its answer must pass
         UsageError: The session is closed or cannot be used.
     """
     url, headers = request
+    if not session.auto_decompress:
+        headers = {**headers, ACCEPT_ENCODING: "identity"}
     try:
         answer = await session.request(
             method,

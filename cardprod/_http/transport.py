@@ -323,11 +323,9 @@ class Transport:
                 self._endpoint.build_request(card, token=token.value, correlation_id=correlation_id),
                 correlation_id,
             )
-            status = parse_redacted((token.value,), parse_response, http_status, headers, body)
-            # Nearly no answer repeats the token, as it is or with JSON's escapes.
-            return redact_status(token.value, status) if token.encoded in body or b"\\" in body else status
+            return redact_status(token, body, parse_redacted((token,), parse_response, http_status, headers, body))
         except TransportError as error:
-            redact((token.value,), error)
+            redact((token,), error)
             self._drop_idle()
             raise
         except RateLimited as error:
@@ -360,7 +358,9 @@ class Transport:
         try:
             invalidate = getattr(source, "invalidate", None)
             if refused is not None and callable(invalidate):
-                invalidate(refused.value)
+                invalidating: object = invalidate(refused.value)
+                if isawaitable(invalidating):
+                    await invalidating
             giving: object = source()
             if not isawaitable(giving):
                 raise UsageError("the token source must be an async callable: what it returns is awaited")

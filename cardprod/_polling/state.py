@@ -52,9 +52,6 @@ _REFUSALS: Final = (Unauthorized, Forbidden, CardNotFound)
 LAG: Final = 60.0
 """Seconds for which polls may lag behind an event. A different final status that polls still show after that counts."""
 
-_SKEW: Final = 1.0
-"""Seconds by which the clocks of two machines may differ."""
-
 _TICK: Final = 0.001
 """Seconds by which times of two clocks may differ from rounding."""
 
@@ -336,7 +333,7 @@ class PollState:
     def _is_news(self, event: ProductionEvent, now: float, wall_now: float) -> bool:
         sent_at = event.sent_at
         if self.last is None:
-            return sent_at is not None and wall_now - sent_at.timestamp() <= now - self.started_at + _SKEW
+            return sent_at is not None and wall_now - sent_at.timestamp() <= now - self.started_at + _TICK
         if self.last.is_final:  # known from before the wait
             return self._is_after(event, self.last, now, wall_now)
         order = compare(event.status, self.last, self._occurred_at)

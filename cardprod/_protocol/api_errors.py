@@ -48,6 +48,10 @@ _ERRORS: Final[Mapping[int, tuple[type[ApiError], str]]] = {
     407: (ApiError, "the proxy wants other credentials: check proxy=, or HTTP_PROXY in the environment"),
     408: (ApiError, "the server timed out waiting for the request: try again"),
     429: (RateLimited, "more requests than Wise allows: send fewer"),
+    431: (ApiError, "the request's headers are longer than the server takes: check the token, and proxies on the way"),
+    495: (ApiError, "the server refused the client certificate: check the one loaded in ssl="),
+    496: (ApiError, "the server wants a client certificate: load one with ssl=, see load_cert_chain"),
+    511: (ServerError, "the network wants a login before it lets requests through: log in, or use another network"),
 }
 """HTTP status → the error it becomes, and its message."""
 _REFUSALS: Final[Mapping[str, str]] = {
@@ -63,8 +67,11 @@ _PAGES: Final[Mapping[str, str]] = {
     ),
     "The SSL certificate error": "the server refused the client certificate: check the one loaded in ssl=",
     "The plain HTTP request was sent to HTTPS port": "plain http was sent to a port for https: check base_url",
+    "Request Header Or Cookie Too Large": (
+        "the request's headers are longer than the server takes: check the token, and proxies on the way"
+    ),
 }
-"""What nginx writes on its pages about TLS, which it sends with a 400 → what it means and what to do."""
+"""What nginx writes on its pages about TLS and headers, which it sends with a 400 → what it means and what to do."""
 _CODE_KEYS: Final = ("code", "error")
 _DETAIL_KEYS: Final = ("detail", "error_description", "message", "title")
 """The keys of the code and the description in the shapes of Wise's error page, the most specific first."""
@@ -78,12 +85,13 @@ def is_transient(error: ApiError) -> bool:
 
 
 def _meaning(http_status: int) -> _Meaning:
+    if http_status in _ERRORS:
+        return _ERRORS[http_status]
     if 500 <= http_status < 600:  # noqa: PLR2004
         return ServerError, "the server failed, the request is not at fault: try later"
     if 300 <= http_status < 400:  # noqa: PLR2004
-        return ApiError, "a redirect, which is never followed: check base_url"
-    other = (ApiError, "an undocumented answer to this call: check base_url and api_version")
-    return _ERRORS.get(http_status, other)
+        return ApiError, "a redirect, which is never followed: check base_url, and whether the network wants a login"
+    return ApiError, "an undocumented answer to this call: check base_url and api_version"
 
 
 def _meaning_of_card(http_status: int, headers: Mapping[str, str], _: str | None) -> _Meaning:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import socket
 import sys
+import tracemalloc
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -252,6 +254,44 @@ async def test_foreign_id_from_a_server_that_never_echoed() -> None:
         for _ in range(3):
             assert (await client.get_status(PROFILE, HONEST)).status == "READY"
         assert len(server.heads) == 3
+
+
+@needs_fast_path
+@pytest.mark.parametrize("way", WAYS_TO_SEND)
+@pytest.mark.parametrize("delay", [0.0, 0.1])
+async def test_answer_before_its_request(way: Way, delay: float) -> None:
+    """An answer that came before its request, with the one before it or later, is taken for none, on any connection."""
+
+    async def answer(writer: asyncio.StreamWriter) -> None:
+        writer.write(http_answer())
+        if len(server.heads) == 1:
+            asyncio.get_running_loop().call_later(delay, writer.write, http_answer(body='{"status":"PRODUCED"}'))
+
+    async with RawServer(answer) as server, client_of(server.base_url, way=way) as client:
+        for _ in range(2):
+            assert (await client.get_status(PROFILE, HONEST)).status == "READY"
+            await asyncio.sleep(0.2)
+        assert len(server.heads) == 2
+
+
+async def test_answers_that_are_no_json_are_not_kept() -> None:
+    """The errors of 30 answers of nearly 1 MiB each, which are no JSON or no UTF-8, keep a hundredth of them."""
+
+    async def answer(writer: asyncio.StreamWriter) -> None:
+        body = b"x" * (2**20 - 1) + (b"\xff" if len(server.heads) % 2 else b"x")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+
+    async with RawServer(answer) as server, client_of(server.base_url, max_concurrency=2) as client:
+        await client.get_statuses([(PROFILE, "first")])
+        tracemalloc.start()
+        try:
+            outcome = await client.get_statuses([(PROFILE, f"card-{number}") for number in range(30)])
+            gc.collect()
+            kept, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert {type(error) for error in outcome.values()} == {cardprod.BadReply}
+    assert kept < 30 * 2**20 / 100 + 2**20
 
 
 @needs_fast_path

@@ -381,7 +381,7 @@ async def test_own_source_is_asked_again_after_a_401(kiosk: Simulator, given: li
 
 
 async def test_own_source_is_invalidated_at_a_401(kiosk: Simulator) -> None:
-    """`invalidate` of a source is called with the token that got the 401, before the source is asked again."""
+    """`invalidate` of a source, async or not, is called with the token that got the 401, before it is asked again."""
 
     class Source:
         def __init__(self) -> None:
@@ -395,10 +395,15 @@ async def test_own_source_is_invalidated_at_a_401(kiosk: Simulator) -> None:
             self.invalidated.append(token)
             self.token = kiosk.token
 
-    source = Source()
-    async with client_of(kiosk, source) as client:
-        assert (await poll(client)).status == "READY"
-    assert source.invalidated == ["stale-token"]
+    class AsyncSource(Source):
+        async def invalidate(self, token: str) -> None:  # type: ignore[override]
+            await asyncio.sleep(0)
+            super().invalidate(token)
+
+    for source in (Source(), AsyncSource()):
+        async with client_of(kiosk, source) as client:
+            assert (await poll(client)).status == "READY"
+        assert source.invalidated == ["stale-token"]
 
 
 async def test_token_is_asked_for_again_after_queueing(kiosk: Simulator) -> None:

@@ -407,6 +407,14 @@ _ENCODED: dict[str, Callable[[str], str]] = {
     "URL": lambda secret: "no " + "".join(f"%{ord(one):02x}" for one in secret),
     "HTML": lambda secret: "no " + "".join(f"&#{ord(one)};" for one in secret),
     "HTML, hexadecimal": lambda secret: "no " + "".join(f"&#x{ord(one):x};" for one in secret),
+    "JavaScript": lambda secret: "no " + "".join(f"\\x{ord(one):02x}" for one in secret),
+    "quoted-printable": lambda secret: "no " + "".join(f"={ord(one):02X}" for one in secret),
+    "URL twice": lambda secret: "no " + "".join(f"%25{ord(one):02x}" for one in secret),
+    "HTML twice": lambda secret: "no " + "".join(f"&amp;#{ord(one)};" for one in secret),
+    "URL in JSON": lambda secret: "no " + "".join(f"\\u0025{ord(one):02x}" for one in secret),
+    "JSON twice": lambda secret: '{"message":"no ' + "".join(f"\\\\u{ord(one):04x}" for one in secret) + '"}',
+    "base64": lambda secret: "no " + base64.b64encode(secret.encode()).decode(),
+    "base64 of more": lambda secret: "no " + base64.b64encode(f"x:{secret}:x".encode()).decode(),
 }
 
 
@@ -422,8 +430,42 @@ async def test_echoed_in_any_encoding(spill: _Spill) -> None:
                     assert encode(_BEARER)[4:] not in shown
 
 
+_PADDED: dict[str, tuple[int, str]] = {
+    "description": (2048, '{{"status":"READY","description":"{}"}}'),
+    "kioskId": (100, '{{"status":"READY","kioskId":"{}"}}'),
+    "message": (300, '{{"message":"{}"}}'),
+    "code": (100, '{{"code":"{}"}}'),
+    "text": (2048, "{}"),
+}
+"""How many characters are kept of a text, and an answer with it."""
+
+
+async def test_echoed_where_a_text_is_cut(spill: _Spill) -> None:
+    """A token whose end is cut off with the text that repeats it, as it is or encoded, is not shown but for its end."""
+    begin, encoded = _BEARER[:-4], "".join(f"%{ord(one):02x}" for one in _BEARER)
+    with Table() as table:
+        for name, (limit, body) in _PADDED.items():
+            for secret, shown in ((_BEARER, begin), (encoded, encoded[:-12])):
+                for kept in (2, 3, 4):
+                    text = "x" * (limit - len(secret) + kept) + secret + "y" * 50
+                    with table.row(name, shown, kept), spill.checked():
+                        answer = _always(200 if "status" in body else 422, body.format(text))
+                        async with _EchoServer(answer) as server:
+                            await _drive(spill, _BEARER, server.base_url, attempts=1)
+                        assert not [where for where, text in spill.texts + spill.logs if shown in text]
+
+
 async def test_status_that_repeats_the_token(spill: _Spill) -> None:
     """A token that a server repeats in a status is redacted there, so that neither logs nor reprs show it."""
+    encode = _ENCODED["URL"]
+    for name in ("kioskId", "errorCode", "description"):
+        body = json.dumps({"status": "READY", name: encode(_BEARER[:20])})
+        async with (
+            _EchoServer(_always(200, body)) as server,
+            cardprod.Client(_BEARER[:20], base_url=server.base_url) as client,
+        ):
+            status = await client.get_status(_CARD.profile_id, _CARD.card_token)
+        assert "%" not in repr(status)
     texts = {"status": "READY {}", "kioskId": "{}", "errorCode": "E {}", "description": "x{}x"}
     with Table() as table:
         for name, text in texts.items():

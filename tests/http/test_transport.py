@@ -359,6 +359,19 @@ async def test_borrowed_session_is_left_as_it_was(kiosk: Simulator) -> None:
             assert answer.status == 404
 
 
+async def test_borrowed_session_that_decompresses_nothing() -> None:
+    """With a borrowed session that does not decompress answers, none are requested compressed."""
+
+    async def answer(writer: asyncio.StreamWriter) -> None:
+        writer.write(http_answer())
+
+    async with RawServer(answer) as server, aiohttp.ClientSession(auto_decompress=False) as session:
+        async with Client("token", base_url=server.base_url, session=session) as client:
+            await poll(client)
+        encodings = [line for line in server.heads[0].split("\r\n") if line.lower().startswith("accept-encoding:")]
+        assert encodings == ["Accept-Encoding: identity"]
+
+
 async def test_closed_borrowed_session_is_a_usage_error(kiosk: Simulator) -> None:
     """A client whose borrowed session is closed says so."""
     async with aiohttp.ClientSession() as session:

@@ -443,15 +443,17 @@ def test_unrequested_compression() -> None:
 
 
 def test_pages_of_nginx() -> None:
-    """Pages of nginx about TLS say what it wants; any other page is one, of whomever."""
+    """Pages of nginx about TLS and long headers say what is wrong; any other page is one, of whomever."""
     wants = "the server wants a client certificate: load one with ssl=, see load_cert_chain"
     refused = "the server refused the client certificate: check the one loaded in ssl="
     plain = "plain http was sent to a port for https: check base_url"
+    long_headers = "the request's headers are longer than the server takes: check the token, and proxies on the way"
     other = "an HTML page, so probably from a proxy"
     pages = [
         ("No required SSL certificate was sent", wants),
         ("The SSL certificate error", refused),
         ("The plain HTTP request was sent to HTTPS port", plain),
+        ("Request Header Or Cookie Too Large", long_headers),
     ]
     with Table() as table:
         for words, meaning in pages:
@@ -635,7 +637,9 @@ def test_refusals_of_a_gateway() -> None:
 
 SEND_FEWER = "more requests than Wise allows: send fewer"
 CHECK_BOTH = "an undocumented answer to this call: check base_url and api_version"
-REDIRECT = "a redirect, which is never followed: check base_url"
+REDIRECT = "a redirect, which is never followed: check base_url, and whether the network wants a login"
+TOO_LONG_HEADERS = "the request's headers are longer than the server takes: check the token, and proxies on the way"
+LOGIN_FIRST = "the network wants a login before it lets requests through: log in, or use another network"
 REFUSED = "the token endpoint refused: check base_url, client_id and client_secret"
 CHECK_PROXY = "the proxy wants other credentials: check proxy=, or HTTP_PROXY in the environment"
 TIMED_OUT = "the server timed out waiting for the request: try again"
@@ -647,6 +651,10 @@ POLL_ERRORS: Final[Mapping[int, tuple[type[ApiError], str]]] = {
     407: (ApiError, CHECK_PROXY),
     408: (ApiError, TIMED_OUT),
     429: (RateLimited, SEND_FEWER),
+    431: (ApiError, TOO_LONG_HEADERS),
+    495: (ApiError, "the server refused the client certificate: check the one loaded in ssl="),
+    496: (ApiError, "the server wants a client certificate: load one with ssl=, see load_cert_chain"),
+    511: (ServerError, LOGIN_FIRST),
     **dict.fromkeys((500, 501, 502, 503, 504, 520, 598, 599), (ServerError, TRY_LATER)),
     **dict.fromkeys((300, 301, 302, 304, 307, 308, 398, 399), (ApiError, REDIRECT)),
     **dict.fromkeys((400, 402, 405, 409, 410, 422, 428, 430, 498, 499), (ApiError, CHECK_BOTH)),
