@@ -139,21 +139,8 @@ async def wait_for_all(client, cards, file, on_step):
 
 After `kill -9` a step may come again: make `on_step` idempotent, or use `cardprod.durable`, or `cardprod watch`.
 
-**A token that refreshes itself.** An access token lasts twelve hours, and refreshing it ends the one before at once.
-`OAuthToken` does it in good time, once for all requests, and passes each new pair to `on_refresh` before it is used.
-If `on_refresh` raises, the requests that need the token get that error, and the pair is offered to it again. Only one
-process may refresh a token:
-
-```python
-async def store(pair): ...  # pair.access_token, pair.refresh_token, pair.expires_at
-
-
-token = cardprod.OAuthToken("client-id", "client-secret", "refresh-token", base_url=cardprod.SANDBOX, on_refresh=store)
-async with cardprod.Client(token, base_url=cardprod.SANDBOX) as client:
-    status = await client.get_status(123456, "my-card")
-```
-
-The other processes pass an async function, which is called before every request, and once more after a 401:
+**A token that refreshes itself** is an `OAuthToken`, whose help has the recipe. Only one process may refresh a token.
+The others pass an async function, which is called before every request, and once more after a 401:
 
 ```python
 async def from_the_vault():
@@ -164,9 +151,7 @@ async with cardprod.Client(from_the_vault, base_url=cardprod.SANDBOX) as client:
     status = await client.get_status(123456, "my-card")
 ```
 
-**A session and TLS of your own.** The session is neither closed nor changed. aiohttp then resends a GET by itself when
-a kept connection breaks; a client's own session does not. A context or session that does not verify the server is
-refused.
+**A session and TLS of your own**; what a lent session changes is in the help of `Client`:
 
 ```python
 import ssl

@@ -83,12 +83,7 @@ class LimiterQueue:
 
 
 class RequestLimiter:
-    """Grants permits within the rate limit and the limit of concurrent requests. Has no task, and at most one timer.
-
-    Args:
-        rate_limit: The most requests per second and per minute; None for no limit.
-        places: The most requests at once.
-    """
+    """Grants permits within the rate limit and the limit of concurrent requests. Has no task, and at most one timer."""
 
     def __init__(self, rate_limit: RateLimit | None, places: float) -> None:
         self.window: SlidingWindow = SlidingWindow(rate_limit)

@@ -137,13 +137,7 @@ def _replaced(secrets: Sequence[Secret], headers: Mapping[str, str], body: bytes
 
 
 def redact_status(secret: Secret, body: bytes, status: ProductionStatus) -> ProductionStatus:
-    """Redact a secret that a server repeats in the texts of a status, which end up in logs.
-
-    Args:
-        secret: The secret.
-        body: The answer that the status was parsed from.
-        status: The status.
-    """
+    """Redact a secret that the body of an answer repeats in the texts of its status, which end up in logs."""
     # Nearly no answer repeats it, as it is or escaped.
     if not (secret.encoded in body or b"%" in body or b"&" in body or b"\\" in body or b"=" in body):
         return status
