@@ -14,23 +14,6 @@ from aiohttp.hdrs import ACCEPT_ENCODING
 
 import cardprod
 from cardprod import errors
-from cardprod.errors import (
-    ApiError,
-    BadReply,
-    CardNotFound,
-    CardprodError,
-    Forbidden,
-    ProductionFailed,
-    RateLimited,
-    RequestTimeout,
-    ServerError,
-    StrongAuthenticationRequired,
-    TokenRefreshFailed,
-    TransportError,
-    Unauthorized,
-    UsageError,
-    WaitTimeout,
-)
 from tests.cards import CARD
 from tests.fast_path import go_without
 from tests.raw_server import RawServer, http_answer
@@ -39,26 +22,31 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
 TRACE = {"x_trace_id": "t-123"}
-REACHED: list[tuple[type[CardprodError], str, bytes, str]] = [
-    (UsageError, "closed", b"", "make a new one"),
-    (TransportError, "poll", b"not HTTP at all\r\n\r\n", "check base_url"),
-    (RequestTimeout, "poll", b"", "try again"),
-    (ApiError, "poll", http_answer(422, "{}", **TRACE), "422; .*check base_url"),
-    (Unauthorized, "poll", http_answer(401, "{}", **TRACE), "401; .*get a new user token"),
-    (TokenRefreshFailed, "refresh", http_answer(401, "{}", **TRACE), "401; .*check .*client_secret"),
-    (Forbidden, "poll", http_answer(403, "{}", **TRACE), "403; .*check the profile"),
+REACHED: list[tuple[type[errors.CardprodError], str, bytes, str]] = [
+    (errors.UsageError, "closed", b"", "make a new one"),
+    (errors.TransportError, "poll", b"not HTTP at all\r\n\r\n", "check base_url"),
+    (errors.RequestTimeout, "poll", b"", "try again"),
+    (errors.ApiError, "poll", http_answer(422, "{}", **TRACE), "422; .*check base_url"),
+    (errors.Unauthorized, "poll", http_answer(401, "{}", **TRACE), "401; .*get a new user token"),
+    (errors.TokenRefreshFailed, "refresh", http_answer(401, "{}", **TRACE), "401; .*check .*client_secret"),
+    (errors.Forbidden, "poll", http_answer(403, "{}", **TRACE), "403; .*check the profile"),
     (
-        StrongAuthenticationRequired,
+        errors.StrongAuthenticationRequired,
         "poll",
         http_answer(403, "{}", x_2fa_approval_result="REJECTED", **TRACE),
         "403; .*must approve",
     ),
-    (CardNotFound, "poll", http_answer(404, "{}", **TRACE), "404; .*check both ids"),
-    (RateLimited, "poll", http_answer(429, "{}", **TRACE), "429; .*send fewer"),
-    (ServerError, "poll", http_answer(503, "{}", **TRACE), "503; .*try later"),
-    (BadReply, "poll", http_answer(200, "[]", **TRACE), "a 200 that is not of the documented shape: .*array"),
-    (WaitTimeout, "wait", http_answer(), "last seen READY; .*wait again"),
-    (ProductionFailed, "wait", http_answer(200, '{"status":"PRODUCTION_ERROR"}'), "not produced: PRODUCTION_ERROR"),
+    (errors.CardNotFound, "poll", http_answer(404, "{}", **TRACE), "404; .*check both ids"),
+    (errors.RateLimited, "poll", http_answer(429, "{}", **TRACE), "429; .*send fewer"),
+    (errors.ServerError, "poll", http_answer(503, "{}", **TRACE), "503; .*try later"),
+    (errors.BadReply, "poll", http_answer(200, "[]", **TRACE), "a 200 that is not of the documented shape: .*array"),
+    (errors.WaitTimeout, "wait", http_answer(), "last seen READY; .*wait again"),
+    (
+        errors.ProductionFailed,
+        "wait",
+        http_answer(200, '{"status":"PRODUCTION_ERROR"}'),
+        "not produced: PRODUCTION_ERROR",
+    ),
 ]
 
 
@@ -70,17 +58,17 @@ UNREQUESTED = [
     coding for coding in ("br", "zstd") if coding not in aiohttp.ClientRequest.DEFAULT_HEADERS[ACCEPT_ENCODING]
 ]
 """The codings that this aiohttp cannot undo, and so does not ask for."""
-INSTEAD: dict[str, tuple[type[CardprodError], bytes, str]] = {
-    "a long header": (TransportError, http_answer(X_Powered_By="x" * 9000), LONG_HEADER),
+INSTEAD: dict[str, tuple[type[errors.CardprodError], bytes, str]] = {
+    "a long header": (errors.TransportError, http_answer(X_Powered_By="x" * 9000), LONG_HEADER),
     "a long name": (
-        TransportError,
+        errors.TransportError,
         http_answer().replace(b"Content-Length", b"X" * 9000 + b": x\r\nContent-Length"),
         LONG_HEADER,
     ),
-    "a long first line": (TransportError, b"HTTP/1.1 200 " + b"x" * 9000 + http_answer()[12:], LONG_HEADER),
+    "a long first line": (errors.TransportError, b"HTTP/1.1 200 " + b"x" * 9000 + http_answer()[12:], LONG_HEADER),
     **{
         coding: (
-            TransportError,
+            errors.TransportError,
             http_answer(200, "{}", Content_Encoding=coding),
             f"{COMPRESSED}: check proxies on the way, or install Brotli or backports.zstd",
         )
@@ -128,7 +116,7 @@ async def ask(client: cardprod.Client, how: str) -> None:
 
 
 @pytest.mark.parametrize(("cls", "how", "reply", "words"), REACHED, ids=[cls.__name__ for cls, *_ in REACHED])
-async def test_reached_error_is_whole(cls: type[CardprodError], how: str, reply: bytes, words: str) -> None:
+async def test_reached_error_is_whole(cls: type[errors.CardprodError], how: str, reply: bytes, words: str) -> None:
     """A real call's error is one line with what came, what to do and the trace id, and survives pickle and copy."""
 
     async def answer(writer: asyncio.StreamWriter) -> None:
@@ -148,13 +136,13 @@ async def test_reached_error_is_whole(cls: type[CardprodError], how: str, reply:
     assert str(error).isprintable()
     assert re.search(words, str(error))
     assert (getattr(error, "trace_id", None) is not None) == (b"x-trace-id" in reply) == ("t-123" in str(error))
-    if cls is not ProductionFailed:  # a status does not know its card
+    if cls is not errors.ProductionFailed:  # a status does not know its card
         assert error.card == CARD
         assert str(error).startswith(f"card {CARD}: ")
-    crossed: CardprodError = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own bytes
+    crossed: errors.CardprodError = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own bytes
     for again in (crossed, copy.copy(error), copy.deepcopy(error)):
         assert (type(again), str(again), vars(again)) == (cls, str(error), vars(error))
-    if type(error) in {TransportError, RequestTimeout}:
+    if type(error) in {errors.TransportError, errors.RequestTimeout}:
         assert error.__cause__ is not None
 
 
@@ -206,7 +194,7 @@ async def test_misuse_names_the_card(misuse: Callable[[cardprod.Client], Awaitab
 
     token: Any = (lambda: "token") if misuse is _sync_token else "token"
     async with RawServer(answer) as server, cardprod.Client(token, base_url=server.base_url, attempts=1) as client:
-        with pytest.raises(UsageError) as caught:
+        with pytest.raises(errors.UsageError) as caught:
             await misuse(client)
     assert caught.value.card == CARD
     assert str(caught.value).startswith(f"card {CARD}: ")

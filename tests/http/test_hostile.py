@@ -17,6 +17,7 @@ import pytest
 
 import cardprod
 from cardprod import Backoff, Client
+from tests.clock import now
 from tests.fast_path import IS_THERE, go_without, needs_fast_path
 from tests.http.hostile import HONEST, WAYS, HostileServer
 from tests.leftovers import assert_idle, assert_nothing_left
@@ -40,11 +41,6 @@ Way = Literal["direct", "own session", "lent session"]
 """How requests go: on connections of a client's own pool, through its own session, or through one that was lent."""
 
 WAYS_TO_SEND: tuple[Way, ...] = get_args(Way)
-
-
-def now() -> float:
-    """Return the loop's virtual time."""
-    return asyncio.get_running_loop().time()
 
 
 @contextlib.asynccontextmanager

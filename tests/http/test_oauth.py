@@ -14,7 +14,7 @@ import cardprod
 from cardprod import Client, OAuthToken, TokenPair, UsageError
 from cardprod._protocol.responses import parse_token_response
 from cardprod.simulator import Fault, Simulator
-from tests.cards import CARD
+from tests.cards import CARD, poll
 from tests.leftovers import assert_idle, assert_nothing_left
 from tests.raw_server import RawServer, http_answer
 from tests.table import Table
@@ -32,10 +32,6 @@ def oauth(kiosk: Simulator, **settings: Any) -> OAuthToken:
 def client_of(kiosk: Simulator, token: Any, **settings: Any) -> Client:
     kiosk.add(CARD, "never")
     return Client(token, base_url=kiosk.base_url, rate_limit=None, **settings)
-
-
-async def poll(client: Client, card: cardprod.Card = CARD) -> cardprod.ProductionStatus:
-    return await client.get_status(card.profile_id, card.card_token)
 
 
 def refreshes(kiosk: Simulator) -> int:

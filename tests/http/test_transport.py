@@ -17,7 +17,8 @@ import pytest
 import cardprod
 from cardprod import Card, Client, RateLimit, RateLimited, UsageError
 from cardprod.simulator import Fault, Simulator
-from tests.cards import CARD
+from tests.cards import CARD, poll
+from tests.clock import now
 from tests.fast_path import needs_fast_path
 from tests.leftovers import assert_idle, assert_nothing_left
 from tests.raw_server import RawServer, http_answer
@@ -25,22 +26,11 @@ from tests.table import Table
 from tests.waiting import run_program, until
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
     from pathlib import Path
 
     from tests.conftest import Script
 
 SECRET = "secret-bearer-token"
-
-
-def now() -> float:
-    """Return the loop's virtual time."""
-    return asyncio.get_running_loop().time()
-
-
-def poll(client: Client, card: Card = CARD) -> Coroutine[Any, Any, cardprod.ProductionStatus]:
-    """Poll a card once."""
-    return client.get_status(card.profile_id, card.card_token)
 
 
 def add_cards(kiosk: Simulator, count: int) -> list[Card]:
