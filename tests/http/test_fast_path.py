@@ -63,22 +63,6 @@ async def test_own_requests_go_directly(kiosk: Simulator, client: Client, by_ses
     assert_idle(client)
 
 
-async def test_instrumented_sessions_are_seen(
-    kiosk: Simulator, by_session: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A trace config that is given to every session of the process, as OpenTelemetry does, sees each request."""
-    kiosk.add(CARD, "never")
-    make = aiohttp.ClientSession.__init__
-
-    def traced(session: aiohttp.ClientSession, **settings: Any) -> None:
-        make(session, **settings, trace_configs=[aiohttp.TraceConfig()])
-
-    monkeypatch.setattr(aiohttp.ClientSession, "__init__", traced)
-    async with Client(kiosk.token, base_url=kiosk.base_url) as client:
-        assert await status_of(client) == "READY"
-    assert len(by_session) == 1
-
-
 async def test_settings_of_all_sessions_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """A setting that is given to every session of the process, such as a proxy, applies to requests."""
     make = aiohttp.ClientSession.__init__

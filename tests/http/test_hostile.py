@@ -16,7 +16,7 @@ import aiohttp
 import pytest
 
 import cardprod
-from cardprod import Backoff, Client
+from cardprod import Client
 from tests.clock import now
 from tests.fast_path import IS_THERE, go_without, needs_fast_path
 from tests.http.hostile import HONEST, WAYS, HostileServer
@@ -133,31 +133,6 @@ async def test_refused_connection(way: Way) -> None:
             assert_idle(client)
             await server.start()
             await assert_right(client, HONEST)
-    await assert_nothing_left()
-
-
-@pytest.mark.parametrize("way", WAYS_TO_SEND)
-async def test_wait_outlasts_a_restart(way: Way) -> None:
-    """A wait whose server is stopped, and started again a minute later, goes on and ends right."""
-    statuses = ["READY"]
-
-    def body_of(card: str) -> bytes:
-        return json.dumps({"status": statuses[-1], "description": card}).encode()
-
-    async with HostileServer(body_of=body_of) as server, client_of(server.base_url, way=way) as client:
-        wait = client.wait_until_final(PROFILE, HONEST, schedule=Backoff(first=10, factor=1), max_failures=20)
-        steps = aiter(wait)
-        assert (await anext(steps)).current.status == "READY"
-        going_on = asyncio.ensure_future(anext(steps))
-        await asyncio.sleep(25)
-        await server.stop()
-        await asyncio.sleep(60)
-        assert not going_on.done()
-        statuses.append("PRODUCED")
-        await server.start()
-        final = (await going_on).current
-        assert (final.status, final.description) == ("PRODUCED", HONEST)
-        assert_idle(client)
     await assert_nothing_left()
 
 

@@ -16,6 +16,7 @@ import pytest
 
 import cardprod
 from cardprod import Card, Client, RateLimit, RateLimited, UsageError
+from cardprod._http.limiter import RequestLimiter
 from cardprod.simulator import Fault, Simulator
 from tests.cards import CARD, poll
 from tests.clock import now
@@ -23,7 +24,7 @@ from tests.fast_path import needs_fast_path
 from tests.leftovers import assert_idle, assert_nothing_left
 from tests.raw_server import RawServer, http_answer
 from tests.table import Table
-from tests.waiting import run_program, until
+from tests.waiting import run_program
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -521,48 +522,23 @@ async def test_cancelled_queued_polls_lose_no_permit(limit: RateLimit | None) ->
         assert_idle(client)
 
 
-def limiter_of(client: Client) -> Any:  # private
-    """Return the client's limiter, to hit the very instant a permit is granted."""
-    return client._transport.limiter  # pyright: ignore[reportPrivateUsage]
-
-
-async def test_permit_that_was_just_granted_is_released() -> None:
-    """A poll cancelled in the instant its permit is granted passes it to the next in the same instant."""
-    asked: list[str] = []
-    may_answer = asyncio.Event()
-
-    async def answer(writer: asyncio.StreamWriter) -> None:
-        asked.append(server.heads[-1].split()[1].split("/")[-2])
-        await may_answer.wait()
-        writer.write(http_answer())
-
-    async with RawServer(answer) as server, Client("token", base_url=server.base_url, max_concurrency=1) as client:
-        first, second, third = (asyncio.create_task(client.get_status(1, name)) for name in "abc")
-        await asyncio.sleep(1)
-        permit = limiter_of(client)._single[0]
-        may_answer.set()
-        await until("the second's permit", permit.done, interval=0)  # no iteration of the loop may be missed
+@pytest.mark.parametrize(("limit", "places"), [(None, 1), (RateLimit(1, 1000), 10)], ids=["concurrency", "rate"])
+async def test_permit_that_was_just_granted_is_given_back(limit: RateLimit | None, places: int) -> None:
+    """A request cancelled in the instant its permit is granted passes it to the next in the same instant."""
+    limiter = RequestLimiter(limit, places)
+    first = await limiter.acquire()
+    second, third = (asyncio.create_task(limiter.acquire()) for _ in range(2))
+    began = now()
+    await asyncio.sleep(0.5)
+    first.release()
+    if limit is None:
         second.cancel()
-        await asyncio.wait([first, second, third])
-        assert second.cancelled()
-        assert asked == ["a", "c"]
-        assert server.times[1] - server.times[0] == pytest.approx(1)
-        assert_idle(client)
-
-
-async def test_permit_of_the_rate_limit_is_given_back(kiosk: Simulator) -> None:
-    """A poll cancelled in the instant the rate limit lets it out passes its permit to the next in the same instant."""
-    cards = add_cards(kiosk, 3)
-    async with Client(kiosk.token, base_url=kiosk.base_url, rate_limit=RateLimit(1, 1000)) as client:
-        first, second, third = (asyncio.create_task(poll(client, card)) for card in cards)
-        await asyncio.sleep(0.5)
-        let_out_at = limiter_of(client)._timer.when()
-        asyncio.get_running_loop().call_at(let_out_at + 1e-12, second.cancel)
-        await asyncio.wait([first, second, third])
-        assert second.cancelled()
-        assert [request.card for request in kiosk.requests] == [cards[0], cards[2]]
-        assert kiosk.requests[1].at - kiosk.requests[0].at == pytest.approx(1.001, abs=0.01)
-        assert_idle(client)
+    else:
+        asyncio.get_running_loop().call_at(limiter.window.ready_at() + 1e-12, second.cancel)
+    (await third).release()
+    assert now() - began == pytest.approx(0.5 if limit is None else 1.001)
+    assert second.cancelled()
+    assert limiter.in_use == 0
 
 
 # --- Cancelling ---
@@ -794,19 +770,16 @@ async def test_closing_ends_polls_that_wait_for_their_token(kiosk: Simulator, *,
         assert kiosk.requests == []
 
 
-async def test_cancelling_after_closing_is_cancelling(kiosk: Simulator) -> None:
-    """A queued poll that is cancelled right after the client was closed ends cancelled."""
-    kiosk.add(CARD, "never")
-    client = Client(kiosk.token, base_url=kiosk.base_url, rate_limit=RateLimit(1, 1))
-    await poll(client)
-    polling = asyncio.create_task(poll(client))
-    await asyncio.sleep(1)
-    limiter_of(client).close()
-    polling.cancel()
-    await asyncio.wait([polling])
-    await client.close()
-    await asyncio.gather(polling, return_exceptions=True)
-    assert polling.cancelled()
+async def test_cancelling_after_closing_is_cancelling() -> None:
+    """A queued request that is cancelled right after the client was closed ends cancelled."""
+    limiter = RequestLimiter(None, 1)
+    await limiter.acquire()
+    queued = asyncio.create_task(limiter.acquire())
+    await asyncio.sleep(0)
+    limiter.close()
+    queued.cancel()
+    await asyncio.wait([queued])
+    assert queued.cancelled()
 
 
 async def test_closed_client_leaves_nothing(kiosk: Simulator) -> None:
