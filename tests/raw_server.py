@@ -43,6 +43,16 @@ class RawServer:
         self.times: list[float] = []
         """When each request came, on the loop's clock."""
 
+    @classmethod
+    def saying(cls, *answers: bytes, tls: ssl.SSLContext | None = None) -> Self:
+        """Make a server that gives these answers, one after the other, and then the last one again and again."""
+
+        async def answer(writer: asyncio.StreamWriter) -> None:
+            writer.write(answers[min(len(server.heads), len(answers)) - 1])
+
+        server = cls(answer, tls=tls)
+        return server
+
     @property
     def connections(self) -> int:
         """How many connections are open."""

@@ -84,13 +84,10 @@ async def test_what_came_instead_of_an_answer(what: str, is_direct: bool, monkey
     """An error says in one sentence what came instead of an answer, and what to do about it."""
     cls, sent, words = INSTEAD[what]
 
-    async def answer(writer: asyncio.StreamWriter) -> None:
-        writer.write(sent)
-
     if not is_direct:
         go_without(monkeypatch)
     async with (
-        RawServer(answer) as server,
+        RawServer.saying(sent) as server,
         cardprod.Client("token", base_url=server.base_url, attempts=1) as client,
     ):
         with pytest.raises(cls) as caught:
@@ -118,11 +115,7 @@ async def ask(client: cardprod.Client, how: str) -> None:
 @pytest.mark.parametrize(("cls", "how", "reply", "words"), REACHED, ids=[cls.__name__ for cls, *_ in REACHED])
 async def test_reached_error_is_whole(cls: type[errors.CardprodError], how: str, reply: bytes, words: str) -> None:
     """A real call's error is one line with what came, what to do and the trace id, and survives pickle and copy."""
-
-    async def answer(writer: asyncio.StreamWriter) -> None:
-        writer.write(reply)
-
-    async with RawServer(answer) as server:
+    async with RawServer.saying(reply) as server:
         token: Any = "token"
         if how == "refresh":
             token = cardprod.OAuthToken("client-id", "client-secret", "refresh-token", base_url=server.base_url)
@@ -188,12 +181,11 @@ async def _of_another_loop(client: cardprod.Client) -> None:
 @pytest.mark.parametrize("misuse", [_sync_token, _bad_schedule, _used_twice, _closed_meanwhile, _of_another_loop])
 async def test_misuse_names_the_card(misuse: Callable[[cardprod.Client], Awaitable[None]]) -> None:
     """A request or a wait that its caller misuses names its card too, and says in one line what to do instead."""
-
-    async def answer(writer: asyncio.StreamWriter) -> None:
-        writer.write(http_answer())
-
     token: Any = (lambda: "token") if misuse is _sync_token else "token"
-    async with RawServer(answer) as server, cardprod.Client(token, base_url=server.base_url, attempts=1) as client:
+    async with (
+        RawServer.saying(http_answer()) as server,
+        cardprod.Client(token, base_url=server.base_url, attempts=1) as client,
+    ):
         with pytest.raises(errors.UsageError) as caught:
             await misuse(client)
     assert caught.value.card == CARD

@@ -148,11 +148,10 @@ async def test_connection_is_kept() -> None:
 
 async def test_interim_answers_are_passed_over() -> None:
     """An answer after 103s is the answer."""
-
-    async def answer(writer: asyncio.StreamWriter) -> None:
-        writer.write(b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n" * 3 + http_answer())
-
-    async with RawServer(answer) as server, Client("token", base_url=server.base_url) as client:
+    async with (
+        RawServer.saying(b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n" * 3 + http_answer()) as server,
+        Client("token", base_url=server.base_url) as client,
+    ):
         assert await status_of(client) == "READY"
         assert_idle(client)
 

@@ -217,11 +217,10 @@ async def test_connection_of_a_stray_answer_is_dropped() -> None:
 
 async def test_foreign_id_from_a_server_that_never_echoed() -> None:
     """A mock or a recording, whose answers carry an id of their own, is believed."""
-
-    async def answer(writer: asyncio.StreamWriter) -> None:
-        writer.write(http_answer(X_External_Correlation_Id="b5d4e8d6-0000-4000-a000-000000000000"))
-
-    async with RawServer(answer) as server, client_of(server.base_url) as client:
+    async with (
+        RawServer.saying(http_answer(X_External_Correlation_Id="b5d4e8d6-0000-4000-a000-000000000000")) as server,
+        client_of(server.base_url) as client,
+    ):
         for _ in range(3):
             assert (await client.get_status(PROFILE, HONEST)).status == "READY"
         assert len(server.heads) == 3
@@ -269,11 +268,12 @@ async def test_answers_that_are_no_json_are_not_kept() -> None:
 @pytest.mark.parametrize("way", ["direct", "own session"])
 async def test_flood_within_an_answer(way: Way) -> None:
     """A connection that is closed for a flood while its answer is under way fails like a broken one."""
-
-    async def answer(writer: asyncio.StreamWriter) -> None:
-        writer.write(b"HTTP/1.1 103 Early Hints\r\n\r\n" * 1500 + b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{")
-
-    async with RawServer(answer) as server, client_of(server.base_url, way=way) as client:
+    async with (
+        RawServer.saying(
+            b"HTTP/1.1 103 Early Hints\r\n\r\n" * 1500 + b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{"
+        ) as server,
+        client_of(server.base_url, way=way) as client,
+    ):
         await assert_fails(client, HONEST, cardprod.TransportError, "cut short")
         assert len(server.heads) == ATTEMPTS
         assert_idle(client)

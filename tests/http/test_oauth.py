@@ -532,11 +532,7 @@ def test_expires_at_is_used(answered: dict[str, str]) -> None:
 
 async def test_token_requests_have_correlation_ids() -> None:
     """Each token request has a correlation id of its own."""
-
-    async def answer(writer: asyncio.StreamWriter) -> None:
-        writer.write(http_answer(503))
-
-    async with RawServer(answer) as server:
+    async with RawServer.saying(http_answer(503)) as server:
         with pytest.raises(cardprod.ServerError):
             await OAuthToken("id", "secret", "refresh-token", base_url=server.base_url)()
     ids = {

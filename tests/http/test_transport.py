@@ -174,11 +174,8 @@ async def test_retry_after() -> None:
         for headers, least, most in rows:
             answers = [http_answer(503, **headers), http_answer()]
 
-            async def answer(writer: asyncio.StreamWriter, answers: list[bytes] = answers) -> None:
-                writer.write(answers.pop(0))
-
             with table.row(headers):
-                async with RawServer(answer) as server, Client("token", base_url=server.base_url) as client:
+                async with RawServer.saying(*answers) as server, Client("token", base_url=server.base_url) as client:
                     await poll(client)
                     assert least <= server.times[1] - server.times[0] <= most
 
@@ -252,11 +249,10 @@ async def test_long_retry_after_is_raised(kiosk: Simulator, client: Client) -> N
 
 async def test_largest_body_is_read() -> None:
     """A body of 1 MiB exactly is read like any other."""
-
-    async def answer(writer: asyncio.StreamWriter) -> None:
-        writer.write(http_answer(body='{"status":"READY"}'.ljust(1024 * 1024)))
-
-    async with RawServer(answer) as server, Client("token", base_url=server.base_url) as client:
+    async with (
+        RawServer.saying(http_answer(body='{"status":"READY"}'.ljust(1024 * 1024))) as server,
+        Client("token", base_url=server.base_url) as client,
+    ):
         assert (await poll(client)).status == "READY"
 
 
@@ -265,11 +261,7 @@ async def test_largest_body_is_read() -> None:
 )
 async def test_stalled_answer_is_cut_off(start: bytes) -> None:
     """An answer that stalls before, within or after its headers is cut off at the request's time limit."""
-
-    async def answer(writer: asyncio.StreamWriter) -> None:
-        writer.write(start)
-
-    async with RawServer(answer) as server:
+    async with RawServer.saying(start) as server:
         async with Client("token", base_url=server.base_url, request_timeout=7, attempts=1) as client:
             began = now()
             with pytest.raises(cardprod.RequestTimeout) as caught:
@@ -305,11 +297,10 @@ async def test_each_poll_has_its_own_time_limit(kiosk: Simulator) -> None:
 
 async def test_each_request_identifies_itself(kiosk: Simulator) -> None:
     """Each request has a correlation id of its own, a UUID, and the package's version."""
-
-    async def answer(writer: asyncio.StreamWriter) -> None:
-        writer.write(http_answer(503) if len(server.heads) == 1 else http_answer())
-
-    async with RawServer(answer) as server, Client("token", base_url=server.base_url) as client:
+    async with (
+        RawServer.saying(http_answer(503), http_answer()) as server,
+        Client("token", base_url=server.base_url) as client,
+    ):
         await poll(client)
         await poll(client)
         headers = [dict(line.split(": ", 1) for line in head.splitlines() if ": " in line) for head in server.heads]
@@ -352,11 +343,7 @@ async def test_borrowed_session_is_left_as_it_was(kiosk: Simulator) -> None:
 
 async def test_borrowed_session_that_decompresses_nothing() -> None:
     """With a borrowed session that does not decompress answers, none are requested compressed."""
-
-    async def answer(writer: asyncio.StreamWriter) -> None:
-        writer.write(http_answer())
-
-    async with RawServer(answer) as server, aiohttp.ClientSession(auto_decompress=False) as session:
+    async with RawServer.saying(http_answer()) as server, aiohttp.ClientSession(auto_decompress=False) as session:
         async with Client("token", base_url=server.base_url, session=session) as client:
             await poll(client)
         encodings = [line for line in server.heads[0].split("\r\n") if line.lower().startswith("accept-encoding:")]
@@ -387,17 +374,16 @@ async def test_borrowed_session_closed_during_a_poll() -> None:
 
 async def test_token_source_is_asked_for_each_request() -> None:
     """A token source is asked before every request, and what it gives is what is sent."""
-
-    async def answer(writer: asyncio.StreamWriter) -> None:
-        writer.write(http_answer(503) if len(server.heads) == 1 else http_answer())
-
     tokens = [f"token-{number}" for number in range(3)]
     left = list(tokens)
 
     async def source() -> str:
         return left.pop(0)
 
-    async with RawServer(answer) as server, Client(source, base_url=server.base_url) as client:
+    async with (
+        RawServer.saying(http_answer(503), http_answer()) as server,
+        Client(source, base_url=server.base_url) as client,
+    ):
         await poll(client)
         await poll(client)
         assert [
