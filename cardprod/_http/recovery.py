@@ -24,14 +24,13 @@ import math
 import random
 from typing import TYPE_CHECKING, Final
 
+from cardprod._protocol.api_errors import LONGEST_PAUSE
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 __all__ = ["Recovery"]
 
-_LONGEST_PAUSE: Final = 120.0
-"""Seconds after a 429 at most, whatever its `Retry-After`: Wise's windows are a second and a minute, so a longer one is
-likely a proxy's."""
 _FIRST_PAUSE: Final = 0.5
 _PAUSE_CEILING: Final = 60.0
 """Seconds of a pause without `Retry-After` at most: the first one, and after probes that were refused."""
@@ -113,7 +112,7 @@ class Recovery:
                 self._refused_probes += 1
             self._refused_at = now
         pause = retry_after or min(_FIRST_PAUSE * 2**self._refused_probes, _PAUSE_CEILING) * (1 + self._random()) / 2
-        self.pause_until(now + min(pause, _LONGEST_PAUSE))
+        self.pause_until(now + min(pause, LONGEST_PAUSE))
 
     def record(self, now: float) -> bool:
         """Count a request that is sent now, at `ready_at` or later. Return whether it is the probe."""

@@ -31,10 +31,19 @@ import attrs
 from cardprod._polling.adaptive import AdaptiveSchedule
 from cardprod._polling.backoff import Backoff
 from cardprod._polling.ordering import Order, are_ordered, compare, compare_times
-from cardprod._protocol.api_errors import is_transient
+from cardprod._protocol.api_errors import LONGEST_PAUSE, is_transient
 from cardprod._protocol.codec import unix_time
 from cardprod.checkpoint import Checkpoint, PendingCard
-from cardprod.errors import ApiError, CardNotFound, CardprodError, Forbidden, Unauthorized, UsageError, WaitTimeout
+from cardprod.errors import (
+    ApiError,
+    CardNotFound,
+    CardprodError,
+    Forbidden,
+    RateLimited,
+    Unauthorized,
+    UsageError,
+    WaitTimeout,
+)
 from cardprod.models import Transition, one_line
 
 if TYPE_CHECKING:
@@ -582,10 +591,14 @@ def _is_refusal(failure: CardprodError) -> bool:
 
 
 def _retry_after(failure: CardprodError | None) -> float:
-    """Return for how many seconds a server that was overloaded or failed asks not to be polled."""
-    if isinstance(failure, ApiError) and is_transient(failure):
-        return failure.retry_after or 0.0
-    return 0.0
+    """Return for how many seconds a server that was overloaded or failed asks not to be polled.
+
+    After a 429 no longer than the client pauses: its probe shows whether it may go on.
+    """
+    if not (isinstance(failure, ApiError) and is_transient(failure)):
+        return 0.0
+    seconds = failure.retry_after or 0.0
+    return min(seconds, LONGEST_PAUSE) if isinstance(failure, RateLimited) else seconds
 
 
 def _differs(status: ProductionStatus, known: ProductionStatus, known_at: datetime | None) -> bool:

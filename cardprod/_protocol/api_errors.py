@@ -32,7 +32,16 @@ if TYPE_CHECKING:
 
     from cardprod._protocol.documents import Json
 
-__all__ = ["MAX_BODY", "api_error", "bad_reply", "is_page", "is_transient", "lowered", "meaning_of_refresh"]
+__all__ = [
+    "LONGEST_PAUSE",
+    "MAX_BODY",
+    "api_error",
+    "bad_reply",
+    "is_page",
+    "is_transient",
+    "lowered",
+    "meaning_of_refresh",
+]
 
 MAX_BODY: Final = 1024 * 1024
 """Bytes. The answer for one card is a few hundred; a larger body than this is not read to its end."""
@@ -41,6 +50,9 @@ _SHOWN_DETAIL: Final = 300
 _BEFORE_TAGS: Final = b" \t\r\n" + BOM_UTF8
 _MAX_RETRY_AFTER: Final = 3600.0
 """Seconds, to which a longer `Retry-After` is cut: Wise's limits are per second and per minute, so it is an error."""
+LONGEST_PAUSE: Final = 120.0
+"""Seconds after a 429 at most, whatever its `Retry-After`: Wise's windows are a second and a minute, so a longer one is
+likely a proxy's."""
 _ERRORS: Final[Mapping[int, tuple[type[ApiError], str]]] = {
     401: (Unauthorized, "the token was not accepted: get a new user token"),
     403: (Forbidden, "the token may not see this card: check the profile and the token's scope"),
