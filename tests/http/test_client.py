@@ -200,21 +200,6 @@ def test_client_belongs_to_its_first_loop() -> None:
     asyncio.run(client.close())
 
 
-async def test_get_status_gives_what_was_served(kiosk: Simulator, client: Client) -> None:
-    """One poll gives the status, the kiosk, the time, the error code and the words that were served."""
-    kiosk.add(CARD, "jams")
-    ready = await client.get_status(CARD.profile_id, CARD.card_token)
-    assert (ready.status, ready.kiosk_id, ready.error_code) == (cardprod.Status.READY, None, None)
-    await asyncio.sleep(5)
-    jammed = await client.get_status(profile_id=CARD.profile_id, card_token=CARD.card_token)
-    assert jammed.status is cardprod.Status.PRODUCTION_ERROR
-    assert jammed.kiosk_id == "WIS00001"
-    assert jammed.error_code is cardprod.ErrorCode.PRD_FEEDER_JAM
-    assert jammed.description == "Production error: feeder card jam"
-    assert jammed.occurred_at is not None
-    assert jammed.occurred_at.isoformat(timespec="milliseconds").replace("+00:00", "Z") == kiosk.requests[1].occurred_at
-
-
 # --- What is promised ---
 
 

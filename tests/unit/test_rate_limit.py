@@ -130,40 +130,26 @@ LIMITS = st.builds(RateLimit, per_second=st.integers(1, 6), per_minute=st.intege
 @given(
     limit=LIMITS,
     started_at=st.one_of(st.just(0.0), st.floats(0, 1e6)),
-    gaps=st.lists(GAPS, max_size=80),
+    requests=st.lists(st.tuples(GAPS, st.booleans()), max_size=80),
     pauses=st.dictionaries(st.integers(0, 79), st.floats(0, 90), max_size=3),
 )
 def test_no_window_is_too_full(
-    limit: RateLimit, started_at: float, gaps: list[float], pauses: dict[int, float]
+    limit: RateLimit, started_at: float, requests: list[tuple[float, bool]], pauses: dict[int, float]
 ) -> None:
-    """However requests arrive, no second and no minute, wherever it starts, holds more than the limit."""
+    """However requests arrive, and some are withdrawn, no second and no minute holds more than the limit."""
     window = SlidingWindow(limit)
     asked_at, now = started_at, started_at
     departures: list[float] = []
-    for number, gap in enumerate(gaps):
+    for number, (gap, is_withdrawn) in enumerate(requests):
         asked_at += gap
         if number in pauses:
             window.held_until = max(window.held_until, now + pauses[number])
         now = leave(window, max(asked_at, now))
-        departures.append(now)
-    assert departures == sorted(departures)
-    assert most_in_a_window(departures, 1.0) <= limit.per_second
-    assert most_in_a_window(departures, 60.0) <= limit.per_minute
-
-
-@given(limit=LIMITS, requests=st.lists(st.tuples(GAPS, st.booleans()), max_size=80))
-def test_withdrawing_never_lets_too_many_out(limit: RateLimit, requests: list[tuple[float, bool]]) -> None:
-    """Requests that were withdrawn are not counted, and those that left still keep the limit."""
-    window = SlidingWindow(limit)
-    asked_at, now = 0.0, 0.0
-    departures: list[float] = []
-    for gap, is_taken_back in requests:
-        asked_at += gap
-        now = leave(window, max(asked_at, now))
-        if is_taken_back:
+        if is_withdrawn:
             window.withdraw(now)
         else:
             departures.append(now)
+    assert departures == sorted(departures)
     assert most_in_a_window(departures, 1.0) <= limit.per_second
     assert most_in_a_window(departures, 60.0) <= limit.per_minute
 
