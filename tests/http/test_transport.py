@@ -22,7 +22,7 @@ from tests.cards import CARD, poll
 from tests.clock import now
 from tests.fast_path import needs_fast_path
 from tests.leftovers import assert_idle, assert_nothing_left
-from tests.raw_server import RawServer, http_answer
+from tests.raw_server import RawServer, answer_nothing, http_answer
 from tests.table import Table
 from tests.waiting import run_program
 
@@ -37,10 +37,6 @@ SECRET = "secret-bearer-token"
 def add_cards(kiosk: Simulator, count: int) -> list[Card]:
     """Add so many cards that never become final."""
     return [kiosk.add((123456, f"card-{number}"), "never") for number in range(count)]
-
-
-async def answer_nothing(_: asyncio.StreamWriter) -> None:
-    """Answer nothing, and keep the connection open."""
 
 
 # --- Retries ---
