@@ -232,7 +232,7 @@ async def test_adaptive_schedule(kiosk: Simulator, client: Client, durable: Dura
     batch_id = await durable.submit([card], schedule=None)
     async with working(durable, client, refuse):
         await over(durable, batch_id)
-    assert "READY" in repr(client._own_schedule())  # pyright: ignore[reportPrivateUsage]
+    assert "READY" in repr(client._schedule)  # pyright: ignore[reportPrivateUsage]
 
 
 # --- Several workers ---
