@@ -92,7 +92,11 @@ FILES: Final = {
         "watch no.csv", 2, err="cardprod: no.csv cannot be read: No such file or directory"
     ),
     "a list that is a folder": Accident("watch .", 2, err="cardprod: . cannot be read: Is a directory"),
-    "a list that is no text": Accident("status --file noise", 2, err=r"(cardprod: noise:\d+: [^\n]+\n?)+"),
+    "a list that is no text": Accident(
+        "status --file noise",
+        2,
+        err=r"(cardprod: noise:\d+: [^\n]+\n)+cardprod: the exit code is 2: no row of the list is a card",
+    ),
     "a list from a pipe": Accident("status --file /dev/fd/{pipe}", 0, out=PRODUCED),
     "a list of a spreadsheet": Accident("status --file excel.csv", 0, out=PRODUCED),
     "a list of an old spreadsheet": Accident("status --file old.csv", 0, out=PRODUCED),

@@ -64,7 +64,8 @@ async def test_all_produced(kiosk: Simulator, tmp_path: Path) -> None:
     exit_code, lines = await run_json("watch", write_list(tmp_path / "cards.csv", cards))
     assert exit_code == 0
     assert reported(lines) == {card.card_token: ["READY", "IN_PROGRESS", "PRODUCED"] for card in cards}
-    assert lines[0] == {"type": "watching", "cards": 5, "ended": 0, "bad_rows": 0, "checkpoint": None}
+    assert lines[0] == {"type": "watching", "cards": 5, "ended": 0, "bad_rows": 0, "checkpoint": None,
+                        "is_resumed": False}  # fmt: skip
     summary = lines[-1]
     assert (summary.pop("requests"), summary.pop("seconds") > 80) == (len(kiosk.requests), True)
     assert summary == {
@@ -208,6 +209,31 @@ async def test_trouble_is_reported(
     assert all(line.startswith("cardprod: ") for line in err.splitlines())
 
 
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [((), "in a row, all in about "), (("--timeout", "8", "--json"), "ends with the timeout, in about 10 s")],
+)
+@pytest.mark.usefixtures("environment")
+async def test_no_answer_yet(
+    kiosk: Simulator, tmp_path: Path, capfd: pytest.CaptureFixture[str], more: tuple[str, ...], expected: str
+) -> None:
+    """While nothing answers, the first failed poll is reported at once, with until when it goes on; and only that."""
+    argv = ["watch", write_list(tmp_path / "cards.csv", cards_of(kiosk, 3)), *more]
+    kiosk.fail_next(Fault.reset(), times=1000)
+    began_at = asyncio.get_running_loop().time()
+    with output_of(*argv) as (output, _):
+        watching = asyncio.create_task(cli.run(cli.make_parser().parse_args(argv), output))
+        err = await until("a failed poll", lambda: capfd.readouterr().err)
+        assert asyncio.get_running_loop().time() - began_at < 5
+        assert err.startswith("cardprod: no answer yet: ")
+        assert expected in err
+        assert await watching == 4
+    assert "no answer yet" not in capfd.readouterr().err
+    kiosk.clear_faults()
+    await run(*argv)
+    assert "no answer yet" not in capfd.readouterr().err
+
+
 @pytest.mark.usefixtures("environment")
 async def test_hostile_words(kiosk: Simulator, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """What a server says, and what is in the list, cannot play with the terminal or make lines of its own."""
@@ -333,7 +359,7 @@ async def test_once_all_are_final(kiosk: Simulator, tmp_path: Path) -> None:
     second_code, second = await run_json("watch", file, "--checkpoint", str(tmp_path / "state"))
     assert (first_code, second_code, len(kiosk.requests)) == (1, 1, asked)
     assert [line["type"] for line in second] == ["watching", "summary"]
-    assert second[0]["ended"] == 4
+    assert (second[0]["ended"], second[0]["is_resumed"]) == (4, True)
     changing = {"requests", "seconds"}
     assert {k: v for k, v in second[-1].items() if k not in changing} == {
         k: v for k, v in first[-1].items() if k not in changing
@@ -537,7 +563,8 @@ async def test_the_first_line_is_enough(kiosk: Simulator) -> None:
         await until("the first card", lambda: "PRODUCED" in watching.out, child=watching)
         os.write(writing_end, f"{second.profile_id},{second.card_token}\nbad\n".encode())
         os.close(writing_end)
-        assert (await watching.until_end(), watching.err) == (2, "")
+        words = "cardprod: the exit code is 2: 1 bad row, though all cards are produced\n"
+        assert (await watching.until_end(), watching.err) == (2, words)
         lines = [json.loads(line) for line in watching.lines]
     assert reported(lines) == {card.card_token: ["PRODUCED"] for card in (first, second)}
     assert (lines[0]["cards"], lines[-1]["cards"], lines[-1]["bad_rows"]) == (0, 2, 1)

@@ -40,7 +40,7 @@ A list on standard input is read while its first cards are waited for already; w
 
 Rows that are no cards are shown and counted, and the others go on. The exit code
 is that of the card that most needs attention: 4 no usable answer, 3 not final,
-1 ended in an error status, 2 only such rows, 0 all produced."""
+1 ended in an error status; else 2 if a row is no card, and 0 if all are produced."""
 
 
 def add(to: Commands) -> None:

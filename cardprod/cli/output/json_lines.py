@@ -59,7 +59,7 @@ def _object_of(event: events.Event) -> tuple[str, dict[str, Any]] | None:  # noq
         case events.BadRowFound():
             return "bad_row", attrs.asdict(event.row)
         case events.WatchStarted():
-            return "watching", _fields(event, "cards", "ended", "bad_rows", "checkpoint")
+            return "watching", _fields(event, "cards", "ended", "bad_rows", "checkpoint", "is_resumed")
         case events.WatchProgress(seconds_left=left):
             more = _fields(event, "pending", "statuses", "requests_in_last_minute")
             return "progress", _counts(event) | more | {"seconds_left": None if left is None else round(left)}

@@ -26,14 +26,15 @@ from cardprod._polling.source import TimeSlice
 from cardprod._protocol.codec import unix_time
 from cardprod.checkpoint import Checkpoint, wall_clock
 from cardprod.cli.connection import base_url
-from cardprod.cli.exit_codes import SIGNALLED
-from cardprod.cli.lists import CardList, read_blocks, report_bad_rows
+from cardprod.cli.exit_codes import SIGNALLED, USAGE
+from cardprod.cli.lists import CardList, read_blocks, report_bad_rows, warn_of_bad_rows
 from cardprod.cli.output.events import Result, Warned, WatchEnded, WatchStarted
 from cardprod.cli.output.streams import OutputLost
 from cardprod.cli.watch.stats import WatchStats, exit_code_for
-from cardprod.cli.words import count_of, whole
+from cardprod.cli.words import count_of, message_of, roughly, whole
 from cardprod.errors import CardprodError, Unauthorized, UsageError
-from cardprod.telemetry import PollFailed
+from cardprod.models import ProductionStatus
+from cardprod.telemetry import PollEnded, PollFailed
 
 if TYPE_CHECKING:
     import argparse
@@ -57,6 +58,14 @@ _AT_ONCE: Final = 1000
 _LAST_WORDS: Final = 1.0
 """Seconds for which a run that was stopped waits for its output to be read."""
 
+_MOST_FAILURES: Final = 5
+"""Failed polls in a row after which a card that had no answer is given up."""
+
+_PAUSES: Final = 10
+_REQUESTS: Final = 3
+_AT_A_TIME: Final = 100
+"""What the client does of itself: seconds between all those polls, requests of a failed poll, polls at a time."""
+
 _LONG: Final = 0.01
 
 
@@ -70,6 +79,7 @@ class WatchSession:
         self._output = output
         self._arguments = arguments
         self._store = store
+        self._per_minute: int = min(arguments.per_minute, arguments.per_second * 60)
         self._schedule = AdaptiveSchedule()
         self._loop = asyncio.get_running_loop()
         self._began_at = self._loop.time()
@@ -78,6 +88,7 @@ class WatchSession:
         self._list = CardList("standard input")  # until it has come; then as far as it has not begun
         self._unnamed: set[Card] = set()  # cards of the checkpoint that standard input has not named yet
         self._stopped: asyncio.Future[str] = self._loop.create_future()
+        self._is_unanswered = True  # until an answer, or until it was said that there is none
         client.on_event = self._process_event
 
     async def run(self, listed: CardList | None) -> int:
@@ -100,19 +111,26 @@ class WatchSession:
         if stopped_by is not None:
             await self._output.drain(_LAST_WORDS)
         number: int | None = getattr(signal, stopped_by or "", None)
-        return exit_code_for(progress) if number is None else SIGNALLED + number
+        if number is not None:
+            return SIGNALLED + number
+        if (exit_code := exit_code_for(progress)) == USAGE:
+            warn_of_bad_rows(self._output, progress.cards, progress.bad_rows)
+        return exit_code
 
     async def _wait(self, listed: CardList | None) -> None:
         arguments, stats = self._arguments, self._stats
         saved = None if self._store is None else await self._store.open(base_url())
         pending, new = await asyncio.to_thread(self._prepare, listed, saved)
         counts = len(stats), len(stats) - stats.pending, stats.bad_rows
-        per_minute = min(arguments.per_minute, arguments.per_second * 60)
-        self._output.emit(WatchStarted(self._list.name, *counts, per_minute, arguments.checkpoint, saved is not None))
+        self._output.emit(
+            WatchStarted(self._list.name, *counts, self._per_minute, arguments.checkpoint, saved is not None)
+        )
         report_bad_rows(self._list, self._output)
         async with AsyncExitStack() as stack:
             # Two batches, because only waits that are resumed have deadlines of their own. They share what is learned.
-            opened = self._client.wait_until_all_final(None, timeout=arguments.timeout, schedule=self._schedule)
+            opened = self._client.wait_until_all_final(
+                None, timeout=arguments.timeout, schedule=self._schedule, max_failures=_MOST_FAILURES
+            )
             self._waits.append(await stack.enter_async_context(opened))
             works = [self._read(opened, opened), self._feed(new, opened, has_more=listed is None)]
             if pending:
@@ -177,7 +195,7 @@ class WatchSession:
             raise UsageError(f"{file} is of other cards: {example}; a list may only grow, so {other}")
 
     def _resume(self, pending: list[PendingCard]) -> Waits:
-        checkpoint = attrs.evolve(Checkpoint.for_cards(()), pending=tuple(pending))
+        checkpoint = attrs.evolve(Checkpoint.for_cards((), max_failures=_MOST_FAILURES), pending=tuple(pending))
         resumed = self._client.resume(checkpoint, schedule=self._schedule)
         gc.freeze()
         return resumed
@@ -247,6 +265,7 @@ class WatchSession:
         async for card, result in waits:
             await work.pause_if_over()
             now = self._loop.time()
+            self._is_unanswered = False
             self._output.emit(Result(result, card, now - self._began_at))
             await self._output.drain()
             self._note(card, result, now, opened)
@@ -288,6 +307,22 @@ class WatchSession:
     def _process_event(self, event: Event) -> None:
         if isinstance(event, PollFailed):
             self._stats.poll_failed(event.error)
+            if self._is_unanswered:
+                self._is_unanswered = False
+                self._report_no_answer(event.error)
+        elif isinstance(event, PollEnded) and isinstance(event.outcome, ProductionStatus):
+            self._is_unanswered = False
+
+    def _report_no_answer(self, error: CardprodError) -> None:
+        """Report that the first poll failed, and how long it will take until all cards are given up, if all do."""
+        poll = self._loop.time() - self._began_at
+        polls = self._stats.pending * _MOST_FAILURES
+        by_limit = polls * _REQUESTS / self._per_minute * 60
+        seconds = max(_MOST_FAILURES * poll + _PAUSES, polls * poll / _AT_A_TIME, by_limit)
+        until = f"a card is given up after {_MOST_FAILURES} failed polls in a row, all in {roughly(seconds)}"
+        if self._arguments.timeout < seconds:
+            until = f"it ends with the timeout, in {roughly(self._arguments.timeout - poll)}"
+        self._output.emit(Warned(f"no answer yet: {message_of(error)}; {until}"))
 
     def _note_saved(self) -> None:
         self._stats.saved_at = self._loop.time()
