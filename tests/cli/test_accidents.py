@@ -66,6 +66,9 @@ STREAMS: Final = {
     "stdin is the checkpoint": Accident(
         "watch - --checkpoint empty.csv <empty.csv", 2, err="cardprod: --checkpoint names the list itself.*"
     ),
+    "stdin with a bad row, strict": Accident(
+        "watch - --strict <bad.csv", 2, err="cardprod: standard input:2: .*\ncardprod: nothing was begun, because .*"
+    ),
     "stdin empty": Accident("watch - </dev/null", 2, err=f"cardprod: standard input: {NO_CARDS}"),
     "stdin empty, allowed": Accident("watch - --allow-empty --plain </dev/null", 0, out=r"\n0 cards: nothing to .*"),
 }
@@ -138,6 +141,7 @@ async def folder(kiosk: Simulator, tmp_path: Path) -> Path:
     contents = {
         "one.csv": b"1,produced\n",
         "empty.csv": b"",
+        "bad.csv": b"1,produced\nbad\n",
         "header.csv": b"profile_id,card_token\n",
         "noise": bytes(range(256)) * 9,
         "excel.csv": table.encode("utf-16"),

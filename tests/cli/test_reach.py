@@ -81,7 +81,11 @@ async def test_the_last_status_after_a_timeout(kiosk: Simulator) -> None:
     """When the time of a wait is over, its last status is shown as well, in JSON as a line before the error."""
     kiosk.add((1, "card"), "never")
     exit_code, lines = await run_json("wait", "1", "card", "--timeout", "1m")
-    assert (exit_code, [line["type"] for line in lines[-2:]]) == (3, ["status", "error"])
+    assert (exit_code, [line["type"] for line in lines[-2:]], lines[-1]["error"]) == (
+        3,
+        ["status", "error"],
+        "WaitTimeout",
+    )
     assert lines[-2]["status"] == lines[-1]["status"] == "READY"
     assert lines[-2]["seen_at"] == lines[-1]["seen_at"]
 
