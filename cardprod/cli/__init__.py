@@ -55,13 +55,7 @@ will change its meaning.
 `watch --checkpoint` shows of cards only what is new: append its output to a file with `>>`. After it was killed, it can
 show a `transition` or `error` again. Each run reads the list anew, and shows its rows that are no cards: in a file of
 several runs, those `bad_row` and that `summary` count that come after the last `watching`. The checkpoint
-is an SQLite database with a row per card, whose `error` is null unless the card's wait ended with one (then the next
-run begins it anew):
-
-```shell
-sqlite3 -csv -header cards.state "SELECT profile_id, card_token, status, error_code, error,
-  datetime(seen_at / 1000000, 'unixepoch') AS seen_at FROM card" > results.csv
-```
+is an SQLite database with a row for each card: `cardprod watch --help` has a query for it.
 """
 
 from __future__ import annotations
@@ -137,5 +131,5 @@ async def run(arguments: argparse.Namespace, output: Output) -> int:
         await output.drain()
     finally:
         LOGGER.removeHandler(handler)
-        output.renderer.close()
+        output.close()
     return exit_code

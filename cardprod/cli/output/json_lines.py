@@ -3,38 +3,26 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import attrs
 
 from cardprod._protocol.codec import as_datetime, unix_time
 from cardprod.checkpoint import wall_clock
-from cardprod.cli.output import events
+from cardprod.cli.output import Output, events
 from cardprod.cli.output.events import last_seen_at
-from cardprod.cli.output.streams import print_stderr
 from cardprod.cli.output.text import stop_message
-from cardprod.cli.words import in_words, printable
+from cardprod.cli.words import in_words
 from cardprod.errors import WaitTimeout
 from cardprod.models import ProductionStatus, Transition
-
-if TYPE_CHECKING:
-    from cardprod.cli.output.streams import Stream
 
 __all__ = ["JsonLines"]
 
 _COUNTS = ("cards", "produced", "failed", "unfinished", "errors", "bad_rows", "requests")
 
 
-class JsonLines:
+class JsonLines(Output):
     """Writes JSON lines; `cardprod.cli` documents them."""
-
-    interval: float = 10.0
-    """Seconds between two reports of progress."""
-    redraws: bool = False
-    """Whether progress takes the place of the progress before."""
-
-    def __init__(self, out: Stream) -> None:
-        self._out = out
 
     def emit(self, event: events.Event) -> None:
         """Write an event; what is for people alone goes to standard error."""
@@ -42,14 +30,11 @@ class JsonLines:
             kind, fields = found
             # DEL is the one character of ASCII that JSON leaves as it is and a terminal does not.
             line = json.dumps({"type": kind, **fields}, default=str).replace("\x7f", "\\u007f")
-            self._out.write(f"{line}\n")
+            self.stream.write(f"{line}\n")
         if isinstance(event, events.Warned):
-            print_stderr(f"cardprod: {printable(event.text)}")
+            self.note(event.text)
         elif isinstance(event, events.WatchEnded) and event.stopped_by is not None:
-            print_stderr(f"cardprod: {printable(stop_message(event))}")
-
-    def close(self) -> None:
-        """Do nothing: what was emitted is written."""
+            self.note(stop_message(event))
 
 
 def _object_of(event: events.Event) -> tuple[str, dict[str, Any]] | None:  # noqa: PLR0911 - a table

@@ -158,11 +158,8 @@ class WatchSession:
                 self._stats.restore(wait.card, last, is_end=is_final and not is_followed)
                 if error is not None:
                     new.append(wait.card)
-                elif is_followed:  # its time begins anew
-                    now = unix_time(wall_clock())
-                    pending.append(self._with_deadline(attrs.evolve(wait, is_after=True, started_at=now)))
-                elif not is_final:
-                    pending.append(self._with_deadline(self._with_known(wait)))
+                elif is_followed or not is_final:
+                    pending.append(self._continued(wait, is_followed=is_followed))
         if self._store is not None:
             self._store.learned = self._schedule.to_json
         self._stats.bad_rows = len(self._list.bad_rows)
@@ -170,17 +167,15 @@ class WatchSession:
         gc.freeze()  # each collection goes over a large list again until it is old
         return pending, new
 
-    def _with_deadline(self, wait: PendingCard) -> PendingCard:
-        timeout = self._arguments.timeout
-        deadline_at = None if timeout == math.inf else unix_time(wait.started_at / 1e6 + timeout)
-        return attrs.evolve(wait, deadline_at=deadline_at)
-
-    def _with_known(self, wait: PendingCard) -> PendingCard:
-        after = self._list.after.get(wait.card)
-        if after is None or wait.last is not None:
-            return wait
-        at = wait.started_at
-        return attrs.evolve(wait, last=after, is_after=after.is_final, began_at=at, polled_at=at)
+    def _continued(self, wait: PendingCard, *, is_followed: bool) -> PendingCard:
+        """Return a wait of an earlier run with this run's timeout, and with what the list says is known of the card."""
+        at, timeout = wait.started_at, self._arguments.timeout
+        if is_followed:  # its time begins anew
+            at = unix_time(wall_clock())
+            wait = attrs.evolve(wait, is_after=True, started_at=at)
+        elif wait.last is None and (after := self._list.after.get(wait.card)) is not None:
+            wait = attrs.evolve(wait, last=after, is_after=after.is_final, began_at=at, polled_at=at)
+        return attrs.evolve(wait, deadline_at=None if timeout == math.inf else unix_time(at / 1e6 + timeout))
 
     def _check_same(self, listed: CardList | None, saved: Saved) -> None:
         """Check that a checkpoint is of these cards. Of a list that is still to come, this cannot be known."""
@@ -289,11 +284,10 @@ class WatchSession:
     async def _report_progress(self) -> None:
         before: object = None
         reported_at = 0.0
-        renderer = self._output.renderer
         while True:
-            if renderer.redraws:
+            if self._output.redraws:
                 self._output.emit(self._progress())
-            await asyncio.sleep(renderer.interval)
+            await asyncio.sleep(self._output.interval)
             progress = self._progress()
             now = progress.pending, progress.failed_polls, progress.statuses
             if now != before or progress.seconds - reported_at >= _AT_LEAST_EVERY:
