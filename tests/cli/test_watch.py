@@ -189,7 +189,7 @@ async def test_trouble_is_reported(
 
 @pytest.mark.parametrize(
     ("more", "expected"),
-    [((), "in a row, all in about "), (("--timeout", "8", "--json"), "ends with the timeout, in about 10 s")],
+    [((), "in a row; all in about "), (("--timeout", "8", "--json"), "ends with the timeout, in about 10 s")],
 )
 @pytest.mark.usefixtures("environment")
 async def test_no_answer_yet(
@@ -203,13 +203,17 @@ async def test_no_answer_yet(
         watching = asyncio.create_task(cli.run(cli.make_parser().parse_args(argv), output))
         err = await until("a failed poll", lambda: capfd.readouterr().err)
         assert asyncio.get_running_loop().time() - began_at < 5
-        assert err.startswith("cardprod: no answer yet: ")
+        assert err.startswith("cardprod: no usable answer yet: ")
         assert expected in err
         assert await watching == 4
-    assert "no answer yet" not in capfd.readouterr().err
+    assert "no usable answer yet" not in capfd.readouterr().err
     kiosk.clear_faults()
-    await run(*argv)
-    assert "no answer yet" not in capfd.readouterr().err
+    state = tmp_path / "state"
+    await cancelled_after(1, argv[1], state)
+    assert "no usable answer yet" not in capfd.readouterr().err
+    kiosk.fail_next(Fault.reset(), times=1000)
+    assert (await run("watch", argv[1], "--checkpoint", str(state)))[0] == 4
+    assert "one with a status not before 5 min; all in about 5 min" in capfd.readouterr().err
 
 
 @pytest.mark.usefixtures("environment")

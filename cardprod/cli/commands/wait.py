@@ -59,7 +59,7 @@ async def run(arguments: argparse.Namespace, output: Output) -> int:
         while known is None or (arguments.follow and not known.is_produced):
             elapsed = loop.time() - began_at
             timeout = max(0.0, arguments.timeout - elapsed)
-            wait = client.wait_until_final(*card, timeout=timeout, after=known)
+            wait = client.wait_until_final(card.profile_id, card.card_token, timeout=timeout, after=known)
             try:
                 async for step in wait:
                     known = step.current

@@ -59,7 +59,8 @@ _LAST_WORDS: Final = 1.0
 """Seconds for which a run that was stopped waits for its output to be read."""
 
 _MOST_FAILURES: Final = 5
-"""Failed polls in a row after which a card that had no answer is given up."""
+_LONGEST_OUTAGE: Final = 300.0
+"""Failed polls in a row after which a card is given up, and for how long they failed if it had an answer."""
 
 _PAUSES: Final = 10
 _REQUESTS: Final = 3
@@ -129,7 +130,11 @@ class WatchSession:
         async with AsyncExitStack() as stack:
             # Two batches, because only waits that are resumed have deadlines of their own. They share what is learned.
             opened = self._client.wait_until_all_final(
-                None, timeout=arguments.timeout, schedule=self._schedule, max_failures=_MOST_FAILURES
+                None,
+                timeout=arguments.timeout,
+                schedule=self._schedule,
+                max_failures=_MOST_FAILURES,
+                max_outage=_LONGEST_OUTAGE,
             )
             self._waits.append(await stack.enter_async_context(opened))
             works = [self._read(opened, opened), self._feed(new, opened, has_more=listed is None)]
@@ -190,7 +195,8 @@ class WatchSession:
             raise UsageError(f"{file} is of other cards: {example}; a list may only grow, so {other}")
 
     def _resume(self, pending: list[PendingCard]) -> Waits:
-        checkpoint = attrs.evolve(Checkpoint.for_cards((), max_failures=_MOST_FAILURES), pending=tuple(pending))
+        empty = Checkpoint.for_cards((), max_failures=_MOST_FAILURES, max_outage=_LONGEST_OUTAGE)
+        checkpoint = attrs.evolve(empty, pending=tuple(pending))
         resumed = self._client.resume(checkpoint, schedule=self._schedule)
         gc.freeze()
         return resumed
@@ -308,15 +314,18 @@ class WatchSession:
             self._is_unanswered = False
 
     def _report_no_answer(self, error: CardprodError) -> None:
-        """Report that the first poll failed, and how long it will take until all cards are given up, if all do."""
-        poll = self._loop.time() - self._began_at
-        polls = self._stats.pending * _MOST_FAILURES
+        """Report that the first poll failed; and, as an estimate from how long it took, when all cards are given up."""
+        progress, poll = self._progress(), self._loop.time() - self._began_at
+        polls = progress.pending * _MOST_FAILURES
         by_limit = polls * _REQUESTS / self._per_minute * 60
         seconds = max(_MOST_FAILURES * poll + _PAUSES, polls * poll / _AT_A_TIME, by_limit)
-        until = f"a card is given up after {_MOST_FAILURES} failed polls in a row, all in {roughly(seconds)}"
+        until = f"a card is given up after {_MOST_FAILURES} failed polls in a row"
+        if progress.statuses:  # of cards that an earlier run has seen
+            until, seconds = f"{until}, one with a status not before 5 min", max(seconds, _LONGEST_OUTAGE)
+        until = f"{until}; all in {roughly(seconds)}"
         if self._arguments.timeout < seconds:
             until = f"it ends with the timeout, in {roughly(self._arguments.timeout - poll)}"
-        self._output.emit(Warned(f"no answer yet: {message_of(error)}; {until}"))
+        self._output.emit(Warned(f"no usable answer yet: {message_of(error)}; {until}"))
 
     def _note_saved(self) -> None:
         self._stats.saved_at = self._loop.time()
