@@ -47,8 +47,11 @@ async def test_status_as_json(kiosk: Simulator) -> None:
     """`status --json` gives one object with everything that is known of the card."""
     kiosk.add(CARD, [Stage("PRODUCTION_ERROR", error_code="PRT_RIBBON_ENDED", description="Replace it")])
     _, [line] = await run_json("status", *_ARGUMENTS)
-    assert line.pop("occurred_at").endswith("+00:00")
-    assert abs(datetime.now(UTC) - datetime.fromisoformat(line.pop("seen_at"))) < timedelta(minutes=1)
+    times = line.pop("occurred_at"), line.pop("seen_at")
+    occurred_at, seen_at = map(datetime.fromisoformat, times)
+    assert (occurred_at.isoformat(), seen_at.isoformat()) == times
+    assert occurred_at.tzinfo == seen_at.tzinfo == UTC
+    assert abs(datetime.now(UTC) - seen_at) < timedelta(minutes=1)
     assert line == {
         "type": "status",
         "card": {"profile_id": CARD.profile_id, "card_token": CARD.card_token},

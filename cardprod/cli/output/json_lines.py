@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime
 from typing import Any
 
 import attrs
@@ -29,7 +30,7 @@ class JsonLines(Output):
         if (found := _object_of(event)) is not None:
             kind, fields = found
             # DEL is the one character of ASCII that JSON leaves as it is and a terminal does not.
-            line = json.dumps({"type": kind, **fields}, default=str).replace("\x7f", "\\u007f")
+            line = json.dumps({"type": kind, **fields}, default=_as_text).replace("\x7f", "\\u007f")
             self.stream.write(f"{line}\n")
         if isinstance(event, events.Warned):
             self.note(event.text)
@@ -71,7 +72,7 @@ def _result(event: events.Result) -> tuple[str, dict[str, Any]]:
                 seen_at = last_seen_at(error)
                 fields |= ({"status": None} if error.last is None else _status(error.last)) | _effort(error)
     if fields.get("status") is not None and not event.of_worker:  # a worker delivers later
-        fields["seen_at"] = as_datetime(unix_time(wall_clock()) if seen_at is None else seen_at).isoformat()
+        fields["seen_at"] = as_datetime(unix_time(wall_clock()) if seen_at is None else seen_at)
     return kind, {"card": card and attrs.asdict(card), **fields, **event.of_worker}
 
 
@@ -88,8 +89,9 @@ def _effort(of: Transition | WaitTimeout) -> dict[str, Any]:
 
 
 def _status(status: ProductionStatus) -> dict[str, Any]:
-    return {
-        **_fields(status, "status", "is_final", "kiosk_id"),
-        "occurred_at": None if status.occurred_at is None else status.occurred_at.isoformat(),
-        **_fields(status, "error_code", "error_origin", "error_meaning", "description"),
-    }
+    card = _fields(status, "status", "is_final", "kiosk_id", "occurred_at")
+    return card | _fields(status, "error_code", "error_origin", "error_meaning", "description")
+
+
+def _as_text(value: object) -> str:
+    return value.isoformat() if isinstance(value, datetime) else str(value)
