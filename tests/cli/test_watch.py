@@ -211,8 +211,19 @@ async def test_no_answer_yet(
     state = tmp_path / "state"
     await cancelled_after(1, argv[1], state)
     assert "no usable answer yet" not in capfd.readouterr().err
+    argv = ["watch", argv[1], "--checkpoint", str(state)]
+    requests = len(kiosk.requests)
+    with output_of(*argv) as (output, _):
+        watching = asyncio.create_task(cli.run(cli.make_parser().parse_args(argv), output))
+        await until("answers", lambda: len(kiosk.requests) >= requests + 3)
+        await asyncio.sleep(0.5)
+        kiosk.fail_next(Fault.reset(), times=6)
+        await asyncio.sleep(9)
+        watching.cancel()
+        await asyncio.wait([watching])
+    assert "no usable answer yet" not in capfd.readouterr().err
     kiosk.fail_next(Fault.reset(), times=1000)
-    assert (await run("watch", argv[1], "--checkpoint", str(state)))[0] == 4
+    assert (await run(*argv))[0] == 4
     assert "one with a status not before 5 min; all in about 5 min" in capfd.readouterr().err
 
 
