@@ -31,8 +31,8 @@ are shown again. The time of the others goes on: --timeout counts from when a
 card's wait began, and can be another one. Ctrl-C is fine. When all are final, the
 file says so: remove it to begin anew.
 
-The file is an SQLite database, with a row for each card, whose error is null unless
-its wait ended with one and begins anew:
+The file is an SQLite database, with a row for each card; its error is null unless
+the card's wait ended with one, and begins anew with the next run:
   sqlite3 -csv -header FILE "SELECT profile_id, card_token, status, error_code,
     error, datetime(seen_at / 1000000, 'unixepoch') AS seen_at FROM card"
 
