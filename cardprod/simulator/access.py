@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Final
 from aiohttp import ClientError, web
 from aiohttp.http import HttpProcessingError
 
+from cardprod.simulator.api import problem
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
@@ -52,14 +54,9 @@ def refusal(request: web.Request) -> str | None:
 
 
 class Connections:
-    """Serves an application on 127.0.0.1, within limits.
+    """Serves an application on 127.0.0.1, within limits."""
 
-    Args:
-        answer_refused: Answers a request that is not accepted, with an HTTP status and the reason.
-    """
-
-    def __init__(self, answer_refused: Callable[[web.Request, int, str], web.Response]) -> None:
-        self._answer_refused = answer_refused
+    def __init__(self) -> None:
         self._busy: set[web.RequestHandler] = set()
         self._runner: web.AppRunner | None = None
         self._server: asyncio.AbstractServer | None = None
@@ -120,13 +117,13 @@ class Connections:
     ) -> web.StreamResponse:
         reason = refusal(request)
         if reason is not None:
-            return self._answer_refused(request, 403, reason)
+            return problem(request, 403, reason)
         try:
             await _read_body(request)
             self._busy.add(request.protocol)
             return await handler(request)
         except web.HTTPException as exc:
-            return self._answer_refused(request, exc.status, exc.reason)
+            return problem(request, exc.status, exc.reason)
         finally:
             self._busy.discard(request.protocol)
 

@@ -24,7 +24,7 @@ class Phase:
 
 
 class SimulatedCard:
-    """A card and the stages of its plan, by when they begin; `plan` is its name. All times are of one clock."""
+    """A card and the stages of its plan, by when they begin; `plan` is its name. All times are seconds of one clock."""
 
     def __init__(self, stages: tuple[Stage, ...], plan: str | None, kiosk_id: str, now: float) -> None:
         self._stages = stages

@@ -279,22 +279,6 @@ async def test_reconnect_from_elsewhere(open_tab: OpenTab, http: aiohttp.ClientS
                 assert set(tab.cards) == {CARD.card_token}
 
 
-async def test_position_is_not_kept_for_long(open_tab: OpenTab, kiosk: Simulator) -> None:
-    """A minute after the last page has gone no timer runs for it any more, and one that comes back begins anew."""
-    inner: Any = kiosk
-    kiosk.add(CARD, [Stage("READY", 1000), Stage("PRODUCED")])
-    tab = await open_tab()
-    await tab.until_state_is_complete()
-    tab.close()
-    await asyncio.sleep(20)
-    assert not inner._simulation.scheduler.is_idle
-    await asyncio.sleep(80)
-    assert inner._simulation.scheduler.is_idle
-    again = await open_tab(**{"Last-Event-ID": tab.last_id})
-    assert not again.hello["is_resumed"]
-    assert not inner._simulation.scheduler.is_idle
-
-
 @pytest.mark.slow
 async def test_slow_reader_piles_up_nothing(open_tab: OpenTab, http: aiohttp.ClientSession, kiosk: Simulator) -> None:
     """A page that reads nothing for a while gets the present state then, and not all that has been."""

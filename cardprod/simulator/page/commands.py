@@ -14,7 +14,6 @@ from cardprod.simulator.faults import Fault
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
-    from cardprod.simulator.kiosks import CardState
     from cardprod.simulator.server import Simulator
 
 __all__ = ["run_command"]
@@ -24,8 +23,8 @@ _MOST_TIMES: Final = 10_000
 _MOST_SECONDS: Final = 3600
 
 
-def run_command(kiosk: Simulator, name: str, body: bytes) -> CardState | Awaitable[object] | None:
-    """Run a command, and return the state of the card that it is about.
+def run_command(kiosk: Simulator, name: str, body: bytes) -> object:
+    """Run a command, and return what its method returns: the state of the card that it is about, if there is one.
 
     Raises:
         KeyError: There is no such command; the error lists those there are.
@@ -108,14 +107,14 @@ def _send_tests(kiosk: Simulator, _: _Fields) -> Awaitable[object]:
     return kiosk.send_tests()
 
 
-_COMMANDS: Final[Mapping[str, Callable[[Simulator, _Fields], CardState | Awaitable[object] | None]]] = {
+_COMMANDS: Final[Mapping[str, Callable[[Simulator, _Fields], object]]] = {
     "add": lambda kiosk, fields: kiosk.state_of(kiosk.add(_card(fields), _text(fields, "plan"))),
     "start": lambda kiosk, fields: kiosk.start(_card(fields), kiosk_id=_kiosk_id(fields)),
     "finish": lambda kiosk, fields: kiosk.finish(_card(fields)),
     "fail": lambda kiosk, fields: kiosk.fail(_card(fields), _text(fields, "error_code")),
     "refuse": lambda kiosk, fields: kiosk.refuse(_card(fields), _text(fields, "error_code")),
     "retry": lambda kiosk, fields: kiosk.retry(_card(fields), kiosk_id=_kiosk_id(fields)),
-    "add-kiosk": lambda kiosk, fields: _done(kiosk.add_kiosk(_kiosk_id(fields))),
+    "add-kiosk": lambda kiosk, fields: kiosk.add_kiosk(_kiosk_id(fields)),
     "take-offline": lambda kiosk, fields: kiosk.take_offline(_text(fields, "kiosk_id")),
     "bring-online": lambda kiosk, fields: kiosk.bring_online(_text(fields, "kiosk_id")),
     "apply-faults": _apply_faults,
@@ -124,7 +123,3 @@ _COMMANDS: Final[Mapping[str, Callable[[Simulator, _Fields], CardState | Awaitab
     "send-tests": _send_tests,
     "unsubscribe": lambda kiosk, _: kiosk.unsubscribe(),
 }
-
-
-def _done(_: object) -> None:
-    """Return nothing, whatever was done."""

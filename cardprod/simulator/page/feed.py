@@ -49,7 +49,7 @@ class Position:
 
 
 class Feed:
-    """Observes a simulator for the pages that are open."""
+    """Observes a simulator, from `open` to `close`, for the pages that are open."""
 
     def __init__(self, kiosk: Simulator) -> None:
         self._kiosk = kiosk
@@ -57,9 +57,12 @@ class Feed:
         self._count = 0
         self._changed: OrderedDict[Change, int] = OrderedDict()  # the one that changed last is last
         self._readers: set[asyncio.Event] = set()
-        for change in (*_OTHERS, *kiosk.cards):
+
+    def open(self) -> None:
+        """Observe the simulator from now on."""
+        for change in (*_OTHERS, *self._kiosk.cards):
             self._record(change)
-        kiosk.observe(self._record)
+        self._kiosk.observe(self._record)
 
     def close(self) -> None:
         """Observe no more, and wake every reader."""
