@@ -321,11 +321,11 @@ def test_too_many_requests(page: Browser, live: Live) -> None:
 def test_error_rate_latency_and_reset(page: Browser, live: Live) -> None:
     """An error rate and a latency can be applied, both at once, and reset; Apply alone adds no fault."""
     fill(page, "#latency", "0.5")
-    fill(page, "#error-rate", "20")
+    fill(page, "#error-rate", "0.2")
     click(page, "Apply", "#faults")
     page.wait_for_text("#faults-set", "latency 0.5 s")
-    page.wait_for_text("#faults-set", "error rate 20 %")
-    assert (live.kiosk.faults.latency, live.kiosk.faults.error_rate, live.kiosk.faults.next) == (0.5, 0.2, ())
+    page.wait_for_text("#faults-set", "error rate 0.2 %")
+    assert (live.kiosk.faults.latency, live.kiosk.faults.error_rate, live.kiosk.faults.next) == (0.5, 0.002, ())
     click(page, "Reset", "#faults")
     page.wait_for_text("#faults-set", "none")
     page.wait_for(lambda: page.run("return document.querySelector('#latency').value") == "0", "the fields are reset")
@@ -537,7 +537,7 @@ def test_a_thousand_cards(page: Browser, live: Live) -> None:
     page.wait_for_text("#page-shown", "1 to 50 of 100")
     click(page, "IN_PROGRESS", "#filters")
     page.wait_for(lambda: not page.find("#pager").is_displayed(), "one page is enough")
-    assert page.find('#filters [data-status="IN_PROGRESS"]').text == "IN_PROGRESS 50"
+    assert page.find('#filters [data-key="IN_PROGRESS"]').text == "IN_PROGRESS 50"
     fill(page, "#search", "nothing like it")
     page.wait_for_text("#no-cards", "No card matches")
 
@@ -575,6 +575,35 @@ def test_page_comes_back(page: Browser, live: Live) -> None:
     page.wait_for_text("#connection", "Live")
     page.wait_for_text(ROW, "IN_PROGRESS")
     page.complaints()  # the browser's own, of refused connections
+
+
+def test_another_simulator_takes_its_place(page: Browser, live: Live) -> None:
+    """When another simulator listens there, nothing is shown any more of the cards and kiosks of the one before."""
+    live.call(live.kiosk.add_kiosk, "LOBBY")
+    live.call(live.kiosk.add, (1, "old"), [Stage("QUALITY_CHECK")])
+    page.wait_for_text("#filters", "QUALITY_CHECK 1")
+    page.wait_for_text("#kiosks", "LOBBY")
+    port = int(live.kiosk.base_url.rpartition(":")[2])
+    live.run(live.kiosk.__aexit__(None, None, None))
+    other = Simulator(port=port, token=None, page=True)
+    live.run(other.__aenter__())
+    try:
+        live.call(other.add, (1, "new"), "never")
+        page.wait_for_text("#card-rows", "new")
+        for css, gone in (("#card-rows", "old"), ("#filters", "QUALITY_CHECK"), ("#kiosks", "LOBBY")):
+            page.wait_for(lambda css=css, gone=gone: gone not in page.text_of(css), f"no {gone}")
+    finally:
+        live.run(other.__aexit__(None, None, None))
+    page.complaints()  # the browser's own, of refused connections
+
+
+def test_filters_count_what_is_there(page: Browser, live: Live) -> None:
+    """Each status is counted as long as there is a card with it, also one that Wise does not document."""
+    live.call(live.kiosk.add, CARD, [Stage("QUALITY_CHECK")])
+    page.wait_for_text("#filters", "QUALITY_CHECK 1")
+    live.call(live.kiosk.finish, CARD)
+    page.wait_for_text("#filters", "PRODUCED 1")
+    assert page.text_of("#filters") == "All 1READY 0IN_PROGRESS 0PRODUCED 1PRODUCTION_ERROR 0REQUEST_ERROR 0"
 
 
 def test_tab_in_the_background(page: Browser, live: Live) -> None:
