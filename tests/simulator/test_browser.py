@@ -180,50 +180,35 @@ def choose_error(page: Browser, words: str) -> None:
 # --- Driving cards ---
 
 
-def test_clicks_move_the_waiting_client(page: Browser, live: Live) -> None:
-    """Somebody starts a card and jams the feeder by its meaning, and the waiting client sees both."""
-    waiting, steps = live.wait_for_card()
-    click(page, "Start", ROW)
-    page.wait_for(lambda: len(steps) == 2, "the client sees the start")
-    click(page, "Fail", ROW)
-    choose_error(page, "feeder jam")
-    waiting.result(LIMIT)
-    assert [step.current.status for step in steps] == ["READY", "IN_PROGRESS", "PRODUCTION_ERROR"]
-    assert steps[-1].current.error_code is cardprod.ErrorCode.PRD_FEEDER_JAM
-    page.wait_for_text(ROW, "feeder card jam")
-
-
-def test_finish(page: Browser, live: Live) -> None:
-    """Somebody starts and finishes a card, and the client's wait ends with it produced."""
-    waiting, steps = live.wait_for_card()
-    click(page, "Start", ROW)
-    click(page, "Finish", ROW)
-    waiting.result(LIMIT)
-    assert steps[-1].current.is_produced
-    page.wait_for_text(ROW, "none left")
-
-
-def test_refuse_and_retry(page: Browser, live: Live) -> None:
-    """Somebody refuses a request by its meaning and sends the card again, and a client that waits again sees it."""
+def test_every_move(page: Browser, live: Live) -> None:
+    """Each move has a button, an error is chosen by its meaning, and a client that waits sees where each move leads."""
     waiting, steps = live.wait_for_card()
     click(page, "Refuse", ROW)
     choose_error(page, "branch")
     waiting.result(LIMIT)
     assert steps[-1].current.error_code is cardprod.ErrorCode.NO_BRANCH_LINKED_TO_KIOSK
-    refused_at = steps[-1].current.occurred_at
     click(page, "Retry", ROW)
-    page.wait_for_text(ROW, "IN_PROGRESS")
     waiting, steps = live.wait_for_card()
-    click(page, "Finish", ROW)
+    page.wait_for(lambda: steps, "the client sees the production")
+    click(page, "Fail", ROW)
+    choose_error(page, "feeder jam")
     waiting.result(LIMIT)
-    produced_at = steps[-1].current.occurred_at
-    assert refused_at is not None
-    assert produced_at is not None
-    assert produced_at > refused_at
+    assert [step.current.status for step in steps] == ["IN_PROGRESS", "PRODUCTION_ERROR"]
+    assert steps[-1].current.error_code is cardprod.ErrorCode.PRD_FEEDER_JAM
+    page.wait_for_text(ROW, "feeder card jam")
+    click(page, "Retry", ROW)
+    click(page, "Finish", ROW)
+    page.wait_for_text(ROW, "none left")
+    assert live.status() == "PRODUCED"
 
 
 def test_every_error_can_be_chosen(page: Browser) -> None:
-    """The choices are the 36 production errors, under where they come from, with their meaning and their code."""
+    """The choices are the 22 request and the 36 production errors, under where they come from, each with its code."""
+    click(page, "Refuse", ROW)
+    page.wait_for(lambda: page.find("#choose").is_displayed(), "the choice of an error")
+    assert len(page.find_all("#choose-list button")) == 22
+    page.find("#choose-search").send_keys(Keys.ESCAPE)
+    page.wait_for(lambda: not page.find("#choose").is_displayed(), "Escape closes it")
     click(page, "Start", ROW)
     click(page, "Fail", ROW)
     page.wait_for(lambda: page.find("#choose").is_displayed(), "the choice of an error")
@@ -233,16 +218,6 @@ def test_every_error_can_be_chosen(page: Browser) -> None:
     assert len(titles) == 7
     assert "Ribbon has ended PRT_RIBBON_ENDED" in page.text_of("#choose-list")
     click(page, "Cancel", "#choose")
-    click(page, "Finish", ROW)
-
-
-def test_every_refusal_can_be_chosen(page: Browser) -> None:
-    """The choices are the 22 request errors."""
-    click(page, "Refuse", ROW)
-    page.wait_for(lambda: page.find("#choose").is_displayed(), "the choice of an error")
-    assert len(page.find_all("#choose-list button")) == 22
-    page.find("#choose-search").send_keys(Keys.ESCAPE)
-    page.wait_for(lambda: not page.find("#choose").is_displayed(), "Escape closes it")
 
 
 def test_added_on_the_page(page: Browser, live: Live) -> None:
@@ -254,14 +229,6 @@ def test_added_on_the_page(page: Browser, live: Live) -> None:
     page.wait_for_text("#card-rows", "another")
     page.wait_for_text('#card-rows tr[data-key="123456/another"]', "KIOSK_ID_NOT_FOUND")
     assert live.call(live.kiosk.state_of, (123456, "another")).plan == "rejected"
-
-
-def test_client_s_card_appears(page: Browser, live: Live) -> None:
-    """A request of a client is seen in the log, and the card's requests are counted."""
-    live.run(live.client.get_status(CARD.profile_id, CARD.card_token))
-    page.wait_for_text("#request-rows", "200 READY")
-    page.wait_for(lambda: page.text_of(f"{ROW} .cell-requests") == "1", "one request")
-    assert page.find("#request-rows tr td:last-child span").get_attribute("title")
 
 
 def test_impossible_move(page: Browser, live: Live) -> None:
@@ -306,8 +273,8 @@ def test_another_kiosk(page: Browser, live: Live) -> None:
     assert seen.kiosk_id == "WIS00002"
 
 
-def test_too_many_requests(page: Browser, live: Live) -> None:
-    """The next answer can be a 429, and the client comes through it; both are seen in the log."""
+def test_requests_are_shown(page: Browser, live: Live) -> None:
+    """The next answer can be a 429, and the client comes through it: the log has both, and the card's are counted."""
     page.find('#fault option[value="429"]').click()
     fill(page, "#fault-seconds", "0")
     click(page, "Apply", "#faults")
@@ -316,6 +283,8 @@ def test_too_many_requests(page: Browser, live: Live) -> None:
     page.wait_for_text("#request-rows", "429 fault: 429, Retry-After: 0")
     page.wait_for_text("#request-rows", "200 READY")
     page.wait_for_text("#faults-set", "none")
+    page.wait_for(lambda: page.text_of(f"{ROW} .cell-requests") == "1", "one request that was served")
+    assert page.find("#request-rows tr td:last-child span").get_attribute("title")
 
 
 def test_error_rate_latency_and_reset(page: Browser, live: Live) -> None:
@@ -566,32 +535,23 @@ def test_foreign_text_is_only_text(page: Browser, live: Live) -> None:
     assert page.driver.title.startswith("Kiosk simulator")
 
 
-def test_page_comes_back(page: Browser, live: Live) -> None:
-    """When the simulator is gone the page says so, and comes back with it, and with what has become of the cards."""
-    live.run(live.kiosk.__aexit__(None, None, None))
-    page.wait_for_text("#connection", "Connection lost")
-    live.run(live.kiosk.__aenter__())
-    live.call(live.kiosk.start, CARD)
-    page.wait_for_text("#connection", "Live")
-    page.wait_for_text(ROW, "IN_PROGRESS")
-    page.complaints()  # the browser's own, of refused connections
-
-
 def test_another_simulator_takes_its_place(page: Browser, live: Live) -> None:
-    """When another simulator listens there, nothing is shown any more of the cards and kiosks of the one before."""
+    """When a simulator is gone the page says so, and comes back with the next one, without the first one's cards."""
     live.call(live.kiosk.add_kiosk, "LOBBY")
     live.call(live.kiosk.add, (1, "old"), [Stage("QUALITY_CHECK")])
     page.wait_for_text("#filters", "QUALITY_CHECK 1")
     page.wait_for_text("#kiosks", "LOBBY")
     port = int(live.kiosk.base_url.rpartition(":")[2])
     live.run(live.kiosk.__aexit__(None, None, None))
+    page.wait_for_text("#connection", "Connection lost")
     other = Simulator(port=port, token=None, page=True)
     live.run(other.__aenter__())
     try:
         live.call(other.add, (1, "new"), "never")
+        page.wait_for_text("#connection", "Live")
         page.wait_for_text("#card-rows", "new")
-        for css, gone in (("#card-rows", "old"), ("#filters", "QUALITY_CHECK"), ("#kiosks", "LOBBY")):
-            page.wait_for(lambda css=css, gone=gone: gone not in page.text_of(css), f"no {gone}")
+        old = {"#card-rows": "old", "#filters": "QUALITY_CHECK", "#kiosks": "LOBBY"}
+        page.wait_for(lambda: not any(text in page.text_of(css) for css, text in old.items()), "nothing old")
     finally:
         live.run(other.__aexit__(None, None, None))
     page.complaints()  # the browser's own, of refused connections

@@ -127,6 +127,7 @@ async def test_every_error(kiosk: Simulator) -> None:
 
 def wrong_calls(kiosk: Any) -> list[tuple[Callable[..., object], tuple[Any, ...], str]]:
     """List what to call, with what, and what the refusal says."""
+    versions: list[Any] = ["3.0.0", []]
     stage, subscription = partial(Stage, "READY"), partial(Subscription, url="http://127.0.0.1:9/")
     return [
         (kiosk.state_of, ("x",), "expected a Card or"),
@@ -161,7 +162,7 @@ def wrong_calls(kiosk: Any) -> list[tuple[Callable[..., object], tuple[Any, ...]
         (kiosk.stop_observing, (print,), "observer is not there"),
         (kiosk.subscribe, (5,), "subscription must be"),
         *((partial(subscription, latency=pair), (), "latency") for pair in ((1,), (1, 2, 3), [1, 2], (2, 1), (-1, 2))),
-        *((partial(subscription, schema_version=version), (), "schema_version") for version in ("3.0.0", [])),
+        *((partial(subscription, schema_version=version), (), "schema_version") for version in versions),
         *((partial(subscription, **{share: 2}), (), share) for share in ("duplicates", "losses", "replays")),
         (partial(subscription, seed=[]), (), "seed must be"),
     ]
