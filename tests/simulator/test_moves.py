@@ -472,16 +472,24 @@ async def test_plans_go_on_when_it_runs_again(hooks: tuple[str, list[dict[str, A
     assert [each["status"] for each in hooks[1]] == ["IN_PROGRESS", "PRODUCED"]
 
 
-async def test_its_end_waits_for_nothing(hooks: tuple[str, list[dict[str, Any]]]) -> None:
-    """A simulator that ends while it sends tests and webhooks ends at once, and leaves no task and no session."""
-    async with RawServer(lambda _: asyncio.sleep(3600)) as endless:
-        async with Simulator() as kiosk:
+async def test_its_end_waits_for_nothing() -> None:
+    """A simulator ends at once although pages are open and answers, webhooks and tests are due, and leaves nothing."""
+    async with RawServer(lambda _: asyncio.sleep(3600)) as endless, aiohttp.ClientSession() as http:
+        async with Simulator(page=True) as kiosk:
             for _ in range(3):
                 kiosk.subscribe(endless.base_url)
             kiosk.start(kiosk.add(CARD, "never"))
-            testing = asyncio.create_task(kiosk.send_tests())
+            kiosk.fail_next(Fault.stall(), times=2)  # aiohttp tries a broken connection once more by itself
+            pages = [await http.get(f"{kiosk.base_url}/_kiosk/changes") for _ in range(3)]
+            late, testing = asyncio.create_task(get(kiosk)), asyncio.create_task(kiosk.send_tests())
             await asyncio.sleep(1)
+            began = asyncio.get_running_loop().time()
+        assert asyncio.get_running_loop().time() - began < 1
         assert await testing == [None, None, None]
+        with pytest.raises(aiohttp.ClientConnectionError):
+            await late
+        for page in pages:
+            page.close()
     await assert_nothing_left()
 
 
