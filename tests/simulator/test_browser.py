@@ -444,6 +444,23 @@ def test_nothing_overflows(page: Browser, live: Live) -> None:
                 assert page.run(_TALLEST_STATUS) < 30
 
 
+_IS_SEEN = """
+const cell = document.querySelector(arguments[0]);
+const range = document.createRange();
+range.selectNodeContents(cell);
+const [text, box] = [range.getBoundingClientRect(), cell.getBoundingClientRect()];
+return text.width > box.width && text.right <= box.right
+"""
+
+
+def test_the_end_of_a_long_token_is_seen(page: Browser, live: Live) -> None:
+    """Where a log has no room for a card's token its end is seen, which differs where tokens were counted up."""
+    card = live.call(live.kiosk.add, (123456, "x" * 120 + "0001"), "never")
+    live.run(live.client.get_status(card.profile_id, card.card_token))
+    page.wait_for_text("#request-rows", "200 READY")
+    assert page.run(_IS_SEEN, "#request-rows .mono")
+
+
 _ROWS_SEEN = """
 const rows = [...document.querySelectorAll("#card-rows tr")].map((row) => row.getBoundingClientRect());
 const box = document.querySelector("#cards .rows").getBoundingClientRect();

@@ -398,7 +398,7 @@ _NO_FAULT: dict[str, Any] = {"fault": None, "error_rate": 0, "latency": 0}
 
 
 async def test_every_fault_by_command(open_tab: OpenTab, http: aiohttp.ClientSession, kiosk: Simulator) -> None:
-    """Each fault of the next answers can be set, and is described; so can an error rate and a latency, until a reset."""
+    """Each fault of the next answers can be set, and is described; so can a rate and a latency, until a reset."""
     faults = {
         "429": "429, Retry-After: 7",
         "500": "500",

@@ -583,19 +583,23 @@ const answerOf = (httpStatus) => {
   return element("span", { className: isGood ? "answer-good" : "answer-bad", textContent });
 };
 
+/** A card's token; where there is no room for all of it, its end, in which tokens that were counted up differ. */
+const tokenCell = (token) => cell("mono token-end", element("bdi", { textContent: token }));
+
 function requestRow({ at, method, path, card, correlation_id, fault, http_status, status }) {
   const answer = cell("", answerOf(http_status), status ? ` ${status}` : "");
   if (fault) answer.append(element("span", { className: "detail", textContent: ` fault: ${fault}` }));
   // Its end, because a client may count them up there.
   const id = element("span", { className: "mono", textContent: correlation_id ? `…${correlation_id.slice(-8)}` : "" });
   id.title = correlation_id ?? "no correlation id";
-  const what = card && method === "GET" ? card : `${method} ${path}`;
-  const request = element("td", { className: "mono", title: `${method} ${path}`, textContent: what });
+  const request = card && method === "GET" ? tokenCell(card) : cell("mono", `${method} ${path}`);
+  request.title = `${method} ${path}`;
   return element("tr", {}, cell("time", clock(at)), request, answer, cell("id", id));
 }
 
 function deliveryRow({ at, card, status, delivery_id, attempt, http_status }) {
-  const about = element("td", { className: "mono", title: `X-Delivery-Id ${delivery_id}`, textContent: card ?? "test" });
+  const about = tokenCell(card ?? "test");
+  about.title = `X-Delivery-Id ${delivery_id}`;
   const answer = cell("", answerOf(http_status), attempt > 1 ? ` #${attempt}` : "");
   answer.title = `attempt ${attempt}`;
   return element("tr", {}, cell("time", clock(at)), about, cell("", status ?? ""), answer);
