@@ -20,6 +20,7 @@ from aiohttp import web
 from cardprod.error_codes import ErrorCode
 from cardprod.errors import UsageError
 from cardprod.models import Card
+from cardprod.simulator.cards import Phase
 from cardprod.simulator.kiosks import error_stage
 from cardprod.simulator.plans import Stage
 from cardprod.simulator.simulation import LoggedRequest
@@ -28,7 +29,6 @@ from cardprod.simulator.webhook_sender import public_key
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from cardprod.simulator.cards import Phase
     from cardprod.simulator.faults import Fault
     from cardprod.simulator.plans import Plan
     from cardprod.simulator.simulation import KioskSimulation
@@ -109,7 +109,8 @@ class KioskApi:
             stage = error_stage("REQUEST_ERROR", ErrorCode.EMPTY_OR_NULL_FIELD_VALUE)
         if stage is not None:  # the card's own status is what it was
             now = self._simulation.clock.now()
-            return self._answer(request, 422, self._status_body(stage, self._cards[card].kiosk_id, now))
+            refusal = Phase(stage, now, now, self._cards[card].kiosk_id)
+            return self._answer(request, 422, self._status_body(refusal))
         is_refused = self._simulation.phase_of(card).stage.status == "REQUEST_ERROR"
         return self._answer_phase(request, 422 if is_refused else 200, card)
 
@@ -194,12 +195,11 @@ class KioskApi:
     ) -> web.Response:
         """Answer with the status that a card has now."""
         phase = self._simulation.phase_of(card)
-        body = self._status_body(phase.stage, self._simulation.kiosk_of(card, phase), phase.requested_at)
-        return self._answer(request, http_status, body, fault, phase=phase)
+        return self._answer(request, http_status, self._status_body(phase), fault, phase=phase)
 
-    def _status_body(self, stage: Stage, kiosk_id: str | None, requested_at: float) -> str:
-        occurred_at = self._simulation.clock.timestamp(requested_at)
-        fields = {"status": stage.status, "kioskId": kiosk_id, "occurredAt": occurred_at}
+    def _status_body(self, phase: Phase) -> str:
+        stage, occurred_at = phase.stage, self._simulation.clock.timestamp(phase.requested_at)
+        fields = {"status": stage.status, "kioskId": phase.kiosk_id, "occurredAt": occurred_at}
         # As in Wise's samples: these two are left out where there is nothing to say.
         if stage.error_code is not None:
             fields["errorCode"] = stage.error_code

@@ -179,10 +179,6 @@ class KioskSimulation:
         """Return the stage that a card is in."""
         return self.cards[card].phase_at(self.clock.now())
 
-    def kiosk_of(self, card: Card, phase: Phase) -> str | None:
-        """Return the kiosk as a status names it."""
-        return None if phase.stage.status == "READY" else self.cards[card].kiosk_id
-
     def _find(self, card: Card) -> SimulatedCard:
         simulated = self.cards.get(card)
         if simulated is None:
@@ -323,5 +319,4 @@ class KioskSimulation:
         self.publish(card)
 
     def _send_webhooks(self, card: Card, phase: Phase | None = None) -> None:
-        phase = phase or self.phase_of(card)
-        self.webhooks.send(card, phase, self.kiosk_of(card, phase))
+        self.webhooks.send(card, phase or self.phase_of(card))

@@ -196,13 +196,13 @@ class WebhookSender:
         _private_key()  # it takes a moment, and may find the extra missing
         self._subscriptions.append((subscription, Random(subscription.seed)))  # noqa: S311 - simulated faults
 
-    def send(self, card: Card, phase: Phase, kiosk_id: str | None) -> None:
+    def send(self, card: Card, phase: Phase) -> None:
         """Send what a card's status is now."""
         for number, (subscription, random) in enumerate(self._subscriptions):
             if random.random() < subscription.losses:
                 continue
             for _ in range(1 + (random.random() < subscription.duplicates)):
-                delivery = self._delivery(number, card, phase, kiosk_id)
+                delivery = self._delivery(number, card, phase)
                 latency = random.uniform(*subscription.latency)
                 self._start(self._deliver(delivery, latency))
                 if random.random() < subscription.replays:
@@ -211,8 +211,8 @@ class WebhookSender:
     async def send_tests(self) -> list[int | None]:
         """Send a test to every subscription, and return each answer's HTTP status; None for no answer."""
         now = self._clock.now()
-        ready = Phase(Stage("READY"), now, now)
-        tests = [self._delivery(number, None, ready, None) for number in range(len(self._subscriptions))]
+        ready = Phase(Stage("READY"), now, now, kiosk_id=None)
+        tests = [self._delivery(number, None, ready) for number in range(len(self._subscriptions))]
         sending = [self._start(self._try(test, 1)) for test in tests]
         if sending:
             await asyncio.wait(sending)
@@ -233,7 +233,7 @@ class WebhookSender:
             session, self._session = self._session, None
             await session.close()
 
-    def _delivery(self, number: int, card: Card | None, phase: Phase, kiosk_id: str | None) -> _Delivery:
+    def _delivery(self, number: int, card: Card | None, phase: Phase) -> _Delivery:
         """Write the webhook of a card's status, or the test of a subscription, which is about no card."""
         subscription, random = self._subscriptions[number]
         is_old, stage = subscription.schema_version == "2.0.0", phase.stage
@@ -256,7 +256,7 @@ class WebhookSender:
                     "card_token": None if card is None else card.card_token,
                 },
                 "status": stage.status,
-                "kiosk_id": kiosk_id,
+                "kiosk_id": phase.kiosk_id,
                 "occurred_at": at(phase.requested_at),
                 "error_code": stage.error_code,
                 "description": stage.description,
