@@ -43,8 +43,8 @@ PAUSE: Final = 0.05
 BACKOFF: Final = Backoff(first=0.05, factor=1.5, ceiling=0.5)
 LATE: Final = frozenset({"unasked-later", "unasked-endlessly"})
 """Left out: on a busy connection they come after the next request has left, and seem to answer that one."""
-WEIGHTS: Final = {way: 0.1 if way == "429-later" else 1.0 for way in WAYS if way not in {HONEST, *LATE}}
-"""A 429 holds up the whole client for its second, so it is rarer than the others."""
+WEIGHTS: Final = {way: 0.01 if way == "429-later" else 1.0 for way in WAYS if way not in {HONEST, *LATE}}
+"""A 429 says that the rate is too high, so the whole client slows down; here it comes at random, and so is rare."""
 CLOSING: Final = 10.0
 """Seconds in which connections that were closed must be gone."""
 MOST_OBJECTS: Final = 1.1

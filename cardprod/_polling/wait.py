@@ -263,6 +263,7 @@ class _Entry(PollEntry):
             self._poller.settle(self)
             return
         if self.postpone(now, subscriptions.trust.gap(now)):
+            self._poller.settle(self)
             return
         self.mark_due(now)
         if not subscriptions.is_polled(self.card):

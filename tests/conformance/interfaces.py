@@ -27,6 +27,8 @@ class Report:
 
     transitions: list[Transition] = attrs.field(factory=list[Transition])
     error: CardprodError | None = None
+    wait: Any = None
+    """The wait itself, as a user may keep it: what it leaves behind must not depend on when it is freed."""
 
     @property
     def statuses(self) -> list[str]:
@@ -89,6 +91,7 @@ def _arguments(options: Options) -> dict[str, Any]:
 
 async def _awaited(client: Client, card: Card, options: Options, report: Report) -> None:
     wait = client.wait_until_final(card.profile_id, card.card_token, after=options.after, **_arguments(options))
+    report.wait = wait
     try:
         final = await wait
     except CardprodError as error:
@@ -101,6 +104,7 @@ async def _awaited(client: Client, card: Card, options: Options, report: Report)
 
 async def _iterated(client: Client, card: Card, options: Options, report: Report) -> None:
     wait = client.wait_until_final(card.profile_id, card.card_token, after=options.after, **_arguments(options))
+    report.wait = wait
     try:
         async for transition in wait:
             report.transitions.append(transition)

@@ -610,6 +610,44 @@ async def test_schedule_that_ends_in_a_cancellation(kiosk: Simulator, client: Cl
     assert_idle(client)
 
 
+class InvalidLater:
+    """A schedule whose delays are invalid once there were so many."""
+
+    def __init__(self, valid: int) -> None:
+        self.valid = valid
+
+    def delay(self, unchanged: int, random: float) -> float:
+        """Return 5 seconds, and in the end none."""
+        del unchanged, random
+        self.valid -= 1
+        return 0.0 if self.valid < 0 else 5.0
+
+
+@pytest.mark.parametrize(
+    ("valid", "ends_at"), [(0, 0), (1, 4), (2, 9)], ids=["after a poll", "after an event", "when a poll is postponed"]
+)
+@pytest.mark.parametrize("interface", [one for one in INTERFACES if one.name in {"awaited", "iterated", "batch"}])
+async def test_schedule_whose_delay_is_invalid(
+    kiosk: Simulator, client: Client, interface: Interface, valid: int, ends_at: float
+) -> None:
+    """A delay that is no time to sleep ends the wait with a `UsageError`, and observers see its end then."""
+    ended: list[tuple[float, type]] = []
+
+    def observe(event: Event) -> None:
+        if isinstance(event, WaitEnded):
+            ended.append((round(now()), type(event.error)))
+
+    client.on_event = observe
+    kiosk.add(CARD, "never")
+    waiting = asyncio.create_task(interface.follow(client, CARD, schedule=InvalidLater(valid)))
+    await asyncio.sleep(4)
+    client.notify(event_of(CARD, "IN_PROGRESS"))  # news: a poll due less than 8 s later is postponed
+    report = await waiting
+    assert "a schedule's delay must be above 0 seconds" in str(report.error)
+    assert ended == [(ends_at, UsageError)]
+    assert_idle(client)
+
+
 # --- Secrets ---
 
 
