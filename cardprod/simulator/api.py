@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from cardprod.simulator.simulation import KioskSimulation
     from cardprod.simulator.tokens import TokenIssuer
 
-__all__ = ["KEY_PATH", "KioskApi", "problem"]
+__all__ = ["KEY_PATH", "KioskApi", "json_object", "problem"]
 
 KEY_PATH: Final = "/webhooks/public-key.pem"
 _PRODUCTION: Final = "spend/profiles/{profile_id:[0-9]{1,19}}/cards/{card_token}/production"
@@ -96,7 +96,7 @@ class KioskApi:
         """Start a card's production, as `PUT` does; a refusal is a 422 with a production status."""
         if (refused := self._refused(request)) is not None:
             return refused
-        fields = await _json_object(request)
+        fields = json_object(await request.read())
         if fields is None:
             return self._answer(request, 400, _problem(request, 400, "The body is no JSON object"))
         card, kiosk_id = _card_of(request), fields.get("kioskId")
@@ -121,7 +121,7 @@ class KioskApi:
         card = _card_of(request)
         if card is None or card not in self._cards:
             return self._answer_not_found(request)
-        stage = _simulated_stage(await _json_object(request))
+        stage = _simulated_stage(json_object(await request.read()))
         if stage is not None and self._simulation.end_production(card, stage):
             return self._answer_phase(request, 200, card)
         expected = "status must be PRODUCED, or PRODUCTION_ERROR with an errorCode of its own, or none"
@@ -289,10 +289,10 @@ def _break_connection(request: web.Request) -> web.Response:
     return web.Response()
 
 
-async def _json_object(request: web.Request) -> dict[str, Any] | None:
+def json_object(body: bytes) -> dict[str, Any] | None:
     """Read a body that is a JSON object; None if it is not."""
     try:
-        fields: Any = json.loads(await request.read())
+        fields: Any = json.loads(body)
     except (ValueError, RecursionError):
         return None
     return cast("dict[str, Any]", fields) if isinstance(fields, dict) else None
