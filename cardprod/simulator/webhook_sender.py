@@ -70,7 +70,7 @@ class Subscription:
         UsageError: An invalid argument.
     """
 
-    url: str
+    url: str = attrs.field(repr=False)  # it may have a password; `endpoint` shows what can be shown
     schema_version: Literal["2.0.0", "4.0.0"] = "4.0.0"
     latency: tuple[float, float] = (0.0, 0.0)
     duplicates: float = 0.0

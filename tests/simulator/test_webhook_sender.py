@@ -42,6 +42,7 @@ def test_unusable_url_is_refused() -> None:
 
 
 def test_endpoint_shows_no_secret() -> None:
-    """What is shown of a URL has no user, no password, no query and no fragment in it."""
-    url = "https://user:hidden@[::1]:8443/wise?key=hidden#hidden"
-    assert Subscription(url=url).endpoint == "https://[::1]:8443/wise"
+    """What is shown of a subscription has no user, no password, no query and no fragment in it."""
+    subscription = Subscription(url="https://user:hidden@[::1]:8443/wise?key=hidden#hidden")
+    assert subscription.endpoint == "https://[::1]:8443/wise"
+    assert "hidden" not in repr(subscription)
