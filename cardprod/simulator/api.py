@@ -60,8 +60,6 @@ class KioskApi:
         self._on_request = on_request
         self.refresh_faults: deque[Fault] = deque()
         """The faults of the next answers of `/oauth/token`."""
-        self.closing: asyncio.Future[None] | None = None
-        """Done when the simulator stops, so that no late answer delays it."""
 
     def add_to(self, router: web.UrlDispatcher) -> None:
         """Add the routes, and one for every other path."""
@@ -80,8 +78,8 @@ class KioskApi:
         self._add_unknown(card)
         fault = self._simulation.faults.take(card)
         seconds = self._simulation.faults.latency + (0.0 if fault is None else fault.seconds)
-        if seconds and await self._is_closing_within(seconds):
-            return _break_connection(request)
+        if seconds:
+            await asyncio.sleep(seconds)
         if fault is not None and fault.kind != "stall":
             return await self._answer_fault(request, fault)
         if (refused := self._refused(request, fault)) is not None:  # its token may have expired meanwhile
@@ -136,8 +134,7 @@ class KioskApi:
             fault = self.refresh_faults.popleft()
             if fault.kind != "stall":
                 return await self._answer_fault(request, fault)
-            if await self._is_closing_within(fault.seconds):
-                return _break_connection(request)
+            await asyncio.sleep(fault.seconds)
         http_status, body = self._tokens.refresh(authorization, form, self._simulation.clock.now())
         return self._answer(request, http_status, body, fault)
 
@@ -173,12 +170,6 @@ class KioskApi:
             request.transport.close()
             return web.Response()
         return _break_connection(request)
-
-    async def _is_closing_within(self, seconds: float) -> bool:
-        """Sleep, but no longer than the simulator runs; return whether it stops."""
-        if self.closing is not None:
-            await asyncio.wait([self.closing], timeout=seconds)
-        return self.closing is None or self.closing.done()
 
     def _refused(self, request: web.Request, fault: Fault | None = None) -> web.Response | None:
         """Answer a request without a valid token; None if it has one."""

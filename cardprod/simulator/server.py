@@ -110,7 +110,6 @@ class Simulator:
         connections = Connections()
         self._port = await connections.open(app, self._port)
         self._connections = connections
-        self._api.closing = asyncio.get_running_loop().create_future()
         self._simulation.start()
         if self._page is not None:
             self._page.open()
@@ -134,8 +133,6 @@ class Simulator:
     async def _stop(self) -> None:
         connections, self._connections = self._connections, None
         if connections is not None:
-            if self._api.closing is not None:
-                self._api.closing.set_result(None)
             if self._page is not None:
                 self._page.close()
             await connections.close()
