@@ -107,8 +107,8 @@ class Simulator:
             self._page = Page(self)
             self._page.add_to(app.router)
         self._api.add_to(app.router)
-        connections = Connections()
-        self._port = await connections.open(app, self._port)
+        connections = Connections(app)
+        self._port = await connections.open(self._port)
         self._connections = connections
         self._simulation.start()
         if self._page is not None:
