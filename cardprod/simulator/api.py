@@ -10,7 +10,6 @@ import asyncio
 import json
 import re
 import secrets
-from collections import deque
 from contextlib import suppress
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -58,8 +57,6 @@ class KioskApi:
         self._tokens = tokens
         self._plan_for_unknown = plan_for_unknown
         self._on_request = on_request
-        self.refresh_faults: deque[Fault] = deque()
-        """The faults of the next answers of `/oauth/token`."""
 
     def add_to(self, router: web.UrlDispatcher) -> None:
         """Add the routes, and one for every other path."""
@@ -129,9 +126,9 @@ class KioskApi:
     async def _answer_refresh(self, request: web.Request) -> web.StreamResponse:
         authorization = request.headers.get("Authorization", "")
         form = (await request.read()).decode(errors="replace")
-        fault: Fault | None = None
-        if self.refresh_faults and self._tokens.refresh_refusal(authorization, form) is None:
-            fault = self.refresh_faults.popleft()
+        is_refused = self._tokens.refresh_refusal(authorization, form) is not None
+        fault = None if is_refused else self._simulation.faults.next_refresh.take()
+        if fault is not None:
             if fault.kind != "stall":
                 return await self._answer_fault(request, fault)
             await asyncio.sleep(fault.seconds)

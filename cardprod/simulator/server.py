@@ -12,7 +12,6 @@ from cardprod.errors import UsageError
 from cardprod.models import Card
 from cardprod.simulator.access import Connections
 from cardprod.simulator.api import KEY_PATH, KioskApi
-from cardprod.simulator.faults import check_faults
 from cardprod.simulator.kiosks import FIRST_KIOSK
 from cardprod.simulator.plans import as_stages
 from cardprod.simulator.simulation import KioskSimulation
@@ -198,8 +197,7 @@ class Simulator:
 
     def fail_next_refresh(self, fault: Fault, *, times: int = 1) -> None:
         """Give so many of the next answers of `/oauth/token` a fault."""
-        check_faults(fault, times)
-        self._api.refresh_faults.extend([fault] * times)
+        self._simulation.faults.next_refresh.add(fault, times)
 
     # --- Cards: `kiosks` has a table of the moves ---
 

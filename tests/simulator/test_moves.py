@@ -150,11 +150,11 @@ def wrong_calls(kiosk: Any) -> list[tuple[Callable[..., object], tuple[Any, ...]
         (kiosk.add_kiosk, ("WIS00001",), "there is a kiosk WIS00001 already"),
         *((kiosk.add_kiosk, (kiosk_id,), "kiosk_id must be") for kiosk_id in ("", "a b", "x" * 33, 5)),
         *((fail, ("500",), "fault must be") for fail in (kiosk.fail_next, kiosk.fail_next_refresh)),
-        (partial(kiosk.fail_next_refresh, times=-1), (Fault.reset(),), "times must be"),
+        *((partial(kiosk.fail_next_refresh, times=times), (Fault.reset(),), "times must be") for times in (-1, 10**20)),
         *((Fault.stall, (seconds,), "seconds must be") for seconds in (-1, float("nan"), "1")),
         *((Fault.server_error, (status,), "http_status must be") for status in (100, 600, "500")),
         (Fault.bad_reply, (5,), "body must be"),
-        *((Fault.too_many_requests, (after,), "retry_after must be") for after in ("1\nX: y", 1.5, "\u0661")),
+        *((Fault.too_many_requests, (after,), "retry_after must be") for after in ("1\nX: y", 1.5, "\u0661", 10**20)),
         *((kiosk.set_error_rate, (rate, 1), "rate must be") for rate in (-1, 2, float("nan"))),
         (kiosk.set_error_rate, (1, []), "seed must be"),
         *((kiosk.slow_down, (seconds,), "seconds must be") for seconds in (-1, float("inf"))),
@@ -314,10 +314,14 @@ async def test_fault_settings(kiosk: Simulator) -> None:
     kiosk.set_error_rate(1, seed=1)
     kiosk.slow_down(2.5)
     assert kiosk.faults == FaultSettings(next=((jammed, 3), (Fault.reset(), 1)), error_rate=1, latency=2.5)
+    kiosk.fail_next_refresh(Fault.server_error())
     kiosk.clear_faults()
     assert kiosk.faults == FaultSettings(next=(), error_rate=0, latency=0)
     kiosk.add(CARD)
     await get(kiosk)
+    source = cardprod.OAuthToken(kiosk.client_id, kiosk.client_secret, kiosk.refresh_token, base_url=kiosk.base_url)
+    async with cardprod.Client(source, base_url=kiosk.base_url, attempts=1) as client:
+        await client.get_status(CARD.profile_id, CARD.card_token)
 
 
 # --- Who is informed ---
