@@ -106,7 +106,7 @@ def _endpoint(url: str) -> URL:
         parsed = URL(url)
         # The host as it is looked up, and the port, are parsed when they are asked for.
         is_complete = bool(parsed.raw_host and parsed.port) and url.isprintable() and " " not in url
-    except ValueError:  # of Unicode too
+    except Exception:  # noqa: BLE001 - yarl raises ValueError, and IndexError of an empty host with a bracket before it
         parsed, is_complete = URL(), False
     if parsed.scheme not in {"http", "https"} or not is_complete or len(url) > _MOST_URL:
         raise UsageError(

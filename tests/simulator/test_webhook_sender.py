@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import cardprod
 from cardprod.simulator import Subscription
@@ -23,6 +25,7 @@ UNUSABLE_URLS: Final = (
     "http://[",
     "http://]",
     "http://[::1",
+    "http://[]@",
     "http://127.0.0.1:99999/",
     "http://127.0.0.1:0/",
     "http://127.0.0.1:port/",
@@ -39,6 +42,39 @@ def test_unusable_url_is_refused() -> None:
         for url in (*UNUSABLE_URLS, 5, None):
             with table.row(url), pytest.raises(cardprod.UsageError, match="a subscription's url must be"):
                 Subscription(url=url)  # type: ignore[arg-type]  # what comes from a page can be anything
+
+
+_PARTS: Final = (
+    "http://",
+    "https:",
+    "//",
+    "[",
+    "]",
+    "@",
+    ":",
+    "%",
+    "%zz",
+    "a",
+    "::1",
+    "80",
+    "?",
+    "#",
+    "..",
+    "é",
+    "。",
+    " ",
+)
+
+
+@given(st.lists(st.sampled_from(_PARTS)).map("".join) | st.text())
+def test_any_text_is_a_url_or_refused(text: str) -> None:
+    """Whatever text is subscribed to, it is refused in words, or can be shown."""
+    try:
+        subscription = Subscription(url=f"http://{text}")
+    except cardprod.UsageError as error:
+        assert "a subscription's url must be" in str(error)
+    else:
+        assert subscription.endpoint.startswith("http://")
 
 
 def test_endpoint_shows_no_secret() -> None:
