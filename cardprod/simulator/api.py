@@ -57,6 +57,8 @@ class KioskApi:
         self._tokens = tokens
         self._plan_for_unknown = plan_for_unknown
         self._on_request = on_request
+        self.closing: asyncio.Future[None] | None = None
+        """Done when the simulator stops: nobody else ends a late answer whose client has gone."""
 
     def add_to(self, router: web.UrlDispatcher) -> None:
         """Add the routes, and one for every other path."""
@@ -75,8 +77,8 @@ class KioskApi:
         self._add_unknown(card)
         fault = self._simulation.faults.take(card)
         seconds = self._simulation.faults.latency + (0.0 if fault is None else fault.seconds)
-        if seconds:
-            await asyncio.sleep(seconds)
+        if seconds and await self._is_closing_within(seconds):
+            return _break_connection(request)
         if fault is not None and fault.kind != "stall":
             return await self._answer_fault(request, fault)
         if (refused := self._refused(request, fault)) is not None:  # its token may have expired meanwhile
@@ -131,7 +133,8 @@ class KioskApi:
         if fault is not None:
             if fault.kind != "stall":
                 return await self._answer_fault(request, fault)
-            await asyncio.sleep(fault.seconds)
+            if await self._is_closing_within(fault.seconds):
+                return _break_connection(request)
         http_status, body = self._tokens.refresh(authorization, form, self._simulation.clock.now())
         return self._answer(request, http_status, body, fault)
 
@@ -167,6 +170,12 @@ class KioskApi:
             request.transport.close()
             return web.Response()
         return _break_connection(request)
+
+    async def _is_closing_within(self, seconds: float) -> bool:
+        """Sleep, but no longer than the simulator runs; return whether it stops."""
+        if self.closing is not None:
+            await asyncio.wait([self.closing], timeout=seconds)
+        return self.closing is None or self.closing.done()
 
     def _refused(self, request: web.Request, fault: Fault | None = None) -> web.Response | None:
         """Answer a request without a valid token; None if it has one."""

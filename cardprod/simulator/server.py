@@ -109,6 +109,7 @@ class Simulator:
         connections = Connections(app)
         self._port = await connections.open(self._port)
         self._connections = connections
+        self._api.closing = asyncio.get_running_loop().create_future()
         self._simulation.start()
         if self._page is not None:
             self._page.open()
@@ -132,6 +133,8 @@ class Simulator:
     async def _stop(self) -> None:
         connections, self._connections = self._connections, None
         if connections is not None:
+            if self._api.closing is not None:
+                self._api.closing.set_result(None)
             if self._page is not None:
                 self._page.close()
             await connections.close()

@@ -82,8 +82,9 @@ class Subscription:
         _endpoint(self.url)
         if self.schema_version not in ("2.0.0", "4.0.0"):
             raise UsageError(f"schema_version must be '2.0.0' or '4.0.0', not {self.schema_version!r}")
-        latency: object = self.latency  # what a caller without a type checker passes
-        if not isinstance(latency, tuple) or len(self.latency) != 2:  # noqa: PLR2004
+        check_type("latency", self.latency, tuple, "a tuple of two numbers of seconds")
+        latency: tuple[float, ...] = self.latency
+        if len(latency) != 2:  # noqa: PLR2004
             raise UsageError(f"latency must be a tuple of two numbers of seconds, not {latency!r}")
         least, most = self.latency
         check_seconds("latency[0]", least)

@@ -127,8 +127,9 @@ async def test_every_error(kiosk: Simulator) -> None:
 
 def wrong_calls(kiosk: Any) -> list[tuple[Callable[..., object], tuple[Any, ...], str]]:
     """List what to call, with what, and what the refusal says."""
+    stage: Any = partial(Stage, "READY")
+    subscription: Any = partial(Subscription, url="http://127.0.0.1:9/")
     versions: list[Any] = ["3.0.0", []]
-    stage, subscription = partial(Stage, "READY"), partial(Subscription, url="http://127.0.0.1:9/")
     return [
         (kiosk.state_of, ("x",), "expected a Card or"),
         (kiosk.start, ((1, "unknown"),), "no such card; add it first"),
@@ -477,15 +478,18 @@ async def test_plans_go_on_when_it_runs_again(hooks: tuple[str, list[dict[str, A
 
 
 async def test_its_end_waits_for_nothing() -> None:
-    """A simulator ends at once although pages are open and answers, webhooks and tests are due, and leaves nothing."""
+    """A simulator ends at once, be those who wait for answers and changes there or gone, and leaves nothing."""
     async with RawServer(lambda _: asyncio.sleep(3600)) as endless, aiohttp.ClientSession() as http:
         async with Simulator(page=True) as kiosk:
             for _ in range(3):
                 kiosk.subscribe(endless.base_url)
             kiosk.start(kiosk.add(CARD, "never"))
-            kiosk.fail_next(Fault.stall(), times=2)  # aiohttp tries a broken connection once more by itself
-            pages = [await http.get(f"{kiosk.base_url}/_kiosk/changes") for _ in range(3)]
+            kiosk.fail_next(Fault.stall(), times=3)  # aiohttp tries a broken connection once more by itself
+            gone, *pages = [await http.get(f"{kiosk.base_url}/_kiosk/changes") for _ in range(3)]
             late, testing = asyncio.create_task(get(kiosk)), asyncio.create_task(kiosk.send_tests())
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(get(kiosk), 1)
+            gone.close()
             await asyncio.sleep(1)
             began = asyncio.get_running_loop().time()
         assert asyncio.get_running_loop().time() - began < 1

@@ -86,7 +86,7 @@ class Page:
         self._feed.open()
 
     def close(self) -> None:
-        """Observe no more, and answer nobody more."""
+        """Observe no more, and let every reader go: nobody else ends one whose client has gone."""
         self._is_closed = True
         self._feed.close()
 
@@ -129,10 +129,10 @@ class Page:
         return response
 
     async def _send(self, response: web.StreamResponse, changed: asyncio.Event, position: Position) -> None:
-        """Send one reader everything after a position, until it goes or the simulator ends."""
+        """Send one reader everything after a position, until it goes or the page is closed."""
         hello = {**self._hello(), "is_resumed": position != Position()}
         await response.write(f"retry: 1000\nevent: hello\ndata: {json.dumps(hello)}\n\n".encode())
-        while True:
+        while not self._is_closed:
             changed.clear()
             for upto, changes in self._feed.changes_after(position):
                 # A slow reader is waited for here, and delays no other.

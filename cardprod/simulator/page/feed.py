@@ -65,8 +65,9 @@ class Feed:
         self._kiosk.observe(self._record)
 
     def close(self) -> None:
-        """Observe no more."""
+        """Observe no more, and wake every reader."""
         self._kiosk.stop_observing(self._record)
+        self._wake()
 
     @property
     def readers(self) -> int:
@@ -144,6 +145,9 @@ class Feed:
             self._count += 1
             self._changed[change] = self._count
             self._changed.move_to_end(change)
+        self._wake()
+
+    def _wake(self) -> None:
         for changed in self._readers:
             changed.set()
 
