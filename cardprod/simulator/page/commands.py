@@ -45,8 +45,10 @@ def run_command(kiosk: Simulator, name: str, body: bytes) -> object:
 def _card(fields: _Fields) -> Card:
     """Read `profile_id`, a number or a text of one, and `card_token`."""
     profile_id = fields["profile_id"]
-    is_int64 = isinstance(profile_id, str) and profile_id.isascii() and profile_id.isdigit() and len(profile_id) < 20  # noqa: PLR2004
-    return Card.of((int(profile_id) if is_int64 else profile_id, fields["card_token"]))
+    if isinstance(profile_id, str) and profile_id.isascii() and profile_id.isdigit() and len(profile_id) < 20:  # noqa: PLR2004 - an int64
+        profile_id = int(profile_id)
+    card: Any = profile_id, fields["card_token"]
+    return Card.of(card)  # it says what is wrong
 
 
 def _seconds(fields: _Fields, name: str) -> float:
