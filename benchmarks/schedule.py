@@ -135,6 +135,7 @@ def _oracle() -> AdaptiveSchedule:
                     is_first=is_first,
                     ended=ended,
                     is_final=ended and not is_first,
+                    unchanged=0,
                     requests_per_second=1e9,
                 )
     return schedule
