@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import aiohttp
 import pytest
@@ -385,7 +385,9 @@ async def test_simulator_that_does_not_run_refuses() -> None:
 
 async def test_unknown_plan_names_the_plans(kiosk: Simulator) -> None:
     """A plan that there is not is a `UsageError` that names those there are."""
-    with pytest.raises(cardprod.UsageError, match="'explodes'; there are prints, jams, rejected, retried, never"):
+    with pytest.raises(
+        cardprod.UsageError, match=r"'explodes'; there are prints \(READY, IN_PROGRESS, PRODUCED\), jams"
+    ):
         kiosk.add(CARD, "explodes")
 
 
@@ -396,6 +398,8 @@ async def test_impossible_plan_is_refused(kiosk: Simulator) -> None:
         for plan in bad:
             with table.row(plan), pytest.raises(cardprod.UsageError):
                 kiosk.add(CARD, plan)
+    with pytest.raises(cardprod.UsageError, match=r"such as \('PRODUCED', 5\), not 'PRODUCED'"):
+        kiosk.add(CARD, cast("Any", ["PRODUCED"]))
 
 
 async def test_stalled_requests_do_not_hold_up_the_end(http: aiohttp.ClientSession) -> None:
