@@ -448,6 +448,7 @@ class PollState:
                 is_first=self._is_first,
                 ended=ended,
                 is_final=ended and self.last.is_final,
+                unchanged=self._unchanged,
                 requests_per_second=self._options.requests_per_second,
             )
 
