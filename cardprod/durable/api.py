@@ -14,6 +14,7 @@ from functools import partial
 from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any, Final
 
+from cardprod._http.secrets import drop_frames
 from cardprod._polling.backoff import Backoff
 from cardprod._polling.source import check_source, each_card
 from cardprod._protocol.validation import (
@@ -115,30 +116,38 @@ class Durable:
         grace: float = 10.0,
         most_connections: int = 10,
     ) -> None:
-        check_text("database", database, "a connection string, such as postgresql://user@host/name")
-        check_text("schema", schema, "the name of a schema, up to 63 characters", _SCHEMA_NAME)
-        if owner is not None:
-            check_text("owner", owner, "the name of a role", _ROLE_NAME)
-        check_number("keep", keep, least=0, most=_LONGEST)
-        check_number("heartbeat", heartbeat, least=0.1, most=_LONGEST)
-        check_number("grace", grace, least=0.1, most=_LONGEST)
-        check_count("most_connections", most_connections, least=2)
-        self.settings: Settings = Settings(
-            schema=schema,
-            owner=owner,
-            keep=float(keep),
-            heartbeat=float(heartbeat),
-            grace=float(grace),
-            most_connections=most_connections,
-        )
-        """What was chosen, and how often a worker does what; it may be changed until it is entered."""
-        self._address = database
-        del database  # a password may be in it, and this frame in a traceback
-        self._database = Database(self._address, self.settings, prepare)
+        try:
+            check_text("database", database, "a connection string, such as postgresql://user@host/name")
+            check_text("schema", schema, "the name of a schema, up to 63 characters", _SCHEMA_NAME)
+            if owner is not None:
+                check_text("owner", owner, "the name of a role", _ROLE_NAME)
+            check_number("keep", keep, least=0, most=_LONGEST)
+            check_number("heartbeat", heartbeat, least=0.1, most=_LONGEST)
+            check_number("grace", grace, least=0.1, most=_LONGEST)
+            check_count("most_connections", most_connections, least=2)
+            self.settings: Settings = Settings(
+                schema=schema,
+                owner=owner,
+                keep=float(keep),
+                heartbeat=float(heartbeat),
+                grace=float(grace),
+                most_connections=most_connections,
+            )
+            """What was chosen, and how often a worker does what; it may be changed until it is entered."""
+            self._address = database
+            self._database = self._make_database()
+        except UsageError as error:
+            drop_frames(error)
+            raise
+        finally:
+            del database  # a password may be in it, and this frame in a traceback
         self._intake = Intake(self._database)
 
+    def _make_database(self) -> Database:
+        return Database(self._address, self.settings, prepare)
+
     async def __aenter__(self) -> Self:
-        self._database = Database(self._address, self.settings, prepare)
+        self._database = self._make_database()
         self._intake = Intake(self._database)
         await self._database.open()
         return self
