@@ -108,6 +108,7 @@ import base64
 from typing import TYPE_CHECKING, Final
 
 from cardprod._extras import needs_extra
+from cardprod._http.secrets import drop_frames
 from cardprod._protocol.api_errors import MAX_BODY
 from cardprod._protocol.events import parse_event
 from cardprod._protocol.headers import HeadersLike, read_headers
@@ -179,11 +180,17 @@ class Verifier:
     """
 
     def __init__(self, *public_keys: str | bytes | RSAPublicKey) -> None:
+        self._keys: tuple[RSAPublicKey, ...] = ()
         if not public_keys:
             raise UsageError(
                 "Verifier has no public key: use Verifier.for_production() or for_sandbox(), which have Wise's"
             )
-        self._keys = tuple(_public_key(key) for key in public_keys)
+        try:
+            self._keys = tuple(map(_public_key, public_keys))
+        except UsageError as error:
+            drop_frames(error)
+            del public_keys  # one may be a private key by mistake, and this frame stays in the traceback
+            raise
 
     @classmethod
     def for_production(cls) -> Self:
@@ -270,7 +277,12 @@ def sign(body: bytes, private_key: str | bytes | RSAPrivateKey) -> str:
         UsageError: `body` is not bytes, or `private_key` no RSA private key.
     """
     check_type("body", body, bytes, "the raw bytes to sign")
-    key = private_key if isinstance(private_key, RSAPrivateKey) else _load_private_key(private_key)
+    try:
+        key = private_key if isinstance(private_key, RSAPrivateKey) else _load_private_key(private_key)
+    except UsageError as error:
+        drop_frames(error)
+        del private_key  # this frame stays in the traceback
+        raise
     return base64.b64encode(key.sign(body, PKCS1v15(), SHA256())).decode()
 
 

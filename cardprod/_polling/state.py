@@ -31,10 +31,19 @@ import attrs
 from cardprod._polling.adaptive import AdaptiveSchedule
 from cardprod._polling.backoff import Backoff
 from cardprod._polling.ordering import Order, are_ordered, compare, compare_times
-from cardprod._protocol.api_errors import is_transient
+from cardprod._protocol.api_errors import LONGEST_PAUSE, is_transient
 from cardprod._protocol.codec import unix_time
 from cardprod.checkpoint import Checkpoint, PendingCard
-from cardprod.errors import ApiError, CardNotFound, CardprodError, Forbidden, Unauthorized, UsageError, WaitTimeout
+from cardprod.errors import (
+    ApiError,
+    CardNotFound,
+    CardprodError,
+    Forbidden,
+    RateLimited,
+    Unauthorized,
+    UsageError,
+    WaitTimeout,
+)
 from cardprod.models import Transition, one_line
 
 if TYPE_CHECKING:
@@ -44,16 +53,13 @@ if TYPE_CHECKING:
     from cardprod._polling.backoff import Schedule
     from cardprod.models import Card, ProductionEvent, ProductionStatus
 
-__all__ = ["LAG", "PollOptions", "PollState"]
+__all__ = ["LAG", "PollOptions", "PollState", "timed_out"]
 
 _REFUSALS: Final = (Unauthorized, Forbidden, CardNotFound)
 """Answers of the API after which no later poll can succeed."""
 
 LAG: Final = 60.0
 """Seconds for which polls may lag behind an event. A different final status that polls still show after that counts."""
-
-_SKEW: Final = 1.0
-"""Seconds by which the clocks of two machines may differ."""
 
 _TICK: Final = 0.001
 """Seconds by which times of two clocks may differ from rounding."""
@@ -336,7 +342,7 @@ class PollState:
     def _is_news(self, event: ProductionEvent, now: float, wall_now: float) -> bool:
         sent_at = event.sent_at
         if self.last is None:
-            return sent_at is not None and wall_now - sent_at.timestamp() <= now - self.started_at + _SKEW
+            return sent_at is not None and wall_now - sent_at.timestamp() <= now - self.started_at + _TICK
         if self.last.is_final:  # known from before the wait
             return self._is_after(event, self.last, now, wall_now)
         order = compare(event.status, self.last, self._occurred_at)
@@ -442,6 +448,7 @@ class PollState:
                 is_first=self._is_first,
                 ended=ended,
                 is_final=ended and self.last.is_final,
+                unchanged=self._unchanged,
                 requests_per_second=self._options.requests_per_second,
             )
 
@@ -484,23 +491,7 @@ class PollState:
     # --- How it ends ---
 
     def _timed_out(self, now: float, failure: CardprodError | None) -> WaitTimeout:
-        elapsed = now - self.started_at
-        seen = "nothing was seen"
-        if self.last is not None:  # a final one is what the wait goes on from
-            how = "nothing new since" if self.last.is_final else "last seen"
-            seen = f"{how} {one_line(self.last.status, 100)}"
-        advice = "the card may still be produced, so wait again"
-        if failure is not None:
-            advice = f"the last poll failed: {one_line(str(failure.args[0]), _SHOWN_FAILURE)}"
-        error = WaitTimeout(
-            f"not final after {elapsed:.0f} s and {self.polls} answered polls: {seen}; {advice}",
-            last=self.last,
-            polls=self.polls,
-            elapsed=elapsed,
-            card=self.card,
-        )
-        error.__cause__ = failure
-        return error
+        return timed_out(self.card, self.last, self.polls, now - self.started_at, failure)
 
     def _check_under_way(self) -> None:
         if self.is_over:
@@ -585,10 +576,14 @@ def _is_refusal(failure: CardprodError) -> bool:
 
 
 def _retry_after(failure: CardprodError | None) -> float:
-    """Return for how many seconds a server that was overloaded or failed asks not to be polled."""
-    if isinstance(failure, ApiError) and is_transient(failure):
-        return failure.retry_after or 0.0
-    return 0.0
+    """Return for how many seconds a server that was overloaded or failed asks not to be polled.
+
+    After a 429 no longer than the client pauses: its probe shows whether it may go on.
+    """
+    if not (isinstance(failure, ApiError) and is_transient(failure)):
+        return 0.0
+    seconds = failure.retry_after or 0.0
+    return min(seconds, LONGEST_PAUSE) if isinstance(failure, RateLimited) else seconds
 
 
 def _differs(status: ProductionStatus, known: ProductionStatus, known_at: datetime | None) -> bool:
@@ -603,3 +598,20 @@ def _differs(status: ProductionStatus, known: ProductionStatus, known_at: dateti
     if known_at is None:
         return status.occurred_at is not None
     return compare_times(status.occurred_at, known_at) is not Order.UNDECIDED
+
+
+def timed_out(
+    card: Card, last: ProductionStatus | None, polls: int, elapsed: float, failure: BaseException | None
+) -> WaitTimeout:
+    """Make the error of a wait whose time ran out; `failure` is that of its last poll, if that failed."""
+    seen = "nothing was seen"
+    if last is not None:  # a final one is what the wait goes on from
+        how = "nothing new since" if last.is_final else "last seen"
+        seen = f"{how} {one_line(last.status, 100)}"
+    advice = "the card may still be produced, so wait again"
+    if failure is not None:
+        advice = f"the last poll failed: {one_line(str(failure.args[0]), _SHOWN_FAILURE)}"
+    message = f"not final after {elapsed:.0f} s and {polls} answered polls: {seen}; {advice}"
+    error = WaitTimeout(message, last=last, polls=polls, elapsed=elapsed, card=card)
+    error.__cause__ = failure
+    return error

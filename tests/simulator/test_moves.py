@@ -133,7 +133,8 @@ def wrong_calls(kiosk: Any) -> list[tuple[Callable[..., object], tuple[Any, ...]
     return [
         (kiosk.state_of, ("x",), "expected a Card or"),
         (kiosk.start, ((1, "unknown"),), "no such card; add it first"),
-        (kiosk.add, (CARD, "flies"), "'flies'; there are prints, jams, rejected, retried, never"),
+        (kiosk.add, (CARD, "flies"), r"'flies'; there are prints \(READY, IN_PROGRESS, PRODUCED\), jams"),
+        (kiosk.add, (CARD, ["PRODUCED"]), r"such as \('PRODUCED', 5\), not 'PRODUCED'"),
         (kiosk.add, (CARD, 5), "must be a name or stages"),
         (kiosk.add, (CARD, []), "must have one stage"),
         (kiosk.add, (CARD, [("READY",) * 9]), "each a Stage or"),
