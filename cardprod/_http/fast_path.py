@@ -38,7 +38,7 @@ __all__ = [
     "FastPath",
     "drop_idle",
     "guard_connector",
-    "local_options",
+    "lent_options",
     "open_fast_path",
     "ssl_setting",
     "turn_off_resending",
@@ -79,20 +79,27 @@ def drop_idle(session: aiohttp.ClientSession, host: str | None, port: int | None
     return True
 
 
-def local_options(session: aiohttp.ClientSession) -> dict[str, Any] | None:
-    """Return options of a lent session's requests that let it send them to this machine only; None for unknown."""
+def lent_options(session: aiohttp.ClientSession, *, is_local: bool) -> dict[str, Any] | None:
+    """Return options of a lent session's requests that check their connection first; None for unknown."""
     own = getattr(session, _MIDDLEWARES, None)
     if not isinstance(own, tuple) or not hasattr(aiohttp.ClientRequest, _WRITER):
         return None
-    return {"middlewares": (*own, _send_to_loopback)}
+    return {"middlewares": (*own, partial(_send_checked, is_local))}
 
 
-async def _send_to_loopback(request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
-    """Check the other end of the connection before the request is written to it."""
+async def _send_checked(
+    is_local: bool,
+    request: aiohttp.ClientRequest,
+    send: aiohttp.ClientHandlerType,
+) -> aiohttp.ClientResponse:
+    """Check a connection before the request is written to it: its other end, and that no answer came on it yet."""
     write: Any = getattr(request, _WRITER)
 
     async def write_checked(connection: Any) -> Any:  # noqa: ANN401 - as aiohttp's
-        check_is_local(connection.transport)
+        if is_local:
+            check_is_local(connection.transport)
+        if len(connection.protocol or ()):  # aiohttp would take it for the answer to this request
+            raise aiohttp.ServerDisconnectedError("an answer came on this connection before its request")
         return await write(connection)
 
     setattr(request, _WRITER, write_checked)
@@ -160,8 +167,8 @@ class FastPath:
 
     def is_usable(self) -> bool:
         """Whether aiohttp works as expected, and its sessions are not replaced or wrapped now."""
-        request, sender = _senders()  # compared by identity: a wrapper may claim to equal what it wraps
-        return self._is_sound and sender is self._sender and request is self._request
+        cls = aiohttp.ClientSession  # compared by identity: a wrapper may claim to equal what it wraps
+        return self._is_sound and getattr(cls, _SENDER, None) is self._sender and cls.request is self._request
 
     async def get(self, target: str, headers: dict[str, str], ids: CorrelationIds, correlation_id: str) -> Answer:
         """Send a GET and read its whole answer.
@@ -169,8 +176,8 @@ class FastPath:
         Raises:
             TransportError: No whole answer came, or one to another request.
         """
-        lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
-        request = f"GET {target}{self._head}{lines}\r\n".encode("ascii")
+        lines = "\r\n".join(map(": ".join, headers.items()))
+        request = f"GET {target}{self._head}{lines}\r\n\r\n".encode("ascii")
         try:
             connection = await self._connector.connect(self._to, traces=[], timeout=NO_TIMEOUT)
             try:
@@ -187,10 +194,7 @@ class FastPath:
             except BaseException:
                 connection.close()
                 raise
-            if content.at_eof():
-                connection.release()
-            else:
-                connection.close()
+            connection.release()  # which closes one whose answer was not read to its end
         except (aiohttp.ClientError, HttpProcessingError, OSError) as exc:
             raise transport_error(exc) from exc
         except (AttributeError, TypeError) as exc:
@@ -205,13 +209,7 @@ class FastPath:
 
 
 def open_fast_path(session: aiohttp.ClientSession, url: URL, ssl: _ssl.SSLContext | bool) -> FastPath | None:
-    """Return a fast path over a session's pool; None if requests must go through the session.
-
-    Args:
-        session: A session of our own.
-        url: Where all requests go.
-        ssl: The TLS context; True for the session's own.
-    """
+    """Return a fast path to a server over the pool of a session of our own; None if that must be used itself."""
     connector, makes_and_sends = session.connector, (aiohttp.ClientSession.__init__, *_senders())
     if connector is None or session.trace_configs or not all(map(_is_from_aiohttp, makes_and_sends)):
         return None

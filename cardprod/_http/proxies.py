@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, TypeAlias
-from urllib.request import getproxies_environment, proxy_bypass
+import contextlib
+import ipaddress
+from typing import Literal, TypeAlias
+from urllib.request import getproxies_environment
 
 from yarl import URL
 
 from cardprod._protocol.requests import is_loopback
 from cardprod.errors import UsageError
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 __all__ = ["ProxySetting", "proxy_for"]
 
@@ -23,25 +22,37 @@ def proxy_for(base_url: str, setting: object) -> URL | None:
     """Return the proxy for requests to a server; None for none.
 
     Without a setting `HTTPS_PROXY` or `HTTP_PROXY` counts, by the scheme of the URL, else `ALL_PROXY`, unless
-    `NO_PROXY` names the host; each also in lower case. Requests to loopback, which may be plain http, use none.
-
-    Args:
-        base_url: The server's URL.
-        setting: A `ProxySetting`.
+    `NO_PROXY` names the host, or a network that its address is in; each also in lower case, and with or without
+    `http://`. Requests to loopback, which may be plain http, use none of these.
 
     Raises:
         UsageError: The proxy's URL is invalid. It is not shown, because it may contain a password.
     """
-    server = URL(base_url)
-    if setting is False or is_loopback(server.host or ""):
+    if setting is False:
         return None
     if setting is not None:
         return _checked("proxy", setting)
-    found: Mapping[str, str] = getproxies_environment()
+    server, found = URL(base_url), getproxies_environment()
     proxy = found.get(server.scheme) or found.get("all")
-    if not proxy or proxy_bypass(f"{server.host}:{server.port}", dict(found)):
+    if not proxy or is_loopback(server.host or "") or _is_excepted(server, found.get("no", "")):
         return None
-    return _checked(f"the environment's {server.scheme.upper()}_PROXY or ALL_PROXY", proxy)
+    is_url = "://" in proxy
+    return _checked(
+        f"the environment's {server.scheme.upper()}_PROXY or ALL_PROXY", proxy if is_url else f"http://{proxy}"
+    )
+
+
+def _is_excepted(server: URL, no_proxy: str) -> bool:
+    """Whether `NO_PROXY` names a host, a domain that it is in, either of them with its port, or a network; or `*`."""
+    host = (server.host or "").lower()
+    for entry in no_proxy.lower().split(","):
+        name = entry.strip().removeprefix("*.").lstrip(".")
+        if name == "*" or (name and any(f".{one}".endswith(f".{name}") for one in (host, f"{host}:{server.port}"))):
+            return True
+        with contextlib.suppress(ValueError):  # one of the two is no address
+            if ipaddress.ip_address(host) in ipaddress.ip_network(name, strict=False):
+                return True
+    return False
 
 
 def _checked(name: str, proxy: object) -> URL:

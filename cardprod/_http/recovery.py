@@ -24,14 +24,13 @@ import math
 import random
 from typing import TYPE_CHECKING, Final
 
+from cardprod._protocol.api_errors import LONGEST_PAUSE
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 __all__ = ["Recovery"]
 
-_LONGEST_PAUSE: Final = 120.0
-"""Seconds after a 429 at most, whatever its `Retry-After`: Wise's windows are a second and a minute, so a longer one is
-likely a proxy's."""
 _FIRST_PAUSE: Final = 0.5
 _PAUSE_CEILING: Final = 60.0
 """Seconds of a pause without `Retry-After` at most: the first one, and after probes that were refused."""
@@ -52,12 +51,7 @@ class _Phase(enum.Enum):
 
 
 class Recovery:
-    """Says when the next request may be sent after a 429.
-
-    Args:
-        ceiling: The rate, in requests per second, at which the recovery is over.
-        random: Returns a random number from 0 up to, not including, 1.
-    """
+    """Says when the next request may be sent after a 429."""
 
     __slots__ = (
         "_at",
@@ -73,7 +67,7 @@ class Recovery:
 
     def __init__(self, ceiling: float, random: Callable[[], float] = random.random) -> None:
         self.ceiling: float = ceiling
-        """The rate at which it is over."""
+        """The rate, in requests per second, at which it is over."""
         self.paused_until: float = -math.inf
         """When the current pause ends, or the last one ended."""
         self._random = random
@@ -109,14 +103,8 @@ class Recovery:
         self._phase = _Phase.PAUSED
 
     def refuse(self, now: float, sent_at: float, retry_after: float | None) -> None:
-        """Pause, because a request was answered with 429.
-
-        Args:
-            now: The time.
-            sent_at: When it was sent. Of the requests that were under way when the first one was refused, the others
-                say nothing new about the rate.
-            retry_after: The answer's `Retry-After`.
-        """
+        """Pause, because a request was answered with 429, perhaps with a `Retry-After`."""
+        # Of the requests that were under way when the first one was refused, the others say nothing new about the rate.
         if sent_at > self._refused_at:
             if self._phase is _Phase.RISING:
                 self._refused_rate = max(self.rate, _SLOWEST / (1 - _DECREASE))
@@ -124,7 +112,7 @@ class Recovery:
                 self._refused_probes += 1
             self._refused_at = now
         pause = retry_after or min(_FIRST_PAUSE * 2**self._refused_probes, _PAUSE_CEILING) * (1 + self._random()) / 2
-        self.pause_until(now + min(pause, _LONGEST_PAUSE))
+        self.pause_until(now + min(pause, LONGEST_PAUSE))
 
     def record(self, now: float) -> bool:
         """Count a request that is sent now, at `ready_at` or later. Return whether it is the probe."""

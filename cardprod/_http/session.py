@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import aiohttp
+from aiohttp.hdrs import ACCEPT_ENCODING
 from yarl import URL
 
 from cardprod._http.answer import NO_TIMEOUT, read_body
@@ -17,13 +18,13 @@ from cardprod._http.loopback import loopback_socket
 from cardprod.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Mapping
+    from collections.abc import Callable, Coroutine, Mapping
 
-    from cardprod._http.answer import Answer, AnswerCheck
+    from cardprod._http.answer import Answer
     from cardprod._protocol.correlation import CorrelationIds
     from cardprod._protocol.requests import Request
 
-__all__ = ["Channel", "check_verifies", "drop_idle", "local_options", "open_session", "pool_size", "send"]
+__all__ = ["Channel", "check_verifies", "drop_idle", "lent_options", "open_session", "pool_size", "send"]
 
 
 def _load_fast_path() -> Any:  # noqa: ANN401 - a module, or None
@@ -46,10 +47,7 @@ class Channel:
         ssl: The TLS context; True for the session's own.
         ids: The correlation ids of the requests.
         proxy: The proxy that they go through; None for none, or for a lent session's own.
-        is_local: Whether they may go to this machine only, because they are plain http.
-
-    Raises:
-        UsageError: A lent session cannot be kept from sending them elsewhere.
+        is_local: Whether they may go to this machine only; a `UsageError` where a lent session cannot ensure that.
     """
 
     __slots__ = ("_fast", "_is_own", "_length", "_options", "_parsed", "_path", "_proxy", "_ssl", "ids", "session")
@@ -72,7 +70,7 @@ class Channel:
         self._path = self._parsed.raw_path
         self._ssl = ssl
         self._is_own = session is None
-        self._options = local_options(session, prefix) if is_local else _NO_OPTIONS
+        self._options = lent_options(session, prefix, is_local=is_local)
         self.session: aiohttp.ClientSession = open_session(is_local=is_local) if session is None else session
         """The session, with its pool of connections."""
         self._fast = None
@@ -80,11 +78,7 @@ class Channel:
             self._fast = _FAST_PATH.open_fast_path(self.session, self._parsed, ssl)
 
     def get(self, request: Request, correlation_id: str) -> Coroutine[object, object, Answer]:
-        """Send a GET and read its whole answer.
-
-        Args:
-            request: A URL that begins with the prefix and needs no escaping, and the headers.
-            correlation_id: The id of the request, by which its answer is known.
+        """Send a GET, whose URL begins with the prefix and needs no escaping, and read its whole answer.
 
         Raises:
             TransportError: No whole answer came, or one to another request.
@@ -122,9 +116,7 @@ def open_session(*, is_local: bool = False) -> aiohttp.ClientSession:
     """Open a session of our own, without cookies and without a limit of connections.
 
     The limiter limits concurrent requests; with aiohttp's limit, time spent queueing would count as the request's.
-
-    Args:
-        is_local: Whether it connects to this machine only.
+    If `is_local`, it connects to this machine only.
     """
     connector = aiohttp.TCPConnector(limit=0, socket_factory=loopback_socket if is_local else None)
     if _FAST_PATH is not None:
@@ -137,16 +129,21 @@ def open_session(*, is_local: bool = False) -> aiohttp.ClientSession:
     return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar(), middlewares=(_send_once,))
 
 
-def local_options(lent: aiohttp.ClientSession | None, url: str) -> Mapping[str, Any]:
-    """Return the options of requests that let a lent session send them to this machine only.
+def lent_options(lent: aiohttp.ClientSession | None, url: str, *, is_local: bool) -> Mapping[str, Any]:
+    """Return the options of a lent session's requests that check the connection before they are written to it.
+
+    Args:
+        lent: The session; None for one of our own, which needs none.
+        url: Where they go.
+        is_local: Whether they may go to this machine only, because they are plain http.
 
     Raises:
-        UsageError: There are none that work.
+        UsageError: They cannot be kept from going elsewhere.
     """
     options: Mapping[str, Any] | None = None
     if lent is not None and _FAST_PATH is not None:
-        options = _FAST_PATH.local_options(lent)
-    if options is None and lent is not None and URL(url).host == "localhost":
+        options = _FAST_PATH.lent_options(lent, is_local=is_local)
+    if options is None and lent is not None and is_local and URL(url).host == "localhost":
         raise UsageError(
             "base_url is plain http to localhost, and with this aiohttp nothing shows to which machine a lent session "
             "connects: use an address, such as http://127.0.0.1, or lend no session"
@@ -167,7 +164,7 @@ async def send(  # noqa: PLR0913 - what is sent, and what its answer must pass
     ssl: _ssl.SSLContext | bool,
     proxy: URL | None = None,
     body: bytes | None = None,
-    check: AnswerCheck | None = None,
+    check: Callable[[int, Mapping[str, str]], None] | None = None,
     options: Mapping[str, Any] = _NO_OPTIONS,
 ) -> Answer:
     """Send one request and read its whole answer.
@@ -176,10 +173,10 @@ async def send(  # noqa: PLR0913 - what is sent, and what its answer must pass
         session: Our own, or a lent one.
         method: The HTTP method.
         request: The URL and the headers.
-        ssl: The TLS context; True for the session's own.
-        proxy: The proxy to go through; None for none, or for a lent session's own.
-        body: The request's body; None for none.
-        check: Checks the answer's status and headers; None accepts any.
+        ssl: As for `Channel`.
+        proxy: As for `Channel`.
+        body: The request's body.
+        check: Checks the status and the headers before the body is read, and ends the exchange by raising.
         options: Further options of `aiohttp.ClientSession.request`.
 
     Raises:
@@ -187,6 +184,8 @@ async def send(  # noqa: PLR0913 - what is sent, and what its answer must pass
         UsageError: The session is closed or cannot be used.
     """
     url, headers = request
+    if not session.auto_decompress:
+        headers = {**headers, ACCEPT_ENCODING: "identity"}
     try:
         answer = await session.request(
             method,
@@ -233,11 +232,7 @@ def pool_size(session: aiohttp.ClientSession | None) -> float:
 
 
 def check_verifies(context: _ssl.SSLContext | None, session: aiohttp.ClientSession | None) -> None:
-    """Check that the server's certificate and host will be verified.
-
-    Raises:
-        UsageError: The context does not verify the certificate or the host; or, with no context, the session's.
-    """
+    """Refuse a TLS context that does not verify the server's certificate and host; without one, the session's own."""
     own = "the ssl context"
     if context is None and session is not None and _FAST_PATH is not None:
         setting = _FAST_PATH.ssl_setting(session)

@@ -31,10 +31,19 @@ import attrs
 from cardprod._polling.adaptive import AdaptiveSchedule
 from cardprod._polling.backoff import Backoff
 from cardprod._polling.ordering import Order, are_ordered, compare, compare_times
-from cardprod._protocol.api_errors import is_transient
+from cardprod._protocol.api_errors import LONGEST_PAUSE, is_transient
 from cardprod._protocol.codec import unix_time
 from cardprod.checkpoint import Checkpoint, PendingCard
-from cardprod.errors import ApiError, CardNotFound, CardprodError, Forbidden, Unauthorized, UsageError, WaitTimeout
+from cardprod.errors import (
+    ApiError,
+    CardNotFound,
+    CardprodError,
+    Forbidden,
+    RateLimited,
+    Unauthorized,
+    UsageError,
+    WaitTimeout,
+)
 from cardprod.models import Transition, one_line
 
 if TYPE_CHECKING:
@@ -51,9 +60,6 @@ _REFUSALS: Final = (Unauthorized, Forbidden, CardNotFound)
 
 LAG: Final = 60.0
 """Seconds for which polls may lag behind an event. A different final status that polls still show after that counts."""
-
-_SKEW: Final = 1.0
-"""Seconds by which the clocks of two machines may differ."""
 
 _TICK: Final = 0.001
 """Seconds by which times of two clocks may differ from rounding."""
@@ -336,7 +342,7 @@ class PollState:
     def _is_news(self, event: ProductionEvent, now: float, wall_now: float) -> bool:
         sent_at = event.sent_at
         if self.last is None:
-            return sent_at is not None and wall_now - sent_at.timestamp() <= now - self.started_at + _SKEW
+            return sent_at is not None and wall_now - sent_at.timestamp() <= now - self.started_at + _TICK
         if self.last.is_final:  # known from before the wait
             return self._is_after(event, self.last, now, wall_now)
         order = compare(event.status, self.last, self._occurred_at)
@@ -442,6 +448,7 @@ class PollState:
                 is_first=self._is_first,
                 ended=ended,
                 is_final=ended and self.last.is_final,
+                unchanged=self._unchanged,
                 requests_per_second=self._options.requests_per_second,
             )
 
@@ -569,10 +576,14 @@ def _is_refusal(failure: CardprodError) -> bool:
 
 
 def _retry_after(failure: CardprodError | None) -> float:
-    """Return for how many seconds a server that was overloaded or failed asks not to be polled."""
-    if isinstance(failure, ApiError) and is_transient(failure):
-        return failure.retry_after or 0.0
-    return 0.0
+    """Return for how many seconds a server that was overloaded or failed asks not to be polled.
+
+    After a 429 no longer than the client pauses: its probe shows whether it may go on.
+    """
+    if not (isinstance(failure, ApiError) and is_transient(failure)):
+        return 0.0
+    seconds = failure.retry_after or 0.0
+    return min(seconds, LONGEST_PAUSE) if isinstance(failure, RateLimited) else seconds
 
 
 def _differs(status: ProductionStatus, known: ProductionStatus, known_at: datetime | None) -> bool:

@@ -41,17 +41,21 @@ class NotJson(Malformed):
 def load_object(body: bytes) -> dict[str, Json]:
     if not body:
         raise Malformed("the body is empty")
+    value: object = None
+    fault = None
     try:
         text = body.removeprefix(BOM_UTF8).decode().strip(_JSON_SPACE)
         value, end = _decode_json(text)
         if end != len(text):
-            raise ValueError(f"something follows the JSON at character {end}")  # noqa: TRY301 - as json itself would
+            fault = f"not JSON: something follows the JSON at character {end}"
     except UnicodeDecodeError as exc:
-        raise NotJson(f"not UTF-8: {exc.reason} at byte {exc.start}") from exc
+        fault = f"not UTF-8: {exc.reason} at byte {exc.start}"
     except RecursionError as exc:
         raise Malformed("JSON nested too deep") from exc
     except ValueError as exc:  # not JSON, or an integer of thousands of digits
-        raise NotJson(f"not JSON: {one_line(str(exc), 100)}") from exc
+        fault = f"not JSON: {one_line(str(exc), 100)}"
+    if fault is not None:
+        raise NotJson(fault)  # without its cause, which holds the whole body
     if not isinstance(value, dict):
         raise Malformed(f"expected a JSON object, got {kind_of(value)}")
     return cast("dict[str, Json]", value)
@@ -84,7 +88,7 @@ def _status_name(value: object, _: object) -> str:
     if type(value) is str and value in _STATUSES:
         return value
     # A truncated status is still longer than any known one, and so not final.
-    text = _name(value, None) or _text(value, _LONGEST_NAME)
+    text = _text(value, _LONGEST_NAME)
     if not text.strip():
         raise Malformed("expected a status, got an empty string")
     return text

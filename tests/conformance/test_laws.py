@@ -278,6 +278,17 @@ async def test_retry_after(kiosk: Simulator, client: Client, interface: Interfac
 
 
 @each_interface
+async def test_longest_retry_after(kiosk: Simulator, client: Client, interface: Interface) -> None:
+    """After a 429 with a `Retry-After` of an hour, as of a proxy, the card is polled again after two minutes."""
+    kiosk.add(CARD, PRINTS)
+    kiosk.fail_next(Fault.too_many_requests(3600))
+    report = await interface.follow(client, CARD, schedule=EVERY_5)
+    assert report.error is None
+    first, second, *_ = requests_at(kiosk)
+    assert second - first == pytest.approx(120, abs=6)
+
+
+@each_interface
 @pytest.mark.parametrize("retry_after", [None, 1])
 async def test_pauses_cost_nothing(
     kiosk: Simulator, client: Client, interface: Interface, retry_after: int | None

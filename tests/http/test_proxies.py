@@ -13,6 +13,8 @@ import pytest
 import cardprod
 from cardprod import Client, OAuthToken, UsageError
 from cardprod._http.proxies import proxy_for
+from tests.attack.leaks import leaks, shown_by
+from tests.attack.target import error_of
 from tests.cards import CARD
 from tests.http.test_tls import authority, server_context
 from tests.raw_server import RawServer, http_answer
@@ -46,6 +48,15 @@ def test_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"HTTPS_PROXY": "http://p:1", "NO_PROXY": ".wise.com,other"}, WISE, None),
         ({"HTTPS_PROXY": "http://p:1", "NO_PROXY": "*"}, WISE, None),
         ({"HTTPS_PROXY": "http://p:1", "NO_PROXY": "wise-sandbox.com"}, WISE, "http://p:1"),
+        ({"HTTPS_PROXY": "http://p:1", "NO_PROXY": "notapi.wise.com, ,wise.com.evil"}, WISE, "http://p:1"),
+        ({"HTTPS_PROXY": "http://p:1", "NO_PROXY": "*.wise.com"}, WISE, None),
+        ({"HTTPS_PROXY": "http://p:1", "NO_PROXY": " API.wise.com:443"}, WISE, None),
+        ({"HTTPS_PROXY": "http://p:1", "NO_PROXY": "api.wise.com:8443"}, WISE, "http://p:1"),
+        ({"HTTPS_PROXY": "http://p:1", "NO_PROXY": "10.0.0.0/8"}, "https://10.1.2.3", None),
+        ({"HTTPS_PROXY": "http://p:1", "NO_PROXY": "10.0.0.0/8"}, "https://11.1.2.3", "http://p:1"),
+        ({"HTTPS_PROXY": "http://p:1", "NO_PROXY": "2001:db8::/32"}, "https://[2001:db8::5]", None),
+        ({"HTTPS_PROXY": "p:1"}, WISE, "http://p:1"),
+        ({"HTTPS_PROXY": "somebody:thing@p:1"}, WISE, "http://somebody:thing@p:1"),
         ({"HTTP_PROXY": "http://p:1", "ALL_PROXY": "http://p:3"}, "http://127.0.0.1:8080", None),
         ({"HTTP_PROXY": "http://p:1"}, "http://localhost", None),
         ({"HTTP_PROXY": "http://p:1"}, "http://[::1]:99", None),
@@ -60,13 +71,21 @@ def test_environment(monkeypatch: pytest.MonkeyPatch) -> None:
                 assert proxy_for(base_url, False) is None
 
 
+def test_proxy_that_is_set() -> None:
+    """A proxy that is set counts for loopback too, where the environment's does not."""
+    for base_url in (WISE, "http://127.0.0.1:8080", "http://localhost"):
+        assert str(proxy_for(base_url, "http://p:1")) == "http://p:1"
+
+
 @pytest.mark.parametrize("proxy", ["proxy.example:3128", "socks5://proxy", "http://", "", True, 5])
 def test_what_is_no_proxy(proxy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """What cannot be a proxy is refused before any I/O, without showing it: it may contain a password."""
     make: Any = Client
     with pytest.raises(UsageError, match="proxy must be the URL of an http proxy, such as "):
         make("token", proxy=proxy)
-    if isinstance(proxy, str) and proxy:
+    with pytest.raises(UsageError, match="proxy must be"):
+        make("token", base_url="http://127.0.0.1:1", proxy=proxy)
+    if isinstance(proxy, str) and "://" in proxy:
         monkeypatch.setenv("HTTPS_PROXY", proxy)
         with pytest.raises(UsageError, match="the environment's HTTPS_PROXY"):
             Client("token")
@@ -147,11 +166,9 @@ async def test_proxy_that_refuses(http_status: int, attempts: int) -> None:
 
 async def test_proxy_of_plain_http_that_wants_credentials() -> None:
     """A proxy's 407 to plain http is named as that, for a request and for a refresh, and not retried."""
-
-    async def refuse(writer: asyncio.StreamWriter) -> None:
-        writer.write(http_answer(407, "<html>Cache Access Denied</html>", Proxy_Authenticate="Basic", Server="squid"))
-
-    async with RawServer(refuse) as proxy:
+    async with RawServer.saying(
+        http_answer(407, "<html>Cache Access Denied</html>", Proxy_Authenticate="Basic", Server="squid")
+    ) as proxy:
         settings: dict[str, Any] = {"base_url": "http://kiosk.test", "proxy": proxy.base_url, "allow_plain_http": True}
         for token in ("token", OAuthToken("id", "secret", "refresh", **settings)):
             async with Client(token, **settings) as client:
@@ -168,3 +185,32 @@ async def test_proxy_that_is_down() -> None:
     async with Client("token", base_url="https://kiosk.test", proxy=f"http://{proxy}", attempts=1) as client:
         with pytest.raises(cardprod.TransportError, match="the proxy could not be reached: check proxy="):
             await client.get_status(CARD.profile_id, CARD.card_token)
+
+
+async def test_proxy_for_loopback() -> None:
+    """A request to loopback goes through a proxy that is set, but plain http to no proxy on another machine."""
+    async with RawServer(_answer) as proxy:
+        async with Client("token", base_url="http://127.0.0.1:1", proxy=proxy.base_url) as client:
+            assert (await client.get_status(CARD.profile_id, CARD.card_token)).is_produced
+        assert [head.split()[1][:19] for head in proxy.heads] == ["http://127.0.0.1:1/"]
+    async with Client("token", base_url="http://127.0.0.1:1", proxy="http://192.0.2.1:1", attempts=1) as client:
+        with pytest.raises(
+            cardprod.TransportError, match=r"could not be reached.*192\.0\.2\.1, which is not this machine"
+        ):
+            await client.get_status(CARD.profile_id, CARD.card_token)
+
+
+@pytest.mark.parametrize("http_status", [None, 407, 502])
+async def test_password_of_a_proxy_is_not_shown(http_status: int | None) -> None:
+    """The password of a proxy that refuses, or is down, is in no error, cause of one, or local variable of a frame."""
+    password = "proxy-canary-5b1d7f9e2c"
+    basic = base64.b64encode(f"somebody:{password}".encode()).decode()
+    async with a_proxy("127.0.0.1:1", http_status or 502) as (proxy, heads):
+        url = f"http://somebody:{password}@{proxy if http_status else '127.0.0.1:9'}"
+        settings: dict[str, Any] = {"base_url": "https://kiosk.test", "proxy": url}
+        for token in ("token", OAuthToken("id", "secret", "refresh", **settings)):
+            async with Client(token, attempts=1, **settings) as client:
+                error = await error_of(client.get_status(CARD.profile_id, CARD.card_token))
+            assert isinstance(error, cardprod.TransportError)
+            assert leaks(shown_by(error), (password, basic)) == []
+    assert all(basic in head for head in heads)

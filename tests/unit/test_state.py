@@ -671,6 +671,19 @@ def test_retry_after_between_polls(error: ApiError) -> None:
     assert state.next_poll_at == 230.0
 
 
+def test_longest_retry_after() -> None:
+    """A longer `Retry-After` than two minutes counts in full with a 5xx, and with a 429 as two minutes."""
+    rows: list[tuple[ApiError, float]] = [
+        (ServerError("503", http_status=503), 3600.0),
+        (RateLimited("429", http_status=429), 120.0),
+    ]
+    for error, expected in rows:
+        error.retry_after = 3600.0
+        state = new_state(timeout=None)
+        state.process_failure(error, 0.0)
+        assert state.next_poll_at == expected
+
+
 def test_retry_after_of_a_refusal() -> None:
     """A `Retry-After` that comes with another status says nothing about polls."""
     error = ApiError("418", http_status=418, retry_after=120.0)
