@@ -58,7 +58,7 @@ def _is_excepted(server: URL, no_proxy: str) -> bool:
 def _checked(name: str, proxy: object) -> URL:
     try:
         url = URL(proxy if isinstance(proxy, str) else "")
-    except ValueError:
+    except (ValueError, IndexError):  # IndexError of some with a bracket
         url = URL()
     if url.scheme not in {"http", "https"} or not url.host:
         raise UsageError(f"{name} must be the URL of an http proxy, such as 'http://proxy.example:3128', or False")

@@ -149,7 +149,7 @@ def _check_base_url(base_url: str, *, allow_plain_http: bool) -> None:
 
     try:
         URL(base_url)  # sending would do so, and raise a bare ValueError, for instance for an invisible character
-    except ValueError:
+    except (ValueError, IndexError):  # IndexError of some with a bracket
         raise UsageError(_NO_URL) from None
 
 

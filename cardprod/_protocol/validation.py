@@ -22,6 +22,8 @@ __all__ = [
 ]
 
 _NOT_EMPTY: Final = re.compile(r".+", re.DOTALL)
+_MOST: Final = 2**63 - 1
+_SHOWN: Final = 100
 
 
 def is_finite_number(value: object) -> TypeGuard[float]:
@@ -32,6 +34,15 @@ def is_finite_number(value: object) -> TypeGuard[float]:
         return math.isfinite(value)
     except OverflowError:  # an int beyond every float
         return False
+
+
+def _shown(value: object) -> str:
+    """Return what a message shows of a value; that of a huge number or of a stranger's class may itself raise."""
+    try:
+        text = repr(value)
+    except Exception:  # noqa: BLE001 - the value's own
+        return f"a {type(value).__name__} that has no repr"
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
 
 def check_number(  # noqa: PLR0913 - each bound is a keyword
@@ -45,32 +56,32 @@ def check_number(  # noqa: PLR0913 - each bound is a keyword
 ) -> None:
     """Check a finite number and its range."""
     if not is_finite_number(value):
-        raise UsageError(f"{name} must be a finite number, not {value!r}")
+        raise UsageError(f"{name} must be a finite number, not {_shown(value)}")
     if not (least <= value <= most and above < value < below):
         named = {"at least": least, "above": above, "at most": most, "below": below}
         bounds = [f"{words} {bound:g}" for words, bound in named.items() if math.isfinite(bound)]
-        raise UsageError(f"{name} must be {' and '.join(bounds)}, not {value!r}")
+        raise UsageError(f"{name} must be {' and '.join(bounds)}, not {_shown(value)}")
 
 
 def check_seconds(name: str, value: object, *, above_zero: bool = False) -> None:
     """Check a finite number of seconds, 0 or more; or above 0."""
     if not is_finite_number(value):
-        raise UsageError(f"{name} must be a finite number of seconds, not {value!r}")
+        raise UsageError(f"{name} must be a finite number of seconds, not {_shown(value)}")
     if value < 0 or (above_zero and value == 0):
-        raise UsageError(f"{name} must be {'above' if above_zero else 'at least'} 0 seconds, not {value!r}")
+        raise UsageError(f"{name} must be {'above' if above_zero else 'at least'} 0 seconds, not {_shown(value)}")
 
 
-def check_count(name: str, value: object, *, least: int = 1, most: int | None = None) -> None:
-    """Check an int of 1 or more, or of another range."""
-    if type(value) is not int or value < least or (most is not None and value > most):
-        words = f"of {least} or more" if most is None else f"from {least} to {most}"
-        raise UsageError(f"{name} must be an int {words}, not {value!r}")
+def check_count(name: str, value: object, *, least: int = 1, most: int = _MOST) -> None:
+    """Check an int of 1 or more, or of another range; at most what JSON and databases can hold."""
+    if type(value) is not int or not least <= value <= most:
+        words = f"of {least} or more" if most == _MOST else f"from {least} to {most}"
+        raise UsageError(f"{name} must be an int {words}, not {_shown(value)}")
 
 
 def check_flag(name: str, value: object) -> None:
     """Check a bool."""
     if type(value) is not bool:
-        raise UsageError(f"{name} must be True or False, not {value!r}")
+        raise UsageError(f"{name} must be True or False, not {_shown(value)}")
 
 
 def check_text(name: str, value: object, words: str, allowed: re.Pattern[str] = _NOT_EMPTY) -> None:

@@ -119,14 +119,6 @@ async def test_wrong_token_is_refused(kiosk: Simulator, http: aiohttp.ClientSess
                 assert set(json.loads(body)) == {"error", "error_description"}
 
 
-async def test_any_token_will_do(http: aiohttp.ClientSession) -> None:
-    """A simulator without a token of its own takes every one."""
-    async with Simulator(token=None) as kiosk:
-        kiosk.add(CARD)
-        assert (await ask(http, kiosk))[0] == 200
-        assert (await ask(http, kiosk, authorization="Bearer whatever"))[0] == 200
-
-
 async def test_unknown_is_a_problem_document(kiosk: Simulator, http: aiohttp.ClientSession) -> None:
     """What is not there is a 404 with a problem document, in the log as well."""
     paths = (PATH, "/v3/spend/profiles/0/cards/x/production", "/nothing", "/")

@@ -7,16 +7,18 @@ import json
 import logging
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qs
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 import cardprod
+from cardprod._http.proxies import proxy_for
 from cardprod._protocol.api_errors import MAX_BODY, is_transient
 from cardprod._protocol.events import parse_event
 from cardprod._protocol.requests import Endpoint, is_token
@@ -997,6 +999,19 @@ def assert_is_whole(error: ApiError | BadReply) -> None:
     error.body.encode()
     if isinstance(error, ApiError):
         assert error.retry_after is None or 0 <= error.retry_after <= 3600
+
+
+@given(st.sampled_from(["", "http://", "https://", "http://[", "http://127.0.0.1:"]), st.text("htp:/[]@.%01-?#&\u0663"))
+@example("http://", "[]@")  # for which urllib and yarl raise an IndexError
+def test_any_url_is_taken_or_refused(scheme: str, rest: str) -> None:
+    """Whatever is given as `base_url` or `proxy`, it is taken, or a `UsageError` that names it."""
+    for name, take in (("base_url", Endpoint), ("proxy", partial(proxy_for, "https://api.example"))):
+        refusal = name
+        try:
+            take(scheme + rest)
+        except UsageError as error:
+            refusal = str(error)
+        assert refusal.startswith(name)
 
 
 @given(HTTP_STATUSES, HEADERS, NEARLY_A_STATUS | st.binary(max_size=60))

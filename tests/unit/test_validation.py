@@ -30,6 +30,14 @@ if TYPE_CHECKING:
 NAIVE: Final = datetime(2026, 1, 1)  # noqa: DTZ001 - it is what must be refused
 INF, NAN = float("inf"), float("nan")
 
+
+class Reprless:
+    """A value of somebody's own that cannot be shown."""
+
+    def __repr__(self) -> str:
+        raise LookupError
+
+
 RIGHT: Final[list[tuple[Callable[..., None], Any, dict[str, Any]]]] = [
     (check_number, 0.5, {"above": 0, "below": 1}),
     (check_number, 1, {"least": 1, "most": 1}),
@@ -61,6 +69,11 @@ WRONG: Final[list[tuple[Callable[..., None], Any, dict[str, Any], str]]] = [
     (check_count, True, {}, "must be an int of 1 or more, not True"),
     (check_count, 1, {"least": 2}, "must be an int of 2 or more, not 1"),
     (check_count, 6, {"most": 5}, "must be an int from 1 to 5, not 6"),
+    (check_count, 10**30, {}, "must be an int of 1 or more, not 1000"),
+    (check_count, 10**5000, {}, "must be an int of 1 or more, not a int that has no repr"),
+    (check_number, 10**5000, {"most": 5}, "must be a finite number, not a int that has no repr"),
+    (check_seconds, Reprless(), {}, "must be a finite number of seconds, not a Reprless that has no repr"),
+    (check_flag, "x" * 5000, {}, f"must be True or False, not '{'x' * 99}…"),
     (check_flag, 1, {}, "must be True or False, not 1"),
     (check_text, "", {"words": "a text"}, "must be a text; this one is empty"),
     (check_text, 5, {"words": "a text"}, "must be a text, not a int"),

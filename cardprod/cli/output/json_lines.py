@@ -60,6 +60,7 @@ def _object_of(event: events.Event) -> tuple[str, dict[str, Any]] | None:  # noq
 
 def _result(event: events.Result) -> tuple[str, dict[str, Any]]:
     card, seen_at = event.card, event.seen_at
+    fields: dict[str, Any]
     match event.outcome:
         case ProductionStatus() as status:
             kind, fields = "status", _status(status)
