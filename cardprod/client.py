@@ -397,7 +397,7 @@ class Client:
             max_failures: How many polls in a row may fail, each after its own attempts, before the wait does. An
                 answer, or an event with something new, resets the count.
             max_outage: For how many seconds they must have failed as well, once the wait has had an answer: an outage
-                that is shorter does not end it.
+                that is shorter does not end it, a longer one may: raise it to `timeout` to outlast any.
             after: A status that you know already. What equals it, in status, `occurred_at` and error code, is not
                 reported and does not end the wait: pass an error status to wait for what an operator's retry brings.
 

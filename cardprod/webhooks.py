@@ -108,6 +108,7 @@ import base64
 from typing import TYPE_CHECKING, Final
 
 from cardprod._extras import needs_extra
+from cardprod._http.secrets import drop_frames
 from cardprod._protocol.api_errors import MAX_BODY
 from cardprod._protocol.events import parse_event
 from cardprod._protocol.headers import HeadersLike, read_headers
@@ -116,7 +117,7 @@ from cardprod.errors import BadSignature, UsageError
 from cardprod.models import ProductionEvent, one_line
 
 try:
-    from cryptography.exceptions import InvalidSignature
+    from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
     from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey
     from cryptography.hazmat.primitives.hashes import SHA256
@@ -179,11 +180,17 @@ class Verifier:
     """
 
     def __init__(self, *public_keys: str | bytes | RSAPublicKey) -> None:
+        self._keys: tuple[RSAPublicKey, ...] = ()
         if not public_keys:
             raise UsageError(
                 "Verifier has no public key: use Verifier.for_production() or for_sandbox(), which have Wise's"
             )
-        self._keys = tuple(_public_key(key) for key in public_keys)
+        try:
+            self._keys = tuple(map(_public_key, public_keys))
+        except UsageError as error:
+            drop_frames(error)
+            del public_keys  # one may be a private key by mistake, and this frame stays in the traceback
+            raise
 
     @classmethod
     def for_production(cls) -> Self:
@@ -270,7 +277,12 @@ def sign(body: bytes, private_key: str | bytes | RSAPrivateKey) -> str:
         UsageError: `body` is not bytes, or `private_key` no RSA private key.
     """
     check_type("body", body, bytes, "the raw bytes to sign")
-    key = private_key if isinstance(private_key, RSAPrivateKey) else _load_private_key(private_key)
+    try:
+        key = private_key if isinstance(private_key, RSAPrivateKey) else _load_private_key(private_key)
+    except UsageError as error:
+        drop_frames(error)
+        del private_key  # this frame stays in the traceback
+        raise
     return base64.b64encode(key.sign(body, PKCS1v15(), SHA256())).decode()
 
 
@@ -283,15 +295,16 @@ def _has_signed(key: RSAPublicKey, signature: bytes, body: bytes) -> bool:
 
 
 def _public_key(key: str | bytes | RSAPublicKey) -> RSAPublicKey:
+    loaded: object = key
     if isinstance(key, str | bytes):
         try:
             loaded = load_pem_public_key(_bytes(key))
+        except UnsupportedAlgorithm:
+            raise UsageError("a public key must be RSA's, as Wise's are") from None
         except ValueError:  # the key is in no message: it may be a private one by mistake
             raise UsageError(
                 "a public key must be PEM, -----BEGIN PUBLIC KEY----- …, and no URL or path of one: read it first"
             ) from None
-    else:
-        loaded = key
     if not isinstance(loaded, RSAPublicKey):
         raise UsageError(f"a public key must be RSA's, as Wise's are, not a {type(loaded).__name__}")
     if loaded.key_size < _FEWEST_BITS:
@@ -302,6 +315,8 @@ def _public_key(key: str | bytes | RSAPublicKey) -> RSAPublicKey:
 def _load_private_key(pem: str | bytes) -> RSAPrivateKey:
     try:
         key = load_pem_private_key(_bytes(pem), password=None)
+    except UnsupportedAlgorithm:
+        raise UsageError("private_key must be RSA's") from None
     except (ValueError, TypeError, AttributeError):
         raise UsageError("private_key must be PEM without a password, or an RSAPrivateKey") from None
     if not isinstance(key, RSAPrivateKey):
