@@ -146,7 +146,7 @@ def redact_status(secret: Secret, body: bytes, status: ProductionStatus) -> Prod
         body: The answer that the status was parsed from.
         status: The status.
     """
-    # Nearly no answer repeats it, as it is or escaped. By numbers and `find`: `in` for bytes raises and clears an error.
+    # Nearly no answer repeats it, as it is or escaped. `find`, and numbers: `in` with bytes raises an error inside.
     is_escaped = _PERCENT in body or _AND in body or _SLASH in body or _EQUALS in body
     if body.find(secret.encoded) < 0 and not is_escaped:
         return status
