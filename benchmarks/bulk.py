@@ -36,7 +36,7 @@ _BACKOFF = Backoff(first=0.01, factor=1, ceiling=0.01, jitter=0)
 
 
 def _adaptive() -> Schedule:
-    return AdaptiveSchedule(shortest=0.01, longest=0.02)
+    return AdaptiveSchedule(shortest=0.01, fallback=Backoff(first=0.01, factor=1, ceiling=0.02))
 
 
 def cards_of(count: int) -> Iterator[tuple[int, str]]:

@@ -21,7 +21,18 @@ if TYPE_CHECKING:
 
     from cardprod import Schedule
 
-__all__ = ["FLEETS", "Plan", "Polled", "about", "exactly", "fleet", "memoryless", "one_of", "poll_fleet"]
+__all__ = [
+    "FLEETS",
+    "Plan",
+    "Polled",
+    "about",
+    "exactly",
+    "fleet",
+    "memoryless",
+    "one_of",
+    "poll_fleet",
+    "random_fleet",
+]
 
 Draw: TypeAlias = "Callable[[Random], float]"
 """Draws a duration, in seconds."""
@@ -173,6 +184,27 @@ def fleet(  # noqa: PLR0913 - what can be varied
         for number, at in enumerate(sorted(comes_at))
         for scale in [later if number >= cards / 2 else 1.0]
     ]
+
+
+def random_fleet(seed: int) -> tuple[list[Plan], RateLimit]:
+    """Make a fleet of any size and speed, which may change half-way, and a budget from ample to far too short."""
+    random = Random(seed)
+    cards, per_minute = random.choice([50, 100, 200, 400]), random.choice([30, 60, 100, 300, 1000])
+    scale = math.exp(random.uniform(math.log(2), math.log(900)))
+    draws: list[Draw] = [
+        about(scale, 0.2),
+        memoryless(scale),
+        exactly(scale),
+        one_of((1, exactly(scale * 5)), (9, exactly(scale / 2))),
+        lambda random: random.uniform(0, 2 * scale),
+    ]
+    ready, printing = random.choice(draws), random.choice(draws)
+    seconds, later = scale * random.choice([0, 0, 1, 5, 20]), random.choice([1, 1, 1, 0.1, 10])
+    plans: list[Plan] = []
+    for number, comes_at in enumerate(sorted(random.uniform(0, seconds) if seconds else 0.0 for _ in range(cards))):
+        factor = later if number > cards / 2 else 1
+        plans.append((comes_at, ready(random) * factor, printing(random) * factor))
+    return plans, RateLimit(per_second=min(per_minute, 100), per_minute=per_minute)
 
 
 FLEETS: Final[dict[str, Callable[[], list[Plan]]]] = {

@@ -33,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seconds", type=float, nargs="+", default=[10, 60, 240, 600], help="how long the outages last"
     )
+    parser.add_argument("--max-outage", type=float, default=300, help="what the waits are given (default 300)")
 
 
 def run(arguments: argparse.Namespace) -> Iterator[str]:
@@ -44,22 +45,22 @@ def run(arguments: argparse.Namespace) -> Iterator[str]:
     for name, fault in _FAULTS.items():
         for seconds in arguments.seconds:
             survived = [
-                f"{_run(cards, is_batch, fault, seconds)} of {cards}"
+                f"{_run(cards, is_batch, fault, seconds, arguments.max_outage)} of {cards}"
                 for cards in arguments.cards
                 for is_batch in (False, True)
             ]
             yield f"| {name}, {seconds:g} s | {' | '.join(survived)} |"
 
 
-def _run(cards: int, is_batch: bool, fault: Fault, seconds: float) -> int:
+def _run(cards: int, is_batch: bool, fault: Fault, seconds: float, max_outage: float) -> int:
     loop = looptime.new_event_loop(start=0)
     try:
-        return loop.run_until_complete(_survivors(cards, is_batch, fault, seconds))
+        return loop.run_until_complete(_survivors(cards, is_batch, fault, seconds, max_outage))
     finally:
         loop.close()
 
 
-async def _survivors(count: int, is_batch: bool, fault: Fault, seconds: float) -> int:
+async def _survivors(count: int, is_batch: bool, fault: Fault, seconds: float, max_outage: float) -> int:
     loop = asyncio.get_running_loop()
     cards = [Card(123456, f"card-{number}") for number in range(count)]
     async with Simulator() as kiosk, Client(kiosk.token, base_url=kiosk.base_url) as client:
@@ -68,8 +69,9 @@ async def _survivors(count: int, is_batch: bool, fault: Fault, seconds: float) -
         loop.call_later(300, lambda: kiosk.fail_next(fault, times=_MANY))
         loop.call_later(300 + seconds, kiosk.clear_faults)
         if is_batch:
-            outcomes: list[object] = [*(await client.wait_until_all_final(cards, timeout=3600)).values()]
+            batch = client.wait_until_all_final(cards, timeout=3600, max_outage=max_outage)
+            outcomes: list[object] = [*(await batch).values()]
         else:
-            waits = [client.wait_until_final(card.profile_id, card.card_token, timeout=3600) for card in cards]
+            waits = [client.wait_until_final(*card, timeout=3600, max_outage=max_outage) for card in cards]
             outcomes = [*await asyncio.gather(*waits, return_exceptions=True)]
     return sum(isinstance(outcome, ProductionStatus) and outcome.is_produced for outcome in outcomes)

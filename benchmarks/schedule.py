@@ -34,6 +34,7 @@ _SINGLE: Final[dict[str, tuple[Draw, Draw]]] = {
     "30 s + 4 min": (exactly(30), about(240)),
     "30 s + 4 min exactly": (exactly(30), exactly(240)),
     "30 s + 4 min, memoryless": (exactly(30), memoryless(240)),
+    "30 s + 10 min": (exactly(30), about(600)),
     "1 min + 20 min": (exactly(60), about(1200)),
 }
 _SMALL: Final = 60_000
@@ -135,6 +136,7 @@ def _oracle() -> AdaptiveSchedule:
                     is_first=is_first,
                     ended=ended,
                     is_final=ended and not is_first,
+                    unchanged=0,
                     requests_per_second=1e9,
                 )
     return schedule

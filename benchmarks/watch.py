@@ -41,7 +41,7 @@ class _Run:
     iteration_at: float = 0.0
     callback: float = 0.0
     culprit: str = ""
-    began: float = 0.0
+    began: float | None = None
 
 
 @contextlib.contextmanager
@@ -81,9 +81,9 @@ def _watch(port: int, file: str, seconds: float) -> _Run:
     is_over = threading.Event()
 
     def stop() -> None:
-        while not is_over.is_set() and b'"type": "transition"' not in out.read_bytes()[:100_000]:
-            time.sleep(0.02)
-        run.began = time.monotonic() - began_at
+        while run.began is None and not is_over.wait(0.02):
+            if b'"type": "transition"' in out.read_bytes()[:100_000]:
+                run.began = time.monotonic() - began_at
         if not is_over.wait(seconds):
             os.kill(os.getpid(), signal.SIGINT)
 
@@ -116,6 +116,8 @@ def run(arguments: argparse.Namespace) -> str:
                 print(f"… {count:,} cards, {kind}: {measured}", file=sys.stderr, flush=True)
                 size = Path(f"{file}.state").stat().st_size / 1e6
                 iteration, callback = measured.iteration * 1e3, measured.callback * 1e3
-                figures = [f"{iteration:.0f} ms", f"{callback:.0f} ms", f"{measured.began:.1f} s", f"{size:.1f} MB"]
+                # What had ended already when it was continued gives no results.
+                began = "—" if measured.began is None else f"{measured.began:.1f} s"
+                figures = [f"{iteration:.0f} ms", f"{callback:.0f} ms", began, f"{size:.1f} MB"]
                 rows.append([f"{count:,} cards, {kind}", *figures])
     return markdown(["", "longest hold", "by one callback", "first result after", "checkpoint"], rows)

@@ -65,23 +65,15 @@ class UsageError(CardprodError, ValueError):
 
 
 def one_line(text: str, limit: int) -> str:
-    """Make untrusted text fit for a message: one line of printable characters.
-
-    Args:
-        text: The text.
-        limit: The most characters to keep.
-    """
+    """Make untrusted text fit for a message: one line of printable characters, so many at most."""
     text = " ".join(text[: limit * 4].split())
     text = "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
-def _may_be_id(profile_id: object) -> bool:
-    return type(profile_id) is int and 0 < profile_id <= _MAX_INT64
-
-
-def _may_be_token(card_token: object) -> bool:
-    return isinstance(card_token, str) and _CARD_TOKEN.fullmatch(card_token) is not None
+def _may_be_card(profile_id: object, card_token: object) -> bool:
+    is_id = type(profile_id) is int and 0 < profile_id <= _MAX_INT64
+    return is_id and isinstance(card_token, str) and _CARD_TOKEN.fullmatch(card_token) is not None
 
 
 def _refuse(profile_id: object, card_token: object) -> UsageError:
@@ -99,19 +91,18 @@ def _refuse(profile_id: object, card_token: object) -> UsageError:
         )
     if not isinstance(card_token, str):
         return UsageError(f"card_token must be a str; this is a {type(card_token).__name__}")
-    return UsageError(
-        f"card_token must be 1 to 128 characters of A-Z a-z 0-9 . _ ~ -, and not '.' or '..'; "
-        f"this one {_fault_of(card_token)}"
-    )
-
-
-def _fault_of(card_token: str) -> str:
-    if not card_token:
-        return "is empty"
     wrong = _NOT_OF_A_TOKEN.search(card_token)
-    if wrong is not None:
-        return f"has {wrong[0]!a} as character {wrong.start() + 1}"
-    return f"has {len(card_token)} characters" if len(card_token) > _MOST_CHARACTERS else f"is {card_token!r}"
+    if not card_token:
+        fault = "is empty"
+    elif wrong is not None:
+        fault = f"has {wrong[0]!a} as character {wrong.start() + 1}"
+    elif len(card_token) > _MOST_CHARACTERS:
+        fault = f"has {len(card_token)} characters"
+    else:
+        fault = f"is {card_token!r}"
+    return UsageError(
+        f"card_token must be 1 to 128 characters of A-Z a-z 0-9 . _ ~ -, and not '.' or '..'; this one {fault}"
+    )
 
 
 @attrs.frozen(repr=False, eq=False)
@@ -133,7 +124,7 @@ class Card:
     card_token: str
 
     def __attrs_post_init__(self) -> None:
-        if not _may_be_id(self.profile_id) or not _may_be_token(self.card_token):
+        if not _may_be_card(self.profile_id, self.card_token):
             raise _refuse(self.profile_id, self.card_token)
 
     @classmethod

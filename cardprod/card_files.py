@@ -70,12 +70,7 @@ class BadRow:
 
 @attrs.frozen
 class KnownCard:
-    """A card of which a status is known.
-
-    Args:
-        card: The card.
-        after: The status, to wait for what comes after it.
-    """
+    """A card of which a status is known, to wait for what comes after it."""
 
     card: Card
     after: ProductionStatus
@@ -93,14 +88,7 @@ def encoding_of(beginning: bytes) -> str:
 
 
 def read_cards(lines: Iterable[str]) -> Iterator[Card | KnownCard | BadRow]:
-    """Read a list of cards.
-
-    Args:
-        lines: Its lines, with their ends. They are read one by one, so that the first card is there with its line.
-
-    Returns:
-        A `Card`, a `KnownCard` or a `BadRow` for each row.
-    """
+    """Read a list of cards from its lines, with their ends, one by one: the first card is there with its line."""
     lines = iter(lines)
     before, first, separator = 0, "", None
     for before, first in enumerate(lines):

@@ -139,21 +139,8 @@ async def wait_for_all(client, cards, file, on_step):
 
 After `kill -9` a step may come again: make `on_step` idempotent, or use `cardprod.durable`, or `cardprod watch`.
 
-**A token that refreshes itself.** An access token lasts twelve hours, and refreshing it ends the one before at once.
-`OAuthToken` does it in good time, once for all requests, and passes each new pair to `on_refresh` before it is used.
-If `on_refresh` raises, the requests that need the token get that error, and the pair is offered to it again. Only one
-process may refresh a token:
-
-```python
-async def store(pair): ...  # pair.access_token, pair.refresh_token, pair.expires_at
-
-
-token = cardprod.OAuthToken("client-id", "client-secret", "refresh-token", base_url=cardprod.SANDBOX, on_refresh=store)
-async with cardprod.Client(token, base_url=cardprod.SANDBOX) as client:
-    status = await client.get_status(123456, "my-card")
-```
-
-The other processes pass an async function, which is called before every request, and once more after a 401:
+**A token that refreshes itself** is an `OAuthToken`, whose help has the recipe. Only one process may refresh a token.
+The others pass an async function, which is called before every request, and once more after a 401:
 
 ```python
 async def from_the_vault():
@@ -164,9 +151,7 @@ async with cardprod.Client(from_the_vault, base_url=cardprod.SANDBOX) as client:
     status = await client.get_status(123456, "my-card")
 ```
 
-**A session and TLS of your own.** The session is neither closed nor changed. aiohttp then resends a GET by itself when
-a kept connection breaks; a client's own session does not. A context or session that does not verify the server is
-refused.
+**A session and TLS of your own**; what a lent session changes is in the help of `Client`:
 
 ```python
 import ssl
@@ -412,7 +397,7 @@ class Client:
             max_failures: How many polls in a row may fail, each after its own attempts, before the wait does. An
                 answer, or an event with something new, resets the count.
             max_outage: For how many seconds they must have failed as well, once the wait has had an answer: an outage
-                that is shorter does not end it.
+                that is shorter does not end it, a longer one may: raise it to `timeout` to outlast any.
             after: A status that you know already. What equals it, in status, `occurred_at` and error code, is not
                 reported and does not end the wait: pass an error status to wait for what an operator's retry brings.
 
@@ -568,7 +553,6 @@ class Client:
         # A caller without a type checker may pass the bare JSON.
         check_type("event", event, ProductionEvent, "what Verifier.parse gives")
         self._check_loop("notify")
-        self._transport.check_usable()
         return self._poller.subscriptions.notify(event)
 
     def _options_of(self, checkpoint: Checkpoint, schedule: Schedule | None) -> PollOptions:
@@ -577,15 +561,11 @@ class Client:
         schedule = checkpoint.schedule if schedule is None else schedule
         return self._options(schedule, None, checkpoint.max_failures, checkpoint.max_outage)
 
-    def _own_schedule(self) -> AdaptiveSchedule:
-        self._schedule = self._schedule or AdaptiveSchedule()
-        return self._schedule
-
     def _options(
         self, schedule: Schedule | None, timeout: float | None, max_failures: int, max_outage: float
     ) -> PollOptions:
         if schedule is None:
-            schedule = self._own_schedule()
+            schedule = self._schedule = self._schedule or AdaptiveSchedule()
         if timeout is not None:
             timeout = _check_timeout("timeout", timeout)
         check_count("max_failures", max_failures)
@@ -633,8 +613,7 @@ class Client:
         """
         check_seconds("seconds", seconds)
         self._check_loop("pause")
-        self._transport.check_usable()
-        self._transport.pause(seconds)
+        self._transport.limiter.pause_until(asyncio.get_running_loop().time() + seconds)
 
     def resume_requests(self) -> None:
         """End a pause now, and what follows it: one after a 429, or of `pause`. Only the rate limit holds again.
@@ -643,8 +622,7 @@ class Client:
             UsageError: The client is closed or belongs to another event loop.
         """
         self._check_loop("resume_requests")
-        self._transport.check_usable()
-        self._transport.resume()
+        self._transport.limiter.resume()
 
     @property
     def on_event(self) -> Observer | None:
@@ -660,8 +638,7 @@ class Client:
         check_callable("on_event", observer, "a callable that takes an event")
         self._telemetry.observer = observer
 
-    @staticmethod
-    def _check_loop(name: str) -> None:
+    def _check_loop(self, name: str) -> None:
         try:
             asyncio.get_running_loop()
         except RuntimeError:
@@ -669,6 +646,7 @@ class Client:
                 f"{name} must be called in the client's event loop; "
                 f"from another thread use loop.call_soon_threadsafe(client.{name}, ...)"
             ) from None
+        self._transport.check_usable()
 
     async def close(self) -> None:
         """Close the client. Requests in flight and pending waits end with `UsageError`. Closing it twice is allowed.

@@ -222,17 +222,13 @@ class Telemetry:
             take(event)
         except (KeyboardInterrupt, SystemExit):
             raise
-        except BaseException as exc:  # noqa: BLE001 - also a CancelledError, which a cancelled future's result() raises
-            self._complain(exc)
-
-    def _complain(self, exc: BaseException) -> None:
-        if self._has_complained:
-            return
-        self._has_complained = True
-        with contextlib.suppress(Exception):  # the log handler that raised before may raise again
-            LOGGER.error(
-                "an observer or a log handler raised %s; this is logged once", type(exc).__name__, exc_info=exc
-            )
+        except BaseException as exc:  # also a CancelledError, which a cancelled future's result() raises
+            if self._has_complained:
+                return
+            self._has_complained = True
+            message = "an observer or a log handler raised %s; this is logged once"
+            with contextlib.suppress(Exception):  # the log handler that raised before may raise again
+                LOGGER.exception(message, type(exc).__name__)
 
 
 def _log(event: Event) -> None:
@@ -255,9 +251,8 @@ def _log(event: Event) -> None:
         case RequestRetried(card, attempt, error, retry_in) if LOGGER.isEnabledFor(logging.DEBUG):
             name = type(error).__name__
             extra = record_fields(card=str(card), attempt=attempt, error=name, retry_in=retry_in)
-            LOGGER.debug(
-                "card %s: attempt %d failed with %s, again in %.3f s", card, attempt, name, retry_in, extra=extra
-            )
+            message = "card %s: attempt %d failed with %s, again in %.3f s"
+            LOGGER.debug(message, card, attempt, name, retry_in, extra=extra)
         case _:
             pass
 
@@ -279,13 +274,7 @@ def _log_transition(card: Card, transition: Transition) -> None:
 
 
 def warn(message: str, *args: object, **fields: object) -> None:
-    """Log a warning that is about no event. An exception that a handler raises is ignored.
-
-    Args:
-        message: The format of the message.
-        args: Its arguments.
-        fields: Fields of the record, without their prefix.
-    """
+    """Log a warning that is about no event, with fields without their prefix. What a handler raises is ignored."""
     with contextlib.suppress(Exception):
         LOGGER.warning(message, *args, extra=record_fields(**fields), stacklevel=2)
 

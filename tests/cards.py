@@ -1,13 +1,21 @@
-"""The card that most tests ask for, and events about it."""
+"""The card that most tests poll, how they do, and events about it."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
 import cardprod
 
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
 CARD: Final = cardprod.Card(123456, "ca0c8154-1e14-4464-a1ce-dcea7dc3de52")
+
+
+def poll(client: cardprod.Client, card: cardprod.Card = CARD) -> Coroutine[Any, Any, cardprod.ProductionStatus]:
+    """Poll a card once."""
+    return client.get_status(card.profile_id, card.card_token)
 
 
 def event_of(

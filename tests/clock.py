@@ -1,4 +1,4 @@
-"""The wall clock of tests: it follows the event loop's virtual time."""
+"""The clocks of tests: the event loop's virtual time, and a wall clock that follows it."""
 
 from __future__ import annotations
 
@@ -14,6 +14,11 @@ import cardprod.checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Generator
+
+
+def now() -> float:
+    """Return the event loop's virtual time."""
+    return asyncio.get_running_loop().time()
 
 
 @contextlib.contextmanager

@@ -55,6 +55,7 @@ TESTS: Final[Mapping[str, tuple[str, ...]]] = {
     "_http.recovery": ("unit/test_recovery.py",),
     "_polling.adaptive": ("unit/test_schedule.py", "unit/test_schedule_model.py", "unit/test_never_worse.py"),
     "_polling.backoff": ("unit/test_schedule.py",),
+    "_polling.dwell_time": ("unit/test_schedule.py", "unit/test_schedule_model.py"),
     "_polling.ordering": ("unit/test_ordering.py",),
     "_polling.queue": ("unit/test_queue.py",),
     "_polling.state": (
@@ -99,7 +100,11 @@ EQUIVALENT: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
         ),
     },
     "_polling.adaptive": {
-        "The first poll sets it before anything reads it.": ("self._measured_at = 0.0 -> self._measured_at = 1.0",),
+        "The first poll sets it before anything reads it.": (
+            "self._at = 0.0 # the last poll -> self._at = 1.0 # the last poll",
+        ),
+    },
+    "_polling.dwell_time": {
         "Only differences of the mass are used.": ("mass = [0.0] -> mass = [1.0]",),
         "Where nothing has ended, all is multiplied by one.": ("if self._ended: -> if True:",),
         "A part of 0 seconds has no share of anything.": (

@@ -9,16 +9,12 @@ import aiohttp
 from cardprod._protocol.api_errors import MAX_BODY
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
-__all__ = ["NO_TIMEOUT", "Answer", "AnswerCheck", "read_body"]
+__all__ = ["NO_TIMEOUT", "Answer", "read_body"]
 
 Answer: TypeAlias = "tuple[int, Mapping[str, str], bytes]"
 """The HTTP status, the headers and the body. A body over `MAX_BODY` is truncated, to a length that is over it too."""
-
-AnswerCheck: TypeAlias = "Callable[[int, Mapping[str, str]], None]"
-"""Checks the HTTP status and the headers before the body is read. An exception that it raises ends the exchange and
-closes the connection."""
 
 NO_TIMEOUT: Final = aiohttp.ClientTimeout()
 """No timeout of aiohttp's: the caller limits the whole exchange instead, from its permit on."""

@@ -23,7 +23,7 @@ from cardprod._http.failures import is_retryable
 from cardprod._http.proxies import proxy_for
 from cardprod._http.secrets import Secret, drop_frames, drop_inner_frames, parse_redacted, redact
 from cardprod._http.session import check_verifies, drop_idle, lent_options, open_session, send
-from cardprod._protocol.requests import PRODUCTION, TokenEndpoint, is_token
+from cardprod._protocol.requests import PRODUCTION, Endpoint, is_token
 from cardprod._protocol.responses import parse_token_response
 from cardprod._protocol.validation import check_aware, check_callable, check_flag, check_seconds, check_text, check_type
 from cardprod.errors import (
@@ -83,17 +83,8 @@ class TokenSource(Protocol):
         ...
 
 
-def check_token(token: object) -> str:
-    """Check a token, and return it. The token is in no error.
-
-    Raises:
-        UsageError: It is not a str, is empty, or contains white space, control or non-ASCII characters.
-    """
-    return _check_token("token", token)
-
-
-def _check_token(name: str, token: object) -> str:
-    name = name.replace("_", " ")
+def check_token(token: object, name: str = "token") -> str:
+    """Check a token, and return it. It is in no error."""
     if not isinstance(token, str):
         or_source = " or an async callable that gives one" if name == "token" else ""
         raise UsageError(f"the {name} must be a str{or_source}, not a {type(token).__name__}")
@@ -196,9 +187,9 @@ class OAuthToken:
         try:
             check_text("client_id", client_id, "a str of printable ASCII without a colon", _CLIENT_ID)
             check_text("client_secret", client_secret, "a str of printable ASCII", _CLIENT_SECRET)
-            _check_token("refresh_token", refresh_token)
+            check_token(refresh_token, "refresh token")
             if access_token is not None:
-                _check_token("access_token", access_token)
+                check_token(access_token, "access token")
             check_aware("expires_at", expires_at)
             _check_expiry(expires_at, access_token)
             check_callable("on_refresh", on_refresh, "an async callable that takes a TokenPair")
@@ -208,7 +199,7 @@ class OAuthToken:
             check_flag("allow_plain_http", allow_plain_http)
             check_type("ssl", ssl, _ssl.SSLContext, or_none=True)
             check_verifies(ssl, session)
-            self._endpoint = TokenEndpoint(base_url, api_version, allow_plain_http)
+            self._endpoint = Endpoint(base_url, api_version, allow_plain_http)
             self._proxy = None if session is not None and proxy is None else proxy_for(base_url, proxy)
         except UsageError as error:
             drop_frames(error)
@@ -318,24 +309,26 @@ class OAuthToken:
         now = loop.time()
         is_kept = now < self._lost_until and self._is_valid(now)
         if failure is None or (now >= self._no_refresh_until and not is_kept):
-            failure = await self._outcome_of(self._begin_refresh(loop), loop)
-        is_usable = self._access_token is not None and self._unstored is None
-        if is_usable and (failure is None or self._is_valid(loop.time())):
-            return self._access_token or ""
+            task = self._refreshing
+            if task is None:
+                self._began_at = now
+                task = self._refreshing = loop.create_task(self._refresh(loop))
+                task.add_done_callback(self._end_refresh)
+            elif task.get_loop() is not loop:
+                raise UsageError("this token is being refreshed in another event loop; make one in each loop")
+            failure = await self._outcome_of(task, loop)
+        is_usable = self._unstored is None and (failure is None or self._is_valid(loop.time()))
+        if is_usable and self._access_token is not None:
+            return self._access_token
         try:
-            raise _own_error(failure)
+            # Each caller raises its own, because it sets its card on it.
+            raise (
+                copy_of(failure)
+                if isinstance(failure, CardprodError)
+                else failure or UsageError("the refresh gave no token: check on_refresh")
+            )
         finally:
             del failure  # its traceback holds this frame: break the cycle
-
-    def _begin_refresh(self, loop: asyncio.AbstractEventLoop) -> asyncio.Task[Exception | None]:
-        task = self._refreshing
-        if task is None:
-            self._began_at = loop.time()
-            task = self._refreshing = loop.create_task(self._refresh(loop))
-            task.add_done_callback(self._end_refresh)
-        elif task.get_loop() is not loop:
-            raise UsageError("this token is being refreshed in another event loop; make one in each loop")
-        return task
 
     async def _outcome_of(
         self, task: asyncio.Task[Exception | None], loop: asyncio.AbstractEventLoop
@@ -367,20 +360,15 @@ class OAuthToken:
         pair = self._unstored
         if self._on_refresh is not None and pair is not None:
             try:
-                await self._store(self._on_refresh, pair)
+                storing: object = None if self._is_on_refresh_sync else self._on_refresh(pair)
+                if not isawaitable(storing):
+                    self._is_on_refresh_sync = True
+                    return UsageError("on_refresh must be an async callable: what it returns is awaited")
+                await storing
             except Exception as error:  # noqa: BLE001 - the user's own; the callers that wait for the token raise it
                 return error
         self._unstored = None
         return None
-
-    async def _store(self, on_refresh: Callable[[TokenPair], Awaitable[None]], pair: TokenPair) -> None:
-        if not self._is_on_refresh_sync:
-            storing: object = on_refresh(pair)
-            if isawaitable(storing):
-                await storing
-                return
-            self._is_on_refresh_sync = True
-        raise UsageError("on_refresh must be an async callable: what it returns is awaited")
 
     def _accept(self, grant: TokenGrant, loop: asyncio.AbstractEventLoop) -> None:
         self._refreshed_at = loop.time()
@@ -432,7 +420,7 @@ class OAuthToken:
             raise
 
     async def _request_token_once(self) -> TokenGrant:
-        request, body = self._endpoint.build_request(
+        request, body = self._endpoint.build_refresh(
             client_id=self._client_id,
             client_secret=self._client_secret,
             refresh_token=self._refresh_token,
@@ -470,10 +458,3 @@ def _is_lost(error: BaseException) -> bool:
         return error.http_status >= 500 and error.http_status not in _NOT_TAKEN  # noqa: PLR2004 - a server's failure
     never_sent = isinstance(error.__cause__, aiohttp.ClientConnectorError | aiohttp.ClientHttpProxyError)
     return isinstance(error, TransportError | BadReply) and not never_sent
-
-
-def _own_error(failure: Exception | None) -> Exception:
-    """Copy a shared failure for one caller, which sets its card on it."""
-    if failure is None:
-        return UsageError("the refresh gave no token: check on_refresh")
-    return copy_of(failure) if isinstance(failure, CardprodError) else failure

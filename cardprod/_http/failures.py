@@ -24,65 +24,49 @@ __all__ = ["is_retryable", "transport_error"]
 _MAX_RETRY_AFTER: Final = 60.0
 """Seconds. After a longer `Retry-After` a request fails at once instead of sleeping that long."""
 _NO_HEADERS: Final = CIMultiDictProxy[str](CIMultiDict())
-_FAILURES: Final[tuple[tuple[type[BaseException], type[TransportError], str], ...]] = (
-    (TimeoutError, RequestTimeout, "the connection timed out: check the network and base_url"),
-    (
-        aiohttp.ClientProxyConnectionError,
-        TransportError,
-        "the proxy could not be reached: check proxy=, or HTTPS_PROXY in the environment",
+_NOT_HTTP: Final = "the answer is not HTTP: check base_url and proxies on the way"
+_BROKEN: Final = "the connection broke: try again"
+_FAILURES: Final[Mapping[type[BaseException], str]] = {
+    TimeoutError: "the connection timed out: check the network and base_url",
+    aiohttp.ClientProxyConnectionError: (
+        "the proxy could not be reached: check proxy=, or HTTPS_PROXY in the environment"
     ),
-    (
-        aiohttp.ClientHttpProxyError,
-        TransportError,
-        "the proxy refused the connection: check proxy=, or HTTPS_PROXY in the environment",
+    aiohttp.ClientHttpProxyError: "the proxy refused the connection: check proxy=, or HTTPS_PROXY in the environment",
+    aiohttp.ClientConnectorDNSError: "the host's name was not found: check base_url and DNS",
+    aiohttp.ClientConnectorCertificateError: (
+        "the server's TLS certificate was not trusted: check base_url, and the authorities in ssl="
     ),
-    (aiohttp.ClientConnectorDNSError, TransportError, "the host's name was not found: check base_url and DNS"),
-    (
-        aiohttp.ClientConnectorCertificateError,
-        TransportError,
-        "the server's TLS certificate was not trusted: check base_url, and the authorities in ssl=",
+    aiohttp.ClientSSLError: "no TLS connection could be made: check base_url and ssl=",
+    aiohttp.ClientConnectorError: "no connection could be made: check base_url and the network",
+    aiohttp.ServerDisconnectedError: "the server closed the connection without a whole answer: try again",
+    aiohttp.ClientPayloadError: "the answer's body was cut short or garbled: try again",
+    aiohttp.ClientResponseError: _NOT_HTTP,
+    HttpProcessingError: _NOT_HTTP,
+    aiohttp.ClientOSError: _BROKEN,
+    aiohttp.ClientError: "the request failed: see the cause",
+    OSError: _BROKEN,
+}
+"""Every exception of aiohttp, TLS and the operating system → what it means; the first that it is an instance of."""
+_REFUSED_HEADS: Final[Mapping[type[BaseException], str]] = {
+    LineTooLong: (
+        "a header or the first line of the answer is over 8 KiB, which is not read: "
+        "check base_url and proxies on the way"
     ),
-    (aiohttp.ClientSSLError, TransportError, "no TLS connection could be made: check base_url and ssl="),
-    (aiohttp.ClientConnectorError, TransportError, "no connection could be made: check base_url and the network"),
-    (
-        aiohttp.ServerDisconnectedError,
-        TransportError,
-        "the server closed the connection without a whole answer: try again",
+    ContentEncodingError: (
+        "the answer is compressed with br or zstd, which was not requested: "
+        "check proxies on the way, or install Brotli or backports.zstd"
     ),
-    (aiohttp.ClientPayloadError, TransportError, "the answer's body was cut short or garbled: try again"),
-    (aiohttp.ClientResponseError, TransportError, "the answer is not HTTP: check base_url and proxies on the way"),
-    (HttpProcessingError, TransportError, "the answer is not HTTP: check base_url and proxies on the way"),
-    (aiohttp.ClientOSError, TransportError, "the connection broke: try again"),
-    (aiohttp.ClientError, TransportError, "the request failed: see the cause"),
-    (OSError, TransportError, "the connection broke: try again"),
-)
-"""Every exception of aiohttp, TLS and the operating system → the error it becomes; the first match counts."""
-_REFUSED_HEADS: Final[tuple[tuple[type[BaseException], str], ...]] = (
-    (
-        LineTooLong,
-        (
-            "a header or the first line of the answer is over 8 KiB, which is not read: "
-            "check base_url and proxies on the way"
-        ),
-    ),
-    (
-        ContentEncodingError,
-        (
-            "the answer is compressed with br or zstd, which was not requested: "
-            "check proxies on the way, or install Brotli or backports.zstd"
-        ),
-    ),
-)
+}
 """What aiohttp's parser refuses in the head of an answer that is HTTP → what it means."""
 _DISTRUST: Final[Mapping[int, str]] = {
     9: "the server's TLS certificate is not valid yet: check this machine's clock",
     10: "the server's TLS certificate has expired: report it to its operator",
     18: "the server's TLS certificate is self-signed: check base_url, or trust it in ssl=",
-    19: "the server's TLS certificate is from an unknown authority: check base_url, or trust the authority in ssl=",
-    20: "the server's TLS certificate is from an unknown authority: check base_url, or trust the authority in ssl=",
-    21: "the server's TLS certificate is from an unknown authority: check base_url, or trust the authority in ssl=",
-    62: "the server's TLS certificate is for another host: check base_url",
-    64: "the server's TLS certificate is for another host: check base_url",
+    **dict.fromkeys(
+        (19, 20, 21),
+        "the server's TLS certificate is from an unknown authority: check base_url, or trust the authority in ssl=",
+    ),
+    **dict.fromkeys((62, 64), "the server's TLS certificate is for another host: check base_url"),
 }
 """OpenSSL's X509_V_ERR_… → what it means."""
 _ALERTS: Final[Mapping[str, str]] = {
@@ -90,11 +74,11 @@ _ALERTS: Final[Mapping[str, str]] = {
     "HANDSHAKE_FAILURE": "the server refused TLS, perhaps because it requires a client certificate: check ssl=",
     "UNKNOWN_CA": "the server does not know the authority of the client certificate: check ssl=",
     "CERTIFICATE_EXPIRED": "the client certificate has expired: load a new one with ssl=",
-    "BAD_CERTIFICATE": "the server refused the client certificate: check ssl=",
     "CERTIFICATE_REVOKED": "the server refused the client certificate, which was revoked: load a new one with ssl=",
-    "CERTIFICATE_UNKNOWN": "the server refused the client certificate: check ssl=",
-    "UNSUPPORTED_CERTIFICATE": "the server refused the client certificate: check ssl=",
-    "ACCESS_DENIED": "the server refused the client certificate: check ssl=",
+    **dict.fromkeys(
+        ("BAD_CERTIFICATE", "CERTIFICATE_UNKNOWN", "UNSUPPORTED_CERTIFICATE", "ACCESS_DENIED"),
+        "the server refused the client certificate: check ssl=",
+    ),
 }
 """The TLS alert the server sent (RFC 8446, section 6.2) → what it means."""
 
@@ -110,15 +94,14 @@ def is_retryable(error: BaseException) -> bool:
 
 def transport_error(exc: BaseException) -> TransportError:
     """Make our error of a foreign exception."""
-    name = type(exc).__name__
     _drop_credentials(exc)
-    _, cls, words = next(row for row in _FAILURES if isinstance(exc, row[0]))
     # The exception's message may contain the URL, and so the card token: only the system's error text is quoted.
     reason: str | None = getattr(exc, "strerror", None)
     if isinstance(exc, aiohttp.ClientHttpProxyError):
         # aiohttp's own annotation is partial.
         reason = f"it answered {exc.status}"  # pyright: ignore[reportUnknownMemberType]
-    return cls(f"{_tls_words(exc) or _head_words(exc) or words} ({reason or name})")
+    cls = RequestTimeout if isinstance(exc, TimeoutError) else TransportError
+    return cls(f"{_tls_words(exc) or _head_words(exc) or _first(_FAILURES, exc)} ({reason or type(exc).__name__})")
 
 
 def _drop_credentials(exc: BaseException) -> None:
@@ -144,11 +127,14 @@ def _head_words(exc: BaseException) -> str | None:
     """Say what is wrong with the head of an answer; aiohttp's parser says it in a cause of what is raised."""
     fault: BaseException | None = exc
     while isinstance(fault, aiohttp.ClientResponseError | HttpProcessingError):
-        for cls, words in _REFUSED_HEADS:
-            if isinstance(fault, cls):
-                return words
+        if words := _first(_REFUSED_HEADS, fault):
+            return words
         fault = fault.__cause__
     return None
+
+
+def _first(table: Mapping[type[BaseException], str], exc: BaseException) -> str | None:
+    return next((words for cls, words in table.items() if isinstance(exc, cls)), None)
 
 
 def _tls_words(exc: BaseException) -> str | None:

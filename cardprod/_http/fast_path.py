@@ -80,12 +80,7 @@ def drop_idle(session: aiohttp.ClientSession, host: str | None, port: int | None
 
 
 def lent_options(session: aiohttp.ClientSession, *, is_local: bool) -> dict[str, Any] | None:
-    """Return options of a lent session's requests that check their connection first; None for unknown.
-
-    Args:
-        session: The session.
-        is_local: Whether its requests may go to this machine only.
-    """
+    """Return options of a lent session's requests that check their connection first; None for unknown."""
     own = getattr(session, _MIDDLEWARES, None)
     if not isinstance(own, tuple) or not hasattr(aiohttp.ClientRequest, _WRITER):
         return None
@@ -199,10 +194,7 @@ class FastPath:
             except BaseException:
                 connection.close()
                 raise
-            if content.at_eof():
-                connection.release()
-            else:
-                connection.close()
+            connection.release()  # which closes one whose answer was not read to its end
         except (aiohttp.ClientError, HttpProcessingError, OSError) as exc:
             raise transport_error(exc) from exc
         except (AttributeError, TypeError) as exc:
@@ -217,13 +209,7 @@ class FastPath:
 
 
 def open_fast_path(session: aiohttp.ClientSession, url: URL, ssl: _ssl.SSLContext | bool) -> FastPath | None:
-    """Return a fast path over a session's pool; None if requests must go through the session.
-
-    Args:
-        session: A session of our own.
-        url: Where all requests go.
-        ssl: The TLS context; True for the session's own.
-    """
+    """Return a fast path to a server over the pool of a session of our own; None if that must be used itself."""
     connector, makes_and_sends = session.connector, (aiohttp.ClientSession.__init__, *_senders())
     if connector is None or session.trace_configs or not all(map(_is_from_aiohttp, makes_and_sends)):
         return None

@@ -38,47 +38,26 @@ class WouldBlock(Exception):
 
 
 class Permit:
-    """The permission to send one request. Its owner releases it or gives it back; only the first call counts.
+    """The permission to send one request. Its owner releases it or gives it back; only the first call counts."""
 
-    Args:
-        limiter: The limiter that granted it.
-        acquired_at: When it was granted, on the loop's clock.
-    """
+    __slots__ = ("_limiter", "acquired_at", "is_probe")
 
-    __slots__ = ("_limiter", "acquired_at")
-
-    def __init__(self, limiter: RequestLimiter, acquired_at: float) -> None:
+    def __init__(self, limiter: RequestLimiter, acquired_at: float, *, is_probe: bool = False) -> None:
         self._limiter: RequestLimiter | None = limiter
         self.acquired_at: float = acquired_at
+        """When it was granted, on the loop's clock."""
+        self.is_probe: bool = is_probe
+        """Whether its request is the one that is sent after a pause, alone."""
 
-    def release(self) -> None:
-        """End the request, which was sent, and free its place."""
+    def release(self, *, was_sent: bool = True) -> None:
+        """End the request and free its place."""
         limiter, self._limiter = self._limiter, None
         if limiter is not None:
-            limiter._release()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - a permit is part of its limiter
+            limiter._end(self, was_sent)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - a permit is part of it
 
     def give_back(self) -> None:
         """Free the place, and the share of the rate limit, of a request that was not sent."""
-        if self._limiter is not None:
-            self._limiter.window.withdraw(self.acquired_at)
-            self._limiter._set_timer(None)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - it is too late now
-            self.release()
-
-
-class _Probe(Permit):
-    """The permission to send the one request after a pause."""
-
-    __slots__ = ()
-
-    def release(self) -> None:
-        if self._limiter is not None:
-            self._limiter._end_probe(was_sent=True)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - as above
-        super().release()
-
-    def give_back(self) -> None:
-        if self._limiter is not None:
-            self._limiter._end_probe(was_sent=False)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - as above
-        super().give_back()
+        self.release(was_sent=False)
 
 
 class LimiterQueue:
@@ -104,12 +83,7 @@ class LimiterQueue:
 
 
 class RequestLimiter:
-    """Grants permits within the rate limit and the limit of concurrent requests. Has no task, and at most one timer.
-
-    Args:
-        rate_limit: The most requests per second and per minute; None for no limit.
-        places: The most requests at once.
-    """
+    """Grants permits within the rate limit and the limit of concurrent requests. Has no task, and at most one timer."""
 
     def __init__(self, rate_limit: RateLimit | None, places: float) -> None:
         self.window: SlidingWindow = SlidingWindow(rate_limit)
@@ -118,7 +92,8 @@ class RequestLimiter:
         self._recovery: Recovery | None = None  # after a 429, until it is over
         self.places: float = places
         """The most requests at once."""
-        self._in_use = 0
+        self.in_use: int = 0
+        """Permits granted and not released yet."""
         self._single: deque[asyncio.Future[Permit]] = deque()
         self._queues: deque[LimiterQueue] = deque()  # those with waiting requests, the next one first
         self._is_queue_next = False
@@ -126,11 +101,6 @@ class RequestLimiter:
         self._number = 0
         self._timer: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-
-    @property
-    def in_use(self) -> int:
-        """Permits granted and not released yet."""
-        return self._in_use
 
     @property
     def waiting(self) -> int:
@@ -144,7 +114,7 @@ class RequestLimiter:
 
     def try_acquire(self, now: float, queue: LimiterQueue | None) -> Permit | None:
         """Return a permit if one can be granted now and no request is waiting; else None."""
-        if self._in_use >= self.places or self._single or self._queues:
+        if self.in_use >= self.places or self._single or self._queues:
             return None
         ready_at = self.window.ready_at() if queue is None else self._queues_ready_at(now)
         return None if ready_at > now else self._grant(now, queue)
@@ -157,7 +127,7 @@ class RequestLimiter:
         Args:
             queue: The batch it is for; None for a single poll.
             urgent_at: When it is urgent: the queue's request with the earliest time is its next.
-            was_refused: Whether the request was sent before and got a 429; it goes before those that were not.
+            was_refused: Whether the request got a 429 before; it goes before those that did not.
 
         Raises:
             WouldBlock: Requests are paused, or were during the wait, and the queue does not wait for pauses.
@@ -180,7 +150,7 @@ class RequestLimiter:
             self._single.appendleft(request)
         else:
             self._single.append(request)
-        if self._timer is None or self._in_use < self.places:
+        if self._timer is None or self.in_use < self.places:
             self._grant_next()
         try:
             return await request
@@ -198,13 +168,7 @@ class RequestLimiter:
         self._end_requests_that_do_not_wait()
 
     def refuse(self, permit: Permit, now: float, retry_after: float | None) -> None:
-        """Grant nothing for a while, because a request got a 429.
-
-        Args:
-            permit: The request's.
-            now: The time.
-            retry_after: The answer's `Retry-After`.
-        """
+        """Grant nothing for a while, because the request of a permit got a 429, perhaps with a `Retry-After`."""
         self._begin_recovery().refuse(now, permit.acquired_at, retry_after)
         self._end_requests_that_do_not_wait()
 
@@ -233,7 +197,7 @@ class RequestLimiter:
 
     def has_spare(self, now: float) -> bool:
         """Whether requests are left over: none waits for a permit, and half of every window is free."""
-        is_free = self._in_use < self.places and not (self._single or self._queues)
+        is_free = self.in_use < self.places and not (self._single or self._queues)
         return is_free and self.window.ready_at() <= now and self.window.min_interval(now) == 0
 
     def _requests(self) -> Iterator[asyncio.Future[Permit]]:
@@ -241,14 +205,20 @@ class RequestLimiter:
         for queue in self._queues:
             yield from (request for *_, request in queue.waiting)
 
-    def _release(self) -> None:
-        self._in_use -= 1
+    def _end(self, permit: Permit, was_sent: bool) -> None:
+        if permit.is_probe and self._recovery is not None:
+            self._recovery.end_probe(was_sent=was_sent)
+            self._follow_recovery()
+        if not was_sent:
+            self.window.withdraw(permit.acquired_at)
+            self._set_timer(None)  # it is too late now
+        self.in_use -= 1
         if self._timer is None and (self._single or self._queues):
             self._grant_next()
 
     def _grant(self, now: float, queue: LimiterQueue | None) -> Permit:
         self.window.record(now)
-        self._in_use += 1
+        self.in_use += 1
         if queue is not None:
             self._queue_sent_at = now
             queue.requests += 1
@@ -256,7 +226,7 @@ class RequestLimiter:
             return Permit(self, now)
         is_probe = self._recovery.record(now)
         self._follow_recovery()
-        return _Probe(self, now) if is_probe else Permit(self, now)
+        return Permit(self, now, is_probe=is_probe)
 
     def _begin_recovery(self) -> Recovery:
         if self._recovery is None:
@@ -268,11 +238,6 @@ class RequestLimiter:
         for queue in self._queues:
             if not queue.waits_for_pauses:
                 _refuse((request for *_, request in queue.waiting), WouldBlock)
-
-    def _end_probe(self, *, was_sent: bool) -> None:
-        if self._recovery is not None:
-            self._recovery.end_probe(was_sent=was_sent)
-            self._follow_recovery()
 
     def _follow_recovery(self) -> None:
         if self._recovery is None or self._recovery.is_over:
@@ -287,7 +252,7 @@ class RequestLimiter:
         if self._loop is None or self._loop.is_closed():
             return
         now = self._loop.time()
-        while self._in_use < self.places:
+        while self.in_use < self.places:
             self._drop_cancelled()
             single_at = self.window.ready_at() if self._single else math.inf
             queues_at = self._queues_ready_at(now) if self._queues else math.inf

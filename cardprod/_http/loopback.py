@@ -20,11 +20,7 @@ __all__ = ["check_is_local", "loopback_socket"]
 
 
 def loopback_socket(addr_info: tuple[Any, ...]) -> socket.socket:
-    """Make the socket for a connection to an address, as aiohttp's `socket_factory`.
-
-    Raises:
-        OSError: The address is not loopback.
-    """
+    """Make the socket for a connection to an address, as aiohttp's `socket_factory`; refuse any but loopback."""
     family, kind, protocol, _, (host, *_) = addr_info
     if not is_loopback(host.partition("%")[0]):
         raise OSError(errno.EHOSTUNREACH, _words(host))
@@ -32,11 +28,7 @@ def loopback_socket(addr_info: tuple[Any, ...]) -> socket.socket:
 
 
 def check_is_local(transport: asyncio.BaseTransport | None) -> None:
-    """Check the other end of a connection, before anything is sent.
-
-    Raises:
-        TransportError: It is not known to be on this machine.
-    """
+    """Refuse a connection whose other end is not known to be on this machine, before anything is sent."""
     peer: Any = None if transport is None else transport.get_extra_info("peername")
     if isinstance(peer, str | bytes):  # a socket of this machine's file system
         return

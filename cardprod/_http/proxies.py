@@ -25,10 +25,6 @@ def proxy_for(base_url: str, setting: object) -> URL | None:
     `NO_PROXY` names the host, or a network that its address is in; each also in lower case, and with or without
     `http://`. Requests to loopback, which may be plain http, use none of these.
 
-    Args:
-        base_url: The server's URL.
-        setting: A `ProxySetting`.
-
     Raises:
         UsageError: The proxy's URL is invalid. It is not shown, because it may contain a password.
     """

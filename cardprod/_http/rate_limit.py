@@ -71,11 +71,7 @@ class RateLimit:
 
 
 class SlidingWindow:
-    """Says when the next request may be sent.
-
-    Args:
-        limit: The limit; None for no limit.
-    """
+    """Says when the next request may be sent within a limit, if there is one."""
 
     __slots__ = ("_windows", "held_until")
 
@@ -112,12 +108,6 @@ class SlidingWindow:
         If a minute's limit were used up in a burst, nothing could be sent for the rest of the minute, and the next
         minute would begin with the same burst. So once half of a window is used, its free requests are spread until
         each of the recorded ones leaves the window; the largest interval that any of these times requires counts.
-
-        Args:
-            now: The time.
-
-        Returns:
-            Seconds; 0 while half of every window is free.
         """
         gap = 0.0
         for length, times in self._windows:

@@ -51,12 +51,7 @@ class _Phase(enum.Enum):
 
 
 class Recovery:
-    """Says when the next request may be sent after a 429.
-
-    Args:
-        ceiling: The rate, in requests per second, at which the recovery is over.
-        random: Returns a random number from 0 up to, not including, 1.
-    """
+    """Says when the next request may be sent after a 429."""
 
     __slots__ = (
         "_at",
@@ -72,7 +67,7 @@ class Recovery:
 
     def __init__(self, ceiling: float, random: Callable[[], float] = random.random) -> None:
         self.ceiling: float = ceiling
-        """The rate at which it is over."""
+        """The rate, in requests per second, at which it is over."""
         self.paused_until: float = -math.inf
         """When the current pause ends, or the last one ended."""
         self._random = random
@@ -108,14 +103,8 @@ class Recovery:
         self._phase = _Phase.PAUSED
 
     def refuse(self, now: float, sent_at: float, retry_after: float | None) -> None:
-        """Pause, because a request was answered with 429.
-
-        Args:
-            now: The time.
-            sent_at: When it was sent. Of the requests that were under way when the first one was refused, the others
-                say nothing new about the rate.
-            retry_after: The answer's `Retry-After`.
-        """
+        """Pause, because a request was answered with 429, perhaps with a `Retry-After`."""
+        # Of the requests that were under way when the first one was refused, the others say nothing new about the rate.
         if sent_at > self._refused_at:
             if self._phase is _Phase.RISING:
                 self._refused_rate = max(self.rate, _SLOWEST / (1 - _DECREASE))

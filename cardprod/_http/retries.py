@@ -27,13 +27,9 @@ _CEILING: Final = 8.0
 
 
 def retry_delay(attempt: int, error: BaseException | None) -> float:
-    """Return how many seconds to wait after a failed attempt.
+    """Return how many seconds to wait after a failed attempt, the first being 1.
 
     That is exponential backoff with full jitter, or the error's `Retry-After` if that is longer.
-
-    Args:
-        attempt: Which attempt failed, from 1.
-        error: What it failed with.
     """
     backoff = random.uniform(0, min(_FIRST * 2 ** (attempt - 1), _CEILING))  # noqa: S311 - to spread the load
     return max(backoff, (error.retry_after or 0.0) if isinstance(error, ApiError) else 0.0)
@@ -56,15 +52,8 @@ async def retry(  # noqa: PLR0913 - one keyword for each option
         attempts: The most attempts, those included.
         sleep: Sleeps between two attempts, for so many seconds.
         is_worth_it: Whether a failure is retryable.
-        before_sleep: Is called with the number of the failed attempt, from 1, its error, and the seconds until the
-            next.
-
-    Raises:
-        CardprodError: The last failure.
+        before_sleep: Is called with the number of the failed attempt, its error, and the seconds until the next.
     """
-
-    async def attempt() -> _T:
-        return await send()
 
     def error_of(state: tenacity.RetryCallState) -> BaseException | None:
         return None if state.outcome is None else state.outcome.exception()
@@ -82,4 +71,4 @@ async def retry(  # noqa: PLR0913 - one keyword for each option
         before_sleep=report,
         reraise=True,
     )
-    return await retrying(attempt)
+    return await retrying(send)

@@ -18,9 +18,9 @@ from cardprod._http.loopback import loopback_socket
 from cardprod.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Mapping
+    from collections.abc import Callable, Coroutine, Mapping
 
-    from cardprod._http.answer import Answer, AnswerCheck
+    from cardprod._http.answer import Answer
     from cardprod._protocol.correlation import CorrelationIds
     from cardprod._protocol.requests import Request
 
@@ -47,10 +47,7 @@ class Channel:
         ssl: The TLS context; True for the session's own.
         ids: The correlation ids of the requests.
         proxy: The proxy that they go through; None for none, or for a lent session's own.
-        is_local: Whether they may go to this machine only, because they are plain http.
-
-    Raises:
-        UsageError: A lent session cannot be kept from sending them elsewhere.
+        is_local: Whether they may go to this machine only; a `UsageError` where a lent session cannot ensure that.
     """
 
     __slots__ = ("_fast", "_is_own", "_length", "_options", "_parsed", "_path", "_proxy", "_ssl", "ids", "session")
@@ -81,11 +78,7 @@ class Channel:
             self._fast = _FAST_PATH.open_fast_path(self.session, self._parsed, ssl)
 
     def get(self, request: Request, correlation_id: str) -> Coroutine[object, object, Answer]:
-        """Send a GET and read its whole answer.
-
-        Args:
-            request: A URL that begins with the prefix and needs no escaping, and the headers.
-            correlation_id: The id of the request, by which its answer is known.
+        """Send a GET, whose URL begins with the prefix and needs no escaping, and read its whole answer.
 
         Raises:
             TransportError: No whole answer came, or one to another request.
@@ -123,9 +116,7 @@ def open_session(*, is_local: bool = False) -> aiohttp.ClientSession:
     """Open a session of our own, without cookies and without a limit of connections.
 
     The limiter limits concurrent requests; with aiohttp's limit, time spent queueing would count as the request's.
-
-    Args:
-        is_local: Whether it connects to this machine only.
+    If `is_local`, it connects to this machine only.
     """
     connector = aiohttp.TCPConnector(limit=0, socket_factory=loopback_socket if is_local else None)
     if _FAST_PATH is not None:
@@ -173,7 +164,7 @@ async def send(  # noqa: PLR0913 - what is sent, and what its answer must pass
     ssl: _ssl.SSLContext | bool,
     proxy: URL | None = None,
     body: bytes | None = None,
-    check: AnswerCheck | None = None,
+    check: Callable[[int, Mapping[str, str]], None] | None = None,
     options: Mapping[str, Any] = _NO_OPTIONS,
 ) -> Answer:
     """Send one request and read its whole answer.
@@ -182,10 +173,10 @@ async def send(  # noqa: PLR0913 - what is sent, and what its answer must pass
         session: Our own, or a lent one.
         method: The HTTP method.
         request: The URL and the headers.
-        ssl: The TLS context; True for the session's own.
-        proxy: The proxy to go through; None for none, or for a lent session's own.
-        body: The request's body; None for none.
-        check: Checks the answer's status and headers; None accepts any.
+        ssl: As for `Channel`.
+        proxy: As for `Channel`.
+        body: The request's body.
+        check: Checks the status and the headers before the body is read, and ends the exchange by raising.
         options: Further options of `aiohttp.ClientSession.request`.
 
     Raises:
@@ -241,11 +232,7 @@ def pool_size(session: aiohttp.ClientSession | None) -> float:
 
 
 def check_verifies(context: _ssl.SSLContext | None, session: aiohttp.ClientSession | None) -> None:
-    """Check that the server's certificate and host will be verified.
-
-    Raises:
-        UsageError: The context does not verify the certificate or the host; or, with no context, the session's.
-    """
+    """Refuse a TLS context that does not verify the server's certificate and host; without one, the session's own."""
     own = "the ssl context"
     if context is None and session is not None and _FAST_PATH is not None:
         setting = _FAST_PATH.ssl_setting(session)

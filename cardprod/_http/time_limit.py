@@ -16,9 +16,6 @@ class TimeLimit:
     All have the same limit, so the one that started first expires first. A timer for each, as `asyncio.timeout` or
     aiohttp would set, costs 8 of the 65 µs of a request, more than everything else that this package adds to it.
     An exchange is ended by cancelling its task; a caller's cancellation is distinguished as `asyncio.timeout` does.
-
-    Args:
-        seconds: The time limit of each exchange.
     """
 
     def __init__(self, seconds: float) -> None:

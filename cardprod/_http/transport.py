@@ -48,18 +48,7 @@ _REFUSED_FOR: Final = 120.0
 class Transport:
     """Sends requests, within the rate limit and the limit of concurrent ones, and returns their parsed answers.
 
-    It belongs to the event loop of its first request.
-
-    Args:
-        endpoint: Where to send.
-        token: The bearer token, or its source.
-        telemetry: Where events are emitted.
-        session: A session of the caller's, used as it is and never closed; None to open one with the first request.
-        request_timeout: Seconds for one exchange: connecting, headers and body together.
-        attempts: How often one request is sent at most, the first time included, and those that got a 429 not.
-        rate_limit: The most requests per second and per minute; None for no limit.
-        max_concurrency: The most exchanges in flight at once.
-        ssl: The TLS context; None for aiohttp's own, which verifies.
+    It belongs to the event loop of its first request. The arguments are those of `Client`.
     """
 
     def __init__(  # noqa: PLR0913 - one for each thing a user may set
@@ -103,14 +92,6 @@ class Transport:
             return 0.0
         return max(0.0, self.limiter.paused_until - self._loop.time())
 
-    def pause(self, seconds: float) -> None:
-        """Send no request for so many seconds, and then come back as after a 429."""
-        self.limiter.pause_until(asyncio.get_running_loop().time() + seconds)
-
-    def resume(self) -> None:
-        """End a pause now."""
-        self.limiter.resume()
-
     def check_usable(self) -> None:
         """Check that a request can be sent in the running loop, and load what one may need.
 
@@ -136,38 +117,22 @@ class Transport:
             ) from exc
 
     async def acquire(self, queue: LimiterQueue | None = None, urgent_at: float = -math.inf) -> Permit:
-        """Wait for a permit, before a card is chosen for it.
-
-        Args:
-            queue: The batch it is for.
-            urgent_at: When it is urgent: the queue's request with the earliest time is its next.
-
-        Raises:
-            UsageError: The transport is closed, or belongs to another event loop.
-            WouldBlock: Requests are paused, and the queue does not wait for pauses.
-        """
+        """Wait for a permit, before a card is chosen for it, as `RequestLimiter.acquire`."""
         self.check_usable()
         return await self.limiter.acquire(queue, urgent_at)
 
     async def request(
         self, card: Card, queue: LimiterQueue | None = None, permit: Permit | None = None
     ) -> ProductionStatus:
-        """Request a card's status, with retries.
+        """Request a card's status, with retries, and raise what `Client.get_status` does.
 
         Args:
             card: The card.
             queue: The batch it is for; None for a single poll.
             permit: A permit for the first attempt, which is released or given back here; None to acquire one.
 
-        Returns:
-            The status in the answer.
-
         Raises:
-            UsageError: The transport is closed, or belongs to another event loop.
             WouldBlock: Requests are paused, and the queue does not wait for pauses.
-            TransportError: No answer came.
-            ApiError: The answer is an error.
-            BadReply: The answer is not of the documented shape.
         """
         loop = asyncio.get_running_loop()
         try:
@@ -176,7 +141,7 @@ class Transport:
                 permit = permit or self.limiter.try_acquire(loop.time(), queue)
                 if permit is not None:
                     return await self._send(card, self._token, loop, permit, permit.acquired_at)
-            return await self._exchange_with(permit, card, queue)
+            return await self._exchange(permit, card, queue)
         except CardprodError as error:
             error.card = card
             drop_frames(error)
@@ -236,7 +201,7 @@ class Transport:
                     permit = await self._acquire_again(queue, refusal, give_up_at)
                     refusal = None
                 try:
-                    return await self._exchange_with(permit, card, queue)
+                    return await self._exchange(permit, card, queue)
                 except RateLimited as error:
                     drop_frames(error)
                     if not self._was_refused(error) or not self._is_worth_another(error, queue):
@@ -301,52 +266,38 @@ class Transport:
 
     # --- One attempt ---
 
-    async def _exchange_with(self, permit: Permit | None, card: Card, queue: LimiterQueue | None) -> ProductionStatus:
-        """Send one request, as `_exchange`, and give the permit back if it was not used."""
-        try:
-            return await self._exchange(card, queue, permit)
-        finally:
-            if permit is not None:
-                permit.give_back()
+    async def _exchange(self, permit: Permit | None, card: Card, queue: LimiterQueue | None) -> ProductionStatus:
+        """Send one request with a permit, and once more after a 401 if the source returns another token.
 
-    async def _exchange(self, card: Card, queue: LimiterQueue | None, permit: Permit | None) -> ProductionStatus:
-        """Send one request with a permit, and once more after a 401 if the source returns another token."""
+        A permit that was not used is given back.
+        """
         loop = asyncio.get_running_loop()
-        if self._is_closed or self._loop is not loop:
-            self.check_usable()
-        if self._source is None:
-            if permit is None:
-                permit = self.limiter.try_acquire(loop.time(), queue) or await self.limiter.acquire(queue)
-            return await self._send(card, self._token, loop, permit)
-        token = await self._token_from(self._source, loop)
-        if permit is None and (permit := self.limiter.try_acquire(loop.time(), queue)) is None:
-            permit = await self.limiter.acquire(queue)
-            token = await self._token_with(permit, self._source, loop)  # it may have changed since
+        refusal: Unauthorized | None = None
+        refused: Secret | None = None
         try:
-            return await self._send(card, token, loop, permit)
-        except Unauthorized as error:
-            refusal = error
-        try:
-            invalidate = getattr(self._source, "invalidate", None)
-            if callable(invalidate) and isawaitable(invalidating := invalidate(token.value)):
-                await invalidating
-            other = await self._token_from(self._source, loop)
-            if other.value == token.value:
-                raise refusal
-            if (permit := self.limiter.try_acquire(loop.time(), queue)) is None:
-                permit = await self.limiter.acquire(queue)
-                other = await self._token_with(permit, self._source, loop)
-            return await self._send(card, other, loop, permit)
+            if self._is_closed or self._loop is not loop:
+                self.check_usable()
+            if self._source is None:
+                if permit is None:
+                    permit = self.limiter.try_acquire(loop.time(), queue) or await self.limiter.acquire(queue)
+                return await self._send(card, self._token, loop, permit)
+            while True:
+                token = await self._token_from(self._source, loop, refused)
+                if refusal is not None and refused is not None and token.value == refused.value:
+                    raise refusal
+                if permit is None and (permit := self.limiter.try_acquire(loop.time(), queue)) is None:
+                    permit = await self.limiter.acquire(queue)
+                    token = await self._token_from(self._source, loop)  # it may have changed since
+                try:
+                    return await self._send(card, token, loop, permit)
+                except Unauthorized as error:
+                    if refusal is not None:
+                        raise
+                    refusal, refused, permit = error, token, None
         finally:
             del refusal  # its traceback holds this frame: break the cycle
-
-    async def _token_with(self, permit: Permit, source: TokenSource, loop: asyncio.AbstractEventLoop) -> Secret:
-        """Get a token from the source while holding a permit, which is given back if that fails."""
-        try:
-            return await self._token_from(source, loop)
-        except BaseException:
-            permit.give_back()
-            raise
+            if permit is not None:
+                permit.give_back()
 
     async def _send(
         self, card: Card, token: Secret, loop: asyncio.AbstractEventLoop, permit: Permit, began_at: float | None = None
@@ -398,11 +349,18 @@ class Transport:
         if self._channel is not None:
             self._channel.drop_idle()
 
-    async def _token_from(self, source: TokenSource, loop: asyncio.AbstractEventLoop) -> Secret:
-        """Get a token from the source, within the time limit of a request."""
+    async def _token_from(
+        self, source: TokenSource, loop: asyncio.AbstractEventLoop, refused: Secret | None = None
+    ) -> Secret:
+        """Get a token from the source, after one that got a 401, within the time limit of a request."""
         task = self._time_limit.start(loop, loop.time())
         cancelling = task.cancelling()
         try:
+            invalidate = getattr(source, "invalidate", None)
+            if refused is not None and callable(invalidate):
+                invalidating: object = invalidate(refused.value)
+                if isawaitable(invalidating):
+                    await invalidating
             giving: object = source()
             if not isawaitable(giving):
                 raise UsageError("the token source must be an async callable: what it returns is awaited")

@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from cardprod._polling.backoff import Schedule
     from cardprod.models import Card, ProductionEvent, ProductionStatus
 
-__all__ = ["LAG", "PollOptions", "PollState"]
+__all__ = ["LAG", "PollOptions", "PollState", "timed_out"]
 
 _REFUSALS: Final = (Unauthorized, Forbidden, CardNotFound)
 """Answers of the API after which no later poll can succeed."""
@@ -448,6 +448,7 @@ class PollState:
                 is_first=self._is_first,
                 ended=ended,
                 is_final=ended and self.last.is_final,
+                unchanged=self._unchanged,
                 requests_per_second=self._options.requests_per_second,
             )
 
@@ -490,23 +491,7 @@ class PollState:
     # --- How it ends ---
 
     def _timed_out(self, now: float, failure: CardprodError | None) -> WaitTimeout:
-        elapsed = now - self.started_at
-        seen = "nothing was seen"
-        if self.last is not None:  # a final one is what the wait goes on from
-            how = "nothing new since" if self.last.is_final else "last seen"
-            seen = f"{how} {one_line(self.last.status, 100)}"
-        advice = "the card may still be produced, so wait again"
-        if failure is not None:
-            advice = f"the last poll failed: {one_line(str(failure.args[0]), _SHOWN_FAILURE)}"
-        error = WaitTimeout(
-            f"not final after {elapsed:.0f} s and {self.polls} answered polls: {seen}; {advice}",
-            last=self.last,
-            polls=self.polls,
-            elapsed=elapsed,
-            card=self.card,
-        )
-        error.__cause__ = failure
-        return error
+        return timed_out(self.card, self.last, self.polls, now - self.started_at, failure)
 
     def _check_under_way(self) -> None:
         if self.is_over:
@@ -613,3 +598,20 @@ def _differs(status: ProductionStatus, known: ProductionStatus, known_at: dateti
     if known_at is None:
         return status.occurred_at is not None
     return compare_times(status.occurred_at, known_at) is not Order.UNDECIDED
+
+
+def timed_out(
+    card: Card, last: ProductionStatus | None, polls: int, elapsed: float, failure: BaseException | None
+) -> WaitTimeout:
+    """Make the error of a wait whose time ran out; `failure` is that of its last poll, if that failed."""
+    seen = "nothing was seen"
+    if last is not None:  # a final one is what the wait goes on from
+        how = "nothing new since" if last.is_final else "last seen"
+        seen = f"{how} {one_line(last.status, 100)}"
+    advice = "the card may still be produced, so wait again"
+    if failure is not None:
+        advice = f"the last poll failed: {one_line(str(failure.args[0]), _SHOWN_FAILURE)}"
+    message = f"not final after {elapsed:.0f} s and {polls} answered polls: {seen}; {advice}"
+    error = WaitTimeout(message, last=last, polls=polls, elapsed=elapsed, card=card)
+    error.__cause__ = failure
+    return error

@@ -13,6 +13,7 @@ from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Final, TypeAlias
 
+from cardprod._protocol.documents import Malformed, load_object
 from cardprod.errors import (
     ApiError,
     BadReply,
@@ -29,17 +30,16 @@ from cardprod.models import one_line
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-from cardprod._protocol.documents import Json, Malformed, load_object
+    from cardprod._protocol.documents import Json
 
 __all__ = [
     "LONGEST_PAUSE",
     "MAX_BODY",
-    "TOO_LONG",
     "api_error",
     "bad_reply",
-    "check_length",
     "is_page",
     "is_transient",
+    "lowered",
     "meaning_of_refresh",
 ]
 
@@ -53,20 +53,6 @@ _MAX_RETRY_AFTER: Final = 3600.0
 LONGEST_PAUSE: Final = 120.0
 """Seconds after a 429 at most, whatever its `Retry-After`: Wise's windows are a second and a minute, so a longer one is
 likely a proxy's."""
-TOO_LONG: Final = "the body is over 1 MiB, and was not read to its end: check base_url"
-
-
-def check_length(headers: Mapping[str, str], body: bytes) -> None:
-    # Only for a success: an error may be truncated.
-    if len(body) > MAX_BODY:
-        raise bad_reply(TOO_LONG, headers, body)
-
-
-def is_transient(error: ApiError) -> bool:
-    """Whether the same request may succeed a little later: 408, 429 and 5xx."""
-    return isinstance(error, RateLimited | ServerError) or error.http_status == 408  # noqa: PLR2004
-
-
 _ERRORS: Final[Mapping[int, tuple[type[ApiError], str]]] = {
     401: (Unauthorized, "the token was not accepted: get a new user token"),
     403: (Forbidden, "the token may not see this card: check the profile and the token's scope"),
@@ -105,13 +91,14 @@ _Meaning: TypeAlias = "tuple[type[ApiError], str]"
 """The error that an answer becomes, and its message."""
 
 
-def _meaning_of_status(http_status: int, lowered: Mapping[str, str], _: str | None) -> _Meaning:
-    if http_status == 403 and lowered.get("x-2fa-approval-result", "").strip().upper() == "REJECTED":  # noqa: PLR2004
-        return StrongAuthenticationRequired, "the user must approve this with strong authentication"
-    return _ERRORS.get(http_status) or _meaning_by_class(http_status)
+def is_transient(error: ApiError) -> bool:
+    """Whether the same request may succeed a little later: 408, 429 and 5xx."""
+    return isinstance(error, RateLimited | ServerError) or error.http_status == 408  # noqa: PLR2004
 
 
-def _meaning_by_class(http_status: int) -> _Meaning:
+def _meaning(http_status: int) -> _Meaning:
+    if http_status in _ERRORS:
+        return _ERRORS[http_status]
     if 500 <= http_status < 600:  # noqa: PLR2004
         return ServerError, "the server failed, the request is not at fault: try later"
     if 300 <= http_status < 400:  # noqa: PLR2004
@@ -119,9 +106,15 @@ def _meaning_by_class(http_status: int) -> _Meaning:
     return ApiError, "an undocumented answer to this call: check base_url and api_version"
 
 
+def _meaning_of_card(http_status: int, headers: Mapping[str, str], _: str | None) -> _Meaning:
+    if http_status == 403 and headers.get("x-2fa-approval-result", "").strip().upper() == "REJECTED":  # noqa: PLR2004
+        return StrongAuthenticationRequired, "the user must approve this with strong authentication"
+    return _meaning(http_status)
+
+
 def meaning_of_refresh(http_status: int, _: Mapping[str, str], code: str | None) -> _Meaning:
     if http_status in {407, 408, 429} or not 400 <= http_status < 500:  # noqa: PLR2004
-        return _ERRORS.get(http_status) or _meaning_by_class(http_status)
+        return _meaning(http_status)
     meaning = _REFUSALS.get(code or "", "the token endpoint refused: check base_url, client_id and client_secret")
     return TokenRefreshFailed, meaning
 
@@ -131,25 +124,27 @@ def api_error(
     headers: Mapping[str, str],
     body: bytes,
     now: float | None,
-    mean: Callable[[int, Mapping[str, str], str | None], _Meaning] = _meaning_of_status,
+    meaning_of: Callable[[int, Mapping[str, str], str | None], _Meaning] = _meaning_of_card,
 ) -> ApiError:
-    lowered = {name.lower(): value for name, value in headers.items()}
-    document = _document(body)
-    code, detail = (None, _plain_detail(body, lowered.get("content-type", "")))
-    if document is not None:
-        code, detail = _code_and_detail(document)
-    cls, meaning = mean(http_status, lowered, code)
-    if document is None and cls in _REFUSALS_OF_A_CARD:
+    headers = lowered(headers)
+    try:
+        code, detail = _code_and_detail(load_object(body))
+        from_gateway = False
+    except Malformed:
+        code, detail = None, _plain_detail(body, headers)
+        from_gateway = True
+    cls, meaning = meaning_of(http_status, headers, code)
+    if from_gateway and cls in _REFUSALS_OF_A_CARD:
         meaning = "this is no answer of Wise's own, which are JSON: check base_url and the network"
     meaning = _PAGES.get(detail or "", meaning)
-    trace_id = _trace_id(lowered)
-    limited_by = _limited_by(lowered) if issubclass(cls, RateLimited) else None
+    trace_id = _name_in(headers, "x-trace-id")
+    limited_by = _name_in(headers, "x-rate-limited-by") if issubclass(cls, RateLimited) else None
     parts = [f"{http_status} {code}" if code else str(http_status), meaning]
     if detail:
         parts.append(detail)
     if limited_by:
         parts.append(f"limited by {limited_by}")
-    retry_after = _retry_after(lowered, now)
+    retry_after = _retry_after(headers, now)
     if retry_after is not None:
         parts.append(f"retry after {retry_after:g} s")
     if trace_id:
@@ -163,31 +158,24 @@ def api_error(
         body=_start_of(body),
         retry_after=retry_after,
     )
-    error.from_gateway = document is None
+    error.from_gateway = from_gateway
     if isinstance(error, RateLimited):
         error.limited_by = limited_by
     return error
 
 
 def bad_reply(what: str, headers: Mapping[str, str], body: bytes) -> BadReply:
-    trace_id = _trace_id({name.lower(): value for name, value in headers.items()})
+    trace_id = _name_in(lowered(headers), "x-trace-id")
     message = what if trace_id is None else f"{what}; trace id {trace_id}"
     return BadReply(message, trace_id=trace_id, body=_start_of(body))
 
 
-def _trace_id(lowered: Mapping[str, str]) -> str | None:
-    return one_line(lowered.get("x-trace-id", ""), 100) or None
+def lowered(headers: Mapping[str, str]) -> dict[str, str]:
+    return {name.lower(): value for name, value in headers.items()}
 
 
-def _limited_by(lowered: Mapping[str, str]) -> str | None:
-    return one_line(lowered.get("x-rate-limited-by", ""), 100) or None
-
-
-def _document(body: bytes) -> Mapping[str, Json] | None:
-    try:
-        return load_object(body)
-    except Malformed:
-        return None
+def _name_in(headers: Mapping[str, str], header: str) -> str | None:
+    return one_line(headers.get(header, ""), 100) or None
 
 
 def _code_and_detail(document: Mapping[str, Json]) -> tuple[str | None, str | None]:
@@ -199,10 +187,7 @@ def _code_and_detail(document: Mapping[str, Json]) -> tuple[str | None, str | No
         code = code or _first_text(causes[0], _CODE_KEYS)
         reasons = "; ".join(filter(None, (_reason(cause) for cause in causes[:5])))
         detail = ": ".join(filter(None, (detail, reasons)))
-    return (
-        one_line(code, 100) if code else None,
-        one_line(detail, _SHOWN_DETAIL) if detail else None,
-    )
+    return one_line(code, 100) if code else None, one_line(detail, _SHOWN_DETAIL) if detail else None
 
 
 def _reason(cause: Mapping[str, Json]) -> str:
@@ -212,32 +197,30 @@ def _reason(cause: Mapping[str, Json]) -> str:
 
 
 def _first_text(document: Mapping[str, Json], keys: tuple[str, ...]) -> str | None:
-    for key in keys:
-        value = document.get(key)
-        if isinstance(value, str) and value.strip():
-            return value
-    return None
+    values = (document.get(key) for key in keys)
+    return next((value for value in values if isinstance(value, str) and value.strip()), None)
 
 
-def _plain_detail(body: bytes, content_type: str) -> str | None:
+def _plain_detail(body: bytes, headers: Mapping[str, str]) -> str | None:
     text = _start_of(body)
-    if is_page(body, content_type):
+    if is_page(body, headers):
         return next((words for words in _PAGES if words in text), "an HTML page, so probably from a proxy")
     return one_line(text, _SHOWN_DETAIL) or None
 
 
-def is_page(body: bytes, content_type: str) -> bool:
+def is_page(body: bytes, headers: Mapping[str, str]) -> bool:
     """Whether a body that is not JSON is an HTML page."""
-    return bool(body.strip()) and ("html" in content_type.lower() or body.lstrip(_BEFORE_TAGS)[:1] == b"<")
+    is_html = "html" in headers.get("content-type", "").lower() or body.lstrip(_BEFORE_TAGS)[:1] == b"<"
+    return is_html and bool(body.strip())
 
 
 def _start_of(body: bytes) -> str:
     return body[:_KEPT_BODY].decode("utf-8", "replace")
 
 
-def _retry_after(lowered: Mapping[str, str], now: float | None) -> float | None:
+def _retry_after(headers: Mapping[str, str], now: float | None) -> float | None:
     """Read `Retry-After`: seconds or an HTTP date (RFC 9110, section 10.2.3); never negative."""
-    text = lowered.get("retry-after", "").strip()
+    text = headers.get("retry-after", "").strip()
     if not text:
         return None
     if re.fullmatch(r"[0-9]+", text):
@@ -246,7 +229,7 @@ def _retry_after(lowered: Mapping[str, str], now: float | None) -> float | None:
     if at is None:
         return None
     # Relative to the server's clock if the answer has a `Date`, because this machine's clock may differ.
-    sent_at = _http_date(lowered.get("date", ""))
+    sent_at = _http_date(headers.get("date", ""))
     if sent_at is None:
         sent_at = time.time() if now is None else now
     return min(max(at - sent_at, 0.0), _MAX_RETRY_AFTER)

@@ -24,11 +24,7 @@ _HALF: Final = 2**47 - 1
 
 
 class CorrelationIds:
-    """The correlation ids of one client: a random UUID whose last 12 digits are counted up.
-
-    Args:
-        first: The UUID.
-    """
+    """The correlation ids of one client: a random UUID whose last 12 digits are counted up."""
 
     __slots__ = ("_is_echoed", "_prefix", "make")
 
@@ -40,16 +36,11 @@ class CorrelationIds:
         """Returns the id of the next request."""
 
     def check(self, correlation_id: str, http_status: int, headers: Mapping[str, str]) -> None:
-        """Check that an answer can be to the request with this id.
+        """Check that an answer, whose headers ignore their case, can be to the request with this id.
 
         An error is what it says, whatever id it carries. A 200 is refused if it has the id of another request of this
         client; or, from a server that has echoed an id before, if it has not this one. An id that is upper-cased,
         quoted, a URN or beside others is still that id.
-
-        Args:
-            correlation_id: The id of the request.
-            http_status: The answer's HTTP status.
-            headers: Its headers, as a mapping that ignores their case.
 
         Raises:
             TransportError: It is to another request.

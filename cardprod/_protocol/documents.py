@@ -88,7 +88,7 @@ def _status_name(value: object, _: object) -> str:
     if type(value) is str and value in _STATUSES:
         return value
     # A truncated status is still longer than any known one, and so not final.
-    text = _name(value, None) or _text(value, _LONGEST_NAME)
+    text = _text(value, _LONGEST_NAME)
     if not text.strip():
         raise Malformed("expected a status, got an empty string")
     return text

@@ -6,10 +6,7 @@ import re
 from typing import Final, cast
 
 from cardprod._protocol.documents import Json, Malformed, kind_of, load_object, parse_time, status_structurer
-from cardprod.errors import (
-    BadEvent,
-    UsageError,
-)
+from cardprod.errors import BadEvent, UsageError
 from cardprod.models import Card, ProductionEvent, ProductionStatus, one_line
 
 __all__ = ["parse_event"]
@@ -18,17 +15,9 @@ _EVENT_TYPE: Final = "cards#card-production-status-change"
 
 
 def parse_event(body: bytes, *, delivery_id: str | None = None, is_test: bool = False) -> ProductionEvent:
-    """Parse the body of a delivery whose signature was verified.
+    """Parse the body of a delivery whose signature was verified, of any schema version like 2.0.0 or 4.0.0.
 
     Any body is accepted of a test delivery; its card and status are read if they are valid.
-
-    Args:
-        body: The raw body.
-        delivery_id: The delivery's id.
-        is_test: Whether it is marked as a test.
-
-    Returns:
-        The event, of any schema version with the shape of 2.0.0 or 4.0.0.
 
     Raises:
         BadEvent: It is not a production event, or not of the documented shape.

@@ -45,18 +45,12 @@ HeadersLike: TypeAlias = HasItems | HasGet | Iterable[tuple[str | bytes, str | b
 
 
 def read_headers(headers: object, names: Collection[str]) -> dict[str, list[str]]:
-    """Read some headers, in one pass: they may be an iterator.
-
-    Args:
-        headers: The headers, with names in any case.
-        names: Which, in lower case.
-
-    Returns:
-        For each name all of its values, in order, decoded as latin-1 where they are bytes.
+    """Read all values, in order, of the headers with some names in lower case; bytes are decoded as latin-1.
 
     Raises:
         UsageError: It is nothing that holds headers.
     """
+    # In one pass: they may be an iterator.
     found: dict[str, list[str]] = {name: [] for name in names}
     for pair in _pairs(headers, names):
         if not isinstance(pair, tuple | list) or len(cast("tuple[object, ...]", pair)) != 2:  # noqa: PLR2004 - a pair

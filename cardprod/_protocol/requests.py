@@ -15,13 +15,10 @@ import attrs
 
 from cardprod._protocol.validation import check_type
 from cardprod._version import VERSION
-from cardprod.errors import (
-    UsageError,
-)
+from cardprod.errors import UsageError
 
 if TYPE_CHECKING:
     from cardprod.models import Card
-
 
 __all__ = [
     "CORRELATION_ID",
@@ -31,7 +28,6 @@ __all__ = [
     "SANDBOX_MTLS",
     "Endpoint",
     "Request",
-    "TokenEndpoint",
     "is_loopback",
     "is_token",
 ]
@@ -56,13 +52,9 @@ Request: TypeAlias = tuple[str, dict[str, str]]
 """The URL and the headers of a request."""
 
 
-def _check_text(_: Endpoint | TokenEndpoint, attribute: attrs.Attribute[str], value: object) -> None:
-    check_type(attribute.name, value, str)
-
-
 @attrs.frozen
 class Endpoint:
-    """The endpoint of production statuses.
+    """Where requests for production statuses and for tokens go.
 
     Args:
         base_url: Scheme, host and optionally a path before the version, such as `https://api.wise.com`.
@@ -74,32 +66,31 @@ class Endpoint:
             version is not one path segment.
     """
 
-    base_url: str = attrs.field(validator=_check_text)
-    api_version: str = attrs.field(default="v3", validator=_check_text)
+    base_url: str
+    api_version: str = "v3"
     allow_plain_http: bool = False
     prefix: str = attrs.field(init=False, repr=False, eq=False)
-    """What the URL of every request begins with."""
+    """What the URL of every request for a status begins with."""
 
     def __attrs_post_init__(self) -> None:
+        check_type("base_url", self.base_url, str)
+        check_type("api_version", self.api_version, str)
         _check_base_url(self.base_url, allow_plain_http=self.allow_plain_http)
-        _check_api_version(self.api_version)
+        if not _API_VERSION.fullmatch(self.api_version):
+            # Not shown: it may be a token in the wrong place.
+            raise UsageError("api_version must be one path segment of A-Z a-z 0-9 _ -, 32 at most, such as 'v3'")
         prefix = f"{self.base_url.rstrip('/')}/{self.api_version}/spend/profiles/"
         object.__setattr__(self, "prefix", prefix)  # frozen; derived once instead of for every request
 
     @property
     def is_local(self) -> bool:
         """Whether requests may go to this machine only, because they are plain http."""
-        return _is_local(self.base_url, allow_plain_http=self.allow_plain_http)
+        return urlsplit(self.base_url).scheme == "http" and not self.allow_plain_http
 
     def build_request(self, card: Card, *, token: str, correlation_id: str) -> Request:
         """Build the request for a card's production status.
 
         Nothing in the URL needs escaping: a `Card` has an int and unreserved characters (RFC 3986, section 2.3).
-
-        Args:
-            card: The card.
-            token: The bearer token, already checked.
-            correlation_id: A UUID, of 36 characters at most, that Wise echoes and its support can search for.
         """
         return (
             f"{self.prefix}{card.profile_id}/cards/{card.card_token}/production",
@@ -111,34 +102,7 @@ class Endpoint:
             },
         )
 
-
-@attrs.frozen
-class TokenEndpoint:
-    """The endpoint that refreshes tokens: `/oauth/token`, after a calendar version if that is the API version.
-
-    Args:
-        base_url: As for `Endpoint`.
-        api_version: As for `Endpoint`.
-        allow_plain_http: As for `Endpoint`.
-
-    Raises:
-        UsageError: As for `Endpoint`.
-    """
-
-    base_url: str = attrs.field(validator=_check_text)
-    api_version: str = attrs.field(default="v3", validator=_check_text)
-    allow_plain_http: bool = False
-
-    def __attrs_post_init__(self) -> None:
-        _check_base_url(self.base_url, allow_plain_http=self.allow_plain_http)
-        _check_api_version(self.api_version)
-
-    @property
-    def is_local(self) -> bool:
-        """As of `Endpoint`."""
-        return _is_local(self.base_url, allow_plain_http=self.allow_plain_http)
-
-    def build_request(
+    def build_refresh(
         self, *, client_id: str, client_secret: str, refresh_token: str, correlation_id: str
     ) -> tuple[Request, bytes]:
         """Build the POST request that refreshes a token (RFC 6749, section 6), and its body."""
@@ -159,16 +123,6 @@ class TokenEndpoint:
 def is_token(text: str) -> bool:
     """Whether a text can be a token in a header: printable ASCII without white space."""
     return _TOKEN.fullmatch(text) is not None
-
-
-def _check_api_version(api_version: str) -> None:
-    if not _API_VERSION.fullmatch(api_version):
-        # Not shown: it may be a token in the wrong place.
-        raise UsageError("api_version must be one path segment of A-Z a-z 0-9 _ -, 32 at most, such as 'v3'")
-
-
-def _is_local(base_url: str, *, allow_plain_http: bool) -> bool:
-    return urlsplit(base_url).scheme == "http" and not allow_plain_http
 
 
 def _check_base_url(base_url: str, *, allow_plain_http: bool) -> None:

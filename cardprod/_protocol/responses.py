@@ -8,29 +8,23 @@ from typing import TYPE_CHECKING, Final
 
 import attrs
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from cardprod.models import ProductionStatus
-
-from cardprod._protocol.api_errors import (
-    MAX_BODY,
-    TOO_LONG,
-    api_error,
-    bad_reply,
-    check_length,
-    is_page,
-    meaning_of_refresh,
-)
-from cardprod._protocol.documents import Json, Malformed, NotJson, load_object, parse_time, status_structurer
+from cardprod._protocol.api_errors import MAX_BODY, api_error, bad_reply, is_page, lowered, meaning_of_refresh
+from cardprod._protocol.documents import Malformed, NotJson, load_object, parse_time, status_structurer
 from cardprod._protocol.requests import is_token
 from cardprod._protocol.validation import is_finite_number
 from cardprod.models import one_line
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from cardprod._protocol.documents import Json
+    from cardprod.models import ProductionStatus
 
 __all__ = ["TokenGrant", "parse_response", "parse_token_response"]
 
 _UNDONE: Final = frozenset({"", "identity", "gzip", "deflate", "br", "zstd"})
 """Content codings of which nothing is left in a body that came here."""
+_TOO_LONG: Final = "the body is over 1 MiB, and was not read to its end: check base_url"
 _CENTURY: Final = 100 * 365 * 86_400
 _NUMBER: Final = re.compile(r"[0-9]+(\.[0-9]+)?")
 
@@ -47,24 +41,21 @@ def parse_response(
         now: The time in seconds since 1970, for a `Retry-After` that is a date and comes without a `Date` header;
             None for the machine's clock.
 
-    Returns:
-        The production status.
-
     Raises:
         ApiError: The answer is an error; the subclass says which.
         BadReply: The answer is a success, but not of the documented shape.
     """
-    if http_status == 200:  # noqa: PLR2004 - the one success Wise documents
-        check_length(headers, body)
-        try:
-            return status_structurer("answer")(load_object(body))
-        except Malformed as exc:
-            fault = _fault_of(exc, headers, body)
-            raise bad_reply(f"a 200 that is not of the documented shape: {fault}", headers, body) from exc.__cause__
-    if 200 < http_status < 300:  # noqa: PLR2004
-        check_length(headers, body)
+    if not 200 <= http_status < 300:  # noqa: PLR2004
+        raise api_error(http_status, headers, body, now)
+    if len(body) > MAX_BODY:
+        raise bad_reply(_TOO_LONG, headers, body)
+    if http_status != 200:  # noqa: PLR2004 - the one success Wise documents
         raise bad_reply(f"expected a 200, got a {http_status}: check base_url and api_version", headers, body)
-    raise api_error(http_status, headers, body, now)
+    try:
+        return status_structurer("answer")(load_object(body))
+    except Malformed as exc:
+        fault = _fault_of(exc, headers, body)
+        raise bad_reply(f"a 200 that is not of the documented shape: {fault}", headers, body) from exc.__cause__
 
 
 @attrs.frozen
@@ -85,26 +76,15 @@ class TokenGrant:
 def parse_token_response(
     http_status: int, headers: Mapping[str, str], body: bytes, now: float | None = None
 ) -> TokenGrant:
-    """Parse an answer of the token endpoint.
+    """Parse an answer of the token endpoint, as `parse_response` does.
 
     Everything but the access token may be missing or malformed: the previous tokens are revoked already, so the answer
-    must be used as far as possible.
-
-    Args:
-        http_status: The HTTP status.
-        headers: The headers, in any case.
-        body: As for `parse_response`.
-        now: As for `parse_response`.
-
-    Raises:
-        TokenRefreshFailed: The endpoint refused.
-        ApiError: The answer is another error; the subclass says which.
-        BadReply: The answer has no access token. The error's `body` is empty, because tokens may be in it.
+    must be used as far as possible. A `BadReply` has no body, because tokens may be in it.
     """
     if not 200 <= http_status < 300:  # noqa: PLR2004
         raise api_error(http_status, headers, body, now, meaning_of_refresh)
     if len(body) > MAX_BODY:
-        raise bad_reply(TOO_LONG, headers, b"")
+        raise bad_reply(_TOO_LONG, headers, b"")
     try:
         document = load_object(body)
         token = document.get("access_token")
@@ -123,11 +103,11 @@ def parse_token_response(
 
 def _fault_of(exc: Malformed, headers: Mapping[str, str], body: bytes) -> str:
     """Say what is wrong with the body of a success: where it is not even JSON, what somebody on the way made of it."""
-    lowered = {name.lower(): value for name, value in headers.items()}
-    coding = lowered.get("content-encoding", "").strip().lower()
+    headers = lowered(headers)
+    coding = headers.get("content-encoding", "").strip().lower()
     if isinstance(exc, NotJson) and coding not in _UNDONE:
         return f"not JSON but compressed as {one_line(repr(coding), 50)}, unrequested: check proxies on the way"
-    if isinstance(exc, NotJson) and is_page(body, lowered.get("content-type", "")):
+    if isinstance(exc, NotJson) and is_page(body, headers):
         return "not JSON but an HTML page, probably a proxy's or a network's login: check base_url and the network"
     return f"{exc}; check base_url and api_version"
 

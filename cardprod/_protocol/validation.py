@@ -1,16 +1,13 @@
-"""The checks of arguments. Each message says what is wrong, and what would be valid. Pure."""
+"""The checks of arguments. Each raises `UsageError`, which says what is wrong, and what would be valid. Pure."""
 
 from __future__ import annotations
 
 import math
 import re
 from datetime import datetime
-from typing import TYPE_CHECKING, Final, TypeGuard
+from typing import Final, TypeGuard
 
 from cardprod.card import UsageError
-
-if TYPE_CHECKING:
-    from typing import Any
 
 __all__ = [
     "check_aware",
@@ -46,28 +43,17 @@ def check_number(  # noqa: PLR0913 - each bound is a keyword
     most: float = math.inf,
     below: float = math.inf,
 ) -> None:
-    """Check a finite number and its range.
-
-    Raises:
-        UsageError: It is not a finite number, or is out of range.
-    """
+    """Check a finite number and its range."""
     if not is_finite_number(value):
         raise UsageError(f"{name} must be a finite number, not {value!r}")
-    bounds = [
-        f"{words} {bound:g}"
-        for words, bound in (("at least", least), ("above", above), ("at most", most), ("below", below))
-        if math.isfinite(bound)
-    ]
     if not (least <= value <= most and above < value < below):
+        named = {"at least": least, "above": above, "at most": most, "below": below}
+        bounds = [f"{words} {bound:g}" for words, bound in named.items() if math.isfinite(bound)]
         raise UsageError(f"{name} must be {' and '.join(bounds)}, not {value!r}")
 
 
 def check_seconds(name: str, value: object, *, above_zero: bool = False) -> None:
-    """Check a finite number of seconds, 0 or more; or above 0.
-
-    Raises:
-        UsageError: It is not that.
-    """
+    """Check a finite number of seconds, 0 or more; or above 0."""
     if not is_finite_number(value):
         raise UsageError(f"{name} must be a finite number of seconds, not {value!r}")
     if value < 0 or (above_zero and value == 0):
@@ -75,32 +61,20 @@ def check_seconds(name: str, value: object, *, above_zero: bool = False) -> None
 
 
 def check_count(name: str, value: object, *, least: int = 1, most: int | None = None) -> None:
-    """Check an int of 1 or more, or of another range.
-
-    Raises:
-        UsageError: It is not that.
-    """
+    """Check an int of 1 or more, or of another range."""
     if type(value) is not int or value < least or (most is not None and value > most):
         words = f"of {least} or more" if most is None else f"from {least} to {most}"
         raise UsageError(f"{name} must be an int {words}, not {value!r}")
 
 
 def check_flag(name: str, value: object) -> None:
-    """Check a bool.
-
-    Raises:
-        UsageError: It is not that.
-    """
+    """Check a bool."""
     if type(value) is not bool:
         raise UsageError(f"{name} must be True or False, not {value!r}")
 
 
 def check_text(name: str, value: object, words: str, allowed: re.Pattern[str] = _NOT_EMPTY) -> None:
-    """Check a str that is not empty, or that matches a pattern, which `words` describe. The value is in no message.
-
-    Raises:
-        UsageError: It is not that.
-    """
+    """Check a str that is not empty, or that matches a pattern, which `words` describe. The value is in no message."""
     if not isinstance(value, str):
         raise UsageError(f"{name} must be {words}, not a {type(value).__name__}")
     if not allowed.fullmatch(value):
@@ -108,34 +82,22 @@ def check_text(name: str, value: object, words: str, allowed: re.Pattern[str] = 
 
 
 def check_type(
-    name: str, value: object, expected: type[Any], words: str | None = None, *, or_none: bool = False
+    name: str, value: object, expected: type[object], words: str | None = None, *, or_none: bool = False
 ) -> None:
-    """Check that a value is of a type, which `words` describe, or None if `or_none`. The value is in no message.
-
-    Raises:
-        UsageError: It is not that.
-    """
+    """Check that a value is of a type, which `words` describe, or None if `or_none`. The value is in no message."""
     if not ((or_none and value is None) or isinstance(value, expected)):
         words = (words or f"a {expected.__name__}") + (" or None" if or_none else "")
         raise UsageError(f"{name} must be {words}, not a {type(value).__name__}")
 
 
 def check_callable(name: str, value: object, words: str) -> None:
-    """Check that a value is None or a callable, which `words` describe.
-
-    Raises:
-        UsageError: It is not that.
-    """
+    """Check that a value is None or a callable, which `words` describe."""
     if value is not None and not callable(value):
         raise UsageError(f"{name} must be {words}, or None, not a {type(value).__name__}")
 
 
 def check_aware(name: str, value: object) -> None:
-    """Check that a value is None or a datetime with a time zone.
-
-    Raises:
-        UsageError: It is not that.
-    """
+    """Check that a value is None or a datetime with a time zone."""
     if value is None or (isinstance(value, datetime) and value.utcoffset() is not None):
         return
     shown = "one without a time zone" if isinstance(value, datetime) else f"a {type(value).__name__}"

@@ -6,7 +6,7 @@ Exit codes:
 | --- | --- |
 | 0 | produced (`status`, `wait` and `watch`; the others: it was done) |
 | 1 | the card ended in PRODUCTION_ERROR or REQUEST_ERROR |
-| 2 | usage: an argument, the environment or a list cannot be right; or, with many cards, a row of the list is no card |
+| 2 | usage: an argument, the environment or a list cannot be right; or all cards are produced, but a row is no card |
 | 3 | not final yet: the wait timed out; for `status`, the card is under way; for `batch`, it is not finished |
 | 4 | the API, the network or the database: no usable answer, also until a timeout; or the output cannot be written |
 | 70 | a defect of the command, with a traceback |
@@ -24,7 +24,7 @@ With `--json`, one JSON object per line on standard output, distinguished by `ty
 | `transition` | as `status`, with `previous` (a status or null), `elapsed` (seconds since its wait began), `polls` |
 | `error` | `card` or null, `error` (the class), `message`; a `WaitTimeout` also: see below |
 | `bad_row` | a row of a list that is no card: `line` (from 1), `reason` |
-| `watching` | `watch`, first: `cards`, `ended` (in earlier runs), `bad_rows`, `checkpoint` (the file's name or null) |
+| `watching` | `watch`, first: `cards ended bad_rows checkpoint is_resumed`: see below |
 | `progress` | `watch`, every 10 s, or every minute if nothing changes: see below |
 | `summary` | `demo`: `cards produced failed unfinished requests seconds`; `watch`, last: see below |
 | `submitted` | `submit` only: `batch_id cards` |
@@ -33,7 +33,9 @@ With `--json`, one JSON object per line on standard output, distinguished by `ty
 | `request` | `simulate` only: `at method path http_status status fault` |
 | `delivery` | `simulate --webhooks-to` only: `at status attempt http_status`, and the card, unless it is a test |
 
-`watching` counts what is known then: of a list on standard input nothing. Both `progress` and the `summary` of `watch`
+`watching` begins each run: `cards` and `bad_rows` count what is known then, of a list on standard input nothing;
+`ended` is how many cards ended in earlier runs; `checkpoint` is the file's name or null, and `is_resumed` whether an
+earlier run is continued from it. Both `progress` and the `summary` of `watch`
 have `cards`, of which `produced`, `failed` (ended in an error status), `unfinished` (not final: under way, or their
 time ran out) and `errors` (no usable answer) add up to all; `bad_rows`; `requests` and `seconds` of this run.
 `progress` also has `pending` (what is waited for), `statuses` (how many of those were seen in which),
@@ -45,18 +47,15 @@ or the error's class), `error_code`, `meaning` and `cards`; and `stopped_by`: nu
 the reader is slow (UTC, ISO 8601); `occurred_at` is not that, nor when the status changed, but when the production
 request was sent to the kiosk. The `error` of a card whose time ran out, a `WaitTimeout`, has its last `status`, or null
 if there was no usable answer; with a status also the other fields of a line `status`; and `elapsed` and `polls`. `wait`
-has a line `status` before it. With `--follow`, a wait goes on after an error status. What `worker` reports are lines
-`transition` and `error` without `seen_at`, but with `key` and `batch_id`: a line can come again, with the same key.
-Fields may be added; none will change its meaning.
+has a line `status` before it. With `--follow`, a wait goes on after an error status: that of `wait` goes on counting
+`elapsed` and `polls`, while in `watch` a new wait begins. What `worker` reports are lines `transition` and `error`
+without `seen_at`, but with `key` and `batch_id`: a line can come again, with the same key. Fields may be added; none
+will change its meaning.
 
-`watch --checkpoint` shows only what is new: append its output to a file with `>>`. After it was killed, it can show a
-`transition` or `error` again. One row per card is in its file, an SQLite database (`error` is null unless the card's
-wait ended with one: then the next run begins it anew):
-
-```shell
-sqlite3 -csv -header cards.state "SELECT profile_id, card_token, status, error_code, error,
-  datetime(seen_at / 1000000, 'unixepoch') AS seen_at FROM card" > results.csv
-```
+`watch --checkpoint` shows of cards only what is new: append its output to a file with `>>`. After it was killed, it can
+show a `transition` or `error` again. Each run reads the list anew, and shows its rows that are no cards: in a file of
+several runs, those `bad_row` and that `summary` count that come after the last `watching`. The checkpoint
+is an SQLite database with a row for each card: `cardprod watch --help` has a query for it.
 """
 
 from __future__ import annotations
@@ -132,5 +131,5 @@ async def run(arguments: argparse.Namespace, output: Output) -> int:
         await output.drain()
     finally:
         LOGGER.removeHandler(handler)
-        output.renderer.close()
+        output.close()
     return exit_code

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import re
+from functools import partial
 from typing import Any, Final
 
 from cardprod.errors import UsageError
@@ -42,21 +43,16 @@ def duration(text: str) -> float:
     return seconds
 
 
-def count(text: str) -> int:
-    """Read a whole number of 1 or more."""
-    return _whole(text, 1, 10**9)
-
-
-def port(text: str) -> int:
-    """Read a port's number."""
-    return _whole(text, 0, 65_535)
-
-
 def _whole(text: str, least: int, most: int) -> int:
+    """Read a whole number."""
     number = int(text) if text.isascii() and text.isdigit() and len(text) <= len(str(most)) else -1
     if not least <= number <= most:
         raise argparse.ArgumentTypeError(f"expected a whole number from {least} to {most:,}, not {text!r}")
     return number
+
+
+count: Final = partial(_whole, least=1, most=10**9)
+port: Final = partial(_whole, least=0, most=65_535)
 
 
 def profile(text: str) -> int:

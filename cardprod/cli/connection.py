@@ -26,34 +26,32 @@ def base_url() -> str:
     return os.environ.get("CARDPROD_BASE_URL") or PRODUCTION
 
 
-def make_client(arguments: argparse.Namespace, rate_limit: RateLimit | None = None) -> Client:
-    """Make the client for the environment's token."""
-    token = os.environ.get(_TOKEN)
+def make_client(
+    arguments: argparse.Namespace, rate_limit: RateLimit | None = None, *, variable: str = _TOKEN
+) -> Client:
+    """Make the client for a token of the environment."""
+    token = os.environ.get(variable)
     if not token:
         raise UsageError(
-            f"the environment has no {_TOKEN}: set it to a Wise user token, or as `cardprod simulate` says"
+            f"the environment has no {variable}: set it to a Wise user token, or as `cardprod simulate` says"
         )
-    return _client(token, arguments, rate_limit or RateLimit())
+    proxy: ProxySetting = False if arguments.proxy == "none" else arguments.proxy
+    version = os.environ.get("CARDPROD_API_VERSION") or "v3"
+    limit, context = rate_limit or RateLimit(), _tls(arguments)
+    return Client(token, base_url=base_url(), api_version=version, rate_limit=limit, ssl=context, proxy=proxy)
 
 
 def make_clients(arguments: argparse.Namespace) -> dict[str, Client]:
     """Make a client for each token of the environment, by its name."""
     prefix = f"{_TOKEN}_"
     clients = {
-        variable.removeprefix(prefix).lower(): _client(token, arguments, RateLimit())
+        variable.removeprefix(prefix).lower(): make_client(arguments, variable=variable)
         for variable, token in os.environ.items()
         if variable.startswith(prefix) and token
     }
     if os.environ.get(_TOKEN) or not clients:
         clients["default"] = make_client(arguments)
     return clients
-
-
-def _client(token: str, arguments: argparse.Namespace, rate_limit: RateLimit) -> Client:
-    proxy: ProxySetting = False if arguments.proxy == "none" else arguments.proxy
-    version = os.environ.get("CARDPROD_API_VERSION") or "v3"
-    context = _tls(arguments)
-    return Client(token, base_url=base_url(), api_version=version, rate_limit=rate_limit, ssl=context, proxy=proxy)
 
 
 def _tls(arguments: argparse.Namespace) -> ssl.SSLContext | None:

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Final
 import attrs
 
 from cardprod.card_files import EXPECTED, BadRow, KnownCard, encoding_of, read_cards
-from cardprod.cli.output.events import BadRowFound
+from cardprod.cli.output.events import BadRowFound, Warned
+from cardprod.cli.words import count_of
 from cardprod.errors import UsageError
 from cardprod.models import Card, ProductionStatus
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from cardprod.cli.output import Output
 
-__all__ = ["CardList", "read_blocks", "read_list", "report_bad_rows"]
+__all__ = ["CardList", "read_blocks", "read_list", "report_bad_rows", "warn_of_bad_rows"]
 
 _STDIN: Final = 0
 _BLOCK: Final = 65_536
@@ -103,6 +104,12 @@ async def read_blocks(file: str) -> AsyncGenerator[CardList]:
     finally:
         is_wanted = False
         room.release(_AHEAD)
+
+
+def warn_of_bad_rows(output: Output, cards: int, bad_rows: int) -> None:
+    """Say why the exit code is 2 though nothing is wrong with any card."""
+    why = f"{count_of(bad_rows, 'bad row')}, though all cards are produced" if cards else "no row of the list is a card"
+    output.emit(Warned(f"the exit code is 2: {why}"))
 
 
 def report_bad_rows(listed: CardList, output: Output, refusal: str | None = None) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 import attrs
 
-from cardprod._protocol.validation import check_seconds, check_type
+from cardprod._protocol.validation import check_flag, check_seconds, check_type
 from cardprod.errors import UsageError
 
 if TYPE_CHECKING:
@@ -36,6 +36,9 @@ class Stage:
 
     def __attrs_post_init__(self) -> None:
         check_type("a stage's status", self.status, str)
+        check_type("a stage's error_code", self.error_code, str, or_none=True)
+        check_type("a stage's description", self.description, str, or_none=True)
+        check_flag("a stage's is_new_request", self.is_new_request)
         if self.seconds != math.inf:
             check_seconds("a stage's seconds", self.seconds)
 
@@ -80,11 +83,18 @@ def as_stages(plan: Plan) -> tuple[Stage, ...]:
         try:
             return PLANS[plan]
         except KeyError:
-            raise UsageError(f"no plan is named {plan!r}; there are {', '.join(PLANS)}") from None
+            names = ", ".join(f"{name} ({', '.join(stage.status for stage in PLANS[name])})" for name in PLANS)
+            raise UsageError(f"no plan is named {plan!r}; there are {names}") from None
     try:
-        stages = tuple(stage if isinstance(stage, Stage) else Stage(*stage) for stage in plan)
+        stages = tuple(map(_as_stage, plan))
     except TypeError as exc:
         raise UsageError(f"a plan must be a name or stages, each a Stage or (status, seconds), not {plan!r}") from exc
     if not stages:
         raise UsageError("a plan must have one stage at least")
     return stages
+
+
+def _as_stage(stage: Stage | tuple[str, float]) -> Stage:
+    if isinstance(stage, str):  # whose characters would be taken for a stage's parts
+        raise UsageError(f"a stage must be a Stage or (status, seconds), such as ({stage!r}, 5), not {stage!r}")
+    return stage if isinstance(stage, Stage) else Stage(*stage)

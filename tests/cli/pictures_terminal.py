@@ -24,7 +24,6 @@ from cardprod import Card, CardprodError, Client, RateLimit
 from cardprod.cli.output.events import WatchStarted
 from cardprod.cli.output.live import Seen, frame
 from cardprod.cli.watch.stats import WatchStats
-from cardprod.cli.words import message_of, whole
 from cardprod.simulator import Fault, Simulator, Stage
 
 CARDS: Final = 400
@@ -62,13 +61,10 @@ async def picture(name: str) -> None:
 
             async def read() -> None:
                 async for card, result in steps:
-                    seconds = loop.time() - began_at
-                    if isinstance(result, CardprodError):
-                        stats.report(card, result, loop.time(), is_end=True)
-                        latest.append(Seen(whole(card), message_of(result), None, seconds))
-                    else:
-                        stats.report(card, result.current, loop.time(), is_end=result.is_final)
-                        latest.append(Seen(whole(card), str(result.current), result.current.status, seconds))
+                    outcome = result if isinstance(result, CardprodError) else result.current
+                    is_end = isinstance(outcome, CardprodError) or outcome.is_final
+                    stats.report(card, outcome, loop.time(), is_end=is_end)
+                    latest.append(Seen.of(card, outcome, loop.time() - began_at))
 
             reading = asyncio.create_task(read())
             kiosk.fail_next(Fault.server_error(503), times=6)
@@ -78,13 +74,7 @@ async def picture(name: str) -> None:
             progress = stats.progress(loop.time(), steps.progress.requests, client.paused_for)
             reading.cancel()
     started = WatchStarted(
-        name="cards.csv",
-        cards=CARDS,
-        ended=0,
-        bad_rows=0,
-        per_minute=limit.per_minute,
-        checkpoint="cards.state",
-        is_resumed=False,
+        "cards.csv", CARDS, ended=0, bad_rows=0, per_minute=limit.per_minute, checkpoint="cards.state", is_resumed=False
     )
     console = Console(width=WIDTH, record=True, file=io.StringIO(), force_terminal=True, color_system="standard")
     console.print(frame(started, attrs.evolve(progress, saved_ago=0.4), latest, WIDTH, HEIGHT))

@@ -66,6 +66,9 @@ STREAMS: Final = {
     "stdin is the checkpoint": Accident(
         "watch - --checkpoint empty.csv <empty.csv", 2, err="cardprod: --checkpoint names the list itself.*"
     ),
+    "stdin with a bad row, strict": Accident(
+        "watch - --strict <bad.csv", 2, err="cardprod: standard input:2: .*\ncardprod: nothing was begun, because .*"
+    ),
     "stdin empty": Accident("watch - </dev/null", 2, err=f"cardprod: standard input: {NO_CARDS}"),
     "stdin empty, allowed": Accident("watch - --allow-empty --plain </dev/null", 0, out=r"\n0 cards: nothing to .*"),
 }
@@ -92,7 +95,11 @@ FILES: Final = {
         "watch no.csv", 2, err="cardprod: no.csv cannot be read: No such file or directory"
     ),
     "a list that is a folder": Accident("watch .", 2, err="cardprod: . cannot be read: Is a directory"),
-    "a list that is no text": Accident("status --file noise", 2, err=r"(cardprod: noise:\d+: [^\n]+\n?)+"),
+    "a list that is no text": Accident(
+        "status --file noise",
+        2,
+        err=r"(cardprod: noise:\d+: [^\n]+\n)+cardprod: the exit code is 2: no row of the list is a card",
+    ),
     "a list from a pipe": Accident("status --file /dev/fd/{pipe}", 0, out=PRODUCED),
     "a list of a spreadsheet": Accident("status --file excel.csv", 0, out=PRODUCED),
     "a list of an old spreadsheet": Accident("status --file old.csv", 0, out=PRODUCED),
@@ -134,6 +141,7 @@ async def folder(kiosk: Simulator, tmp_path: Path) -> Path:
     contents = {
         "one.csv": b"1,produced\n",
         "empty.csv": b"",
+        "bad.csv": b"1,produced\nbad\n",
         "header.csv": b"profile_id,card_token\n",
         "noise": bytes(range(256)) * 9,
         "excel.csv": table.encode("utf-16"),

@@ -20,7 +20,6 @@ from cardprod import Card, CardNotFound, CardprodError, ProductionStatus
 from cardprod.cli.output.events import WatchProgress, WatchStarted
 from cardprod.cli.output.live import Seen, frame
 from cardprod.cli.watch.stats import WatchStats
-from cardprod.cli.words import message_of, whole
 from cardprod.simulator import Stage
 from tests.cli.commands import run, start_command, write_list
 from tests.table import Table
@@ -61,12 +60,8 @@ def shown(*, words: str = "") -> tuple[WatchProgress, list[Seen]]:
         outcomes += [ends[number // 2 % len(ends)]] if number % 2 else []
         outcomes += [CardNotFound(f"404 {words}", http_status=404, card=card)] if number % 13 == 0 else []
         for outcome in outcomes:
-            if isinstance(outcome, CardprodError):
-                stats.report(card, outcome, number, is_end=True)
-                seen.append(Seen(whole(card), message_of(outcome), None, number))
-            else:
-                stats.report(card, outcome, number, is_end=outcome.is_final)
-                seen.append(Seen(whole(card), str(outcome), outcome.status, number))
+            stats.report(card, outcome, number, is_end=isinstance(outcome, CardprodError) or outcome.is_final)
+            seen.append(Seen.of(card, outcome, number))
         stats.progress(number, 40 * number)
     stats.poll_failed(CardprodError(f"no answer {words}"))
     stats.saved_at = 55

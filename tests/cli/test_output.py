@@ -118,20 +118,11 @@ SEEN: Final = ("_http/failures.py", "_http/proxies.py", "_protocol/requests.py",
 
 
 def messages_of(file: Path) -> list[str]:
-    """List the texts of a module that are sentences: in calls of errors, and in tables."""
+    """List the texts of a module that are sentences, or parts of one: in calls of errors, and in tables."""
     tree = ast.parse(file.read_text("utf-8"))
-    docstrings = {
-        id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
-    }
-    parts = {id(value) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for value in node.values}
-    texts: list[str] = []
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings | parts:
-            texts.append(node.value)
-        elif isinstance(node, ast.JoinedStr):
-            texts.append(
-                "".join(str(getattr(part, "value", "x")) for part in node.values if isinstance(part, ast.Constant))
-            )
+    docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    constants = [node for node in ast.walk(tree) if isinstance(node, ast.Constant) and id(node) not in docstrings]
+    texts = [node.value for node in constants if isinstance(node.value, str)]
     return [text for text in texts if text.count(" ") > 2 and not text.startswith("(?") and "Literal[" not in text]
 
 

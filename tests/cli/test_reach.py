@@ -53,14 +53,28 @@ async def test_wait_follows(kiosk: Simulator) -> None:
 
 
 @pytest.mark.usefixtures("environment")
-async def test_following_ends_with_its_time(kiosk: Simulator, capfd: pytest.CaptureFixture[str]) -> None:
-    """The time of `wait --follow` is for all of it; then the last status is shown, whole, and it exits 3."""
-    kiosk.add((1, "a-card-with-a-long-token"), [("READY", 20), Stage("PRODUCTION_ERROR", error_code="PRD_FEEDER_JAM")])
-    exit_code, out = await run("wait", "1", "a-card-with-a-long-token", "--follow", "--timeout", "2m")
-    assert exit_code == 3
-    assert out.splitlines()[-1].startswith("1/a-card-with-a-long-token  PRODUCTION_ERROR at WIS00001: PRD_FEEDER_JAM")
+async def test_following_is_one_count(kiosk: Simulator) -> None:
+    """The time and the polls of `wait --follow` are of all of it, in each transition and in the error that ends it."""
+    stages: Plan = [("READY", 20), JAM, Stage("IN_PROGRESS", is_new_request=True)]
+    kiosk.add((1, "card"), stages)
+    exit_code, lines = await run_json("wait", "1", "card", "--follow", "--timeout", "3m")
+    assert (exit_code, [line["type"] for line in lines]) == (3, [*["transition"] * 3, "status", "error"])
+    counted = [(line["elapsed"], line["polls"]) for line in lines if "polls" in line]
+    answers = [request.status for request in kiosk.requests]
+    assert [polls for _, polls in counted] == [*(answers.index(line["status"]) + 1 for line in lines[:3]), len(answers)]
+    assert counted[2][0] > 80
+    assert counted[-1] == (pytest.approx(180, abs=1), len(kiosk.requests))
+    assert lines[-1]["message"].startswith(f"card 1/card: not final after 180 s and {counted[-1][1]} answered polls: ")
+    assert kiosk.requests[-1].at - kiosk.requests[0].at == pytest.approx(180, abs=1)
+
+
+@pytest.mark.usefixtures("environment")
+async def test_a_whole_token_after_a_timeout(kiosk: Simulator, capfd: pytest.CaptureFixture[str]) -> None:
+    """The last status and the error of a wait that timed out name the whole token, and it exits 3."""
+    kiosk.add((1, "a-card-with-a-long-token"), "never")
+    exit_code, out = await run("wait", "1", "a-card-with-a-long-token", "--timeout", "1m")
+    assert (exit_code, out.splitlines()[-1]) == (3, "1/a-card-with-a-long-token  READY")
     assert "cardprod: 1/a-card-with-a-long-token: not final after" in capfd.readouterr().err
-    assert kiosk.requests[-1].at - kiosk.requests[0].at == pytest.approx(120, abs=1)
 
 
 @pytest.mark.usefixtures("environment")
@@ -68,7 +82,11 @@ async def test_the_last_status_after_a_timeout(kiosk: Simulator) -> None:
     """When the time of a wait is over, its last status is shown as well, in JSON as a line before the error."""
     kiosk.add((1, "card"), "never")
     exit_code, lines = await run_json("wait", "1", "card", "--timeout", "1m")
-    assert (exit_code, [line["type"] for line in lines[-2:]]) == (3, ["status", "error"])
+    assert (exit_code, [line["type"] for line in lines[-2:]], lines[-1]["error"]) == (
+        3,
+        ["status", "error"],
+        "WaitTimeout",
+    )
     assert lines[-2]["status"] == lines[-1]["status"] == "READY"
     assert lines[-2]["seen_at"] == lines[-1]["seen_at"]
 

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from cardprod import AdaptiveSchedule, Card, ProductionStatus, Transition, UsageError, WaitTimeout, cli
-from cardprod.checkpoint import PendingCard
 from cardprod.cli.watch.store import CheckpointStore, Saved
 from tests.cli.commands import start_command
 from tests.waiting import wait_until
@@ -40,8 +39,15 @@ async def opened(path: Path) -> AsyncGenerator[tuple[CheckpointStore, Saved | No
         store.close()
 
 
-async def saved_in(path: Path) -> Saved | None:
+async def is_new(path: Path) -> bool:
     async with opened(path) as (_, saved):
+        return saved is None
+
+
+async def saved_in(path: Path) -> Saved:
+    """Give what is in a checkpoint file, which is not new."""
+    async with opened(path) as (_, saved):
+        assert saved is not None
         return saved
 
 
@@ -63,10 +69,9 @@ def names_in(folder: Path) -> list[str]:
 
 async def test_written_and_read(tmp_path: Path) -> None:
     """What is written is read again: each card's wait, and the last status that was shown."""
-    assert await saved_in(tmp_path / "state") is None
+    assert await is_new(tmp_path / "state")
     await write(tmp_path / "state")
     saved = await saved_in(tmp_path / "state")
-    assert saved is not None
     assert (saved.base_url, saved.learned) == (URL, AdaptiveSchedule().to_json())
     waits = [wait for wait, _ in saved.cards]
     assert [wait.card for wait in waits] == [Card(1, f"card-{number}") for number in range(3)]
@@ -81,13 +86,10 @@ async def test_an_error_is_kept_until_another_status(tmp_path: Path) -> None:
     async with opened(tmp_path / "state") as (store, _):
         store.change(1, UsageError("nothing"))
     saved = await saved_in(tmp_path / "state")
-    assert saved is not None
     assert [(error, wait.last) for wait, error in saved.cards] == [(None, JAM), ("UsageError", None), (None, None)]
     async with opened(tmp_path / "state") as (store, _):
         store.add(1, Card(1, "card-1"))
-    saved = await saved_in(tmp_path / "state")
-    assert saved is not None
-    assert saved.cards[1][1] is None
+    assert (await saved_in(tmp_path / "state")).cards[1][1] is None
 
 
 async def test_a_timeout_keeps_the_last_status(tmp_path: Path) -> None:
@@ -96,7 +98,6 @@ async def test_a_timeout_keeps_the_last_status(tmp_path: Path) -> None:
     async with opened(tmp_path / "state") as (store, _):
         store.change(1, WaitTimeout("late", last=READY, polls=1, elapsed=60))
     saved = await saved_in(tmp_path / "state")
-    assert saved is not None
     assert (saved.cards[1][1], saved.cards[1][0].last) == ("WaitTimeout", READY)
 
 
@@ -129,7 +130,6 @@ async def test_a_followed_wait_has_its_own_time(tmp_path: Path) -> None:
         store.change(0, Transition(JAM, READY, 3600, 3))
         store.change(1, Transition(READY, ProductionStatus("IN_PROGRESS"), 3600, 3))
     saved = await saved_in(tmp_path / "state")
-    assert saved is not None
     followed, other = (saved.cards[number][0].started_at for number in (0, 1))
     assert other - followed == pytest.approx(3600e6, abs=60e6)
 
@@ -139,9 +139,7 @@ async def test_learned_is_kept(tmp_path: Path) -> None:
     learned = AdaptiveSchedule(typical={"READY": 60}).to_json()
     async with opened(tmp_path / "state") as (store, _):
         store.learned = lambda: learned
-    saved = await saved_in(tmp_path / "state")
-    assert saved is not None
-    assert saved.learned == learned
+    assert (await saved_in(tmp_path / "state")).learned == learned
 
 
 async def test_anybody_can_read_it(tmp_path: Path) -> None:
@@ -165,9 +163,7 @@ async def test_one_run_at_a_time(tmp_path: Path) -> None:
                 await saved_in(tmp_path / "state")
             first.add(number, Card(1, f"card-{number}"))
             await first.flush()
-    saved = await saved_in(tmp_path / "state")
-    assert saved is not None
-    assert len(saved.cards) == 2
+    assert len((await saved_in(tmp_path / "state")).cards) == 2
 
 
 @pytest.mark.parametrize("tries", [1, 20])
@@ -183,7 +179,7 @@ async def test_a_reader_for_a_moment(tmp_path: Path, monkeypatch: pytest.MonkeyP
                 reader.execute("ROLLBACK")
 
         monkeypatch.setattr("cardprod.cli.watch.store.time.sleep", sleep)
-        assert await saved_in(tmp_path / "state") is not None
+        assert not await is_new(tmp_path / "state")
         assert not reader.in_transaction
 
 
@@ -195,7 +191,7 @@ async def test_a_reader_that_recovers_the_file(tmp_path: Path) -> None:
         reader.execute("BEGIN EXCLUSIVE")
         recovered = threading.Timer(0.05, reader.close)
         recovered.start()
-        assert await saved_in(tmp_path / "state") is not None
+        assert not await is_new(tmp_path / "state")
         recovered.join(10)
 
 
@@ -297,9 +293,9 @@ async def test_another_file_is_refused(tmp_path: Path, name: str) -> None:
 async def test_an_empty_file_is_a_fresh_start(tmp_path: Path) -> None:
     """A file without anything in it is a new one, which only its owner can read from then on."""
     (tmp_path / "state").touch(0o644)
-    assert await saved_in(tmp_path / "state") is None
+    assert await is_new(tmp_path / "state")
     assert stat.S_IMODE((tmp_path / "state").stat().st_mode) == 0o600
-    assert await saved_in(tmp_path / "state") is not None
+    assert not await is_new(tmp_path / "state")
 
 
 async def test_links(tmp_path: Path) -> None:
@@ -309,7 +305,7 @@ async def test_links(tmp_path: Path) -> None:
         await saved_in(tmp_path / "link")
     assert not (tmp_path / "state").exists()
     await write(tmp_path / "state")
-    assert await saved_in(tmp_path / "link") is not None
+    assert not await is_new(tmp_path / "link")
     assert (tmp_path / "link").is_symlink()
 
 
@@ -341,8 +337,3 @@ async def test_another_users_file_is_refused(tmp_path: Path) -> None:
     os.chown(tmp_path / "state", 65534, 65534)
     with pytest.raises(UsageError, match="it is another user's file"):
         await saved_in(tmp_path / "state")
-
-
-def test_rows_are_pending_cards() -> None:
-    """A row has what a wait needs to be continued."""
-    assert {"card", "started_at", "polls", "last"} <= {*PendingCard.__annotations__}

@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 import attrs
 
 from cardprod import ApiError, BadReply, RateLimited, RequestTimeout, ServerError, TransportError
+from tests.raw_server import RawServer, answer_nothing
 from tests.waiting import LIMIT, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping
     from multiprocessing.connection import Connection
-    from typing import Self
 
     from cardprod import CardprodError
 
@@ -193,6 +193,8 @@ WAYS: Final[Mapping[str, Way]] = {
     "deflate-bomb": Way(says(lambda _: bomb("deflate")), BadReply, TOO_LONG),
     # Of a wrong length
     "cut-chunk": Way(says(lambda body: CHUNKED + CHUNK % (99, body[:9]), "close"), TransportError, CUT),
+    "garbled-gzip": Way(says(lambda body: reply(body, "Content-Encoding: gzip")), TransportError, GARBLED),
+    "garbled-length": Way(says(lambda body: OK + b"Content-Length: many\r\n\r\n" + body), TransportError, NOT_HTTP),
     "garbled-chunk": Way(says(lambda body: CHUNKED + b"no number\r\n" + body), TransportError, GARBLED),
     "length-too-long": Way(says(lambda body: reply(body, length=9999), "close"), TransportError, CUT),
     "length-too-short": Way(says(lambda body: reply(body, length=9)), TransportError, NOT_HTTP),
@@ -248,7 +250,7 @@ def ready(card: str) -> bytes:
     return json.dumps({"status": "READY", "kioskId": "WIS00001", "description": card}).encode()
 
 
-class HostileServer:
+class HostileServer(RawServer):
     """Serves the production status call on loopback, in the ways that `choose` picks for the cards.
 
     Args:
@@ -266,41 +268,13 @@ class HostileServer:
         pause: float = 0.1,
         host: str = "127.0.0.1",
     ) -> None:
+        super().__init__(answer_nothing, host=host)
         self._choose = choose
         self._body_of = body_of
-        self._host = host
-        self._port = 0
-        self._server: asyncio.Server | None = None
-        self._serving: set[asyncio.Task[None]] = set()
         self.pause = pause
         self.elsewhere = "https://elsewhere.invalid"
-        self.base_url = ""
-        self.heads: list[str] = []
-        """The head of each request, as it came."""
         self.log: list[Served] = []
         """What was made of each request."""
-
-    async def start(self) -> None:
-        """Listen, the second time on the same port as the first."""
-        self._server = await asyncio.start_server(self._serve, self._host, self._port, backlog=1000)
-        self._port = self._server.sockets[0].getsockname()[1]
-        self.base_url = f"http://{f'[{self._host}]' if ':' in self._host else self._host}:{self._port}"
-
-    async def stop(self) -> None:
-        """Stop listening, and drop every connection."""
-        assert self._server is not None
-        self._server.close()
-        for task in self._serving:
-            task.cancel()
-        await asyncio.gather(*self._serving, return_exceptions=True)
-        await asyncio.sleep(0.01)  # closed transports take a few iterations of the loop to go
-
-    async def __aenter__(self) -> Self:
-        await self.start()
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.stop()
 
     def record(self, card: str, way: str, body: bytes | None = None) -> None:
         """Write a request into the log."""
@@ -312,20 +286,13 @@ class HostileServer:
         self.heads.append(head)
         return head.split(" ", 2)[1].split("/")[-2]
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._serving.add(task)
-        try:
-            with contextlib.suppress(OSError, EOFError, asyncio.CancelledError):
-                while not writer.is_closing():
-                    card = await self.read_card(reader)
-                    way, body = self._choose(card), self._body_of(card)
-                    self.record(card, way, body if WAYS[way].error is None else None)
-                    await WAYS[way].misbehave(Exchange(self, reader, writer, body))
-        finally:
-            self._serving.discard(task)
-            writer.close()
+    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while not writer.is_closing():
+            card = await self.read_card(reader)
+            way, body = self._choose(card), self._body_of(card)
+            self.record(card, way, body if WAYS[way].error is None else None)
+            await WAYS[way].misbehave(Exchange(self, reader, writer, body))
+        await writer.wait_closed()  # with all that was written to it
 
 
 # --- In a process of its own ---

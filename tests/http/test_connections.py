@@ -16,15 +16,15 @@ from cardprod._http import session as session_module
 from tests.attack.registry import NotTried
 from tests.attack.sessions import own_address
 from tests.attack.target import replace_resolver
-from tests.cards import CARD
+from tests.cards import poll
+from tests.clock import now
 from tests.fast_path import go_without, needs_fast_path
 from tests.raw_server import RawServer, http_answer
 from tests.table import Table
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+    from collections.abc import AsyncGenerator, Awaitable, Callable
 
-    import cardprod
 
 KINDS = [
     pytest.param("fast path", marks=needs_fast_path),
@@ -63,14 +63,6 @@ def own_host() -> str:
         return own_address()
     except NotTried as reason:
         pytest.skip(str(reason))
-
-
-def now() -> float:
-    return asyncio.get_running_loop().time()
-
-
-def poll(client: Client) -> Coroutine[Any, Any, cardprod.ProductionStatus]:
-    return client.get_status(CARD.profile_id, CARD.card_token)
 
 
 # --- A dead pool ---

@@ -14,23 +14,6 @@ from aiohttp.hdrs import ACCEPT_ENCODING
 
 import cardprod
 from cardprod import errors
-from cardprod.errors import (
-    ApiError,
-    BadReply,
-    CardNotFound,
-    CardprodError,
-    Forbidden,
-    ProductionFailed,
-    RateLimited,
-    RequestTimeout,
-    ServerError,
-    StrongAuthenticationRequired,
-    TokenRefreshFailed,
-    TransportError,
-    Unauthorized,
-    UsageError,
-    WaitTimeout,
-)
 from tests.cards import CARD
 from tests.fast_path import go_without
 from tests.raw_server import RawServer, http_answer
@@ -39,89 +22,58 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
 TRACE = {"x_trace_id": "t-123"}
-REACHED: list[tuple[type[CardprodError], str, bytes, str]] = [
-    (UsageError, "closed", b"", "make a new one"),
-    (TransportError, "poll", b"not HTTP at all\r\n\r\n", "check base_url"),
-    (RequestTimeout, "poll", b"", "try again"),
-    (ApiError, "poll", http_answer(422, "{}", **TRACE), "422; .*check base_url"),
-    (Unauthorized, "poll", http_answer(401, "{}", **TRACE), "401; .*get a new user token"),
-    (TokenRefreshFailed, "refresh", http_answer(401, "{}", **TRACE), "401; .*check .*client_secret"),
-    (Forbidden, "poll", http_answer(403, "{}", **TRACE), "403; .*check the profile"),
+REACHED: list[tuple[type[errors.CardprodError], str, bytes, str]] = [
+    (errors.UsageError, "closed", b"", "make a new one"),
+    (errors.TransportError, "poll", b"not HTTP at all\r\n\r\n", "check base_url"),
+    (errors.RequestTimeout, "poll", b"", "try again"),
+    (errors.ApiError, "poll", http_answer(422, "{}", **TRACE), "422; .*check base_url"),
+    (errors.Unauthorized, "poll", http_answer(401, "{}", **TRACE), "401; .*get a new user token"),
+    (errors.TokenRefreshFailed, "refresh", http_answer(401, "{}", **TRACE), "401; .*check .*client_secret"),
+    (errors.Forbidden, "poll", http_answer(403, "{}", **TRACE), "403; .*check the profile"),
     (
-        StrongAuthenticationRequired,
+        errors.StrongAuthenticationRequired,
         "poll",
         http_answer(403, "{}", x_2fa_approval_result="REJECTED", **TRACE),
         "403; .*must approve",
     ),
-    (CardNotFound, "poll", http_answer(404, "{}", **TRACE), "404; .*check both ids"),
-    (RateLimited, "poll", http_answer(429, "{}", **TRACE), "429; .*send fewer"),
-    (ServerError, "poll", http_answer(503, "{}", **TRACE), "503; .*try later"),
-    (BadReply, "poll", http_answer(200, "[]", **TRACE), "a 200 that is not of the documented shape: .*array"),
-    (WaitTimeout, "wait", http_answer(), "last seen READY; .*wait again"),
-    (ProductionFailed, "wait", http_answer(200, '{"status":"PRODUCTION_ERROR"}'), "not produced: PRODUCTION_ERROR"),
+    (errors.CardNotFound, "poll", http_answer(404, "{}", **TRACE), "404; .*check both ids"),
+    (errors.RateLimited, "poll", http_answer(429, "{}", **TRACE), "429; .*send fewer"),
+    (errors.ServerError, "poll", http_answer(503, "{}", **TRACE), "503; .*try later"),
+    (errors.BadReply, "poll", http_answer(200, "[]", **TRACE), "a 200 that is not of the documented shape: .*array"),
+    (errors.WaitTimeout, "wait", http_answer(), "last seen READY; .*wait again"),
+    (
+        errors.ProductionFailed,
+        "wait",
+        http_answer(200, '{"status":"PRODUCTION_ERROR"}'),
+        "not produced: PRODUCTION_ERROR",
+    ),
 ]
 
 
-NGINX_PAGE = """\
-<html>
-<head><title>400 {0}</title></head>
-<body>
-<center><h1>400 Bad Request</h1></center>
-<center>{0}</center>
-<hr><center>nginx</center>
-</body>
-</html>
-"""
-HTML = {"Content_Type": "text/html"}
 LONG_HEADER = (
     "a header or the first line of the answer is over 8 KiB, which is not read: check base_url and proxies on the way"
 )
-NO_CERTIFICATE = "the server wants a client certificate: load one with ssl=, see load_cert_chain"
-LONG_REQUEST = "the request's headers are longer than the server takes: check the token, and proxies on the way"
 COMPRESSED = "the answer is compressed with br or zstd, which was not requested"
-NO_STATUS = "a 200 that is not of the documented shape"
-PORTAL = f"{NO_STATUS}: not JSON but an HTML page, probably a proxy's or a network's login: "
 UNREQUESTED = [
     coding for coding in ("br", "zstd") if coding not in aiohttp.ClientRequest.DEFAULT_HEADERS[ACCEPT_ENCODING]
 ]
 """The codings that this aiohttp cannot undo, and so does not ask for."""
-INSTEAD: dict[str, tuple[type[CardprodError], bytes, str]] = {
-    "a long header": (TransportError, http_answer(X_Powered_By="x" * 9000), LONG_HEADER),
+INSTEAD: dict[str, tuple[type[errors.CardprodError], bytes, str]] = {
+    "a long header": (errors.TransportError, http_answer(X_Powered_By="x" * 9000), LONG_HEADER),
     "a long name": (
-        TransportError,
+        errors.TransportError,
         http_answer().replace(b"Content-Length", b"X" * 9000 + b": x\r\nContent-Length"),
         LONG_HEADER,
     ),
-    "a long first line": (TransportError, b"HTTP/1.1 200 " + b"x" * 9000 + http_answer()[12:], LONG_HEADER),
-    "no client certificate": (
-        ApiError,
-        http_answer(400, NGINX_PAGE.format("No required SSL certificate was sent"), **HTML),
-        f"400; {NO_CERTIFICATE}; No required SSL certificate was sent",
-    ),
-    "too long headers": (
-        ApiError,
-        http_answer(400, NGINX_PAGE.format("Request Header Or Cookie Too Large"), **HTML),
-        f"400; {LONG_REQUEST}; Request Header Or Cookie Too Large",
-    ),
-    "a login page": (
-        BadReply,
-        http_answer(200, "\r\n<!DOCTYPE html><title>Welcome</title>", **HTML),
-        f"{PORTAL}check base_url and the network",
-    ),
-    "a nameless page": (BadReply, http_answer(200, "<html>Hi</html>"), f"{PORTAL}check base_url and the network"),
+    "a long first line": (errors.TransportError, b"HTTP/1.1 200 " + b"x" * 9000 + http_answer()[12:], LONG_HEADER),
     **{
         coding: (
-            TransportError,
+            errors.TransportError,
             http_answer(200, "{}", Content_Encoding=coding),
             f"{COMPRESSED}: check proxies on the way, or install Brotli or backports.zstd",
         )
         for coding in UNREQUESTED
     },
-    "compress": (
-        BadReply,
-        http_answer(200, "\x1f\x9d", Content_Encoding="compress"),
-        f"{NO_STATUS}: not JSON but compressed as 'compress', unrequested: check proxies on the way",
-    ),
 }
 """What may come instead of an answer → the error, and what it says."""
 
@@ -132,13 +84,10 @@ async def test_what_came_instead_of_an_answer(what: str, is_direct: bool, monkey
     """An error says in one sentence what came instead of an answer, and what to do about it."""
     cls, sent, words = INSTEAD[what]
 
-    async def answer(writer: asyncio.StreamWriter) -> None:
-        writer.write(sent)
-
     if not is_direct:
         go_without(monkeypatch)
     async with (
-        RawServer(answer) as server,
+        RawServer.saying(sent) as server,
         cardprod.Client("token", base_url=server.base_url, attempts=1) as client,
     ):
         with pytest.raises(cls) as caught:
@@ -164,13 +113,9 @@ async def ask(client: cardprod.Client, how: str) -> None:
 
 
 @pytest.mark.parametrize(("cls", "how", "reply", "words"), REACHED, ids=[cls.__name__ for cls, *_ in REACHED])
-async def test_reached_error_is_whole(cls: type[CardprodError], how: str, reply: bytes, words: str) -> None:
+async def test_reached_error_is_whole(cls: type[errors.CardprodError], how: str, reply: bytes, words: str) -> None:
     """A real call's error is one line with what came, what to do and the trace id, and survives pickle and copy."""
-
-    async def answer(writer: asyncio.StreamWriter) -> None:
-        writer.write(reply)
-
-    async with RawServer(answer) as server:
+    async with RawServer.saying(reply) as server:
         token: Any = "token"
         if how == "refresh":
             token = cardprod.OAuthToken("client-id", "client-secret", "refresh-token", base_url=server.base_url)
@@ -184,13 +129,13 @@ async def test_reached_error_is_whole(cls: type[CardprodError], how: str, reply:
     assert str(error).isprintable()
     assert re.search(words, str(error))
     assert (getattr(error, "trace_id", None) is not None) == (b"x-trace-id" in reply) == ("t-123" in str(error))
-    if cls is not ProductionFailed:  # a status does not know its card
+    if cls is not errors.ProductionFailed:  # a status does not know its card
         assert error.card == CARD
         assert str(error).startswith(f"card {CARD}: ")
-    crossed: CardprodError = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own bytes
+    crossed: errors.CardprodError = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own bytes
     for again in (crossed, copy.copy(error), copy.deepcopy(error)):
         assert (type(again), str(again), vars(again)) == (cls, str(error), vars(error))
-    if type(error) in {TransportError, RequestTimeout}:
+    if type(error) in {errors.TransportError, errors.RequestTimeout}:
         assert error.__cause__ is not None
 
 
@@ -236,13 +181,12 @@ async def _of_another_loop(client: cardprod.Client) -> None:
 @pytest.mark.parametrize("misuse", [_sync_token, _bad_schedule, _used_twice, _closed_meanwhile, _of_another_loop])
 async def test_misuse_names_the_card(misuse: Callable[[cardprod.Client], Awaitable[None]]) -> None:
     """A request or a wait that its caller misuses names its card too, and says in one line what to do instead."""
-
-    async def answer(writer: asyncio.StreamWriter) -> None:
-        writer.write(http_answer())
-
     token: Any = (lambda: "token") if misuse is _sync_token else "token"
-    async with RawServer(answer) as server, cardprod.Client(token, base_url=server.base_url, attempts=1) as client:
-        with pytest.raises(UsageError) as caught:
+    async with (
+        RawServer.saying(http_answer()) as server,
+        cardprod.Client(token, base_url=server.base_url, attempts=1) as client,
+    ):
+        with pytest.raises(errors.UsageError) as caught:
             await misuse(client)
     assert caught.value.card == CARD
     assert str(caught.value).startswith(f"card {CARD}: ")

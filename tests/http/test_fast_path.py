@@ -24,7 +24,6 @@ from tests.table import Table
 
 if TYPE_CHECKING:
     from cardprod.simulator import Simulator
-    from tests.conftest import Script
 
 
 pytestmark = needs_fast_path
@@ -53,12 +52,6 @@ def by_session(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return urls
 
 
-@pytest.fixture
-def without_the_sender(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An aiohttp in which the method that sends has another name."""
-    monkeypatch.setattr("cardprod._http.fast_path._SENDER", "_gone_one_day")
-
-
 # --- Which way ---
 
 
@@ -68,41 +61,6 @@ async def test_own_requests_go_directly(kiosk: Simulator, client: Client, by_ses
     assert [await status_of(client) for _ in range(3)] == ["READY"] * 3
     assert by_session == []
     assert_idle(client)
-
-
-async def test_lent_session_is_used_as_it_is(kiosk: Simulator, by_session: list[str]) -> None:
-    """A lent session's trace configs see every request."""
-    kiosk.add(CARD, "never")
-    traced: list[str] = []
-
-    async def on_start(_: object, __: object, params: aiohttp.TraceRequestStartParams) -> None:
-        traced.append(str(params.url))
-
-    trace = aiohttp.TraceConfig()
-    trace.on_request_start.append(on_start)
-    async with (
-        aiohttp.ClientSession(trace_configs=[trace]) as session,
-        Client(kiosk.token, base_url=kiosk.base_url, session=session) as client,
-    ):
-        assert await status_of(client) == "READY"
-    assert traced == by_session
-    assert len(traced) == 1
-
-
-async def test_instrumented_sessions_are_seen(
-    kiosk: Simulator, by_session: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A trace config that is given to every session of the process, as OpenTelemetry does, sees each request."""
-    kiosk.add(CARD, "never")
-    make = aiohttp.ClientSession.__init__
-
-    def traced(session: aiohttp.ClientSession, **settings: Any) -> None:
-        make(session, **settings, trace_configs=[aiohttp.TraceConfig()])
-
-    monkeypatch.setattr(aiohttp.ClientSession, "__init__", traced)
-    async with Client(kiosk.token, base_url=kiosk.base_url) as client:
-        assert await status_of(client) == "READY"
-    assert len(by_session) == 1
 
 
 async def test_settings_of_all_sessions_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,15 +76,6 @@ async def test_settings_of_all_sessions_are_kept(monkeypatch: pytest.MonkeyPatch
         async with Client("token", base_url=server.base_url) as client:
             assert await status_of(client) == "READY"
         assert (len(proxy.heads), len(server.heads)) == (1, 0)
-
-
-async def test_scripted_replies_are_given(kiosk: Simulator, client: Client, script: Script) -> None:
-    """A library that answers in place of aiohttp's sessions is asked instead of the server."""
-    kiosk.add(CARD, "never")
-    url = f"{kiosk.base_url}/v3/spend/profiles/{CARD.profile_id}/cards/{CARD.card_token}/production"
-    script(url, body='{"status":"PRODUCED"}')
-    assert await status_of(client) == "PRODUCED"
-    assert kiosk.requests == []
 
 
 @pytest.mark.parametrize("name", ["request", "_request"])
@@ -199,11 +148,10 @@ async def test_connection_is_kept() -> None:
 
 async def test_interim_answers_are_passed_over() -> None:
     """An answer after 103s is the answer."""
-
-    async def answer(writer: asyncio.StreamWriter) -> None:
-        writer.write(b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n" * 3 + http_answer())
-
-    async with RawServer(answer) as server, Client("token", base_url=server.base_url) as client:
+    async with (
+        RawServer.saying(b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n" * 3 + http_answer()) as server,
+        Client("token", base_url=server.base_url) as client,
+    ):
         assert await status_of(client) == "READY"
         assert_idle(client)
 
@@ -240,34 +188,24 @@ async def test_flood_before_the_request(
 # --- Another aiohttp ---
 
 
-@pytest.mark.usefixtures("without_the_sender")
-async def test_requests_without_the_sender(kiosk: Simulator, client: Client, by_session: list[str]) -> None:
-    """Without aiohttp's method that sends, requests go through the session."""
-    kiosk.add(CARD, "never")
-    assert await status_of(client) == "READY"
-    assert len(by_session) == 1
+def made_otherwise(*, something_new: object) -> None:
+    raise AssertionError(something_new)
 
 
-async def test_requests_without_the_encodings(
-    kiosk: Simulator, client: Client, by_session: list[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("cardprod._http.fast_path._SENDER", "_gone_one_day"),
+        ("aiohttp.ClientRequest.DEFAULT_HEADERS", {}),
+        ("aiohttp.ClientRequest", made_otherwise),
+    ],
+)
+async def test_without_a_name(
+    kiosk: Simulator, client: Client, by_session: list[str], monkeypatch: pytest.MonkeyPatch, *, name: str, value: Any
 ) -> None:
-    """Without aiohttp's list of encodings, requests go through the session."""
+    """Without what the fast path uses of aiohttp, or if it is used otherwise, requests go through the session."""
     kiosk.add(CARD, "never")
-    monkeypatch.setattr(aiohttp.ClientRequest, "DEFAULT_HEADERS", {})
-    assert await status_of(client) == "READY"
-    assert len(by_session) == 1
-
-
-async def test_requests_that_are_made_otherwise(
-    kiosk: Simulator, client: Client, by_session: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """If aiohttp's requests are made with other arguments, requests go through the session."""
-    kiosk.add(CARD, "never")
-
-    def made_otherwise(*, something_new: object) -> None:
-        raise AssertionError(something_new)
-
-    monkeypatch.setattr(aiohttp, "ClientRequest", made_otherwise)
+    monkeypatch.setattr(name, value)
     assert await status_of(client) == "READY"
     assert len(by_session) == 1
 

@@ -166,11 +166,9 @@ async def test_proxy_that_refuses(http_status: int, attempts: int) -> None:
 
 async def test_proxy_of_plain_http_that_wants_credentials() -> None:
     """A proxy's 407 to plain http is named as that, for a request and for a refresh, and not retried."""
-
-    async def refuse(writer: asyncio.StreamWriter) -> None:
-        writer.write(http_answer(407, "<html>Cache Access Denied</html>", Proxy_Authenticate="Basic", Server="squid"))
-
-    async with RawServer(refuse) as proxy:
+    async with RawServer.saying(
+        http_answer(407, "<html>Cache Access Denied</html>", Proxy_Authenticate="Basic", Server="squid")
+    ) as proxy:
         settings: dict[str, Any] = {"base_url": "http://kiosk.test", "proxy": proxy.base_url, "allow_plain_http": True}
         for token in ("token", OAuthToken("id", "secret", "refresh", **settings)):
             async with Client(token, **settings) as client:

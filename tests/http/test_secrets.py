@@ -204,23 +204,10 @@ class _EchoServer(RawServer):
     """A server that is shown each whole request, its body too, and answers with any bytes."""
 
     def __init__(self, answer: Callable[[str], bytes], *, tls: ssl.SSLContext | None = None) -> None:
-        async def never(_: asyncio.StreamWriter) -> None: ...
+        async def reply(writer: asyncio.StreamWriter) -> None:
+            writer.write(answer(self.heads[-1] + self.bodies[-1]))
 
-        super().__init__(never, tls=tls)
-        self._reply = answer
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError, EOFError):
-            while True:
-                head = (await reader.readuntil(b"\r\n\r\n")).decode()
-                length = next(
-                    (int(line[15:]) for line in head.splitlines() if line.lower().startswith("content-len")), 0
-                )
-                request = head + (await reader.readexactly(length)).decode()
-                self.heads.append(request)
-                writer.write(self._reply(request))
-                await writer.drain()
-        writer.transport.abort()
+        super().__init__(reply, tls=tls)
 
 
 def _authorization(request: str) -> str:
@@ -377,7 +364,8 @@ async def test_echoed_refresh(spill: _Spill, *, full_size: bool) -> None:
                 async with _EchoServer(_only_refreshes(echo)) as server:
                     ends = await _drive(spill, _oauth(server.base_url, **tokens[token]), server.base_url, attempts=1)
                     assert all(isinstance(end, cardprod.CardprodError) for end in ends)
-                    assert any(_authorization(head) == f"Basic {_BASIC}" and _REFRESH in head for head in server.heads)
+                    assert f"Basic {_BASIC}" in map(_authorization, server.heads)
+                    assert _REFRESH in server.bodies[0]
 
 
 def _only_refreshes(answer: Callable[[str], bytes]) -> Callable[[str], bytes]:
@@ -591,18 +579,8 @@ async def test_on_refresh_raises(spill: _Spill) -> None:
     spill.check()
 
 
-async def test_garbage_that_repeats_the_request(spill: _Spill) -> None:
-    """A server that throws the request back as it came, which is no HTTP answer, gets no secret into any output."""
-    tokens: dict[str, Any] = {"token": _BEARER, "source": _sourced, "oauth": None}
-    with Table() as table:
-        for name, token in tokens.items():
-            with table.row(name), spill.checked():
-                async with _EchoServer(str.encode) as server:
-                    ends = await _drive(spill, token or _oauth(server.base_url), server.base_url, attempts=2)
-                    assert isinstance(ends[0], cardprod.TransportError)
-
-
 _GARBLED: dict[str, Callable[[str], str]] = {
+    "no head": lambda secret: f"POST / HTTP/1.1\r\nAuthorization: {secret}\r\n\r\n",
     "status line": lambda secret: f"{secret}\r\n\r\n",
     "status": lambda secret: f"HTTP/1.1 {secret}\r\n\r\n",
     "header": lambda secret: f"HTTP/1.1 200 OK\r\nAuthorization {secret}: x\r\n\r\n",
@@ -622,21 +600,14 @@ async def test_garbage_that_repeats_the_secret(
             with table.row(*row), spill.checked(), monkeypatch.context() as patch:
                 if way == "session":
                     go_without(patch)
-                await _drive_at_garbage(spill, _GARBLED[name], with_oauth=token == "oauth")
+                async with _EchoServer(_garbled(_GARBLED[name])) as server:
+                    secret = _oauth(server.base_url) if token == "oauth" else _BEARER
+                    ends = await _drive(spill, secret, server.base_url, attempts=2)
+                    assert isinstance(ends[0], cardprod.TransportError)
 
 
-async def _drive_at_garbage(spill: _Spill, garble: Callable[[str], str], *, with_oauth: bool) -> None:
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        request = (await reader.readuntil(b"\r\n\r\n")).decode()
-        writer.write(garble(_authorization(request).split()[-1]).encode())
-        await writer.drain()
-        writer.close()
-
-    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
-        base_url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        ends = await _drive(spill, _oauth(base_url) if with_oauth else _BEARER, base_url, attempts=2)
-        assert isinstance(ends[0], cardprod.TransportError)
-        await asyncio.sleep(0.1)
+def _garbled(garble: Callable[[str], str]) -> Callable[[str], bytes]:
+    return lambda request: garble(_authorization(request).split()[-1]).encode()
 
 
 async def test_abandoned_half_way(spill: _Spill) -> None:
@@ -768,14 +739,6 @@ def test_secret_in_the_wrong_place(spill: _Spill) -> None:
                         spill.take("repr", cls(**{**good, name: value}))
                     except cardprod.UsageError as error:
                         spill.take_error(error)
-
-
-def test_swapped_secrets(spill: _Spill) -> None:
-    """`OAuthToken`'s arguments in a wrong order show no secret, except one as the client id, which is shown."""
-    for order in itertools.permutations(["client-id", _CLIENT_SECRET, _REFRESH]):
-        if order[0] == "client-id":
-            spill.take("repr", cardprod.OAuthToken(*order))
-    spill.check()
 
 
 def test_secret_for_a_card(spill: _Spill) -> None:

@@ -8,7 +8,7 @@ import shutil
 import tempfile
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import attrs
 import pytest
@@ -17,24 +17,14 @@ import cardprod
 from cardprod import Backoff, Card, CardprodError, Client, RateLimit, RateLimited, WaitTimeout
 from cardprod._http.limiter import RequestLimiter
 from cardprod.simulator import Fault, Simulator, Stage
-from tests.cards import CARD
+from tests.cards import CARD, poll
+from tests.clock import now
 from tests.leftovers import assert_idle, assert_nothing_left
 from tests.raw_server import RawServer, http_answer
 from tests.table import Table
 from tests.waiting import LONG_TIMEOUT, Child, until
 
-if TYPE_CHECKING:
-    from collections.abc import Coroutine
-
 CARDS: Final = [Card(1, f"card-{number}") for number in range(100)]
-
-
-def now() -> float:
-    return asyncio.get_running_loop().time()
-
-
-def poll(client: Client, card: Card = CARD) -> Coroutine[Any, Any, cardprod.ProductionStatus]:
-    return client.get_status(card.profile_id, card.card_token)
 
 
 @attrs.define

@@ -314,7 +314,7 @@ async def test_adaptive_schedule_learns_from_sweeps(kiosk: Simulator, client: Cl
     for batch in range(3):
         cards = [kiosk.add((batch + 1, f"card-{number}"), "prints") for number in range(10)]
         await swept_to_the_end(client, Checkpoint.for_cards(cards, schedule=None))
-    assert "READY" in repr(client._own_schedule())  # pyright: ignore[reportPrivateUsage]
+    assert "READY" in repr(client._schedule)  # pyright: ignore[reportPrivateUsage]
     mine = AdaptiveSchedule()
     await swept_to_the_end(client, Checkpoint.for_cards(cards_of(kiosk, 3)), schedule=mine)
     assert "READY" in repr(mine)

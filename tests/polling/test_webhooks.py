@@ -14,7 +14,6 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-import cardprod
 from cardprod import (
     Backoff,
     BadSignature,
@@ -581,29 +580,6 @@ async def test_simulation_call(kiosk: Simulator, client: Client, endpoint: str, 
     assert final.status == asked["status"]
     assert final.error_code == error_code
     assert final == await client.get_status(CARD.profile_id, CARD.card_token)
-
-
-def test_bad_subscription() -> None:
-    """A wrong argument of a subscription is refused by name."""
-    bad: dict[str, Any] = {
-        "url": "localhost",
-        "schema_version": "3.0.0",
-        "latency": (5, 1),
-        "losses": 2,
-        "duplicates": -1,
-    }
-    with Table() as table:
-        for what, value in bad.items():
-            fields: dict[str, Any] = {"url": "http://127.0.0.1", what: value}
-            with table.row(what), pytest.raises(UsageError, match=what):
-                Subscription(**fields)
-
-
-async def test_subscribing_outside() -> None:
-    """A simulator that is not running takes no subscription."""
-    with pytest.raises(UsageError, match="not running"):
-        Simulator().subscribe("http://127.0.0.1")
-    assert cardprod.ProductionEvent is ProductionEvent
 
 
 async def test_answer_without_a_time(client: Client) -> None:

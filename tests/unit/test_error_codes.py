@@ -62,12 +62,6 @@ def test_facts_cannot_be_changed() -> None:
             facts[ErrorCode.CB_TIME] = "mine"
 
 
-def test_unknown_error_is_in_both() -> None:
-    """`UNKNOWN_ERROR` is the only code under both statuses, and it means something else in each."""
-    assert set(REQUEST_ERROR_MEANINGS) & set(PRODUCTION_ERROR_MEANINGS) == {ErrorCode.UNKNOWN_ERROR}
-    assert REQUEST_ERROR_MEANINGS[ErrorCode.UNKNOWN_ERROR] != PRODUCTION_ERROR_MEANINGS[ErrorCode.UNKNOWN_ERROR]
-
-
 def test_statuses_are_the_documented_ones() -> None:
     """The five statuses are Wise's, and waiting ends at the three it should."""
     assert {str(status) for status in Status} == set(FACTS["statuses"])

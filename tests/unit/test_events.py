@@ -51,31 +51,21 @@ def test_schema_version_2() -> None:
     assert event.status.occurred_at == datetime(2026, 11, 24, 12, 0, 0, tzinfo=UTC)
 
 
-def test_event_of_a_failure() -> None:
-    """An event about a failure has its code and its meaning."""
-    status = event_of(delivered(status="PRODUCTION_ERROR", error_code="PRD_FEEDER_JAM", description="jam")).status
-    assert status.error_code is ErrorCode.PRD_FEEDER_JAM
-    assert status.error_meaning
-
-
-def test_malformed_time(caplog: pytest.LogCaptureFixture) -> None:
-    """The malformed time of one of Wise's samples costs the time, and nothing else."""
-    event = event_of(delivered(occurred_at="2024-01-01T12:24:560Z") | {"sent_at": "soon"})
-    assert event.card == CARD
-    assert event.status.occurred_at is None
-    assert event.sent_at is None
-    assert "2024-01-01T12:24:560Z" in caplog.text
-
-
 def test_null_card_token() -> None:
     """An event that names no card is an event, and concerns no wait."""
     assert event_of(delivered(resource={"card_token": None})).card is None
 
 
-def test_unknown_status_and_code() -> None:
-    """What is newer than this package stays as it came, and is not final."""
-    status = event_of(delivered(status="EMBOSSING", error_code="NEW_ONE", more={"x": 1})).status
-    assert (status.status, status.error_code, status.is_final) == ("EMBOSSING", "NEW_ONE", False)
+def test_status_of_an_event(caplog: pytest.LogCaptureFixture) -> None:
+    """A failure has its code and meaning, what is newer than this package stays, and a malformed time costs only it."""
+    failed = event_of(delivered(status="PRODUCTION_ERROR", error_code="PRD_FEEDER_JAM", description="jam")).status
+    assert failed.error_code is ErrorCode.PRD_FEEDER_JAM
+    assert failed.error_meaning
+    newer = event_of(delivered(status="EMBOSSING", error_code="NEW_ONE", more={"x": 1})).status
+    assert (newer.status, newer.error_code, newer.is_final) == ("EMBOSSING", "NEW_ONE", False)
+    malformed = event_of(delivered(occurred_at="2024-01-01T12:24:560Z") | {"sent_at": "soon"})
+    assert (malformed.card, malformed.status.occurred_at, malformed.sent_at) == (CARD, None, None)
+    assert "2024-01-01T12:24:560Z" in caplog.text
 
 
 def test_foreign_names_are_short() -> None:

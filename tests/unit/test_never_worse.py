@@ -6,17 +6,19 @@ from __future__ import annotations
 
 import math
 from random import Random
+from statistics import stdev
 from typing import Final
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.fleets import Plan, about, exactly, fleet, memoryless, one_of, poll_fleet
+from benchmarks.fleets import Plan, Polled, about, exactly, fleet, memoryless, one_of, poll_fleet, random_fleet
 from cardprod import AdaptiveSchedule, Backoff, Card, ProductionStatus, RateLimit, Status
 from cardprod._polling.adaptive import IDLE_GAP
 from cardprod._polling.queue import PollQueue, QueuedState
 from cardprod._polling.state import PollOptions
+from tests.table import Table
 
 STATUSES = st.sampled_from([Status.READY, Status.IN_PROGRESS, "COOLING"])
 JITTERS = st.floats(0, 1, exclude_max=True)
@@ -36,6 +38,7 @@ def learned_schedules(draw: st.DrawFn) -> AdaptiveSchedule:
             is_first=is_first,
             ended=ended,
             is_final=ended,
+            unchanged=number,
             requests_per_second=draw(st.sampled_from([0.1, 16.7, math.inf])),
         )
     return schedule
@@ -82,7 +85,11 @@ def test_no_request_is_left_over(plans: list[Plan], per_minute: int) -> None:
 
 A_FIFTH: Final = RateLimit(per_second=20, per_minute=200)
 WORST: Final = 1.05
-"""How many times as late as with `Backoff` the ends may be seen, and another 0.3 s, for random differences."""
+"""How many times as late as with `Backoff` the ends may be seen; and another 0.3 s, and what may be by chance."""
+
+
+RANDOM: Final = (179, 185, 231, 267, 292, 328, 333, 364, 371, 399)
+"""Seeds of random fleets: those that schedules before this one did worst with, and a few others."""
 
 
 def fleets(scale: int) -> dict[str, tuple[list[Plan], float]]:
@@ -103,16 +110,34 @@ def fleets(scale: int) -> dict[str, tuple[list[Plan], float]]:
     }
 
 
+def by_chance(learned: Polled, backoff: Polled) -> float:
+    """Return two standard errors of the difference of the means, card by card."""
+    later = [one - other for one, other in zip(learned.lateness, backoff.lateness, strict=True)]
+    return 2 * stdev(later) / math.sqrt(len(later))
+
+
 @pytest.mark.parametrize("name", fleets(1))
 def test_fleets(name: str, *, full_size: bool) -> None:
     """A fleet's ends are seen as early as with `Backoff`, or much earlier, and no card goes much longer unpolled."""
     plans, most = fleets(2 if full_size else 1)[name]
     learned, backoff = (poll_fleet(plans, schedule, limit=A_FIFTH) for schedule in (AdaptiveSchedule(), Backoff()))
-    assert learned.mean <= most * backoff.mean + 0.3
+    assert learned.mean <= most * backoff.mean + 0.3 + by_chance(learned, backoff)
     assert learned.longest_gap <= 1.5 * backoff.longest_gap + 1
 
 
-@pytest.mark.parametrize("printing", [240.0, 1200.0])
+@pytest.mark.timeout(600)
+def test_random_fleets(*, full_size: bool) -> None:
+    """Of no fleet are the ends seen later than with `Backoff`, nor goes a card unpolled for over half longer."""
+    with Table() as table:
+        for seed in (*RANDOM, *range(150, 200), 226, 240) if full_size else RANDOM:
+            with table.row(str(seed)):
+                plans, limit = random_fleet(seed)
+                learned, backoff = (poll_fleet(plans, kind(), limit=limit) for kind in (AdaptiveSchedule, Backoff))
+                assert learned.longest_gap <= 1.5 * backoff.longest_gap + 1
+                assert learned.mean <= WORST * backoff.mean + 0.3 + by_chance(learned, backoff)
+
+
+@pytest.mark.parametrize("printing", [240.0, 600.0])
 def test_one_card_at_a_time(printing: float) -> None:
     """The end of a card that is waited for alone is seen within about 3 s on average, from the first card on.
 
@@ -120,7 +145,7 @@ def test_one_card_at_a_time(printing: float) -> None:
     """
     random, schedule, comes_at = Random(3), AdaptiveSchedule(), 0.0
     plans: list[Plan] = []
-    for _ in range(40 if printing < 1000 else 10):
+    for _ in range(40):
         plans.append((comes_at, 30.0, about(printing)(random)))
         comes_at += sum(plans[-1][1:]) + 60
     polled = poll_fleet(plans, schedule, least_gap=IDLE_GAP)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import logging
-import string
-import tracemalloc
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from itertools import product
@@ -21,7 +19,7 @@ from hypothesis import strategies as st
 import cardprod
 from cardprod._protocol.api_errors import MAX_BODY, is_transient
 from cardprod._protocol.events import parse_event
-from cardprod._protocol.requests import Endpoint, TokenEndpoint, is_token
+from cardprod._protocol.requests import Endpoint, is_token
 from cardprod._protocol.responses import TokenGrant, parse_response, parse_token_response
 from cardprod.error_codes import ErrorCode
 from cardprod.errors import (
@@ -88,7 +86,7 @@ def bad_reply_of(body: bytes, http_status: int = 200) -> BadReply:
 
 
 def test_url() -> None:
-    """The URL is the base, the version, and the documented path with both ids in it."""
+    """The URL is the base, the version, and the path in Wise's reference with both ids in it."""
     urls = {
         ("https://api.wise.com", "v3"): f"https://api.wise.com/v3{PATH}",
         ("https://api.wise.com/", "2026Q3"): f"https://api.wise.com/2026Q3{PATH}",
@@ -100,13 +98,7 @@ def test_url() -> None:
         for (base_url, api_version), url in urls.items():
             with table.row(base_url, api_version):
                 assert Endpoint(base_url, api_version).build_request(CARD, token="t", correlation_id="c")[0] == url
-
-
-def test_documented_path() -> None:
-    """With the default version the path is the one in Wise's reference."""
-    request = Endpoint("https://h").build_request(CARD, token="t", correlation_id="c")
-    path = FACTS["path"].format(profileId=CARD.profile_id, cardToken=CARD.card_token)
-    assert request[0] == f"https://h{path}"
+    assert FACTS["path"].format(profileId=CARD.profile_id, cardToken=CARD.card_token) == f"/v3{PATH}"
 
 
 def test_headers() -> None:
@@ -120,16 +112,6 @@ def test_headers() -> None:
     }
 
 
-def test_endpoint_is_its_arguments() -> None:
-    """An endpoint is made of, printed as and compared by its three arguments, and nothing else can be passed."""
-    endpoint = Endpoint("https://h", "v4")
-    assert repr(endpoint) == "Endpoint(base_url='https://h', api_version='v4', allow_plain_http=False)"
-    assert endpoint == Endpoint("https://h", "v4")
-    make: Any = Endpoint
-    with pytest.raises(TypeError):
-        make("https://h", "v4", False, "https://elsewhere")
-
-
 def test_accepts_base_url() -> None:
     """Https to any host is accepted, and plain http to this machine."""
     accepted = [
@@ -141,7 +123,6 @@ def test_accepts_base_url() -> None:
         for base_url in accepted:
             with table.row(base_url):
                 assert Endpoint(base_url).base_url == base_url
-                assert TokenEndpoint(base_url).base_url == base_url
 
 
 def test_refuses_base_url() -> None:
@@ -189,22 +170,18 @@ def test_refuses_base_url() -> None:
     ]
     with Table() as table:
         for base_url, problem in refused:
-            for endpoint in (Endpoint, TokenEndpoint):
-                with table.row(endpoint.__name__, base_url):
-                    with pytest.raises(UsageError, match=rf"^base_url .*({problem})") as caught:
-                        endpoint(base_url)
-                    assert "secret" not in str(caught.value)
+            with table.row(base_url):
+                with pytest.raises(UsageError, match=rf"^base_url .*({problem})") as caught:
+                    Endpoint(base_url)
+                assert "secret" not in str(caught.value)
 
 
 def test_plain_http_on_a_test_network() -> None:
     """`allow_plain_http` allows plain http to another host, and nothing else."""
-    with Table() as table:
-        for endpoint in (Endpoint, TokenEndpoint):
-            with table.row(endpoint.__name__):
-                assert endpoint("http://10.0.0.1", allow_plain_http=True).base_url == "http://10.0.0.1"
-            for base_url in ("http://u:p@10.0.0.1", "ftp://10.0.0.1", "http://10.0.0.1?a"):
-                with table.row(endpoint.__name__, base_url), pytest.raises(UsageError, match=r"^base_url"):
-                    endpoint(base_url, allow_plain_http=True)
+    assert Endpoint("http://10.0.0.1", allow_plain_http=True).base_url == "http://10.0.0.1"
+    for base_url in ("http://u:p@10.0.0.1", "ftp://10.0.0.1", "http://10.0.0.1?a"):
+        with pytest.raises(UsageError, match=r"^base_url"):
+            Endpoint(base_url, allow_plain_http=True)
 
 
 def test_refuses_api_version() -> None:
@@ -212,12 +189,9 @@ def test_refuses_api_version() -> None:
     refused: list[Any] = ["", "v3/", "/v3", "v3/x", "..", ".", "v3\n", "v 3", "v3?", "%2e", "é", "v" * 33, None, 3]
     with Table() as table:
         for api_version in refused:
-            for endpoint in (Endpoint, TokenEndpoint):
-                with (
-                    table.row(endpoint.__name__, api_version),
-                    pytest.raises(UsageError, match=r"^api_version must be (one path segment|a str)"),
-                ):
-                    endpoint("https://api.wise.com", api_version)
+            refusal = pytest.raises(UsageError, match=r"^api_version must be (one path segment|a str)")
+            with table.row(api_version), refusal:
+                Endpoint("https://api.wise.com", api_version)
     assert Endpoint("https://api.wise.com", "v" * 32).api_version == "v" * 32
 
 
@@ -259,37 +233,27 @@ def test_status_alone() -> None:
     assert seen == [ProductionStatus(status) for status in Status]
 
 
-def test_nulls_are_absent() -> None:
-    """A field that is null is as one that is not there."""
-    body = b'{"status":"READY","kioskId":null,"occurredAt":null,"errorCode":null,"description":null}'
-    assert parse_response(200, {}, body) == ProductionStatus("READY")
-
-
-def test_unknown_words_stay() -> None:
-    """A status and a code that this package does not know come through as they are."""
-    seen = parse_response(200, {}, b'{"status":"TELEPORTED","errorCode":"PRT_ON_FIRE"}')
-    assert (seen.status, seen.error_code) == ("TELEPORTED", "PRT_ON_FIRE")
-
-
-def test_extra_fields_do_no_harm() -> None:
-    """Fields that are not documented are ignored, whatever they hold, and Python's own spelling is not the API's."""
-    body = b'{"status":"READY","eta":{"minutes":[1,2,3]},"x":1e999,"kiosk_id":"no","error_code":[]}'
-    assert parse_response(200, {}, body) == ProductionStatus("READY")
-
-
 def test_json_in_other_forms() -> None:
-    """A byte order mark, white space and the order of the fields do not matter."""
+    """Nulls are as if absent, words that are not known stay, other fields are ignored, and the form does not matter."""
     sample = FACTS["examples"][2]
-    forms = {
-        "byte order mark": b"\xef\xbb\xbf" + SAMPLE,
-        "white space": b"\r\n\t " + SAMPLE + b"\n",
-        "indented": json.dumps(sample, indent=4).encode(),
-        "another order": json.dumps(dict(reversed(sample.items()))).encode(),
+    read = parse_response(200, {}, SAMPLE)
+    ready = ProductionStatus("READY")
+    nulls = b'{"status":"READY","kioskId":null,"occurredAt":null,"errorCode":null,"description":null}'
+    others = b'{"status":"READY","eta":{"minutes":[1,2,3]},"x":1e999,"kiosk_id":"no","error_code":[]}'
+    unknown = b'{"status":"TELEPORTED","errorCode":"PRT_ON_FIRE"}'
+    forms: dict[str, tuple[bytes, ProductionStatus]] = {
+        "byte order mark": (b"\xef\xbb\xbf" + SAMPLE, read),
+        "white space": (b"\r\n\t " + SAMPLE + b"\n", read),
+        "indented": (json.dumps(sample, indent=4).encode(), read),
+        "another order": (json.dumps(dict(reversed(sample.items()))).encode(), read),
+        "nulls": (nulls, ready),
+        "other fields, and names as Python has them": (others, ready),
+        "unknown words": (unknown, ProductionStatus("TELEPORTED", error_code="PRT_ON_FIRE")),
     }
     with Table() as table:
-        for form, body in forms.items():
+        for form, (body, status) in forms.items():
             with table.row(form):
-                assert parse_response(200, {}, body) == parse_response(200, {}, SAMPLE)
+                assert parse_response(200, {}, body) == status
 
 
 def test_times() -> None:
@@ -339,20 +303,15 @@ def test_illegible_time_cannot_forge_the_log(caplog: pytest.LogCaptureFixture) -
     assert len(caplog.messages[0]) == len(prefix) + 60
 
 
-def test_bad_fields_warn_once_of_a_bad_time(caplog: pytest.LogCaptureFixture) -> None:
-    """An answer with a bad time and another bad field warns of the time once."""
-    with caplog.at_level(logging.WARNING, logger="cardprod"), pytest.raises(BadReply, match="kioskId"):
-        parse_response(200, {}, b'{"status":"READY","occurredAt":"soon","kioskId":1}')
-    assert len(caplog.records) <= 1
-
-
 def test_no_warning_without_need(caplog: pytest.LogCaptureFixture) -> None:
-    """A time that is absent or right causes no warning."""
+    """A time that is absent or right causes no warning, and a bad one beside another bad field causes one."""
     with caplog.at_level(logging.DEBUG):
-        for text in ("null", '"2024-01-01T12:24:56.124Z"'):
-            parse_response(200, {}, b'{"status":"READY","occurredAt":%s}' % text.encode())
-        parse_response(200, {}, b'{"status":"READY"}')
-    assert caplog.messages == []
+        for field in ("", ',"occurredAt":null', ',"occurredAt":"2024-01-01T12:24:56.124Z"'):
+            parse_response(200, {}, b'{"status":"READY"%s}' % field.encode())
+        assert caplog.messages == []
+        with pytest.raises(BadReply, match="kioskId"):
+            parse_response(200, {}, b'{"status":"READY","occurredAt":"soon","kioskId":1}')
+    assert len(caplog.records) <= 1
 
 
 def test_half_characters_are_replaced() -> None:
@@ -398,22 +357,6 @@ def test_over_long_status_is_not_final() -> None:
                 with table.row(status, more):
                     seen = parse_response(200, {}, json.dumps({"status": status + more}).encode())
                     assert (type(seen.status), len(seen.status), seen.is_final) == (str, 100, False)
-
-
-def test_long_descriptions_cost_little_memory() -> None:
-    """100 answers with a description of almost 1 MiB each, and as many events, are kept in a megabyte."""
-    words = "w" * (MAX_BODY - 1000)
-    answer = json.dumps({"status": "READY", "description": words}).encode()
-    event = json.dumps(delivered(description=words)).encode()
-    tracemalloc.start()
-    try:
-        before, _ = tracemalloc.get_traced_memory()
-        kept = [*(parse_response(200, {}, answer) for _ in range(100)), *(parse_event(event) for _ in range(100))]
-        used = tracemalloc.get_traced_memory()[0] - before
-    finally:
-        tracemalloc.stop()
-    assert len(kept) == 200
-    assert used < 1_000_000
 
 
 # --- Not the documented shape ---
@@ -499,15 +442,17 @@ def test_unrequested_compression() -> None:
 
 
 def test_pages_of_nginx() -> None:
-    """Pages of nginx about TLS say what it wants; any other page is one, of whomever."""
+    """Pages of nginx about TLS and long headers say what is wrong; any other page is one, of whomever."""
     wants = "the server wants a client certificate: load one with ssl=, see load_cert_chain"
     refused = "the server refused the client certificate: check the one loaded in ssl="
     plain = "plain http was sent to a port for https: check base_url"
+    long_headers = "the request's headers are longer than the server takes: check the token, and proxies on the way"
     other = "an HTML page, so probably from a proxy"
     pages = [
         ("No required SSL certificate was sent", wants),
         ("The SSL certificate error", refused),
         ("The plain HTTP request was sent to HTTPS port", plain),
+        ("Request Header Or Cookie Too Large", long_headers),
     ]
     with Table() as table:
         for words, meaning in pages:
@@ -520,6 +465,9 @@ def test_pages_of_nginx() -> None:
                     assert str(error) == f"400; {meaning}; {words}"
         with table.row("another page"):
             assert str(error_of(400, {}, b"<html>Bad Request")) == f"400; {CHECK_BOTH}; {other}"
+        with table.row("by its type"):
+            assert error_of(502, {"Content-Type": "text/HTML; charset=utf-8"}, b"Bad Gateway").detail == other
+            assert error_of(502, {"Content-Type": "text/html"}, b" ").detail is None
 
 
 def test_fields_of_a_wrong_type() -> None:
@@ -599,8 +547,8 @@ def test_refresh_request() -> None:
     with Table() as table:
         for api_version, url in urls.items():
             with table.row(api_version):
-                endpoint = TokenEndpoint("https://w.example/", api_version)
-                (asked, headers), form = endpoint.build_request(
+                endpoint = Endpoint("https://w.example/", api_version)
+                (asked, headers), form = endpoint.build_refresh(
                     client_id="id", client_secret="s:&=+ ~", refresh_token="r&=+/%", correlation_id="c-1"
                 )
                 assert asked == url
@@ -798,11 +746,7 @@ def test_shapes_of_errors() -> None:
         ),
         (b'{"timestamp":"t","errors":[{"code":"error.bad","message":"No","arguments":null}]}', "error.bad", "No"),
         (b'{"errors":[{"code":"a","message":"A"},{"code":"b","path":"p"}]}', "a", "A; b (p)"),
-        (
-            b'{"timestamp":"t","status":403,"error":"unauthorized","message":"Unauthorized"}',
-            "unauthorized",
-            "Unauthorized",
-        ),
+        (b'{"status":403,"error":"unauthorized","message":"Unauthorized"}', "unauthorized", "Unauthorized"),
         (
             (
                 b'{"type":"about:blank","title":"Not Found","status":404,"code":"resource_not_found",'
@@ -812,14 +756,7 @@ def test_shapes_of_errors() -> None:
             "No such card",
         ),
         (b'{"title":"Not Found","status":404}', None, "Not Found"),
-        (
-            (
-                b'{"title":"Invalid","status":422,"code":"invalid","detail":"Bad request",'
-                b'"errors":[{"code":"x","detail":"too long","ref":"#/cardToken"}]}'
-            ),
-            "invalid",
-            "Bad request: too long (#/cardToken)",
-        ),
+        (b'{"code":"y","detail":"No","errors":[{"code":"x","detail":"long","ref":"#/c"}]}', "y", "No: long (#/c)"),
         (b'{"errors":[{"code":"x","detail":"too long","ref":"r"}]}', "x", "too long (r)"),
         (b'{"message":"Nope"}', None, "Nope"),
         (b"\xef\xbb\xbf" + b'{"message":"Nope"}', None, "Nope"),
@@ -853,24 +790,6 @@ def test_shapes_of_errors() -> None:
                 assert all(part in str(error) for part in (code or "", detail or "", "trace id t-1"))
 
 
-def test_html_is_known_by_its_content_type() -> None:
-    """A page is known as one by its content type, too; an empty body is none."""
-    headers = {"Content-Type": "text/HTML; charset=utf-8"}
-    assert error_of(502, headers, b"Bad Gateway").detail == "an HTML page, so probably from a proxy"
-    assert error_of(502, headers, b" ").detail is None
-
-
-def test_monstrous_error_bodies() -> None:
-    """An error whose body no parser survives is that error nevertheless, in a short line."""
-    with Table() as table:
-        for body in (b'{"message":' + b"[" * 100_000, b'{"message":' + b"1" * 10_000 + b"}"):
-            with table.row(body):
-                error = error_of(500, {}, body)
-                assert type(error) is ServerError
-                assert len(str(error)) < 500
-                assert len(error.body) == 2048
-
-
 def test_strong_authentication() -> None:
     """A 403 that asks for strong authentication has its own error, which does not show the one-time token."""
     asked = {"x-2fa-approval-result": "REJECTED", "x-2fa-approval": "one-time"}
@@ -891,22 +810,6 @@ def test_strong_authentication() -> None:
                 assert ("must approve this with strong authentication" in str(error)) is (
                     cls is StrongAuthenticationRequired
                 )
-
-
-def test_headers_in_any_case() -> None:
-    """The case of a header's name does not matter."""
-    spellings: list[Callable[[str], str]] = [str.lower, str.upper, str.title, str.swapcase]
-    for spell in spellings:
-        headers = {
-            spell("retry-after"): http_date(NOW + timedelta(seconds=9)),
-            spell("date"): http_date(NOW),
-            spell("x-trace-id"): "t-1",
-            spell("content-type"): "text/html",
-        }
-        error = error_of(429, headers, b"words")
-        assert (error.retry_after, error.trace_id) == (9.0, "t-1")
-        assert error.detail is not None
-        assert error.detail.startswith("an HTML page")
 
 
 def test_foreign_words_are_one_printable_line() -> None:
@@ -1010,23 +913,16 @@ def test_retry_after() -> None:
                 assert error_of(http_status).retry_after is None
 
 
-def test_retry_after_by_the_servers_clock() -> None:
-    """A date is read against the server's own `Date`, so that two clocks that differ do no harm."""
+def test_retry_after_by_a_clock() -> None:
+    """A date counts by the server's own `Date`; where that cannot be read by the time passed in, or the machine's."""
+    half_a_minute = timedelta(seconds=30)
     for skew in (timedelta(0), timedelta(days=400), timedelta(days=-400)):
         there = NOW + skew
-        headers = {"Retry-After": http_date(there + timedelta(seconds=30)), "Date": http_date(there)}
+        headers = {"Retry-After": http_date(there + half_a_minute), "Date": http_date(there)}
         assert error_of(429, headers).retry_after == 30.0
-
-
-def test_retry_after_without_the_servers_clock() -> None:
-    """Where the server's `Date` cannot be read, the time that was passed in counts."""
     for date in ("", "today", "Fri, 99 May 2026 12:00:00 GMT"):
-        headers = {"Retry-After": http_date(NOW + timedelta(seconds=30)), "Date": date}
+        headers = {"Retry-After": http_date(NOW + half_a_minute), "Date": date}
         assert error_of(429, headers).retry_after == 30.0
-
-
-def test_retry_after_by_the_machines_clock() -> None:
-    """Without a `Date` and without a time passed in, the machine's clock counts."""
     with pytest.raises(RateLimited) as caught:
         parse_response(429, {"Retry-After": http_date(datetime.now(UTC) + timedelta(seconds=60))}, b"")
     assert caught.value.retry_after is not None
@@ -1043,91 +939,55 @@ TEXTS = [
     *('"9999-12-31T23:59:59-23:59"', '"\\ud83d\\ude00"', '""'),
 ]
 NESTED = ["[" * depth + "]" * depth for depth in (1, 40, 300, 990, 2000)]
-OTHERS = ["null", "true", "{}", '{"status":"READY"}', "[{}]", "[null,1]", ""]
-VALUES = st.sampled_from([*NUMBERS, *TEXTS, *NESTED, *OTHERS])
-OUR_FIELDS = ["status", "kioskId", "occurredAt", "errorCode", "description"]
-ERROR_FIELDS = ["errors", "error", "error_description", "code", "message", "detail", "title", "path"]
-FIELDS = st.sampled_from([*OUR_FIELDS, *ERROR_FIELDS, "\\ud800"])
-
-
-def json_object(members: list[tuple[str, str]]) -> str:
-    return "{" + ",".join(f'"{name}":{value}' for name, value in members) + "}"
-
-
-ANY_VALUE = st.one_of(
-    VALUES,
-    st.text(max_size=12).map(json.dumps),
-    st.lists(st.tuples(FIELDS, VALUES), max_size=3).map(lambda members: f"[{json_object(members)}]"),
-)
-ANY_OBJECT = st.lists(st.tuples(FIELDS, ANY_VALUE), max_size=6).map(lambda members: json_object(members).encode())
+OTHERS = ["null", "true", "{}", '{"status":"READY"}', '[{"code":"x","message":[]}]', "[null,1]", ""]
+VALUES = st.sampled_from([*NUMBERS, *TEXTS, *NESTED, *OTHERS]) | st.text(max_size=12).map(json.dumps)
+FIELDS = ["errors", "error", "error_description", "code", "message", "detail", "title", "path", "\\ud800"]
 
 
 @st.composite
-def nearly(draw: st.DrawFn, right: Mapping[str, st.SearchStrategy[str]]) -> bytes:
-    """Draw an object that has some of these members, and at most one fault: a wrong value, a wrong byte."""
-    names = draw(st.permutations(list(right)))
-    kept = {next(iter(right)), *names[: draw(st.integers(0, len(names)))]}
-    members = {name: draw(right[name]) for name in names if name in kept}
-    fault = draw(st.sampled_from([*["none"] * 6, "value", "member", "bytes"]))
+def bodies(draw: st.DrawFn, needed: str, right: Mapping[str, st.SearchStrategy[str]]) -> bytes:
+    """Draw an object with some right members, and sometimes a fault: a wrong value, a wrong byte."""
+    optional = {name: values for name, values in right.items() if name != needed}
+    members = draw(st.fixed_dictionaries({needed: right[needed]}, optional=optional))
+    fault = draw(st.sampled_from(["none", "none", "value", "bytes"]))
     if fault == "value":
-        members[draw(st.sampled_from(sorted(members)))] = draw(ANY_VALUE)
-    elif fault == "member":
-        members[draw(FIELDS)] = draw(ANY_VALUE)
-    body = json_object(list(members.items())).encode()
+        members[draw(st.sampled_from([*right, *FIELDS]))] = draw(VALUES)
+    body = ("{" + ",".join(f'"{name}":{value}' for name, value in members.items()) + "}").encode()
     if fault == "bytes":
         start, length = draw(st.integers(0, len(body))), draw(st.integers(0, 20))
         body = body[:start] + draw(st.binary(max_size=8)) + body[start + length :]
     return draw(st.sampled_from([b"", b"\xef\xbb\xbf", b" \n"])) + body
 
 
-RIGHT_TEXT = st.text(max_size=12).map(json.dumps) | st.sampled_from(TEXTS)
-NEARLY_A_STATUS = nearly(
+RIGHT_TEXT = st.text(max_size=12).map(json.dumps) | st.sampled_from([*TEXTS, "null"])
+NEARLY_A_STATUS = bodies(
+    "status",
     {
         "status": st.sampled_from([*(f'"{status}"' for status in Status), '"TELEPORTED"', '"\\ud800"']),
-        "kioskId": st.sampled_from(["null", '"WIS00001"', '"\\udfff"']) | RIGHT_TEXT,
-        "occurredAt": st.datetimes().map(lambda moment: f'"{moment.isoformat()}Z"') | st.just("null") | ANY_VALUE,
-        "errorCode": st.sampled_from(["null", '"PRT_PAUSED"', '"PRT_ON_FIRE"']) | RIGHT_TEXT,
-        "description": st.just("null") | RIGHT_TEXT,
-    }
+        "kioskId": RIGHT_TEXT,
+        "occurredAt": st.datetimes().map(lambda moment: f'"{moment.isoformat()}Z"') | VALUES,
+        "errorCode": st.sampled_from(['"PRT_PAUSED"', '"PRT_ON_FIRE"']) | RIGHT_TEXT,
+        "description": RIGHT_TEXT,
+    },
 )
 TOKENS = st.text(alphabet=[chr(code) for code in range(0x21, 0x7F)], min_size=1, max_size=12).map(json.dumps)
-NEARLY_A_GRANT = nearly(
+NEARLY_A_GRANT = bodies(
+    "access_token",
     {
         "access_token": TOKENS,
         "refresh_token": TOKENS | st.sampled_from(["null", "5", '""', '"a b"', '"\\ud800"']),
-        "expires_in": st.sampled_from(["43200", "1e3", '"43200"', '"soon"', "true", *NUMBERS])
-        | st.floats().map(json.dumps),
+        "expires_in": st.sampled_from(["43200", "1e3", '"43200"', '"soon"', *NUMBERS]) | st.floats().map(json.dumps),
         "error": st.sampled_from(['"invalid_grant"', '"invalid_client"']) | RIGHT_TEXT,
-    }
+    },
 )
-HEADER_TEXTS = st.one_of(
-    st.text(max_size=30),
-    st.text(alphabet=string.digits, max_size=30),
-    st.lists(
-        st.sampled_from(
-            [*"0-+:,.() ", "\x1b[", "\n", "\ud800", "Fri,", "01", "99", "May", "2026", "99999999999", "12:00:07", "GMT"]
-        ),
-        max_size=8,
-    ).map(" ".join),
-)
+DATES = [*"0-+:,.() ", "\x1b[", "\n", "\ud800", "Fri,", "01", "99", "May", "2026", "99999999999", "12:00:07", "GMT"]
 HEADERS = st.dictionaries(
-    st.sampled_from(
-        ["Retry-After", "retry-after", "Date", "X-Trace-Id", "Content-Type", "x-2fa-approval-result", "X-Other"]
-    ),
-    HEADER_TEXTS,
+    st.sampled_from(["Retry-After", "retry-after", "Date", "X-Trace-Id", "Content-Type", "x-2fa-approval-result"]),
+    st.text(max_size=30) | st.from_regex("[0-9]{0,30}") | st.lists(st.sampled_from(DATES), max_size=8).map(" ".join),
     max_size=3,
 )
-
-
-def mostly(likely: st.SearchStrategy[bytes]) -> st.SearchStrategy[bytes]:
-    """Draw eight of ten from this and the others from anything; `one_of` would count the same strategy once."""
-    return st.integers(0, 9).flatmap(lambda number: likely if number < 8 else ANY_OBJECT | st.binary(max_size=60))
-
-
-# Three of four are a 200, behind which all decoding is.
-HTTP_STATUSES = st.sampled_from([True, True, True, False]).flatmap(
-    lambda is_200: st.just(200) if is_200 else st.sampled_from(sorted(POLL_ERRORS)) | st.integers()
-)
+# Behind a 200 all decoding is.
+HTTP_STATUSES = st.just(200) | st.sampled_from([200, *POLL_ERRORS]) | st.integers()
 
 
 def assert_is_whole(error: ApiError | BadReply) -> None:
@@ -1139,11 +999,7 @@ def assert_is_whole(error: ApiError | BadReply) -> None:
         assert error.retry_after is None or 0 <= error.retry_after <= 3600
 
 
-@given(
-    http_status=HTTP_STATUSES,
-    headers=HEADERS,
-    body=mostly(NEARLY_A_STATUS),
-)
+@given(HTTP_STATUSES, HEADERS, NEARLY_A_STATUS | st.binary(max_size=60))
 def test_hostile_answers(http_status: int, headers: dict[str, str], body: bytes) -> None:
     """Whatever comes for a card becomes a status or one of our errors, and its words can be printed anywhere."""
     seen = outcome_of(parse_response, http_status, headers, body)
@@ -1160,11 +1016,7 @@ def test_hostile_answers(http_status: int, headers: dict[str, str], body: bytes)
     assert seen.occurred_at is None or seen.occurred_at.tzinfo is UTC
 
 
-@given(
-    http_status=HTTP_STATUSES,
-    headers=HEADERS,
-    body=mostly(NEARLY_A_GRANT),
-)
+@given(HTTP_STATUSES, HEADERS, NEARLY_A_GRANT | st.binary(max_size=60))
 def test_hostile_grants(http_status: int, headers: dict[str, str], body: bytes) -> None:
     """Whatever comes for a refresh is a grant that can be used, or one of our errors, without its success."""
     grant = outcome_of(parse_token_response, http_status, headers, body)

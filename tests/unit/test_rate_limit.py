@@ -65,15 +65,6 @@ def test_share() -> None:
             limit.share(4)
 
 
-@given(limit=st.builds(RateLimit, per_second=st.integers(1, 500), per_minute=st.integers(1, 5000)), data=st.data())
-def test_shares_never_exceed_the_whole(limit: RateLimit, data: st.DataObject) -> None:
-    """All workers' parts together are at most the whole."""
-    workers = data.draw(st.integers(1, min(limit.per_second, limit.per_minute)))
-    share = limit.share(workers)
-    assert share.per_second * workers <= limit.per_second
-    assert share.per_minute * workers <= limit.per_minute
-
-
 # --- SlidingWindow ---
 
 
@@ -105,34 +96,8 @@ def test_another_limit() -> None:
     assert leave(window, 8.0) == 8.0
 
 
-def test_default_pace() -> None:
-    """By default a thousand leave within ten seconds and a bit, and the next one a minute after the first."""
-    window = SlidingWindow(RateLimit())
-    departures = [leave(window, 0.0) for _ in range(1001)]
-    assert 9.0 < departures[999] <= 9.1
-    assert 60.0 < departures[1000] <= 60.01
-
-
-def test_no_limit() -> None:
-    """Without a limit everything leaves at once."""
-    window = SlidingWindow(None)
-    assert {leave(window, 7.0) for _ in range(10_000)} == {7.0}
-
-
-def test_withdrawn() -> None:
-    """A departure that was withdrawn leaves its place to another."""
-    window = SlidingWindow(RateLimit(per_second=2, per_minute=2))
-    window.record(5.0)
-    window.record(5.5)
-    assert window.ready_at() > 5.5
-    window.withdraw(5.5)
-    assert window.ready_at() <= 5.5
-    assert leave(window, 5.75) == 5.75
-    assert window.ready_at() > 60.0
-
-
 def test_withdrawn_once() -> None:
-    """Of two that left at the same moment, withdrawing one leaves the other counted; one that never left, both."""
+    """Withdrawing one of two that left at the same moment frees its place, and no other; one that never left, none."""
     window = SlidingWindow(RateLimit(per_second=2, per_minute=100))
     window.record(5.0)
     window.record(5.0)
@@ -165,40 +130,26 @@ LIMITS = st.builds(RateLimit, per_second=st.integers(1, 6), per_minute=st.intege
 @given(
     limit=LIMITS,
     started_at=st.one_of(st.just(0.0), st.floats(0, 1e6)),
-    gaps=st.lists(GAPS, max_size=80),
+    requests=st.lists(st.tuples(GAPS, st.booleans()), max_size=80),
     pauses=st.dictionaries(st.integers(0, 79), st.floats(0, 90), max_size=3),
 )
 def test_no_window_is_too_full(
-    limit: RateLimit, started_at: float, gaps: list[float], pauses: dict[int, float]
+    limit: RateLimit, started_at: float, requests: list[tuple[float, bool]], pauses: dict[int, float]
 ) -> None:
-    """However requests arrive, no second and no minute, wherever it starts, holds more than the limit."""
+    """However requests arrive, and some are withdrawn, no second and no minute holds more than the limit."""
     window = SlidingWindow(limit)
     asked_at, now = started_at, started_at
     departures: list[float] = []
-    for number, gap in enumerate(gaps):
+    for number, (gap, is_withdrawn) in enumerate(requests):
         asked_at += gap
         if number in pauses:
             window.held_until = max(window.held_until, now + pauses[number])
         now = leave(window, max(asked_at, now))
-        departures.append(now)
-    assert departures == sorted(departures)
-    assert most_in_a_window(departures, 1.0) <= limit.per_second
-    assert most_in_a_window(departures, 60.0) <= limit.per_minute
-
-
-@given(limit=LIMITS, requests=st.lists(st.tuples(GAPS, st.booleans()), max_size=80))
-def test_withdrawing_never_lets_too_many_out(limit: RateLimit, requests: list[tuple[float, bool]]) -> None:
-    """Requests that were withdrawn are not counted, and those that left still keep the limit."""
-    window = SlidingWindow(limit)
-    asked_at, now = 0.0, 0.0
-    departures: list[float] = []
-    for gap, is_taken_back in requests:
-        asked_at += gap
-        now = leave(window, max(asked_at, now))
-        if is_taken_back:
+        if is_withdrawn:
             window.withdraw(now)
         else:
             departures.append(now)
+    assert departures == sorted(departures)
     assert most_in_a_window(departures, 1.0) <= limit.per_second
     assert most_in_a_window(departures, 60.0) <= limit.per_minute
 

@@ -31,6 +31,14 @@ def probed(at: float = 10.0, ceiling: float = 1000.0) -> Recovery:
     return one
 
 
+def risen_to_eight() -> tuple[Recovery, float, float]:
+    """Return a recovery whose rate has risen to 8 or more, when the next request may be sent, and the rate."""
+    one = probed()
+    while one.rate < 8:
+        one.record(one.ready_at)
+    return one, one.ready_at, one.rate
+
+
 def test_pause() -> None:
     """The pause is the `Retry-After`, two minutes at most, and half a second at most without one."""
     pauses = [(None, 1 / 3), (0.0, 1 / 3), (0.1, 0.1), (2.0, 2.0), (120.0, 120.0), (3600.0, 120.0)]
@@ -123,10 +131,7 @@ def test_over_at_the_ceiling() -> None:
 
 def test_rate_after_a_refused_one() -> None:
     """After a refused rate R it is 0.7 R, R after ten seconds under load, and 9 R after forty."""
-    one = probed()
-    while one.rate < 8:
-        one.record(one.ready_at)
-    now, refused = one.ready_at, one.rate
+    one, now, refused = risen_to_eight()
     one.refuse(now, now - 0.01, 2.0)
     assert one.ready_at == now + 2
     one.record(now + 2)
@@ -154,10 +159,7 @@ def test_slowest_rate() -> None:
 
 def test_requests_of_one_burst_count_once() -> None:
     """Of the requests under way at a 429, the others pause longer at most, and do not lower the rate again."""
-    one = probed()
-    while one.rate < 8:
-        one.record(one.ready_at)
-    now, refused = one.ready_at, one.rate
+    one, now, refused = risen_to_eight()
     for number in range(20):
         one.refuse(now + number / 100, now - 0.2 + number / 100, 2.0)
     assert one.ready_at == pytest.approx(now + 0.19 + 2)
@@ -169,10 +171,7 @@ def test_requests_of_one_burst_count_once() -> None:
 @pytest.mark.parametrize("is_answered", [True, False])
 def test_late_refusal_of_an_earlier_request(*, is_answered: bool) -> None:
     """A request that was sent before the first 429, or with it, pauses when it is refused, and counts for no more."""
-    one = probed()
-    while one.rate < 8:
-        one.record(one.ready_at)
-    now, refused = one.ready_at, one.rate
+    one, now, refused = risen_to_eight()
     one.refuse(now, now - 0.01, 1.0)
     one.record(now + 1)  # the probe
     if is_answered:

@@ -24,7 +24,7 @@ WIDTHS = [*(EDGES[bin_ + 1] - EDGES[bin_] for bin_ in BINS[:-1]), EDGES[67]]
 """Of the last bin, which has no end, as much as it is away from 0."""
 PRINTING = Status.IN_PROGRESS
 FRESH_SPACING = math.sqrt((1 + 0.02) / 2)
-NO_BOUNDS: Mapping[str, Any] = {"shortest": 1e-9, "longest": 1e9}
+NO_BOUNDS: Mapping[str, Any] = {"shortest": 1e-9}
 
 
 def overlap(bin_: int, begin: float, end: float) -> float:
@@ -78,9 +78,20 @@ def learn(
     *,
     ended: bool = False,
     is_final: bool = False,
+    unchanged: int = 100,
     rate: float = 10,
 ) -> None:
-    schedule.learn(PRINTING, begin, end, now, is_first=False, ended=ended, is_final=is_final, requests_per_second=rate)
+    schedule.learn(
+        PRINTING,
+        begin,
+        end,
+        now,
+        is_first=False,
+        ended=ended,
+        is_final=is_final,
+        unchanged=unchanged,
+        requests_per_second=rate,
+    )
 
 
 def delay(schedule: AdaptiveSchedule, age: float, now: float, random: float = 0.5) -> float:
@@ -204,23 +215,22 @@ def test_what_is_not_final_matters_less() -> None:
 
 
 def test_delay_is_bounded() -> None:
-    """A delay is not shorter than `shortest` nor longer than `longest`."""
-    often, rarely = AdaptiveSchedule(shortest=50, longest=60), AdaptiveSchedule(longest=2)
-    assert (delay(often, 0, 0), delay(rarely, 5000, 0)) == (50.0, 2.0)
+    """A delay is not shorter than `shortest`."""
+    assert delay(AdaptiveSchedule(shortest=50), 0, 0) == 50.0
 
 
 @pytest.mark.parametrize("unchanged", [0, 1, 20])
 @pytest.mark.parametrize("age", [5.0, 1000.0, 1e5])
 @pytest.mark.parametrize(("poll_cost", "patience"), [(0.001, 1.0), (0.002, 1.0), (0.008, 2.0)])
 def test_may_and_should(unchanged: int, age: float, poll_cost: float, patience: float) -> None:
-    """A card may be polled after 6.3 s or as `fallback` says, later with patience, and never in 1/360 of its age."""
+    """A card may be polled after 6.5 s or as `fallback` says, later with patience, never in 1/360 of its age."""
     for first, least_gap, random in ((2.0, 0.0, 0.75), (2.0, 0.0, 0.0), (2.0, 5.0, 0.5), (9.0, 0.0, 0.5)):
         fallback = Backoff(first=first, factor=2, ceiling=400, jitter=0.5)
         schedule = AdaptiveSchedule(**NO_BOUNDS, jitter=0.2, poll_cost=poll_cost, fallback=fallback)
         for _ in range(20):
             learn(schedule, 0.0, 1e4, 0.0)  # so that a poll is long in coming
-        backoff, should = fallback.delay(unchanged, random), delay(schedule, age, 10.0, random)
-        idle = min(backoff, max(6.3, first) * (1 - 0.2 * random))
+        backoff, should = fallback.delay(unchanged, random), min(delay(schedule, age, 10.0, random), 1.3 * 400)
+        idle = min(backoff, max(6.5, first) * (1 - 0.2 * random))
         least = min(backoff, max(age / 360, least_gap * (1 - 0.2 * random)))
         gaps = schedule.gaps_at(PRINTING, age, 10.0, random, is_first=False, unchanged=unchanged, least_gap=least_gap)
         assert gaps == pytest.approx((max(min(should, patience * idle), least), max(should, least)))
@@ -239,8 +249,9 @@ def test_curves_are_refreshed_each_second(later: float, *, is_in_it: bool) -> No
 # --- The budget ---
 
 
-def test_spacing_is_what_the_fleet_uses_up() -> None:
-    """The spacing is the measured use per second, forgotten over 30 s, divided by the polls that are allowed."""
+@pytest.mark.parametrize(("rate", "memory"), [(4.0, 30.0), (0.001, 1e5)])
+def test_spacing_is_what_the_fleet_uses_up(rate: float, memory: float) -> None:
+    """The spacing is the measured use per second, of 30 s or a hundred polls, divided by the polls that are allowed."""
     schedule, used = AdaptiveSchedule.from_json(experienced().to_json()), 0.0  # which has measured nothing yet
     polls = [
         (100.0, 5.0, 9.0),
@@ -252,12 +263,12 @@ def test_spacing_is_what_the_fleet_uses_up() -> None:
     ]
     for number, (now, begin, end) in enumerate(polls):
         model = Model(schedule)
-        learn(schedule, begin, end, now, rate=0.001)
+        learn(schedule, begin, end, now, rate=rate)
         since = now - (polls[number - 1][0] if number else 0.0)
-        used = used * math.exp(-since / 30) + model.used(begin, end)
-        measured = used / (30 * (1 - math.exp(-(now - 100) / 30))) / 0.001 if now > 102 else FRESH_SPACING
+        used = used * math.exp(-since / memory) + model.used(begin, end)
+        measured = used / (memory * (1 - math.exp(-(now - 100) / memory))) / rate if now > 102 else FRESH_SPACING
         next_one = delay(schedule, 20, now)
-        assert model.used(20, 20 + next_one) == pytest.approx(measured, rel=1e-2)
+        assert model.used(20, 20 + next_one) == pytest.approx(max(measured, math.sqrt(0.004)), rel=1e-2)
 
 
 def test_spacing_is_worth_its_poll() -> None:
@@ -269,40 +280,58 @@ def test_spacing_is_worth_its_poll() -> None:
     assert model.used(20, 20 + delay(schedule, 20, 110)) == pytest.approx(0.5, rel=1e-3)
 
 
-@pytest.mark.parametrize(("cards", "overtaken"), [(0, 1.0), (25, 1.275), (200, 1.489)])
-def test_longest_gives_way_to_a_large_fleet(cards: int, overtaken: float) -> None:
-    """A delay may be as long as one poll of each waiting card takes and 10 s, and the more was learned, half more."""
-    schedule = AdaptiveSchedule(longest=10, memory=1e9)
-    for _ in range(cards):
-        learn(schedule, 5.0, 6.0, 0.0, ended=True)
-    for number in range(200):  # in twenty seconds, of a fleet of 600, of which 10 are polled each second
-        schedule.learn(
-            f"STATUS-{number % 50}",
-            0,
-            60,
-            0.1 * number,
-            is_first=False,
-            ended=False,
-            is_final=False,
-            requests_per_second=10,
-        )
-    assert delay(schedule, 5000, 20.0) == pytest.approx(overtaken * (60 + 10), rel=0.02)
+def should(schedule: AdaptiveSchedule, age: float) -> float:
+    """Return after how long a card should be polled again."""
+    return schedule.gaps_at(PRINTING, age, 1e6, 0, is_first=False, unchanged=100, least_gap=0.0)[1]
 
 
-def test_longest_holds_for_a_small_fleet() -> None:
-    """A delay is not over `longest` before the fleet was measured, nor where a poll of each card takes less."""
-    schedule = AdaptiveSchedule(longest=25)
-    assert delay(schedule, 5000, 0.0) == 25
-    for number in range(200):
-        learn(schedule, 5000, 5005, 0.1 * number, rate=10)
-        assert delay(schedule, 5000, 0.1 * number) <= 25
+@pytest.mark.parametrize(("unchanged", "delays"), [((100,), 30.0), ((0,), 1.0), ((0, 100), 15.5)])
+@pytest.mark.parametrize("rate", [0.25, 10.0])
+def test_put_off_hardly_longer_than_by_backoff(unchanged: tuple[int, ...], delays: float, rate: float) -> None:
+    """With a short budget a card is put off 1.3 times as long as `fallback` would leave it, as late as it would be."""
+    schedule = AdaptiveSchedule(fallback=Backoff(jitter=0))
+    for number in range(1000):  # of a fleet of which one poll of each takes 60 s
+        learn(schedule, 0, 60, number / rate, ended=True, unchanged=unchanged[number % len(unchanged)], rate=rate)
+    longest = 30.0 if 100 in unchanged else 1.0
+    assert should(schedule, 1000) == pytest.approx(1.3 * (longest + 60 - delays), rel=0.03)
+
+
+def test_put_off_as_backoff_would_with_an_ample_budget() -> None:
+    """With requests left over a card is put off 1.3 times the longest of `fallback`'s delays of late, at most."""
+    schedule = AdaptiveSchedule(fallback=Backoff(jitter=0), typical={PRINTING: 1e6})
+    assert should(schedule, 100) == 1.3
+    for number, unchanged in enumerate((0, 2, 1)):
+        learn(schedule, 0, 5, 0.5 * number, unchanged=unchanged)
+    assert should(schedule, 100) == pytest.approx(1.3 * 1.6**2 * math.exp(-0.5 / 30))
+    learn(schedule, 0, 5, 2.0)
+    assert should(schedule, 100) == 1.3 * 30
+
+
+def test_few_polls_are_measured_for_longer() -> None:
+    """Where the budget allows few polls, a hundred of them are measured and not those of half a minute."""
+    schedule = AdaptiveSchedule(fallback=Backoff(jitter=0))
+    for number in range(1000):  # of forty cards, where the budget allows a poll in two seconds
+        learn(schedule, 0, 80, 2.0 * number, ended=True, rate=0.5)
+    for number in range(1000, 1015):  # for thirty seconds others, which were not polled for longer
+        learn(schedule, 0, 140, 2.0 * number, ended=True, rate=0.5)
+    assert should(schedule, 1000) == pytest.approx(1.3 * (80 + 60 * (1 - math.exp(-30 / 200))), rel=0.02)
 
 
 def test_another_clock_is_measured_anew() -> None:
     """Where the clock is behind, as in another loop, measuring begins anew: what was measured is of no use."""
     used, fresh = AdaptiveSchedule(), AdaptiveSchedule()
     for now in (1000.0, 1010.0):
-        used.learn("READY", 0, 300, now, is_first=True, ended=False, is_final=False, requests_per_second=1e-9)
+        used.learn(
+            "READY",
+            0,
+            300,
+            now,
+            is_first=True,
+            ended=False,
+            is_final=False,
+            unchanged=0,
+            requests_per_second=1e-9,
+        )
     for now in (5.0, 6.0, 15.0):
         for schedule in (used, fresh):
             learn(schedule, 0, 2, now, rate=0.1)
@@ -314,8 +343,8 @@ def test_another_clock_is_measured_anew() -> None:
 
 def test_settings_at_their_bounds() -> None:
     """A setting at its bound is accepted, and one just beyond is refused with the bound."""
-    AdaptiveSchedule(progress_weight=1, shortest=0.001, longest=0.001, memory=2, jitter=0, poll_cost=0.001)
-    for name in ("shortest", "longest", "poll_cost"):
+    AdaptiveSchedule(progress_weight=1, shortest=0.001, memory=2, jitter=0, poll_cost=0.001)
+    for name in ("shortest", "poll_cost"):
         settings: dict[str, Any] = {name: 0}
         with pytest.raises(UsageError, match=f"{name} must be (above 0|at least)"):
             AdaptiveSchedule(**settings)
@@ -329,9 +358,8 @@ def test_default_settings() -> None:
         "poll_cost": 0.002,
         "progress_weight": 0.02,
         "shortest": 1.0,
-        "longest": 30.0,
         "memory": 200.0,
-        "jitter": 0.1,
+        "jitter": 0.2,
         "fallback": {"first": 1.0, "factor": 1.6, "ceiling": 30.0, "jitter": 0.1},
         "curves": [],
     }

@@ -28,14 +28,15 @@ Move: TypeAlias = tuple[str, str, float]
 
 
 class Recorder(AdaptiveSchedule):
-    """Records what it is asked and what it learns; gives 40 s, or what its fallback gives."""
+    """Records what it is asked and what it learns; gives 25 s, or what its fallback gives."""
 
     def __init__(self) -> None:
         super().__init__(fallback=Backoff(first=20, factor=3, ceiling=500, jitter=0.5))
         self.stays: list[tuple[str, float, float, str]] = []
+        self.unchanged: list[int] = []
         self.asked: list[tuple[str, float, bool]] = []
         self.now = START
-        self.gap = 40.0
+        self.gap = 25.0
 
     def delay_at(self, status: str, age: float, now: float, random: float, *, is_first: bool) -> float:
         """Record what is known of the card."""
@@ -53,12 +54,14 @@ class Recorder(AdaptiveSchedule):
         is_first: bool,
         ended: bool,
         is_final: bool,
+        unchanged: int,
         requests_per_second: float,
     ) -> None:
         """Record a stay."""
         assert (now, requests_per_second) == (self.now, RATE)
         words = ["first"] * is_first + ["ended"] * ended + ["final"] * is_final
         self.stays.append((status, before, age, " ".join(words)))
+        self.unchanged.append(unchanged)
 
 
 def waited(schedule: AdaptiveSchedule | Backoff, *moves: Move) -> PollState:
@@ -132,13 +135,20 @@ def test_what_is_learned(moves: list[Move], stays: list[tuple[str, float, float,
     assert schedule.stays == stays
 
 
+def test_how_long_nothing_changed() -> None:
+    """A schedule is given how many polls have shown nothing new, the one that it learns from included."""
+    schedule = Recorder()
+    waited(schedule, *[("poll", "READY", second) for second in range(4)], ("poll", "PRODUCED", 5))
+    assert schedule.unchanged == [1, 2, 3, 0]
+
+
 def test_what_the_schedule_is_given() -> None:
     """The next poll is urgent when the schedule says, which is given the status and the age in it."""
     schedule = Recorder()
     state = waited(schedule, ("poll", "READY", 1), ("poll", "IN_PROGRESS", 10), ("event", "COOLING", 12))
     assert schedule.asked == [("READY", 1, True), ("IN_PROGRESS", 4.5, False)]  # COOLING changes nothing
-    assert state.urgent_at == START + 10 + 40
-    assert START + 10 < state.next_poll_at < START + 10 + 40
+    assert state.urgent_at == START + 10 + 25
+    assert START + 10 < state.next_poll_at < START + 10 + 25
 
 
 def test_an_answer_is_not_backed_off_from() -> None:
@@ -151,7 +161,7 @@ def test_an_answer_is_not_backed_off_from() -> None:
 def test_deferred() -> None:
     """A poll that is deferred is due after the fallback's delay once more, or when it is urgent, if that is sooner."""
     state = waited(Recorder(), ("poll", "READY", 1))
-    for seconds, due in ((5, 5 + 20 * (1 - 0.5 * RANDOM)), (30, 1 + 40)):
+    for seconds, due in ((5, 5 + 20 * (1 - 0.5 * RANDOM)), (20, 1 + 25)):
         state.defer(START + seconds)
         assert state.next_poll_at == START + due
 
@@ -161,7 +171,7 @@ def test_failures_are_backed_off_from() -> None:
     schedule = Recorder()
     due = [waited(schedule, ("poll", "READY", 1), *[("fail", "", 1)] * failures).next_poll_at for failures in range(4)]
     fallback = [20 * 3**failures * (1 - 0.5 * RANDOM) for failures in range(3)]
-    assert due[1:] == [START + 1 + max(delay, 20 * (1 - 0.1 * RANDOM)) for delay in fallback]
+    assert due[1:] == [START + 1 + max(delay, 20 * (1 - 0.2 * RANDOM)) for delay in fallback]
     assert due[0] <= due[1]
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import attrs
 
@@ -49,16 +48,10 @@ async def run(arguments: argparse.Namespace, output: Output) -> int:
         pending = f"{status.pending} pending" + ("" if status.pending else ", not all delivered yet")
         state = "cancelled" if status.cancelled_at else "finished" if status.finished_at else pending
         refused = f"; the token {status.token_name!r} is refused" if status.token_refused_at else ""
-        fields = attrs.asdict(status, value_serializer=_as_json)
-        output.emit(
-            Report(f"{count_of(status.total, 'card')}: {ends}; {state}; {status.polls} polls{refused}", "batch", fields)
-        )
+        text = f"{count_of(status.total, 'card')}: {ends}; {state}; {status.polls} polls{refused}"
+        output.emit(Report(text, "batch", attrs.asdict(status)))
         if arguments.results:
             async for card, outcome in durable.results(arguments.batch):
                 output.emit(Result(outcome, card))
                 await output.drain()
     return NOT_FINAL if status.finished_at is None else PRODUCED
-
-
-def _as_json(_: object, __: object, value: Any) -> Any:  # noqa: ANN401 - any field's
-    return value.isoformat() if isinstance(value, datetime) else value

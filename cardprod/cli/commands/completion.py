@@ -40,5 +40,5 @@ async def run(arguments: argparse.Namespace, output: Output) -> int:
         raise UsageError(needs_extra("cardprod completion", "cli")) from None
     from cardprod.cli.parser import make_parser  # noqa: PLC0415 - which imports this module
 
-    output.print_raw(f"{shtab.complete(make_parser(), arguments.shell)}\n")
+    output.stream.write(f"{shtab.complete(make_parser(), arguments.shell)}\n")
     return PRODUCED

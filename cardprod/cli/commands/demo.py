@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from cardprod.cli.output import Output
     from cardprod.cli.parser import Commands
     from cardprod.models import ProductionStatus
-    from cardprod.simulator import Simulator
 
 __all__ = ["add", "run"]
 
@@ -41,16 +40,41 @@ def add(to: Commands) -> None:
 
 async def run(_: argparse.Namespace, output: Output) -> int:
     """Play the scenes."""
-    from cardprod.simulator import Simulator  # noqa: PLC0415 - other commands need no web server
+    from cardprod.simulator import Fault, Simulator  # noqa: PLC0415 - other commands need no web server
 
     loop = asyncio.get_running_loop()
     began_at = loop.time()
+
+    async def play(number: int) -> ProductionStatus | None:
+        """Wait for one card; return its final status, None if it has none."""
+        await asyncio.sleep(number * 0.3)  # people do not come to a kiosk all at once
+        card = kiosk.add((123456, f"card-{number + 1}"), _PLANS[number])
+        for fault in (Fault.server_error(503), Fault.reset()) if number == _UNLUCKY else ():
+            kiosk.fail_next(fault, card=card)
+        last: ProductionStatus | None = None
+        while last is None or (number == _RETRIED and not last.is_produced):
+            if last is not None:
+                output.emit(
+                    Report(f"{card.card_token}: the ribbon is replaced, and the card is sent to the kiosk again")
+                )
+            wait = client.wait_until_final(
+                card.profile_id, card.card_token, timeout=_TIMEOUT, schedule=_SCHEDULE, after=last
+            )
+            try:
+                async for step in wait:
+                    last = step.current
+                    output.emit(Result(step, card, loop.time() - began_at))
+            except WaitTimeout as error:
+                output.emit(Result(error))
+                return None
+        return last
+
     async with Simulator() as kiosk, Client(kiosk.token, base_url=kiosk.base_url) as client:
         cards = len(_PLANS)
         output.emit(
             Report(f"A simulated kiosk at {kiosk.base_url}, {cards} cards, and the real client over real HTTP:")
         )
-        finals = await asyncio.gather(*(_play(number, kiosk, client, output, began_at) for number in range(cards)))
+        finals = await asyncio.gather(*map(play, range(cards)))
         produced = sum(final is not None and final.is_produced for final in finals)
         counts = {"cards": cards, "produced": produced, "unfinished": finals.count(None)}
         counts["failed"] = cards - produced - counts["unfinished"]
@@ -61,30 +85,3 @@ async def run(_: argparse.Namespace, output: Output) -> int:
         )
         output.emit(Report(text, "summary", {**counts, "requests": requests, "seconds": seconds}))
     return PRODUCED
-
-
-async def _play(
-    number: int, kiosk: Simulator, client: Client, output: Output, began_at: float
-) -> ProductionStatus | None:
-    """Wait for one card; return its final status, None if it has none."""
-    from cardprod.simulator import Fault  # noqa: PLC0415 - as above
-
-    await asyncio.sleep(number * 0.3)  # people do not come to a kiosk all at once
-    card = kiosk.add((123456, f"card-{number + 1}"), _PLANS[number])
-    for fault in (Fault.server_error(503), Fault.reset()) if number == _UNLUCKY else ():
-        kiosk.fail_next(fault, card=card)
-    last: ProductionStatus | None = None
-    while last is None or (number == _RETRIED and not last.is_produced):
-        if last is not None:
-            output.emit(Report(f"{card.card_token}: the ribbon is replaced, and the card is sent to the kiosk again"))
-        waiting = client.wait_until_final(
-            card.profile_id, card.card_token, timeout=_TIMEOUT, schedule=_SCHEDULE, after=last
-        )
-        try:
-            async for step in waiting:
-                last = step.current
-                output.emit(Result(step, card, asyncio.get_running_loop().time() - began_at))
-        except WaitTimeout as error:
-            output.emit(Result(error))
-            return None
-    return last

@@ -38,7 +38,7 @@ async def run(arguments: argparse.Namespace, output: Output) -> int:
     """Migrate, or print the SQL that does."""
     if arguments.sql:
         arguments.database = "dbname=not-used"
-        output.print_raw(find_database(arguments).migration_script(role=arguments.role))
+        output.stream.write(find_database(arguments).migration_script(role=arguments.role))
         return PRODUCED
     if arguments.role:
         raise UsageError("--role needs --sql: add it, and have an administrator run what it prints")

@@ -113,6 +113,6 @@ def _show_delivery(output: Output, kiosk: Simulator, change: Change) -> None:
 
 def _show(output: Output, text: str, kind: str, fields: dict[str, Any]) -> None:
     """Show something, if somebody reads: an answer must not depend on that."""
-    if output.kept < _MOST_KEPT:
+    if output.stream.kept < _MOST_KEPT:
         with suppress(OutputLost):
             output.emit(Report(text, kind, fields))

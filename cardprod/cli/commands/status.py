@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from cardprod.cli.arguments import add_connection, add_list, add_profile, card_token
 from cardprod.cli.connection import make_client
 from cardprod.cli.exit_codes import USAGE, exit_code_of, worst_of
-from cardprod.cli.lists import CardList, read_list, report_bad_rows
+from cardprod.cli.lists import CardList, read_list, report_bad_rows, warn_of_bad_rows
 from cardprod.cli.output.events import Result
 from cardprod.errors import UsageError
 from cardprod.models import Card
@@ -62,4 +62,6 @@ async def run(arguments: argparse.Namespace, output: Output) -> int:
                 codes.add(exit_code_of(outcome))
                 output.emit(Result(outcome, card))
                 await output.drain()
-    return worst_of(codes)
+    if (exit_code := worst_of(codes)) == USAGE:
+        warn_of_bad_rows(output, len(listed.cards), len(listed.bad_rows))
+    return exit_code

@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+import attrs
+
+from cardprod._polling.state import timed_out
 from cardprod.cli.arguments import add_connection, add_profile, add_timeout, card_token
 from cardprod.cli.connection import make_client
 from cardprod.cli.exit_codes import NOT_FINAL, exit_code_of
@@ -46,26 +49,30 @@ def add(to: Commands) -> None:
 
 
 async def run(arguments: argparse.Namespace, output: Output) -> int:
-    """Wait."""
+    """Wait. What is waited for after an error status counts on: the time and the polls are of the whole command."""
     card = Card(arguments.profile, arguments.card)
     loop = asyncio.get_running_loop()
     began_at = loop.time()
     known: ProductionStatus | None = None
+    polls = 0
     async with make_client(arguments) as client:
         while known is None or (arguments.follow and not known.is_produced):
             elapsed = loop.time() - began_at
             timeout = max(0.0, arguments.timeout - elapsed)
+            wait = client.wait_until_final(card.profile_id, card.card_token, timeout=timeout, after=known)
             try:
-                async for step in client.wait_until_final(
-                    card.profile_id, card.card_token, timeout=timeout, after=known
-                ):
+                async for step in wait:
                     known = step.current
-                    output.emit(Result(step, card, elapsed + step.elapsed))
+                    seconds = elapsed + step.elapsed
+                    output.emit(Result(attrs.evolve(step, elapsed=seconds, polls=polls + step.polls), card, seconds))
                     await output.drain()
             except WaitTimeout as error:
                 if error.last is not None:
                     output.emit(Result(error.last, card, seen_at=last_seen_at(error)))
-                raise
+                ended = timed_out(card, error.last, polls + error.polls, elapsed + error.elapsed, error.__cause__)
+                ended.checkpoint = error.checkpoint
+                raise ended from error.__cause__
             if known is None:
                 return NOT_FINAL
+            polls += wait.polls
     return exit_code_of(known)

@@ -31,7 +31,8 @@ are shown again. The time of the others goes on: --timeout counts from when a
 card's wait began, and can be another one. Ctrl-C is fine. When all are final, the
 file says so: remove it to begin anew.
 
-The file is an SQLite database, with a row for each card:
+The file is an SQLite database, with a row for each card; its error is null unless
+the card's wait ended with one, and begins anew with the next run:
   sqlite3 -csv -header FILE "SELECT profile_id, card_token, status, error_code,
     error, datetime(seen_at / 1000000, 'unixepoch') AS seen_at FROM card"
 
@@ -40,7 +41,7 @@ A list on standard input is read while its first cards are waited for already; w
 
 Rows that are no cards are shown and counted, and the others go on. The exit code
 is that of the card that most needs attention: 4 no usable answer, 3 not final,
-1 ended in an error status, 2 only such rows, 0 all produced."""
+1 ended in an error status; else 2 if a row is no card, and 0 if all are produced."""
 
 
 def add(to: Commands) -> None:

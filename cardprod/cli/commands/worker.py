@@ -50,9 +50,23 @@ async def run(arguments: argparse.Namespace, output: Output) -> int:
     """Work until a signal stops it, or its output is closed."""
     clients = make_clients(arguments)
     stop = asyncio.Event()
-    printer = _Printer(output, stop)
+    lost: OutputLost | None = None
+
+    async def print_steps(steps: Sequence[Step], /) -> None:
+        """Print steps. Once nobody reads them, stop the work, and leave them to other workers."""
+        nonlocal lost
+        try:
+            for step in steps:
+                seconds = 0.0 if isinstance(step.what, CardprodError) else step.what.elapsed
+                output.emit(Result(step.what, step.card, seconds, {"key": step.key, "batch_id": step.batch_id}))
+            await output.drain()
+        except OutputLost as exc:
+            lost = exc
+            stop.set()
+            raise
+
     import_durable()  # before a folder is added to where modules come from
-    on_steps = _imported(arguments.on_steps) if arguments.on_steps else printer
+    on_steps = _imported(arguments.on_steps) if arguments.on_steps else print_steps
     _stop_on_signals(stop)
     async with AsyncExitStack() as stack:
         for client in clients.values():
@@ -62,8 +76,8 @@ async def run(arguments: argparse.Namespace, output: Output) -> int:
             words = "Ctrl-C or SIGTERM finishes what is under way, twice ends at once"
             output.emit(Warned(f"working for {', '.join(clients)}; {words}"))
         await durable.work(clients, on_steps, concurrency=arguments.concurrency, stop=stop)
-    if printer.lost is not None:
-        raise printer.lost
+    if lost is not None:
+        raise lost
     return PRODUCED
 
 
@@ -98,24 +112,3 @@ def _imported(name: str) -> Sink:
     if not is_sink(found):
         raise UsageError(f"--on-steps must be an async function, made with async def; {name} is not")
     return found
-
-
-class _Printer:
-    """Prints transitions. Once nobody reads them, it stops the work, and they are left to other workers."""
-
-    def __init__(self, output: Output, stop: asyncio.Event) -> None:
-        self._output = output
-        self._stop = stop
-        self.lost: OutputLost | None = None
-
-    async def __call__(self, steps: Sequence[Step], /) -> None:
-        try:
-            for step in steps:
-                seconds = 0.0 if isinstance(step.what, CardprodError) else step.what.elapsed
-                keys = {"key": step.key, "batch_id": step.batch_id}
-                self._output.emit(Result(step.what, step.card, seconds, keys))
-            await self._output.drain()
-        except OutputLost as exc:
-            self.lost = exc
-            self._stop.set()
-            raise

@@ -6,57 +6,59 @@ import asyncio
 import os
 from typing import TYPE_CHECKING, TextIO
 
-from cardprod.cli.output.json_lines import JsonLines
-from cardprod.cli.output.streams import Stream
-from cardprod.cli.output.text import TextLines
+from cardprod.cli.output.streams import Stream, print_stderr
+from cardprod.cli.words import printable
 
 if TYPE_CHECKING:
-    from typing import Self
-
     from cardprod.cli.output.events import Event
 
 __all__ = ["Output"]
 
 
 class Output:
-    """What a command reports through: a renderer, and the stream that it writes to."""
+    """What a command reports through; a subclass decides how events are shown."""
 
-    def __init__(self, renderer: JsonLines | TextLines, out: Stream) -> None:
-        self.renderer: JsonLines | TextLines = renderer
-        self._out = out
+    interval: float = 10.0
+    """Seconds between two reports of progress."""
+    redraws: bool = False
+    """Whether progress takes the place of the progress before."""
 
-    @classmethod
-    def to(cls, file: TextIO, *, as_json: bool = False, is_live: bool = False) -> Self:
+    def __init__(self, stream: Stream) -> None:
+        self.stream: Stream = stream
+        """What it is written to; text for another program, such as SQL or a shell's script, goes there as it is."""
+
+    @staticmethod
+    def to(file: TextIO, *, as_json: bool = False, is_live: bool = False) -> Output:
         """Make the output to standard output: for programs, or for people, with a live view if that is possible."""
-        out = Stream(file.fileno(), file.encoding)
+        from cardprod.cli.output.json_lines import JsonLines  # noqa: PLC0415 - they import this module
+        from cardprod.cli.output.text import TextLines  # noqa: PLC0415
+
+        stream = Stream(file.fileno(), file.encoding)
         if as_json:
-            return cls(JsonLines(out), out)
-        renderer = TextLines(out)
+            return JsonLines(stream)
         if file.isatty() or "FORCE_COLOR" in os.environ:  # else without rich, which takes longer than a request
             try:
-                from cardprod.cli.output.live import renderer_for  # noqa: PLC0415 - an extra
+                from cardprod.cli.output.live import output_to  # noqa: PLC0415 - an extra
             except ImportError:
                 pass
             else:
-                renderer = renderer_for(file, out, is_live=is_live)
-        return cls(renderer, out)
-
-    @property
-    def kept(self) -> int:
-        """How many bytes were emitted and are not written yet."""
-        return self._out.kept
+                return output_to(file, stream, is_live=is_live)
+        return TextLines(stream)
 
     def emit(self, event: Event) -> None:
         """Report an event; `OutputLost` if standard output cannot be written any more."""
-        self.renderer.emit(event)
+        raise NotImplementedError
 
-    def print_raw(self, text: str) -> None:
-        """Write a text for another program as it is, such as SQL or a shell's script."""
-        self._out.write(text)
+    def note(self, text: str) -> None:
+        """Write one line for people, beside the results."""
+        print_stderr(f"cardprod: {printable(text)}")
 
     async def drain(self, limit: float | None = None) -> None:
         """Wait until everything that was emitted is written; or, after so many seconds, give up the rest."""
         try:
-            await asyncio.wait_for(self._out.drain(), limit)
+            await asyncio.wait_for(self.stream.drain(), limit)
         except TimeoutError:
-            self._out.drop()
+            self.stream.drop()
+
+    def close(self) -> None:
+        """Leave standard output as it was."""

@@ -3,53 +3,39 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from datetime import datetime
+from typing import Any
 
 import attrs
 
 from cardprod._protocol.codec import as_datetime, unix_time
 from cardprod.checkpoint import wall_clock
-from cardprod.cli.output import events
+from cardprod.cli.output import Output, events
 from cardprod.cli.output.events import last_seen_at
-from cardprod.cli.output.streams import print_stderr
 from cardprod.cli.output.text import stop_message
-from cardprod.cli.words import in_words, printable
+from cardprod.cli.words import in_words
 from cardprod.errors import WaitTimeout
 from cardprod.models import ProductionStatus, Transition
-
-if TYPE_CHECKING:
-    from cardprod.cli.output.streams import Stream
 
 __all__ = ["JsonLines"]
 
 _COUNTS = ("cards", "produced", "failed", "unfinished", "errors", "bad_rows", "requests")
 
 
-class JsonLines:
+class JsonLines(Output):
     """Writes JSON lines; `cardprod.cli` documents them."""
-
-    interval: float = 10.0
-    """Seconds between two reports of progress."""
-    redraws: bool = False
-    """Whether progress takes the place of the progress before."""
-
-    def __init__(self, out: Stream) -> None:
-        self._out = out
 
     def emit(self, event: events.Event) -> None:
         """Write an event; what is for people alone goes to standard error."""
         if (found := _object_of(event)) is not None:
             kind, fields = found
             # DEL is the one character of ASCII that JSON leaves as it is and a terminal does not.
-            line = json.dumps({"type": kind, **fields}, default=str).replace("\x7f", "\\u007f")
-            self._out.write(f"{line}\n")
+            line = json.dumps({"type": kind, **fields}, default=_as_text).replace("\x7f", "\\u007f")
+            self.stream.write(f"{line}\n")
         if isinstance(event, events.Warned):
-            print_stderr(f"cardprod: {printable(event.text)}")
+            self.note(event.text)
         elif isinstance(event, events.WatchEnded) and event.stopped_by is not None:
-            print_stderr(f"cardprod: {printable(stop_message(event))}")
-
-    def close(self) -> None:
-        """Do nothing: what was emitted is written."""
+            self.note(stop_message(event))
 
 
 def _object_of(event: events.Event) -> tuple[str, dict[str, Any]] | None:  # noqa: PLR0911 - a table
@@ -59,7 +45,7 @@ def _object_of(event: events.Event) -> tuple[str, dict[str, Any]] | None:  # noq
         case events.BadRowFound():
             return "bad_row", attrs.asdict(event.row)
         case events.WatchStarted():
-            return "watching", _fields(event, "cards", "ended", "bad_rows", "checkpoint")
+            return "watching", _fields(event, "cards", "ended", "bad_rows", "checkpoint", "is_resumed")
         case events.WatchProgress(seconds_left=left):
             more = _fields(event, "pending", "statuses", "requests_in_last_minute")
             return "progress", _counts(event) | more | {"seconds_left": None if left is None else round(left)}
@@ -86,7 +72,7 @@ def _result(event: events.Result) -> tuple[str, dict[str, Any]]:
                 seen_at = last_seen_at(error)
                 fields |= ({"status": None} if error.last is None else _status(error.last)) | _effort(error)
     if fields.get("status") is not None and not event.of_worker:  # a worker delivers later
-        fields["seen_at"] = as_datetime(unix_time(wall_clock()) if seen_at is None else seen_at).isoformat()
+        fields["seen_at"] = as_datetime(unix_time(wall_clock()) if seen_at is None else seen_at)
     return kind, {"card": card and attrs.asdict(card), **fields, **event.of_worker}
 
 
@@ -103,8 +89,9 @@ def _effort(of: Transition | WaitTimeout) -> dict[str, Any]:
 
 
 def _status(status: ProductionStatus) -> dict[str, Any]:
-    return {
-        **_fields(status, "status", "is_final", "kiosk_id"),
-        "occurred_at": None if status.occurred_at is None else status.occurred_at.isoformat(),
-        **_fields(status, "error_code", "error_origin", "error_meaning", "description"),
-    }
+    card = _fields(status, "status", "is_final", "kiosk_id", "occurred_at")
+    return card | _fields(status, "error_code", "error_origin", "error_meaning", "description")
+
+
+def _as_text(value: object) -> str:
+    return value.isoformat() if isinstance(value, datetime) else str(value)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from time import perf_counter
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
 import attrs
@@ -26,15 +27,17 @@ from cardprod.cli.output.text import (
     trouble,
 )
 from cardprod.cli.words import clock, count_of, printable, roughly, whole
-from cardprod.models import Card, ProductionStatus, Transition, one_line
+from cardprod.models import FINAL_STATUSES, Card, Transition, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from cardprod.cli.output.streams import Stream
     from cardprod.cli.watch.stats import OutcomeKind
+    from cardprod.errors import CardprodError
+    from cardprod.models import ProductionStatus
 
-__all__ = ["LiveView", "Seen", "frame", "renderer_for"]
+__all__ = ["LiveView", "Seen", "frame", "output_to"]
 
 _ERROR: Final = "bold red"
 _COLOURS: Final = {
@@ -44,6 +47,7 @@ _COLOURS: Final = {
     "PRODUCTION_ERROR": _ERROR,
     "REQUEST_ERROR": _ERROR,
 }
+_FAILED: Final = FINAL_STATUSES - {"PRODUCED"}
 _OTHER: Final = "magenta"
 """The colour of what is no documented status."""
 
@@ -64,11 +68,14 @@ _WORDS: Final = 24
 _CARD: Final = 12
 
 
-def renderer_for(file: TextIO, out: Stream, *, is_live: bool) -> TextLines:
-    """Make the renderer for a terminal: a live view, or lines, in colours if it has them."""
-    console = Console(file=_file_of(file, out), highlight=False)
+def output_to(file: TextIO, stream: Stream, *, is_live: bool) -> TextLines:
+    """Make the output to a terminal: a live view, or lines, in colours if it has them."""
+    written: Any = SimpleNamespace(
+        encoding=file.encoding, isatty=file.isatty, fileno=file.fileno, write=stream.write, flush=lambda: None
+    )
+    console = Console(file=written, highlight=False)
     if not console.is_terminal:
-        return TextLines(out)
+        return TextLines(stream)
 
     def paint(text: str, status: str | None) -> str:
         with console.capture() as capture:
@@ -77,19 +84,8 @@ def renderer_for(file: TextIO, out: Stream, *, is_live: bool) -> TextLines:
 
     # FORCE_COLOR makes rich take a log file for a terminal: good for colours, but nothing can move in it.
     if is_live and file.isatty() and console.is_interactive and not console.options.ascii_only:
-        return LiveView(console, out, paint)
-    return TextLines(out, paint)
-
-
-def _file_of(file: TextIO, out: Stream) -> Any:  # noqa: ANN401 - what rich needs of a file
-    class File:
-        encoding = file.encoding
-        isatty = staticmethod(file.isatty)
-        fileno = staticmethod(file.fileno)
-        write = staticmethod(out.write)
-        flush = staticmethod(lambda: None)
-
-    return File()
+        return LiveView(console, stream, paint)
+    return TextLines(stream, paint)
 
 
 @attrs.frozen
@@ -101,6 +97,12 @@ class Seen:
     status: str | None
     seconds: float
 
+    @classmethod
+    def of(cls, card: Card, outcome: ProductionStatus | Transition | CardprodError, seconds: float) -> Seen:
+        """Return what is shown of a result: of a transition, the status that it led to."""
+        now = outcome.current if isinstance(outcome, Transition) else outcome
+        return cls(whole(card), outcome_text(now), status_of(now), seconds)
+
 
 class LiveView(TextLines):
     """Draws a watch in the same place again and again; in the end only its summary stays."""
@@ -108,8 +110,8 @@ class LiveView(TextLines):
     redraws = True
     interval: float = _FASTEST
 
-    def __init__(self, console: Console, out: Stream, paint: Callable[[str, str | None], str]) -> None:
-        super().__init__(out, paint)
+    def __init__(self, console: Console, stream: Stream, paint: Callable[[str, str | None], str]) -> None:
+        super().__init__(stream, paint)
         self._console = console
         self._live = Live(console=console, auto_refresh=False, transient=True)
         self._latest: deque[Seen] = deque(maxlen=_LATEST)
@@ -119,10 +121,8 @@ class LiveView(TextLines):
         """Show an event."""
         match event:
             case events.Result(outcome, Card() as card, seconds):
-                now = outcome.current if isinstance(outcome, Transition) else outcome
-                self._latest.append(seen := Seen(whole(card), outcome_text(now), status_of(now), seconds or 0.0))
-                is_well = isinstance(now, ProductionStatus) and (now.is_produced or not now.is_final)
-                if not is_well and len(self._named) < _NAMED:
+                self._latest.append(seen := Seen.of(card, outcome, seconds or 0.0))
+                if (seen.status is None or seen.status in _FAILED) and len(self._named) < _NAMED:
                     self._named.append(seen)
             case events.WatchStarted():
                 self._started = event

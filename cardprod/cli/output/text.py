@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cardprod.cli.output import events
-from cardprod.cli.output.streams import print_stderr
+from cardprod.cli.output import Output, events
 from cardprod.cli.words import clock, count_of, message_of, printable, roughly, whole
 from cardprod.errors import CardprodError
 from cardprod.models import Card, ProductionStatus, one_line
@@ -35,28 +34,18 @@ __all__ = [
 _SHOWN = 60
 
 
-class TextLines:
+class TextLines(Output):
     """Writes lines, in the colour of the status that each is about if there is something that paints them so."""
 
-    interval: float = 10.0
-    redraws: bool = False
-
-    def __init__(self, out: Stream, paint: Callable[[str, str | None], str] | None = None) -> None:
-        self._out = out
+    def __init__(self, stream: Stream, paint: Callable[[str, str | None], str] | None = None) -> None:
+        super().__init__(stream)
         self._paint = paint
         self._started: events.WatchStarted | None = None
 
     def line(self, text: str, status: str | None = None) -> None:
         """Write one line of results; `status` is what it is about."""
         text = printable(text)
-        self._out.write(f"{text if self._paint is None else self._paint(text, status)}\n")
-
-    def note(self, text: str) -> None:
-        """Write one line beside the results."""
-        print_stderr(f"cardprod: {printable(text)}")
-
-    def close(self) -> None:
-        """Do nothing: what was emitted is written."""
+        self.stream.write(f"{text if self._paint is None else self._paint(text, status)}\n")
 
     def emit(self, event: events.Event) -> None:  # noqa: C901 - a table
         """Write an event."""

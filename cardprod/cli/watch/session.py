@@ -26,14 +26,15 @@ from cardprod._polling.source import TimeSlice
 from cardprod._protocol.codec import unix_time
 from cardprod.checkpoint import Checkpoint, wall_clock
 from cardprod.cli.connection import base_url
-from cardprod.cli.exit_codes import SIGNALLED
-from cardprod.cli.lists import CardList, read_blocks, report_bad_rows
+from cardprod.cli.exit_codes import SIGNALLED, USAGE
+from cardprod.cli.lists import CardList, read_blocks, report_bad_rows, warn_of_bad_rows
 from cardprod.cli.output.events import Result, Warned, WatchEnded, WatchStarted
 from cardprod.cli.output.streams import OutputLost
 from cardprod.cli.watch.stats import WatchStats, exit_code_for
-from cardprod.cli.words import count_of, whole
+from cardprod.cli.words import count_of, message_of, roughly, whole
 from cardprod.errors import CardprodError, Unauthorized, UsageError
-from cardprod.telemetry import PollFailed
+from cardprod.models import ProductionStatus
+from cardprod.telemetry import PollEnded, PollFailed
 
 if TYPE_CHECKING:
     import argparse
@@ -57,6 +58,15 @@ _AT_ONCE: Final = 1000
 _LAST_WORDS: Final = 1.0
 """Seconds for which a run that was stopped waits for its output to be read."""
 
+_MOST_FAILURES: Final = 5
+_LONGEST_OUTAGE: Final = 300.0
+"""Failed polls in a row after which a card is given up, and for how long they failed if it had an answer."""
+
+_PAUSES: Final = 10
+_REQUESTS: Final = 3
+_AT_A_TIME: Final = 100
+"""What the client does of itself: seconds between all those polls, requests of a failed poll, polls at a time."""
+
 _LONG: Final = 0.01
 
 
@@ -70,6 +80,7 @@ class WatchSession:
         self._output = output
         self._arguments = arguments
         self._store = store
+        self._per_minute: int = min(arguments.per_minute, arguments.per_second * 60)
         self._schedule = AdaptiveSchedule()
         self._loop = asyncio.get_running_loop()
         self._began_at = self._loop.time()
@@ -78,6 +89,7 @@ class WatchSession:
         self._list = CardList("standard input")  # until it has come; then as far as it has not begun
         self._unnamed: set[Card] = set()  # cards of the checkpoint that standard input has not named yet
         self._stopped: asyncio.Future[str] = self._loop.create_future()
+        self._is_unanswered = True  # until an answer, or until it was said that there is none
         client.on_event = self._process_event
 
     async def run(self, listed: CardList | None) -> int:
@@ -100,19 +112,30 @@ class WatchSession:
         if stopped_by is not None:
             await self._output.drain(_LAST_WORDS)
         number: int | None = getattr(signal, stopped_by or "", None)
-        return exit_code_for(progress) if number is None else SIGNALLED + number
+        if number is not None:
+            return SIGNALLED + number
+        if (exit_code := exit_code_for(progress)) == USAGE:
+            warn_of_bad_rows(self._output, progress.cards, progress.bad_rows)
+        return exit_code
 
     async def _wait(self, listed: CardList | None) -> None:
         arguments, stats = self._arguments, self._stats
         saved = None if self._store is None else await self._store.open(base_url())
         pending, new = await asyncio.to_thread(self._prepare, listed, saved)
         counts = len(stats), len(stats) - stats.pending, stats.bad_rows
-        per_minute = min(arguments.per_minute, arguments.per_second * 60)
-        self._output.emit(WatchStarted(self._list.name, *counts, per_minute, arguments.checkpoint, saved is not None))
+        self._output.emit(
+            WatchStarted(self._list.name, *counts, self._per_minute, arguments.checkpoint, saved is not None)
+        )
         report_bad_rows(self._list, self._output)
         async with AsyncExitStack() as stack:
             # Two batches, because only waits that are resumed have deadlines of their own. They share what is learned.
-            opened = self._client.wait_until_all_final(None, timeout=arguments.timeout, schedule=self._schedule)
+            opened = self._client.wait_until_all_final(
+                None,
+                timeout=arguments.timeout,
+                schedule=self._schedule,
+                max_failures=_MOST_FAILURES,
+                max_outage=_LONGEST_OUTAGE,
+            )
             self._waits.append(await stack.enter_async_context(opened))
             works = [self._read(opened, opened), self._feed(new, opened, has_more=listed is None)]
             if pending:
@@ -140,11 +163,8 @@ class WatchSession:
                 self._stats.restore(wait.card, last, is_end=is_final and not is_followed)
                 if error is not None:
                     new.append(wait.card)
-                elif is_followed:  # its time begins anew
-                    now = unix_time(wall_clock())
-                    pending.append(self._with_deadline(attrs.evolve(wait, is_after=True, started_at=now)))
-                elif not is_final:
-                    pending.append(self._with_deadline(self._with_known(wait)))
+                elif is_followed or not is_final:
+                    pending.append(self._continued(wait, is_followed=is_followed))
         if self._store is not None:
             self._store.learned = self._schedule.to_json
         self._stats.bad_rows = len(self._list.bad_rows)
@@ -152,17 +172,15 @@ class WatchSession:
         gc.freeze()  # each collection goes over a large list again until it is old
         return pending, new
 
-    def _with_deadline(self, wait: PendingCard) -> PendingCard:
-        timeout = self._arguments.timeout
-        deadline_at = None if timeout == math.inf else unix_time(wait.started_at / 1e6 + timeout)
-        return attrs.evolve(wait, deadline_at=deadline_at)
-
-    def _with_known(self, wait: PendingCard) -> PendingCard:
-        after = self._list.after.get(wait.card)
-        if after is None or wait.last is not None:
-            return wait
-        at = wait.started_at
-        return attrs.evolve(wait, last=after, is_after=after.is_final, began_at=at, polled_at=at)
+    def _continued(self, wait: PendingCard, *, is_followed: bool) -> PendingCard:
+        """Return a wait of an earlier run with this run's timeout, and with what the list says is known of the card."""
+        at, timeout = wait.started_at, self._arguments.timeout
+        if is_followed:  # its time begins anew
+            at = unix_time(wall_clock())
+            wait = attrs.evolve(wait, is_after=True, started_at=at)
+        elif wait.last is None and (after := self._list.after.get(wait.card)) is not None:
+            wait = attrs.evolve(wait, last=after, is_after=after.is_final, began_at=at, polled_at=at)
+        return attrs.evolve(wait, deadline_at=None if timeout == math.inf else unix_time(at / 1e6 + timeout))
 
     def _check_same(self, listed: CardList | None, saved: Saved) -> None:
         """Check that a checkpoint is of these cards. Of a list that is still to come, this cannot be known."""
@@ -177,7 +195,8 @@ class WatchSession:
             raise UsageError(f"{file} is of other cards: {example}; a list may only grow, so {other}")
 
     def _resume(self, pending: list[PendingCard]) -> Waits:
-        checkpoint = attrs.evolve(Checkpoint.for_cards(()), pending=tuple(pending))
+        empty = Checkpoint.for_cards((), max_failures=_MOST_FAILURES, max_outage=_LONGEST_OUTAGE)
+        checkpoint = attrs.evolve(empty, pending=tuple(pending))
         resumed = self._client.resume(checkpoint, schedule=self._schedule)
         gc.freeze()
         return resumed
@@ -247,6 +266,7 @@ class WatchSession:
         async for card, result in waits:
             await work.pause_if_over()
             now = self._loop.time()
+            self._is_unanswered = False
             self._output.emit(Result(result, card, now - self._began_at))
             await self._output.drain()
             self._note(card, result, now, opened)
@@ -270,11 +290,10 @@ class WatchSession:
     async def _report_progress(self) -> None:
         before: object = None
         reported_at = 0.0
-        renderer = self._output.renderer
         while True:
-            if renderer.redraws:
+            if self._output.redraws:
                 self._output.emit(self._progress())
-            await asyncio.sleep(renderer.interval)
+            await asyncio.sleep(self._output.interval)
             progress = self._progress()
             now = progress.pending, progress.failed_polls, progress.statuses
             if now != before or progress.seconds - reported_at >= _AT_LEAST_EVERY:
@@ -288,6 +307,25 @@ class WatchSession:
     def _process_event(self, event: Event) -> None:
         if isinstance(event, PollFailed):
             self._stats.poll_failed(event.error)
+            if self._is_unanswered:
+                self._is_unanswered = False
+                self._report_no_answer(event.error)
+        elif isinstance(event, PollEnded) and isinstance(event.outcome, ProductionStatus):
+            self._is_unanswered = False
+
+    def _report_no_answer(self, error: CardprodError) -> None:
+        """Report that the first poll failed; and, as an estimate from how long it took, when all cards are given up."""
+        progress, poll = self._progress(), self._loop.time() - self._began_at
+        polls = progress.pending * _MOST_FAILURES
+        by_limit = polls * _REQUESTS / self._per_minute * 60
+        seconds = max(_MOST_FAILURES * poll + _PAUSES, polls * poll / _AT_A_TIME, by_limit)
+        until = f"a card is given up after {_MOST_FAILURES} failed polls in a row"
+        if progress.statuses:  # of cards that an earlier run has seen
+            until, seconds = f"{until}, one with a status not before 5 min", max(seconds, _LONGEST_OUTAGE)
+        until = f"{until}; all in {roughly(seconds)}"
+        if self._arguments.timeout < seconds:
+            until = f"it ends with the timeout, in {roughly(self._arguments.timeout - poll)}"
+        self._output.emit(Warned(f"no usable answer yet: {message_of(error)}; {until}"))
 
     def _note_saved(self) -> None:
         self._stats.saved_at = self._loop.time()

@@ -256,9 +256,7 @@ class _Database:
         except sqlite3.Error as exc:
             with suppress(sqlite3.Error):
                 connection.execute("ROLLBACK")
-            raise UsageError(
-                f"the checkpoint {self._name} cannot be written: {exc}; name another file with --checkpoint"
-            ) from None
+            raise self._unusable("written", exc) from None
 
     def close(self) -> None:
         if self._connection is not None:
@@ -268,34 +266,29 @@ class _Database:
 
     def _check_files(self) -> None:
         """Check the file, or create an empty one, before SQLite does anything with it."""
-        flags = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
         try:
             if Path(self._name).is_symlink() and not self._path.exists():
                 raise self._refusal("it is a link that leads nowhere")
             for end in ("", "-wal", "-shm", "-journal"):  # what SQLite has beside a database
                 with suppress(FileNotFoundError):
                     self._check_file(Path(f"{self._path}{end}"))
-            with suppress(FileExistsError):
-                os.close(os.open(self._path, flags | os.O_CREAT | os.O_EXCL, 0o600))
-            file = os.open(self._path, flags)
-            try:
-                header = os.read(file, 100)
-            finally:
-                os.close(file)
+            with os.fdopen(os.open(self._path, flags, 0o600), "rb") as file:
+                header = file.read(100)
         except OSError as exc:
-            raise UsageError(
-                f"the checkpoint {self._name} cannot be used: {exc.strerror}; name another file with --checkpoint"
-            ) from None
+            raise self._unusable("used", exc.strerror) from None
         if not header:
             self._path.chmod(0o600)  # it will hold the cards' tokens
-        if header and not (len(header) == 100 and header.startswith(_MAGIC)):  # noqa: PLR2004 - SQLite's
+            return
+        if len(header) < 100 or not header.startswith(_MAGIC):  # noqa: PLR2004 - SQLite's
             raise self._refusal("it is no SQLite database")
         version, application = (int.from_bytes(header[at : at + 4], "big") for at in (60, 68))
-        if header and application != _APPLICATION:
+        if application != _APPLICATION:
             raise self._refusal("it is another program's database")
-        if header and version != _VERSION:
-            words = "a newer version of cardprod has written it"
-            raise self._refusal(words) if version > _VERSION else self._damaged("it has no version")
+        if version > _VERSION:
+            raise self._refusal("a newer version of cardprod has written it")
+        if version < _VERSION:
+            raise self._damaged("it has no version")
 
     def _check_file(self, path: Path) -> None:
         found = path.lstat()
@@ -347,10 +340,11 @@ class _Database:
             words = "wait for it, or name another file with --checkpoint"
             return UsageError(f"another run continues from {self._name}: {words}")
         if code in {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR}:
-            return UsageError(
-                f"the checkpoint {self._name} cannot be written: {exc}; name another file with --checkpoint"
-            )
+            return self._unusable("written", exc)
         return self._damaged(str(exc))
+
+    def _unusable(self, how: str, why: object) -> UsageError:
+        return UsageError(f"the checkpoint {self._name} cannot be {how}: {why}; name another file with --checkpoint")
 
 
 def _schema_of(connection: sqlite3.Connection) -> set[str]:
