@@ -251,9 +251,9 @@ class Client:
         api_version: The first segment of the path, "v3" or a calendar version such as "2026Q3".
         session: An `aiohttp.ClientSession` to use instead of an own one, with its connector, proxies, trace configs
             and cookie jar. It is neither closed nor changed here. So aiohttp still resends a request by itself when
-            a kept-alive connection breaks, which neither `attempts` nor `rate_limit` counts, and accepts an answer
-            that came before its request. A session that does not verify the server is refused. Only the connections
-            that it keeps to the server are closed after one of them has failed.
+            a kept-alive connection breaks, which neither `attempts` nor `rate_limit` counts. A session that does not
+            verify the server is refused. Only the connections that it keeps to the server are closed after one of them
+            has failed.
         request_timeout: Seconds for one request and its whole answer, 10 by default; time spent queueing does not
             count.
         attempts: How often a request is sent before its poll fails, the first time included; 3 by default. Connection

@@ -37,6 +37,7 @@ from cardprod.telemetry import (
     TransitionSeen,
     WaitEnded,
     WaitStarted,
+    field_of,
 )
 
 try:
@@ -52,7 +53,7 @@ if TYPE_CHECKING:
 
     from cardprod.client import Client
     from cardprod.errors import CardprodError
-    from cardprod.models import ProductionStatus, Transition
+    from cardprod.models import Card, ProductionStatus, Transition
     from cardprod.telemetry import Event
 
 __all__ = ["instrument"]
@@ -130,7 +131,7 @@ class _Instrumentation:
                 attributes = {"cardprod.card": str(event.card)}
                 self._spans[event.wait] = self._tracer.start_span("cardprod.wait", attributes=attributes)
             case TransitionSeen():
-                self._report_transition(event.transition, self._spans.get(event.wait))
+                self._report_transition(event.card, event.transition, self._spans.get(event.wait))
             case PollFailed():
                 if (span := self._spans.get(event.wait)) is not None:
                     error = event.error
@@ -142,20 +143,21 @@ class _Instrumentation:
                         span.set_status(trace.StatusCode.ERROR, str(event.error))
                     span.end()
 
-    def _report_transition(self, step: Transition, span: trace.Span | None) -> None:
+    def _report_transition(self, card: Card, step: Transition, span: trace.Span | None) -> None:
         current, previous = step.current, step.previous
         if step.is_final:
             self._time_to_final.record(step.elapsed, _attributes_of(current))
         if span is None:
             return
-        fields = {
-            "cardprod.status": str(current.status),
-            "cardprod.previous_status": None if previous is None else str(previous.status),
+        texts = {
+            "cardprod.status": current.status,
+            "cardprod.previous_status": None if previous is None else previous.status,
             "cardprod.kiosk_id": current.kiosk_id,
-            "cardprod.error_code": None if current.error_code is None else str(current.error_code),
+            "cardprod.error_code": current.error_code,
             "cardprod.source": step.source,
         }
+        fields = {name: field_of(text, card) for name, text in texts.items()}
         attributes: dict[str, str | int | float] = {name: value for name, value in fields.items() if value is not None}
         attributes |= {"cardprod.elapsed": step.elapsed, "cardprod.polls": step.polls}
         span.add_event("transition", attributes)
-        span.set_attributes({"cardprod.status": str(current.status), "cardprod.polls": step.polls})
+        span.set_attributes({name: attributes[name] for name in ("cardprod.status", "cardprod.polls")})

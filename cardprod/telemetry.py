@@ -61,6 +61,7 @@ __all__ = [
     "TransitionSeen",
     "WaitEnded",
     "WaitStarted",
+    "field_of",
     "record_fields",
     "warn",
 ]
@@ -243,8 +244,8 @@ def _log(event: Event) -> None:
             LOGGER.warning("a poll failed and the wait goes on (%s): %s", count, str(error), extra=extra)
         case PollEnded(card, _, seconds, outcome) if outcome is not None and LOGGER.isEnabledFor(logging.DEBUG):
             name = type(outcome).__name__ if isinstance(outcome, Exception) else None
-            status = None if isinstance(outcome, Exception) else _shortened(str(outcome.status), card)
-            shown = name if status is None else one_line(status, _SHOWN_STATUS)
+            status = None if isinstance(outcome, Exception) else field_of(outcome.status, card)
+            shown = name if status is None else status
             extra = record_fields(card=str(card), seconds=seconds, status=status, error=name)
             LOGGER.debug("poll of card %s: %s in %.3f s", card, shown, seconds, extra=extra)
         case RequestRetried(card, attempt, error, retry_in) if LOGGER.isEnabledFor(logging.DEBUG):
@@ -260,10 +261,10 @@ def _log_transition(card: Card, transition: Transition) -> None:
     current, previous = transition.current, transition.previous
     extra = record_fields(
         card=str(card),
-        previous_status=None if previous is None else _shortened(str(previous.status), card),
-        status=_shortened(str(current.status), card),
-        kiosk_id=None if current.kiosk_id is None else _shortened(current.kiosk_id, card),
-        error_code=None if current.error_code is None else _shortened(str(current.error_code), card),
+        previous_status=None if previous is None else field_of(previous.status, card),
+        status=field_of(current.status, card),
+        kiosk_id=field_of(current.kiosk_id, card),
+        error_code=field_of(current.error_code, card),
         elapsed=transition.elapsed,
         polls=transition.polls,
         source=transition.source,
@@ -281,6 +282,16 @@ def warn(message: str, *args: object, **fields: object) -> None:
 def record_fields(**fields: object) -> dict[str, object]:
     """Prefix the fields of a record: `logging` raises for names that it or an application's record factory has set."""
     return {f"cardprod_{name}": value for name, value in fields.items()}
+
+
+def field_of(text: str | None, card: Card) -> str | None:
+    """Make a text from a server fit for a field of a record or a span: one line of at most 100 characters.
+
+    Args:
+        text: The text; None for none.
+        card: The card, whose token is shortened in it.
+    """
+    return None if text is None else one_line(_shortened(str(text), card), _SHOWN_STATUS)
 
 
 def _shortened(text: str, card: Card) -> str:

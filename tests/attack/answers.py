@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import sys
 from functools import partial
+from itertools import product
 from typing import TYPE_CHECKING, Final
 
 import aiohttp
 
-from cardprod import RateLimited
+from cardprod import Client, ProductionStatus, RateLimited
 from tests.attack.registry import Found, attack
-from tests.attack.target import LIMIT, PLACE, always, attacked, echo, error_of, id_in
-from tests.raw_server import http_answer
+from tests.attack.target import LIMIT, PLACE, TOKEN, always, attacked, echo, error_of, id_in
+from tests.raw_server import RawServer, http_answer
 from tests.waiting import Child
 
 if TYPE_CHECKING:
@@ -97,3 +99,60 @@ async def _() -> Found:
         await client.get_status(*PLACE)
         error = await error_of(client.get_status(*PLACE))
         return [] if isinstance(error, RateLimited) and error.retry_after == 3000 else [f"it is {error!r}"]
+
+
+@attack("an answer that came before its request is not believed, on connections of our own and of a lent session")
+async def _() -> Found:
+    async def status_after_stray(session: aiohttp.ClientSession | None, delay: float) -> ProductionStatus:
+        async def answer(writer: asyncio.StreamWriter) -> None:
+            writer.write(http_answer())
+            if len(server.heads) == 1:
+                stray = http_answer(body='{"status":"PRODUCED"}')
+                asyncio.get_running_loop().call_later(delay, writer.write, stray)
+
+        async with RawServer(answer) as server, Client(TOKEN, base_url=server.base_url, session=session) as client:
+            await client.get_status(*PLACE)
+            await asyncio.sleep(1)
+            return await client.get_status(*PLACE)
+
+    async with aiohttp.ClientSession() as session:
+        rows = list(product((None, session), (0.0, 0.05)))
+        statuses = [await status_after_stray(*row) for row in rows]
+    return [f"{row}: {status}" for row, status in zip(rows, statuses, strict=True) if status.is_final]
+
+
+@attack("a connection that is an answer behind fails none of 300 cards")
+async def _() -> Found:
+    ids: list[str] = []
+
+    def reply(request: str) -> bytes:
+        ids.append(id_in(request))
+        return (echo(ids[0]) if len(ids) == 10 else b"") + echo(ids[-1])
+
+    async with attacked(reply, max_concurrency=1) as (_, client):
+        outcome = await client.get_statuses([(1, f"card-{number}") for number in range(300)])
+    failed = [one for one in outcome.values() if isinstance(one, Exception)]
+    return [f"{len(failed)} failed: {failed[0]}"] if failed else []
+
+
+INSTEAD: Final[dict[str, tuple[bytes, str]]] = {
+    "a header over 8 KiB": (http_answer(X_Powered_By="x" * 9000), "over 8 KiB"),
+    "nginx without a certificate": (http_answer(400, "<p>No required SSL certificate was sent"), "load one with ssl="),
+    "nginx with too long headers": (http_answer(400, "<p>Request Header Or Cookie Too Large"), "check the token"),
+    "a login page": (http_answer(200, "<html>Welcome"), "a network's login"),
+    "a login page's redirect": (http_answer(302), "the network wants a login"),
+    "a 511": (http_answer(511), "the network wants a login"),
+    "an unrequested coding": (http_answer(200, "\x1f\x9d", Content_Encoding="compress"), "compressed as 'compress'"),
+    "another limit's 429": (http_answer(429, X_Rate_Limited_By="wise-x", Retry_After="61"), "limited by wise-x"),
+    "another protocol": (b"SSH-2.0-OpenSSH_9\r\n", "is not HTTP"),
+}
+
+
+@attack("what came instead of an answer is named as what it is")
+async def _() -> Found:
+    wrong: Found = []
+    for name, (content, words) in INSTEAD.items():
+        async with attacked(always(content), attempts=1) as (_, client):
+            error = await error_of(client.get_status(*PLACE))
+        wrong += [] if words in str(error) else [f"{name}: {error}"]
+    return wrong

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
+import tracemalloc
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -22,6 +24,7 @@ from tests.attack.target import (
     attacked,
     error_of,
     grant_or,
+    id_in,
     oauth,
 )
 from tests.cards import CARD
@@ -136,3 +139,32 @@ async def _() -> Found:
         await client.get_status(*PLACE)
         seconds = asyncio.get_running_loop().time() - began
     return [] if seconds < 2 else [f"the answer came after {seconds:.1f} s"]
+
+
+@attack("errors of answers of 1 MiB that are no JSON do not keep them")
+async def _() -> Found:
+    async with attacked(always(http_answer(200, "x" * (2**20 - 1))), max_concurrency=2) as (_, client):
+        await client.get_statuses([(1, "first")])
+        tracemalloc.start()
+        try:
+            outcome = await client.get_statuses([(1, f"card-{number}") for number in range(30)])
+            gc.collect()
+            kept, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    return [f"{len(outcome)} keep {kept / 2**20:.1f} MiB"] if kept > 2**20 else []
+
+
+@attack("a grant's lifetime counts as a number, as text and as a time, and its request has a correlation id")
+async def _() -> Found:
+    wrong: Found = []
+    at = (datetime.now(UTC) + timedelta(hours=12)).isoformat()
+    for lifetime in ({"expires_in": 43_200}, {"expires_in": "43200"}, {"expires_in": None, "expires_at": at}):
+        grant = http_answer(body=json.dumps({"access_token": ACCESS, **lifetime}))
+        async with attacked(always(grant), partial(oauth, access_token=None)) as (server, _client):
+            token = oauth(server.base_url, None)
+            await token()
+        left = None if token.expires_at is None else (token.expires_at - datetime.now(UTC)).total_seconds()
+        wrong += [] if left is not None and 43_100 < left <= 43_200 else [f"{lifetime}: {left} s"]
+        wrong += [] if id_in(server.heads[0]) else ["no correlation id"]
+    return wrong

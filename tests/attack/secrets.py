@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 from functools import partial
 from itertools import chain
@@ -11,7 +12,8 @@ from typing import TYPE_CHECKING
 import aiohttp
 import attrs
 
-from cardprod import CardprodError, Client, OAuthToken
+from cardprod import CardprodError, Client, OAuthToken, UsageError
+from cardprod.webhooks import Verifier, sign
 from tests.attack.leaks import leaks, logged, shown_by
 from tests.attack.registry import Found, attack
 from tests.attack.target import CLIENT_SECRET, PLACE, REFRESH, TOKEN, always, attacked, error_of, grant_or, oauth
@@ -80,7 +82,7 @@ async def _() -> Found:
     return [*chain.from_iterable(found), *leaks(records)]
 
 
-@attack("a token that an answer repeats in one of five encodings is not shown, encoded or decoded")
+@attack("a token that an answer repeats in one of twelve encodings is not shown, encoded or decoded")
 async def _() -> Found:
     encodings: dict[str, Callable[[str], str]] = {
         "as it is": str,
@@ -88,6 +90,13 @@ async def _() -> Found:
         "URL": lambda text: "".join(f"%{ord(one):02x}" for one in text),
         "HTML": lambda text: "".join(f"&#{ord(one)};" for one in text),
         "HTML, hexadecimal": lambda text: "".join(f"&#x{ord(one):x};" for one in text),
+        "JavaScript": lambda text: "".join(f"\\x{ord(one):02x}" for one in text),
+        "quoted-printable": lambda text: "".join(f"={ord(one):02X}" for one in text),
+        "base64": lambda text: base64.b64encode(text.encode()).decode(),
+        "URL twice": lambda text: "".join(f"%25{ord(one):02x}" for one in text),
+        "HTML twice": lambda text: "".join(f"&amp;#{ord(one)};" for one in text),
+        "URL in JSON": lambda text: "".join(f"\\u0025{ord(one):02x}" for one in text),
+        "JSON twice": lambda text: "".join(f"\\\\u{ord(one):04x}" for one in text),
     }
     wrong: Found = []
     for (name, encode), http_status in ((one, code) for one in encodings.items() for code in (200, 403, 422)):
@@ -106,11 +115,63 @@ async def _() -> Found:
 
 @attack("a token that a 200 repeats as kioskId, errorCode or description is not shown")
 async def _() -> Found:
-    body = json.dumps({"status": "READY", **dict.fromkeys(("kioskId", "errorCode", "description"), f"x {TOKEN}")})
-    with logged() as records:
-        async with attacked(always(http_answer(body=body))) as (_, client):
+    wrong: Found = []
+    for text in (f"x {TOKEN}", "".join(f"%{ord(one):02x}" for one in TOKEN[:24])):
+        body = json.dumps({"status": "READY", **dict.fromkeys(("kioskId", "errorCode", "description"), text)})
+        with logged() as records:
+            async with attacked(always(http_answer(body=body)), TOKEN[:24]) as (_, client):
+                status = await client.get_status(*PLACE)
+        shown = [("the status", f"{status!r} {attrs.astuple(status)}"), *records]
+        wrong += leaks(shown, (TOKEN[:24], text.removeprefix("x ")))
+    return wrong
+
+
+@attack("a token of which a long text shows the beginning, because it is cut there, is not shown")
+async def _() -> Found:
+    wrong: Found = []
+    for name, limit in (("description", 2048), ("kioskId", 100), ("errorCode", 100)):
+        text = "x" * (limit - len(TOKEN) + 3) + TOKEN
+        async with attacked(always(http_answer(body=json.dumps({"status": "READY", name: text})))) as (_, client):
             status = await client.get_status(*PLACE)
-    return leaks([("the status", f"{status!r} {attrs.astuple(status)}"), *records])
+        wrong += leaks([(name, repr(status))], (TOKEN[:-4],))
+    return wrong
+
+
+@attack("a proxy's password is not shown by a proxy that is down, or that refuses")
+async def _() -> Found:
+    wrong: Found = []
+    for http_status in (407, 502):
+        async with attacked(always(http_answer(http_status))) as (server, _client):
+            down = "http://127.0.0.1:9"
+            for url in (server.base_url, down):
+                proxy = url.replace("//", f"//somebody:{CLIENT_SECRET}@")
+                async with Client(TOKEN, base_url="https://kiosk.invalid", proxy=proxy, attempts=1) as client:
+                    wrong += leaks(shown_by(await error_of(client.get_status(*PLACE))))
+    return wrong
+
+
+@attack("constructors that refuse an argument show no secret that is in another")
+async def _() -> Found:
+    proxy = f"socks5://somebody:{CLIENT_SECRET}@proxy.example"
+    refused: list[Callable[[], object]] = [
+        lambda: Client(TOKEN, base_url="ftp://kiosk.example"),
+        lambda: Client(TOKEN, attempts=0),
+        lambda: Client("token", proxy=proxy),
+        lambda: Client("token", base_url=f"https://somebody:{CLIENT_SECRET}@kiosk.example"),
+        lambda: OAuthToken("client-id", CLIENT_SECRET, f"{REFRESH} "),
+        lambda: OAuthToken("client-id", CLIENT_SECRET, REFRESH, proxy=proxy),
+        lambda: Verifier(f"-----BEGIN RSA PRIVATE KEY-----\n{CLIENT_SECRET}"),
+        lambda: sign(b"", f"-----BEGIN RSA PRIVATE KEY-----\n{CLIENT_SECRET}"),
+    ]
+    wrong: Found = []
+    for number, make in enumerate(refused):
+        try:
+            make()
+        except UsageError as error:
+            wrong += leaks(shown_by(error))
+        else:
+            wrong.append(f"number {number} is not refused")
+    return wrong
 
 
 @attack("an error of on_refresh shows no secret")

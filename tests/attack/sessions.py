@@ -83,3 +83,33 @@ async def _() -> Found:
                 with contextlib.suppress(CardprodError):
                     await client.get_status(*PLACE)
         return leaks((f"a request to {server.base_url}", head) for head in server.heads)
+
+
+@attack("a proxy that refuses, or is down, is named as that, and a 4xx of it is not retried")
+async def _() -> Found:
+    wrong: Found = []
+    for http_status, requests in ((403, 1), (407, 1), (502, 2)):
+        async with attacked(always(http_answer(http_status))) as (proxy, _client):
+            settings: dict[str, Any] = {"base_url": "https://kiosk.invalid", "attempts": 2}
+            for url, words in ((proxy.base_url, f"it answered {http_status}"), ("http://127.0.0.1:9", "be reached")):
+                async with Client(TOKEN, proxy=url, **settings) as client:
+                    error = await error_of(client.get_status(*PLACE))
+                wrong += (
+                    [] if f"the proxy {'refused' if url == proxy.base_url else 'could'}" in str(error) else [str(error)]
+                )
+                wrong += [] if words in str(error) else [str(error)]
+        wrong += [] if len(proxy.heads) == requests else [f"{http_status}: {len(proxy.heads)} requests"]
+    return wrong
+
+
+@attack("a proxy that is set is used for loopback too, and one that cannot be is refused")
+async def _() -> Found:
+    async with attacked(always(http_answer())) as (proxy, _client):
+        async with Client(TOKEN, base_url="http://127.0.0.1:9", proxy=proxy.base_url, attempts=1) as client:
+            await client.get_status(*PLACE)
+        wrong = [] if len(proxy.heads) == 1 else ["it was not used"]
+    try:
+        Client(TOKEN, base_url="http://127.0.0.1:9", proxy="nonsense")
+    except UsageError:
+        return wrong
+    return [*wrong, "nonsense was accepted"]

@@ -365,7 +365,7 @@ async def test_echoed_refresh(spill: _Spill, *, full_size: bool) -> None:
                     ends = await _drive(spill, _oauth(server.base_url, **tokens[token]), server.base_url, attempts=1)
                     assert all(isinstance(end, cardprod.CardprodError) for end in ends)
                     assert f"Basic {_BASIC}" in map(_authorization, server.heads)
-                    assert _REFRESH in server.bodies[0]
+                    assert any(_REFRESH in body for body in server.bodies)
 
 
 def _only_refreshes(answer: Callable[[str], bytes]) -> Callable[[str], bytes]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
 import re
 import sys
 from typing import TYPE_CHECKING, Any
@@ -105,6 +106,22 @@ async def test_wait_is_a_span(
     assert span.events[-1].attributes["cardprod.error_code"] == "PRD_FEEDER_JAM"
     assert span.status.status_code is trace.StatusCode.UNSET
     assert {current.get_span_context().span_id for current in _current[session]} == {span.context.span_id}
+
+
+async def test_foreign_texts_in_a_span(kiosk: Simulator, traced: cardprod.Client, seen: _Seen) -> None:
+    """What a server writes is one short line in a span, without the card's whole token."""
+    token = CARD.card_token
+    body = json.dumps(
+        {"status": f"A {token}\x1b\nB", **dict.fromkeys(("kioskId", "errorCode"), f"{token}\n" + "x" * 70)}
+    )
+    kiosk.fail_next(Fault("answer", 200, body, "application/json"), times=9)
+    with pytest.raises(cardprod.WaitTimeout):
+        await traced.wait_until_final(CARD.profile_id, CARD.card_token, timeout=1)
+    span = seen.span()
+    fields = [str(value) for event in span.events for value in event.attributes.values()]
+    assert all(len(field) <= 100 and field.isprintable() and token not in field for field in fields)
+    assert span.attributes["cardprod.status"] == f"A {token[:8]}\u2026\ufffd B"
+    assert token not in span.to_json()
 
 
 @pytest.mark.parametrize(("fault", "error"), [(None, "WaitTimeout"), (Fault.server_error(404), "CardNotFound")])

@@ -28,6 +28,7 @@ from cardprod import (
     WaitTimeout,
 )
 from cardprod.simulator import Simulator, Stage, Subscription
+from cardprod.telemetry import Event, TransitionSeen
 from cardprod.webhooks import Verifier
 from tests.cards import CARD, event_of
 from tests.leftovers import assert_idle, assert_nothing_left
@@ -361,6 +362,21 @@ async def test_polls_become_rare(kiosk: Simulator, client: Client, endpoint: str
     with_events, ends = await _follow_fleet(kiosk, client, 8)
     assert with_events <= 0.1 * without
     assert max(late for _, late in ends) < 1
+
+
+async def test_old_events_raise_no_trust(kiosk: Simulator, client: Client) -> None:
+    """Events of years ago, each redelivered right after a poll showed the same, make no poll rarer."""
+    without, _ = await _follow_fleet(kiosk, client, 8)
+    long_ago = datetime(2020, 1, 1, tzinfo=UTC)
+
+    def redeliver(event: Event) -> None:
+        if isinstance(event, TransitionSeen):
+            client.notify(event_of(event.card, event.transition.current.status, sent_at=long_ago))
+
+    client.on_event = redeliver
+    await _follow_fleet(kiosk, client, 10)
+    with_events, _ = await _follow_fleet(kiosk, client, 8)
+    assert with_events > 0.9 * without
 
 
 async def test_slow_events_raise_trust_too(kiosk: Simulator, client: Client, endpoint: str) -> None:

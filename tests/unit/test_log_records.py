@@ -147,6 +147,7 @@ def test_foreign_status_is_one_line(caplog: pytest.LogCaptureFixture) -> None:
         )
         assert f": {text} in" in caplog.records[-2].getMessage()
         assert caplog.records[-1].getMessage().isprintable()
+        assert [extra_of(record)["cardprod_status"] for record in caplog.records[-2:]] == [text, text]
 
 
 def test_observer_and_handlers_that_raise(caplog: pytest.LogCaptureFixture) -> None:
