@@ -33,7 +33,7 @@ from cardprod.simulator import Simulator
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Callable
 
 _CHUNK = 100
 _SAFETY_NET = 60
@@ -45,7 +45,7 @@ def _chunks_under_way(database: str) -> dict[int, int]:
     with psycopg.connect(database) as connection:
         rows = connection.execute(
             "SELECT chunk.id, version FROM cardprod.chunks chunk JOIN cardprod.procrastinate_jobs job "
-            "ON job.queueing_lock = 'cardprod:' || chunk.id WHERE job.status = 'doing'"
+            "ON job.queueing_lock = 'cardprod:' || batch_id || ':' || chunk.id WHERE job.status = 'doing'"
         )
         return dict(rows.fetchall())
 
@@ -85,15 +85,18 @@ async def _crash(cards: int, seed: int, *, restarts: bool, webhooks: bool = Fals
             produced_at: dict[str, float] = {}
             submitted: list[Card] = []
             for number in range(cards):
-                # This process signs, sends, receives and verifies each webhook: less at once.
-                ready, printing = random.uniform(5, 50 if webhooks else 20), random.uniform(20, 100 if webhooks else 50)
+                # This process signs and sends each webhook: no more than some 30 a second.
+                stretch = max(2.0, cards / 750) if webhooks else 1.0
+                ready, printing = random.uniform(5, 20 * stretch), random.uniform(20, 50 * stretch)
                 plan = [("READY", ready), ("IN_PROGRESS", printing), ("PRODUCED", 0.0)]
                 card = kiosk.add((123456, f"card-{number}"), plan)
                 submitted.append(card)
                 produced_at[card.card_token] = time.time() + ready + printing
-            events: list[Applied] = []
+            applied: Callable[[], list[Applied]] = list[Applied]
             if webhooks:
-                events = await stack.enter_async_context(durable_parts.webhooks(kiosk, durable, seed))
+                await durable.migrate()
+                receiving = durable_parts.webhooks(kiosk, database, Path(folder), seed)
+                applied = await stack.enter_async_context(receiving)
             batch_id = await durable.submit(submitted, schedule=Backoff(ceiling=10), batch_size=_CHUNK)
             options = ["--safety-net", f"{_SAFETY_NET}"] if webhooks else []
             workers = [start_worker(database, file, kiosk.base_url, kiosk.token, *options) for file in files]
@@ -123,6 +126,7 @@ async def _crash(cards: int, seed: int, *, restarts: bool, webhooks: bool = Fals
             for file in files:
                 lines.extend(json.loads(line) for line in file.read_text().splitlines())
             chunks = await resumed
+            events = applied()
     return _judged(
         lines, produced_at, killed_at, after=chunks, requests=kiosk.requests.total, restarts=restarts, events=events
     )
@@ -164,11 +168,7 @@ def _judged(  # noqa: PLR0913 - all that was seen
     ]
     if events:
         final_at = {line["card"]: line["at"] for line in finals}
-        waits = [
-            final_at[one.event.card.card_token] - one.received_at
-            for one in events
-            if one.event.card is not None and one.event.status.is_final
-        ]
+        waits = [final_at[one.card] - one.received_at for one in events if one.is_final]
         seconds = {
             "events received late (the kiosk's and the machine's part)": [one.late for one in events],
             "events applied in": [one.took for one in events],

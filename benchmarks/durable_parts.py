@@ -2,33 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
-import time
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import attrs
-from aiohttp import web
-from aiohttp.test_utils import TestServer
 
-from cardprod.errors import DurableError
 from cardprod.simulator import Subscription
-from cardprod.webhooks import Verifier
 from tests.durable.postgres import Postgres, postgres_programs, running_postgres
-from tests.waiting import Child
+from tests.waiting import Child, until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Generator
+    from collections.abc import AsyncGenerator, Callable, Generator
 
-    from cardprod import ProductionEvent
-    from cardprod.durable import Durable
     from cardprod.simulator import Simulator
 
 __all__ = ["HEARTBEAT", "Applied", "postgres", "start_worker", "webhooks"]
 
 HEARTBEAT = 5.0
+_ROOT = Path(__file__).parent.parent
 
 
 @contextmanager
@@ -43,9 +38,8 @@ def postgres() -> Generator[Postgres]:
 
 def start_worker(database: str, file: Path, base_url: str, token: str = "", *options: str) -> Child:
     """Start a worker process, which writes what it is given to a file."""
-    root = Path(__file__).parent.parent
-    environment = {**os.environ, "CARDPROD_TOKEN": token, "CARDPROD_BASE_URL": base_url, "PYTHONPATH": str(root)}
-    program = [sys.executable, str(root / "tests" / "durable" / "worker.py")]
+    environment = {**os.environ, "CARDPROD_TOKEN": token, "CARDPROD_BASE_URL": base_url, "PYTHONPATH": str(_ROOT)}
+    program = [sys.executable, str(_ROOT / "tests" / "durable" / "worker.py")]
     return Child(*program, database, str(file), str(HEARTBEAT), *options, env=environment)
 
 
@@ -53,32 +47,27 @@ def start_worker(database: str, file: Path, base_url: str, token: str = "", *opt
 class Applied:
     """An event that was applied: how late it was received, in seconds, when, and how long applying it took."""
 
-    event: ProductionEvent
+    card: str
+    is_final: bool
     late: float
     received_at: float
     took: float
 
 
 @asynccontextmanager
-async def webhooks(kiosk: Simulator, durable: Durable, seed: int, losses: float = 0.1) -> AsyncGenerator[list[Applied]]:
-    """Deliver the kiosk's webhooks, of which some are lost, to durable waits in this process."""
-    verifier = Verifier(kiosk.public_key)
-    applied: list[Applied] = []
+async def webhooks(
+    kiosk: Simulator, database: str, folder: Path, seed: int, losses: float = 0.1
+) -> AsyncGenerator[Callable[[], list[Applied]]]:
+    """Deliver the kiosk's webhooks, of which some are lost, to durable waits in a process of its own.
 
-    async def receive(request: web.Request) -> web.Response:
-        event = verifier.parse(await request.read(), request.headers)
-        received_at = time.time()
-        try:
-            await durable.notify(event)
-        except DurableError:
-            return web.Response(status=503)
-        if event.sent_at is not None:
-            late = received_at - event.sent_at.timestamp()
-            applied.append(Applied(event, late, received_at, time.time() - received_at))
-        return web.Response()
-
-    app = web.Application()
-    app.router.add_post("/", receive)
-    async with TestServer(app) as server:
-        kiosk.subscribe(Subscription(url=str(server.make_url("/")), losses=losses, seed=seed))
-        yield applied
+    Yields:
+        What returns the events that were applied so far.
+    """
+    key, file = folder / "key.pem", folder / "applied"
+    key.write_text(kiosk.public_key, "ascii")
+    environment = {**os.environ, "PYTHONPATH": str(_ROOT)}
+    program = [sys.executable, str(_ROOT / "benchmarks" / "durable_receiver.py")]
+    with Child(*program, database, str(key), str(file), env=environment) as receiver:
+        [url] = await until("an address", lambda: receiver.lines, child=receiver)
+        kiosk.subscribe(Subscription(url=url, losses=losses, seed=seed))
+        yield lambda: [Applied(*json.loads(line)) for line in file.read_text("utf-8").splitlines()]

@@ -48,8 +48,8 @@ _CHUNK: Final = 10
 _STOP_LIMIT: Final = 40.0
 """Seconds in which a worker that was asked to stop must have ended: twice its grace, a call's limit, and a start."""
 
-_DRAIN: Final = 240.0
-"""Seconds after the last accident in which all must be over: a refused token is tried again after as many as 300."""
+_DRAIN: Final = 120.0
+"""Seconds after the last accident in which all must be over: a refused token is tried again after 30."""
 
 _BAD_WORDS: Final = ("was destroyed", "never awaited", "do not end", "RuntimeWarning")
 """What no worker may write. procrastinate writes tracebacks of its own while the database is away."""
@@ -280,8 +280,8 @@ class _Soak:
         address = f"host={self.proxy.directory} user=tester dbname={self.database.rpartition('=')[2]}"
         async with AsyncExitStack() as stack:
             durable = await stack.enter_async_context(Durable(address, heartbeat=HEARTBEAT))
-            await stack.enter_async_context(webhooks(self.kiosk, durable, seed))
             await durable.migrate()
+            await stack.enter_async_context(webhooks(self.kiosk, address, self.folder, seed))
             for slot in range(_WORKERS):
                 self.start(slot)
             watching = asyncio.create_task(self.watch())

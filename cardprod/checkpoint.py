@@ -184,7 +184,7 @@ class Checkpoint:
     pending: tuple[PendingCard, ...] = attrs.field(repr=lambda pending: f"<{len(pending)} cards>")
 
     def __attrs_post_init__(self) -> None:
-        check_count("max_failures", self.max_failures)
+        check_count("max_failures", self.max_failures, most=2**63 - 1)  # what JSON of it can hold
         check_seconds("max_outage", self.max_outage)
         seen: set[Card] = set()
         for one in self.pending:

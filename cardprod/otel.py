@@ -103,8 +103,8 @@ class _Instrumentation:
         self._time_to_final = meter.create_histogram(
             "cardprod.time_to_final", "s", "From the beginning of a wait to the final status"
         )
-        self._spans: dict[int, trace.Span] = {}
-        self._tokens: dict[int, Token[Context]] = {}
+        self._spans: dict[int | None, trace.Span] = {}  # by the number of the wait; a poll without a wait has None
+        self._tokens: dict[int | None, Token[Context]] = {}
 
     def __call__(self, event: Event) -> None:  # noqa: C901, PLR0912 - one case for each kind of event
         match event:
@@ -117,10 +117,10 @@ class _Instrumentation:
             case RequestRetried():
                 self._retries.add(1, {"error.type": type(event.error).__name__})
             case PollStarted():
-                if (span := self._span_of(event.wait)) is not None and event.wait is not None:
+                if (span := self._spans.get(event.wait)) is not None:
                     self._tokens[event.wait] = context.attach(trace.set_span_in_context(span))
             case PollEnded():
-                if event.wait is not None and (token := self._tokens.pop(event.wait, None)) is not None:
+                if (token := self._tokens.pop(event.wait, None)) is not None:
                     context.detach(token)
                 if event.outcome is not None:
                     attributes = _attributes_of(event.outcome)
@@ -130,9 +130,9 @@ class _Instrumentation:
                 attributes = {"cardprod.card": str(event.card)}
                 self._spans[event.wait] = self._tracer.start_span("cardprod.wait", attributes=attributes)
             case TransitionSeen():
-                self._report_transition(event.transition, self._span_of(event.wait))
+                self._report_transition(event.transition, self._spans.get(event.wait))
             case PollFailed():
-                if (span := self._span_of(event.wait)) is not None:
+                if (span := self._spans.get(event.wait)) is not None:
                     error = event.error
                     span.add_event("poll failed", {"error.type": type(error).__name__, "error.message": str(error)})
             case WaitEnded():
@@ -141,9 +141,6 @@ class _Instrumentation:
                         span.set_attribute("error.type", type(event.error).__name__)
                         span.set_status(trace.StatusCode.ERROR, str(event.error))
                     span.end()
-
-    def _span_of(self, wait: int | None) -> trace.Span | None:
-        return None if wait is None else self._spans.get(wait)
 
     def _report_transition(self, step: Transition, span: trace.Span | None) -> None:
         current, previous = step.current, step.previous

@@ -295,15 +295,16 @@ def _has_signed(key: RSAPublicKey, signature: bytes, body: bytes) -> bool:
 
 
 def _public_key(key: str | bytes | RSAPublicKey) -> RSAPublicKey:
+    loaded: object = key
     if isinstance(key, str | bytes):
         try:
             loaded = load_pem_public_key(_bytes(key))
-        except (ValueError, UnsupportedAlgorithm):  # the key is in no message: it may be a private one by mistake
+        except UnsupportedAlgorithm:
+            raise UsageError("a public key must be RSA's, as Wise's are") from None
+        except ValueError:  # the key is in no message: it may be a private one by mistake
             raise UsageError(
                 "a public key must be PEM, -----BEGIN PUBLIC KEY----- …, and no URL or path of one: read it first"
             ) from None
-    else:
-        loaded = key
     if not isinstance(loaded, RSAPublicKey):
         raise UsageError(f"a public key must be RSA's, as Wise's are, not a {type(loaded).__name__}")
     if loaded.key_size < _FEWEST_BITS:
@@ -314,7 +315,9 @@ def _public_key(key: str | bytes | RSAPublicKey) -> RSAPublicKey:
 def _load_private_key(pem: str | bytes) -> RSAPrivateKey:
     try:
         key = load_pem_private_key(_bytes(pem), password=None)
-    except (ValueError, TypeError, AttributeError, UnsupportedAlgorithm):
+    except UnsupportedAlgorithm:
+        raise UsageError("private_key must be RSA's") from None
+    except (ValueError, TypeError, AttributeError):
         raise UsageError("private_key must be PEM without a password, or an RSAPrivateKey") from None
     if not isinstance(key, RSAPrivateKey):
         raise UsageError(f"private_key must be RSA's, not a {type(key).__name__}")

@@ -140,7 +140,7 @@ def _replaced(secrets: Sequence[Secret], headers: Mapping[str, str], body: bytes
 
 def redact_status(secret: Secret, body: bytes, status: ProductionStatus) -> ProductionStatus:
     """Redact a secret that the body of an answer repeats in the texts of its status, which end up in logs."""
-    # Nearly no answer repeats it, as it is or escaped. By numbers and `find`: `in` for bytes raises and clears an error.
+    # Nearly no answer repeats it, as it is or escaped. `find` and bytes by number are faster than `bytes in bytes`.
     is_escaped = _PERCENT in body or _AND in body or _SLASH in body or _EQUALS in body
     if body.find(secret.encoded) < 0 and not is_escaped:
         return status

@@ -37,7 +37,8 @@ A durable wait is a row that no worker owns while it sleeps. The commands `cardp
   `loop.add_signal_handler(signal.SIGTERM, stop.set)`. Polls in flight finish; a sink has ten seconds (`grace`).
 - **A dead worker's cards** are taken over within three heartbeats and ten seconds: 25 s with the default `heartbeat`.
 - **Tokens** are named, never stored: `submit(token="my-bank")`, `work({"my-bank": client}, on_steps)`. One that
-  expires ends no wait: its cards pause until a worker has a good one.
+  expires ends no wait: its cards pause until a worker has a good one. A worker tries one that was refused again every
+  30 s, and at once when it is started again.
 - **Rate limits**: the workers of a database divide their clients' limits, and a 429 to one pauses all with that token.
 
 **Webhooks** reach these waits in whichever process Wise calls, in one transaction; the sink has them within two

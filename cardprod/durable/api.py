@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,7 +20,6 @@ from cardprod._polling.source import check_source, each_card
 from cardprod._protocol.validation import (
     check_count,
     check_number,
-    check_seconds,
     check_text,
     check_type,
 )
@@ -57,9 +57,13 @@ _TOKEN_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,32}")
 _NAME_WORDS: Final = "a token's name, up to 32 of A-Z a-z 0-9 _ -, never the token itself"
 _ROLE_NAME: Final = re.compile(r"[^\x00]{1,63}")
 _SCHEMA_NAME: Final = re.compile(r"(?!pg_)[^\x00-\x1f\x7f\"']{1,63}")
-_READ_AT_ONCE: Final = 500
+_LONGEST: Final = 1e9
+"""Seconds, some 31 years: the database could not subtract a time of thousands of years from the present one."""
+
+_AT_ONCE: Final = 500
+"""Rows that are read, or chunks that are planned, in one transaction."""
+
 _MOST_PER_CHUNK: Final = 1000
-_PLANNED_AT_ONCE: Final = 500
 _DEFAULT_SCHEDULE: Final = Backoff()
 
 
@@ -117,9 +121,9 @@ class Durable:
             check_text("schema", schema, "the name of a schema, up to 63 characters", _SCHEMA_NAME)
             if owner is not None:
                 check_text("owner", owner, "the name of a role", _ROLE_NAME)
-            check_seconds("keep", keep)
-            check_number("heartbeat", heartbeat, least=0.1)
-            check_number("grace", grace, least=0.1)
+            check_number("keep", keep, least=0, most=_LONGEST)
+            check_number("heartbeat", heartbeat, least=0.1, most=_LONGEST)
+            check_number("grace", grace, least=0.1, most=_LONGEST)
             check_count("most_connections", most_connections, least=2)
             self.settings: Settings = Settings(
                 schema=schema,
@@ -229,10 +233,11 @@ class Durable:
         batch_id = str(uuid.uuid4())
         taken: set[Card] = set()
         chunk: list[Card] = []
+        chunk_ids: list[int] = []
 
-        async def add_chunk(connection: AsyncConnection[Any]) -> None:
+        async def add_chunk(connection: AsyncConnection[Any]) -> int:
             now = datetime.fromtimestamp(await store.time_of(connection), UTC)
-            await store.add_chunk(connection, batch_id, Checkpoint.for_cards(chunk, now=now, **options))
+            return await store.add_chunk(connection, batch_id, Checkpoint.for_cards(chunk, now=now, **options))
 
         await self._database.fetch("add_batch", id=batch_id, token_name=token, token=canonical_token_name(token))
         try:
@@ -241,33 +246,22 @@ class Durable:
                     taken.add(card)
                     chunk.append(card)
                 if len(chunk) == batch_size:
-                    await self._database.run(add_chunk)
+                    chunk_ids.append(await self._database.run(add_chunk))
                     chunk.clear()
             if chunk:
-                await self._database.run(add_chunk)
+                chunk_ids.append(await self._database.run(add_chunk))
             await self._database.fetch("complete_batch", id=batch_id, is_empty=not taken)
         except BaseException:
-            await self._drop(batch_id)
+            with suppress(DurableError):  # what is left of a batch that is not complete is cleared up a day later
+                await self._database.fetch("drop_batch", id=batch_id)
+                # It may be complete: if the connection broke, nobody knows whether that was written.
+                await self._database.run(partial(store.cancel, batch_id=batch_id))
             raise
-        await self._plan(batch_id)
+        with suppress(DurableError):  # recovery plans what is not planned here
+            for first in range(0, len(chunk_ids), _AT_ONCE):
+                times = dict.fromkeys(chunk_ids[first : first + _AT_ONCE])
+                await self._database.run(partial(store.plan, statement="plan_sweeps", times=times))
         return batch_id
-
-    async def _drop(self, batch_id: str) -> None:
-        """Remove what was stored of a batch that is not complete. If that fails, it is cleared up a day later."""
-        with suppress(DurableError):
-            await self._database.fetch("drop_batch", id=batch_id)
-
-    async def _plan(self, batch_id: str) -> None:
-        """Plan the first sweeps of a batch. If that fails, recovery does it."""
-        last = 0
-        with suppress(DurableError):
-            while True:
-                planned = await self._database.fetch(
-                    "plan_first_sweeps", id=batch_id, after=last, most=_PLANNED_AT_ONCE
-                )
-                if not planned:
-                    return
-                last = max(row["id"] for row in planned)
 
     async def notify(self, event: ProductionEvent) -> int:
         """Apply a webhook event to all stored waits for its card, in whichever process the delivery reached.
@@ -319,13 +313,13 @@ class Durable:
         while True:
             profile_id, card_token = after
             rows = await self._database.fetch(
-                "results", id=batch_id, profile_id=profile_id, card_token=card_token, most=_READ_AT_ONCE
+                "results", id=batch_id, profile_id=profile_id, card_token=card_token, most=_AT_ONCE
             )
             for row in rows:
                 after = row["profile_id"], row["card_token"]
                 card = Card(*after)
                 yield card, read_outcome(card, row["outcome"])
-            if len(rows) < _READ_AT_ONCE:
+            if len(rows) < _AT_ONCE:
                 return
 
     async def cancel(self, batch_id: str) -> bool:
@@ -341,7 +335,7 @@ class Durable:
             DurableError: The database failed.
         """
         await self.status(batch_id)
-        return await self._database.run(lambda connection: store.cancel(connection, batch_id))
+        return await self._database.run(partial(store.cancel, batch_id=batch_id))
 
     # --- For workers ---
 

@@ -8,13 +8,16 @@ relies on a session, so all of it works through PgBouncer in transaction mode.
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import weakref
 from contextlib import asynccontextmanager, suppress
+from functools import cache
+from importlib import resources
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from cardprod._extras import needs_extra
-from cardprod.durable.statements import STATEMENTS
+from cardprod._http.secrets import drop_frames
 from cardprod.errors import CardprodError, DurableError, UsageError
 from cardprod.models import one_line
 from cardprod.telemetry import LOGGER
@@ -37,11 +40,14 @@ if TYPE_CHECKING:
 
     from cardprod.durable.settings import Settings
 
-__all__ = ["FOREIGN", "Database", "fetch", "fetch_one", "is_away", "translate"]
+__all__ = ["FOREIGN", "STATEMENTS", "Database", "fetch", "fetch_one", "is_away", "sql_file", "translate"]
 
 _T = TypeVar("_T")
 
 _SHOWN: Final = 300
+_WITH_TRANSACTION_TIMEOUT: Final = 170_000
+"""The first version of PostgreSQL that has this setting."""
+
 _AWAY: Final = (
     psycopg.OperationalError,
     psycopg.InterfaceError,
@@ -53,6 +59,16 @@ FOREIGN: Final = (psycopg.Error, ProcrastinateException)
 """What psycopg, its pool and procrastinate raise."""
 
 
+def sql_file(name: str) -> str:
+    """Return the text of a file in `sql`."""
+    return (resources.files("cardprod.durable") / "sql" / name).read_text("utf-8")
+
+
+_PARTS: Final = re.split(r"^-- name: (\w+)\n", sql_file("statements.sql"), flags=re.MULTILINE)
+STATEMENTS: Final = {name: text.strip().encode() for name, text in zip(_PARTS[1::2], _PARTS[2::2], strict=True)}
+"""Each statement of `sql/statements.sql`, by its name."""
+
+
 def is_away(error: BaseException) -> bool:
     """Whether an error means that the database is not there or not ready, so that trying again later makes sense."""
     if isinstance(error, ProcrastinateException | DurableError):
@@ -61,14 +77,9 @@ def is_away(error: BaseException) -> bool:
 
 
 def translate(error: BaseException, grants: Sequence[str] = ()) -> CardprodError:
-    """Return the error of ours that stands for one of psycopg's or procrastinate's, with it as its cause.
-
-    Args:
-        error: The error.
-        grants: What the role lacks, if that is known.
-    """
+    """Return our error for one of psycopg's or procrastinate's, and for what the role lacks, if that is known."""
     cause = error.__cause__ if isinstance(error, ProcrastinateException) and error.__cause__ is not None else error
-    _drop_frames(cause)
+    drop_frames(cause)  # those of psycopg hold the connection string, with its password
     words = one_line(str(cause), _SHOWN) or type(cause).__name__
     if isinstance(cause, psycopg.errors.InsufficientPrivilege):
         lacking = [grant for grant in grants if grant.rpartition(" ")[2] in words] or grants
@@ -87,15 +98,6 @@ def translate(error: BaseException, grants: Sequence[str] = ()) -> CardprodError
     return found
 
 
-def _drop_frames(error: BaseException | None) -> None:
-    """Drop the frames of an error and its causes: those of psycopg hold the connection string, with its password."""
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        error.__traceback__ = None
-        error = error.__cause__ or error.__context__
-
-
 def _close_socket(connection: AsyncConnection[Any]) -> None:
     """End whatever waits for a connection, without waiting for the other side."""
     with (
@@ -105,14 +107,18 @@ def _close_socket(connection: AsyncConnection[Any]) -> None:
         one.shutdown(socket.SHUT_RDWR)
 
 
-def _setup(settings: Settings) -> sql.Composed:
+@cache
+def _setup(settings: Settings, version: int) -> bytes:
     """Return what each transaction begins with, in one message: a time limit of the database's may be short."""
-    return sql.SQL(
+    # Set to another time than none, it would go on with the one that it began with.
+    more = "; SET LOCAL transaction_timeout TO 0" if version >= _WITH_TRANSACTION_TIMEOUT else ""
+    setup = sql.SQL(
         "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL search_path TO {schema}, pg_temp; "
         "SET LOCAL DateStyle TO ISO; SET LOCAL TimeZone TO UTC; SET LOCAL extra_float_digits TO 1; "
         "SET LOCAL statement_timeout TO {limit}; SET LOCAL lock_timeout TO {limit}; "
         "SET LOCAL idle_in_transaction_session_timeout TO {limit}"
     ).format(schema=sql.Identifier(settings.schema), limit=sql.Literal(round(settings.call * 1000)))
+    return (setup.as_string() + more).encode()
 
 
 async def fetch(connection: AsyncConnection[Any], name: str, **values: object) -> list[dict[str, Any]]:
@@ -132,18 +138,10 @@ class _Pool(psycopg_pool.AsyncConnectionPool["AsyncConnection[Any]"]):
     """A pool whose transactions set what they rely on, and end after a time limit, whatever they wait for.
 
     A connection that did not answer in time is dropped, with all that were made before: they lead where it led.
-
-    Args:
-        setup: What each transaction begins with.
-        call: Seconds that a transaction may take.
-        check: Not used: `setup` shows whether a connection works.
-        options: Of the pool.
     """
 
-    def __init__(self, *, setup: sql.Composed, call: float, check: object = None, **options: Any) -> None:  # noqa: ANN401
-        del check
-        self._setup = setup
-        self._call = call
+    def __init__(self, settings: Settings, **options: Any) -> None:  # noqa: ANN401
+        self._settings = settings
         self._sound: weakref.WeakSet[AsyncConnection[Any]] = weakref.WeakSet()
         super().__init__(configure=self._configure, **options)
 
@@ -156,14 +154,14 @@ class _Pool(psycopg_pool.AsyncConnectionPool["AsyncConnection[Any]"]):
         loop = asyncio.get_running_loop()
         while True:
             connection = await self.getconn(timeout)
-            timer = loop.call_later(self._call, self._cut, connection)
+            timer = loop.call_later(self._settings.call, self._cut, connection)
             try:
                 if connection not in self._sound:
                     await connection.close()
                     continue
                 async with connection:
                     try:
-                        await connection.execute(self._setup)
+                        await connection.execute(_setup(self._settings, connection.info.server_version))
                     except _AWAY:
                         if connection.closed:  # since it was used last, perhaps long ago
                             continue
@@ -180,7 +178,7 @@ class _Pool(psycopg_pool.AsyncConnectionPool["AsyncConnection[Any]"]):
 
     def _cut(self, connection: AsyncConnection[Any]) -> None:
         """End what waits for a connection, without waiting for the other side."""
-        LOGGER.warning("the database did not answer for %g s; the connection is dropped", self._call)
+        LOGGER.warning("the database did not answer for %g s; the connection is dropped", self._settings.call)
         self._sound.clear()
         _close_socket(connection)
 
@@ -225,11 +223,10 @@ class Database:
     async def open(self) -> None:
         """Begin to connect; what needs a connection waits for it."""
         self._pool = _Pool(
+            self._settings,
             conninfo=self._address,
             # Unprepared, because behind PgBouncer the next statement may reach another session.
             kwargs={"prepare_threshold": None, "autocommit": True},
-            setup=_setup(self._settings),
-            call=self._settings.call,
             min_size=0,
             max_size=self._settings.most_connections,
             timeout=self._settings.call,
@@ -287,8 +284,9 @@ class Database:
         return await self.run(lambda connection: fetch_one(connection, name, **values))
 
     async def _missing_grants(self) -> list[str]:
+        assert self._pool is not None, "it was closed meanwhile"  # noqa: S101 - for the type checker
         try:
-            async with await self.connect() as connection:
+            async with self._pool.connection() as connection:
                 rows = await fetch(connection, "missing_grants", schema=self._settings.schema)
         except psycopg.Error:
             return []
@@ -297,15 +295,7 @@ class Database:
     async def run_with_retry(
         self, work: Callable[[AsyncConnection[Any]], Awaitable[_T]], is_given_up: Callable[[], bool]
     ) -> _T:
-        """Do something in one transaction, again and again while the database is away.
-
-        Args:
-            work: What to do.
-            is_given_up: Whether it is not to be tried any more.
-
-        Raises:
-            UsageError, DurableError: As `run`.
-        """
+        """Do something as `run` does, again and again while the database is away, until it is given up."""
         delay = 0.1
         while True:
             try:
@@ -324,16 +314,12 @@ class Database:
             if self._prepared.is_set():
                 return
             # By a connection of its own: the pool would keep to itself why it cannot connect.
-            connection = await self.connect()
+            connection = await psycopg.AsyncConnection.connect(self._address, prepare_threshold=None, autocommit=True)
             timer = asyncio.get_running_loop().call_later(6 * self._settings.call, _close_socket, connection)
             try:
                 async with connection:
-                    await connection.execute(_setup(self._settings))
+                    await connection.execute(_setup(self._settings, connection.info.server_version))
                     await self._prepare(connection, self._settings)
             finally:
                 timer.cancel()
             self._prepared.set()
-
-    async def connect(self) -> AsyncConnection[Any]:
-        """Make a connection beside the pool."""
-        return await psycopg.AsyncConnection.connect(self._address, prepare_threshold=None, autocommit=True)

@@ -74,7 +74,8 @@ def start(directory: Path | None = None) -> str:
     version = data / "PG_VERSION"
     programs = utils.POSTGRES_VERSIONS[int(version.read_text()) if version.exists() else utils.TARGET_POSTGRES_VERSION]
     _Server(directory, data, programs, user).start()
-    return f"postgresql://postgres@/postgres?host={quote(str(directory), safe='')}"
+    # With the port: this process's environment may name another.
+    return f"postgresql://postgres@/postgres?host={quote(str(directory), safe='')}&port=5432"
 
 
 def _place(directory: Path) -> tuple[Path, pwd.struct_passwd]:

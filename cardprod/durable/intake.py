@@ -26,11 +26,7 @@ _MOST: Final = 1000
 
 
 class Intake:
-    """Applies events, in the order they come.
-
-    Args:
-        database: Where the waits are.
-    """
+    """Applies events, in the order they come."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

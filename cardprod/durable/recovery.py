@@ -12,12 +12,10 @@ from functools import partial
 from random import uniform
 from typing import TYPE_CHECKING, Any, Final
 
-import attrs
 from psycopg.errors import QueryCanceled
 
 from cardprod.durable import store
-from cardprod.durable.database import fetch, is_away
-from cardprod.durable.statements import STATEMENTS
+from cardprod.durable.database import STATEMENTS, is_away
 from cardprod.errors import DurableError
 from cardprod.telemetry import LOGGER
 
@@ -31,7 +29,7 @@ if TYPE_CHECKING:
     from cardprod.durable.database import Database
     from cardprod.durable.settings import Settings
 
-__all__ = ["Jobs", "Recovery"]
+__all__ = ["Recovery", "repeat"]
 
 _MOST: Final = 200
 """Chunks that are recovered in one transaction."""
@@ -40,98 +38,63 @@ _MOST_ROWS: Final = 2000
 _FEWEST_ROWS: Final = 10
 
 
-@attrs.define
-class Jobs:
-    """The jobs that procrastinate has given to this worker."""
-
-    ids: set[int] = attrs.field(factory=set[int])
-    """Those under way."""
-    workers: set[int] = attrs.field(factory=set[int])
-    """As whom procrastinate knows this worker."""
-
-    @contextmanager
-    def under_way(self, job: Job) -> Generator[None]:
-        """Count a job as under way for as long as the block lasts."""
-        assert job.id is not None, "it was read from a row"  # noqa: S101 - for the type checker
-        assert job.worker_id is not None, "it was given to a worker"  # noqa: S101 - as above
-        self.workers.add(job.worker_id)
-        self.ids.add(job.id)
+async def repeat(work: Callable[[], Awaitable[None]], seconds: float, words: str) -> None:
+    """Do something every so many seconds, until it is cancelled; soon again, with these words, after an outage."""
+    while True:
+        delay = seconds
         try:
-            yield
-        finally:
-            self.ids.discard(job.id)
+            await work()
+        except DurableError as error:
+            if not is_away(error):
+                raise
+            LOGGER.warning("%s; %s", error, words)
+            delay = min(seconds, 1.0)
+        await asyncio.sleep(delay * uniform(0.75, 1.25))  # noqa: S311 - so that workers do it at different times
 
 
 class Recovery:
-    """Recovers, expires and clears up, until it is cancelled.
+    """What a worker does for all of them. It reads which tokens were refused to its own."""
 
-    Args:
-        database: Where the chunks are.
-        settings: What is chosen.
-        refused: The tokens that were refused to this worker.
-        jobs: The jobs of this worker.
-    """
-
-    def __init__(self, database: Database, settings: Settings, refused: AbstractSet[str], jobs: Jobs) -> None:
+    def __init__(self, database: Database, settings: Settings, refused: AbstractSet[str]) -> None:
         self._database = database
         self._settings = settings
         self._refused = refused
-        self._jobs = jobs
+        self._jobs: set[int] = set()  # of this worker's, those under way
+        self._workers: set[int] = set()  # as whom procrastinate knows this worker
         self._orphans: set[int] = set()  # jobs that were this worker's, and not under way, at the last search
         self._rows = _MOST_ROWS  # that are removed in one transaction
 
-    async def recover_for_ever(self) -> None:
-        """Give others what dead workers left, and keep deadlines."""
-        await self._repeat(self.recover, self._settings.recover)
-
-    async def clear_up_for_ever(self) -> None:
-        """Remove what is old."""
-        await self._repeat(self.clear_up, self._settings.clear)
-
-    async def _repeat(self, work: Callable[[], Awaitable[None]], seconds: float) -> None:
-        while True:
-            delay = seconds
-            try:
-                await work()
-            except DurableError as error:
-                if not is_away(error):
-                    raise
-                LOGGER.warning("%s; recovery goes on later", error)
-                delay = min(seconds, 1.0)
-            await asyncio.sleep(delay * uniform(0.75, 1.25))  # noqa: S311 - so that workers do it at different times
+    @contextmanager
+    def under_way(self, job: Job) -> Generator[None]:
+        """Count a job of this worker as under way for as long as the block lasts."""
+        assert job.id is not None, "it was read from a row"  # noqa: S101 - for the type checker
+        assert job.worker_id is not None, "it was given to a worker"  # noqa: S101 - as above
+        self._workers.add(job.worker_id)
+        self._jobs.add(job.id)
+        try:
+            yield
+        finally:
+            self._jobs.discard(job.id)
 
     async def recover(self) -> None:
         """Give others what dead workers left, and end waits whose deadline was missed."""
         settings = self._settings
-        slack = 2 * settings.recover
-
-        await self._delete_orphans()
-        await self._database.fetch("delete_stalled_jobs", heartbeat=settings.lifetime, longest=settings.longest)
-        for statement, what in (("chunks_without_sweep", "sweep"), ("chunks_without_delivery", "delivery")):
-
-            async def plan(connection: AsyncConnection[Any], statement: str = statement, what: str = what) -> list[int]:
-                chunks = await fetch(connection, statement, slack=slack, most=_MOST)
-                for row in chunks:
-                    if what == "sweep":
-                        await fetch(connection, "plan_sweep", **row, at=None, attempts=0)
-                    else:
-                        await fetch(connection, "plan_delivery", **row, delay=0.0, attempts=0)
-                return [row["id"] for row in chunks]
-
-            recovered = await self._database.run(plan)
-            if recovered:
-                LOGGER.warning("%d chunks had lost their %s, which is planned again", len(recovered), what)
-        await self.expire()
-
-    async def _delete_orphans(self) -> None:
-        """Delete jobs of this worker that it does not have: the database went away as it gave them out, or took back.
-
-        One that was just given out, or has just ended, is not found twice in a row.
-        """
-        rows = await self._database.fetch("jobs_of_workers", workers=[*self._jobs.workers])
-        orphans = {row["id"] for row in rows} - self._jobs.ids
+        # The jobs of this worker that it does not have: the database went away as it gave them out, or took them back.
+        # One that was just given out, or has just ended, is not found twice in a row.
+        rows = await self._database.fetch("jobs_of_workers", workers=[*self._workers])
+        orphans = {row["id"] for row in rows} - self._jobs
         await self._database.fetch("delete_jobs", ids=[*(orphans & self._orphans)])
         self._orphans = orphans - self._orphans
+        await self._database.fetch("delete_stalled_jobs", heartbeat=settings.lifetime, longest=settings.longest)
+        for what, lost, plan in (
+            ("sweep", "chunks_without_sweep", "plan_sweeps"),
+            ("delivery", "chunks_without_delivery", "plan_deliveries"),
+        ):
+            ids = [row["id"] for row in await self._database.fetch(lost, slack=2 * settings.recover, most=_MOST)]
+            await self._database.run(partial(store.plan, statement=plan, times=dict.fromkeys(ids)))
+            if ids:
+                LOGGER.warning("%d chunks had lost their %s, which is planned again", len(ids), what)
+        await self.expire()
 
     async def expire(self) -> None:
         """End waits whose deadline was missed: at once those of a token that is refused, others after a while."""
@@ -143,8 +106,8 @@ class Recovery:
 
     async def clear_up(self) -> None:
         """Remove what is old, some rows at a time."""
-        for statement in ("drop_old_events", "drop_old_workers"):
-            await self._drop(statement)
+        await self._database.fetch("drop_old_workers")
+        await self._drop("drop_old_events")
         while True:
             batch = await self._database.fetch_one("old_batch", keep=self._settings.keep)
             if batch is None:
@@ -159,8 +122,7 @@ class Recovery:
 
             async def drop(connection: AsyncConnection[Any]) -> int:
                 cursor = connection.cursor()
-                more = {} if statement == "drop_old_workers" else {"most": self._rows}
-                await cursor.execute(STATEMENTS[statement], {**values, **more} or None)
+                await cursor.execute(STATEMENTS[statement], {**values, "most": self._rows})
                 return cursor.rowcount
 
             try:

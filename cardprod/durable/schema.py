@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from psycopg import sql
 
-from cardprod.durable.database import fetch, fetch_one
-from cardprod.durable.statements import sql_file
+from cardprod.durable.database import fetch, fetch_one, sql_file
 from cardprod.errors import UsageError
 from cardprod.telemetry import LOGGER
 
@@ -34,6 +33,10 @@ _OLDEST: Final = "03.04.00_50_post_add_retry_failed_job_procedure.sql"
 _LONGEST: Final = 60.0
 """Seconds that a statement of the script may take, or wait for another process that runs it."""
 
+_NO_TRANSACTION_TIMEOUT: Final = (
+    "DO $$ BEGIN IF current_setting('server_version_num')::int >= 170000 THEN "
+    "PERFORM pg_catalog.set_config('transaction_timeout', '0', true); END IF; END $$;"
+)
 _QUOTE: Final = "$cardprod_migration$"
 
 
@@ -45,13 +48,15 @@ def migration_script(settings: Settings, *, role: str | None = None) -> str:
         role: Grant to this role what a worker needs.
     """
     schema = sql.Identifier(settings.schema).as_string()
+    # Not by IF NOT EXISTS alone, which asks for the privilege to create it although it is there.
+    make = f"BEGIN IF to_regnamespace({_literal(schema)}) IS NULL THEN CREATE SCHEMA {schema}; END IF; END"
     lines = [
         "BEGIN;",
         f"SET LOCAL statement_timeout TO '{_LONGEST:.0f}s';",
         f"SET LOCAL lock_timeout TO '{_LONGEST:.0f}s';",
+        _NO_TRANSACTION_TIMEOUT,
         f"SELECT pg_catalog.pg_advisory_xact_lock({_LOCK});",
-        # Not by IF NOT EXISTS alone, which asks for the privilege to create it although it is there.
-        f"DO $$ BEGIN IF to_regnamespace({_literal(schema)}) IS NULL THEN CREATE SCHEMA {schema}; END IF; END $$;",
+        f"DO {_literal(make)};",
         f"SET LOCAL search_path TO {schema}, pg_temp;",
         "SET LOCAL client_min_messages TO warning;",
         "CREATE TABLE IF NOT EXISTS migrations (name text PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT now());",
@@ -75,7 +80,12 @@ async def prepare(connection: AsyncConnection[Any], settings: Settings) -> None:
     """
     state = await fetch_one(connection, "schema_state", schema=settings.schema)
     if state is not None:
-        await _check_owners(connection, settings)
+        found = await fetch_one(connection, "untrusted_owners", schema=settings.schema, owner=settings.owner)
+        if found is not None:
+            raise UsageError(
+                f"{found['name']} in the schema {settings.schema} belongs to {found['owner']}, who could run code as "
+                f"this role: if that is right, name it as owner={found['owner']!r}; else choose another schema"
+            )
         if not state["is_usable"]:
             raise UsageError(
                 f"the role {state['role']} lacks USAGE on the schema {settings.schema}: have an administrator run what "
@@ -101,15 +111,6 @@ async def check_grants(connection: AsyncConnection[Any], settings: Settings) -> 
         raise UsageError(
             f"this role lacks {', '.join(missing)} in the schema {settings.schema}: have an administrator run what "
             "`cardprod migrate --sql --role ROLE` prints"
-        )
-
-
-async def _check_owners(connection: AsyncConnection[Any], settings: Settings) -> None:
-    found = await fetch_one(connection, "untrusted_owners", schema=settings.schema, owner=settings.owner)
-    if found is not None:
-        raise UsageError(
-            f"{found['name']} in the schema {settings.schema} belongs to {found['owner']}, who could run code as this "
-            f"role: if that is right, name it as owner={found['owner']!r}; else choose another schema"
         )
 
 

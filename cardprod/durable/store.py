@@ -16,24 +16,24 @@ import attrs
 from cardprod._polling import stored
 from cardprod.checkpoint import Checkpoint
 from cardprod.durable.database import fetch, fetch_one
-from cardprod.durable.transitions import outcomes_of, read_step, written_outcome, written_step
+from cardprod.durable.transitions import read_step, written_outcome, written_step
+from cardprod.errors import CardprodError, UsageError
 from cardprod.models import Card, ProductionStatus
+from cardprod.telemetry import LOGGER
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from datetime import datetime
-    from typing import Self
 
     from psycopg import AsyncConnection
 
     from cardprod.durable.transitions import Step
-    from cardprod.errors import CardprodError
     from cardprod.models import ProductionEvent, Transition
 
-__all__ = ["BatchStatus", "Change", "Chunk", "apply_events", "change_chunk", "finish", "undelivered"]
+__all__ = ["BatchStatus", "Change", "Chunk", "apply_events", "change_chunk", "chunks", "plan", "undelivered"]
 
 _DELIVERED_AT_ONCE: Final = 500
-_CHUNKS_AT_ONCE: Final = 50
+_CHUNKS_AT_ONCE: Final = 20
 """Chunks that events are applied to in one transaction: it locks them, and workers wait."""
 
 
@@ -92,12 +92,6 @@ class Chunk:
     paused_for: float
     is_refused: bool
 
-    @classmethod
-    def of(cls, row: dict[str, Any]) -> Self:
-        """Read a row."""
-        fields: dict[str, Any] = {**row, "checkpoint": Checkpoint.from_json(row["checkpoint"])}
-        return cls(**fields)
-
 
 @attrs.frozen(kw_only=True)
 class Change:
@@ -107,7 +101,7 @@ class Change:
         checkpoint: Its cards afterwards.
         steps: The transitions, and the errors that ended waits.
         polls: How many polls it took.
-        next_poll_at: When to sweep the chunk again, in seconds since 1970; None if no card is pending.
+        next_poll_at: When to sweep the chunk again, in seconds since 1970; None for when its first card is due.
         delivers: Whether the steps are to be delivered to a sink.
     """
 
@@ -118,10 +112,27 @@ class Change:
     delivers: bool = True
 
 
-async def chunk(connection: AsyncConnection[Any], chunk_id: int) -> Chunk | None:
-    """Read a chunk; None if there is nothing left to do for it."""
-    row = await fetch_one(connection, "chunk", id=chunk_id)
-    return None if row is None else Chunk.of(row)
+async def chunks(connection: AsyncConnection[Any], ids: Sequence[int]) -> list[Chunk]:
+    """Read chunks, but for those that there is nothing left to do for.
+
+    One that cannot be read, because a newer version of this package wrote it, is left to workers that can.
+    """
+    found: list[Chunk] = []
+    for row in await fetch(connection, "chunks", ids=list(ids)):
+        try:
+            row["checkpoint"] = Checkpoint.from_json(row["checkpoint"])
+        except UsageError as error:
+            LOGGER.error("chunk %d of batch %s cannot be read: %s", row["id"], row["batch_id"], error)
+        else:
+            found.append(Chunk(**row))
+    return found
+
+
+async def _lock(connection: AsyncConnection[Any], ids: Iterable[int]) -> list[Chunk]:
+    """Lock chunks, in the one order that all processes do, and read them."""
+    ids = sorted(ids)
+    await fetch(connection, "lock_chunks", ids=ids)
+    return await chunks(connection, ids)
 
 
 async def change_chunk(connection: AsyncConnection[Any], chunk: Chunk, change: Change) -> bool:
@@ -130,81 +141,102 @@ async def change_chunk(connection: AsyncConnection[Any], chunk: Chunk, change: C
     Returns:
         Whether it was written; False if the chunk is finished.
     """
-    began = chunk
-    while not await _write(connection, chunk, change):
-        row = await fetch_one(connection, "lock_chunk", id=began.id)
-        if row is None:
-            return False
-        chunk = Chunk.of(row)
-        merged, lost = stored.merge(began.checkpoint, change.checkpoint, chunk.checkpoint)
-        change = attrs.evolve(
-            change,
-            checkpoint=merged,
-            steps=[(card, what) for card, what in change.steps if card not in lost],
-            next_poll_at=min((one.next_poll_at / 1e6 for one in merged.pending), default=None),
-        )
-        began = chunk
-    return True
-
-
-async def _write(connection: AsyncConnection[Any], chunk: Chunk, change: Change) -> bool:
-    ends = outcomes_of(change.steps)
-    statuses = [end for _, end in ends if isinstance(end, ProductionStatus)]
-    produced = sum(status.is_produced for status in statuses)
-    pending = change.checkpoint.pending
-    at = change.next_poll_at
-    if at is None:
-        at = min((one.next_poll_at for one in pending), default=0) / 1e6
-    written = await fetch_one(
-        connection,
-        "write_chunk",
-        id=chunk.id,
-        version=chunk.version,
-        checkpoint=change.checkpoint.to_json(),
-        due_at=at,
-        deadline_at=_first_deadline(change.checkpoint),
-        pending=len(pending),
-        produced=produced,
-        failed=len(statuses) - produced,
-        errors=len(ends) - len(statuses),
-        polls=change.polls,
-    )
-    if written is None:
+    if await _write(connection, [(chunk, change)]):
+        return True
+    locked = await _lock(connection, [chunk.id])
+    if not locked:
         return False
-    if ends:
-        await fetch(
-            connection,
-            "write_outcomes",
-            batch_id=chunk.batch_id,
-            **_columns(card for card, _ in ends),
-            outcomes=[written_outcome(end) for _, end in ends],
+    merged, lost = stored.merge(chunk.checkpoint, change.checkpoint, locked[0].checkpoint)
+    steps = [(card, what) for card, what in change.steps if card not in lost]
+    change = attrs.evolve(change, checkpoint=merged, steps=steps, next_poll_at=None)
+    return await _write(connection, [(locked[0], change)])
+
+
+async def _write(connection: AsyncConnection[Any], changes: Sequence[tuple[Chunk, Change]]) -> bool:
+    """Write changes of chunks that are locked, or of one. Return whether it was not written meanwhile."""
+    if not changes:
+        return True
+    rows: list[dict[str, Any]] = []
+    outcomes: list[dict[str, Any]] = []
+    transitions: list[dict[str, Any]] = []
+    for chunk, change in changes:
+        pending = change.checkpoint.pending
+        ends = _outcomes_of(change.steps)
+        statuses = [end for _, end in ends if isinstance(end, ProductionStatus)]
+        produced = sum(status.is_produced for status in statuses)
+        due_at = change.next_poll_at
+        if due_at is None:
+            due_at = min((one.next_poll_at for one in pending), default=0) / 1e6
+        rows.append(
+            {
+                "id": chunk.id,
+                "version": chunk.version,
+                "checkpoint": change.checkpoint.to_json(),
+                "due_at": due_at,
+                "deadline_at": _first_deadline(change.checkpoint),
+                "pending": len(pending),
+                "produced": produced,
+                "failed": len(statuses) - produced,
+                "errors": len(ends) - len(statuses),
+                "polls": change.polls,
+            }
         )
-    if pending:
-        await fetch(connection, "plan_sweep", id=chunk.id, token=chunk.token, at=at, attempts=0)
-    if change.steps and change.delivers:
-        await fetch(
-            connection,
-            "add_transitions",
-            chunk_id=chunk.id,
-            keys=[f"{chunk.batch_id}.{chunk.id}.{chunk.version + 1}.{number}" for number in range(len(change.steps))],
-            bodies=[written_step(card, what) for card, what in change.steps],
-        )
-        await fetch(connection, "plan_delivery", id=chunk.id, token=chunk.token, delay=0.0, attempts=0)
-    elif not pending:
-        await finish(connection, chunk.id)
+        outcomes += [
+            {
+                "batch_id": chunk.batch_id,
+                "profile_id": card.profile_id,
+                "card_token": card.card_token,
+                "outcome": written_outcome(end),
+            }
+            for card, end in ends
+        ]
+        if change.delivers:
+            key = f"{chunk.batch_id}.{chunk.id}.{chunk.version + 1}"
+            transitions += [
+                {"chunk_id": chunk.id, "key": f"{key}.{number}", "body": written_step(card, what)}
+                for number, (card, what) in enumerate(change.steps)
+            ]
+    if not await fetch(connection, "write_chunks", **_columns(rows)):
+        return False
+    if outcomes:
+        await fetch(connection, "write_outcomes", **_columns(outcomes))
+    await plan(connection, "plan_sweeps", {row["id"]: row["due_at"] for row in rows if row["pending"]})
+    if transitions:
+        await fetch(connection, "add_transitions", **_columns(transitions))
+    delivers = {row["chunk_id"] for row in transitions}
+    await plan(connection, "plan_deliveries", dict.fromkeys(delivers))
+    for row in rows:
+        if not row["pending"] and row["id"] not in delivers:
+            await finish(connection, row["id"])
     return True
+
+
+async def plan(
+    connection: AsyncConnection[Any], statement: str, times: Mapping[int, float | None], attempts: int = 0
+) -> None:
+    """Plan the next sweeps or deliveries of chunks, each at its time in seconds since 1970, or now."""
+    if times:
+        await fetch(connection, statement, id=[*times], at=[*times.values()], attempts=attempts)
 
 
 async def apply_events(connection: AsyncConnection[Any], events: Sequence[ProductionEvent]) -> list[int | None]:
     """Apply events, in their order, to all stored waits for their cards, and note them for the workers' clients.
 
     What that takes is a chunk read and written, so the number of chunks is bounded; all events of those are applied.
+    There is one statement of each kind, however many the chunks are: each costs a round trip, which takes long where
+    the event loop is busy, and workers wait for the locks.
 
     Returns:
         For each event how many waits for its card there are; None if it was not applied and is left for the next
         transaction.
     """
-    found = await fetch(connection, "chunks_of_events", **_columns(event.card for event in events if event.card))
+    cards = [event.card for event in events if event.card is not None]
+    found = await fetch(
+        connection,
+        "chunks_of_events",
+        profile_ids=[card.profile_id for card in cards],
+        card_tokens=[card.card_token for card in cards],
+    )
     chunks_of: dict[Card | None, set[int]] = {}
     for one in found:
         chunks_of.setdefault(Card(one["profile_id"], one["card_token"]), set()).add(one["chunk_id"])
@@ -216,12 +248,10 @@ async def apply_events(connection: AsyncConnection[Any], events: Sequence[Produc
     numbers = [number for number, event in enumerate(events) if chunks_of.get(event.card, set()) <= taken]
     applied = [events[number] for number in numbers]
     counts, are_news = [0] * len(applied), [False] * len(applied)
+    changes: list[tuple[Chunk, Change]] = []
+    locked = await _lock(connection, taken)
     wall_now = await time_of(connection)
-    for chunk_id in sorted(taken):  # all processes lock them in one order
-        row = await fetch_one(connection, "lock_chunk", id=chunk_id)
-        if row is None:
-            continue
-        chunk = Chunk.of(row)
+    for chunk in locked:
         checkpoint, steps = stored.apply_events(chunk.checkpoint, applied, wall_now)
         news: list[tuple[Card, Transition | CardprodError]] = []
         for number, step in steps.items():
@@ -231,41 +261,40 @@ async def apply_events(connection: AsyncConnection[Any], events: Sequence[Produc
                 are_news[number] = True
                 news.append((card, step))
         if news:
-            await change_chunk(connection, chunk, Change(checkpoint=checkpoint, steps=news))
+            changes.append((chunk, Change(checkpoint=checkpoint, steps=news)))
+    await _write(connection, changes)
     await fetch(connection, "add_events", bodies=[event.to_json() for event in applied], are_news=are_news)
     by_number = dict(zip(numbers, counts, strict=True))
     return [by_number.get(number) for number in range(len(events))]
 
 
-async def expire_chunk(connection: AsyncConnection[Any], chunk_id: int) -> int:
-    """End the waits of a chunk whose deadline has passed, and return how many those were."""
-    row = await fetch_one(connection, "lock_chunk", id=chunk_id)
-    if row is None:
-        return 0
-    chunk = Chunk.of(row)
-    checkpoint, steps = stored.expire(chunk.checkpoint, await time_of(connection))
-    if steps:
-        await change_chunk(connection, chunk, Change(checkpoint=checkpoint, steps=steps))
-    return len(steps)
+async def expire_chunk(connection: AsyncConnection[Any], chunk_id: int) -> None:
+    """End the waits of a chunk whose deadline has passed, unless the chunk is being changed at this moment."""
+    if await fetch_one(connection, "lock_free_chunk", id=chunk_id) is None:
+        return
+    for chunk in await chunks(connection, [chunk_id]):
+        checkpoint, steps = stored.expire(chunk.checkpoint, await time_of(connection))
+        if steps:
+            await _write(connection, [(chunk, Change(checkpoint=checkpoint, steps=steps))])
 
 
 async def undelivered(
     connection: AsyncConnection[Any], chunk_id: int, delivered: Sequence[int] = ()
-) -> tuple[str, dict[int, Step]] | None:
+) -> dict[int, Step]:
     """Note that transitions were delivered, and finish the chunk if those were its last; else read the next ones.
 
     Returns:
-        The token of its batch, as queues name it, and the next transitions, each with its id; None if it is finished.
+        The next transitions, each by its id; none if there are none left.
     """
     batch = await fetch_one(connection, "lock_batch_of_chunk", id=chunk_id)
     if batch is None:
-        return None
+        return {}
     if delivered:
         await fetch(connection, "drop_delivered", ids=list(delivered))
     rows = await fetch(connection, "undelivered", chunk_id=chunk_id, most=_DELIVERED_AT_ONCE)
     if not rows:
         await finish(connection, chunk_id)
-    return batch["token"], {row["id"]: read_step(batch["id"], row["key"], row["body"]) for row in rows}
+    return {row["id"]: read_step(batch["id"], row["key"], row["body"]) for row in rows}
 
 
 async def finish(connection: AsyncConnection[Any], chunk_id: int) -> None:
@@ -276,17 +305,21 @@ async def finish(connection: AsyncConnection[Any], chunk_id: int) -> None:
         await fetch(connection, "finish_batch", id=ended["batch_id"])
 
 
-async def add_chunk(connection: AsyncConnection[Any], batch_id: str, checkpoint: Checkpoint) -> None:
-    """Add cards to a batch that is not complete yet."""
-    await fetch(
+async def add_chunk(connection: AsyncConnection[Any], batch_id: str, checkpoint: Checkpoint) -> int:
+    """Add cards to a batch that is not complete yet, and return the id of their chunk."""
+    cards = [one.card for one in checkpoint.pending]
+    added = await fetch_one(
         connection,
         "add_chunk",
         batch_id=batch_id,
         checkpoint=checkpoint.to_json(),
         deadline_at=_first_deadline(checkpoint),
-        total=len(checkpoint.pending),
-        **_columns(one.card for one in checkpoint.pending),
+        total=len(cards),
+        profile_ids=[card.profile_id for card in cards],
+        card_tokens=[card.card_token for card in cards],
     )
+    assert added is not None, "it returns the row that it inserted"  # noqa: S101 - for the type checker
+    return int(added["id"])
 
 
 async def cancel(connection: AsyncConnection[Any], batch_id: str) -> bool:
@@ -307,9 +340,18 @@ def _first_deadline(checkpoint: Checkpoint) -> float | None:
     return min((one.deadline_at / 1e6 for one in checkpoint.pending if one.deadline_at is not None), default=None)
 
 
-def _columns(cards: Iterable[Card]) -> dict[str, list[Any]]:
-    cards = list(cards)
-    return {
-        "profile_ids": [card.profile_id for card in cards],
-        "card_tokens": [card.card_token for card in cards],
-    }
+def _outcomes_of(
+    steps: Iterable[tuple[Card, Transition | CardprodError]],
+) -> list[tuple[Card, ProductionStatus | CardprodError]]:
+    """Return how cards ended, of those that did."""
+    ends: list[tuple[Card, ProductionStatus | CardprodError]] = []
+    for card, what in steps:
+        if isinstance(what, CardprodError):
+            ends.append((card, what))
+        elif what.is_final:
+            ends.append((card, what.current))
+    return ends
+
+
+def _columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    return {name: [row[name] for row in rows] for name in rows[0]}

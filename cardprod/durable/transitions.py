@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, TypeVar
+from inspect import signature
+from typing import Final, TypeVar
 
 import attrs
 
@@ -12,16 +13,7 @@ from cardprod.checkpoint import Checkpoint  # noqa: TC001 - cattrs reads the typ
 from cardprod.errors import CardprodError, UsageError
 from cardprod.models import Card, ProductionStatus, Transition  # noqa: TC001 - cattrs reads the types of fields
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-__all__ = ["Step", "outcomes_of", "read_outcome", "read_step", "written_outcome", "written_step"]
-
-_OF_API: Final = ("http_status", "code", "detail", "trace_id", "body", "retry_after")
-_OF_RATE_LIMITED: Final = (*_OF_API, "limited_by")
-_OF_REPLY: Final = ("trace_id", "body")
-_OF_WAIT: Final = ("last", "polls", "elapsed", "checkpoint")
-"""What errors carry beside their message."""
+__all__ = ["Step", "read_outcome", "read_step", "written_outcome", "written_step"]
 
 _VERSION: Final = 1
 _T = TypeVar("_T")
@@ -57,7 +49,7 @@ class Step:
 
 @attrs.frozen(kw_only=True)
 class _SavedError:
-    """An error as JSON has it: what it carries, but for its cause."""
+    """An error as JSON has it: what any of them carries, but for its cause."""
 
     name: str
     message: str
@@ -67,6 +59,7 @@ class _SavedError:
     trace_id: str | None = None
     body: str = ""
     retry_after: float | None = None
+    from_gateway: bool = False
     limited_by: str | None = None
     last: ProductionStatus | None = None
     polls: int = 0
@@ -76,13 +69,17 @@ class _SavedError:
     @classmethod
     def of(cls, error: CardprodError) -> _SavedError:
         """Save an error."""
-        carried = {name: getattr(error, name) for name in _carried_by(type(error))}
+        carried = {name: value for name, value in vars(error).items() if name != "card"}
         return cls(name=type(error).__name__, message=str(error.args[0]) if error.args else "", **carried)
 
     def restore(self, card: Card) -> CardprodError:
         """Return the error as it was."""
         cls: type[CardprodError] = getattr(errors, self.name)
-        return cls(self.message, card=card, **{name: getattr(self, name) for name in _carried_by(cls)})
+        names = signature(cls).parameters.keys() - {"message", "card"}
+        error = cls(self.message, card=card, **{name: getattr(self, name) for name in names})
+        if isinstance(error, errors.ApiError):
+            error.from_gateway = self.from_gateway
+        return error
 
 
 @attrs.frozen(kw_only=True)
@@ -112,19 +109,6 @@ def read_step(batch_id: str, key: str, text: str) -> Step:
     return Step(key=key, batch_id=batch_id, card=saved.card, what=what)
 
 
-def outcomes_of(
-    steps: Iterable[tuple[Card, Transition | CardprodError]],
-) -> list[tuple[Card, ProductionStatus | CardprodError]]:
-    """Return how cards ended, of those that did."""
-    ends: list[tuple[Card, ProductionStatus | CardprodError]] = []
-    for card, what in steps:
-        if isinstance(what, CardprodError):
-            ends.append((card, what))
-        elif what.is_final:
-            ends.append((card, what.current))
-    return ends
-
-
 def written_outcome(outcome: ProductionStatus | CardprodError) -> str:
     """Write how a card ended."""
     if isinstance(outcome, CardprodError):
@@ -144,13 +128,3 @@ def _one_of(value: _T | None, error: _SavedError | None, card: Card) -> _T | Car
     if value is None:
         raise UsageError("the database holds neither a value nor an error for this: report it", card=card)
     return value
-
-
-def _carried_by(cls: type[CardprodError]) -> tuple[str, ...]:
-    table = (
-        (errors.RateLimited, _OF_RATE_LIMITED),
-        (errors.ApiError, _OF_API),
-        (errors.BadReply, _OF_REPLY),
-        (errors.WaitTimeout, _OF_WAIT),
-    )
-    return next((names for parent, names in table if issubclass(cls, parent)), ())

@@ -12,8 +12,9 @@ The two do not wait for each other: a sink that fails holds up no poll and no de
 from __future__ import annotations
 
 import asyncio
+import math
 import uuid
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import partial
 from random import random
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
@@ -24,15 +25,15 @@ from cardprod.checkpoint import wall_clock
 from cardprod.client import notify_stored, sweep_stored
 from cardprod.durable import store
 from cardprod.durable.database import FOREIGN, fetch, fetch_one, is_away, translate
-from cardprod.durable.recovery import Jobs, Recovery
+from cardprod.durable.recovery import Recovery, repeat
 from cardprod.durable.schema import check_grants
 from cardprod.durable.store import Change
-from cardprod.errors import DurableError
+from cardprod.errors import DurableError, UsageError
 from cardprod.models import ProductionEvent, one_line
 from cardprod.telemetry import LOGGER
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from procrastinate import JobContext
     from psycopg import AsyncConnection
@@ -53,7 +54,9 @@ _SWEEP: Final = "cardprod.sweep"
 _DELIVER: Final = "cardprod.deliver"
 _MOST_SKEW: Final = 2.0
 _MOST_DELAY: Final = 60.0
-_MOST_REFUSED: Final = 300.0
+_MOST_ATTEMPTS: Final = 10
+"""Failures in a row that are counted; the delay grows no more long before."""
+
 _EVENTS_AT_ONCE: Final = 1000
 
 
@@ -86,15 +89,7 @@ class DatabaseClock:
 
 
 class Worker:
-    """One worker.
-
-    Args:
-        database: Where the chunks are.
-        settings: What is chosen.
-        clients: For each token a client that has it.
-        on_steps: What transitions are delivered to, if anything.
-        concurrency: How many chunks are swept at once, and how many deliveries are under way.
-    """
+    """One worker, with a client for each token: what `Durable.work` runs."""
 
     def __init__(
         self,
@@ -113,14 +108,13 @@ class Worker:
         self._id = str(uuid.uuid4())
         self._clock = DatabaseClock()
         self._stop = asyncio.Event()
-        self._stopping_since: float | None = None
+        self._gives_up_at = math.inf  # on a database that is away, once it is stopped
         self._limits: dict[str, RateLimit | None] = {}
         self._sweeps: set[asyncio.Event] = set()  # under way: set, each ends as soon as it can
         self._events: dict[int, float] = {}  # that the clients know, and when they came
-        self._queues: list[str] = []  # of sweeps: procrastinate reads it for each job
+        self._queues = [f"cardprod-{token}" for token in clients]  # of sweeps: procrastinate reads it for each job
         self._refused: set[str] = set()  # tokens that were refused, and are not tried for a while
-        self._refusals: dict[str, int] = {}  # how often in a row
-        self._jobs = Jobs()
+        self._recovery = Recovery(database, settings, self._refused)
         self._failure: BaseException | None = None
 
     async def run(self, stop: asyncio.Event | None) -> None:
@@ -130,58 +124,58 @@ class Worker:
             UsageError: The role lacks a grant.
             DurableError: The database does not do what it should.
         """
+        settings = self._settings
         self._stop = stop or asyncio.Event()
         self._limits = {token: client.rate_limit for token, client in self._clients.items()}
-        tasks: list[asyncio.Task[Any]] = []
+        deliveries = [f"cardprod-deliver-{token}" for token in self._clients]
         stopped = asyncio.create_task(self._stop.wait())
+        tasks: list[asyncio.Task[Any]] = [asyncio.create_task(self._join())]
         try:
-            if await self._join(stopped):
-                tasks = [asyncio.create_task(work) for work in self._all_work()]
+            await asyncio.wait([*tasks, stopped], return_when="FIRST_COMPLETED")
+            if not self._stop.is_set() and tasks[0].exception() is None:
+                work = (
+                    repeat(self._share, settings.tick, "the work waits for it"),
+                    self._work(_SWEEP, self.sweep, self._queues),
+                    self._work(_DELIVER, self.deliver, deliveries),
+                    repeat(self._recovery.recover, settings.recover, "recovery goes on later"),
+                    repeat(self._recovery.clear_up, settings.clear, "recovery goes on later"),
+                )
+                tasks = [asyncio.create_task(one) for one in work]
                 # None of them ends by itself but by an error that cannot be handled here.
                 await asyncio.wait([*tasks, stopped], return_when="FIRST_COMPLETED")
         finally:
             self._stop.set()
             stopped.cancel()
-            await self._end(tasks)
+            self._gives_up_at = asyncio.get_running_loop().time() + settings.grace
+            for sweep in self._sweeps:
+                sweep.set()
+            for task in tasks:
+                task.cancel()
+            # What is under way finishes, for as long as the grace goes; whatever is left then is left alone.
+            _, left = await asyncio.wait(tasks, timeout=2 * settings.grace + settings.call)
+            if left:
+                LOGGER.error(
+                    "%d tasks do not end: their sweeps are left to other workers, which repeat them", len(left)
+                )
             for token, client in self._clients.items():
                 client.rate_limit = self._limits[token]
         for task in tasks:
             if task.done() and not task.cancelled() and (error := task.exception()) is not None and not is_away(error):
                 raise error
 
-    async def _end(self, tasks: Sequence[asyncio.Task[Any]]) -> None:
-        """Let what is under way finish, for as long as the grace goes; whatever is left then is left alone."""
-        self._stopping_since = asyncio.get_running_loop().time()
-        for sweep in self._sweeps:
-            sweep.set()
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            _, left = await asyncio.wait(tasks, timeout=2 * self._settings.grace + self._settings.call)
-            if left:
-                LOGGER.error(
-                    "%d tasks do not end: their sweeps are left to other workers, which repeat them", len(left)
-                )
-
-    def _all_work(self) -> list[Coroutine[Any, Any, None]]:
-        recovery = Recovery(self._database, self._settings, self._refused, self._jobs)
-        self._queues[:] = [f"cardprod-{token}" for token in self._clients]
-        return [
-            self._tick_for_ever(),
-            self._work(_SWEEP, self.sweep, self._queues),
-            self._work(_DELIVER, self.deliver, [f"cardprod-deliver-{token}" for token in self._clients]),
-            recovery.recover_for_ever(),
-            recovery.clear_up_for_ever(),
-        ]
-
     async def _work(self, name: str, task: Callable[..., Awaitable[None]], queues: list[str]) -> None:
         """Let procrastinate work; again after the database was away, because it stops then."""
         app = self._database.new_app()
 
         @app.task(name=name, pass_context=True)
-        async def run(context: JobContext, /, **arguments: Any) -> None:  # noqa: ANN401 - what was planned
-            with self._jobs.under_way(context.job):
-                await task(**arguments)
+        async def run(context: JobContext, /, chunk_id: object = None, attempts: object = 0, **_: object) -> None:
+            with self._recovery.under_way(context.job):
+                # Whoever may enqueue may have planned it.
+                if type(chunk_id) is int and 0 < chunk_id < 2**63:
+                    times = attempts if type(attempts) is int else 0
+                    await task(chunk_id=chunk_id, attempts=min(max(times, 0), _MOST_ATTEMPTS))
+                else:
+                    LOGGER.warning("a job of %s names no chunk, and is dropped", name)
 
         while not self._stop.is_set():
             try:
@@ -205,42 +199,16 @@ class Worker:
 
     # --- One of several ---
 
-    async def _join(self, stopped: asyncio.Task[Any]) -> bool:
-        """Take a share of the rate limit, and let the others do so before any poll; wait for a database that is away.
+    async def _join(self) -> None:
+        """Take a share of the rate limit, once the database is there, and let the others do so before any poll."""
+        await self._with_retry(partial(check_grants, settings=self._settings))
+        if await self._with_retry(self._tick) > 1:
+            await asyncio.sleep(2 * self._settings.tick)
 
-        Returns:
-            Whether to begin; False if it was stopped before.
-        """
-        check = self._with_retry(partial(check_grants, settings=self._settings))
-        await self._unless_stopped(check, stopped)
-        if not self._stop.is_set() and await self._unless_stopped(self._with_retry(self._tick), stopped) != 1:
-            await asyncio.wait([stopped], timeout=2 * self._settings.tick)
-        return not self._stop.is_set()
-
-    async def _unless_stopped(self, work: Coroutine[Any, Any, _T], stopped: asyncio.Task[Any]) -> _T | None:
-        task = asyncio.create_task(work)
-        try:
-            await asyncio.wait([task, stopped], return_when="FIRST_COMPLETED")
-            return task.result() if task.done() else None
-        finally:
-            task.cancel()
-            await asyncio.wait([task])
-
-    async def _tick_for_ever(self) -> None:
-        while True:
-            await asyncio.sleep(self._settings.tick)
-            try:
-                await self._database.run(self._tick)
-            except DurableError as error:
-                if not is_away(error):
-                    raise
-                LOGGER.warning("%s; the work waits for it", error)
-            if self._refused:
-                await self._keep_deadlines()
-
-    async def _keep_deadlines(self) -> None:
-        with suppress(DurableError):
-            await Recovery(self._database, self._settings, self._refused, self._jobs).expire()
+    async def _share(self) -> None:
+        await self._database.run(self._tick)
+        if self._refused:
+            await self._recovery.expire()
 
     async def _tick(self, connection: AsyncConnection[Any]) -> int:
         """Share time, the rate limit, pauses and events with the other workers; return how many they are."""
@@ -273,7 +241,11 @@ class Worker:
         rows = await fetch(connection, "events_since", seconds=seconds, known=list(self._events), most=_EVENTS_AT_ONCE)
         for row in rows:
             self._events[row["id"]] = now
-            event = ProductionEvent.from_json(row["body"])
+            try:
+                event = ProductionEvent.from_json(row["body"])
+            except UsageError as error:  # of a newer version of this package
+                LOGGER.warning("an event is not counted here: %s", error)
+                continue
             is_counted = row["is_news"] and random() * workers < 1  # noqa: S311 - a share
             for client in self._clients.values():
                 notify_stored(client, event, now, is_news=is_counted)
@@ -282,31 +254,31 @@ class Worker:
 
     async def sweep(self, *, chunk_id: int, attempts: int = 0) -> None:
         """Sweep a chunk, and write what was seen. Whatever goes wrong, it is planned again."""
-        token: str | None = None
         try:
-            chunk = await self._with_retry(partial(store.chunk, chunk_id=chunk_id))
-            if chunk is None:
-                return
-            token = chunk.token
-            if token in self._refused:
-                await self._plan_again(chunk_id, token, self._settings.poll * 4, attempts)
-            else:
-                await self._sweep(chunk)
+            for chunk in await self._with_retry(partial(store.chunks, ids=[chunk_id])):
+                if chunk.token in self._refused:
+                    await self._plan_again("plan_sweeps", chunk_id, attempts, self._settings.poll * 4)
+                else:
+                    await self._sweep(chunk)
         except Exception as exc:  # noqa: BLE001 - a token source's own: nothing may end the work
-            await self._put_off(
-                exc,
-                f"some cards (chunk {chunk_id}) could not be polled",
-                attempts,
-                lambda delay: self._plan_again(chunk_id, token, delay, attempts + 1),
-            )
+            what = f"some cards (chunk {chunk_id}) could not be polled"
+            await self._put_off(exc, what, "plan_sweeps", chunk_id, attempts)
 
     async def _sweep(self, chunk: Chunk) -> None:
         client = self._clients[chunk.token]
         if chunk.paused_for > client.paused_for:
             client.pause(chunk.paused_for)
         refusals: list[Unauthorized] = []
-        with self._sweep_until_stopped() as stop:
+        stop = asyncio.Event()  # set, it ends the sweep as soon as can be: this worker stops, or it should be written
+        timer = asyncio.get_running_loop().call_later(self._settings.sweep, stop.set)
+        self._sweeps.add(stop)
+        if self._stop.is_set():
+            stop.set()
+        try:
             sweep = await sweep_stored(client, chunk.checkpoint, stop=stop, clock=self._clock, refusals=refusals)
+        finally:
+            timer.cancel()
+            self._sweeps.discard(stop)
         next_poll_at = None if sweep.next_poll_at is None else sweep.next_poll_at.timestamp()
         if refusals and next_poll_at is not None:
             self._refuse(chunk.token, refusals[0])
@@ -330,20 +302,16 @@ class Worker:
                 await fetch(connection, "accept_token", token=chunk.token)
 
         await self._with_retry(write)
-        if sweep.polls and not refusals:
-            self._refusals.pop(chunk.token, None)
 
     def _refuse(self, token: str, error: Unauthorized) -> None:
         """Leave a token's chunks to workers with a good one, and try again after a while."""
         if token in self._refused:
             return  # of a sweep that began earlier
-        queue, times = f"cardprod-{token}", self._refusals.get(token, 0)
-        seconds = min(self._settings.refused * 2.0 ** min(times, 10), _MOST_REFUSED)
-        self._refusals[token] = times + 1
+        queue, seconds = f"cardprod-{token}", self._settings.refused
         self._refused.add(token)
         self._queues.remove(queue)
         LOGGER.error(
-            "the token %r was refused (%s): its cards wait for a worker with a good one; it is tried again in %.0f s",
+            "the token %r was refused (%s): its cards wait for a worker with a good one; it is tried again in %g s",
             token,
             error,
             seconds,
@@ -355,65 +323,43 @@ class Worker:
 
         asyncio.get_running_loop().call_later(seconds, try_again)
 
-    @contextmanager
-    def _sweep_until_stopped(self) -> Generator[asyncio.Event]:
-        """Lend what ends a sweep: this worker's stop, or having gone on for so long that it should be written."""
-        stop = asyncio.Event()
-        self._sweeps.add(stop)
-        timer = asyncio.get_running_loop().call_later(self._settings.sweep, stop.set)
-        if self._stop.is_set():
-            stop.set()
-        try:
-            yield stop
-        finally:
-            timer.cancel()
-            self._sweeps.discard(stop)
-
-    async def _plan_again(self, chunk_id: int, token: str | None, delay: float, attempts: int) -> None:
-        if token is None:
-            return  # it was never read: recovery finds it
-        at = self._clock() + delay
-        await self._with_retry(partial(fetch, name="plan_sweep", id=chunk_id, token=token, at=at, attempts=attempts))
-
     # --- A delivery ---
 
     async def deliver(self, *, chunk_id: int, attempts: int = 0) -> None:
         """Deliver a chunk's transitions to the sink, until none is left. Whatever goes wrong, it is planned again."""
-        token: str | None = None
-        of = ""
+        what = f"some transitions (chunk {chunk_id}) could not be read"
         try:
-            found = await self._with_retry(partial(store.undelivered, chunk_id=chunk_id))
-            while found is not None:
-                token, steps = found
-                if not steps:
-                    return
+            steps = await self._with_retry(partial(store.undelivered, chunk_id=chunk_id))
+            while steps:
                 if self._stop.is_set():
-                    await self._plan_delivery_again(chunk_id, token, 0.0, 0)
+                    await self._plan_again("plan_deliveries", chunk_id, 0, 0.0)
                     return
-                of = f" of batch {next(iter(steps.values())).batch_id}"
-                if self._on_steps is not None:
-                    await self._on_steps([*steps.values()])
-                found = await self._with_retry(partial(store.undelivered, chunk_id=chunk_id, delivered=[*steps]))
+                batch_id = next(iter(steps.values())).batch_id
+                what = f"on_steps raised, so some transitions of batch {batch_id} were not delivered"
+                await self._give([*steps.values()])
+                steps = await self._with_retry(partial(store.undelivered, chunk_id=chunk_id, delivered=[*steps]))
                 attempts = 0
         except Exception as exc:  # noqa: BLE001 - the sink's own: nothing may end the work
-            await self._put_off(
-                exc,
-                f"on_steps raised, so some transitions{of} were not delivered",
-                attempts,
-                lambda delay: self._plan_delivery_again(chunk_id, token, delay, attempts + 1),
-            )
+            await self._put_off(exc, what, "plan_deliveries", chunk_id, attempts)
 
-    async def _plan_delivery_again(self, chunk_id: int, token: str | None, delay: float, attempts: int) -> None:
-        if token is not None:
-            await self._with_retry(
-                partial(fetch, name="plan_delivery", id=chunk_id, token=token, delay=delay, attempts=attempts)
-            )
+    async def _give(self, steps: Sequence[Step]) -> None:
+        """Give the sink transitions. If it was cancelled, and not by this worker, that is a failure like any other."""
+        task = asyncio.current_task()
+        try:
+            if self._on_steps is not None:
+                await self._on_steps(steps)
+        except asyncio.CancelledError as exc:
+            if task is None or task.cancelling():
+                raise
+            raise RuntimeError("it was cancelled by something that it awaited") from exc
 
     # --- What goes wrong ---
 
-    async def _put_off(
-        self, error: Exception, what: str, attempts: int, plan: Callable[[float], Awaitable[None]]
-    ) -> None:
+    async def _plan_again(self, statement: str, chunk_id: int, attempts: int, delay: float) -> None:
+        times = {chunk_id: self._clock() + delay}
+        await self._with_retry(partial(store.plan, statement=statement, times=times, attempts=attempts))
+
+    async def _put_off(self, error: Exception, what: str, statement: str, chunk_id: int, attempts: int) -> None:
         """Log what went wrong with a job, and plan it again after a delay that grows; end the work if it must."""
         if isinstance(error, DurableError) or isinstance(error.__cause__, psycopg.Error):
             if not is_away(error):
@@ -426,16 +372,13 @@ class Worker:
             LOGGER.warning("%s (%s); that is left to others", what, type(error).__name__)
             delay = 0.0
         else:
-            delay = min(2.0 ** min(attempts, 10), _MOST_DELAY)
+            delay = min(2.0**attempts, _MOST_DELAY)
             words = one_line(str(error), 300)
             LOGGER.error("%s (%s: %s); again in %.0f s", what, type(error).__name__, words, delay, exc_info=error)
         with suppress(DurableError):
-            await plan(delay)
+            await self._plan_again(statement, chunk_id, attempts + 1, delay)
 
     async def _with_retry(self, work: Callable[[AsyncConnection[Any]], Awaitable[_T]]) -> _T:
         """Do something in a transaction, again and again while the database is away; not for long once stopped."""
-        return await self._database.run_with_retry(work, self._is_out_of_grace)
-
-    def _is_out_of_grace(self) -> bool:
-        since = self._stopping_since
-        return since is not None and asyncio.get_running_loop().time() > since + self._settings.grace
+        loop = asyncio.get_running_loop()
+        return await self._database.run_with_retry(work, lambda: loop.time() > self._gives_up_at)

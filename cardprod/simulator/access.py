@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Final
 from aiohttp import ClientError, web
 from aiohttp.http import HttpProcessingError
 
+from cardprod.simulator.api import problem
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
@@ -52,25 +54,9 @@ def refusal(request: web.Request) -> str | None:
 
 
 class Connections:
-    """Serves an application on 127.0.0.1, within limits.
+    """Serves an application on 127.0.0.1, within limits."""
 
-    Args:
-        answer_refused: Answers a request that is not accepted, with an HTTP status and the reason.
-    """
-
-    def __init__(self, answer_refused: Callable[[web.Request, int, str], web.Response]) -> None:
-        self._answer_refused = answer_refused
-        self._busy: set[web.RequestHandler] = set()
-        self._runner: web.AppRunner | None = None
-        self._server: asyncio.AbstractServer | None = None
-        self._most = _most_connections()
-
-    async def open(self, app: web.Application, port: int) -> int:
-        """Listen, and return the port.
-
-        Raises:
-            OSError: The port is not free.
-        """
+    def __init__(self, app: web.Application) -> None:
         app.middlewares.append(self._check)
         self._runner = web.AppRunner(
             app,
@@ -80,12 +66,18 @@ class Connections:
             keepalive_timeout=_KEEP_ALIVE,
             auto_decompress=False,
         )
+        self._server: asyncio.AbstractServer | None = None
+        self._busy: set[web.RequestHandler] = set()
+        self._most = _most_connections()
+
+    async def open(self, port: int) -> int:
+        """Listen, and return the port.
+
+        Raises:
+            OSError: The port is not free.
+        """
+        listener = socket.create_server(("127.0.0.1", port))
         await self._runner.setup()
-        try:
-            listener = socket.create_server(("127.0.0.1", port))
-        except OSError:
-            await self.close()
-            raise
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(self._accept, sock=listener, backlog=_ACCEPTED_AT_ONCE)
         # asyncio accepts as many at once as may queue, before any can be closed: many shall queue, few be accepted.
@@ -93,17 +85,14 @@ class Connections:
         return int(listener.getsockname()[1])
 
     async def close(self) -> None:
-        """Listen no more, and close every connection."""
-        server, self._server = self._server, None
-        if server is not None:
-            server.close()
-        runner, self._runner = self._runner, None
-        if runner is not None:
-            await runner.cleanup()
+        """Listen no more, and close every connection, whatever it is in the middle of."""
+        if self._server is not None:
+            self._server.close()
+        await self._runner.cleanup()
 
     def _accept(self) -> asyncio.Protocol:
-        server = None if self._runner is None else self._runner.server
-        if server is None:
+        server = self._runner.server
+        if server is None:  # it was closed while this connection came
             return _Refused()
         if len(server.connections) >= self._most:
             is_open = [connection for connection in server.connections if connection.transport is not None]
@@ -120,13 +109,13 @@ class Connections:
     ) -> web.StreamResponse:
         reason = refusal(request)
         if reason is not None:
-            return self._answer_refused(request, 403, reason)
+            return problem(request, 403, reason)
         try:
             await _read_body(request)
             self._busy.add(request.protocol)
             return await handler(request)
         except web.HTTPException as exc:
-            return self._answer_refused(request, exc.status, exc.reason)
+            return problem(request, exc.status, exc.reason)
         finally:
             self._busy.discard(request.protocol)
 

@@ -9,10 +9,9 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections import deque
+import secrets
 from contextlib import suppress
 from http import HTTPStatus
-from random import Random
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from aiohttp import web
@@ -20,6 +19,7 @@ from aiohttp import web
 from cardprod.error_codes import ErrorCode
 from cardprod.errors import UsageError
 from cardprod.models import Card
+from cardprod.simulator.cards import Phase
 from cardprod.simulator.kiosks import error_stage
 from cardprod.simulator.plans import Stage
 from cardprod.simulator.simulation import LoggedRequest
@@ -28,13 +28,12 @@ from cardprod.simulator.webhook_sender import public_key
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from cardprod.simulator.cards import Phase
     from cardprod.simulator.faults import Fault
     from cardprod.simulator.plans import Plan
     from cardprod.simulator.simulation import KioskSimulation
     from cardprod.simulator.tokens import TokenIssuer
 
-__all__ = ["KEY_PATH", "KioskApi", "problem"]
+__all__ = ["KEY_PATH", "KioskApi", "json_object", "problem"]
 
 KEY_PATH: Final = "/webhooks/public-key.pem"
 _PRODUCTION: Final = "spend/profiles/{profile_id:[0-9]{1,19}}/cards/{card_token}/production"
@@ -54,14 +53,12 @@ class KioskApi:
         on_request: Callable[[LoggedRequest], None] | None,
     ) -> None:
         self._simulation = simulation
-        self._cards = simulation.registry.cards
+        self._cards = simulation.cards
         self._tokens = tokens
         self._plan_for_unknown = plan_for_unknown
         self._on_request = on_request
-        self.refresh_faults: deque[Fault] = deque()
-        """The faults of the next answers of `/oauth/token`."""
         self.closing: asyncio.Future[None] | None = None
-        """Done when the simulator stops, so that no late answer delays it."""
+        """Done when the simulator stops: nobody else ends a late answer whose client has gone."""
 
     def add_to(self, router: web.UrlDispatcher) -> None:
         """Add the routes, and one for every other path."""
@@ -74,106 +71,94 @@ class KioskApi:
         router.add_route("*", "/{anything:.*}", self._answer_elsewhere)
 
     async def _answer_status(self, request: web.Request) -> web.StreamResponse:
+        if (refused := self._refused(request)) is not None:
+            return refused
         card = _card_of(request)
-        refusal = self._refusal(request)
-        if refusal is not None:
-            return self._answer(request, 401, refusal, card)
         self._add_unknown(card)
         fault = self._simulation.faults.take(card)
-        if fault is not None:
-            self._simulation.publish("faults")
         seconds = self._simulation.faults.latency + (0.0 if fault is None else fault.seconds)
         if seconds and await self._is_closing_within(seconds):
             return _break_connection(request)
         if fault is not None and fault.kind != "stall":
-            return await self._answer_fault(request, card, fault)
-        refusal = self._refusal(request)  # it may have expired meanwhile
-        if refusal is not None:
-            return self._answer(request, 401, refusal, card, fault)
+            return await self._answer_fault(request, fault)
+        if (refused := self._refused(request, fault)) is not None:  # its token may have expired meanwhile
+            return refused
         if card is None or card not in self._cards:
-            return self._answer_not_found(request, card, fault)
+            return self._answer_not_found(request, fault=fault)
         self._cards[card].requests += 1
         self._simulation.publish(card)
         return self._answer_phase(request, 200, card, fault)
 
     async def _answer_production(self, request: web.Request) -> web.StreamResponse:
         """Start a card's production, as `PUT` does; a refusal is a 422 with a production status."""
-        card = _card_of(request)
-        refusal = self._refusal(request)
-        if refusal is not None:
-            return self._answer(request, 401, refusal, card)
-        fields = await _json_object(request)
+        if (refused := self._refused(request)) is not None:
+            return refused
+        fields = json_object(await request.read())
         if fields is None:
-            return self._answer(request, 400, _problem(request, 400, "bad_request", "The body is no JSON object"), card)
+            return self._answer(request, 400, _problem(request, 400, "The body is no JSON object"))
+        card, kiosk_id = _card_of(request), fields.get("kioskId")
         self._add_unknown(card)
         if card is None or card not in self._cards:
-            return self._answer_not_found(request, card)
-        now, kiosk_id = self._simulation.clock.now(), fields.get("kioskId")
+            return self._answer_not_found(request)
         if isinstance(kiosk_id, str) and kiosk_id:
-            stage = self._simulation.registry.request_production(card, kiosk_id, now)
+            stage = self._simulation.request_production(card, kiosk_id)
         else:
             stage = error_stage("REQUEST_ERROR", ErrorCode.EMPTY_OR_NULL_FIELD_VALUE)
         if stage is not None:  # the card's own status is what it was
-            return self._answer(request, 422, self._status_body(stage, self._cards[card].kiosk_id, now), card)
-        self._simulation.moved(card)
+            now = self._simulation.clock.now()
+            refusal = Phase(stage, now, now, self._cards[card].kiosk_id)
+            return self._answer(request, 422, self._status_body(refusal))
         is_refused = self._simulation.phase_of(card).stage.status == "REQUEST_ERROR"
         return self._answer_phase(request, 422 if is_refused else 200, card)
 
     async def _answer_simulation(self, request: web.Request) -> web.StreamResponse:
         """End a card's production, as the sandbox's simulation call does."""
+        if (refused := self._refused(request)) is not None:
+            return refused
         card = _card_of(request)
-        refusal = self._refusal(request)
-        if refusal is not None:
-            return self._answer(request, 401, refusal, card)
         if card is None or card not in self._cards:
-            return self._answer_not_found(request, card)
-        stage = _simulated_stage(await _json_object(request))
-        if stage is not None and self._simulation.phase_of(card).stage.status == "IN_PROGRESS":
-            self._cards[card].enter(stage, self._simulation.clock.now())
-            self._simulation.moved(card)
+            return self._answer_not_found(request)
+        stage = _simulated_stage(json_object(await request.read()))
+        if stage is not None and self._simulation.end_production(card, stage):
             return self._answer_phase(request, 200, card)
         expected = "status must be PRODUCED, or PRODUCTION_ERROR with an errorCode of its own, or none"
         detail = expected if stage is None else "The card is not in production"
-        return self._answer(request, 422, _problem(request, 422, "unprocessable_entity", detail), card)
+        return self._answer(request, 422, _problem(request, 422, detail, "unprocessable_entity"))
 
     async def _answer_refresh(self, request: web.Request) -> web.StreamResponse:
         authorization = request.headers.get("Authorization", "")
         form = (await request.read()).decode(errors="replace")
-        fault: Fault | None = None
-        refused = self._tokens.refresh_refusal(authorization, form)
-        if refused is None and self.refresh_faults:
-            fault = self.refresh_faults.popleft()
+        is_refused = self._tokens.refresh_refusal(authorization, form) is not None
+        fault = None if is_refused else self._simulation.faults.next_refresh.take()
+        if fault is not None:
             if fault.kind != "stall":
-                return await self._answer_fault(request, None, fault)
+                return await self._answer_fault(request, fault)
             if await self._is_closing_within(fault.seconds):
                 return _break_connection(request)
-        http_status, body = refused or self._tokens.refresh(authorization, form, asyncio.get_running_loop().time())
-        return self._answer(request, http_status, body, None, fault)
+        http_status, body = self._tokens.refresh(authorization, form, self._simulation.clock.now())
+        return self._answer(request, http_status, body, fault)
 
     async def _answer_key(self, request: web.Request) -> web.StreamResponse:
         try:
-            key = public_key()
+            return self._answer(request, 200, public_key(), content_type="application/x-pem-file")
         except ImportError as exc:
-            return self._answer(request, 501, _problem(request, 501, "not_implemented", str(exc)))
-        return self._answer(request, 200, key, content_type="application/x-pem-file")
+            return self._answer(request, 501, _problem(request, 501, str(exc)))
 
     async def _answer_elsewhere(self, request: web.Request) -> web.StreamResponse:
-        return self._answer_not_found(request, None, detail="There is nothing at this path")
+        return self._answer_not_found(request, "There is nothing at this path")
 
     def _answer_not_found(
-        self, request: web.Request, card: Card | None, fault: Fault | None = None, detail: str = "Card not found"
+        self, request: web.Request, detail: str = "Card not found", fault: Fault | None = None
     ) -> web.Response:
-        return self._answer(request, 404, _problem(request, 404, "resource_not_found", detail), card, fault)
+        return self._answer(request, 404, _problem(request, 404, detail, "resource_not_found"), fault)
 
-    async def _answer_fault(self, request: web.Request, card: Card | None, fault: Fault) -> web.StreamResponse:
+    async def _answer_fault(self, request: web.Request, fault: Fault) -> web.StreamResponse:
         if fault.kind == "answer":
-            response = self._answer(
-                request, fault.http_status, fault.body, card, fault, content_type=fault.content_type
-            )
+            response = self._answer(request, fault.http_status, fault.body, fault, content_type=fault.content_type)
             if fault.retry_after is not None:
                 response.headers["Retry-After"] = str(fault.retry_after)
             return response
-        self._log(request, card, fault, None)
+        self._log(request, None, fault)
         if fault.kind == "cut_body":
             half = web.StreamResponse(headers={"Content-Type": "application/json", "Content-Length": "200"})
             await half.prepare(request)
@@ -192,8 +177,11 @@ class KioskApi:
             await asyncio.wait([self.closing], timeout=seconds)
         return self.closing is None or self.closing.done()
 
-    def _refusal(self, request: web.Request) -> str | None:
-        return self._tokens.refusal(request.headers.get("Authorization", ""), asyncio.get_running_loop().time())
+    def _refused(self, request: web.Request, fault: Fault | None = None) -> web.Response | None:
+        """Answer a request without a valid token; None if it has one."""
+        authorization = request.headers.get("Authorization", "")
+        refusal = self._tokens.refusal(authorization, self._simulation.clock.now())
+        return None if refusal is None else self._answer(request, 401, refusal, fault)
 
     def _add_unknown(self, card: Card | None) -> None:
         if card is not None and card not in self._cards and self._plan_for_unknown is not None:
@@ -204,12 +192,11 @@ class KioskApi:
     ) -> web.Response:
         """Answer with the status that a card has now."""
         phase = self._simulation.phase_of(card)
-        body = self._status_body(phase.stage, self._simulation.kiosk_of(card, phase), phase.requested_at)
-        return self._answer(request, http_status, body, card, fault, phase=phase)
+        return self._answer(request, http_status, self._status_body(phase), fault, phase=phase)
 
-    def _status_body(self, stage: Stage, kiosk_id: str | None, requested_at: float) -> str:
-        occurred_at = self._simulation.clock.timestamp(requested_at)
-        fields = {"status": stage.status, "kioskId": kiosk_id, "occurredAt": occurred_at}
+    def _status_body(self, phase: Phase) -> str:
+        stage, occurred_at = phase.stage, self._simulation.clock.timestamp(phase.requested_at)
+        fields = {"status": stage.status, "kioskId": phase.kiosk_id, "occurredAt": occurred_at}
         # As in Wise's samples: these two are left out where there is nothing to say.
         if stage.error_code is not None:
             fields["errorCode"] = stage.error_code
@@ -222,32 +209,30 @@ class KioskApi:
         request: web.Request,
         http_status: int,
         body: str,
-        card: Card | None = None,
         fault: Fault | None = None,
         *,
         content_type: str = "application/json",
         phase: Phase | None = None,
     ) -> web.Response:
-        self._log(request, card, fault, http_status, phase if http_status == _OK else None)
-        headers = {"x-trace-id": f"{Random().getrandbits(64):016x}"}  # noqa: S311 - an id, not a secret
+        self._log(request, http_status, fault, phase if http_status == _OK else None)
+        headers = {"x-trace-id": secrets.token_hex(8)}
         correlation_id = _correlation_id(request)
         if correlation_id is not None:
             headers["X-External-Correlation-Id"] = correlation_id
-        return web.Response(status=http_status, text=body, content_type=content_type, headers=headers)
+        # A fault's body may be no Unicode.
+        written = body.encode(errors="surrogatepass")
+        return web.Response(
+            status=http_status, body=written, content_type=content_type, charset="utf-8", headers=headers
+        )
 
     def _log(
-        self,
-        request: web.Request,
-        card: Card | None,
-        fault: Fault | None,
-        http_status: int | None,
-        phase: Phase | None = None,
+        self, request: web.Request, http_status: int | None, fault: Fault | None, phase: Phase | None = None
     ) -> None:
-        path = request.rel_url.raw_path
+        path, card, clock = request.rel_url.raw_path, _card_of(request), self._simulation.clock
         if card is not None:
             path = path.replace(card.card_token, str(card).partition("/")[2])
         logged = LoggedRequest(
-            at=self._simulation.clock.elapsed(),
+            at=clock.now(),
             method=request.method,
             path=path if len(path) <= _LONGEST_PATH else f"{path[: _LONGEST_PATH - 1]}…",
             correlation_id=_correlation_id(request),
@@ -255,7 +240,7 @@ class KioskApi:
             fault=fault,
             http_status=http_status,
             status=None if phase is None else phase.stage.status,
-            occurred_at=None if phase is None else self._simulation.clock.timestamp(phase.requested_at),
+            occurred_at=None if phase is None else clock.timestamp(phase.requested_at),
         )
         self._simulation.requests.append(logged)
         self._simulation.publish("requests")
@@ -265,11 +250,12 @@ class KioskApi:
 
 def problem(request: web.Request, http_status: int, detail: str) -> web.Response:
     """Answer a request that is refused before it is here; it is in no log."""
-    body = _problem(request, http_status, HTTPStatus(http_status).name.lower(), detail)
+    body = _problem(request, http_status, detail)
     return web.Response(status=http_status, text=body, content_type="application/json")
 
 
-def _problem(request: web.Request, http_status: int, code: str, detail: str) -> str:
+def _problem(request: web.Request, http_status: int, detail: str, code: str | None = None) -> str:
+    code = code or HTTPStatus(http_status).name.lower()
     fields = {
         "type": f"https://api.wise.com/problems/{code}",
         "title": HTTPStatus(http_status).phrase,
@@ -300,10 +286,10 @@ def _break_connection(request: web.Request) -> web.Response:
     return web.Response()
 
 
-async def _json_object(request: web.Request) -> dict[str, Any] | None:
+def json_object(body: bytes) -> dict[str, Any] | None:
     """Read a body that is a JSON object; None if it is not."""
     try:
-        fields: Any = json.loads(await request.read())
+        fields: Any = json.loads(body)
     except (ValueError, RecursionError):
         return None
     return cast("dict[str, Any]", fields) if isinstance(fields, dict) else None

@@ -16,15 +16,19 @@ __all__ = ["Phase", "SimulatedCard"]
 
 @attrs.frozen
 class Phase:
-    """A stage that a card is in or will be in, when it begins, and when the request was made that it belongs to."""
+    """A stage that a card is in or will be in: when it begins, when the request was made that it belongs to, and where.
+
+    `kiosk_id` is as a status names it: None before production was started.
+    """
 
     stage: Stage
     since: float
     requested_at: float
+    kiosk_id: str | None
 
 
 class SimulatedCard:
-    """A card and the stages of its plan, by when they begin; `plan` is its name. All times are of one clock."""
+    """A card and the stages of its plan, by when they begin; `plan` is its name. All times are seconds of one clock."""
 
     def __init__(self, stages: tuple[Stage, ...], plan: str | None, kiosk_id: str, now: float) -> None:
         self._stages = stages
@@ -91,4 +95,6 @@ class SimulatedCard:
         requests = (
             start for start, stage in zip(self._starts[: index + 1], self._stages, strict=False) if stage.is_new_request
         )
-        return Phase(self._stages[index], self._starts[index], max(requests, default=self._starts[0]))
+        stage = self._stages[index]
+        kiosk_id = None if stage.status == "READY" else self.kiosk_id
+        return Phase(stage, self._starts[index], max(requests, default=self._starts[0]), kiosk_id)

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from collections import deque
-from itertools import groupby
 from random import Random
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import attrs
 
-from cardprod._protocol.validation import check_count, check_number, check_seconds
+from cardprod._protocol.validation import check_count, check_number, check_seconds, check_text, check_type
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from cardprod.models import Card
 
 __all__ = ["Fault", "FaultInjector", "FaultSettings"]
+
+_MOST_TIMES: Final = 1_000_000_000
+_MOST_RETRY_AFTER: Final = 10**15
+_HEADER_VALUE: Final = re.compile(r"[\x20-\x7e]+")
 
 
 @attrs.frozen
@@ -34,6 +40,16 @@ class Fault:
     retry_after: int | str | None = None
     seconds: float = 0.0
 
+    def __attrs_post_init__(self) -> None:
+        check_type("http_status", self.http_status, int)
+        check_number("http_status", self.http_status, least=200, most=599)
+        check_type("body", self.body, str)
+        if type(self.retry_after) is int:
+            check_number("retry_after", self.retry_after, least=-_MOST_RETRY_AFTER, most=_MOST_RETRY_AFTER)
+        elif self.retry_after is not None:
+            check_text("retry_after", self.retry_after, "an int, or a text of printable ASCII", _HEADER_VALUE)
+        check_seconds("seconds", self.seconds)
+
     @classmethod
     def too_many_requests(cls, retry_after: int | str | None = 1) -> Fault:
         """Answer 429 with `Retry-After`: seconds, an HTTP date, or none."""
@@ -41,7 +57,7 @@ class Fault:
 
     @classmethod
     def server_error(cls, http_status: int = 500, retry_after: int | str | None = None) -> Fault:
-        """Answer with a 5xx, or any other status, and a body as Wise's."""
+        """Answer with a 5xx, or any other status from 200 on, and a body as Wise's."""
         body = '{"errors":[{"code":"internal_error","message":"Something went wrong","arguments":null}]}'
         return cls("answer", http_status, body, retry_after=retry_after)
 
@@ -107,12 +123,41 @@ class FaultSettings:
     latency: float
 
 
+class FaultQueue:
+    """The faults of the next answers, in their order."""
+
+    def __init__(self) -> None:
+        self.runs: deque[tuple[Fault, int]] = deque()
+        """Each fault, and how many answers in a row have it."""
+
+    def add(self, fault: Fault, times: int) -> None:
+        """Give so many answers a fault, after those that have one already."""
+        check_type("fault", fault, Fault)
+        check_count("times", times, least=0, most=_MOST_TIMES)
+        if self.runs and self.runs[-1][0] == fault:
+            times += self.runs.pop()[1]
+        if times:
+            self.runs.append((fault, times))
+
+    def take(self) -> Fault | None:
+        """Return the fault of the next answer, None if it has none."""
+        if not self.runs:
+            return None
+        fault, times = self.runs.popleft()
+        if times > 1:
+            self.runs.appendleft((fault, times - 1))
+        return fault
+
+
 class FaultInjector:
     """Decides which answer has a fault."""
 
-    def __init__(self) -> None:
-        self._next: deque[Fault] = deque()
-        self._next_of_card: dict[Card, deque[Fault]] = {}
+    def __init__(self, on_change: Callable[[], None]) -> None:
+        self._on_change = on_change
+        self._next = FaultQueue()
+        self._next_of_card: dict[Card, FaultQueue] = {}
+        self.next_refresh: FaultQueue = FaultQueue()
+        """The faults of the next answers of `/oauth/token`."""
         self._error_rate = 0.0
         self._random = Random()  # noqa: S311 - simulated faults
         self.latency: float = 0.0
@@ -121,36 +166,41 @@ class FaultInjector:
     @property
     def settings(self) -> FaultSettings:
         """The faults that are set, but for those of single cards."""
-        runs = tuple((fault, len(list(same))) for fault, same in groupby(self._next))
-        return FaultSettings(next=runs, error_rate=self._error_rate, latency=self.latency)
+        return FaultSettings(next=tuple(self._next.runs), error_rate=self._error_rate, latency=self.latency)
 
     def fail_next(self, fault: Fault, times: int, card: Card | None) -> None:
         """Give the next answers a fault, for any card or for one."""
-        check_count("times", times, least=0)
-        queue = self._next if card is None else self._next_of_card.setdefault(card, deque())
-        queue.extend([fault] * times)
+        queue = self._next if card is None else self._next_of_card.setdefault(card, FaultQueue())
+        queue.add(fault, times)
+        self._on_change()
 
     def set_error_rate(self, rate: float, seed: int) -> None:
         """Give a share of all answers a fault."""
         check_number("rate", rate, least=0, most=1)
+        check_type("seed", seed, int)
         self._error_rate = rate
         self._random = Random(seed)  # noqa: S311 - simulated faults
+        self._on_change()
 
     def set_latency(self, seconds: float) -> None:
         """Make every answer late."""
         check_seconds("seconds", seconds)
         self.latency = seconds
+        self._on_change()
 
     def clear(self) -> None:
         """Give no answer a fault any more."""
-        self._next.clear()
-        self._next_of_card.clear()
+        for queue in (self._next, self.next_refresh, *self._next_of_card.values()):
+            queue.runs.clear()
         self._error_rate = self.latency = 0.0
+        self._on_change()
 
     def take(self, card: Card | None) -> Fault | None:
-        """Return the fault of the next answer, None if it has none."""
-        if card is not None and self._next_of_card.get(card):
-            return self._next_of_card[card].popleft()
-        if self._next:
-            return self._next.popleft()
-        return Fault.choose(self._random) if self._random.random() < self._error_rate else None
+        """Return the fault of the next answer about a card, None if it has none."""
+        own = self._next_of_card.get(card) if card is not None else None
+        fault = (own.take() if own is not None else None) or self._next.take()
+        if fault is not None:
+            self._on_change()
+        elif self._random.random() < self._error_rate:
+            fault = Fault.choose(self._random)
+        return fault

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 import attrs
 
-from cardprod._protocol.validation import check_seconds, check_type
+from cardprod._protocol.validation import check_flag, check_seconds, check_type
 from cardprod.errors import UsageError
 
 if TYPE_CHECKING:
@@ -36,6 +36,9 @@ class Stage:
 
     def __attrs_post_init__(self) -> None:
         check_type("a stage's status", self.status, str)
+        check_type("a stage's error_code", self.error_code, str, or_none=True)
+        check_type("a stage's description", self.description, str, or_none=True)
+        check_flag("a stage's is_new_request", self.is_new_request)
         if self.seconds != math.inf:
             check_seconds("a stage's seconds", self.seconds)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from heapq import heappop, heappush
+from itertools import count
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
 
     from cardprod.models import Card
     from cardprod.simulator.cards import Phase
+    from cardprod.simulator.clock import Clock
 
 __all__ = ["Scheduler"]
 
@@ -20,15 +22,17 @@ _AT_ONCE: Final = 100
 
 
 class Scheduler:
-    """Calls `on_change` with a card and the phase that it enters, when that is due on the event loop's time."""
+    """Calls `on_change` with a card and the phase that it enters, when that is due."""
 
-    def __init__(self, on_change: Callable[[Card, Phase], None]) -> None:
+    def __init__(self, clock: Clock, on_change: Callable[[Card, Phase], None]) -> None:
+        self._clock = clock
         self._on_change = on_change
-        # The number orders entries that are due at once, and marks those that were replaced.
+        # The number orders the entries that are due at once. Those that were replaced stay until they are due.
         self._heap: list[tuple[float, int, Card, deque[Phase]]] = []
-        self._numbers: dict[Card, int] = {}
-        self._count = 0
+        self._phases: dict[Card, deque[Phase]] = {}
+        self._numbers = count()
         self._timer: asyncio.TimerHandle | None = None
+        self._due = 0.0
 
     @property
     def is_idle(self) -> bool:
@@ -37,40 +41,39 @@ class Scheduler:
 
     def schedule(self, card: Card, phases: Iterable[Phase]) -> None:
         """Report these changes of a card, instead of those that were scheduled before."""
-        self._count += 1
-        self._numbers[card] = self._count
-        self._push(card, self._count, deque(phases))
+        self._phases[card] = deque(phases)
+        self._push(card, next(self._numbers))
         self._set_timer()
 
     def clear(self) -> None:
         """Report no change any more."""
         self._heap.clear()
-        self._numbers.clear()
+        self._phases.clear()
         self._set_timer()
 
-    def _push(self, card: Card, number: int, phases: deque[Phase]) -> None:
+    def _push(self, card: Card, number: int) -> None:
+        phases = self._phases[card]
         if phases:
             heappush(self._heap, (phases[0].since, number, card, phases))
 
     def _set_timer(self) -> None:
-        due = self._heap[0][0] if self._heap else None
-        if self._timer is not None and self._timer.when() != due:
+        if self._timer is not None and not (self._heap and self._heap[0][0] == self._due):
             self._timer.cancel()
             self._timer = None
-        if self._timer is None and due is not None:
-            self._timer = asyncio.get_running_loop().call_at(due, self._report)
+        if self._timer is None and self._heap:
+            self._due = self._heap[0][0]
+            self._timer = asyncio.get_running_loop().call_later(self._due - self._clock.now(), self._report)
 
     def _report(self) -> None:
-        # A timer may fire a little early, by what the event loop takes for the same moment.
-        due = self._heap[0][0] if self._heap else 0.0
-        now = max(asyncio.get_running_loop().time(), due)
         self._timer = None
+        self._clock.reach(self._due)
+        now = self._clock.now()
         for _ in range(_AT_ONCE):
             if not self._heap or self._heap[0][0] > now:
                 break
             _, number, card, phases = heappop(self._heap)
-            if self._numbers.get(card) == number:
+            if self._phases.get(card) is phases:
                 phase = phases.popleft()
-                self._push(card, number, phases)
+                self._push(card, number)
                 self._on_change(card, phase)
         self._set_timer()

@@ -11,11 +11,11 @@ from cardprod._protocol.validation import check_callable, check_count, check_fla
 from cardprod.errors import UsageError
 from cardprod.models import Card
 from cardprod.simulator.access import Connections
-from cardprod.simulator.api import KEY_PATH, KioskApi, problem
+from cardprod.simulator.api import KEY_PATH, KioskApi
 from cardprod.simulator.kiosks import FIRST_KIOSK
 from cardprod.simulator.plans import as_stages
 from cardprod.simulator.simulation import KioskSimulation
-from cardprod.simulator.tokens import TokenIssuer
+from cardprod.simulator.tokens import CLIENT_ID, CLIENT_SECRET, TokenIssuer
 from cardprod.simulator.webhook_sender import Subscription, public_key
 
 if TYPE_CHECKING:
@@ -81,18 +81,12 @@ class Simulator:
         check_callable("on_request", on_request, "a callable that takes a LoggedRequest")
         check_flag("page", page)
         check_count("log_size", log_size)
-        self.client_id = "simulated-client"
+        self.client_id = CLIENT_ID
         """The client that may refresh the token, for an `OAuthToken`."""
-        self.client_secret = "simulated-client-secret"  # noqa: S105 - not a secret
+        self.client_secret = CLIENT_SECRET
         """Its secret."""
         self._port = port
-        self._tokens = TokenIssuer(
-            token=token,
-            client_id=self.client_id,
-            client_secret=self.client_secret,
-            refresh_token="simulated-refresh-token",  # noqa: S106 - not a secret
-            seconds=token_seconds,
-        )
+        self._tokens = TokenIssuer(token, token_seconds)
         self._simulation = KioskSimulation(log_size)
         if plan_for_unknown is not None:
             stages = as_stages(plan_for_unknown)
@@ -112,21 +106,26 @@ class Simulator:
             self._page = Page(self)
             self._page.add_to(app.router)
         self._api.add_to(app.router)
-        connections = Connections(problem)
-        self._port = await connections.open(app, self._port)
+        connections = Connections(app)
+        self._port = await connections.open(self._port)
         self._connections = connections
         self._api.closing = asyncio.get_running_loop().create_future()
-        self._simulation.clock.start()
+        self._simulation.start()
+        if self._page is not None:
+            self._page.open()
         return self
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        await self._simulation.close()
+        # Not the other way round, or a last request would begin something that nobody ends.
         await self._stop()
+        await self._simulation.close()
 
     async def restart(self, *, after: float = 0.0) -> None:
         """Stop, and start again so many seconds later on the same port. Plans go on meanwhile."""
+        check_seconds("after", after)
+        self._check_running("restart it")
         await self._stop()
         await asyncio.sleep(after)
         await self.__aenter__()
@@ -162,6 +161,8 @@ class Simulator:
         It gets the card that has changed, or the name of the property that has: "kiosks", "faults", "subscriptions",
         "requests" or "deliveries". It is called as `on_request` is.
         """
+        if not callable(observer):
+            raise UsageError(f"observer must be a callable that takes a Change, not a {type(observer).__name__}")
         self._simulation.observe(observer)
 
     def stop_observing(self, observer: Callable[[Change], None]) -> None:
@@ -199,7 +200,7 @@ class Simulator:
 
     def fail_next_refresh(self, fault: Fault, *, times: int = 1) -> None:
         """Give so many of the next answers of `/oauth/token` a fault."""
-        self._api.refresh_faults.extend([fault] * times)
+        self._simulation.faults.next_refresh.add(fault, times)
 
     # --- Cards: `kiosks` has a table of the moves ---
 
@@ -236,7 +237,7 @@ class Simulator:
     @property
     def cards(self) -> tuple[Card, ...]:
         """The cards, in the order in which they were first added."""
-        return tuple(self._simulation.registry.cards)
+        return tuple(self._simulation.cards)
 
     def state_of(self, card: CardLike) -> CardState:
         """Return a card's state."""
@@ -244,20 +245,18 @@ class Simulator:
 
     def _move(self, move: Move, card: CardLike, *, kiosk_id: str | None = None, code: str | None = None) -> CardState:
         self._check_running("move cards")
-        return self._simulation.move(move, Card.of(card), kiosk_id, code)
+        return self._simulation.move(move, Card.of(card), kiosk_id=kiosk_id, code=code)
 
     # --- Kiosks ---
 
     @property
     def kiosks(self) -> tuple[KioskState, ...]:
         """The kiosks, in the order in which they were added; WIS00001 is always there."""
-        return self._simulation.registry.kiosks(self._simulation.clock.now())
+        return self._simulation.kiosks
 
     def add_kiosk(self, kiosk_id: str | None = None) -> str:
         """Add a kiosk, online; by default with the next id, such as WIS00002."""
-        kiosk_id = self._simulation.registry.add_kiosk(kiosk_id)
-        self._simulation.publish("kiosks")
-        return kiosk_id
+        return self._simulation.add_kiosk(kiosk_id)
 
     def take_offline(self, kiosk_id: str = FIRST_KIOSK) -> None:
         """Take a kiosk offline: the plans of its cards are paused, and what is started there does not begin."""
@@ -277,22 +276,18 @@ class Simulator:
         A request that is refused with a 401 uses up none.
         """
         self._simulation.faults.fail_next(fault, times, None if card is None else Card.of(card))
-        self._simulation.publish("faults")
 
     def set_error_rate(self, rate: float, seed: int) -> None:
         """Give a share of all answers, from 0 to 1, one of the faults that there are, chosen by the seed."""
         self._simulation.faults.set_error_rate(rate, seed)
-        self._simulation.publish("faults")
 
     def slow_down(self, seconds: float) -> None:
         """Send every answer about a card's status so many seconds later; 0 for at once."""
         self._simulation.faults.set_latency(seconds)
-        self._simulation.publish("faults")
 
     def clear_faults(self) -> None:
         """Give no answer a fault any more, and send each at once."""
         self._simulation.faults.clear()
-        self._simulation.publish("faults")
 
     @property
     def faults(self) -> FaultSettings:

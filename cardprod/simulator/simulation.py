@@ -1,16 +1,23 @@
-"""`KioskSimulation`: all of the simulator but its HTTP, put together, and who is informed of its changes."""
+"""`KioskSimulation`: all of the simulator but its HTTP: the cards and kiosks, and who is informed of their changes."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import re
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 import attrs
 
+from cardprod._protocol.validation import check_text, check_type
+from cardprod.error_codes import ErrorCode
+from cardprod.errors import UsageError
+from cardprod.simulator.cards import SimulatedCard
 from cardprod.simulator.clock import Clock
 from cardprod.simulator.faults import FaultInjector
-from cardprod.simulator.kiosks import KioskRegistry
+from cardprod.simulator.kiosks import FIRST_KIOSK, CardState, KioskState, Move, error_stage, moves_from
 from cardprod.simulator.log import Log
+from cardprod.simulator.plans import Stage, as_stages
 from cardprod.simulator.scheduler import Scheduler
 from cardprod.simulator.webhook_sender import WebhookSender
 
@@ -20,13 +27,13 @@ if TYPE_CHECKING:
     from cardprod.models import Card
     from cardprod.simulator.cards import Phase
     from cardprod.simulator.faults import Fault
-    from cardprod.simulator.kiosks import CardState, Move
     from cardprod.simulator.plans import Plan
     from cardprod.simulator.webhook_sender import Subscription
 
 __all__ = ["Change", "KioskSimulation", "LoggedRequest"]
 
 _log: Final = logging.getLogger("cardprod.simulator")
+_KIOSK_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,32}")
 
 Change: TypeAlias = "Card | Literal['kiosks', 'faults', 'subscriptions', 'requests', 'deliveries']"
 """What has changed: a card, or something else of the simulator, by the name of its property."""
@@ -64,68 +71,194 @@ class KioskSimulation:
 
     def __init__(self, log_size: int) -> None:
         self.clock: Clock = Clock()
-        self.registry: KioskRegistry = KioskRegistry()
-        self.faults: FaultInjector = FaultInjector()
+        self.cards: dict[Card, SimulatedCard] = {}
+        """The cards, in the order in which they were first added."""
+        self._kiosks: dict[str, bool] = {FIRST_KIOSK: True}  # whether each is online
+        self.faults: FaultInjector = FaultInjector(lambda: self.publish("faults"))
         self.webhooks: WebhookSender = WebhookSender(self.clock, log_size, lambda: self.publish("deliveries"))
-        self.scheduler: Scheduler = Scheduler(self._publish_planned)
         self.requests: Log[LoggedRequest] = Log(log_size)
+        self.scheduler: Scheduler = Scheduler(self.clock, self._publish_planned)
         self._observers: list[Callable[[Change], None]] = []
         self._has_failed = False
+
+    def start(self) -> None:
+        """Begin, or go on with the plans after `close`."""
+        self.clock.start()
+        self._reschedule(self.cards)
 
     async def close(self) -> None:
         """Stop what goes on by itself."""
         self.scheduler.clear()
         await self.webhooks.close()
 
-    # --- Cards and kiosks ---
+    # --- Cards ---
 
     def add(self, card: Card, plan: Plan) -> None:
         """Put a card on a plan."""
-        self.registry.add(card, plan, self.clock.now())
-        self.reschedule([card])
+        now = self.clock.now()
+        simulated = SimulatedCard(as_stages(plan), plan if isinstance(plan, str) else None, FIRST_KIOSK, now)
+        if not self._kiosks[FIRST_KIOSK]:
+            simulated.pause(now)
+        self.cards[card] = simulated
+        self._reschedule([card])
         self.publish(card)
 
-    def move(self, move: Move, card: Card, kiosk_id: str | None, code: str | None) -> CardState:
-        """Move a card, and return its new state."""
-        self.registry.move(move, card, self.clock.now(), kiosk_id=kiosk_id, code=code)
-        self.moved(card)
+    def move(self, move: Move, card: Card, *, kiosk_id: str | None = None, code: str | None = None) -> CardState:
+        """Move a card, to a kiosk or to an error, and return its new state."""
+        simulated, now = self._find(card), self.clock.now()
+        if move == "fail":
+            stage = error_stage("PRODUCTION_ERROR", code)
+        elif move == "refuse":
+            stage = error_stage("REQUEST_ERROR", code)
+        else:
+            stage = Stage("PRODUCED" if move == "finish" else "IN_PROGRESS")
+        status = simulated.phase_at(now).stage.status
+        self._check_possible(move, card, status)
+        kiosk_id = simulated.kiosk_id if kiosk_id is None else kiosk_id
+        self._check_kiosk(kiosk_id)
+        is_pending = move in {"start", "retry"} and not self._kiosks[kiosk_id]
+        if is_pending:
+            stage = error_stage("REQUEST_ERROR", ErrorCode.REQUEST_CREATED_BUT_NOT_STARTED)
+        is_again = move == "retry" or (move == "refuse" and status != "READY")
+        simulated.kiosk_id = kiosk_id
+        simulated.enter(attrs.evolve(stage, is_new_request=is_again), now)
+        simulated.is_pending = is_pending
+        self._publish_moved(card)
         return self.state_of(card)
 
-    def moved(self, card: Card) -> None:
-        """Publish that a card was moved."""
-        self.reschedule([card])
-        self._send_webhooks(card)
-        self.publish(card)
+    def request_production(self, card: Card, kiosk_id: str) -> Stage | None:
+        """Make a production request: the next stage of the card's plan begins, or it is started or retried.
+
+        Return the refusal of a request that cannot be made now; None if the card has come into another status.
+        """
+        simulated, now = self._find(card), self.clock.now()
+        moves = moves_from(simulated.phase_at(now).stage.status)
+        if "refuse" not in moves:
+            return error_stage("REQUEST_ERROR", ErrorCode.REQUEST_ALREADY_EXISTS)
+        if kiosk_id not in self._kiosks:
+            self.move("refuse", card, code=ErrorCode.KIOSK_ID_NOT_FOUND)
+        elif self._kiosks[kiosk_id] and simulated.advance(now):
+            simulated.kiosk_id = kiosk_id
+            self._publish_moved(card)
+        else:
+            self.move("start" if "start" in moves else "retry", card, kiosk_id=kiosk_id)
+        return None
+
+    def end_production(self, card: Card, stage: Stage) -> bool:
+        """Put a card that is IN_PROGRESS into this stage; return whether it was."""
+        was_in_progress = self.phase_of(card).stage.status == "IN_PROGRESS"
+        if was_in_progress:
+            self.cards[card].enter(stage, self.clock.now())
+            self._publish_moved(card)
+        return was_in_progress
 
     def state_of(self, card: Card) -> CardState:
         """Return a card's state."""
-        now = self.clock.now()
-        return self.registry.state_of(card, now, now - self.clock.seconds(now))
+        simulated, now = self._find(card), self.clock.now()
+        phase = simulated.phase_at(now)
+        coming = next(iter(simulated.phases_after(now)), None)
+        return CardState(
+            card=card,
+            status=phase.stage.status,
+            error_code=phase.stage.error_code,
+            description=phase.stage.description,
+            kiosk_id=simulated.kiosk_id,
+            since=phase.since,
+            requested_at=phase.requested_at,
+            plan=None if simulated.is_manual else simulated.plan,
+            is_manual=simulated.is_manual,
+            is_paused=simulated.is_paused,
+            is_pending=simulated.is_pending,
+            next_status=None if coming is None else coming.stage.status,
+            next_at=None if coming is None else coming.since,
+            requests=simulated.requests,
+            moves=moves_from(phase.stage.status, is_online=self._kiosks[simulated.kiosk_id]),
+        )
+
+    def phase_of(self, card: Card) -> Phase:
+        """Return the stage that a card is in."""
+        return self.cards[card].phase_at(self.clock.now())
+
+    def _find(self, card: Card) -> SimulatedCard:
+        simulated = self.cards.get(card)
+        if simulated is None:
+            raise UsageError("there is no such card; add it first", card=card)
+        return simulated
+
+    def _check_possible(self, move: Move, card: Card, status: str) -> None:
+        kiosk_id = self.cards[card].kiosk_id
+        possible = moves_from(status, is_online=self._kiosks[kiosk_id])
+        if move in possible:
+            return
+        why = f"it is {status}"
+        if move in moves_from(status):
+            why += f", and kiosk {kiosk_id} is offline"
+        what = f"possible: {', '.join(possible)}" if possible else "nothing is possible but to add it again"
+        raise UsageError(f"{move} is not possible: {why}; {what}", card=card)
+
+    # --- Kiosks ---
+
+    @property
+    def kiosks(self) -> tuple[KioskState, ...]:
+        """The state of each kiosk."""
+        in_production = dict.fromkeys(self._kiosks, 0)
+        for card, simulated in self.cards.items():
+            in_production[simulated.kiosk_id] += self.phase_of(card).stage.status == "IN_PROGRESS"
+        return tuple(
+            KioskState(kiosk_id=kiosk_id, is_online=is_online, in_production=in_production[kiosk_id])
+            for kiosk_id, is_online in self._kiosks.items()
+        )
+
+    def add_kiosk(self, kiosk_id: str | None) -> str:
+        """Add a kiosk, and return its id."""
+        if kiosk_id is None:
+            names = (f"WIS{number:05}" for number in range(1, len(self._kiosks) + 2))
+            kiosk_id = next(name for name in names if name not in self._kiosks)
+        check_text("kiosk_id", kiosk_id, "1 to 32 characters of A-Z a-z 0-9 _ -", _KIOSK_ID)
+        if kiosk_id in self._kiosks:
+            raise UsageError(f"there is a kiosk {kiosk_id} already: choose another id")
+        self._kiosks[kiosk_id] = True
+        self.publish("kiosks")
+        return kiosk_id
 
     def set_online(self, kiosk_id: str, *, is_online: bool) -> None:
         """Take a kiosk offline or bring it back."""
-        concerned, begun = self.registry.set_online(kiosk_id, is_online, self.clock.now())
-        self.reschedule(concerned)
+        self._check_kiosk(kiosk_id)
+        if self._kiosks[kiosk_id] == is_online:
+            return
+        self._kiosks[kiosk_id] = is_online
+        now = self.clock.now()
+        begun: list[Card] = []
+        concerned = [card for card, simulated in self.cards.items() if simulated.kiosk_id == kiosk_id]
+        for card in concerned:
+            simulated = self.cards[card]
+            if not is_online:
+                simulated.pause(now)
+            elif simulated.is_pending:
+                simulated.enter(Stage("IN_PROGRESS", is_new_request=True), now)
+                begun.append(card)
+            else:
+                simulated.resume(now)
+        self._reschedule(concerned)
         for card in begun:
             self._send_webhooks(card)
         for card in concerned:
             self.publish(card)
         self.publish("kiosks")
 
-    def phase_of(self, card: Card) -> Phase:
-        """Return the stage that a card is in."""
-        return self.registry.cards[card].phase_at(self.clock.now())
-
-    def kiosk_of(self, card: Card, phase: Phase) -> str | None:
-        """Return the kiosk as a status names it."""
-        return None if phase.stage.status == "READY" else self.registry.cards[card].kiosk_id
+    def _check_kiosk(self, kiosk_id: str) -> None:
+        check_type("kiosk_id", kiosk_id, str)
+        if kiosk_id not in self._kiosks:
+            raise UsageError(f"there is no kiosk {kiosk_id!r}; there are {', '.join(self._kiosks)}")
 
     # --- Who is informed ---
 
     def subscribe(self, subscription: Subscription) -> None:
         """Send webhooks there from now on."""
+        was_observed = self._is_observed
         self.webhooks.subscribe(subscription)
-        self.reschedule(self.registry.cards)
+        if not was_observed:
+            self._reschedule(self.cards)
         self.publish("subscriptions")
 
     async def unsubscribe(self) -> None:
@@ -136,33 +269,31 @@ class KioskSimulation:
 
     def observe(self, observer: Callable[[Change], None]) -> None:
         """Call an observer after each change from now on, planned ones too."""
+        was_observed = self._is_observed
         self._observers.append(observer)
-        self.reschedule(self.registry.cards)
+        if not was_observed:
+            self._reschedule(self.cards)
 
     def stop_observing(self, observer: Callable[[Change], None]) -> None:
         """Call it no more."""
+        if observer not in self._observers:
+            raise UsageError("this observer is not there: pass the one that was passed to `observe`")
         self._observers.remove(observer)
         self._stop_if_unobserved()
 
     def publish(self, change: Change) -> None:
-        """Call every observer."""
-        for observer in self._observers:
+        """Call every observer, also if one of them stops observing meanwhile."""
+        for observer in [*self._observers]:
             self.call(observer, change)
 
     def call(self, callback: Callable[[Change], None] | Callable[[LoggedRequest], None], value: object) -> None:
         """Call what somebody passed in: its errors change no answer, and the first one is logged."""
         try:
             callback(value)  # type: ignore[arg-type]  # each is called with what it takes
-        except Exception:  # noqa: BLE001 - a user's own
+        except (Exception, asyncio.CancelledError):  # noqa: BLE001 - a user's own
             if not self._has_failed:
                 self._has_failed = True
                 _log.exception("a callback of the simulator has failed; its next errors are not logged")
-
-    def reschedule(self, cards: Iterable[Card]) -> None:
-        """Schedule the planned changes of cards anew, if anybody wants to know of them."""
-        if self._is_observed:
-            for card in cards:
-                self.scheduler.schedule(card, self.registry.cards[card].phases_after(self.clock.now()))
 
     @property
     def _is_observed(self) -> bool:
@@ -172,12 +303,20 @@ class KioskSimulation:
         if not self._is_observed:
             self.scheduler.clear()
 
+    def _reschedule(self, cards: Iterable[Card]) -> None:
+        """Schedule the planned changes of cards anew, if anybody wants to know of them."""
+        if self._is_observed:
+            for card in cards:
+                self.scheduler.schedule(card, self.cards[card].phases_after(self.clock.now()))
+
+    def _publish_moved(self, card: Card) -> None:
+        self._reschedule([card])
+        self._send_webhooks(card)
+        self.publish(card)
+
     def _publish_planned(self, card: Card, phase: Phase) -> None:
-        self.clock.reach(phase.since)
         self._send_webhooks(card, phase)
         self.publish(card)
 
     def _send_webhooks(self, card: Card, phase: Phase | None = None) -> None:
-        if self.webhooks.subscriptions:
-            phase = phase or self.phase_of(card)
-            self.webhooks.send(card, phase.stage, phase.requested_at, self.kiosk_of(card, phase))
+        self.webhooks.send(card, phase or self.phase_of(card))

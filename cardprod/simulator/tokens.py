@@ -5,11 +5,15 @@ from __future__ import annotations
 import base64
 import json
 import math
-from typing import TypeAlias
+from typing import Final, TypeAlias
 from urllib.parse import parse_qs
 
-__all__ = ["TokenIssuer"]
+__all__ = ["CLIENT_ID", "CLIENT_SECRET", "TokenIssuer"]
 
+CLIENT_ID: Final = "simulated-client"
+CLIENT_SECRET: Final = "simulated-client-secret"  # noqa: S105 - not a secret
+_BASIC: Final = f"Basic {base64.b64encode(f'{CLIENT_ID}:{CLIENT_SECRET}'.encode()).decode()}"
+_REFRESH_TOKEN: Final = "simulated-refresh-token"  # noqa: S105 - not a secret
 _Answer: TypeAlias = tuple[int, str]
 
 
@@ -20,13 +24,9 @@ class TokenIssuer:
     every refresh.
     """
 
-    def __init__(
-        self, *, token: str | None, client_id: str, client_secret: str, refresh_token: str, seconds: float
-    ) -> None:
+    def __init__(self, token: str | None, seconds: float) -> None:
         self.token: str | None = token
-        self.refresh_token: str = refresh_token
-        self._basic = base64.b64encode(f"{client_id}:{client_secret}".encode()).decode()
-        self._first_refresh_token = refresh_token
+        self.refresh_token: str = _REFRESH_TOKEN
         self._seconds = seconds
         self._expires_at = math.inf
         self._is_revoked = False
@@ -54,7 +54,7 @@ class TokenIssuer:
         """Return why a refresh is refused, as an HTTP status and a body; None if it is accepted."""
         fields = parse_qs(form)
         is_strict = self.token is not None
-        if is_strict and authorization != f"Basic {self._basic}":
+        if is_strict and authorization != _BASIC:
             return 401, '{"error":"invalid_client","error_description":"Bad client credentials"}'
         if fields.get("grant_type") != ["refresh_token"]:
             return 400, '{"error":"unsupported_grant_type","error_description":"Only refresh_token is simulated"}'
@@ -68,7 +68,7 @@ class TokenIssuer:
         if refused is not None:
             return refused
         self._refreshes += 1
-        self.refresh_token = f"{self._first_refresh_token}-{self._refreshes}"
+        self.refresh_token = f"{_REFRESH_TOKEN}-{self._refreshes}"
         access_token = f"refreshed-access-token-{self._refreshes}"
         if self.token is not None:
             self.token = access_token

@@ -11,7 +11,7 @@ import base64
 import json
 from functools import cache
 from random import Random
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 from uuid import UUID
 
 import aiohttp
@@ -21,16 +21,17 @@ from yarl import URL
 from cardprod._extras import needs_extra
 from cardprod._protocol.validation import check_number, check_seconds, check_text, check_type
 from cardprod.errors import UsageError
+from cardprod.simulator.cards import Phase
 from cardprod.simulator.log import Log
+from cardprod.simulator.plans import Stage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
 
     from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
     from cardprod.models import Card
     from cardprod.simulator.clock import Clock
-    from cardprod.simulator.plans import Stage
 
 __all__ = ["LoggedDelivery", "Subscription", "WebhookSender", "public_key"]
 
@@ -69,7 +70,7 @@ class Subscription:
         UsageError: An invalid argument.
     """
 
-    url: str
+    url: str = attrs.field(repr=False)  # it may have a password; `endpoint` shows what can be shown
     schema_version: Literal["2.0.0", "4.0.0"] = "4.0.0"
     latency: tuple[float, float] = (0.0, 0.0)
     duplicates: float = 0.0
@@ -79,15 +80,19 @@ class Subscription:
 
     def __attrs_post_init__(self) -> None:
         _endpoint(self.url)
-        if self.schema_version not in {"2.0.0", "4.0.0"}:
+        if self.schema_version not in ("2.0.0", "4.0.0"):
             raise UsageError(f"schema_version must be '2.0.0' or '4.0.0', not {self.schema_version!r}")
         check_type("latency", self.latency, tuple, "a tuple of two numbers of seconds")
+        latency: tuple[float, ...] = self.latency
+        if len(latency) != 2:  # noqa: PLR2004
+            raise UsageError(f"latency must be a tuple of two numbers of seconds, not {latency!r}")
         least, most = self.latency
         check_seconds("latency[0]", least)
         check_number("latency[1]", most, least=least)
         check_number("duplicates", self.duplicates, least=0, most=1)
         check_number("losses", self.losses, least=0, most=1)
         check_number("replays", self.replays, least=0, most=1)
+        check_type("seed", self.seed, int)
 
     @property
     def endpoint(self) -> str:
@@ -102,7 +107,7 @@ def _endpoint(url: str) -> URL:
         parsed = URL(url)
         # The host as it is looked up, and the port, are parsed when they are asked for.
         is_complete = bool(parsed.raw_host and parsed.port) and url.isprintable() and " " not in url
-    except ValueError:  # of Unicode too
+    except Exception:  # noqa: BLE001 - yarl raises ValueError, and IndexError of an empty host with a bracket before it
         parsed, is_complete = URL(), False
     if parsed.scheme not in {"http", "https"} or not is_complete or len(url) > _MOST_URL:
         raise UsageError(
@@ -188,28 +193,31 @@ class WebhookSender:
 
     def subscribe(self, subscription: Subscription) -> None:
         """Send webhooks there too, from now on."""
+        check_type("subscription", subscription, Subscription, "a Subscription, or its url")
         _private_key()  # it takes a moment, and may find the extra missing
         self._subscriptions.append((subscription, Random(subscription.seed)))  # noqa: S311 - simulated faults
 
-    def send(self, card: Card, stage: Stage, requested_at: float, kiosk_id: str | None) -> None:
+    def send(self, card: Card, phase: Phase) -> None:
         """Send what a card's status is now."""
         for number, (subscription, random) in enumerate(self._subscriptions):
             if random.random() < subscription.losses:
                 continue
             for _ in range(1 + (random.random() < subscription.duplicates)):
-                delivery = self._delivery(number, subscription, random, (card, stage, requested_at, kiosk_id))
+                delivery = self._delivery(number, card, phase)
                 latency = random.uniform(*subscription.latency)
-                self._start(delivery, latency)
+                self._start(self._deliver(delivery, latency))
                 if random.random() < subscription.replays:
-                    self._start(delivery, latency + random.uniform(*_REPLAYED_AFTER))
+                    self._start(self._deliver(delivery, latency + random.uniform(*_REPLAYED_AFTER)))
 
     async def send_tests(self) -> list[int | None]:
         """Send a test to every subscription, and return each answer's HTTP status; None for no answer."""
-        tests = [
-            self._delivery(number, subscription, random, None)
-            for number, (subscription, random) in enumerate(self._subscriptions)
-        ]
-        return [await self._try(test, 1) for test in tests]
+        now = self._clock.now()
+        ready = Phase(Stage("READY"), now, now, kiosk_id=None)
+        tests = [self._delivery(number, None, ready) for number in range(len(self._subscriptions))]
+        sending = [self._start(self._try(test, 1)) for test in tests]
+        if sending:
+            await asyncio.wait(sending)
+        return [None if task.cancelled() else task.result() for task in sending]
 
     async def unsubscribe(self) -> None:
         """Drop every subscription, and what is still to be sent."""
@@ -226,39 +234,34 @@ class WebhookSender:
             session, self._session = self._session, None
             await session.close()
 
-    def _delivery(
-        self,
-        number: int,
-        subscription: Subscription,
-        random: Random,
-        change: tuple[Card, Stage, float, str | None] | None,
-    ) -> _Delivery:
-        is_old = subscription.schema_version == "2.0.0"
+    def _delivery(self, number: int, card: Card | None, phase: Phase) -> _Delivery:
+        """Write the webhook of a card's status, or the test of a subscription, which is about no card."""
+        subscription, random = self._subscriptions[number]
+        is_old, stage = subscription.schema_version == "2.0.0", phase.stage
 
-        def at(loop_time: float) -> str:
-            written = self._clock.timestamp(loop_time)
+        def at(seconds: float) -> str:
+            written = self._clock.timestamp(seconds)
             return f"{written[:19]}Z" if is_old else written
 
-        now = at(asyncio.get_running_loop().time())
-        if change is None:
-            card, status, kiosk_id, code, text, occurred_at = None, "READY", None, None, None, now
-        else:
-            card, stage, requested_at, kiosk_id = change
-            status, code, text, occurred_at = stage.status, stage.error_code, stage.description, at(requested_at)
         profile_id = 0 if card is None else card.profile_id
-        resource = {
-            "type": "card",
-            "profile_id": str(profile_id) if is_old else profile_id,
-            "client_id": "simulated-client",
-            "card_token": None if card is None else card.card_token,
-        }
-        data = {"resource": resource, "status": status, "kiosk_id": kiosk_id, "occurred_at": occurred_at}
         envelope = {
             "subscription_id": str(UUID(int=number + 1)),
             "event_type": _EVENT_TYPE,
             "schema_version": subscription.schema_version,
-            "sent_at": now,
-            "data": {**data, "error_code": code, "description": text},
+            "sent_at": at(self._clock.now()),
+            "data": {
+                "resource": {
+                    "type": "card",
+                    "profile_id": str(profile_id) if is_old else profile_id,
+                    "client_id": "simulated-client",
+                    "card_token": None if card is None else card.card_token,
+                },
+                "status": stage.status,
+                "kiosk_id": phase.kiosk_id,
+                "occurred_at": at(phase.requested_at),
+                "error_code": stage.error_code,
+                "description": stage.description,
+            },
         }
         body = json.dumps(envelope, separators=(",", ":")).encode()
         headers = {
@@ -268,12 +271,13 @@ class WebhookSender:
         }
         if card is None:
             headers["X-Test-Notification"] = "true"
-        return _Delivery(subscription, body, headers, card, None if card is None else status)
+        return _Delivery(subscription, body, headers, card, None if card is None else stage.status)
 
-    def _start(self, delivery: _Delivery, seconds: float) -> None:
-        task = asyncio.get_running_loop().create_task(self._deliver(delivery, seconds))
+    def _start(self, sending: Coroutine[Any, Any, int | None]) -> asyncio.Task[int | None]:
+        task = asyncio.get_running_loop().create_task(sending)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     async def _deliver(self, delivery: _Delivery, seconds: float) -> int | None:
         for attempt in range(1, _TRIES + 1):
@@ -287,16 +291,14 @@ class WebhookSender:
         self._session = self._session or aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_ANSWER_WITHIN))
         http_status: int | None = None
         try:
-            url = delivery.subscription.url
-            async with self._session.post(
-                url, data=delivery.body, headers=delivery.headers, allow_redirects=False
-            ) as answer:
+            url, body, headers = delivery.subscription.url, delivery.body, delivery.headers
+            async with self._session.post(url, data=body, headers=headers, allow_redirects=False) as answer:
                 http_status = answer.status
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError):  # of a host that cannot be looked up too
             pass
         self.deliveries.append(
             LoggedDelivery(
-                at=self._clock.elapsed(),
+                at=self._clock.now(),
                 delivery_id=delivery.headers["X-Delivery-Id"],
                 card=delivery.card,
                 status=delivery.status,

@@ -27,8 +27,8 @@ class FreezingProxy:
     def __init__(self, target: str, directory: str) -> None:
         self._target = f"{target}/.s.PGSQL.5432"
         self.directory: str = directory
-        self.connections: int = 0
-        """How many were opened."""
+        self.fuse: list[bytes] = []
+        """What must have passed, in this order, before the connections freeze."""
         self._flowing = asyncio.Event()
         self._flowing.set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -41,7 +41,6 @@ class FreezingProxy:
 
     async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Forward a connection."""
-        self.connections += 1
         flowing = self._flowing
         try:
             server_reader, server_writer = await asyncio.open_unix_connection(self._target)
@@ -60,6 +59,10 @@ class FreezingProxy:
             while data := await reader.read(65536):
                 await asyncio.wait_for(flowing.wait(), _KEEPALIVE)
                 writer.write(data)
+                if self.fuse and self.fuse[0] in data:
+                    del self.fuse[0]
+                    if not self.fuse:
+                        self.freeze()
         except (OSError, TimeoutError):
             pass  # one of the two ends has gone
         finally:

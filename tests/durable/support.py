@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 import psycopg
 
-from cardprod import Backoff, Card, Transition
+from cardprod import Backoff, Card, ProductionEvent, ProductionStatus, Transition
 from cardprod.durable import Durable, Step
 from tests.durable.worker import OFTEN
 from tests.waiting import LIMIT, Child, until
@@ -61,6 +63,19 @@ async def over(durable: Durable, batch_id: str, child: Child | None = None) -> B
     return await until("the end of a batch", status, lambda seen: seen.finished_at, child=child)
 
 
+class Sink:
+    """Keeps what is delivered, and when."""
+
+    def __init__(self) -> None:
+        self.steps: list[Step] = []
+        self.at: list[float] = []
+
+    async def __call__(self, steps: Sequence[Step]) -> None:
+        """Take transitions."""
+        self.steps.extend(steps)
+        self.at.extend(time.monotonic() for _ in steps)
+
+
 class MovingSink:
     """Takes steps, and moves a card on at the kiosk once its step was reported: so each is seen on any machine."""
 
@@ -81,6 +96,16 @@ class MovingSink:
 
 def cards_of(kiosk: Simulator, count: int, plan: Any) -> list[Card]:
     return [kiosk.add((123456, f"card-{number}"), plan) for number in range(count)]
+
+
+def event_of(card: Card, status: str, *, ago: float = 0.0, requested: float = 60.0) -> ProductionEvent:
+    """An event that was sent so many seconds ago, of a production that was requested so many seconds ago."""
+    now = datetime.now(UTC)
+    return ProductionEvent(
+        card=card,
+        status=ProductionStatus(status, kiosk_id="WIS00001", occurred_at=now - timedelta(seconds=requested)),
+        sent_at=now - timedelta(seconds=ago),
+    )
 
 
 def assert_delivered(steps: Sequence[Step], card: Card) -> None:
@@ -129,11 +154,11 @@ def sweeps(database: str) -> list[tuple[Any, ...]]:
     )
 
 
-def make_due(database: str) -> None:
-    """Let all that is planned for later be due now, as if the time had passed."""
-    execute(database, "UPDATE procrastinate_jobs SET scheduled_at = now() WHERE scheduled_at > now()")
+def as_role(database: str, role: str) -> str:
+    return database.replace("user=tester", f"user={role}")
 
 
-def make_silent(database: str) -> None:
-    """Let the last heartbeat of each worker be an hour ago, as if that time had passed."""
-    execute(database, "UPDATE procrastinate_workers SET last_heartbeat = last_heartbeat - interval '1 hour'")
+def run_script(database: str, script: str) -> None:
+    """Run a script as psql would."""
+    with psycopg.connect(database, autocommit=True) as connection:
+        connection.execute(script.encode())

@@ -21,8 +21,10 @@ from tests.durable.support import (
     QUICK,
     SHORT,
     MovingSink,
+    Sink,
     assert_delivered,
     cards_of,
+    event_of,
     execute,
     over,
     quick,
@@ -38,15 +40,7 @@ if TYPE_CHECKING:
     from cardprod.durable import Durable, Step
     from tests.durable.postgres import Postgres
 
-pytestmark = pytest.mark.looptime(False)
-
-
-@pytest.fixture(autouse=True)
-def quiet(caplog: pytest.LogCaptureFixture) -> None:
-    """Keep the libraries' own complaints out of what a failed test shows."""
-    for name in ("procrastinate", "psycopg.pool"):
-        caplog.set_level(logging.CRITICAL, name)
-    caplog.set_level(logging.WARNING, "cardprod")  # last: it is the handler's level too
+pytestmark = [pytest.mark.looptime(False), pytest.mark.usefixtures("quiet")]
 
 
 def set_in(database: str, setting: str) -> None:
@@ -92,17 +86,17 @@ async def test_read_only(
 @pytest.mark.slow
 async def test_half_open_connections(kiosk: Simulator, client: Client, postgres_server: Postgres) -> None:
     """Connections that freeze are dropped after the time limit of a call, and the work goes on over new ones."""
-    name = postgres_server.new_database().rpartition("=")[2]
+    database = postgres_server.new_database()
     cards = cards_of(kiosk, 10, "never")
     sink = MovingSink(kiosk)
-    async with freezing_proxy(postgres_server.directory) as proxy:
-        database = f"host={proxy.directory} user=tester dbname={name}"
-        async with quick(database, call=1.0) as durable, working(durable, client, sink):
-            batch_id = await durable.submit(cards, schedule=QUICK, batch_size=5)
+    async with freezing_proxy(postgres_server.directory) as proxy, quick(database) as sound:
+        behind = database.replace(postgres_server.directory, proxy.directory)
+        async with quick(behind, call=1.0) as durable, working(durable, client, sink):
+            batch_id = await sound.submit(cards, schedule=QUICK, batch_size=5)
             await until("transitions", lambda: sink.steps)
             proxy.freeze()
             began_at = time.monotonic()
-            await over(durable, batch_id)
+            await over(sound, batch_id)
             assert time.monotonic() - began_at < 15
             proxy.freeze()
             began_at = time.monotonic()
@@ -153,6 +147,7 @@ async def _is_there(durable: Durable) -> bool:
         ),
         ("DateStyle = 'German'", "extra_float_digits = -15", "default_transaction_isolation = 'serializable'"),
         ("client_encoding = 'LATIN1'", "standard_conforming_strings = off", "IntervalStyle = 'sql_standard'"),
+        ("transaction_timeout = '30ms'",),
         ("statement_timeout = '30ms'", "idle_in_transaction_session_timeout = '1ms'", "bytea_output = 'escape'"),
     ],
     ids=lambda settings: str(settings[0]),
@@ -161,8 +156,11 @@ async def test_settings_of_a_database(
     kiosk: Simulator, client: Client, empty_postgres: str, settings: tuple[str, ...]
 ) -> None:
     """Whatever settings a database has, durable waits set what they rely on for themselves."""
+    with psycopg.connect(empty_postgres) as connection:
+        known = connection.execute("SELECT name FROM pg_settings").fetchall()
     for setting in settings:
-        set_in(empty_postgres, setting)
+        if (setting.partition(" ")[0],) in known:  # or this PostgreSQL is older
+            set_in(empty_postgres, setting)
     async with quick(empty_postgres) as durable, working(durable, client):
         batch_id = await durable.submit(cards_of(kiosk, 5, SHORT), schedule=QUICK, batch_size=2, timeout=60)
         status = await over(durable, batch_id)
@@ -203,21 +201,18 @@ async def test_much_to_clear_up(kiosk: Simulator, client: Client, postgres: str)
 async def test_job_that_never_arrived(kiosk: Simulator, client: Client, postgres: str) -> None:
     """A job that the database gave out while it went away, so that no worker has it, is soon planned again."""
     (card,) = cards_of(kiosk, 1, "never")
-    delivered: list[Step] = []
-
-    async def on_steps(steps: Sequence[Step]) -> None:
-        delivered.extend(steps)
-
-    async with quick(postgres) as durable, working(durable, client, on_steps):
+    sink = Sink()
+    async with quick(postgres) as durable, working(durable, client, sink):
         batch_id = await durable.submit([card], schedule=QUICK)
-        await until("a transition", lambda: delivered)
+        await until("a transition", lambda: sink.steps)
         deliveries = "SELECT id FROM procrastinate_jobs WHERE task_name = 'cardprod.deliver'"
         await until("the end of the delivery", lambda: execute(postgres, deliveries), lambda rows: rows == [])
         # As if a worker that lives had been given another, whose lock holds up all deliveries of the chunk.
+        name = f"'cardprod:deliver:{batch_id}:1'"
         execute(
             postgres,
-            "INSERT INTO procrastinate_jobs (queue_name, task_name, lock, args, status, worker_id) "
-            "SELECT 'cardprod-deliver-default', 'cardprod.deliver', 'cardprod:deliver:1', "
+            "INSERT INTO procrastinate_jobs (queue_name, task_name, lock, queueing_lock, args, status, worker_id) "  # noqa: S608 - our own
+            f"SELECT 'cardprod-deliver-default', 'cardprod.deliver', {name}, {name}, "
             "'{\"chunk_id\": 1}', 'doing', id FROM procrastinate_workers LIMIT 1",
         )
         started = "INSERT INTO procrastinate_events (job_id, type) SELECT id, 'started' FROM procrastinate_jobs"
@@ -225,7 +220,62 @@ async def test_job_that_never_arrived(kiosk: Simulator, client: Client, postgres
         kiosk.start(card)
         kiosk.finish(card)
         await over(durable, batch_id)
-    assert statuses_of(delivered, card)[-1] == "PRODUCED"
+    assert statuses_of(sink.steps, card)[-1] == "PRODUCED"
+
+
+async def test_chunk_that_somebody_locks(kiosk: Simulator, client: Client, postgres: str) -> None:
+    """A chunk that somebody keeps locked, such as an administrator's psql, holds up the recovery of no other."""
+    async with quick(postgres, overdue=0.2) as durable, working(durable, {"other": client}):
+        locked, other = [await durable.submit([card], timeout=0.5) for card in cards_of(kiosk, 2, "never")]
+        with psycopg.connect(postgres) as connection:
+            connection.execute("SELECT FROM cardprod.chunks WHERE id = 1 FOR UPDATE")
+            await until("the other's end", lambda: durable.status(other), lambda status: status.errors)
+            assert (await durable.status(locked)).errors == 0
+        await until("its end", lambda: durable.status(locked), lambda status: status.errors)
+
+
+async def test_rows_of_a_newer_version(
+    kiosk: Simulator, client: Client, postgres: str, durable: Durable, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What a worker cannot read, because a newer version wrote it, is left to others, and holds up nothing else."""
+    newer, older = cards_of(kiosk, 2, "never")
+    unreadable = await durable.submit([newer], schedule=QUICK)
+    execute(postgres, """UPDATE chunks SET checkpoint = replace(checkpoint, '"version":1', '"version":2')""")
+    execute(postgres, """INSERT INTO events (body, is_news) VALUES ('{"version":2}', true)""")
+    sink = Sink()
+    async with working(durable, client, sink):
+        readable = await durable.submit([newer, older], schedule=QUICK)
+        await until("the first polls", lambda: len(sink.steps), lambda count: count == 2)
+        counts = await asyncio.gather(
+            *(durable.notify(event_of(card, "PRODUCED", requested=-1)) for card in (newer, older))
+        )
+        assert counts == [1, 1]
+        await over(durable, readable)
+        assert f"of batch {unreadable} cannot be read: this was written" in caplog.text
+        assert "an event is not counted here: this was written" in caplog.text
+        execute(postgres, """UPDATE chunks SET checkpoint = replace(checkpoint, '"version":2', '"version":1')""")
+        kiosk.start(newer)
+        kiosk.finish(newer)
+        assert (await over(durable, unreadable)).produced == 1
+
+
+async def test_connection_that_breaks_at_the_end_of_submit(
+    kiosk: Simulator, client: Client, postgres_server: Postgres
+) -> None:
+    """A `submit` that raises leaves no wait under way, also where its last transaction was carried out."""
+    name = postgres_server.new_database().rpartition("=")[2]
+    async with (
+        freezing_proxy(postgres_server.directory) as proxy,
+        quick(f"host={proxy.directory} user=tester dbname={name}", call=1.0) as durable,
+    ):
+        await durable.migrate()
+        proxy.fuse[:] = [b"submitted_at = now()", b"COMMIT"]
+        with pytest.raises(DurableError):
+            await durable.submit(cards_of(kiosk, 1, "never"), schedule=QUICK)
+        assert proxy.fuse == []
+        rows = "SELECT submitted_at IS NOT NULL, cancelled_at IS NOT NULL FROM batches"
+        assert execute(postgres_server.url(name), rows) == [(True, True)]
+        assert sweeps(postgres_server.url(name)) == []
 
 
 def _shifted(clock: Callable[[], float], seconds: float) -> float:
@@ -252,10 +302,8 @@ async def test_clocks_apart(  # noqa: PLR0917 - fixtures
             polls = (await durable.status(batch_id)).polls
             assert execute(postgres, "SELECT max(version) FROM chunks")[0][0] <= polls
         monkeypatch.undo()
-    assert [record.getMessage().partition(" s off")[0] for record in caplog.records if "off" in record.msg] == [
-        "this machine's clock is +90.0",
-        "this machine's clock is -90.0",
-    ]
+    said = [record.getMessage() for record in caplog.records if "off the database's" in record.msg]
+    assert [round(float(words.split()[4])) for words in said] == [90, -90]
     for card in cards:
         kiosk.start(card)
         kiosk.finish(card)
@@ -324,12 +372,13 @@ async def test_sink_that_fails_for_long(
         raise ConnectionError("the queue is full")
 
     batch_id = await durable.submit(cards_of(kiosk, 1, "never"), schedule=QUICK, timeout=2)
+    name = f"'cardprod:deliver:{batch_id}:1'"
     execute(
         postgres,
-        "INSERT INTO transitions (chunk_id, key, body) VALUES (1, 'k', "
+        "INSERT INTO transitions (chunk_id, key, body) VALUES (1, 'k', "  # noqa: S608 - our own
         '\'{"version":1,"card":{"profile_id":1,"card_token":"a"},"error":{"name":"TransportError","message":"x"}}\'); '
         "INSERT INTO procrastinate_jobs (queue_name, task_name, lock, queueing_lock, args) VALUES ("
-        "'cardprod-deliver-default', 'cardprod.deliver', 'cardprod:deliver:1', 'cardprod:deliver:1', "
+        f"'cardprod-deliver-default', 'cardprod.deliver', {name}, {name}, "
         '\'{"chunk_id": 1, "attempts": 10000}\')',
     )
     async with working(durable, client, failing):

@@ -7,13 +7,12 @@ import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import psycopg
 import pytest
 
 from cardprod import Card
 from cardprod.durable import Durable
 from tests.cli.commands import run, run_json, start_command, write_list
-from tests.durable.support import PRODUCED, QUICK, cards_of, execute, over, working
+from tests.durable.support import PRODUCED, QUICK, as_role, cards_of, execute, over, run_script, working
 from tests.waiting import until
 
 if TYPE_CHECKING:
@@ -44,7 +43,10 @@ def environment_of(kiosk: Simulator, postgres: str, **more: str) -> dict[str, st
 @pytest.mark.slow
 @pytest.mark.parametrize("sink", [_STUCK, _BLOCKED], ids=["waits", "blocks"])
 async def test_second_signal(kiosk: Simulator, postgres: str, durable: Durable, tmp_path: Path, sink: str) -> None:
-    """A second signal ends a worker at once, also while its sink never returns or blocks the event loop."""
+    """A second signal ends a worker at once, also while its sink never returns or blocks the event loop.
+
+    What the worker says of itself is on standard error, never among the transitions.
+    """
     (tmp_path / "sink.py").write_text(sink)
     await durable.submit(cards_of(kiosk, 1, PRODUCED), schedule=QUICK)
     environment = environment_of(kiosk, postgres)
@@ -54,6 +56,8 @@ async def test_second_signal(kiosk: Simulator, postgres: str, durable: Durable, 
         await until("the first's effect", lambda: not worker.catches(signal.SIGTERM))  # two at once would be one
         worker.send(signal.SIGTERM)
         assert await worker.until_end() == -signal.SIGTERM
+        assert "working for default" in worker.err
+        assert worker.out == "stuck\n"
 
 
 @pytest.mark.slow
@@ -77,23 +81,6 @@ async def test_closed_output(kiosk: Simulator, client: Client, postgres: str, du
     assert sorted(delivered) == [card.card_token for card in cards]
 
 
-async def test_a_sink_that_fails(
-    kiosk: Simulator, client: Client, postgres: str, durable: Durable, caplog: pytest.LogCaptureFixture
-) -> None:
-    """A sink that raises is said on one line, with what it raised and the batch, which `batch` calls not finished."""
-
-    async def on_steps(_: Sequence[Step]) -> None:
-        raise ValueError("disk full\n1")
-
-    batch_id = await durable.submit(cards_of(kiosk, 1, PRODUCED), schedule=QUICK)
-    words = f"on_steps raised, so some transitions of batch {batch_id} were not delivered (ValueError: disk full 1); "
-    async with working(durable, client, on_steps):
-        await until("it", lambda: any(record.getMessage().startswith(words) for record in caplog.records))
-        code, out = await run("batch", batch_id, "--database", postgres)
-    assert code == 3
-    assert out.startswith("1 card: 1 produced, 0 failed, 0 errors; 0 pending, not all delivered yet; ")
-
-
 async def test_another_schema(empty_postgres: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """What `submit --schema` says to run names the schema, and without it `batch` says where it searched."""
     file = write_list(tmp_path / "cards.csv", [Card(1, "a")])
@@ -105,29 +92,6 @@ async def test_another_schema(empty_postgres: str, tmp_path: Path, capfd: pytest
     assert (await run("batch", batch_id, "--database", empty_postgres))[0] == 2
     words = f"there is no batch {batch_id} in the schema cardprod: check both; ended ones are removed after 7 days"
     assert capfd.readouterr().err == f"cardprod: {words}\n"
-
-
-@pytest.mark.slow
-async def test_names_of_tokens(
-    kiosk: Simulator, postgres: str, durable: Durable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Whatever name `submit --token` was given, a variable that a shell can export serves it.
-
-    What the worker says of itself is on standard error, never among the transitions.
-    """
-    monkeypatch.setenv("CARDPROD_DATABASE_URL", postgres)
-    file = write_list(tmp_path / "cards.csv", cards_of(kiosk, 1, PRODUCED))
-    submitted = [(await run_json("submit", file, "--token", name))[1][0] for name in ("MyBank", "other-bank")]
-    tokens = {"CARDPROD_TOKEN_MYBANK": kiosk.token, "CARDPROD_TOKEN_OTHER_BANK": kiosk.token}
-    environment = environment_of(kiosk, postgres, CARDPROD_TOKEN="", **tokens)
-    with start_command("worker", environment=environment) as worker:
-        for batch in submitted:
-            await over(durable, batch["batch_id"], worker)
-        worker.send(signal.SIGTERM)
-        assert await worker.until_end() == 0
-        assert "working for " in worker.err
-        assert len(worker.lines) == 2
-        assert all("PRODUCED" in line for line in worker.lines)
 
 
 @pytest.mark.slow
@@ -148,46 +112,27 @@ async def test_refused_token(
     assert shown["token_refused_at"] is not None
 
 
-async def test_migrate(empty_postgres: str) -> None:
+async def test_migrate(empty_postgres: str, role: str) -> None:
     """`migrate` makes the tables, `migrate --sql` prints what does, and neither says more on standard output."""
-    exit_code, script = await run("migrate", "--sql", "--role", "little")
+    exit_code, script = await run("migrate", "--sql", "--role", role)
     assert exit_code == 0
     assert script.startswith("BEGIN;")
-    with psycopg.connect(empty_postgres, autocommit=True) as connection:
-        connection.execute("CREATE ROLE little")
-        try:
-            connection.execute(script.encode())
-            assert await run("migrate", "--database", empty_postgres) == (0, "")
-            assert execute(empty_postgres, "SELECT count(*) FROM batches") == [(0,)]
-        finally:
-            connection.execute("DROP OWNED BY little; DROP ROLE little")
-    assert await run("migrate", "--role", "little", "--database", empty_postgres) == (2, "")
+    run_script(empty_postgres, script)
+    assert await run("migrate", "--database", empty_postgres) == (0, "")
+    assert execute(empty_postgres, "SELECT count(*) FROM batches") == [(0,)]
+    assert await run("migrate", "--role", role, "--database", empty_postgres) == (2, "")
 
 
 @pytest.mark.slow
-async def test_role_with_little(empty_postgres: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+async def test_role_with_little(empty_postgres: str, role: str) -> None:
     """A grant that is missing is named on one line, with the exit code of usage."""
-    file = write_list(tmp_path / "cards.csv", [Card(1, "a")])
-    with psycopg.connect(empty_postgres, autocommit=True) as connection:
-        connection.execute("CREATE ROLE little LOGIN")
-        try:
-            for script, words in (("", "permission denied for database"), ("little", "lacks DELETE on batches")):
-                if script:
-                    connection.execute(Durable(empty_postgres).migration_script(role="little").encode())
-                    connection.execute("REVOKE DELETE ON cardprod.batches FROM little")
-                little = empty_postgres.replace("user=tester", "user=little")
-                if script:
-                    environment = {"CARDPROD_TOKEN": "x", "CARDPROD_DATABASE_URL": little}
-                    with start_command("worker", environment=environment) as child:
-                        assert await child.until_end() == 2
-                        err = child.err
-                else:
-                    assert await run("submit", file, "--database", little) == (2, "")
-                    err = capfd.readouterr().err
-                assert words in err
-                assert "Traceback" not in err
-        finally:
-            connection.execute("DROP OWNED BY little; DROP ROLE little")
+    run_script(empty_postgres, Durable(empty_postgres).migration_script(role=role))
+    run_script(empty_postgres, f"REVOKE DELETE ON cardprod.batches FROM {role}")
+    environment = {"CARDPROD_TOKEN": "x", "CARDPROD_DATABASE_URL": as_role(empty_postgres, role)}
+    with start_command("worker", environment=environment) as child:
+        assert await child.until_end() == 2
+        assert "lacks DELETE on batches" in child.err
+        assert "Traceback" not in child.err
 
 
 async def test_database_that_is_away(tmp_path: Path) -> None:

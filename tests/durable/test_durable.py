@@ -11,6 +11,7 @@ import shutil
 import signal
 import sys
 import tempfile
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,11 +47,10 @@ from tests.durable.support import (
     QUICK,
     SHORT,
     MovingSink,
+    Sink,
     assert_delivered,
     cards_of,
     execute,
-    make_due,
-    make_silent,
     over,
     quick,
     statuses_of,
@@ -66,6 +66,8 @@ if TYPE_CHECKING:
     from cardprod.durable import BatchStatus
 
 pytestmark = pytest.mark.looptime(False)
+
+CLIENT = Client("x")
 
 # --- From submit to the results ---
 
@@ -129,31 +131,50 @@ async def test_no_secret_in_the_database(kiosk: Simulator, client: Client, postg
     assert kiosk.token not in dump
 
 
-async def test_sink_that_fails(kiosk: Simulator, client: Client, postgres: str, durable: Durable) -> None:
-    """A sink that raises gets the same steps again, with the same keys, before anything that comes later."""
+async def test_sink_that_fails(
+    kiosk: Simulator, client: Client, postgres: str, durable: Durable, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A sink that fails, however, gets the same steps again, before anything that comes later; that is said each time.
+
+    Until then `batch` does not call the batch finished.
+    """
     (card,) = cards_of(kiosk, 1, "never")
     calls: list[list[Step]] = []
     sink = MovingSink(kiosk)
+    shown: list[tuple[int, str]] = []
+    failures = [ConnectionError("the queue\nis full"), asyncio.CancelledError(), ValueError("1")]
 
     async def on_steps(steps: Sequence[Step]) -> None:
         calls.append(list(steps))
         if len(calls) % 2:
-            raise ConnectionError("the queue is full")
+            raise failures[len(calls) // 2]
+        if len(calls) == 6:
+            shown.append(await run("batch", steps[0].batch_id, "--database", postgres))
         await sink(steps)
 
     batch_id = await durable.submit([card], schedule=QUICK)
 
     async def status() -> BatchStatus:
-        make_due(postgres)
+        # As if the time had passed that a failed delivery waits for.
+        execute(postgres, "UPDATE procrastinate_jobs SET scheduled_at = now() WHERE scheduled_at > now()")
         return await durable.status(batch_id)
 
     async with working(durable, client, on_steps):
         await until("the end of the batch", status, lambda seen: seen.finished_at)
-    assert len(calls) == 6
+    [(code, out)] = shown
+    assert code == 3
+    assert out.startswith("1 card: 1 produced, 0 failed, 0 errors; 0 pending, not all delivered yet; ")
     assert calls[::2] == calls[1::2]
     assert [step.key for call in calls[::2] for step in call] == [step.key for step in sink.steps]
     assert_delivered(sink.steps, card)
-    assert len({step.key for step in sink.steps}) == len(sink.steps)
+    assert [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR] == [
+        f"on_steps raised, so some transitions of batch {batch_id} were not delivered ({words}); again in 1 s"
+        for words in (
+            "ConnectionError: the queue is full",
+            "RuntimeError: it was cancelled by something that it awaited",
+            "ValueError: 1",
+        )
+    ]
 
 
 async def test_sink_that_is_not_async(client: Client, durable: Durable) -> None:
@@ -173,14 +194,10 @@ async def test_sink_that_is_not_async(client: Client, durable: Durable) -> None:
 async def test_cancelled(kiosk: Simulator, client: Client, postgres: str, durable: Durable) -> None:
     """A batch that is cancelled is polled no more, and nothing of it is delivered; what was known stays."""
     cards = cards_of(kiosk, 20, "never")
-    delivered: list[Step] = []
-
-    async def on_steps(steps: Sequence[Step]) -> None:
-        delivered.extend(steps)
-
-    async with working(durable, client, on_steps):
+    sink = Sink()
+    async with working(durable, client, sink):
         batch_id = await durable.submit([*cards, (123456, "missing")], schedule=QUICK, batch_size=5)
-        await until("all steps", lambda: len(delivered), lambda count: count == 21)
+        await until("all steps", lambda: len(sink.steps), lambda count: count == 21)
         assert await durable.cancel(batch_id)
         assert not await durable.cancel(batch_id)
         polls = len(kiosk.requests)
@@ -190,23 +207,11 @@ async def test_cancelled(kiosk: Simulator, client: Client, postgres: str, durabl
         assert len(kiosk.requests) - polls <= 20
         another = await durable.submit(cards_of(kiosk, 1, PRODUCED), schedule=QUICK)
         await over(durable, another)
-        assert [step.batch_id for step in delivered[21:]] == [another]
+        assert [step.batch_id for step in sink.steps[21:]] == [another]
     status = await durable.status(batch_id)
     assert status.cancelled_at is not None
     assert (status.pending, status.errors) == (20, 1)
     assert [card.card_token async for card, _ in durable.results(batch_id)] == ["missing"]
-
-
-async def test_deadline(kiosk: Simulator, client: Client, durable: Durable) -> None:
-    """The timeout of a durable wait is delivered as that of any other."""
-    (card,) = cards_of(kiosk, 1, "never")
-    batch_id = await durable.submit([card], timeout=0.5, schedule=QUICK)
-    async with working(durable, client):
-        await over(durable, batch_id)
-    ((_, error),) = [pair async for pair in durable.results(batch_id)]
-    assert isinstance(error, WaitTimeout)
-    assert error.last is not None
-    assert error.last.status == "READY"
 
 
 async def test_tokens_by_name(kiosk: Simulator, client: Client, durable: Durable) -> None:
@@ -313,7 +318,8 @@ async def test_worker_killed(kiosk: Simulator, postgres: str, durable: Durable, 
         await until("steps", lambda: len(_lines(first)), lambda count: count == 5, child=doomed)
         doomed.send(signal.SIGKILL)
         await doomed.until_end()
-    make_silent(postgres)
+    # As if the time had passed.
+    execute(postgres, "UPDATE procrastinate_workers SET last_heartbeat = last_heartbeat - interval '1 hour'")
     for card in cards:
         kiosk.start(card)
         kiosk.finish(card)
@@ -332,13 +338,11 @@ async def test_worker_killed(kiosk: Simulator, postgres: str, durable: Durable, 
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("quiet")
 async def test_database_restarted(
     kiosk: Simulator, client: Client, durable: Durable, postgres_server: Postgres, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A database that crashes and comes back in the middle is survived by workers, and nothing is lost or doubled."""
-    caplog.set_level(logging.CRITICAL, "procrastinate")
-    caplog.set_level(logging.CRITICAL, "psycopg.pool")
-    caplog.set_level(logging.WARNING, "cardprod")
     cards = cards_of(kiosk, 20, "never")
     sink = MovingSink(kiosk)
     batch_id = await durable.submit(cards, schedule=QUICK, batch_size=5)
@@ -430,47 +434,23 @@ async def test_rows_are_removed(kiosk: Simulator, client: Client, postgres: str)
     assert execute(postgres, "SELECT card_token FROM cards") == []
 
 
-async def test_lost_job(kiosk: Simulator, client: Client, postgres: str, durable: Durable) -> None:
-    """A part whose job has gone, whyever, is found and given a new one."""
-    batch_id = await durable.submit(cards_of(kiosk, 3, SHORT), schedule=QUICK)
-    with psycopg.connect(postgres) as connection:
-        connection.execute("SET search_path TO cardprod; DELETE FROM procrastinate_jobs")
-    async with working(durable, client):
-        await over(durable, batch_id)
-
-
 async def test_long_sweeps_are_written(kiosk: Simulator, client: Client, postgres: str) -> None:
     """A sweep that the rate limit slows down is saved now and then: what it saw is delivered, the rest stays due."""
     cards = cards_of(kiosk, 30, "never")
-    delivered: list[Step] = []
-
-    async def on_steps(steps: Sequence[Step]) -> None:
-        delivered.extend(steps)
-
+    sink = Sink()
     async with quick(postgres, sweep=0.2) as durable:
         batch_id = await durable.submit(cards, schedule=Backoff(first=600, ceiling=600))
         limit = RateLimit(10, 10)
         async with (
             Client(kiosk.token, base_url=kiosk.base_url, rate_limit=limit) as held_up,
-            working(durable, held_up, on_steps),
+            working(durable, held_up, sink),
         ):
-            await until("steps", lambda: len(delivered), lambda count: count >= 5)
-        assert len(delivered) <= 10
-        async with working(durable, client, on_steps):
-            await until("all steps", lambda: len(delivered), lambda count: count == 30)
-        assert {step.card for step in delivered} == set(cards)
+            await until("steps", lambda: len(sink.steps), lambda count: count >= 5)
+        assert len(sink.steps) <= 10
+        async with working(durable, client, sink):
+            await until("all steps", lambda: len(sink.steps), lambda count: count == 30)
+        assert {step.card for step in sink.steps} == set(cards)
         assert (await durable.status(batch_id)).polls == len(kiosk.requests) == 30
-
-
-async def test_tables_that_are_gone(kiosk: Simulator, client: Client, postgres: str, durable: Durable) -> None:
-    """A database that is there and lacks what it should have ends the work with what is wrong with it."""
-    await durable.submit(cards_of(kiosk, 1, "never"), schedule=QUICK)
-    with psycopg.connect(postgres) as connection:
-        connection.execute("ALTER TABLE cardprod.tokens RENAME TO elsewhere")
-    with pytest.raises(DurableError, match="does not do what it should"):
-        await durable.work(client)
-    assert client.rate_limit == RateLimit()
-    assert len(kiosk.requests) == 0
 
 
 async def test_written_by_another(postgres: str, durable: Durable) -> None:
@@ -480,8 +460,7 @@ async def test_written_by_another(postgres: str, durable: Durable) -> None:
     seen = Transition(None, ProductionStatus("PRODUCED"), 1.0, 1, "poll")
     async with await psycopg.AsyncConnection.connect(postgres) as connection:
         await connection.execute("SET search_path TO cardprod")
-        chunk = await store.chunk(connection, 1)
-        assert chunk is not None
+        [chunk] = await store.chunks(connection, [1])
         for ended in ([cards[0]], cards[:2]):
             pending = tuple(one for one in chunk.checkpoint.pending if one.card not in ended)
             checkpoint = attrs.evolve(chunk.checkpoint, pending=pending)
@@ -507,46 +486,32 @@ async def test_written_by_another(postgres: str, durable: Durable) -> None:
         ({"batch_size": 1001}, "batch_size must be"),
         ({"timeout": -1}, "timeout must be"),
         ({"max_failures": 0}, "max_failures must be"),
-    ],
-)
-async def test_submit_that_cannot_be(durable: Durable, arguments: dict[str, Any], words: str) -> None:
-    """What cannot be submitted is refused before anything is written."""
-    with pytest.raises(UsageError, match=words):
-        await durable.submit(arguments.pop("cards", [(1, "a")]), **arguments)
-
-
-async def test_work_that_cannot_be(client: Client, durable: Durable) -> None:
-    """What nobody can work with is refused."""
-    wrong: Any
-    for wrong, words in (
-        ({}, "clients must be"),
-        ({"a b": client}, "key of clients"),
-        ({"a": 5}, "client of 'a' must be"),
-    ):
-        with pytest.raises(UsageError, match=words):
-            await durable.work(wrong)
-    wrong = 5
-    with pytest.raises(UsageError, match="on_steps must be"):
-        await durable.work(client, wrong)
-    with pytest.raises(UsageError, match="differ in more than case"):
-        await durable.work({"my-bank": client, "MY_BANK": client})
-    with pytest.raises(UsageError, match="concurrency must be"):
-        await durable.work(client, concurrency=0)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
+        ({"max_failures": 10**30}, "max_failures must be"),
+        ({"clients": {}}, "clients must be"),
+        ({"clients": {"a b": None}}, "a key of clients"),
+        ({"clients": {"a": 5}}, "the client of 'a' must be"),
+        ({"clients": {"my-bank": CLIENT, "MY_BANK": CLIENT}}, "differ in more than case"),
+        ({"clients": CLIENT, "concurrency": 0}, "concurrency must be"),
         ({"database": ""}, "database must be"),
         ({"keep": -1}, "keep must be"),
+        ({"keep": 1e12}, r"keep must be at least 0 and at most 1e\+09"),
         ({"heartbeat": 0}, "heartbeat must be"),
+        ({"heartbeat": 1e300}, "heartbeat must be"),
+        ({"grace": 1e12}, "grace must be"),
         ({"most_connections": 1}, "most_connections must be"),
     ],
 )
-async def test_durable_that_cannot_be(arguments: dict[str, Any], words: str) -> None:
-    """What cannot be right is named before anything is connected to."""
+async def test_what_cannot_be(durable: Durable, arguments: dict[str, Any], words: str) -> None:
+    """What cannot be right is named, before anything is written, worked or connected to."""
+    call: Any = durable.submit
+    if arguments.keys() & signature(Durable).parameters.keys():
+        call, arguments = Durable, {"database": "dbname=x", **arguments}
+    elif "clients" in arguments:
+        call = durable.work
+    else:
+        arguments = {"cards": [(1, "a")], **arguments}
     with pytest.raises(UsageError, match=words):
-        Durable(arguments.pop("database", "dbname=x"), **arguments)
+        await call(**arguments)
 
 
 async def test_unknown_batch(durable: Durable) -> None:
@@ -582,6 +547,9 @@ ERRORS: list[CardprodError] = [
 ]
 
 
+ERRORS[0].from_gateway = True  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
 def test_errors_travel(error: CardprodError) -> None:
     """An error comes out of the database as it went in: its class, its words and all that it carries."""
@@ -607,14 +575,17 @@ def test_transitions_travel() -> None:
 async def test_commands(
     kiosk: Simulator, postgres: str, durable: Durable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`submit`, `worker` and `batch` do what the library does: JSON lines out, and a worker that ends on SIGTERM."""
+    """`submit`, `worker` and `batch` do what the library does: JSON lines out, and a worker that ends on SIGTERM.
+
+    Whatever name `submit --token` was given, a variable that a shell can export serves it.
+    """
     cards = cards_of(kiosk, 3, PRODUCED)
     monkeypatch.setenv("CARDPROD_DATABASE_URL", postgres)
     file = write_list(tmp_path / "cards.csv", cards)
-    code, [submitted] = await run_json("submit", file, "--token", "my-bank")
+    code, [submitted] = await run_json("submit", file, "--token", "My-Bank")
     assert (code, submitted["type"], submitted["cards"]) == (0, "submitted", 3)
     batch_id = submitted["batch_id"]
-    tokens = {"CARDPROD_TOKEN_MY-BANK": kiosk.token, "CARDPROD_BASE_URL": kiosk.base_url}
+    tokens = {"CARDPROD_TOKEN_MY_BANK": kiosk.token, "CARDPROD_BASE_URL": kiosk.base_url}
     with start_command("worker", "--json", "--database", postgres, environment=tokens) as at_work:
         await over(durable, batch_id, at_work)
         at_work.send(signal.SIGTERM)

@@ -28,16 +28,21 @@ with psycopg.connect(url) as connection:
 """
 
 
+def _start_in(directory: Path) -> list[str]:
+    """Start it in a process, and return its folder, and how often that process's environment shows in the server's."""
+    env = {**os.environ, "CARDPROD_TOKEN": "canary", "PGPORT": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = run_program(sys.executable, "-c", _PROGRAM, str(directory), env=env, limit=LONG_LIMIT)
+    url, canaries = done.out.split()
+    return [*parse_qs(urlsplit(url).query)["host"], canaries]
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(LONG_TIMEOUT)
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="no /proc here")
 def test_nobody_else_reaches_it(open_folder: Path) -> None:
     """Its socket is in a folder of mode 0700, it has none of this process's environment, and it ends with its user."""
     modes = {parent: parent.stat().st_mode for parent in open_folder.parents}
-    env = {**os.environ, "CARDPROD_TOKEN": "canary", "PYTHONPATH": str(Path(__file__).parents[2])}
-    done = run_program(sys.executable, "-c", _PROGRAM, str(open_folder / "data"), env=env, limit=LONG_LIMIT)
-    url, canaries = done.out.split()
-    [host] = parse_qs(urlsplit(url).query)["host"]
+    host, canaries = _start_in(open_folder / "data")
     assert host == str(open_folder / "data")
     assert Path(host).stat().st_mode & 0o777 == 0o700
     assert canaries == "0"
@@ -74,9 +79,7 @@ def test_folders_of_root(open_folder: Path) -> None:
     """As root, folders that are closed to others stay so, and the data is elsewhere."""
     closed = open_folder / "closed"
     closed.mkdir(mode=0o700)
-    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    done = run_program(sys.executable, "-c", _PROGRAM, str(closed / "data"), env=env, limit=LONG_LIMIT)
-    [host] = parse_qs(urlsplit(done.out.split()[0]).query)["host"]
+    host, _ = _start_in(closed / "data")
     try:
         assert closed.stat().st_mode & 0o777 == 0o700
         assert not Path(host).is_relative_to(open_folder)

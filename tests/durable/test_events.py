@@ -4,49 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import time
-from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import TYPE_CHECKING, Any
 
 import attrs
 import pytest
 
-from cardprod import Backoff, Card, Client, DurableError, ProductionEvent, ProductionStatus, Transition, UsageError
+from cardprod import Backoff, Card, Client, DurableError, Transition, UsageError
+from cardprod.durable import database
 from cardprod.simulator import Fault, Simulator
-from tests.durable.support import QUICK, cards_of, execute, over, quick, statuses_of, working
+from tests.durable.support import QUICK, Sink, cards_of, event_of, execute, over, quick, statuses_of, working
 from tests.waiting import until
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from cardprod.durable import Durable, Step
+    from cardprod.durable import Durable
 
 pytestmark = pytest.mark.looptime(False)
 
 SLOW = Backoff(first=3600, factor=1, ceiling=3600)
-
-
-def event_of(card: Card, status: str, *, ago: float = 0.0, requested: float = 60.0) -> ProductionEvent:
-    """An event that was sent so many seconds ago, of a production that was requested so many seconds ago."""
-    now = datetime.now(UTC)
-    return ProductionEvent(
-        card=card,
-        status=ProductionStatus(status, kiosk_id="WIS00001", occurred_at=now - timedelta(seconds=requested)),
-        sent_at=now - timedelta(seconds=ago),
-    )
-
-
-class Sink:
-    """Keeps what is delivered, and when."""
-
-    def __init__(self) -> None:
-        self.steps: list[Step] = []
-        self.at: list[float] = []
-
-    async def __call__(self, steps: Sequence[Step]) -> None:
-        """Take transitions."""
-        self.steps.extend(steps)
-        self.at.extend(time.monotonic() for _ in steps)
 
 
 async def test_event_is_delivered_soon(kiosk: Simulator, client: Client, postgres: str, durable: Durable) -> None:
@@ -122,6 +97,25 @@ async def test_many_events_at_once(kiosk: Simulator, durable: Durable) -> None:
         await over(durable, batch_id)
     assert {tuple(statuses_of(sink.steps, card)) for card in cards} == {("IN_PROGRESS", "PRODUCED")}
     assert kiosk.requests == []
+
+
+async def test_statements_for_events(kiosk: Simulator, durable: Durable, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Events take as many statements for many chunks as for one: while they go on, workers wait for the chunks."""
+    names: list[str] = []
+
+    async def fetch(connection: Any, name: str, **values: object) -> list[dict[str, Any]]:
+        names.append(name)
+        return await database.fetch(connection, name, **values)
+
+    monkeypatch.setattr("cardprod.durable.store.fetch", fetch)
+    counts: list[int] = []
+    for count in (1, 10):
+        cards = [kiosk.add((123456, f"{count}-{number}"), "never") for number in range(count)]
+        await durable.submit(cards, schedule=SLOW, batch_size=1)
+        names.clear()
+        await asyncio.gather(*(durable.notify(event_of(card, "IN_PROGRESS")) for card in cards))
+        counts.append(len(names))
+    assert counts[0] == counts[1]
 
 
 async def test_cancelled_while_events_come(kiosk: Simulator, client: Client, durable: Durable) -> None:

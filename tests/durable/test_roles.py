@@ -11,54 +11,35 @@ import procrastinate
 import psycopg
 import pytest
 
-from cardprod import Checkpoint, Client, DurableError, ProductionStatus, Transition, UsageError
+from cardprod import Checkpoint, Client, DurableError, ProductionStatus, RateLimit, Transition, UsageError
 from cardprod.durable import Durable
 from cardprod.durable.transitions import written_outcome
-from tests.durable.support import PRODUCED, QUICK, SHORT, cards_of, execute, over, quick, working
+from tests.durable.support import (
+    PRODUCED,
+    QUICK,
+    SHORT,
+    Sink,
+    as_role,
+    cards_of,
+    execute,
+    over,
+    quick,
+    run_script,
+    working,
+)
 from tests.waiting import until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from cardprod.durable import Step
     from cardprod.simulator import Simulator
     from tests.durable.postgres import Postgres
 
-pytestmark = pytest.mark.looptime(False)
-
-
-@pytest.fixture(autouse=True)
-def quiet(caplog: pytest.LogCaptureFixture) -> None:
-    """Keep the libraries' own complaints out of what a failed test shows."""
-    for name in ("procrastinate", "psycopg.pool"):
-        caplog.set_level(logging.CRITICAL, name)
-    caplog.set_level(logging.WARNING, "cardprod")
+pytestmark = [pytest.mark.looptime(False), pytest.mark.usefixtures("quiet")]
 
 
 @pytest.fixture
 def postgres(empty_postgres: str) -> str:
     """A database without tables: who makes them matters here."""
     return empty_postgres
-
-
-@pytest.fixture
-def role(postgres_server: Postgres, postgres: str) -> Iterator[str]:
-    """A role of the database that owns nothing and was granted nothing."""
-    with psycopg.connect(postgres, autocommit=True) as connection:
-        connection.execute("CREATE ROLE little LOGIN")
-        yield "little"
-        connection.execute("DROP OWNED BY little CASCADE")
-        connection.execute("DROP ROLE little")
-
-
-def as_role(database: str, role: str) -> str:
-    return database.replace("user=tester", f"user={role}")
-
-
-def run_script(database: str, script: str) -> None:
-    """Run a script as psql would."""
-    with psycopg.connect(database, autocommit=True) as connection:
-        connection.execute(script.encode())
 
 
 # --- A role with little ---
@@ -92,8 +73,10 @@ async def test_script_for_a_role(kiosk: Simulator, client: Client, postgres: str
     ],
 )
 async def test_missing_grant(client: Client, postgres: str, role: str, revoked: str, named: str) -> None:
-    """A grant that is missing is named, by a worker before it begins, and by any other call."""
+    """A grant that is missing is named, by a worker before it begins, and by any other call; no trap is run for it."""
     run_script(postgres, Durable(postgres).migration_script(role=role))
+    run_script(postgres, _TRAP)
+    run_script(postgres, f"ALTER ROLE {role} SET search_path = public, pg_catalog")
     run_script(postgres, f"REVOKE {revoked} FROM {role}")
     async with quick(as_role(postgres, role)) as durable:
         with pytest.raises(UsageError, match=named):
@@ -105,7 +88,7 @@ async def test_missing_grant(client: Client, postgres: str, role: str, revoked: 
 
 async def test_another_schema(kiosk: Simulator, client: Client, postgres: str) -> None:
     """Two schemas of one database are as two databases."""
-    async with quick(postgres) as one, quick(postgres, schema='Cards "of" ours'.replace('"', "")) as two:
+    async with quick(postgres) as one, quick(postgres, schema="Cards: $$ of 100 % \\") as two:
         batch_id = await two.submit(cards_of(kiosk, 1, PRODUCED), schedule=QUICK)
         with pytest.raises(UsageError, match="there is no batch"):
             await one.status(batch_id)
@@ -182,19 +165,15 @@ async def test_tables_of_the_first_edition(kiosk: Simulator, client: Client, pos
             "INSERT INTO procrastinate_jobs (queue_name, task_name, args) "
             "VALUES ('cardprod-default', 'cardprod.sweep', '{\"part_id\": 1}'), ('mine', 'mine', '{}')"
         )
-    steps: list[Step] = []
-
-    async def on_steps(more: Sequence[Step]) -> None:
-        steps.extend(more)
-
-    async with working(durable, client, on_steps):
+    sink = Sink()
+    async with working(durable, client, sink):
         status = await over(durable, batch_id)
         another = await durable.submit(cards_of(kiosk, 1, PRODUCED), schedule=QUICK)
         await over(durable, another)
     assert (status.total, status.produced, status.pending) == (3, 3, 0)
     assert len([card async for card, _ in durable.results(batch_id)]) == 3
-    assert (steps[0].key, steps[0].what) == (f"{batch_id}.1.7.0", seen)
-    assert len({step.key for step in steps}) == len(steps) == 4
+    assert (sink.steps[0].key, sink.steps[0].what) == (f"{batch_id}.1.7.0", seen)
+    assert len({step.key for step in sink.steps}) == len(sink.steps) == 4
     assert execute(postgres, "SELECT to_regclass('public.cardprod_parts') IS NULL") == [(True,)]
     assert execute(postgres, "SELECT task_name FROM public.procrastinate_jobs") == [("mine",)]
 
@@ -255,12 +234,15 @@ async def test_objects_in_the_search_path(
 @pytest.mark.parametrize(
     "job",
     [
-        "('mine', 'mine', 'cardprod:1', '{}', NULL, 'todo', '2999-01-01')",
-        "('cardprod-default', 'cardprod.sweep', 'cardprod:1', '{\"chunk_id\": 1}', NULL, 'todo', '2999-01-01')",
-        "('cardprod-default', 'cardprod.sweep', 'cardprod:1', '{\"chunk_id\": 2}', NULL, 'todo', NULL)",
-        "('cardprod-default', 'cardprod.sweep', 'cardprod:1', '{\"chunk_id\": 1}', 'held', 'todo', NULL)",
-        "('cardprod-default', 'cardprod.sweep', 'cardprod:1', '{\"chunk_id\": 1}', NULL, 'doing', NULL)",
-        "('cardprod-default', 'mine', 'cardprod:1', '{\"chunk_id\": 1}', NULL, 'doing', NULL)",
+        "('mine', 'mine', 'cardprod:$batch:1', '{}', NULL, 'todo', '2999-01-01')",
+        "('cardprod-default', 'cardprod.sweep', 'cardprod:$batch:1', '{\"chunk_id\": 1}', NULL, 'todo', '2999-01-01')",
+        "('cardprod-default', 'cardprod.sweep', 'cardprod:$batch:1', '{\"chunk_id\": 2}', NULL, 'todo', NULL)",
+        "('cardprod-default', 'cardprod.sweep', 'cardprod:$batch:1', '{\"chunk_id\": 1}', 'held', 'todo', NULL)",
+        "('cardprod-default', 'cardprod.sweep', 'cardprod:$batch:1', '{\"chunk_id\": 1}', NULL, 'doing', NULL)",
+        "('cardprod-default', 'mine', 'cardprod:$batch:1', '{\"chunk_id\": 1}', NULL, 'doing', NULL)",
+        "('mine', 'mine', NULL, '{}', 'cardprod:deliver:$batch:1', 'todo', '2999-01-01')",
+        "('mine', 'mine', NULL, '{}', 'cardprod:deliver:$batch:1', 'doing', NULL)",
+        "('mine', 'cardprod.deliver', NULL, '{}', 'cardprod:deliver:$batch:1', 'todo', '2999-01-01')",
     ],
 )
 async def test_job_of_an_enqueuer(  # noqa: PLR0917 - fixtures
@@ -276,7 +258,7 @@ async def test_job_of_an_enqueuer(  # noqa: PLR0917 - fixtures
         "VALUES ('x', 'x', 'held', NULL, '{}', 'doing'); "
         "UPDATE procrastinate_workers SET last_heartbeat = now() + interval '1 year'; "
         "INSERT INTO procrastinate_jobs (queue_name, task_name, queueing_lock, args, lock, status, scheduled_at) "
-        f"VALUES {job}; "
+        f"VALUES {job.replace('$batch', batch_id)}; "
         "UPDATE procrastinate_jobs SET worker_id = (SELECT min(id) FROM procrastinate_workers) WHERE status = 'doing'; "
         "UPDATE chunks SET due_at = now() - interval '1 hour'",
     )
@@ -284,14 +266,38 @@ async def test_job_of_an_enqueuer(  # noqa: PLR0917 - fixtures
         assert (await over(durable, batch_id)).produced == 1
 
 
+@pytest.mark.parametrize("kind", ["sweep", "deliver"])
+async def test_jobs_that_are_none(kiosk: Simulator, client: Client, postgres: str, durable: Durable, kind: str) -> None:
+    """Jobs that no worker could have planned are dropped, and end none."""
+    await durable.migrate()
+    queue = {"sweep": "cardprod-default", "deliver": "cardprod-deliver-default"}[kind]
+    chunks = ["[]", "5", "{}", '{"chunk_id": "x"}', '{"chunk_id": null}', '{"chunk_id": 99999999999999999999}']
+    attempts = ['"x"', "-5000", "99999999999999999999", "null"]
+    for arguments in [*chunks, *(f'{{"chunk_id": 1, "self": 2, "attempts": {one}}}' for one in attempts)]:
+        for name in (f"cardprod.{kind}", "unknown"):
+            job = f"'{queue}', '{name}', '{arguments}'"
+            execute(postgres, f"INSERT INTO procrastinate_jobs (queue_name, task_name, args) VALUES ({job})")  # noqa: S608 - our own
+    async with working(durable, client):
+        assert (await over(durable, await durable.submit(cards_of(kiosk, 1, PRODUCED), schedule=QUICK))).produced == 1
+        left = "SELECT args FROM procrastinate_jobs"
+        await until("no jobs", lambda: execute(postgres, left), lambda rows: rows == [])
+
+
 async def test_broken_schema(client: Client, postgres: str, durable: Durable) -> None:
-    """Whatever the database complains of is one error of ours, with the complaint as its cause."""
+    """A database that lacks what it should have is one error of ours, also to a worker, whose client is as it was."""
     await durable.migrate()
     execute(postgres, "ALTER TABLE chunks RENAME TO elsewhere")
-    with pytest.raises(DurableError, match="does not do what it should") as caught:
-        await durable.submit([(1, "a")])
-    assert isinstance(caught.value.__cause__, psycopg.errors.UndefinedTable)
+    for call in (durable.submit([(1, "a")]), durable.work(client)):
+        with pytest.raises(DurableError, match="does not do what it should") as caught:
+            await call
+        assert isinstance(caught.value.__cause__, psycopg.errors.UndefinedTable)
+    assert client.rate_limit == RateLimit()
 
+
+_TRAP = """
+CREATE FUNCTION public.has_table_privilege(oid, text) RETURNS bool LANGUAGE plpgsql AS
+    $$ BEGIN RAISE 'trapped'; END $$
+"""
 
 _FIRST_EDITION = b"""
 CREATE TABLE cardprod_batches (

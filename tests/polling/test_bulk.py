@@ -889,14 +889,15 @@ def _schedule_events(client: Client, kiosk: Simulator, cards: list[Card], random
     """Schedule an event of each change for the client: late, twice, or never."""
     loop = asyncio.get_running_loop()
     inner: Any = kiosk._simulation  # pyright: ignore[reportPrivateUsage]  # what is to come, nobody but it knows
+    now = inner.clock.now()
     timers: list[asyncio.TimerHandle] = []
     for card in cards:
-        for phase in inner.registry.cards[card].phases_after(loop.time()):
+        for phase in inner.cards[card].phases_after(now):
             occurred_at = datetime.fromisoformat(inner.clock.timestamp(phase.requested_at))
             sent_at = datetime.fromisoformat(inner.clock.timestamp(phase.since))
             event = event_of(card, phase.stage.status, occurred_at=occurred_at, sent_at=sent_at)
             timers += [
-                loop.call_at(phase.since + random.choice([0, random.uniform(0, 60)]), client.notify, event)
+                loop.call_later(phase.since - now + random.choice([0, random.uniform(0, 60)]), client.notify, event)
                 for _ in range(random.choice([0, 1, 1, 2]))
             ]
     return timers

@@ -12,27 +12,17 @@ import argparse
 import asyncio
 import sys
 from pathlib import Path
+from random import Random
+from uuid import UUID
 
 from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from cardprod import Backoff, CardprodError, Client
 from cardprod.simulator import Fault, Simulator, Stage
 from tests.simulator.browser import Browser
 
-_CARDS = (
-    "ca0c8154-1e14-4464-a1ce-dcea7dc3de52",
-    "5c7a1d20-64a5-4f0e-9b52-0b6a4d6b7c11",
-    "e3b1f0aa-7d5e-4c0b-8a41-2f6f2f0c9d02",
-    "9f4e2c6b-0c1d-4b7e-a5d8-6e1f7a3b5c93",
-    "1b8d7e3f-2a4c-4d6e-8f90-a1b2c3d4e5f6",
-    "7d2f9a1c-5e3b-4c8d-b6a7-0f1e2d3c4b5a",
-    "c4a8e6d2-9b1f-4e3a-8c7d-5b6a7f8e9d0c",
-    "0e9d8c7b-6a5f-4e4d-b3c2-1a0f9e8d7c6b",
-    "a7b6c5d4-e3f2-4a1b-9c0d-e8f7a6b5c4d3",
-    "3c5e7a9b-1d2f-4b4c-a6d8-f0e1d2c3b4a5",
-    "f8e7d6c5-b4a3-4291-80fe-dcba98765432",
-    "62b4d6f8-0a1c-4e3e-9587-a9cbedf01234",
-)
+_CARDS = [str(UUID(int=Random(seed).getrandbits(128), version=4)) for seed in range(12)]
 
 
 async def furnish(kiosk: Simulator, cards: int = 0) -> None:
@@ -76,24 +66,19 @@ async def use(kiosk: Simulator) -> None:
     kiosk.slow_down(2)
 
 
-async def _take_webhook(_: web.Request) -> web.Response:
-    return web.Response()
-
-
 async def main(arguments: argparse.Namespace) -> None:
     """Take the picture."""
     app = web.Application()
     app.router.add_post("/wise", _take_webhook)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    async with Simulator(port=arguments.port, token=None, page=True) as kiosk:
-        kiosk.subscribe(f"http://127.0.0.1:{runner.addresses[0][1]}/wise")
+    async with TestServer(app) as endpoint, Simulator(port=arguments.port, token=None, page=True) as kiosk:
+        kiosk.subscribe(str(endpoint.make_url("/wise")))
         await furnish(kiosk, arguments.cards)
         await use(kiosk)
         await asyncio.to_thread(_take, kiosk.base_url, arguments)
-    await runner.cleanup()
+
+
+async def _take_webhook(_: web.Request) -> web.Response:
+    return web.Response()
 
 
 def _take(base_url: str, arguments: argparse.Namespace) -> None:

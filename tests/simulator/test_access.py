@@ -8,7 +8,7 @@ import json
 import socket
 import sys
 from itertools import product
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import aiohttp
 import pytest
@@ -363,16 +363,3 @@ async def test_logs_are_bounded() -> None:
         assert [request.path for request in kiosk.requests] == [f"/{number}" for number in range(15, 25)]
         assert kiosk.requests.total == 25
         assert kiosk.requests.last(2) == [(24, kiosk.requests[8]), (25, kiosk.requests[9])]
-
-
-async def test_on_request_changes_no_answer(caplog: pytest.LogCaptureFixture) -> None:
-    """When nobody reads what `on_request` writes, so that it raises, the answers are the same; one line is logged."""
-
-    def fail(_: Any) -> None:
-        raise BrokenPipeError
-
-    async with Simulator(on_request=fail) as kiosk, aiohttp.ClientSession(kiosk.base_url) as http:
-        for _ in range(3):
-            async with http.get("/nothing") as answer:
-                assert answer.status == 404
-    assert len(caplog.records) == 1

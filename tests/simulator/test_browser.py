@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
-import threading
 from contextlib import asynccontextmanager, contextmanager
 from importlib.resources import files
 from itertools import product
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 import pytest
 from aiohttp import web
+from aiohttp.test_utils import TestServer
+from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 import cardprod
 from cardprod.simulator import PLANS, Simulator, Stage
@@ -26,12 +26,12 @@ from tests.simulator.browser import Browser, browser_programs
 from tests.simulator.pictures_page import furnish
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterator
+    from collections.abc import AsyncGenerator, Callable, Generator, Iterator
     from concurrent.futures import Future
 
-pytestmark = pytest.mark.xdist_group("browser")  # one worker's browser serves them all
+    from cardprod.simulator import Plan
 
-T = TypeVar("T")
+pytestmark = pytest.mark.xdist_group("browser")  # one worker's browser serves them all
 
 CARD = cardprod.Card(123456, "my-card")
 ROW = f'#card-rows tr[data-key="123456/{CARD.card_token}"]'
@@ -41,30 +41,25 @@ OFTEN = cardprod.Backoff(first=0.05, factor=1, jitter=0)
 class Live:
     """A kiosk with a page, and a client of it, in an event loop of their own that goes by real time."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, kiosk: Simulator, client: cardprod.Client) -> None:
-        self._loop = loop
+    def __init__(self, portal: BlockingPortal, kiosk: Simulator, client: cardprod.Client) -> None:
+        self._portal = portal
+        self.call = portal.call
+        """Calls something there, and waits for it."""
         self.kiosk = kiosk
         self.client = client
-
-    def begin(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
-        """Run something there, and go on here."""
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
-
-    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Run something there, and wait for it."""
-        return self.begin(coroutine).result(LIMIT)
-
-    def call(self, function: Callable[..., T], *arguments: Any, **more: Any) -> T:
-        """Call something there."""
-
-        async def call() -> T:
-            return function(*arguments, **more)
-
-        return self.run(call())
 
     def status(self) -> str:
         """Say how the card is."""
         return self.call(self.kiosk.state_of, CARD).status
+
+    def add_many(self, count: int, plan: Callable[[int], Plan]) -> None:
+        """Add cards at once, each on a plan by its number, which its token ends with."""
+
+        def add() -> None:
+            for number in range(count):
+                self.kiosk.add((123456, f"ca0c8154-1e14-4464-a1ce-dcea7dc-{number:04}"), plan(number))
+
+        self.call(add)
 
     def wait_for_card(self) -> tuple[Future[None], list[cardprod.Transition]]:
         """Let the client wait for the card until it is final, and note each transition."""
@@ -75,20 +70,15 @@ class Live:
             async for step in wait:
                 steps.append(step)  # noqa: PERF401 - seen as it comes, not when all is over
 
-        return self.begin(wait()), steps
+        return self._portal.start_task_soon(wait), steps
 
-
-@contextmanager
-def _loop_in_a_thread() -> Generator[asyncio.AbstractEventLoop]:
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever, daemon=True)
-    thread.start()
-    try:
-        yield loop
-    finally:
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join(LIMIT)
-        loop.close()
+    @contextmanager
+    def serve(self, route: web.RouteDef) -> Generator[str]:
+        """Serve one thing there, and give its URL."""
+        app = web.Application()
+        app.add_routes([route])
+        with self._portal.wrap_async_context_manager(TestServer(app)) as server:
+            yield str(server.make_url(route.path))
 
 
 @asynccontextmanager
@@ -109,13 +99,8 @@ def window() -> Iterator[Browser]:
 @pytest.fixture
 def live() -> Iterator[Live]:
     """A kiosk with a page, and a client of it."""
-    with _loop_in_a_thread() as loop:
-        both = _kiosk_and_client()
-        kiosk, client = asyncio.run_coroutine_threadsafe(both.__aenter__(), loop).result(LIMIT)
-        try:
-            yield Live(loop, kiosk, client)
-        finally:
-            asyncio.run_coroutine_threadsafe(both.__aexit__(None, None, None), loop).result(LIMIT)
+    with start_blocking_portal() as portal, portal.wrap_async_context_manager(_kiosk_and_client()) as (kiosk, client):
+        yield Live(portal, kiosk, client)
 
 
 @pytest.fixture
@@ -131,16 +116,6 @@ def page(window: Browser, live: Live) -> Iterator[Browser]:
     complaints = window.complaints()
     window.open("about:blank")
     assert complaints == []
-
-
-async def serve(route: web.RouteDef) -> web.AppRunner:
-    """Serve one thing on loopback."""
-    app = web.Application()
-    app.add_routes([route])
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    return runner
 
 
 _BUTTON = """
@@ -180,50 +155,35 @@ def choose_error(page: Browser, words: str) -> None:
 # --- Driving cards ---
 
 
-def test_clicks_move_the_waiting_client(page: Browser, live: Live) -> None:
-    """Somebody starts a card and jams the feeder by its meaning, and the waiting client sees both."""
-    waiting, steps = live.wait_for_card()
-    click(page, "Start", ROW)
-    page.wait_for(lambda: len(steps) == 2, "the client sees the start")
-    click(page, "Fail", ROW)
-    choose_error(page, "feeder jam")
-    waiting.result(LIMIT)
-    assert [step.current.status for step in steps] == ["READY", "IN_PROGRESS", "PRODUCTION_ERROR"]
-    assert steps[-1].current.error_code is cardprod.ErrorCode.PRD_FEEDER_JAM
-    page.wait_for_text(ROW, "feeder card jam")
-
-
-def test_finish(page: Browser, live: Live) -> None:
-    """Somebody starts and finishes a card, and the client's wait ends with it produced."""
-    waiting, steps = live.wait_for_card()
-    click(page, "Start", ROW)
-    click(page, "Finish", ROW)
-    waiting.result(LIMIT)
-    assert steps[-1].current.is_produced
-    page.wait_for_text(ROW, "none left")
-
-
-def test_refuse_and_retry(page: Browser, live: Live) -> None:
-    """Somebody refuses a request by its meaning and sends the card again, and a client that waits again sees it."""
+def test_every_move(page: Browser, live: Live) -> None:
+    """Each move has a button, an error is chosen by its meaning, and a client that waits sees where each move leads."""
     waiting, steps = live.wait_for_card()
     click(page, "Refuse", ROW)
     choose_error(page, "branch")
     waiting.result(LIMIT)
     assert steps[-1].current.error_code is cardprod.ErrorCode.NO_BRANCH_LINKED_TO_KIOSK
-    refused_at = steps[-1].current.occurred_at
     click(page, "Retry", ROW)
-    page.wait_for_text(ROW, "IN_PROGRESS")
     waiting, steps = live.wait_for_card()
-    click(page, "Finish", ROW)
+    page.wait_for(lambda: steps, "the client sees the production")
+    click(page, "Fail", ROW)
+    choose_error(page, "feeder jam")
     waiting.result(LIMIT)
-    produced_at = steps[-1].current.occurred_at
-    assert refused_at is not None
-    assert produced_at is not None
-    assert produced_at > refused_at
+    assert [step.current.status for step in steps] == ["IN_PROGRESS", "PRODUCTION_ERROR"]
+    assert steps[-1].current.error_code is cardprod.ErrorCode.PRD_FEEDER_JAM
+    page.wait_for_text(ROW, "feeder card jam")
+    click(page, "Retry", ROW)
+    click(page, "Finish", ROW)
+    page.wait_for_text(ROW, "none left")
+    assert live.status() == "PRODUCED"
 
 
 def test_every_error_can_be_chosen(page: Browser) -> None:
-    """The choices are the 36 production errors, under where they come from, with their meaning and their code."""
+    """The choices are the 22 request and the 36 production errors, under where they come from, each with its code."""
+    click(page, "Refuse", ROW)
+    page.wait_for(lambda: page.find("#choose").is_displayed(), "the choice of an error")
+    assert len(page.find_all("#choose-list button")) == 22
+    page.find("#choose-search").send_keys(Keys.ESCAPE)
+    page.wait_for(lambda: not page.find("#choose").is_displayed(), "Escape closes it")
     click(page, "Start", ROW)
     click(page, "Fail", ROW)
     page.wait_for(lambda: page.find("#choose").is_displayed(), "the choice of an error")
@@ -233,16 +193,6 @@ def test_every_error_can_be_chosen(page: Browser) -> None:
     assert len(titles) == 7
     assert "Ribbon has ended PRT_RIBBON_ENDED" in page.text_of("#choose-list")
     click(page, "Cancel", "#choose")
-    click(page, "Finish", ROW)
-
-
-def test_every_refusal_can_be_chosen(page: Browser) -> None:
-    """The choices are the 22 request errors."""
-    click(page, "Refuse", ROW)
-    page.wait_for(lambda: page.find("#choose").is_displayed(), "the choice of an error")
-    assert len(page.find_all("#choose-list button")) == 22
-    page.find("#choose-search").send_keys(Keys.ESCAPE)
-    page.wait_for(lambda: not page.find("#choose").is_displayed(), "Escape closes it")
 
 
 def test_added_on_the_page(page: Browser, live: Live) -> None:
@@ -254,14 +204,6 @@ def test_added_on_the_page(page: Browser, live: Live) -> None:
     page.wait_for_text("#card-rows", "another")
     page.wait_for_text('#card-rows tr[data-key="123456/another"]', "KIOSK_ID_NOT_FOUND")
     assert live.call(live.kiosk.state_of, (123456, "another")).plan == "rejected"
-
-
-def test_client_s_card_appears(page: Browser, live: Live) -> None:
-    """A request of a client is seen in the log, and the card's requests are counted."""
-    live.run(live.client.get_status(CARD.profile_id, CARD.card_token))
-    page.wait_for_text("#request-rows", "200 READY")
-    page.wait_for(lambda: page.text_of(f"{ROW} .cell-requests") == "1", "one request")
-    assert page.find("#request-rows tr td:last-child span").get_attribute("title")
 
 
 def test_impossible_move(page: Browser, live: Live) -> None:
@@ -302,30 +244,32 @@ def test_another_kiosk(page: Browser, live: Live) -> None:
     page.find(f'{ROW} select option[value="WIS00002"]').click()
     click(page, "Start", ROW)
     page.wait_for_text(ROW, "IN_PROGRESS")
-    seen = live.run(live.client.get_status(CARD.profile_id, CARD.card_token))
+    seen = live.call(live.client.get_status, CARD.profile_id, CARD.card_token)
     assert seen.kiosk_id == "WIS00002"
 
 
-def test_too_many_requests(page: Browser, live: Live) -> None:
-    """The next answer can be a 429, and the client comes through it; both are seen in the log."""
+def test_requests_are_shown(page: Browser, live: Live) -> None:
+    """The next answer can be a 429, and the client comes through it: the log has both, and the card's are counted."""
     page.find('#fault option[value="429"]').click()
     fill(page, "#fault-seconds", "0")
     click(page, "Apply", "#faults")
     page.wait_for_text("#faults-set", "next answer: 429, Retry-After: 0")
-    assert live.run(live.client.get_status(CARD.profile_id, CARD.card_token)).status == "READY"
+    assert live.call(live.client.get_status, CARD.profile_id, CARD.card_token).status == "READY"
     page.wait_for_text("#request-rows", "429 fault: 429, Retry-After: 0")
     page.wait_for_text("#request-rows", "200 READY")
     page.wait_for_text("#faults-set", "none")
+    page.wait_for(lambda: page.text_of(f"{ROW} .cell-requests") == "1", "one request that was served")
+    assert page.find("#request-rows tr td:last-child span").get_attribute("title")
 
 
 def test_error_rate_latency_and_reset(page: Browser, live: Live) -> None:
     """An error rate and a latency can be applied, both at once, and reset; Apply alone adds no fault."""
     fill(page, "#latency", "0.5")
-    fill(page, "#error-rate", "20")
+    fill(page, "#error-rate", "0.2")
     click(page, "Apply", "#faults")
     page.wait_for_text("#faults-set", "latency 0.5 s")
-    page.wait_for_text("#faults-set", "error rate 20 %")
-    assert (live.kiosk.faults.latency, live.kiosk.faults.error_rate, live.kiosk.faults.next) == (0.5, 0.2, ())
+    page.wait_for_text("#faults-set", "error rate 0.2 %")
+    assert (live.kiosk.faults.latency, live.kiosk.faults.error_rate, live.kiosk.faults.next) == (0.5, 0.002, ())
     click(page, "Reset", "#faults")
     page.wait_for_text("#faults-set", "none")
     page.wait_for(lambda: page.run("return document.querySelector('#latency').value") == "0", "the fields are reset")
@@ -337,11 +281,10 @@ def test_webhooks_are_shown(page: Browser, live: Live) -> None:
     async def take(_: web.Request) -> web.Response:
         return web.Response()
 
-    runner = live.run(serve(web.post("/wise", take)))
-    try:
-        fill(page, "#subscribe-url", f"http://127.0.0.1:{runner.addresses[0][1]}/wise")
+    with live.serve(web.post("/wise", take)) as url:
+        fill(page, "#subscribe-url", url)
         click(page, "Subscribe")
-        page.wait_for_text("#subscriptions", "Sent to http://127.0.0.1")
+        page.wait_for_text("#subscriptions", f"Sent to {url}")
         click(page, "Start", ROW)
         page.wait_for_text("#delivery-rows", "IN_PROGRESS200")
         click(page, "Send test")
@@ -349,8 +292,6 @@ def test_webhooks_are_shown(page: Browser, live: Live) -> None:
         click(page, "Unsubscribe")
         page.wait_for(lambda: page.text_of("#subscriptions") == "", "no subscription")
         assert live.kiosk.subscriptions == ()
-    finally:
-        live.run(runner.cleanup())
 
 
 # --- Reading it ---
@@ -397,12 +338,7 @@ def test_changes_are_announced(page: Browser, live: Live) -> None:
     assert page.find("#announcement").get_attribute("aria-live") == "polite"
     live.call(live.kiosk.start, CARD)
     page.wait_for_text("#announcement", "my-card is IN_PROGRESS")
-
-    def add_many() -> None:
-        for number in range(50):
-            live.kiosk.add((1, f"card-{number}"), "never")
-
-    live.call(add_many)
+    live.add_many(50, lambda _: "never")
     page.wait_for_text("#announcement", "50 cards changed")
 
 
@@ -430,7 +366,7 @@ _WINDOWS = ((False, 360, True), (True, 1280, False))
 @pytest.mark.timeout(300)  # at full size
 def test_accessible(page: Browser, live: Live, *, full_size: bool) -> None:
     """Dark or light, wide or narrow, axe-core finds no barrier on the page, nor in the choice of an error."""
-    live.run(_furnish(live.kiosk))
+    live.call(furnish, live.kiosk)
     live.call(live.kiosk.slow_down, 2)
     page.wait_for_text("#faults-set", "latency")
     page.wait_for_text("#card-rows", "QUALITY_CHECK")
@@ -449,10 +385,6 @@ def test_accessible(page: Browser, live: Live, *, full_size: bool) -> None:
                 page.wait_for(lambda: not page.find("#choose").is_displayed(), "no choice")
 
 
-async def _furnish(kiosk: Simulator) -> None:
-    await furnish(kiosk)
-
-
 _TALLEST_STATUS = """
 const shown = [...document.querySelectorAll('.status[data-status$="_ERROR"]')];
 return Math.max(...shown.map((each) => each.clientHeight))
@@ -461,7 +393,7 @@ return Math.max(...shown.map((each) => each.clientHeight))
 
 def test_nothing_overflows(page: Browser, live: Live) -> None:
     """At any width from 360 pixels on nothing hangs out of the page or the table of cards; a status is in one line."""
-    live.run(_furnish(live.kiosk))
+    live.call(furnish, live.kiosk)
     live.call(live.kiosk.add, (2**63 - 1, "x" * 128), "never")
     page.wait_for_text("#card-rows", "x" * 128)
     with Table() as table:
@@ -475,6 +407,23 @@ def test_nothing_overflows(page: Browser, live: Live) -> None:
                 assert page.run(_TALLEST_STATUS) < 30
 
 
+_IS_SEEN = """
+const cell = document.querySelector(arguments[0]);
+const range = document.createRange();
+range.selectNodeContents(cell);
+const [text, box] = [range.getBoundingClientRect(), cell.getBoundingClientRect()];
+return text.width > box.width && text.right <= box.right
+"""
+
+
+def test_the_end_of_a_long_token_is_seen(page: Browser, live: Live) -> None:
+    """Where a log has no room for a card's token its end is seen, which differs where tokens were counted up."""
+    card = live.call(live.kiosk.add, (123456, "x" * 120 + "0001"), "never")
+    live.call(live.client.get_status, card.profile_id, card.card_token)
+    page.wait_for_text("#request-rows", "200 READY")
+    assert page.run(_IS_SEEN, "#request-rows .mono")
+
+
 _ROWS_SEEN = """
 const rows = [...document.querySelectorAll("#card-rows tr")].map((row) => row.getBoundingClientRect());
 const box = document.querySelector("#cards .rows").getBoundingClientRect();
@@ -484,14 +433,8 @@ return rows.filter((row) => row.top >= box.top && row.bottom <= Math.min(box.bot
 
 def test_twenty_cards_on_a_laptop(page: Browser, live: Live) -> None:
     """At 1280 x 800 twenty cards are seen, a line each with its whole token, and the logs beside them."""
-    token = "ca0c8154-1e14-4464-a1ce-dcea7dc3d{:03}"
-
-    def add_many() -> None:
-        for number in range(60):
-            plan = [Stage(("READY", "PRODUCTION_ERROR", "REQUEST_ERROR", "IN_PROGRESS")[number % 4])]
-            live.kiosk.add((123456, token.format(number)), plan)
-
-    live.call(add_many)
+    statuses = ("READY", "PRODUCTION_ERROR", "REQUEST_ERROR", "IN_PROGRESS")
+    live.add_many(60, lambda number: [Stage(statuses[number % 4])])
     page.set_width(1280, 800)
     page.wait_for_text("#cards-count", "61")
     page.wait_for(lambda: page.run(_ROWS_SEEN) >= 20, "twenty rows")
@@ -522,22 +465,17 @@ def test_first_paint_holds_the_state(window: Browser, live: Live) -> None:
 
 def test_a_thousand_cards(page: Browser, live: Live) -> None:
     """Of a thousand cards fifty are drawn; they can be turned over, searched and filtered."""
-
-    def add_many() -> None:
-        for number in range(1000):
-            live.kiosk.add((1, f"many-{number:04}"), "never" if number % 2 else [Stage("IN_PROGRESS")])
-
-    live.call(add_many)
+    live.add_many(1000, lambda number: "never" if number % 2 else [Stage("IN_PROGRESS")])
     page.wait_for_text("#cards-count", "1,001")
     page.wait_for_text("#page-shown", "1 to 50 of 1,001")
     assert len(page.find_all("#card-rows tr")) == 50
     click(page, "Older", "#pager")
     page.wait_for_text("#page-shown", "51 to 100 of 1,001")
-    fill(page, "#search", "many-07")
+    fill(page, "#search", "dc-07")
     page.wait_for_text("#page-shown", "1 to 50 of 100")
     click(page, "IN_PROGRESS", "#filters")
     page.wait_for(lambda: not page.find("#pager").is_displayed(), "one page is enough")
-    assert page.find('#filters [data-status="IN_PROGRESS"]').text == "IN_PROGRESS 50"
+    assert page.find('#filters [data-key="IN_PROGRESS"]').text == "IN_PROGRESS 50"
     fill(page, "#search", "nothing like it")
     page.wait_for_text("#no-cards", "No card matches")
 
@@ -566,15 +504,35 @@ def test_foreign_text_is_only_text(page: Browser, live: Live) -> None:
     assert page.driver.title.startswith("Kiosk simulator")
 
 
-def test_page_comes_back(page: Browser, live: Live) -> None:
-    """When the simulator is gone the page says so, and comes back with it, and with what has become of the cards."""
-    live.run(live.kiosk.__aexit__(None, None, None))
+def test_another_simulator_takes_its_place(page: Browser, live: Live) -> None:
+    """When a simulator is gone the page says so, and comes back with the next one, without the first one's cards."""
+    live.call(live.kiosk.add_kiosk, "LOBBY")
+    live.call(live.kiosk.add, (1, "old"), [Stage("QUALITY_CHECK")])
+    page.wait_for_text("#filters", "QUALITY_CHECK 1")
+    page.wait_for_text("#kiosks", "LOBBY")
+    port = int(live.kiosk.base_url.rpartition(":")[2])
+    live.call(live.kiosk.__aexit__, None, None, None)
     page.wait_for_text("#connection", "Connection lost")
-    live.run(live.kiosk.__aenter__())
-    live.call(live.kiosk.start, CARD)
-    page.wait_for_text("#connection", "Live")
-    page.wait_for_text(ROW, "IN_PROGRESS")
+    other = Simulator(port=port, token=None, page=True)
+    live.call(other.__aenter__)
+    try:
+        live.call(other.add, (1, "new"), "never")
+        page.wait_for_text("#connection", "Live")
+        page.wait_for_text("#card-rows", "new")
+        old = {"#card-rows": "old", "#filters": "QUALITY_CHECK", "#kiosks": "LOBBY"}
+        page.wait_for(lambda: not any(text in page.text_of(css) for css, text in old.items()), "nothing old")
+    finally:
+        live.call(other.__aexit__, None, None, None)
     page.complaints()  # the browser's own, of refused connections
+
+
+def test_filters_count_what_is_there(page: Browser, live: Live) -> None:
+    """Each status is counted as long as there is a card with it, also one that Wise does not document."""
+    live.call(live.kiosk.add, CARD, [Stage("QUALITY_CHECK")])
+    page.wait_for_text("#filters", "QUALITY_CHECK 1")
+    live.call(live.kiosk.finish, CARD)
+    page.wait_for_text("#filters", "PRODUCED 1")
+    assert page.text_of("#filters") == "All 1READY 0IN_PROGRESS 0PRODUCED 1PRODUCTION_ERROR 0REQUEST_ERROR 0"
 
 
 def test_tab_in_the_background(page: Browser, live: Live) -> None:
@@ -614,12 +572,9 @@ def test_another_site_can_neither_read_nor_drive_it(page: Browser, live: Live) -
     async def answer(_: web.Request) -> web.Response:
         return web.Response(text=f"<!doctype html><script>{script}</script>", content_type="text/html")
 
-    runner = live.run(serve(web.get("/", answer)))
-    try:
-        page.open(f"http://127.0.0.1:{runner.addresses[0][1]}/")
+    with live.serve(web.get("/", answer)) as url:
+        page.open(url)
         page.wait_for(lambda: page.driver.title.startswith("tried"), "it has tried everything")
         assert page.driver.title == "tried"
         assert live.status() == "READY"
-    finally:
-        live.run(runner.cleanup())
     page.complaints()  # the browser's own, of what it did not allow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from functools import partial
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +15,10 @@ from aiohttp.test_utils import TestServer
 
 import cardprod
 from cardprod.error_codes import PRODUCTION_ERROR_MEANINGS, REQUEST_ERROR_MEANINGS
-from cardprod.simulator import Fault, FaultSettings, KioskState, Simulator, Stage
+from cardprod.simulator import Fault, FaultSettings, Simulator, Stage, Subscription
 from tests.cards import CARD
+from tests.leftovers import assert_nothing_left
+from tests.raw_server import RawServer
 from tests.table import Table
 
 if TYPE_CHECKING:
@@ -122,29 +125,82 @@ async def test_every_error(kiosk: Simulator) -> None:
                 assert (body["status"], body["errorCode"], body["description"]) == (status, code, meaning)
 
 
+def wrong_calls(kiosk: Any) -> list[tuple[Callable[..., object], tuple[Any, ...], str]]:
+    """List what to call, with what, and what the refusal says."""
+    stage: Any = partial(Stage, "READY")
+    subscription: Any = partial(Subscription, url="http://127.0.0.1:9/")
+    versions: list[Any] = ["3.0.0", []]
+    return [
+        (kiosk.state_of, ("x",), "expected a Card or"),
+        (kiosk.start, ((1, "unknown"),), "no such card; add it first"),
+        (kiosk.add, (CARD, "flies"), r"'flies'; there are prints \(READY, IN_PROGRESS, PRODUCED\), jams"),
+        (kiosk.add, (CARD, ["PRODUCED"]), r"such as \('PRODUCED', 5\), not 'PRODUCED'"),
+        (kiosk.add, (CARD, 5), "must be a name or stages"),
+        (kiosk.add, (CARD, []), "must have one stage"),
+        (kiosk.add, (CARD, [("READY",) * 9]), "each a Stage or"),
+        (Stage, (None,), "a stage's status"),
+        *((stage, (seconds,), "a stage's seconds") for seconds in (-1, float("nan"), True, "1")),
+        *((stage, (1, code), "a stage's error_code") for code in (5, b"x", object())),
+        *((stage, (1, None, text), "a stage's description") for text in (5, b"x", object())),
+        (stage, (1, None, None, 1), "a stage's is_new_request"),
+        (kiosk.fail, (CARD, "KIOSK_ID_NOT_FOUND"), "no production error has the code 'KIOSK_ID_NOT_FOUND'"),
+        (kiosk.refuse, (CARD, "PRD_FEEDER_JAM"), "no request error has the code 'PRD_FEEDER_JAM'"),
+        (kiosk.refuse, (CARD, []), "no request error has the code"),
+        (partial(kiosk.start, kiosk_id="WIS00009"), (CARD,), "no kiosk 'WIS00009'; there are WIS00001"),
+        (kiosk.take_offline, ("WIS00009",), "no kiosk 'WIS00009'"),
+        (kiosk.bring_online, ([],), "kiosk_id must be"),
+        (kiosk.add_kiosk, ("WIS00001",), "there is a kiosk WIS00001 already"),
+        *((kiosk.add_kiosk, (kiosk_id,), "kiosk_id must be") for kiosk_id in ("", "a b", "x" * 33, 5)),
+        *((fail, ("500",), "fault must be") for fail in (kiosk.fail_next, kiosk.fail_next_refresh)),
+        *((partial(kiosk.fail_next_refresh, times=times), (Fault.reset(),), "times must be") for times in (-1, 10**20)),
+        *((Fault.stall, (seconds,), "seconds must be") for seconds in (-1, float("nan"), "1")),
+        *((Fault.server_error, (status,), "http_status must be") for status in (100, 600, "500")),
+        (Fault.bad_reply, (5,), "body must be"),
+        *((Fault.too_many_requests, (after,), "retry_after must be") for after in ("1\nX: y", 1.5, "\u0661", 10**20)),
+        *((kiosk.set_error_rate, (rate, 1), "rate must be") for rate in (-1, 2, float("nan"))),
+        (kiosk.set_error_rate, (1, []), "seed must be"),
+        *((kiosk.slow_down, (seconds,), "seconds must be") for seconds in (-1, float("inf"))),
+        *((kiosk.observe, (observer,), "observer must be") for observer in (5, None)),
+        (kiosk.stop_observing, (print,), "observer is not there"),
+        (kiosk.subscribe, (5,), "subscription must be"),
+        *((partial(subscription, latency=pair), (), "latency") for pair in ((1,), (1, 2, 3), [1, 2], (2, 1), (-1, 2))),
+        *((partial(subscription, schema_version=version), (), "schema_version") for version in versions),
+        *((partial(subscription, **{share: 2}), (), share) for share in ("duplicates", "losses", "replays")),
+        (partial(subscription, seed=[]), (), "seed must be"),
+    ]
+
+
 async def test_wrong_arguments_are_refused(kiosk: Simulator) -> None:
-    """A code of the other status, a card or a kiosk that is not there: a `UsageError` that says so."""
-    with pytest.raises(cardprod.UsageError, match="no such card; add it first"):
-        kiosk.start(CARD)
+    """What cannot be right is a `UsageError` that names it where it is passed, and changes nothing."""
     kiosk.add(CARD, "never")
-    with pytest.raises(cardprod.UsageError, match="no request error has the code 'PRD_FEEDER_JAM'"):
-        kiosk.refuse(CARD, "PRD_FEEDER_JAM")
-    with pytest.raises(cardprod.UsageError, match="no kiosk 'WIS00009'; there are WIS00001"):
-        kiosk.start(CARD, kiosk_id="WIS00009")
-    with pytest.raises(cardprod.UsageError, match="no kiosk 'WIS00009'"):
-        kiosk.take_offline("WIS00009")
-    kiosk.start(CARD)
-    with pytest.raises(cardprod.UsageError, match="no production error has the code 'KIOSK_ID_NOT_FOUND'"):
-        kiosk.fail(CARD, "KIOSK_ID_NOT_FOUND")
+    before = kiosk.state_of(CARD), kiosk.kiosks, kiosk.faults, kiosk.subscriptions
+    with Table() as table:
+        for call, arguments, words in wrong_calls(kiosk):
+            with table.row(call, arguments), pytest.raises(cardprod.UsageError, match=words):
+                call(*arguments)
+    assert (kiosk.state_of(CARD), kiosk.kiosks, kiosk.faults, kiosk.subscriptions) == before
+    assert (await get(kiosk))["status"] == "READY"
 
 
-async def test_not_running() -> None:
-    """Outside its `async with` block a simulator moves nothing, and says so."""
+async def test_simulator_that_does_not_run_refuses() -> None:
+    """Before and after its `async with` a simulator does nothing, has no address, and says so."""
     kiosk = Simulator()
-    with pytest.raises(cardprod.UsageError, match="not running"):
-        kiosk.start(CARD)
-    with pytest.raises(cardprod.UsageError, match="not running"):
-        kiosk.take_offline()
+    with Table() as table:
+        for when in ("before", "after"):
+            for name, do in (
+                ("add", lambda: kiosk.add(CARD)),
+                ("start", lambda: kiosk.start(CARD)),
+                ("take_offline", kiosk.take_offline),
+                ("bring_online", kiosk.bring_online),
+                ("subscribe", lambda: kiosk.subscribe("http://127.0.0.1:9/")),
+                ("base_url", lambda: kiosk.base_url),
+            ):
+                with table.row(when, name), pytest.raises(cardprod.UsageError, match="not running"):
+                    do()
+            with table.row(when, "restart"), pytest.raises(cardprod.UsageError, match="not running"):
+                await kiosk.restart()
+            async with kiosk:
+                kiosk.add(CARD)
 
 
 # --- Kiosks ---
@@ -164,16 +220,6 @@ async def test_several_kiosks(kiosk: Simulator) -> None:
     assert kiosk.retry(CARD).kiosk_id == "LOBBY"
     kiosk.fail(CARD, "PRT_COVER_OPEN")
     assert kiosk.retry(CARD, kiosk_id="WIS00002").kiosk_id == (await get(kiosk))["kioskId"] == "WIS00002"
-
-
-async def test_kiosk_that_cannot_be(kiosk: Simulator) -> None:
-    """A kiosk with an id that is taken, or cannot be one, is refused."""
-    bad: list[Any] = ["WIS00001", "", "a b", "x" * 33, 5]
-    with Table() as table:
-        for kiosk_id in bad:
-            with table.row(kiosk_id), pytest.raises(cardprod.UsageError):
-                kiosk.add_kiosk(kiosk_id)
-    assert kiosk.kiosks == (KioskState(kiosk_id="WIS00001", is_online=True, in_production=0),)
 
 
 async def test_plans_stand_still_at_an_offline_kiosk(kiosk: Simulator) -> None:
@@ -270,20 +316,14 @@ async def test_fault_settings(kiosk: Simulator) -> None:
     kiosk.set_error_rate(1, seed=1)
     kiosk.slow_down(2.5)
     assert kiosk.faults == FaultSettings(next=((jammed, 3), (Fault.reset(), 1)), error_rate=1, latency=2.5)
+    kiosk.fail_next_refresh(Fault.server_error())
     kiosk.clear_faults()
     assert kiosk.faults == FaultSettings(next=(), error_rate=0, latency=0)
     kiosk.add(CARD)
     await get(kiosk)
-
-
-async def test_impossible_faults_are_refused(kiosk: Simulator) -> None:
-    """An impossible error rate or latency is refused."""
-    with Table() as table:
-        for wrong in (-1, float("inf"), float("nan")):
-            with table.row("error rate", wrong), pytest.raises(cardprod.UsageError):
-                kiosk.set_error_rate(wrong, seed=1)
-            with table.row("slow down", wrong), pytest.raises(cardprod.UsageError):
-                kiosk.slow_down(wrong)
+    source = cardprod.OAuthToken(kiosk.client_id, kiosk.client_secret, kiosk.refresh_token, base_url=kiosk.base_url)
+    async with cardprod.Client(source, base_url=kiosk.base_url, attempts=1) as client:
+        await client.get_status(CARD.profile_id, CARD.card_token)
 
 
 # --- Who is informed ---
@@ -337,17 +377,6 @@ async def test_webhooks_and_an_offline_kiosk(kiosk: Simulator, hooks: tuple[str,
     ]
 
 
-async def test_waiting_client_sees_moves(kiosk: Simulator, client: cardprod.Client) -> None:
-    """A client that waits sees a move as any change."""
-    kiosk.add(CARD, "never")
-    seen: list[str] = []
-    async for step in client.wait_until_final(CARD.profile_id, CARD.card_token):
-        seen.append(step.current.status)
-        if len(seen) < 3:
-            MOVES["start" if len(seen) == 1 else "fail"](kiosk)
-    assert seen == ["READY", "IN_PROGRESS", "PRODUCTION_ERROR"]
-
-
 class Observer:
     """Remembers the changes it was called with: cards with their new status, and all else by name."""
 
@@ -395,23 +424,82 @@ async def test_everything_else_is_observed(kiosk: Simulator, hooks: tuple[str, l
     assert kiosk.subscriptions[0].url == hooks[0]
 
 
-async def test_observers_that_fail_change_nothing(
-    kiosk: Simulator, hooks: tuple[str, list[dict[str, Any]]], caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("error", [BrokenPipeError, asyncio.CancelledError])
+async def test_callbacks_that_fail_change_nothing(
+    hooks: tuple[str, list[dict[str, Any]]], caplog: pytest.LogCaptureFixture, error: type[BaseException]
 ) -> None:
-    """An observer that raises changes no answer, no move and no webhook; its first error is logged."""
+    """An observer or an `on_request` that raises changes no answer, move or webhook; its first error is logged."""
 
-    def fail(_: Change) -> None:
-        raise BrokenPipeError
+    def fail(_: object) -> None:
+        raise error
 
-    kiosk.observe(fail)
-    kiosk.subscribe(hooks[0])
-    kiosk.add(CARD, "prints")
-    assert (await get(kiosk))["status"] == "READY"
-    await asyncio.sleep(3)
-    assert kiosk.finish(CARD).status == "PRODUCED"
-    await asyncio.sleep(1)
+    async with Simulator(on_request=fail) as kiosk:
+        kiosk.observe(fail)
+        kiosk.subscribe(hooks[0])
+        kiosk.add(CARD, "prints")
+        assert (await get(kiosk))["status"] == "READY"
+        await asyncio.sleep(3)
+        assert kiosk.finish(CARD).status == "PRODUCED"
+        await asyncio.sleep(1)
     assert [each["status"] for each in hooks[1]] == ["IN_PROGRESS", "PRODUCED"]
     assert len(caplog.records) == 1
+
+
+async def test_observers_come_and_go() -> None:
+    """An observer that begins when a change is due, or ends while it is called, costs no other a change."""
+
+    class Once(Observer):
+        def __call__(self, change: Change) -> None:
+            super().__call__(change)
+            kiosk.stop_observing(self)
+
+    async with Simulator() as kiosk:
+        observers = Once(kiosk), Observer(kiosk), Observer(kiosk)
+        loop = asyncio.get_running_loop()
+        for observer in observers[:2]:
+            kiosk.observe(observer)
+        loop.call_at(loop.time() + 2, kiosk.observe, observers[2])
+        kiosk.add(CARD, [Stage("READY", 2), Stage("IN_PROGRESS", 3), Stage("PRODUCED")])
+        await asyncio.sleep(10)
+    seen = [[status for _, status in observer.cards] for observer in observers]
+    assert seen[0] == ["READY"]
+    assert seen[1] == ["READY", "IN_PROGRESS", "PRODUCED"]
+    assert seen[2][-1] == "PRODUCED"
+
+
+async def test_plans_go_on_when_it_runs_again(hooks: tuple[str, list[dict[str, Any]]]) -> None:
+    """A simulator that is left and entered again reports the changes of its plans as before."""
+    kiosk = Simulator()
+    async with kiosk:
+        kiosk.subscribe(hooks[0])
+        kiosk.add(CARD, "prints")
+    async with kiosk:
+        await asyncio.sleep(10)
+    assert [each["status"] for each in hooks[1]] == ["IN_PROGRESS", "PRODUCED"]
+
+
+async def test_its_end_waits_for_nothing() -> None:
+    """A simulator ends at once, be those who wait for answers and changes there or gone, and leaves nothing."""
+    async with RawServer(lambda _: asyncio.sleep(3600)) as endless, aiohttp.ClientSession() as http:
+        async with Simulator(page=True) as kiosk:
+            for _ in range(3):
+                kiosk.subscribe(endless.base_url)
+            kiosk.start(kiosk.add(CARD, "never"))
+            kiosk.fail_next(Fault.stall(), times=3)  # aiohttp tries a broken connection once more by itself
+            gone, *pages = [await http.get(f"{kiosk.base_url}/_kiosk/changes") for _ in range(3)]
+            late, testing = asyncio.create_task(get(kiosk)), asyncio.create_task(kiosk.send_tests())
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(get(kiosk), 1)
+            gone.close()
+            await asyncio.sleep(1)
+            began = asyncio.get_running_loop().time()
+        assert asyncio.get_running_loop().time() - began < 1
+        assert await testing == [None, None, None]
+        with pytest.raises(aiohttp.ClientConnectionError):
+            await late
+        for page in pages:
+            page.close()
+    await assert_nothing_left()
 
 
 async def test_many_changes_at_once(kiosk: Simulator) -> None:

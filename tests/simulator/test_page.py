@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
 from typing import TYPE_CHECKING, Any, Protocol
 
 import aiohttp
 import pytest
 
-from cardprod.simulator import PLANS, Fault, Simulator, Stage
+from cardprod.simulator import PLANS, Fault, FaultSettings, Simulator, Stage
 from tests.cards import CARD
-from tests.leftovers import assert_nothing_left
 from tests.simulator.test_moves import hooks as hooks  # noqa: PLC0414 - a fixture
 from tests.simulator.test_webhook_sender import UNUSABLE_URLS
 from tests.table import Table
@@ -153,18 +151,6 @@ async def test_files(http: aiohttp.ClientSession, kiosk: Simulator) -> None:
     assert kiosk.requests == []
 
 
-async def test_nothing_is_inline_or_from_elsewhere(http: aiohttp.ClientSession) -> None:
-    """The page has no script or style within it, loads nothing from elsewhere, and never writes HTML."""
-    async with http.get("/") as answer:
-        page = await answer.text()
-    async with http.get("/_kiosk/script.js") as answer:
-        script = await answer.text()
-    assert not re.search(r"<style|\sstyle=|\son[a-z]+=|<script(?![^>]*\ssrc=)", page)
-    assert not re.search(r"(src|href)=\"(?!/|#)", page)
-    assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|https?://(?!www\.w3\.org/2000/svg)",
-                         script)  # fmt: skip
-
-
 async def test_no_page_unless_asked_for() -> None:
     """A simulator without a page has nothing at its paths."""
     async with Simulator() as kiosk, aiohttp.ClientSession(kiosk.base_url) as http:
@@ -204,24 +190,17 @@ async def test_whole_state_comes_first(open_tab: OpenTab, http: aiohttp.ClientSe
 
 
 async def test_planned_changes_are_live(open_tab: OpenTab, http: aiohttp.ClientSession, kiosk: Simulator) -> None:
-    """A page gets each change of a plan when it comes, without asking."""
+    """However many pages are open, each gets each change of a plan when it comes, without asking."""
     kiosk.add(CARD, "prints")
-    tab = await open_tab()
+    tabs = [await open_tab() for _ in range(5)]
     loop = asyncio.get_running_loop()
     began = loop.time()
-    card = await tab.status_of("READY")
-    assert (card["next_status"], card["next_at"] - card["since"]) == ("IN_PROGRESS", pytest.approx(2, abs=0.01))
-    await tab.status_of("IN_PROGRESS")
-    assert loop.time() - began == pytest.approx(2, abs=0.2)
-    await tab.status_of("PRODUCED")
-    assert loop.time() - began == pytest.approx(5, abs=0.2)
-
-
-async def test_every_tab_is_live(open_tab: OpenTab, http: aiohttp.ClientSession, kiosk: Simulator) -> None:
-    """However many pages are open, each gets everything."""
-    tabs = [await open_tab() for _ in range(5)]
-    kiosk.add(CARD, "prints")
-    await asyncio.gather(*(tab.status_of("PRODUCED") for tab in tabs))
+    for tab in tabs:
+        card = await tab.status_of("READY")
+        assert (card["next_status"], card["next_at"] - card["since"]) == ("IN_PROGRESS", pytest.approx(2, abs=0.01))
+    for status, seconds in (("IN_PROGRESS", 2), ("PRODUCED", 5)):
+        await asyncio.gather(*(tab.status_of(status) for tab in tabs))
+        assert loop.time() - began == pytest.approx(seconds, abs=0.2)
 
 
 async def test_heartbeat(open_tab: OpenTab, http: aiohttp.ClientSession) -> None:
@@ -277,22 +256,6 @@ async def test_reconnect_from_elsewhere(open_tab: OpenTab, http: aiohttp.ClientS
                 await tab.until_state_is_complete()
                 assert not tab.hello["is_resumed"]
                 assert set(tab.cards) == {CARD.card_token}
-
-
-async def test_position_is_not_kept_for_long(open_tab: OpenTab, kiosk: Simulator) -> None:
-    """A minute after the last page has gone no timer runs for it any more, and one that comes back begins anew."""
-    inner: Any = kiosk
-    kiosk.add(CARD, [Stage("READY", 1000), Stage("PRODUCED")])
-    tab = await open_tab()
-    await tab.until_state_is_complete()
-    tab.close()
-    await asyncio.sleep(20)
-    assert not inner._simulation.scheduler.is_idle
-    await asyncio.sleep(80)
-    assert inner._simulation.scheduler.is_idle
-    again = await open_tab(**{"Last-Event-ID": tab.last_id})
-    assert not again.hello["is_resumed"]
-    assert not inner._simulation.scheduler.is_idle
 
 
 @pytest.mark.slow
@@ -383,20 +346,6 @@ async def test_restart(open_tab: OpenTab, http: aiohttp.ClientSession, kiosk: Si
     assert not again.hello["is_resumed"]
 
 
-async def test_open_pages_do_not_hold_up_the_end() -> None:
-    """A simulator ends at once although pages are open, and leaves no task and no timer of theirs."""
-    async with aiohttp.ClientSession() as http:
-        async with Simulator(page=True) as kiosk:
-            tabs = [Tab(await http.get(f"{kiosk.base_url}/_kiosk/changes")) for _ in range(3)]
-            for tab in tabs:
-                await tab.read()
-            began = asyncio.get_running_loop().time()
-        assert asyncio.get_running_loop().time() - began < 1
-        for tab in tabs:
-            tab.close()
-    await assert_nothing_left()
-
-
 # --- Commands ---
 
 
@@ -419,24 +368,11 @@ async def test_every_move_by_command(open_tab: OpenTab, http: aiohttp.ClientSess
     assert kiosk.state_of(CARD).kiosk_id == "WIS00002"
 
 
-async def test_kiosks_by_command(open_tab: OpenTab, http: aiohttp.ClientSession, kiosk: Simulator) -> None:
-    """A kiosk can be added, taken offline and brought back, and a start meanwhile is pending."""
-    tab = await open_tab()
-    kiosk.add(CARD, "never")
-    assert await ask(http, "add-kiosk", {"kiosk_id": "LOBBY"}) == (200, {})
-    assert await ask(http, "take-offline", {"kiosk_id": "LOBBY"}) == (200, {})
-    await ask(http, "start", _CARD | {"kiosk_id": "LOBBY"})
-    assert (await tab.status_of("REQUEST_ERROR"))["is_pending"]
-    assert tab.state["kiosks"][1] == {"id": "LOBBY", "is_online": False}
-    assert await ask(http, "bring-online", {"kiosk_id": "LOBBY"}) == (200, {})
-    assert (await tab.status_of("IN_PROGRESS"))["kiosk_id"] == "LOBBY"
-
-
 _NO_FAULT: dict[str, Any] = {"fault": None, "error_rate": 0, "latency": 0}
 
 
 async def test_every_fault_by_command(open_tab: OpenTab, http: aiohttp.ClientSession, kiosk: Simulator) -> None:
-    """Each fault of the next answers can be set, and is described."""
+    """Each fault of the next answers can be set, and is described; so can a rate and a latency, until a reset."""
     faults = {
         "429": "429, Retry-After: 7",
         "500": "500",
@@ -454,22 +390,10 @@ async def test_every_fault_by_command(open_tab: OpenTab, http: aiohttp.ClientSes
     await tab.until_state_is_complete()
     assert tab.state["faults"]["next"] == [{"what": what, "times": 2} for what in faults.values()]
     assert len(kiosk.faults.next) == len(faults)
-
-
-async def test_faults_by_command(http: aiohttp.ClientSession, kiosk: Simulator) -> None:
-    """The error rate and the latency can be set, and all faults reset."""
     await ask(http, "apply-faults", _NO_FAULT | {"error_rate": 0.25, "latency": 2.5})
-    assert (kiosk.faults.latency, kiosk.faults.error_rate, kiosk.faults.next) == (2.5, 0.25, ())
+    assert (kiosk.faults.latency, kiosk.faults.error_rate, len(kiosk.faults.next)) == (2.5, 0.25, len(faults))
     assert await ask(http, "reset-faults") == (200, {})
-    assert (kiosk.faults.latency, kiosk.faults.error_rate) == (0, 0)
-
-
-async def test_webhooks_by_command(http: aiohttp.ClientSession, hooks: tuple[str, list[dict[str, Any]]]) -> None:
-    """Webhooks can be subscribed to, and a test sent."""
-    assert "no subscription yet" in (await ask(http, "send-tests"))[1]["detail"]
-    assert await ask(http, "subscribe", {"url": hooks[0]}) == (200, {})
-    assert await ask(http, "send-tests") == (200, {})
-    assert [each["status"] for each in hooks[1]] == ["READY"]
+    assert kiosk.faults == FaultSettings(next=(), error_rate=0, latency=0)
 
 
 async def test_webhooks_without_the_extra(http: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -482,14 +406,6 @@ async def test_webhooks_without_the_extra(http: aiohttp.ClientSession, monkeypat
     http_status, answer = await ask(http, "subscribe", {"url": "http://127.0.0.1:9/"})
     assert http_status == 400
     assert "need the extra 'webhooks'" in answer["detail"]
-
-
-async def test_impossible_move(http: aiohttp.ClientSession, kiosk: Simulator) -> None:
-    """A move that is not possible is answered with those that are."""
-    kiosk.add(CARD, "never")
-    http_status, answer = await ask(http, "finish", _CARD)
-    assert (http_status, kiosk.state_of(CARD).status) == (400, "READY")
-    assert answer["detail"].endswith("finish is not possible: it is READY; possible: start, refuse")
 
 
 _WRONG: list[tuple[str, Any]] = [
@@ -522,12 +438,14 @@ _WRONG: list[tuple[str, Any]] = [
             {"fault": "429", "times": 1, "seconds": "soon"},
             {"fault": "429", "times": 1, "seconds": 1e999},
             {"latency": -1},
+            {"latency": float("nan")},
             {"latency": True},
             {"error_rate": 2},
             {"error_rate": None},
         )
     ),
     ("apply-faults", {}),
+    ("send-tests", {}),
     *(("subscribe", {"url": url}) for url in UNUSABLE_URLS),
 ]
 
@@ -547,23 +465,6 @@ async def test_wrong_command(http: aiohttp.ClientSession, kiosk: Simulator) -> N
                 assert http_status == 400
                 assert answer["detail"]
                 assert state() == before
-
-
-async def test_command_that_is_no_json(http: aiohttp.ClientSession) -> None:
-    """A command whose body is no JSON object is answered with 400."""
-    headers = {"Content-Type": "application/json"}
-    with Table() as table:
-        for body in (
-            b"",
-            b"{",
-            b"[" * 100_000,
-            b'{"error_rate":0,"latency":NaN}',
-            b'{"error_rate":0,"latency":1e999}',
-            b"\xff",
-        ):
-            with table.row(body):
-                async with http.post("/_kiosk/apply-faults", data=body, headers=headers) as answer:
-                    assert answer.status == 400
 
 
 async def test_unknown_command(http: aiohttp.ClientSession) -> None:
@@ -608,12 +509,3 @@ async def test_this_machine_is_accepted(http: aiohttp.ClientSession, kiosk: Simu
                     assert answer.status == 200
                 assert (await ask(http, "fail", _CARD | {"error_code": "PRT_PAUSED"}, **own))[0] == 200
                 assert (await ask(http, "retry", _CARD))[0] == 200
-
-
-async def test_a_link_to_the_page_may_be_followed(http: aiohttp.ClientSession) -> None:
-    """Somebody who clicks a link to the page, in a mail or a ticket, sees it."""
-    headers = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
-    async with http.get("/", headers=headers) as answer:
-        assert answer.status == 200
-    async with http.get("/_kiosk/changes", headers=headers) as answer:
-        assert answer.status == 403

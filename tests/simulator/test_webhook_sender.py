@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Final
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import cardprod
 from cardprod.simulator import Subscription
@@ -23,6 +26,7 @@ UNUSABLE_URLS: Final = (
     "http://[",
     "http://]",
     "http://[::1",
+    "http://[]@",
     "http://127.0.0.1:99999/",
     "http://127.0.0.1:0/",
     "http://127.0.0.1:port/",
@@ -41,7 +45,37 @@ def test_unusable_url_is_refused() -> None:
                 Subscription(url=url)  # type: ignore[arg-type]  # what comes from a page can be anything
 
 
+_PARTS: Final = (
+    "http://",
+    "https:",
+    "//",
+    "[",
+    "]",
+    "@",
+    ":",
+    "%",
+    "%zz",
+    "a",
+    "::1",
+    "80",
+    "?",
+    "#",
+    "..",
+    "é",
+    "。",
+    " ",
+)
+
+
+@given(st.lists(st.sampled_from(_PARTS)).map("".join) | st.text())
+def test_any_text_is_a_url_or_refused(text: str) -> None:
+    """Whatever text is subscribed to, it is refused in words, or can be shown."""
+    with suppress(cardprod.UsageError):
+        assert Subscription(url=f"http://{text}").endpoint.startswith("http://")
+
+
 def test_endpoint_shows_no_secret() -> None:
-    """What is shown of a URL has no user, no password, no query and no fragment in it."""
-    url = "https://user:hidden@[::1]:8443/wise?key=hidden#hidden"
-    assert Subscription(url=url).endpoint == "https://[::1]:8443/wise"
+    """What is shown of a subscription has no user, no password, no query and no fragment in it."""
+    subscription = Subscription(url="https://user:hidden@[::1]:8443/wise?key=hidden#hidden")
+    assert subscription.endpoint == "https://[::1]:8443/wise"
+    assert "hidden" not in repr(subscription)

@@ -35,6 +35,9 @@ KEY = generate_private_key(public_exponent=65537, key_size=2048)
 OTHER_KEY = generate_private_key(public_exponent=65537, key_size=2048)
 NOT_RSA = ec.generate_private_key(ec.SECP256R1())
 PRIVATE_PEM = KEY.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+UNKNOWN_PEM = "-----BEGIN {0} KEY-----\n{1}\n-----END {0} KEY-----\n"
+UNKNOWN_PUBLIC, UNKNOWN_PRIVATE = "MAwwBQYDKgMEAwMAAQI=", "MA4CAQAwBQYDKgMEBAIxMg=="
+"""Keys of an algorithm that nobody knows."""
 VERIFIER = Verifier(KEY.public_key())
 BODY = json.dumps(delivered()).encode()
 SIGNATURE = sign(BODY, KEY)
@@ -297,6 +300,7 @@ def test_bad_public_keys() -> None:
         ((5,), "not a int"),
         ((NOT_RSA.public_key(),), "must be RSA's"),
         ((pem_of(NOT_RSA.public_key()),), "must be RSA's"),
+        ((UNKNOWN_PEM.format("PUBLIC", UNKNOWN_PUBLIC),), "must be RSA's"),
         ((one_bit_short,), "2048 bits or more, not 2047"),
     ]
     with Table() as table:
@@ -313,6 +317,7 @@ def test_bad_private_keys() -> None:
     must_be_pem = "private_key must be PEM without a password, or an RSAPrivateKey"
     bad: list[tuple[Any, str]] = [
         *((key, must_be_pem) for key in ("nonsense", b"", 5, NOT_RSA, PRIVATE_PEM[:-40])),
+        (UNKNOWN_PEM.format("PRIVATE", UNKNOWN_PRIVATE), "private_key must be RSA's"),
         (pem_of_another_kind, "private_key must be RSA's, not a "),
         (pem_of_another_kind.decode(), "private_key must be RSA's, not a "),
     ]

@@ -16,24 +16,16 @@ chunk AS (
     INSERT INTO chunks (batch_id, checkpoint, due_at, deadline_at, total, pending)
     VALUES (%(batch_id)s, %(checkpoint)s, now(), to_timestamp(%(deadline_at)s), %(total)s, %(total)s)
     RETURNING id
+),
+card AS (
+    INSERT INTO cards (batch_id, profile_id, card_token, chunk_id)
+    SELECT %(batch_id)s, card.profile_id, card.card_token, chunk.id
+    FROM chunk, unnest(%(profile_ids)s::bigint[], %(card_tokens)s::text[]) AS card (profile_id, card_token)
 )
-INSERT INTO cards (batch_id, profile_id, card_token, chunk_id)
-SELECT %(batch_id)s, card.profile_id, card.card_token, chunk.id
-FROM chunk, unnest(%(profile_ids)s::bigint[], %(card_tokens)s::text[]) AS card (profile_id, card_token)
+SELECT id FROM chunk
 
 -- name: complete_batch
 UPDATE batches SET submitted_at = now(), finished_at = CASE WHEN %(is_empty)s THEN now() END WHERE id = %(id)s
-
--- name: plan_first_sweeps
-INSERT INTO procrastinate_jobs (queue_name, task_name, queueing_lock, args)
-SELECT 'cardprod-' || batch.token, 'cardprod.sweep', 'cardprod:' || chunk.id, jsonb_build_object('chunk_id', chunk.id)
-FROM chunks chunk JOIN batches batch ON batch.id = chunk.batch_id
-WHERE batch.id = %(id)s AND chunk.id > %(after)s AND chunk.finished_at IS NULL
-ORDER BY chunk.id LIMIT %(most)s
-ON CONFLICT (queueing_lock) WHERE status = 'todo' DO UPDATE SET
-    queue_name = excluded.queue_name, task_name = excluded.task_name, args = excluded.args, lock = NULL, priority = 0,
-    scheduled_at = NULL
-RETURNING (args ->> 'chunk_id')::bigint AS id
 
 -- name: drop_batch
 DELETE FROM batches WHERE id = %(id)s AND submitted_at IS NULL
@@ -63,12 +55,12 @@ ORDER BY profile_id, card_token LIMIT %(most)s
 WITH locked AS (SELECT id FROM chunks WHERE batch_id = %(id)s AND finished_at IS NULL ORDER BY id FOR UPDATE),
 ended AS (
     UPDATE chunks SET version = version + 1, finished_at = now()
-    WHERE id IN (SELECT id FROM locked) RETURNING id
+    WHERE id IN (SELECT id FROM locked) RETURNING id, batch_id
 ),
 undelivered AS (DELETE FROM transitions WHERE chunk_id IN (SELECT id FROM ended))
 DELETE FROM procrastinate_jobs
 WHERE status = 'todo' AND queueing_lock IN (
-    SELECT 'cardprod:' || id FROM ended UNION ALL SELECT 'cardprod:deliver:' || id FROM ended
+    SELECT task || batch_id || ':' || id FROM ended, unnest(ARRAY['cardprod:', 'cardprod:deliver:']) task
 )
 
 -- name: cancel_batch
@@ -77,27 +69,26 @@ WHERE id = %(id)s AND finished_at IS NULL AND submitted_at IS NOT NULL RETURNING
 
 -- --- Chunks ---
 
--- name: chunk
+-- name: chunks
 SELECT chunk.id, batch_id::text AS batch_id, batch.token, version, checkpoint, refused_at IS NOT NULL AS is_refused,
        coalesce(extract(epoch FROM paused_until - now()), 0)::float8 AS paused_for
 FROM chunks chunk
 JOIN batches batch ON batch.id = batch_id
 LEFT JOIN tokens USING (token)
-WHERE chunk.id = %(id)s AND chunk.finished_at IS NULL AND batch.submitted_at IS NOT NULL
+WHERE chunk.id = ANY (%(ids)s::bigint[]) AND chunk.finished_at IS NULL AND batch.submitted_at IS NOT NULL
+ORDER BY chunk.id
+
+-- name: lock_chunks
+SELECT FROM chunks WHERE id = ANY (%(ids)s::bigint[]) AND finished_at IS NULL ORDER BY id FOR UPDATE
+
+-- name: lock_free_chunk
+SELECT id FROM chunks WHERE id = %(id)s AND finished_at IS NULL FOR UPDATE SKIP LOCKED
 
 -- name: lock_batch_of_chunk
-SELECT batch.id::text AS id, token
+SELECT batch.id::text AS id
 FROM chunks chunk
 JOIN batches batch ON batch.id = batch_id
 WHERE chunk.id = %(id)s AND chunk.finished_at IS NULL AND submitted_at IS NOT NULL
-FOR UPDATE OF chunk
-
--- name: lock_chunk
-SELECT chunk.id, batch_id::text AS batch_id, batch.token, version, checkpoint, false AS is_refused,
-       0::float8 AS paused_for
-FROM chunks chunk
-JOIN batches batch ON batch.id = batch_id
-WHERE chunk.id = %(id)s AND chunk.finished_at IS NULL AND batch.submitted_at IS NOT NULL
 FOR UPDATE OF chunk
 
 -- name: chunks_of_events
@@ -106,25 +97,29 @@ FROM unnest(%(profile_ids)s::bigint[], %(card_tokens)s::text[]) AS one (profile_
 JOIN cards USING (profile_id, card_token)
 WHERE outcome IS NULL
 
--- name: write_chunk
+-- name: write_chunks
 UPDATE chunks SET
-    version = version + 1,
-    checkpoint = %(checkpoint)s,
-    due_at = to_timestamp(%(due_at)s),
-    deadline_at = to_timestamp(%(deadline_at)s),
-    pending = %(pending)s,
-    produced = produced + %(produced)s,
-    failed = failed + %(failed)s,
-    errors = errors + %(errors)s,
-    polls = polls + %(polls)s
-WHERE id = %(id)s AND version = %(version)s AND finished_at IS NULL
-RETURNING id
+    version = chunks.version + 1,
+    checkpoint = new.checkpoint,
+    due_at = to_timestamp(new.due_at),
+    deadline_at = to_timestamp(new.deadline_at),
+    pending = new.pending,
+    produced = chunks.produced + new.produced,
+    failed = chunks.failed + new.failed,
+    errors = chunks.errors + new.errors,
+    polls = chunks.polls + new.polls
+FROM unnest(
+    %(id)s::bigint[], %(version)s::bigint[], %(checkpoint)s::text[], %(due_at)s::float8[], %(deadline_at)s::float8[],
+    %(pending)s::int[], %(produced)s::int[], %(failed)s::int[], %(errors)s::int[], %(polls)s::int[]
+) AS new (id, version, checkpoint, due_at, deadline_at, pending, produced, failed, errors, polls)
+WHERE chunks.id = new.id AND chunks.version = new.version AND chunks.finished_at IS NULL
+RETURNING chunks.id
 
 -- name: write_outcomes
 UPDATE cards SET outcome = ended.outcome
-FROM unnest(%(profile_ids)s::bigint[], %(card_tokens)s::text[], %(outcomes)s::text[])
-    AS ended (profile_id, card_token, outcome)
-WHERE cards.batch_id = %(batch_id)s
+FROM unnest(%(batch_id)s::uuid[], %(profile_id)s::bigint[], %(card_token)s::text[], %(outcome)s::text[])
+    AS ended (batch_id, profile_id, card_token, outcome)
+WHERE cards.batch_id = ended.batch_id
     AND cards.profile_id = ended.profile_id AND cards.card_token = ended.card_token
 
 -- name: finish_chunk
@@ -142,11 +137,17 @@ UPDATE batches SET finished_at = now()
 WHERE id = %(id)s AND finished_at IS NULL
     AND NOT EXISTS (SELECT FROM chunks WHERE batch_id = %(id)s AND finished_at IS NULL)
 
--- name: plan_sweep
--- A job that has the chunk's queueing lock is this one, whatever it was before.
+-- name: plan_sweeps
+-- A job that has the chunk's queueing lock is this one, whatever it was before. The lock's name has the batch's id, which
+-- a role that may only enqueue cannot guess: it could hold it in a transaction that it never ends.
 INSERT INTO procrastinate_jobs (queue_name, task_name, queueing_lock, args, scheduled_at)
-VALUES ('cardprod-' || %(token)s::text, 'cardprod.sweep', 'cardprod:' || %(id)s::bigint,
-        jsonb_build_object('chunk_id', %(id)s::bigint, 'attempts', %(attempts)s::int), to_timestamp(%(at)s))
+SELECT 'cardprod-' || token, 'cardprod.sweep', 'cardprod:' || batch_id || ':' || chunk.id,
+       jsonb_build_object('chunk_id', chunk.id, 'attempts', %(attempts)s::int), to_timestamp(at)
+FROM unnest(%(id)s::bigint[], %(at)s::float8[]) AS one (id, at)
+JOIN chunks chunk USING (id)
+JOIN batches batch ON batch.id = batch_id
+WHERE chunk.finished_at IS NULL
+ORDER BY chunk.id
 ON CONFLICT (queueing_lock) WHERE status = 'todo' DO UPDATE SET
     queue_name = excluded.queue_name, task_name = excluded.task_name, args = excluded.args, lock = NULL, priority = 0,
     scheduled_at = excluded.scheduled_at
@@ -155,17 +156,23 @@ ON CONFLICT (queueing_lock) WHERE status = 'todo' DO UPDATE SET
 
 -- name: add_transitions
 INSERT INTO transitions (chunk_id, key, body)
-SELECT %(chunk_id)s, one.key, one.body
-FROM unnest(%(keys)s::text[], %(bodies)s::text[]) WITH ORDINALITY AS one (key, body, number)
+SELECT one.chunk_id, one.key, one.body
+FROM unnest(%(chunk_id)s::bigint[], %(key)s::text[], %(body)s::text[]) WITH ORDINALITY
+    AS one (chunk_id, key, body, number)
 ORDER BY number
 
--- name: plan_delivery
--- Of one chunk, one delivery runs at a time: its jobs have a lock.
+-- name: plan_deliveries
+-- Of one chunk, one delivery runs at a time: its jobs have a lock. One that waits because the sink failed is not
+-- hurried by new transitions.
 INSERT INTO procrastinate_jobs (queue_name, task_name, queueing_lock, lock, args, scheduled_at)
-VALUES ('cardprod-deliver-' || %(token)s::text, 'cardprod.deliver', 'cardprod:deliver:' || %(id)s::bigint,
-        'cardprod:deliver:' || %(id)s::bigint,
-        jsonb_build_object('chunk_id', %(id)s::bigint, 'attempts', %(attempts)s::int),
-        now() + %(delay)s * interval '1 second')
+SELECT 'cardprod-deliver-' || token, 'cardprod.deliver', name, name,
+       jsonb_build_object('chunk_id', chunk.id, 'attempts', %(attempts)s::int), coalesce(to_timestamp(at), now())
+FROM unnest(%(id)s::bigint[], %(at)s::float8[]) AS one (id, at)
+JOIN chunks chunk USING (id)
+JOIN batches batch ON batch.id = batch_id,
+LATERAL (SELECT 'cardprod:deliver:' || batch_id || ':' || chunk.id AS name) lock
+WHERE chunk.finished_at IS NULL
+ORDER BY chunk.id
 ON CONFLICT (queueing_lock) WHERE status = 'todo' DO UPDATE SET
     queue_name = excluded.queue_name, task_name = excluded.task_name, args = excluded.args, lock = excluded.lock,
     priority = 0, scheduled_at = greatest(excluded.scheduled_at, least(
@@ -218,7 +225,7 @@ UPDATE tokens SET refused_at = NULL WHERE token = %(token)s AND refused_at IS NO
 
 -- name: delete_stalled_jobs
 -- Jobs whose worker is dead, and those under way for longer than any should be: the database went away just when they
--- were given out, or somebody else put them there.
+-- were given out, or somebody else put them there. And those of others that have the lock of a delivery.
 DELETE FROM procrastinate_jobs job
 WHERE status = 'doing' AND task_name IN ('cardprod.sweep', 'cardprod.deliver') AND (
     worker_id IS NULL
@@ -230,7 +237,7 @@ WHERE status = 'doing' AND task_name IN ('cardprod.sweep', 'cardprod.deliver') A
         SELECT max(at) FROM procrastinate_events WHERE job_id = job.id AND type = 'started'
     ), '-infinity') < now() - %(longest)s * interval '1 second'
 )
-RETURNING id
+OR lock LIKE 'cardprod:deliver:%%' AND (task_name <> 'cardprod.deliver' OR queueing_lock IS DISTINCT FROM lock)
 
 -- name: jobs_of_workers
 SELECT id FROM procrastinate_jobs WHERE status = 'doing' AND worker_id = ANY (%(workers)s::bigint[])
@@ -239,20 +246,20 @@ SELECT id FROM procrastinate_jobs WHERE status = 'doing' AND worker_id = ANY (%(
 DELETE FROM procrastinate_jobs WHERE status = 'doing' AND id = ANY (%(ids)s::bigint[])
 
 -- name: chunks_without_sweep
-SELECT chunk.id, batch.token
+SELECT chunk.id
 FROM chunks chunk JOIN batches batch ON batch.id = batch_id
 WHERE chunk.finished_at IS NULL AND pending > 0 AND submitted_at IS NOT NULL
     AND due_at < now() - %(slack)s * interval '1 second'
     AND NOT EXISTS (
         SELECT FROM procrastinate_jobs job
-        WHERE queueing_lock = 'cardprod:' || chunk.id AND task_name = 'cardprod.sweep'
+        WHERE queueing_lock = 'cardprod:' || batch.id || ':' || chunk.id AND task_name = 'cardprod.sweep'
             AND queue_name = 'cardprod-' || batch.token AND args ->> 'chunk_id' = chunk.id::text AND lock IS NULL
             AND priority = 0 AND (status = 'doing' OR status = 'todo' AND coalesce(scheduled_at, now()) <= now() + interval '60 seconds')
     )
 ORDER BY due_at LIMIT %(most)s
 
 -- name: chunks_without_delivery
-SELECT chunk.id, batch.token
+SELECT chunk.id
 FROM chunks chunk JOIN batches batch ON batch.id = batch_id
 WHERE chunk.finished_at IS NULL AND submitted_at IS NOT NULL
     AND chunk.id IN (
@@ -263,7 +270,7 @@ WHERE chunk.finished_at IS NULL AND submitted_at IS NOT NULL
     )
     AND NOT EXISTS (
         SELECT FROM procrastinate_jobs job
-        WHERE queueing_lock = 'cardprod:deliver:' || chunk.id AND task_name = 'cardprod.deliver'
+        WHERE queueing_lock = 'cardprod:deliver:' || batch.id || ':' || chunk.id AND task_name = 'cardprod.deliver'
             AND queue_name = 'cardprod-deliver-' || batch.token AND args ->> 'chunk_id' = chunk.id::text
             AND lock = queueing_lock AND priority = 0
             AND (status = 'doing' OR status = 'todo' AND coalesce(scheduled_at, now()) <= now() + interval '90 seconds')
@@ -276,7 +283,8 @@ FROM chunks chunk JOIN batches batch ON batch.id = batch_id
 WHERE chunk.finished_at IS NULL AND submitted_at IS NOT NULL
     AND deadline_at < now() - CASE WHEN token = ANY (%(refused)s::text[]) THEN 0 ELSE %(slack)s END * interval '1 second'
     AND (token = ANY (%(refused)s::text[]) OR NOT EXISTS (
-        SELECT FROM procrastinate_jobs WHERE queueing_lock = 'cardprod:' || chunk.id AND status = 'doing'
+        SELECT FROM procrastinate_jobs
+        WHERE queueing_lock = 'cardprod:' || batch.id || ':' || chunk.id AND status = 'doing'
     ))
 ORDER BY deadline_at LIMIT %(most)s
 

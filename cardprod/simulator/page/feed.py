@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 import attrs
 
 from cardprod.models import Card
+from cardprod.simulator.faults import Fault
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator
 
-    from cardprod.simulator.faults import Fault
     from cardprod.simulator.kiosks import CardState
     from cardprod.simulator.log import Log
     from cardprod.simulator.server import Simulator
@@ -49,7 +49,7 @@ class Position:
 
 
 class Feed:
-    """Observes a simulator for the pages that are open."""
+    """Observes a simulator, from `open` to `close`, for the pages that are open."""
 
     def __init__(self, kiosk: Simulator) -> None:
         self._kiosk = kiosk
@@ -57,9 +57,12 @@ class Feed:
         self._count = 0
         self._changed: OrderedDict[Change, int] = OrderedDict()  # the one that changed last is last
         self._readers: set[asyncio.Event] = set()
-        for change in (*_OTHERS, *kiosk.cards):
+
+    def open(self) -> None:
+        """Observe the simulator from now on."""
+        for change in (*_OTHERS, *self._kiosk.cards):
             self._record(change)
-        kiosk.observe(self._record)
+        self._kiosk.observe(self._record)
 
     def close(self) -> None:
         """Observe no more, and wake every reader."""
@@ -151,26 +154,29 @@ class Feed:
 
 def card_as_json(state: CardState) -> _Json:
     """Write a card's state. The profile's id is a text: JavaScript's numbers end before an int64 does."""
-    card = {"profile_id": str(state.card.profile_id), "card_token": state.card.card_token}
-    return card | _rounded(attrs.asdict(state, filter=lambda field, _: field.name != "card", recurse=False))
+    fields = attrs.asdict(state, recurse=False, value_serializer=_plain)
+    return {"profile_id": str(state.card.profile_id), "card_token": fields.pop("card")} | fields
 
 
 def _entries(log: Log[Any], after: int) -> list[_Json]:
     """Write the end of a log: the entries after a number, but not very many."""
     entries = log.last(min(log.total - after, _LOG_LENGTH))
-    return [{"number": number} | _rounded(attrs.asdict(entry, recurse=False)) for number, entry in entries]
+    return [
+        {"number": number} | attrs.asdict(entry, recurse=False, value_serializer=_plain) for number, entry in entries
+    ]
 
 
-def _rounded(fields: _Json) -> _Json:
-    """Make plain values of the fields of a state or an entry."""
-    for name, value in fields.items():
-        if isinstance(value, float):
-            fields[name] = round(value, 3)
-    if isinstance(fields.get("card"), Card):
-        fields["card"] = fields["card"].card_token  # whole, and without the profile, which most cards share
-    if fields.get("fault") is not None:
-        fields["fault"] = _in_words(fields["fault"])
-    return fields
+def _plain(_owner: object, _field: object, value: object) -> object:
+    """Make JSON of one field of a state or an entry."""
+    match value:
+        case float():
+            return round(value, 3)
+        case Card():
+            return value.card_token  # whole, and without the profile, which most cards share
+        case Fault():
+            return _in_words(value)
+        case _:
+            return value
 
 
 def _in_words(fault: Fault) -> str:

@@ -25,6 +25,18 @@ const element = (name, properties = {}, ...children) => {
 const setText = (node, text) => {
   if (node.textContent !== text) node.textContent = text;
 };
+/** Let a list have a child for each key: drop those that are gone, make those that are new; return them by their keys. */
+function childrenFor(list, keys, make) {
+  for (const child of [...list.children]) if (!keys.includes(child.dataset.key)) child.remove();
+  const children = new Map([...list.children].map((child) => [child.dataset.key, child]));
+  for (const key of keys) {
+    if (children.has(key)) continue;
+    children.set(key, make(key));
+    children.get(key).dataset.key = key;
+    list.append(children.get(key));
+  }
+  return children;
+}
 const cell = (className, ...children) => element("td", { className }, ...children);
 /** A code, which may be broken after its underscores. */
 const breakable = (code) => code.split(/(?<=_)/).flatMap((part) => [element("wbr"), part]);
@@ -159,24 +171,9 @@ $("copy").addEventListener("click", async () => {
 });
 
 function showKiosks(kiosks) {
+  const items = childrenFor($("kiosks"), kiosks.map((kiosk) => kiosk.id), kioskItem);
   for (const { id, is_online } of kiosks) {
-    let item = $("kiosks").querySelector(`[data-id="${CSS.escape(id)}"]`);
-    if (!item) {
-      const button = element("button", { type: "button" });
-      item = element(
-        "li",
-        {},
-        element("span", { className: "mono", textContent: id }),
-        element("span", { className: "kiosk-state" }),
-        element("span", { className: "count" }, "", element("span", { className: "wide", textContent: " in production" })),
-        button,
-      );
-      item.dataset.id = id;
-      button.addEventListener("click", () =>
-        send(item.dataset.online === "true" ? "take-offline" : "bring-online", { kiosk_id: id }),
-      );
-      $("kiosks").append(item);
-    }
+    const item = items.get(id);
     item.dataset.online = is_online;
     setText(item.querySelector(".kiosk-state"), is_online ? "online" : "offline");
     const button = item.querySelector("button");
@@ -184,6 +181,22 @@ function showKiosks(kiosks) {
     button.setAttribute("aria-label", `${button.textContent}: ${id}`);
   }
   $("card-table").classList.toggle("several", kiosks.length > 1);
+}
+
+function kioskItem(id) {
+  const button = element("button", { type: "button" });
+  const item = element(
+    "li",
+    {},
+    element("span", { className: "mono", textContent: id }),
+    element("span", { className: "kiosk-state" }),
+    element("span", { className: "count" }, "", element("span", { className: "wide", textContent: " in production" })),
+    button,
+  );
+  button.addEventListener("click", () =>
+    send(item.dataset.online === "true" ? "take-offline" : "bring-online", { kiosk_id: id }),
+  );
+  return item;
 }
 
 $("add-kiosk").addEventListener("click", () => send("add-kiosk"));
@@ -220,8 +233,8 @@ function showCards() {
   const first = view.page * PAGE_LENGTH;
   showRows(found.slice(first, first + PAGE_LENGTH));
   for (const item of $("kiosks").children) {
-    item.querySelector(".count").firstChild.data = grouped(busy.get(item.dataset.id) ?? 0);
-    item.title = `${item.dataset.id}: ${item.querySelector(".count").textContent}`;
+    item.querySelector(".count").firstChild.data = grouped(busy.get(item.dataset.key) ?? 0);
+    item.title = `${item.dataset.key}: ${item.querySelector(".count").textContent}`;
   }
   showFilters(counts);
   showPager(first, found.length);
@@ -321,7 +334,8 @@ function fillKiosk(row, card) {
     row.kiosk.replaceChildren(card.kiosk_id);
     return;
   }
-  if (row.choice.options.length !== ids.length || row.choice.parentElement !== row.kiosk) {
+  const isOther = ids.join() !== [...row.choice.options].map((option) => option.value).join();
+  if (isOther || row.choice.parentElement !== row.kiosk) {
     const chosen = row.choice.parentElement === row.kiosk ? row.choice.value : card.kiosk_id;
     row.choice.replaceChildren(...ids.map((id) => new Option(id, id)));
     row.choice.value = chosen;
@@ -387,22 +401,22 @@ function makeMove(row, move) {
 }
 
 function showFilters(counts) {
-  for (const status of ["", ...new Set([...STATUSES, ...counts.keys()])]) {
-    let button = $("filters").querySelector(`[data-status="${CSS.escape(status)}"]`);
-    if (!button) {
-      button = element("button", { type: "button" });
-      button.dataset.status = status;
-      button.addEventListener("click", () => {
-        view.filter = status;
-        view.page = 0;
-        showSoon();
-      });
-      $("filters").append(button);
-    }
-    const count = status ? (counts.get(status) ?? 0) : [...counts.values()].reduce((sum, each) => sum + each, 0);
-    setText(button, `${status || "All"} ${grouped(count)}`);
+  counts.set("", [...counts.values()].reduce((sum, count) => sum + count, 0));
+  const statuses = [...new Set(["", ...STATUSES, ...counts.keys(), view.filter])];
+  for (const [status, button] of childrenFor($("filters"), statuses, filterButton)) {
+    setText(button, `${status || "All"} ${grouped(counts.get(status) ?? 0)}`);
     button.setAttribute("aria-pressed", String(view.filter === status));
   }
+}
+
+function filterButton(status) {
+  const button = element("button", { type: "button" });
+  button.addEventListener("click", () => {
+    view.filter = status;
+    view.page = 0;
+    showSoon();
+  });
+  return button;
 }
 
 function showPager(first, length) {
@@ -530,7 +544,7 @@ function showFaultFields() {
 $("fault").addEventListener("change", showFaultFields);
 
 function showFaults({ next, error_rate, latency }) {
-  const rate = Math.round(error_rate * 100);
+  const rate = Number((error_rate * 100).toFixed(3));
   const lines = next.map(({ what, times }) => `next ${times === 1 ? "answer" : `${grouped(times)} answers`}: ${what}`);
   if (rate) lines.push(`error rate ${rate} %`);
   if (latency) lines.push(`latency ${latency} s`);
@@ -569,19 +583,23 @@ const answerOf = (httpStatus) => {
   return element("span", { className: isGood ? "answer-good" : "answer-bad", textContent });
 };
 
+/** A card's token; where there is no room for all of it, its end, in which tokens that were counted up differ. */
+const tokenCell = (token) => cell("mono token-end", element("bdi", { textContent: token }));
+
 function requestRow({ at, method, path, card, correlation_id, fault, http_status, status }) {
   const answer = cell("", answerOf(http_status), status ? ` ${status}` : "");
   if (fault) answer.append(element("span", { className: "detail", textContent: ` fault: ${fault}` }));
   // Its end, because a client may count them up there.
   const id = element("span", { className: "mono", textContent: correlation_id ? `…${correlation_id.slice(-8)}` : "" });
   id.title = correlation_id ?? "no correlation id";
-  const what = card && method === "GET" ? card : `${method} ${path}`;
-  const request = element("td", { className: "mono", title: `${method} ${path}`, textContent: what });
+  const request = card && method === "GET" ? tokenCell(card) : cell("mono", `${method} ${path}`);
+  request.title = `${method} ${path}`;
   return element("tr", {}, cell("time", clock(at)), request, answer, cell("id", id));
 }
 
 function deliveryRow({ at, card, status, delivery_id, attempt, http_status }) {
-  const about = element("td", { className: "mono", title: `X-Delivery-Id ${delivery_id}`, textContent: card ?? "test" });
+  const about = tokenCell(card ?? "test");
+  about.title = `X-Delivery-Id ${delivery_id}`;
   const answer = cell("", answerOf(http_status), attempt > 1 ? ` #${attempt}` : "");
   answer.title = `attempt ${attempt}`;
   return element("tr", {}, cell("time", clock(at)), about, cell("", status ?? ""), answer);
