@@ -72,6 +72,9 @@ async def _survivors(count: int, is_batch: bool, fault: Fault, seconds: float, m
             batch = client.wait_until_all_final(cards, timeout=3600, max_outage=max_outage)
             outcomes: list[object] = [*(await batch).values()]
         else:
-            waits = [client.wait_until_final(*card, timeout=3600, max_outage=max_outage) for card in cards]
+            waits = [
+                client.wait_until_final(card.profile_id, card.card_token, timeout=3600, max_outage=max_outage)
+                for card in cards
+            ]
             outcomes = [*await asyncio.gather(*waits, return_exceptions=True)]
     return sum(isinstance(outcome, ProductionStatus) and outcome.is_produced for outcome in outcomes)

@@ -85,7 +85,7 @@ def test_no_request_is_left_over(plans: list[Plan], per_minute: int) -> None:
 
 A_FIFTH: Final = RateLimit(per_second=20, per_minute=200)
 WORST: Final = 1.05
-"""How many times as late as with `Backoff` the ends may be seen; and another 0.3 s, and what may be by chance."""
+"""How many times as late as with `Backoff` the ends may be seen; and another 0.3 s, and what may be random."""
 
 
 RANDOM: Final = (179, 185, 231, 267, 292, 328, 333, 364, 371, 399)
@@ -110,7 +110,7 @@ def fleets(scale: int) -> dict[str, tuple[list[Plan], float]]:
     }
 
 
-def by_chance(learned: Polled, backoff: Polled) -> float:
+def random_part(learned: Polled, backoff: Polled) -> float:
     """Return two standard errors of the difference of the means, card by card."""
     later = [one - other for one, other in zip(learned.lateness, backoff.lateness, strict=True)]
     return 2 * stdev(later) / math.sqrt(len(later))
@@ -121,7 +121,7 @@ def test_fleets(name: str, *, full_size: bool) -> None:
     """A fleet's ends are seen as early as with `Backoff`, or much earlier, and no card goes much longer unpolled."""
     plans, most = fleets(2 if full_size else 1)[name]
     learned, backoff = (poll_fleet(plans, schedule, limit=A_FIFTH) for schedule in (AdaptiveSchedule(), Backoff()))
-    assert learned.mean <= most * backoff.mean + 0.3 + by_chance(learned, backoff)
+    assert learned.mean <= most * backoff.mean + 0.3 + random_part(learned, backoff)
     assert learned.longest_gap <= 1.5 * backoff.longest_gap + 1
 
 
@@ -134,7 +134,7 @@ def test_random_fleets(*, full_size: bool) -> None:
                 plans, limit = random_fleet(seed)
                 learned, backoff = (poll_fleet(plans, kind(), limit=limit) for kind in (AdaptiveSchedule, Backoff))
                 assert learned.longest_gap <= 1.5 * backoff.longest_gap + 1
-                assert learned.mean <= WORST * backoff.mean + 0.3 + by_chance(learned, backoff)
+                assert learned.mean <= WORST * backoff.mean + 0.3 + random_part(learned, backoff)
 
 
 @pytest.mark.parametrize("printing", [240.0, 600.0])
