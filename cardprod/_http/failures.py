@@ -98,8 +98,7 @@ def transport_error(exc: BaseException) -> TransportError:
     # The exception's message may contain the URL, and so the card token: only the system's error text is quoted.
     reason: str | None = getattr(exc, "strerror", None)
     if isinstance(exc, aiohttp.ClientHttpProxyError):
-        # aiohttp's own annotation is partial.
-        reason = f"it answered {exc.status}"  # pyright: ignore[reportUnknownMemberType]
+        reason = f"it answered {exc.status}"
     cls = RequestTimeout if isinstance(exc, TimeoutError) else TransportError
     return cls(f"{_tls_words(exc) or _head_words(exc) or _first(_FAILURES, exc)} ({reason or type(exc).__name__})")
 
