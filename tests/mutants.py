@@ -158,12 +158,6 @@ EQUIVALENT: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
             ),
         ),
     },
-    "_protocol.responses": {
-        "A 200 has been answered for before this line.": (
-            "if 200 < http_status < 300: # noqa: PLR2004 -> if 199 < http_status < 300: # noqa: PLR2004",
-            "if 200 < http_status < 300: # noqa: PLR2004 -> if 200 <= http_status < 300: # noqa: PLR2004",
-        ),
-    },
     "models": {
         "None is no code of the table, and comes back as it is.": (
             (
