@@ -28,6 +28,47 @@ async def test_an_operators_retry(kiosk, kiosk_client):
     assert final.is_produced
 ```
 
+To test an app's endpoint, serve the app in the test's own event loop, where the kiosk is as well. FastAPI's
+`TestClient` would block that loop until the endpoint has answered. Here with README's `app.py` and uvicorn:
+
+```python
+import asyncio
+
+import aiohttp
+import pytest
+import uvicorn
+from app import app
+from cardprod.simulator import Subscription
+from cardprod.webhooks import Verifier
+
+
+@pytest.mark.asyncio
+async def test_a_webhook_ends_the_wait(kiosk, monkeypatch):
+    monkeypatch.setenv("CARDPROD_TOKEN", kiosk.token)
+    monkeypatch.setenv("CARDPROD_BASE_URL", kiosk.base_url)
+    monkeypatch.setattr("app.VERIFIER", Verifier(kiosk.public_key))
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
+    serving = asyncio.create_task(server.serve())
+    while not server.started:
+        await asyncio.sleep(0.01)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    kiosk.subscribe(Subscription(url=f"http://127.0.0.1:{port}/wise"))
+    card = kiosk.add((123456, "my-card"), "never")
+    async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as browser:
+        waiting = asyncio.create_task(browser.get("/cards/my-card"))
+        while not kiosk.requests:
+            await asyncio.sleep(0.01)
+        kiosk.start(card)
+        kiosk.finish(card)
+        answer = await waiting
+        assert (await answer.json())["status"] == "PRODUCED"
+    server.should_exit = True
+    await serving
+```
+
+pytest takes its settings from the `pyproject.toml` of the folder it runs in, or of one above: keep your tests out of
+cardprod's own clone, which has settings for its tests.
+
 | fixture | is |
 | --- | --- |
 | `kiosk` | a running `cardprod.simulator.Simulator`, new for each test |

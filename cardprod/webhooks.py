@@ -303,7 +303,8 @@ def _public_key(key: str | bytes | RSAPublicKey) -> RSAPublicKey:
             raise UsageError("a public key must be RSA's, as Wise's are") from None
         except ValueError:  # the key is in no message: it may be a private one by mistake
             raise UsageError(
-                "a public key must be PEM, -----BEGIN PUBLIC KEY----- …, and no URL or path of one: read it first"
+                "a public key must be PEM, -----BEGIN PUBLIC KEY----- …, and no URL or path of one: "
+                + ("read it first" if key else "this one is empty")
             ) from None
     if not isinstance(loaded, RSAPublicKey):
         raise UsageError(f"a public key must be RSA's, as Wise's are, not a {type(loaded).__name__}")

@@ -99,6 +99,8 @@ def transport_error(exc: BaseException) -> TransportError:
     reason: str | None = getattr(exc, "strerror", None)
     if isinstance(exc, aiohttp.ClientHttpProxyError):
         reason = f"it answered {exc.status}"
+    elif isinstance(exc, aiohttp.ClientConnectorDNSError):
+        reason = f"{exc.host}: {reason}"
     cls = RequestTimeout if isinstance(exc, TimeoutError) else TransportError
     return cls(f"{_tls_words(exc) or _head_words(exc) or _first(_FAILURES, exc)} ({reason or type(exc).__name__})")
 

@@ -10,7 +10,7 @@ Exit codes:
 | 3 | not final yet: the wait timed out; for `status`, the card is under way; for `batch`, it is not finished |
 | 4 | the API, the network or the database: no usable answer, also until a timeout; or the output cannot be written |
 | 70 | a defect of the command, with a traceback |
-| 130, 143 | Ctrl-C; SIGTERM, of `watch` |
+| 130, 143 | Ctrl-C; SIGTERM |
 
 With many cards the one that most needs attention decides: 4 if one has no usable answer, else 3 if one is not final,
 else 1 if one ended in an error status, else 2 if a row was no card, else 0. With `--strict` such a row is refused
@@ -49,8 +49,8 @@ request was sent to the kiosk. The `error` of a card whose time ran out, a `Wait
 if there was no usable answer; with a status also the other fields of a line `status`; and `elapsed` and `polls`. `wait`
 has a line `status` before it. With `--follow`, a wait goes on after an error status: that of `wait` goes on counting
 `elapsed` and `polls`, while in `watch` a new wait begins. What `worker` reports are lines `transition` and `error`
-without `seen_at`, but with `key` and `batch_id`: a line can come again, with the same key. Fields may be added; none
-will change its meaning.
+without `seen_at`, but with `key` and `batch_id`: a line can come again, with the same key. Those of `batch --results`
+are `status` and `error`, with `batch_id` alone. Fields may be added; none will change its meaning.
 
 `watch --checkpoint` shows of cards only what is new: append its output to a file with `>>`. After it was killed, it can
 show a `transition` or `error` again. Each run reads the list anew, and shows its rows that are no cards: in a file of

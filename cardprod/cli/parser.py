@@ -35,7 +35,7 @@ exit codes:
   0 produced   1 ended in an error status   2 usage   3 not final yet or timed out
   4 API, network or database: no usable answer, also until a timeout; or the output cannot be written
   with many cards the first of 4, 3, 1 that one of them makes, else 2 if a row of the list is no card
-  130 Ctrl-C
+  130 Ctrl-C   143 SIGTERM
 
 examples:
   cardprod demo

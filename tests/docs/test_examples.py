@@ -161,6 +161,9 @@ async def test_example(example: Example, monkeypatch: pytest.MonkeyPatch, tmp_pa
     code = compile(source, example.path, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
     mains: list[Coroutine[Any, Any, object]] = []
     monkeypatch.setitem(sys.modules, "example", ModuleType("example"))
+    web_app = ModuleType("app")  # README's, which a test of it imports
+    vars(web_app)["app"] = None
+    monkeypatch.setitem(sys.modules, "app", web_app)
     monkeypatch.setattr(asyncio, "run", mains.append)  # there is a loop already, in virtual time
     async with (
         _wise_is_a_kiosk() as kiosk,
@@ -253,7 +256,7 @@ async def test_csv_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         kiosk.add((123456, "card-1"), "jams")
         exec(_recipe("csv.writer"), {})  # noqa: S102 - our own recipe
         await mains.pop()
-    rows = [*csv.reader((tmp_path / "cards.csv").read_text().splitlines())]
+    rows = [*csv.reader((tmp_path / "ends.csv").read_text().splitlines())]
     assert {row[1]: row[2] for row in rows} == {
         **{f"card-{number}": "CardNotFound" for number in range(50)},
         "card-0": "PRODUCED",
@@ -511,14 +514,19 @@ def _listeners(database: str) -> int:
         return len(connection.execute(statement).fetchall())
 
 
-@pytest.mark.parametrize("page", [None, _TESTING], ids=["README", "testing"])
-def test_pytest_recipe(tmp_path: Path, page: str | None) -> None:
+@pytest.mark.parametrize(
+    ("words", "page"),
+    [("import pytest\n", None), ("test_a_jam", _TESTING), ("import uvicorn", _TESTING)],
+    ids=["README", "testing", "endpoint"],
+)
+def test_pytest_recipe(tmp_path: Path, words: str, page: str | None) -> None:
     """The test of a user's own app passes under pytest with pytest-asyncio, outside this project."""
-    (tmp_path / "test_recipe.py").write_text(_recipe("import pytest\n", page))
+    (tmp_path / "test_recipe.py").write_text(_recipe(words, page))
+    (tmp_path / "app.py").write_text(_recipe("FastAPI(lifespan"))
     # Only the plugins that the recipe needs: others that happen to be installed take longer to load than it to run.
     plugins = ["-p", "pytest_asyncio.plugin", "-p", "cardprod.testing"]
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *plugins]
-    env = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONPATH": str(_ROOT)}
+    env = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONPATH": f"{_ROOT}{os.pathsep}{tmp_path}"}
     finished = run_program(*command, "test_recipe.py", cwd=tmp_path, env=env, check=False)
     assert finished.exit_code == 0, finished.out
     assert re.search(r"^\d passed", finished.out, re.MULTILINE)

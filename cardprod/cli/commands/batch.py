@@ -27,7 +27,8 @@ def add(to: Commands) -> None:
     batch = to.add(
         "batch",
         run,
-        "show how far a batch is\n\nIt exits with 3 until it is finished: no card is pending, and all was delivered.",
+        "show how far a batch is\n\nIt exits with 3 until it is finished: no card is pending, and all was delivered.\n"
+        "Then it exits with 0, however the cards ended.",
         "cardprod batch ID",
         "cardprod batch ID --results --json",
         "cardprod batch ID --cancel",
@@ -52,6 +53,6 @@ async def run(arguments: argparse.Namespace, output: Output) -> int:
         output.emit(Report(text, "batch", attrs.asdict(status)))
         if arguments.results:
             async for card, outcome in durable.results(arguments.batch):
-                output.emit(Result(outcome, card))
+                output.emit(Result(outcome, card, stored={"batch_id": arguments.batch}))
                 await output.drain()
     return NOT_FINAL if status.finished_at is None else PRODUCED

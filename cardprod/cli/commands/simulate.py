@@ -71,7 +71,7 @@ Kiosk simulator at {url}
 Any card of any profile begins the plan {plan!r} at its first request.
 See and drive it in a browser: {url}/
 In another terminal:
-  CARDPROD_BASE_URL={url} CARDPROD_TOKEN=any cardprod wait 123456 my-card
+  CARDPROD_BASE_URL={url} CARDPROD_TOKEN=any cardprod wait 123456 my-card{" --follow" * (plan == "retried")}
 """
         if webhooks is not None:
             fields["public_key_url"] = kiosk.public_key_url

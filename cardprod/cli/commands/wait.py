@@ -44,7 +44,7 @@ def add(to: Commands) -> None:
     add_profile(wait)
     wait.add_argument("card", type=card_token, metavar="CARD", help="the card's token")
     add_timeout(wait, 900.0, "15m")
-    wait.add_argument("--follow", action="store_true", help="go on after an error status, until the card is produced")
+    wait.add_argument("--follow", action="store_true", help="go on after an error status, within --timeout")
     add_connection(wait)
 
 

@@ -57,7 +57,7 @@ def add(to: Commands) -> None:
     add_list(watch)
     add_file(watch, "--checkpoint", help="keep in this file how far it is, and continue from it if it is there")
     add_timeout(watch, math.inf, "none")
-    watch.add_argument("--follow", action="store_true", help="go on after an error status, until a card is produced")
+    watch.add_argument("--follow", action="store_true", help="go on after an error status, with a new --timeout")
     watch.add_argument("--strict", action="store_true", help="begin nothing if a row of the list is no card")
     watch.add_argument("--plain", action="store_true", help="lines instead of a live view, in a terminal too")
     limit = RateLimit()

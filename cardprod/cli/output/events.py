@@ -32,14 +32,14 @@ __all__ = [
 class Result:
     """A card's status or transition, or the error that ended its wait; without a card, the one that ended the command.
 
-    `seconds` is how long after the command began; a worker's has a key and a batch; `seen_at` is when a status was
-    seen, in microseconds since 1970, None for now.
+    `seconds` is how long after the command began; of a stored wait, `stored` has its batch, and a worker's its key;
+    `seen_at` is when another's status was seen, in microseconds since 1970, None for now.
     """
 
     outcome: ProductionStatus | Transition | CardprodError
     card: Card | None = None
     seconds: float | None = None
-    of_worker: Mapping[str, str] = {}
+    stored: Mapping[str, str] = {}
     seen_at: UnixTime | None = None
 
 

@@ -72,9 +72,9 @@ def _result(event: events.Result) -> tuple[str, dict[str, Any]]:
             if isinstance(error, WaitTimeout):
                 seen_at = last_seen_at(error)
                 fields |= ({"status": None} if error.last is None else _status(error.last)) | _effort(error)
-    if fields.get("status") is not None and not event.of_worker:  # a worker delivers later
+    if fields.get("status") is not None and not event.stored:  # a worker delivers later
         fields["seen_at"] = as_datetime(unix_time(wall_clock()) if seen_at is None else seen_at)
-    return kind, {"card": card and attrs.asdict(card), **fields, **event.of_worker}
+    return kind, {"card": card and attrs.asdict(card), **fields, **event.stored}
 
 
 def _fields(value: object, *names: str) -> dict[str, Any]:
