@@ -30,8 +30,7 @@ for again; those whose time ran out, or that had no usable answer, begin anew, a
 are shown again. The time of the others goes on: --timeout counts from when a
 card's wait began, and can be another one. Requests are counted anew: if those of
 the run before make more than 1,000 a minute, the API says so, and that is waited
-for. Ctrl-C is fine. When all are final, the
-file says so: remove it to begin anew.
+for. Ctrl-C is fine. When all are final, the file says so: remove it to begin anew.
 
 The file is an SQLite database, with a row for each card; its error is null unless
 the card's wait ended with one, and begins anew with the next run:
