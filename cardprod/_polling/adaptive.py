@@ -38,7 +38,7 @@ second. With the mean M of those delays, L = R - M, or 0 if the budget suffices.
 is put off hardly longer than `fallback` would, and what was learned wrong is soon put right. That no gap is over half
 longer than `fallback`'s longest, and that the ends of a fleet are then seen as early, is only measured, not proved. It
 cannot always be so: a request that is left over and used now counts in the same minute later, so where a minute's limit
-is nearly all used, cards that come at its end can be seen later than with `fallback`. Of several hundred random fleets it was one.
+is nearly all used, cards that come at its end can be seen later than with `fallback`.
 
 A card that has not changed for an hour is polled no more often than every ten seconds, and so on in proportion
 (`_UNCHANGED`), but never less often than `fallback` would.

@@ -610,7 +610,7 @@ def timed_out(
         seen = f"{how} {one_line(last.status, 100)}"
     advice = "the card may still be produced, so wait again"
     if last is not None and last.is_produced:
-        advice = "as `after`, so it was produced before this wait began"
+        advice = "the card was produced already when this wait began"
     if failure is not None:
         advice = f"the last poll failed: {one_line(str(failure.args[0]), _SHOWN_FAILURE)}"
     message = f"not final after {elapsed:.0f} s and {polls} answered polls: {seen}; {advice}"

@@ -243,14 +243,15 @@ class Database:
         if pool is not None:
             await pool.close(timeout=1.0)
 
-    def check_open(self) -> None:
-        """Make sure that it is open.
+    def check_open(self) -> _Pool:
+        """Make sure that it is open, and return its connections.
 
         Raises:
             UsageError: It is not.
         """
         if self._pool is None:
             raise UsageError("this Durable is not open: use it inside its `async with` block")
+        return self._pool
 
     def new_app(self) -> procrastinate.App:
         """Make an app of procrastinate's, for a worker to have its own tasks on."""
@@ -266,8 +267,7 @@ class Database:
         self.check_open()
         try:
             await self._prepare_once()
-            assert self._pool is not None, "it was closed meanwhile"  # noqa: S101 - for the type checker
-            async with self._pool.connection() as connection:
+            async with self.check_open().connection() as connection:
                 return await work(connection)
         except psycopg.errors.InsufficientPrivilege as exc:
             error = translate(exc, await self._missing_grants())
@@ -284,9 +284,8 @@ class Database:
         return await self.run(lambda connection: fetch_one(connection, name, **values))
 
     async def _missing_grants(self) -> list[str]:
-        assert self._pool is not None, "it was closed meanwhile"  # noqa: S101 - for the type checker
         try:
-            async with self._pool.connection() as connection:
+            async with self.check_open().connection() as connection:
                 rows = await fetch(connection, "missing_grants", schema=self._settings.schema)
         except psycopg.Error:
             return []

@@ -200,7 +200,7 @@ class Worker:
     # --- One of several ---
 
     async def _join(self) -> None:
-        """Take a share of the rate limit, once the database is there, and let the others do so before any poll."""
+        """Register for a share of the rate limit, and wait until the other workers have reduced theirs."""
         await self._with_retry(partial(check_grants, settings=self._settings))
         if await self._with_retry(self._tick) > 1:
             await asyncio.sleep(2 * self._settings.tick)

@@ -24,6 +24,7 @@ from cardprod import (
     BadReply,
     Card,
     CardNotFound,
+    CardprodError,
     Client,
     DurableError,
     ProductionStatus,
@@ -62,7 +63,6 @@ from tests.waiting import LONG_LIMIT, LONG_TIMEOUT, Child, until
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
-    from cardprod import CardprodError
     from cardprod.durable import BatchStatus
 
 pytestmark = pytest.mark.looptime(False)
@@ -675,3 +675,16 @@ async def test_own_sink_and_own_database(kiosk: Simulator, tmp_path: Path, open_
     with start("batch", batch_id) as reading:
         assert await reading.until_end(LONG_LIMIT) == 0, reading.err
         assert reading.out.startswith("1 card: 1 produced")
+
+
+async def test_closed_during_its_first_use(postgres: str) -> None:
+    """Whenever a Durable is left while another task uses it, that task gets one of our errors, or its answer."""
+    answers: list[object] = []
+    for iterations in range(0, 60, 6):
+        async with Durable(postgres) as durable:
+            asking = asyncio.create_task(durable.status("00000000-0000-0000-0000-000000000000"))
+            for _ in range(iterations):
+                await asyncio.sleep(0)
+        async with asyncio.timeout(LONG_LIMIT):
+            answers += await asyncio.gather(asking, return_exceptions=True)
+    assert all(isinstance(answer, CardprodError) for answer in answers), answers

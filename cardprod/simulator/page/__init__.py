@@ -82,7 +82,7 @@ class Page:
         router.add_post("/_kiosk/{name}", self._answer_command)
 
     def open(self) -> None:
-        """Observe the simulator, which runs from now on."""
+        """Begin to observe the simulator, which has started."""
         self._feed.open()
 
     def close(self) -> None:

@@ -59,7 +59,7 @@ class Feed:
         self._readers: set[asyncio.Event] = set()
 
     def open(self) -> None:
-        """Observe the simulator from now on."""
+        """Begin to observe the simulator."""
         for change in (*_OTHERS, *self._kiosk.cards):
             self._record(change)
         self._kiosk.observe(self._record)

@@ -25,7 +25,7 @@ const element = (name, properties = {}, ...children) => {
 const setText = (node, text) => {
   if (node.textContent !== text) node.textContent = text;
 };
-/** Let a list have a child for each key: drop those that are gone, make those that are new; return them by their keys. */
+/** Give a list one child for each key: remove the others, create missing ones, and return the children by key. */
 function childrenFor(list, keys, make) {
   for (const child of [...list.children]) if (!keys.includes(child.dataset.key)) child.remove();
   const children = new Map([...list.children].map((child) => [child.dataset.key, child]));
