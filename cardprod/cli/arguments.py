@@ -15,6 +15,7 @@ __all__ = [
     "add_connection",
     "add_database",
     "add_file",
+    "add_follow",
     "add_list",
     "add_profile",
     "add_timeout",
@@ -95,6 +96,12 @@ def add_timeout(to: argparse.ArgumentParser, default: float, words: str) -> None
     """Add `--timeout`."""
     words = f"stop waiting for a card after: 90 (seconds), 10m, 2h, or none (default {words})"
     to.add_argument("--timeout", type=duration, default=default, metavar="TIME", help=words)
+
+
+def add_follow(to: argparse.ArgumentParser) -> None:
+    """Add `--follow`."""
+    words = "go on after an error status until the card is PRODUCED, within the same --timeout"
+    to.add_argument("--follow", action="store_true", help=words)
 
 
 def add_connection(to: argparse.ArgumentParser) -> None:

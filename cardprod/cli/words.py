@@ -93,7 +93,7 @@ _MEANINGS: Final[Mapping[type, str]] = {
     errors.ServerError: "5xx: Wise, or a proxy before it, could not answer",
     errors.ApiError: "the answer is an error",
     errors.BadReply: "the answer is not of the documented shape",
-    errors.WaitTimeout: "the timeout passed before the card was final",
+    errors.WaitTimeout: "its time ran out",
     errors.CardprodError: "it failed",
 }
 

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import signal
 import sys
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import UUID
 
 import pytest
 
+import cardprod
 from cardprod import cli
+from cardprod.cli.exit_codes import EXIT_CODES
 from cardprod.simulator import Fault, Stage
 from tests.cards import CARD
 from tests.cli.commands import output_of, run, run_json, start_command, write_list
@@ -22,7 +26,6 @@ from tests.waiting import until, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
-    from pathlib import Path
 
     from cardprod.simulator import Plan, Simulator
 
@@ -62,6 +65,7 @@ async def test_status_as_json(kiosk: Simulator) -> None:
         "error_origin": "PRINTER",
         "error_meaning": "Printer error: ribbon has ended",
         "description": "Replace it",
+        "is_last": True,
     }
 
 
@@ -200,7 +204,10 @@ def test_bad_arguments(capfd: pytest.CaptureFixture[str]) -> None:
 
 
 def test_help(capfd: pytest.CaptureFixture[str]) -> None:
-    """`--help` names the commands, the environment and the exit codes; no command takes a token as an argument."""
+    """`--help` has all commands and each variable that is read; every help has the one list of exit codes.
+
+    No command takes a token as an argument.
+    """
 
     def help_of(*argv: str) -> str:
         with pytest.raises(SystemExit) as caught:
@@ -208,10 +215,16 @@ def test_help(capfd: pytest.CaptureFixture[str]) -> None:
         assert caught.value.code == 0
         return capfd.readouterr().out
 
-    out = help_of()
-    commands = ("demo", "status", "wait", "watch", "simulate")
-    assert [words for words in (*commands, "CARDPROD_TOKEN", "exit codes", "examples:") if words not in out] == []
-    assert [name for name in commands if "--token" in help_of(name)] == []
+    helps = {"": help_of()}
+    listed = re.search(r"COMMAND\n(.+?)\n\n", helps[""], re.DOTALL)
+    assert listed is not None
+    helps |= {name: help_of(name) for name in re.findall(r"^    ([a-z]+)", listed[1], re.MULTILINE)}
+    assert len(helps) == 11
+    assert [name for name, text in helps.items() if EXIT_CODES not in text or "examples:" not in text] == []
+    sources = [path.read_text("utf-8") for path in Path(cardprod.__file__).parent.rglob("*.py")]
+    variables = {name for source in sources for name in re.findall(r"CARDPROD_[A-Z_]+[A-Z]", source)}
+    assert set(re.findall(r"^  (CARDPROD_[A-Z_]+)  ", helps[""], re.MULTILINE)) == variables
+    assert [name for name in ("status", "wait", "watch", "simulate") if "--token" in helps[name]] == []
 
 
 def test_ctrl_c() -> None:

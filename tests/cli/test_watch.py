@@ -320,9 +320,9 @@ async def watching_json(file: str, state: Path, *more: str) -> AsyncGenerator[tu
         yield watching, lambda: [json.loads(line) for line in printed().splitlines()]
 
 
-async def cancelled_after(seconds: float, file: str, state: Path) -> list[dict[str, Any]]:
+async def cancelled_after(seconds: float, file: str, state: Path, *more: str) -> list[dict[str, Any]]:
     """Watch for so long, and return what was reported until then."""
-    async with watching_json(file, state, *SLOWLY) as (watching, lines):
+    async with watching_json(file, state, *SLOWLY, *more) as (watching, lines):
         await asyncio.sleep(seconds)
         watching.cancel()
         with pytest.raises(asyncio.CancelledError):
