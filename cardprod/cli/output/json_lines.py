@@ -33,8 +33,8 @@ class JsonLines(Output):
             self.stream.write(f"{line}\n")
         if isinstance(event, events.Warned):
             self.note(event.text)
-        elif isinstance(event, events.WatchEnded) and event.stopped_by is not None:
-            self.note(stop_message(event))
+        elif isinstance(event, events.WatchEnded) and (words := stop_message(event)):
+            self.note(words)
 
 
 def _object_of(event: events.Event) -> tuple[str, dict[str, Any]] | None:  # noqa: PLR0911 - a table
