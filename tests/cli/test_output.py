@@ -133,6 +133,7 @@ def test_words_of_the_command_line() -> None:
             for message in messages_of(Path(cardprod.__file__).parent / name):
                 with table.row(name, message):
                     assert CODE.findall(in_words(message)) == []
+                    assert ("check base_url" in message) == ("check CARDPROD_BASE_URL (https://" in in_words(message))
 
 
 def test_no_class_names() -> None:
