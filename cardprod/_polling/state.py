@@ -613,7 +613,7 @@ def timed_out(
             missing, advice = "nothing new", "the card was produced already when this wait began"
     if failure is not None:
         advice = f"the last poll failed: {one_line(str(failure.args[0]), _SHOWN_FAILURE)}"
-    message = f"{missing} after {int(elapsed)} s and {polls} answered polls: {seen}; {advice}"
+    message = f"{missing} after {round(elapsed, 1):.10g} s and {polls} answered polls: {seen}; {advice}"
     error = WaitTimeout(message, last=last, polls=polls, elapsed=elapsed, card=card)
     error.__cause__ = failure
     return error

@@ -61,8 +61,8 @@ def profile(text: str) -> int:
     try:
         return Card(int(text) if text.isascii() and text.isdigit() else 0, "any").profile_id
     except ValueError:
-        words = "a profile's id, which comes before the card, is a whole number, such as 123456"
-        raise argparse.ArgumentTypeError(f"{words}, not {text!r}") from None
+        words = f"a profile's id is a whole number, such as 123456, not {text!r}; the card comes after it"
+        raise argparse.ArgumentTypeError(words) from None
 
 
 def card_token(text: str) -> str:

@@ -37,7 +37,7 @@ exit codes:
   70   a defect of this command, with a traceback
   130  Ctrl-C, 143 SIGTERM (Python's subprocess shows -15 unless it is watch's);
        worker: 0, once what is under way is finished
-  With several cards, the first of 4, 3, 1 and 2 that one of them, or a row, makes.
+  Of several cards, one with 4 decides, else one with 3, else one with 1, else a row with 2.
 """
 """The one list of them, in the help of each command."""
 

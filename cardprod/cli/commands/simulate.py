@@ -37,8 +37,8 @@ begins with the name of a plan, or an error code, and a dash has that plan: jams
 retried-2, PRD_HOPPER_JAM-3. unknown-4 gets a 404, and the token `expired` a 401.
 
 Its page shows everything live, with a button for each move. By HTTP, a move is:
-  curl -H 'Content-Type: application/json' http://127.0.0.1:8080/_kiosk/fail \\
-    -d '{"profile_id": 123456, "card_token": "never-1", "error_code": "PRD_FEEDER_JAM"}'
+  curl -H 'Content-Type: application/json' http://127.0.0.1:8080/_kiosk/start \\
+    -d '{"profile_id": 123456, "card_token": "never-1"}'
 `python -m pydoc cardprod.simulator` lists the moves and their fields."""
 
 _FIELDS: Final = ("method", "path", "http_status", "status")
