@@ -475,7 +475,7 @@ def test_what_a_timeout_says() -> None:
     assert str(final_error(state)).endswith("; the last poll failed: " + "x" * 299 + "…")
     state = new_state(timeout=15.0, after=seen("REQUEST_ERROR"))
     state.expire(120.0)
-    assert "nothing new since REQUEST_ERROR; the card may still be produced" in str(final_error(state))
+    assert ": not PRODUCED after 20 s and 0 answered polls: still REQUEST_ERROR; the " in str(final_error(state))
 
 
 def test_an_error_is_taken_once() -> None:
