@@ -204,7 +204,7 @@ from cardprod._polling.waits import Waits
 from cardprod._polling.webhook_trust import WebhookTrust
 from cardprod._protocol.requests import PRODUCTION, PRODUCTION_MTLS, SANDBOX, SANDBOX_MTLS, Endpoint
 from cardprod._protocol.validation import check_callable, check_count, check_flag, check_seconds, check_type
-from cardprod.checkpoint import Checkpoint
+from cardprod.checkpoint import Checkpoint, known_statuses
 from cardprod.errors import UsageError
 from cardprod.models import Card, ProductionEvent, ProductionStatus
 from cardprod.telemetry import Telemetry
@@ -219,6 +219,7 @@ if TYPE_CHECKING:
     from cardprod._polling.backoff import Schedule
     from cardprod._polling.source import Cards
     from cardprod._polling.sweep import Sweep
+    from cardprod.checkpoint import After
     from cardprod.errors import Unauthorized
     from cardprod.telemetry import Observer
 
@@ -245,7 +246,7 @@ class Client:
 
     Args:
         token: A user token (Wise documents no personal tokens for this call), an `OAuthToken`, which refreshes itself,
-            or another `TokenSource`.
+            or another `TokenSource`. It is required; `from_env` takes it from the environment.
         base_url: `PRODUCTION`, `SANDBOX`, or another server with the same API, such as the simulator; with a client
             certificate in `ssl`, `PRODUCTION_MTLS` or `SANDBOX_MTLS`.
         api_version: The first segment of the path, "v3" or a calendar version such as "2026Q3".
@@ -282,7 +283,7 @@ class Client:
 
     def __init__(  # noqa: PLR0913 - one for each thing a user may set
         self,
-        token: str | TokenSource,
+        token: str | TokenSource = "",
         *,
         base_url: str = PRODUCTION,
         api_version: str = "v3",
@@ -391,13 +392,14 @@ class Client:
             card_token: The card's token.
             timeout: Seconds to wait, on the event loop's clock; None for no limit. At the deadline there is one last
                 poll, which may take `request_timeout` seconds more, retries included.
-            schedule: When to poll: an `AdaptiveSchedule`, a `Backoff`, or any object with its `delay` method; None for
-                the client's own `AdaptiveSchedule`, which polls every few seconds while the rate limit allows it, and
-                where changes are likeliest while it does not.
+            schedule: When to poll: an `AdaptiveSchedule`, a `Backoff`, or any object with a method
+                `delay(unchanged, random)` as `Schedule` has it; None for the client's own `AdaptiveSchedule`, which
+                polls every few seconds while the rate limit allows it, and where changes are likeliest while it does
+                not.
             max_failures: How many polls in a row may fail, each after its own attempts, before the wait does. An
-                answer, or an event with something new, resets the count.
-            max_outage: For how many seconds they must have failed as well, once the wait has had an answer: an outage
-                that is shorter does not end it, a longer one may: raise it to `timeout` to outlast any.
+                answer, or an event with something new, resets the count. Before the first answer nothing else counts.
+            max_outage: Once the wait has had an answer, these failures end it only if the first of them was this many
+                seconds ago, or more: so no shorter outage ends it, and none at all with a `max_outage` of `timeout`.
             after: A status that you know already. What equals it, in status, `occurred_at` and error code, is not
                 reported and does not end the wait: pass an error status to wait for what an operator's retry brings.
 
@@ -408,7 +410,7 @@ class Client:
             UsageError: An argument is invalid. See `Wait` for what waiting raises.
         """
         card = Card(profile_id, card_token)
-        check_type("after", after, ProductionStatus, or_none=True)
+        check_type("after", after, ProductionStatus, "a ProductionStatus, such as step.current", or_none=True)
         options = self._options(schedule, timeout, max_failures, max_outage)
         return Wait(card, self._poller, attrs.evolve(options, least_gap=IDLE_GAP), after)
 
@@ -442,6 +444,7 @@ class Client:
         schedule: Schedule | None = None,
         max_failures: int = 5,
         max_outage: float = 300.0,
+        after: After | None = None,
     ) -> Waits:
         """Wait until each of many cards is PRODUCED, PRODUCTION_ERROR or REQUEST_ERROR.
 
@@ -458,6 +461,9 @@ class Client:
             schedule: As for `wait_until_final`; what the client's own learns serves all of its waits.
             max_failures: For each card, as for `wait_until_final`.
             max_outage: For each card, as for `wait_until_final`.
+            after: Statuses that are known already, by card, as `get_statuses` or an earlier wait gave them: errors
+                among them are ignored, and what equals the status of its card is not reported and does not end its
+                wait. So of an earlier wait pass on its dict, with the cards that are to be waited for again.
 
         Returns:
             The waits, not started yet.
@@ -470,7 +476,8 @@ class Client:
         if batch_timeout is not None:
             batch_timeout = _check_timeout("batch_timeout", batch_timeout)
         options = self._options(schedule, timeout, max_failures, max_outage)
-        return Waits(cards, self._poller, self._batches, options, batch_timeout=batch_timeout)
+        known = known_statuses(after)
+        return Waits(cards, self._poller, self._batches, options, batch_timeout=batch_timeout, after=known)
 
     @returns_coroutine
     def resume(self, checkpoint: Checkpoint, *, schedule: Schedule | None = None) -> Waits:
@@ -571,7 +578,10 @@ class Client:
         check_count("max_failures", max_failures)
         check_seconds("max_outage", max_outage)
         if isinstance(schedule, type) or not callable(getattr(schedule, "delay", None)):
-            raise UsageError(f"schedule must be a Backoff or have its delay method, unlike {schedule!r}")
+            raise UsageError(
+                "schedule must be an AdaptiveSchedule, a Backoff, an object with a method delay(unchanged, random), or "
+                f"None, not {schedule!r}"
+            )
         limit = self._rate_limit
         return PollOptions(
             schedule=schedule,

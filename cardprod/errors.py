@@ -225,7 +225,7 @@ class DurableError(CardprodError):
 class BadSignature(CardprodError):
     """A delivery without a valid signature by one of the keys: answer it with 400.
 
-    The message does not say what is wrong with it, because that would help to forge one.
+    Of a signature that is there the message does not say what is wrong, because that would help to forge one.
     """
 
 

@@ -20,6 +20,7 @@ __all__ = [
     "FINAL_STATUSES",
     "Card",
     "CardLike",
+    "KnownCard",
     "ProductionEvent",
     "ProductionStatus",
     "Status",
@@ -99,7 +100,7 @@ class ProductionStatus:
 
     @property
     def is_final(self) -> bool:
-        """Whether it ends a wait: PRODUCED, PRODUCTION_ERROR or REQUEST_ERROR."""
+        """Whether it is PRODUCED, PRODUCTION_ERROR or REQUEST_ERROR, which ends a wait without `after`."""
         return self.status in FINAL_STATUSES
 
     @property
@@ -141,6 +142,17 @@ class ProductionStatus:
         return one_line(text, _SHOWN_STATUS)
 
 
+@attrs.frozen(repr=False, eq=False)
+class KnownCard(Card):
+    """A card whose status is known: it is taken wherever a card is, and a wait for it waits for what comes after that.
+
+    Args:
+        after: The status that is known, as for `Client.wait_until_final`.
+    """
+
+    after: ProductionStatus
+
+
 @attrs.frozen
 class Transition:
     """One change seen during a wait: the first poll, a new status, or the same status under a new `occurred_at`.
@@ -161,7 +173,7 @@ class Transition:
 
     @property
     def is_final(self) -> bool:
-        """Whether it ends the wait."""
+        """Whether `current` is final. After an error status an operator may send the card again: see `after`."""
         return self.current.is_final
 
     def __str__(self) -> str:

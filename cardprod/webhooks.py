@@ -137,8 +137,11 @@ _SIGNATURE: Final = SIGNATURE_HEADER.lower()
 _DELIVERY_ID: Final = "x-delivery-id"
 _TEST: Final = "x-test-notification"
 _NOT_SIGNED: Final = (
-    "this delivery is not signed by a known key: check that the body is the raw one, that the headers have "
-    "X-Signature-SHA256, and that the key is of the server that sends it"
+    "this delivery is not signed by a known key: check that the body is the raw one, and that the key is of the server "
+    "that sends it"
+)
+_NO_SIGNATURE: Final = (
+    f"this request has no {SIGNATURE_HEADER} header: check that Wise sent it, and that no proxy drops its headers"
 )
 _LONGEST_SIGNATURE: Final = 4096
 _LONGEST_ID: Final = 100
@@ -222,6 +225,8 @@ class Verifier:
         # A caller without a type checker may pass text, which was decoded, or what a framework parsed.
         check_type("body", body, bytes, "the raw bytes of the request")
         signatures = read_headers(headers, {_SIGNATURE})[_SIGNATURE]
+        if not signatures:
+            raise BadSignature(_NO_SIGNATURE)
         if len(body) > MAX_BODY or not self._is_signed(body, signatures):
             raise BadSignature(_NOT_SIGNED)
 

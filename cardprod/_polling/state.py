@@ -613,7 +613,9 @@ def timed_out(
         advice = "the card was produced already when this wait began"
     if failure is not None:
         advice = f"the last poll failed: {one_line(str(failure.args[0]), _SHOWN_FAILURE)}"
-    message = f"not final after {elapsed:.0f} s and {polls} answered polls: {seen}; {advice}"
+    # Never more than it was: a wait of half a second is not one of 1 s.
+    seconds = math.floor(elapsed * 10 + 1e-6) / 10
+    message = f"not final after {seconds:g} s and {polls} answered polls: {seen}; {advice}"
     error = WaitTimeout(message, last=last, polls=polls, elapsed=elapsed, card=card)
     error.__cause__ = failure
     return error
