@@ -179,15 +179,15 @@ from __future__ import annotations
 
 import asyncio
 import math
-import os
 import ssl as _ssl
 from collections.abc import Iterable
 from random import random
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import aiohttp
 import attrs
 
+from cardprod._http.environment import options_from_env, token_from_env
 from cardprod._http.rate_limit import RateLimit
 from cardprod._http.secrets import drop_frames
 from cardprod._http.transport import Transport
@@ -246,7 +246,7 @@ class Client:
 
     Args:
         token: A user token (Wise documents no personal tokens for this call), an `OAuthToken`, which refreshes itself,
-            or another `TokenSource`. It is required; `from_env` takes it from the environment.
+            or another `TokenSource`. `Client.from_env()` takes it from the environment.
         base_url: `PRODUCTION`, `SANDBOX`, or another server with the same API, such as the simulator; with a client
             certificate in `ssl`, `PRODUCTION_MTLS` or `SANDBOX_MTLS`.
         api_version: The first segment of the path, "v3" or a calendar version such as "2026Q3".
@@ -283,7 +283,7 @@ class Client:
 
     def __init__(  # noqa: PLR0913 - one for each thing a user may set
         self,
-        token: str | TokenSource = "",
+        token: str | TokenSource,
         *,
         base_url: str = PRODUCTION,
         api_version: str = "v3",
@@ -330,24 +330,25 @@ class Client:
             raise
 
     @classmethod
-    def from_env(cls) -> Self:
-        """Create a client from the environment.
+    def from_env(cls, **options: Any) -> Self:  # noqa: ANN401 - each is checked as the constructor's
+        """Create a client from the environment, as the command does.
 
-        Reads `CARDPROD_TOKEN` (required), `CARDPROD_BASE_URL` (default `PRODUCTION`) and `CARDPROD_API_VERSION`
-        (default "v3").
+        Reads `CARDPROD_TOKEN` (required), `CARDPROD_BASE_URL` (default `PRODUCTION`), `CARDPROD_API_VERSION` (default
+        "v3"), and for TLS the files `CARDPROD_CA`, `CARDPROD_CERT` and `CARDPROD_KEY` (PEM: authorities to trust
+        instead of the system's, a client certificate, its key if that is in another file), with
+        `CARDPROD_KEY_PASSWORD`. Proxies are those of the environment too: see `proxy`.
+
+        Args:
+            options: Keyword arguments of `Client`, such as `rate_limit`; they go before the environment.
 
         Raises:
-            UsageError: `CARDPROD_TOKEN` is not set, or one of them is invalid.
+            UsageError: `CARDPROD_TOKEN` is not set, or a variable or an option is invalid.
         """
-        if not os.environ.get("CARDPROD_TOKEN"):
-            raise UsageError(
-                "the environment has no CARDPROD_TOKEN: set it to a Wise user token, or as `cardprod simulate` says"
-            )
-        return cls(
-            os.environ["CARDPROD_TOKEN"],
-            base_url=os.environ.get("CARDPROD_BASE_URL") or PRODUCTION,
-            api_version=os.environ.get("CARDPROD_API_VERSION") or "v3",
-        )
+        try:
+            return cls(token_from_env(), **{**options_from_env(), **options})
+        except UsageError:
+            del options  # this frame stays in the traceback, and a proxy may hold a password
+            raise
 
     async def get_status(self, profile_id: int, card_token: str) -> ProductionStatus:
         """Request the card's production status once.

@@ -37,6 +37,7 @@ LAYERS: Final = [
     "_protocol.api_errors",
     "_protocol.responses",
     "_protocol.events",
+    "_http.environment",
     "_http.rate_limit",
     "_http.recovery",
     "_http.limiter",
