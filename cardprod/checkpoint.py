@@ -106,7 +106,6 @@ After: TypeAlias = (
 """Statuses that are known, by card: also what `get_statuses` and `wait_until_all_final` give."""
 
 _VERSION: Final = 1
-_DEFAULT_SCHEDULE: Final = Backoff()
 
 
 def wall_clock() -> float:
@@ -204,7 +203,7 @@ class Checkpoint:
         cards: Iterable[CardLike],
         *,
         timeout: float | None = None,
-        schedule: Backoff | None = _DEFAULT_SCHEDULE,
+        schedule: Backoff | None = None,
         max_failures: int = 5,
         max_outage: float = 300.0,
         after: After | None = None,
@@ -215,7 +214,7 @@ class Checkpoint:
         Args:
             cards: `Card`s or `(profile_id, card_token)` tuples. A duplicate is waited for once.
             timeout: Seconds to wait for each, from now; None for no limit.
-            schedule: When to poll; None for the `AdaptiveSchedule` of the client that continues it.
+            schedule: When to poll; None leaves it to what continues the waits, `Client.resume` or `Client.sweep`.
             max_failures: How many polls in a row may fail, each after its own attempts, before a card's wait does.
             max_outage: For how many seconds they must have failed as well, once the wait has had an answer.
             after: Statuses that are known already, by card, as for `Client.wait_until_all_final`.

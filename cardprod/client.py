@@ -111,33 +111,76 @@ async def follow_all(client, new_cards):
             adding.cancel()
 ```
 
-**SIGTERM during a bulk wait**: what was seen is saved, and the same call goes on with it. `on_step` must not be an
-async function, so that the signal cannot cut it off half-way:
+**A list to a CSV, stoppable**: save it as `ends.py`, and run `python ends.py cards.csv ends.csv`. SIGTERM, Ctrl-C or a
+refused token end it (exit codes 143, 130 and 1), and the same command goes on: what ended is in `ends.csv`, and what
+ended without a status, or is new in the list, is asked for. Even after `kill -9` nothing is lost: Wise still has it.
 
 ```python
 import asyncio
+import csv
 import signal
+import sys
+from pathlib import Path
 
 import cardprod
+from cardprod.card_files import BadRow, read_cards
 
 
-async def wait_for_all(client, cards, file, on_step):
-    saved = cardprod.Checkpoint.from_json(file.read_text()) if file.exists() else cardprod.Checkpoint.for_cards(cards)
-    loop, waiting = asyncio.get_running_loop(), asyncio.current_task()
-    async with client.resume(saved) as steps:
-        loop.add_signal_handler(signal.SIGTERM, waiting.cancel)
-        try:
+def saved(target):
+    with target.open(newline="") as file:
+        return {(int(row[0]), row[1]): row[2:] for row in csv.reader(file) if row[2] in cardprod.FINAL_STATUSES}
+
+
+def save(target, ends):
+    new = target.with_name(f"{target.name}.new")
+    with new.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["profile_id", "card_token", "status", "error_code", "meaning"])
+        writer.writerows([*card, *end] for card, end in ends.items())
+    new.replace(target)  # so that there is always a whole one
+
+
+async def main(source, target):
+    ends = saved(target) if target.exists() else {}
+    with source.open(newline="") as file:
+        rows = [*read_cards(file)]
+    for row in rows:
+        if isinstance(row, BadRow):
+            print(row, file=sys.stderr)
+    cards = [row for row in rows if not isinstance(row, BadRow) and row not in ends]
+    exit_code, this = 0, asyncio.current_task()
+
+    def stop(number):
+        nonlocal exit_code
+        exit_code = 128 + number
+        this.cancel()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop, number)
+    try:
+        async with cardprod.Client.from_env() as client, client.wait_until_all_final(cards) as steps:
             async for card, step in steps:
-                on_step(card, step)
-        except asyncio.CancelledError:
-            file.write_text(steps.checkpoint().to_json())  # a pathlib.Path
+                print(card, step, flush=True)
+                if isinstance(step, cardprod.Unauthorized):  # so is TokenRefreshFailed; it would end every wait
+                    raise step
+                if isinstance(step, cardprod.CardprodError):
+                    ends[card] = [type(step).__name__, "", step]
+                elif step.is_final:
+                    ends[card] = [step.current.status, step.current.error_code, step.current.error_meaning]
+    except asyncio.CancelledError:
+        if not exit_code:
             raise
-        finally:
-            loop.remove_signal_handler(signal.SIGTERM)
-    file.unlink(missing_ok=True)
+    finally:
+        save(target, ends)
+    return exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(asyncio.run(main(Path(sys.argv[1]), Path(sys.argv[2]))))
 ```
 
-After `kill -9` a step may come again: make `on_step` idempotent, or use `cardprod.durable`, or `cardprod watch`.
+To have each transition, whatever happens, use `cardprod.durable`; `help("cardprod.checkpoint")` saves what was seen of
+waits in one process. `cardprod watch` does that without code.
 
 **A token that refreshes itself** is an `OAuthToken`, whose help has the recipe. Only one process may refresh a token.
 The others pass an async function, which is called before every request, and once more after a 401:
@@ -192,6 +235,7 @@ from cardprod._http.rate_limit import RateLimit
 from cardprod._http.secrets import drop_frames
 from cardprod._http.transport import Transport
 from cardprod._polling.adaptive import IDLE_GAP, AdaptiveSchedule
+from cardprod._polling.backoff import Backoff
 from cardprod._polling.bulk import Batches, Statuses
 from cardprod._polling.coroutine import returns_coroutine
 from cardprod._polling.poller import Poller
@@ -226,6 +270,7 @@ if TYPE_CHECKING:
 __all__ = ["PRODUCTION", "PRODUCTION_MTLS", "SANDBOX", "SANDBOX_MTLS", "Client", "notify_stored", "sweep_stored"]
 
 _DEFAULT_LIMIT: Final = RateLimit()
+_SWEPT: Final = Backoff()
 
 
 class Client:
@@ -484,8 +529,9 @@ class Client:
     def resume(self, checkpoint: Checkpoint, *, schedule: Schedule | None = None) -> Waits:
         """Continue the waits of a checkpoint in this process, until each of its cards is final.
 
-        Transitions that were delivered before are not delivered again, those seen but undelivered come first, and
-        deadlines stay as they were.
+        Await the result for a dict of how each card ended, or use it as `async with … as steps`, as that of
+        `wait_until_all_final`. Transitions that were delivered before are not delivered again, those seen but
+        undelivered come first, and deadlines stay as they were. (To end a pause of requests: `resume_requests`.)
 
         Args:
             checkpoint: What `Wait.checkpoint`, `Waits.checkpoint`, `Checkpoint.for_cards` or a sweep returned.
@@ -493,7 +539,7 @@ class Client:
                 `AdaptiveSchedule`.
 
         Returns:
-            The waits, not started yet.
+            The waits, not started yet; awaited, a dict by card, of a `ProductionStatus` or a `CardprodError`.
 
         Raises:
             UsageError: An argument is invalid. See `Waits` for what iterating raises.
@@ -517,7 +563,8 @@ class Client:
 
         Args:
             checkpoint: The waits.
-            schedule: As for `resume`.
+            schedule: When to poll; None for the checkpoint's `Backoff`, or, without one, `Backoff()`: an
+                `AdaptiveSchedule` would be for a sweep every second or two.
             events: Webhook events that came since the last sweep, in the order they came. They count as for `notify`;
                 those of other cards change nothing.
             stop: Set it to end the sweep early: polls in flight finish, no other starts, and the remaining cards stay
@@ -534,13 +581,12 @@ class Client:
         events = tuple(events)
         for event in events:
             check_type("an event", event, ProductionEvent, "what Verifier.parse gives")
-        return await sweep(
-            checkpoint, self._poller, self._sweep_options(checkpoint, schedule), stop=stop, events=events
-        )
+        options = self._sweep_options(checkpoint, schedule, _SWEPT)
+        return await sweep(checkpoint, self._poller, options, stop=stop, events=events)
 
-    def _sweep_options(self, checkpoint: Checkpoint, schedule: Schedule | None = None) -> PollOptions:
+    def _sweep_options(self, checkpoint: Checkpoint, *schedules: Schedule | None) -> PollOptions:
         jitter = random()  # noqa: S311 - one for all, so that cards that are due together stay together
-        return attrs.evolve(self._options_of(checkpoint, schedule), random=lambda: jitter)
+        return attrs.evolve(self._options_of(checkpoint, *schedules), random=lambda: jitter)
 
     def notify(self, event: ProductionEvent) -> int:
         """Deliver a webhook event to all waits for its card, single and in batches. Call it in the client's event loop.
@@ -563,10 +609,13 @@ class Client:
         self._check_loop("notify")
         return self._poller.subscriptions.notify(event)
 
-    def _options_of(self, checkpoint: Checkpoint, schedule: Schedule | None) -> PollOptions:
+    def _options_of(
+        self, checkpoint: Checkpoint, schedule: Schedule | None = None, default: Schedule | None = None
+    ) -> PollOptions:
         # A caller without a type checker may pass the bare JSON.
         check_type("checkpoint", checkpoint, Checkpoint, "a Checkpoint, as Checkpoint.from_json gives")
-        schedule = checkpoint.schedule if schedule is None else schedule
+        for another in (checkpoint.schedule, default):
+            schedule = another if schedule is None else schedule
         return self._options(schedule, None, checkpoint.max_failures, checkpoint.max_outage)
 
     def _options(

@@ -279,44 +279,46 @@ async def test_lifetime_recipe(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.count("PRODUCED") == 3
 
 
-_STOPPED_PROCESS = """
-import asyncio, os, pathlib, sys
-{recipe}
-
-async def main():
-    cards = [(123456, f"card-{{number}}") for number in range(20)]
-    async with cardprod.Client("any", base_url=os.environ["KIOSK"]) as client:
-        await wait_for_all(client, cards, pathlib.Path("saved"), lambda card, step: print(card, step, flush=True))
-
-asyncio.run(main())
-"""
-
-
-def _count_lines(child: Child, before: int) -> int:
-    return before + len(child.lines)
-
-
 @pytest.mark.looptime(False)  # another process waits, in real time
-async def test_sigterm_recipe(tmp_path: Path) -> None:
-    """A bulk wait that SIGTERM ended goes on where it was, and repeats and loses nothing."""
-    program = _STOPPED_PROCESS.format(recipe=_recipe("signal.SIGTERM", _CLIENT))
-    async with Simulator(token=None) as kiosk:
-        cards = [kiosk.add((123456, f"card-{number}"), "never") for number in range(20)]
-        env = {**os.environ, "KIOSK": kiosk.base_url, "PYTHONPATH": str(_ROOT)}
-        lines: list[str] = []
-        for count, move in ((20, None), (40, kiosk.start), (60, kiosk.finish)):
-            for card in cards:
-                if move is not None:
-                    move(card)
-            with Child(sys.executable, "-c", program, env=env, cwd=tmp_path) as waiting:
-                await until("its lines", partial(_count_lines, waiting, len(lines)), partial(operator.le, count))
-                if count < 60:
-                    waiting.send(signal.SIGTERM)
-                assert (await waiting.until_end() == 0) is (count == 60), waiting.err
-                lines += waiting.lines
-    assert sorted(line.split("  ")[0] for line in lines) == sorted({*lines})
-    assert not (tmp_path / "saved").exists()
-    assert sum("PRODUCED" in line for line in lines) == 20
+async def test_stoppable_recipe(tmp_path: Path) -> None:
+    """The program for a list is stopped by SIGTERM, Ctrl-C and a refused token; run again it goes on, and ends."""
+    program, ends = tmp_path / "ends.py", tmp_path / "ends.csv"
+    program.write_text(_recipe("signal.SIGTERM", _CLIENT))
+    tokens = [f"card-{number}" for number in range(4)]
+    (tmp_path / "cards.csv").write_text("\n".join(["no card", *(f"123456,{token}" for token in tokens)]))
+
+    async def run(until_lines: int, stop: signal.Signals | None, *, token: str | None = None) -> tuple[int, str]:
+        env = {**os.environ, "CARDPROD_BASE_URL": kiosk.base_url, "CARDPROD_TOKEN": token or kiosk.token}
+        command = [sys.executable, str(program), "cards.csv", "ends.csv"]
+        with Child(*command, env={**env, "PYTHONPATH": str(_ROOT)}, cwd=tmp_path) as child:
+            await until("its lines", lambda: len(child.lines), lambda count: count >= until_lines, child=child)
+            if stop is not None:
+                child.send(stop)
+            assert await child.until_end() is not None
+            assert "cards.csv:1: " in child.err
+            return child.exit_code or 0, child.err
+
+    def statuses() -> list[str]:
+        return [row[2] for row in csv.reader(ends.read_text().splitlines()[1:])]
+
+    async with Simulator() as kiosk:
+        cards = [kiosk.add((123456, token), "never") for token in tokens[1:]]
+        exit_code, err = await run(4, signal.SIGTERM)
+        assert (exit_code, statuses()) == (143, ["CardNotFound"]), err
+        kiosk.start(cards[0])
+        kiosk.finish(cards[0])
+        exit_code, err = await run(4, signal.SIGINT)
+        assert (exit_code, sorted(statuses())) == (130, ["CardNotFound", "PRODUCED"]), err
+        exit_code, err = await run(0, None, token="another")
+        assert (exit_code, statuses()) == (1, ["PRODUCED"]), err
+        assert "cardprod.errors.Unauthorized: " in err
+        for card in [kiosk.add((123456, tokens[0]), "never"), *cards[1:]]:
+            kiosk.start(card)
+            kiosk.finish(card)
+        requests = len(kiosk.requests)
+        exit_code, err = await run(0, None)
+        assert (exit_code, statuses()) == (0, ["PRODUCED"] * 4), err
+        assert len(kiosk.requests) == requests + 3  # what has ended is not asked for
 
 
 @asynccontextmanager
