@@ -2,37 +2,20 @@ r"""`Client`, and recipes for it: web apps, growing lists, SIGTERM, tokens, sess
 
 Every recipe can be pasted as it is. `Client` itself checks arguments and connects the layers below.
 
-**A card followed in the browser**, by server-sent events, with FastAPI. A browser connects again whenever a stream
-ends, so the stream says with an event that it has ended, and the page closes its side. An error is an event too. To
-add it to README's `app.py`, take the imports and what begins with `@app.get`. uvicorn waits for open streams when it
-stops: run it with `--timeout-graceful-shutdown 5`.
+**A card followed in the browser**, by server-sent events: add this to README's `app.py`. A browser connects again
+whenever a stream ends, so the stream says with an event that it has ended, and the page closes its side. An error is an
+event too, also that there is no such card: the answer has begun by then, with 200. uvicorn waits for open streams when
+it stops: run it with `--timeout-graceful-shutdown 5`.
 
 ```python
 import json
-from contextlib import asynccontextmanager
 
-import cardprod
-from fastapi import FastAPI
-from fastapi.responses import JSONResponse, StreamingResponse
-
-
-@asynccontextmanager
-async def lifespan(app: FastAPI):
-    async with cardprod.Client("user-token", base_url=cardprod.SANDBOX) as app.state.client:
-        yield
-
-
-app = FastAPI(lifespan=lifespan)
-
-
-@app.exception_handler(cardprod.UsageError)  # mostly a token in the URL that no card can have
-async def bad_request(request, error):
-    return JSONResponse({"error": str(error)}, 400)
+from fastapi.responses import StreamingResponse
 
 
 @app.get("/cards/{token}/steps")
 async def card_steps(token: str) -> StreamingResponse:
-    wait = app.state.client.wait_until_final(123456, token)
+    wait = app.state.client.wait_until_final(123456, token, timeout=None)  # as long as the browser stays
 
     async def events():
         try:

@@ -122,14 +122,22 @@ class ProductionStatus:
             return None
         return _MEANINGS.get(self.status, {}).get(self.error_code)
 
-    def raise_for_failure(self) -> Self:
+    def raise_for_failure(self, card: CardLike | None = None) -> Self:
         """Return self, or raise if the card ended in an error.
+
+        Args:
+            card: The card that the error names; a status does not know whose it is.
 
         Raises:
             ProductionFailed: The status is PRODUCTION_ERROR or REQUEST_ERROR.
         """
         if self.is_final and not self.is_produced:
-            raise ProductionFailed(f"not produced: {self}; wait with after= for an operator's retry", status=self)
+            of = None if card is None else Card.of(card)
+            raise ProductionFailed(
+                f"not produced: {self}; if it is sent to the kiosk again, wait for that with after=",
+                status=self,
+                card=of,
+            )
         return self
 
     def __str__(self) -> str:

@@ -609,6 +609,8 @@ def timed_out(
         how = "nothing new since" if last.is_final else "last seen"
         seen = f"{how} {one_line(last.status, 100)}"
     advice = "the card may still be produced, so wait again"
+    if last is not None and last.is_final:
+        advice = "if the card is sent to the kiosk again, wait for that with after="
     if last is not None and last.is_produced:
         advice = "the card was produced already when this wait began"
     if failure is not None:

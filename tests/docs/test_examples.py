@@ -28,6 +28,7 @@ import pytest
 import uvicorn
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
+from fastapi import FastAPI
 from fastapi.responses import HTMLResponse
 from sybil import Sybil
 from sybil.document import PythonDocStringDocument
@@ -174,7 +175,7 @@ async def test_example(example: Example, monkeypatch: pytest.MonkeyPatch, tmp_pa
         }
         cards = [CARD, (123456, "card-2"), (123456, "card-3")]
         namespace = public | {"cardprod": cardprod, "client": client, "kiosk": kiosk, "token": "card-1", "card": CARD}
-        namespace |= {"cards": cards, "Durable": Durable, "on_steps": _ignore}
+        namespace |= {"cards": cards, "Durable": Durable, "on_steps": _ignore, "app": FastAPI()}
         _import_as_before(example)
         for name, value in namespace.items():
             example.namespace.setdefault(name, value)
@@ -338,10 +339,10 @@ _PRINTED = [Stage("READY", 60), Stage("IN_PROGRESS", 60), Stage("PRODUCED")]
 _ROUGH = {"latency": (0.0, 5.0), "duplicates": 0.5, "replays": 0.5}
 
 
-async def test_fastapi_recipe() -> None:
+async def test_fastapi_recipe(caplog: pytest.LogCaptureFixture) -> None:
     """The README's app answers 202 with the last state after 20 s, 200 at the end, and takes the kiosk's webhooks.
 
-    It answers 404 for a card there is not and 400 for an odd one.
+    It answers 404 for a card there is not, 400 with the reason for an odd one, and 504 where no answer came at all.
     """
     namespace: dict[str, Any] = {"__name__": "recipe"}
     exec(_recipe("FastAPI(lifespan"), namespace)  # noqa: S102 - our own recipe
@@ -355,6 +356,13 @@ async def test_fastapi_recipe() -> None:
         for token, status in _ODD_TOKENS.items():
             async with browser.get(URL(f"/cards/{token}", encoded=True)) as answer:
                 assert answer.status == status or (token == "a%2Fb" and answer.status == 404), token
+                if answer.status == 400:
+                    assert "card_token must be " in (await answer.json())["error"]
+        kiosk.fail_next(Fault.too_many_requests(60))
+        async with asyncio.timeout(_ENOUGH), browser.get("/cards/my-card") as answer:
+            assert (answer.status, await answer.json()) == (504, {"error": "WaitTimeout"})
+        assert "requests are paused for " in caplog.text
+        namespace["app"].state.client.resume_requests()
         namespace["VERIFIER"] = Verifier(kiosk.public_key)
         for seed in range(4):
             kiosk.subscribe(Subscription(url=f"{url}/wise", seed=seed, **_ROUGH))  # type: ignore[arg-type]
@@ -376,6 +384,7 @@ async def test_fastapi_recipe() -> None:
 async def test_server_sent_events_recipe() -> None:
     """The recipe streams each transition, an error as an event, and in both cases that it has ended."""
     namespace: dict[str, Any] = {"__name__": "recipe"}
+    exec(_recipe("FastAPI(lifespan"), namespace)  # noqa: S102 - our own recipe
     exec(_recipe("StreamingResponse(events", _CLIENT), namespace)  # noqa: S102 - our own recipe
     async with (
         _wise_is_a_kiosk(None) as kiosk,
@@ -411,6 +420,7 @@ async def test_server_sent_events_in_a_browser() -> None:
     if browsers.browser_programs() is None:
         pytest.skip("Chromium or chromedriver is not installed")
     namespace: dict[str, Any] = {"__name__": "recipe"}
+    exec(_recipe("FastAPI(lifespan"), namespace)  # noqa: S102 - our own recipe
     exec(_recipe("StreamingResponse(events", _CLIENT), namespace)  # noqa: S102 - our own recipe
     [page] = re.findall(r"```html\n(.*?)```", sys.modules["cardprod.client"].__doc__ or "", re.DOTALL)
     namespace["app"].add_api_route("/", lambda: HTMLResponse(f"<!doctype html>{page}"))

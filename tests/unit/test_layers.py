@@ -266,11 +266,11 @@ def test_imports_point_downward() -> None:
 
 
 def test_nothing_is_read_from_docstrings() -> None:
-    """No module reads a docstring: `python -OO` has none."""
+    """No module reads a docstring, but one to add a table to its own: `python -OO` has none."""
     with Table() as table:
         for file in FILES:
             with table.row(module_of(file)):
-                source = file.read_text("utf-8")
+                source = file.read_text("utf-8").replace('__doc__ = f"""{__doc__ or ""}', "")
                 assert "__doc__" not in source
                 assert "getdoc" not in source
 

@@ -201,6 +201,9 @@ def test_raise_for_failure() -> None:
             with pytest.raises(ProductionFailed, match=f"^not produced: {status} at WIS00001: UNKNOWN_ERROR") as caught:
                 seen.raise_for_failure()
             assert caught.value.status is seen
+            with pytest.raises(ProductionFailed, match=r"^card 1/a: not produced: ") as caught:
+                seen.raise_for_failure((1, "a"))
+            assert caught.value.card == (1, "a")
         else:
             assert seen.raise_for_failure() is seen
 
