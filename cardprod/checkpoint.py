@@ -100,8 +100,9 @@ if TYPE_CHECKING:
 __all__ = ["After", "Checkpoint", "PendingCard", "known_status", "known_statuses", "wall_clock"]
 
 After: TypeAlias = (
-    "Mapping[Card, ProductionStatus | CardprodError] | Mapping[Card, ProductionStatus]"
-    " | Mapping[tuple[int, str], ProductionStatus]"
+    Mapping[Card, ProductionStatus | CardprodError]
+    | Mapping[Card, ProductionStatus]
+    | Mapping[tuple[int, str], ProductionStatus]
 )
 """Statuses that are known, by card: also what `get_statuses` and `wait_until_all_final` give."""
 
