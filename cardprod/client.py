@@ -299,11 +299,11 @@ class Client:
             session keeps its own proxies unless a URL is given.
         allow_plain_http: Accept plain http to hosts other than loopback. For test networks only: any machine on the
             network can read the token.
-        safety_net: Seconds between polls of a card while an event given to `notify` reports each change, 300 by
-            default; 0 to poll as often as without events. Each change whose event comes before a poll finds it, or
-            within 15 s after, brings the polls of all cards of this client nearer to that; each change that only polls
-            find takes them back again. Where a share of the events is lost, they stay so frequent that lost events
-            delay changes by 3 s on average.
+        safety_net: For clients that are given webhook events by `notify`: the most seconds between two polls of a card
+            once events have proved to report each change; 300 by default, 0 to poll as often as without events. Each
+            change that its event shows before a poll does, or within 15 s after, makes the polls of all cards of this
+            client rarer, up to that; each that only a poll shows makes them more frequent again. Where a share of the
+            events is lost, polls stay so frequent that this delays changes by 3 s on average.
 
     Raises:
         UsageError: An argument is invalid; the message says which, and what would be valid.
@@ -416,6 +416,13 @@ class Client:
         Await the result for the final status, or iterate it for each transition. An error status is returned, not
         raised: check the status, or call its `raise_for_failure()`.
 
+        ```python
+        try:
+            final = await client.wait_until_final(123456, "my-card", timeout=600)
+        except cardprod.WaitTimeout as error:
+            print(error.last)  # the last status seen, or None
+        ```
+
         Args:
             profile_id: The id of the profile that owns the card.
             card_token: The card's token.
@@ -436,7 +443,9 @@ class Client:
             The wait, not started yet.
 
         Raises:
-            UsageError: An argument is invalid. See `Wait` for what waiting raises.
+            UsageError: At the call: an argument is invalid.
+            WaitTimeout: When awaited or iterated: the card was not final in time.
+            CardprodError: When awaited or iterated: it was refused, or polls failed too often; see `Wait`.
         """
         card = Card(profile_id, card_token)
         check_type("after", after, ProductionStatus, "a ProductionStatus, such as step.current", or_none=True)
@@ -480,6 +489,12 @@ class Client:
         Await the result for a dict of how each card ended, or use it as `async with … as steps` and iterate the
         transitions of all cards as they are seen.
 
+        ```python
+        outcome = await client.wait_until_all_final(cards, timeout=3600)
+        failed = [card for card, end in outcome.items() if not getattr(end, "is_produced", False)]
+        outcome |= await client.wait_until_all_final(failed, after=outcome, timeout=3600)  # for an operator's retry
+        ```
+
         Args:
             cards: `Card`s or `(profile_id, card_token)` tuples, from any iterable or async iterable. A duplicate is
                 waited for once. None for cards that are passed to `add` until `no_more`.
@@ -492,7 +507,7 @@ class Client:
             max_outage: For each card, as for `wait_until_final`.
             after: Statuses that are known already, by card, as `get_statuses` or an earlier wait gave them: errors
                 among them are ignored, and what equals the status of its card is not reported and does not end its
-                wait. So of an earlier wait pass on its dict, with the cards that are to be waited for again.
+                wait, PRODUCED included.
 
         Returns:
             The waits, not started yet.

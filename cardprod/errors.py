@@ -108,7 +108,10 @@ class ApiError(CardprodError):
 
 
 class Unauthorized(ApiError):
-    """401: the token is missing, wrong or expired. Get a new user token."""
+    """401: the token is missing, wrong or expired. It ends every wait of the client at its next poll.
+
+    Get a new user token; a client with an `OAuthToken` or another `TokenSource` gets one by itself.
+    """
 
 
 class TokenRefreshFailed(Unauthorized):

@@ -36,11 +36,16 @@ async with Simulator() as kiosk, Client(kiosk.token, base_url=kiosk.base_url) as
 asks for stays READY until you start it. API and page are for this machine only: other websites can neither read nor
 change them.
 
+`help("cardprod.simulator.Simulator")`, and those of `Stage`, `Fault`, `FaultSettings`, `Subscription`, `Change`,
+`CardState`, `KioskState`, `LoggedRequest`, `LoggedDelivery`, `PLANS` and `Plan`, list all that there is.
+
 It shares no code with the client's wire format, so that neither can hide the other's mistakes. It simulates what Wise
 documents, and was never compared with the real API.
 """
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from cardprod.simulator.faults import Fault, FaultSettings
 from cardprod.simulator.kiosks import CardState, KioskState
@@ -49,17 +54,19 @@ from cardprod.simulator.server import Simulator
 from cardprod.simulator.simulation import Change, LoggedRequest
 from cardprod.simulator.webhook_sender import LoggedDelivery, Subscription
 
-__all__ = [
-    "PLANS",
-    "CardState",
-    "Change",
-    "Fault",
-    "FaultSettings",
-    "KioskState",
-    "LoggedDelivery",
-    "LoggedRequest",
-    "Plan",
-    "Simulator",
-    "Stage",
-    "Subscription",
-]
+if TYPE_CHECKING:
+    # Not at run time: help would describe each of these in full, 800 lines.
+    __all__ = [
+        "PLANS",
+        "CardState",
+        "Change",
+        "Fault",
+        "FaultSettings",
+        "KioskState",
+        "LoggedDelivery",
+        "LoggedRequest",
+        "Plan",
+        "Simulator",
+        "Stage",
+        "Subscription",
+    ]

@@ -45,7 +45,7 @@ from cardprod.webhooks import Verifier
 from tests.cards import CARD, event_of
 from tests.clock import wall_clock_of_the_loop as _wall_clock_of_the_loop
 from tests.table import Table
-from tests.waiting import LIMIT, Child, run_program, until
+from tests.waiting import LIMIT, Child, Finished, run_program, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Coroutine, Sequence
@@ -533,15 +533,26 @@ def _listeners(database: str) -> int:
 )
 def test_pytest_recipe(tmp_path: Path, words: str, page: str | None) -> None:
     """The test of a user's own app passes under pytest with pytest-asyncio, outside this project."""
-    (tmp_path / "test_recipe.py").write_text(_recipe(words, page))
-    (tmp_path / "app.py").write_text(_recipe("FastAPI(lifespan"))
+    finished = _run_pytest(tmp_path, _recipe(words, page), _recipe("FastAPI(lifespan"))
+    assert finished.exit_code == 0, finished.out
+    assert re.search(r"^\d passed", finished.out, re.MULTILINE)
+
+
+def test_endpoint_recipe_can_fail(tmp_path: Path) -> None:
+    """The test of an app's webhooks fails if the app refuses them all."""
+    source = _recipe("import uvicorn", _TESTING).replace("Verifier(kiosk.public_key)", "Verifier.for_production()")
+    finished = _run_pytest(tmp_path, source, _recipe("FastAPI(lifespan").replace("timeout=20", "timeout=1"))
+    assert (finished.exit_code, "'READY' == 'PRODUCED'" in finished.out) == (1, True), finished.out
+
+
+def _run_pytest(tmp_path: Path, source: str, app: str) -> Finished:
+    (tmp_path / "test_recipe.py").write_text(source)
+    (tmp_path / "app.py").write_text(app)
     # Only the plugins that the recipe needs: others that happen to be installed take longer to load than it to run.
     plugins = ["-p", "pytest_asyncio.plugin", "-p", "cardprod.testing"]
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *plugins]
     env = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONPATH": f"{_ROOT}{os.pathsep}{tmp_path}"}
-    finished = run_program(*command, "test_recipe.py", cwd=tmp_path, env=env, check=False)
-    assert finished.exit_code == 0, finished.out
-    assert re.search(r"^\d passed", finished.out, re.MULTILINE)
+    return run_program(*command, "test_recipe.py", cwd=tmp_path, env=env, check=False)
 
 
 # --- Waits that outlive a process ---
