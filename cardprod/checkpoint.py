@@ -215,7 +215,8 @@ class Checkpoint:
         Args:
             cards: `Card`s or `(profile_id, card_token)` tuples. A duplicate is waited for once.
             timeout: Seconds to wait for each, from now; None for no limit.
-            schedule: When to poll; None leaves it to what continues the waits, `Client.resume` or `Client.sweep`.
+            schedule: When to poll; None for the `AdaptiveSchedule` of the client that continues it. By that, while
+                requests are left over, `Client.sweep` is due every second or two: with a `Backoff` it takes fewer jobs.
             max_failures: How many polls in a row may fail, each after its own attempts, before a card's wait does.
             max_outage: For how many seconds they must have failed as well, once the wait has had an answer.
             after: Statuses that are known already, by card, as for `Client.wait_until_all_final`.

@@ -218,7 +218,6 @@ from cardprod._http.rate_limit import RateLimit
 from cardprod._http.secrets import drop_frames
 from cardprod._http.transport import Transport
 from cardprod._polling.adaptive import IDLE_GAP, AdaptiveSchedule
-from cardprod._polling.backoff import Backoff
 from cardprod._polling.bulk import Batches, Statuses
 from cardprod._polling.coroutine import returns_coroutine
 from cardprod._polling.poller import Poller
@@ -253,7 +252,6 @@ if TYPE_CHECKING:
 __all__ = ["PRODUCTION", "PRODUCTION_MTLS", "SANDBOX", "SANDBOX_MTLS", "Client", "notify_stored", "sweep_stored"]
 
 _DEFAULT_LIMIT: Final = RateLimit()
-_SWEPT: Final = Backoff()
 
 
 class Client:
@@ -561,8 +559,7 @@ class Client:
 
         Args:
             checkpoint: The waits.
-            schedule: When to poll; None for the checkpoint's `Backoff`, or, without one, `Backoff()`: an
-                `AdaptiveSchedule` would be for a sweep every second or two.
+            schedule: As for `resume`.
             events: Webhook events that came since the last sweep, in the order they came. They count as for `notify`;
                 those of other cards change nothing.
             stop: Set it to end the sweep early: polls in flight finish, no other starts, and the remaining cards stay
@@ -579,12 +576,12 @@ class Client:
         events = tuple(events)
         for event in events:
             check_type("an event", event, ProductionEvent, "what Verifier.parse gives")
-        options = self._sweep_options(checkpoint, schedule, _SWEPT)
+        options = self._sweep_options(checkpoint, schedule)
         return await sweep(checkpoint, self._poller, options, stop=stop, events=events)
 
-    def _sweep_options(self, checkpoint: Checkpoint, *schedules: Schedule | None) -> PollOptions:
+    def _sweep_options(self, checkpoint: Checkpoint, schedule: Schedule | None = None) -> PollOptions:
         jitter = random()  # noqa: S311 - one for all, so that cards that are due together stay together
-        return attrs.evolve(self._options_of(checkpoint, *schedules), random=lambda: jitter)
+        return attrs.evolve(self._options_of(checkpoint, schedule), random=lambda: jitter)
 
     def notify(self, event: ProductionEvent) -> int:
         """Deliver a webhook event to all waits for its card, single and in batches. Call it in the client's event loop.
@@ -607,13 +604,10 @@ class Client:
         self._check_loop("notify")
         return self._poller.subscriptions.notify(event)
 
-    def _options_of(
-        self, checkpoint: Checkpoint, schedule: Schedule | None = None, default: Schedule | None = None
-    ) -> PollOptions:
+    def _options_of(self, checkpoint: Checkpoint, schedule: Schedule | None) -> PollOptions:
         # A caller without a type checker may pass the bare JSON.
         check_type("checkpoint", checkpoint, Checkpoint, "a Checkpoint, as Checkpoint.from_json gives")
-        for another in (checkpoint.schedule, default):
-            schedule = another if schedule is None else schedule
+        schedule = checkpoint.schedule if schedule is None else schedule
         return self._options(schedule, None, checkpoint.max_failures, checkpoint.max_outage)
 
     def _options(

@@ -251,7 +251,8 @@ message is limited (Temporal's 2 MiB hold some 3,350). What is larger belongs in
 
 ```python
 for first in range(0, len(cards), 1000):
-    saved = cardprod.Checkpoint.for_cards(cards[first : first + 1000], timeout=3600).to_json()
+    waits = cardprod.Checkpoint.for_cards(cards[first : first + 1000], timeout=3600, schedule=cardprod.Backoff())
+    saved = waits.to_json()  # with `Backoff`, a job is due after 1 s, and then at most every 30 s
     # … and enqueue a job with it
 ```
 """
