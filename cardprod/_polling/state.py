@@ -608,12 +608,14 @@ def timed_out(
     if last is not None:
         seen = f"{'still' if last.is_final else 'last seen'} {one_line(last.status, 100)}"
         if last.is_final:  # what the wait goes on from
-            missing = "not PRODUCED"
+            missing, advice = "not PRODUCED", "if the card is sent to the kiosk again, wait for that with after="
         if last.is_produced:
             missing, advice = "nothing new", "the card was produced already when this wait began"
     if failure is not None:
         advice = f"the last poll failed: {one_line(str(failure.args[0]), _SHOWN_FAILURE)}"
-    message = f"{missing} after {round(elapsed, 1):.10g} s and {polls} answered polls: {seen}; {advice}"
+    # Never more than it was: a wait of half a second is not one of 1 s.
+    seconds = math.floor(elapsed * 10 + 1e-6) / 10
+    message = f"{missing} after {seconds:.10g} s and {polls} answered polls: {seen}; {advice}"
     error = WaitTimeout(message, last=last, polls=polls, elapsed=elapsed, card=card)
     error.__cause__ = failure
     return error

@@ -10,7 +10,8 @@ import asyncio
 import math
 import uuid
 from itertools import islice
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
 
 from cardprod._polling.bulk import Batch
 from cardprod._polling.poller import PollEntry
@@ -18,11 +19,13 @@ from cardprod._polling.queue import TICK, Phase, PollQueue, QueuedState
 from cardprod._polling.signal import Signal
 from cardprod._polling.source import TimeSlice, each_item
 from cardprod._protocol.validation import check_seconds, check_type
-from cardprod.checkpoint import wall_clock
+from cardprod.checkpoint import known_status, wall_clock
 from cardprod.errors import CardprodError, UsageError, WaitTimeout
 from cardprod.models import Card, ProductionStatus, Transition
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from cardprod._http.limiter import Permit
     from cardprod._polling.bulk import Batches
     from cardprod._polling.poller import Poller
@@ -33,6 +36,8 @@ if TYPE_CHECKING:
     from cardprod.models import CardLike
 
 __all__ = ["Waits"]
+
+_NOTHING_KNOWN: Final[Mapping[Card, ProductionStatus]] = MappingProxyType({})
 
 
 class _Entry(QueuedState, PollEntry):
@@ -111,6 +116,7 @@ class Waits(Batch[Transition]):
     """
 
     __name__ = "wait_until_all_final"
+    _named = "steps"
 
     def __init__(  # noqa: PLR0913 - what it is made of, and two ways to begin
         self,
@@ -120,10 +126,12 @@ class Waits(Batch[Transition]):
         options: PollOptions,
         *,
         batch_timeout: float | None = None,
+        after: Mapping[Card, ProductionStatus] = _NOTHING_KNOWN,
         resumed: Checkpoint | None = None,
     ) -> None:
         super().__init__(poller, batches)
         self._source = cards
+        self._known = after
         self._options = options
         self._batch_timeout = batch_timeout
         self._ends_at = math.inf
@@ -200,7 +208,7 @@ class Waits(Batch[Transition]):
                 or this is not its event loop.
         """
         card = Card.of(card)
-        check_type("after", after, ProductionStatus, or_none=True)
+        check_type("after", after, ProductionStatus, "a ProductionStatus, such as step.current", or_none=True)
         if timeout is not None:
             check_seconds("timeout", timeout)
         if not self._is_entered:
@@ -270,6 +278,7 @@ class Waits(Batch[Transition]):
         subscribers = self._poller.subscriptions.of(card)
         if subscribers and any(isinstance(one, _Entry) and one.is_of(self) for one in subscribers):
             return
+        after = after or known_status(card, self._known)
         timeout = self._options.timeout if timeout is None else timeout
         ends_at = self._ends_at if timeout is None else min(now + timeout, self._ends_at)
         self._stream.count_card()

@@ -42,7 +42,7 @@ def _object_of(event: events.Event) -> tuple[str, dict[str, Any]] | None:  # noq
         case events.Result():
             return _result(event)
         case events.BadRowFound():
-            return "bad_row", attrs.asdict(event.row)
+            return "bad_row", _fields(event.row, "line", "reason")
         case events.WatchStarted():
             return "watching", _fields(event, "cards", "ended", "bad_rows", "checkpoint", "is_resumed")
         case events.WatchProgress(seconds_left=left):

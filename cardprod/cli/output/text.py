@@ -59,7 +59,7 @@ class TextLines(Output):
                 about = outcome.card if isinstance(outcome, CardprodError) else None
                 self.note(outcome_text(outcome) if about is None else f"{whole(about)}: {outcome_text(outcome)}")
             case events.BadRowFound(name, row):
-                self.note(f"{name}:{row}")
+                self.note(f"{name}:{row.line}: {row.reason}")
             case events.WatchStarted():
                 self._started = event
                 if event.is_resumed:
