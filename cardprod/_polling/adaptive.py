@@ -55,7 +55,7 @@ import attrs
 if TYPE_CHECKING:
     from typing import Self
 from cardprod._polling.backoff import Backoff
-from cardprod._polling.dwell_time import DwellTime, SavedDwellTime, prior_hazard
+from cardprod._polling.dwell_time import DwellTime, SavedDwellTime, prior_ends
 from cardprod._protocol.codec import from_json, to_json
 from cardprod._protocol.validation import check_number, check_type
 
@@ -97,18 +97,17 @@ class _Load:
         """The spacing that uses the budget."""
         self.longest_gap = fallback.first
         """For how long `fallback` would leave a card unpolled."""
-        self._since: float | None = None
-        self._at = 0.0  # the last poll
-        self._polls = self._mass = self._waited = self._delays = self._longest_delay = 0.0
+        self._at = math.inf  # the last poll
+        self._seconds = self._polls = self._mass = self._waited = self._delays = self._longest_delay = 0.0
 
     def add(self, mass: float, waited: float, unchanged: int, now: float, requests_per_second: float) -> None:
         """Add a poll: the mass and the seconds that its card used up, and the polls that showed nothing new."""
         memory = max(_MEASURED_SECONDS, _MEASURED_POLLS / requests_per_second)
-        if self._since is None or now < self._at:  # the first poll, or another loop's clock
-            self._since = now
-            keep = 0.0
+        if now < self._at:  # the first poll, or another loop's clock
+            keep = self._seconds = 0.0
         else:
             keep = math.exp((self._at - now) / memory)
+            self._seconds = self._seconds * keep + memory * (1 - keep)
         self._at = now
         delay = self._fallback.delay(unchanged, 0.0)
         self._polls = self._polls * keep + 1
@@ -117,8 +116,8 @@ class _Load:
         self._delays = self._delays * keep + delay
         self._longest_delay = max(self._longest_delay * keep, delay)
         self.longest_gap = self._longest_delay
-        if now - self._since > _SETTLED:
-            budget = memory * (1 - math.exp((self._since - now) / memory)) * requests_per_second  # decayed alike
+        if self._seconds > _SETTLED:
+            budget = self._seconds * requests_per_second
             self.spacing = max(self._least_spacing, self._mass / budget)
             self.longest_gap += max(0.0, self._waited / budget - self._delays / self._polls)
 
@@ -197,7 +196,7 @@ class AdaptiveSchedule:
         self._shortest = shortest
         self._memory = memory
         self._jitter = jitter
-        self._prior = prior_hazard(fallback)
+        self._prior = prior_ends(fallback)
         self._patience = max(1.0, math.sqrt(poll_cost / _POLL_COST))  # by which what is saved with it makes gaps longer
         # With this and nothing learned, where half of the ends are assumed to be final, the delays are fallback's.
         self._load = _Load(fallback, math.sqrt((1 + progress_weight) / 2), math.sqrt(2 * poll_cost))
