@@ -5,7 +5,7 @@ second that the status ends at that age, is the mean of a Gamma distribution: (e
 risk + prior seconds). A change is only known to be between two polls, so its event is spread over that interval, in
 proportion to the hazard so far (one step of Turnbull's self-consistent estimate for interval-censored data), and counts
 as at risk until then. A card that is still in its status counts as at risk at each poll (right-censored), from the age
-at which it was first seen in it (left-truncated).
+at which it was first seen in it (left-truncated). Neighbouring bins are averaged, 1:2:1.
 
 **The density** of polls is the root of the hazard, weighted by what a change is worth: `adaptive` says why.
 
@@ -21,7 +21,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from itertools import accumulate, pairwise
-from operator import mul
+from operator import add, mul, truediv
 from typing import TYPE_CHECKING, Final
 
 import attrs
@@ -86,8 +86,9 @@ class DwellTime:
         self._forget(memory)
         final_share = (self.final_ends + 0.5) / (self.ends + 1)
         worth = final_share + (1 - final_share) * progress_weight
-        bins = zip(prior, self.events, _WIDTHS, self.at_risk, strict=True)
-        self.density = [math.sqrt(worth * (before + ends) / (width + seconds)) for before, ends, width, seconds in bins]
+        events, at_risk = _averaged(self.events), _averaged(self.at_risk)
+        ends, seconds = map(add, prior, events), map(add, _WIDTHS, at_risk)
+        self.density = [math.sqrt(worth * hazard) for hazard in map(truediv, ends, seconds)]
         self.mass = [0.0, *accumulate(map(mul, self.density[:-1], _WIDTHS))]
 
     def mass_at(self, age: float) -> float:
@@ -165,6 +166,12 @@ def _bins(begin: float, end: float) -> list[tuple[int, float]]:
         begin = _EDGES[bin_]
     parts.append((bin_, end - begin))
     return parts
+
+
+def _averaged(values: Sequence[float]) -> list[float]:
+    """Average each value with its neighbours, 1:2:1."""
+    pairs = [*map(add, values, values[1:])]
+    return [four / 4 for four in map(add, [2 * values[0], *pairs], [*pairs, 2 * values[-1]])]
 
 
 def _lognormal(value: float, median: float) -> float:

@@ -58,11 +58,16 @@ class Model:
     def hazard(self, bin_: int) -> float:
         """The mean of a Gamma distribution, with the prior worth one card."""
         seconds = WIDTHS[bin_]
-        return (self.prior(bin_) * seconds + self.events[bin_]) / (seconds + self.at_risk[bin_])
+        return (self.prior(bin_) * seconds + averaged(self.events, bin_)) / (seconds + averaged(self.at_risk, bin_))
 
     def used(self, begin: float, end: float) -> float:
         """The integral of √(v h) between two ages."""
         return sum(math.sqrt(self.worth * self.hazard(bin_)) * overlap(bin_, begin, end) for bin_ in BINS)
+
+
+def averaged(values: list[float], bin_: int) -> float:
+    """Average a bin with its neighbours, 1:2:1, where the first and the last are their own."""
+    return (values[max(bin_ - 1, 0)] + 2 * values[bin_] + values[min(bin_ + 1, 67)]) / 4
 
 
 def learn(
