@@ -36,9 +36,20 @@ late, and L is by how much its polls would be late. By Little's law a card is po
 n cards wait and the whole budget is used; n is measured, as the seconds that cards waited between two polls, per
 second. With the mean M of those delays, L = R - M, or 0 if the budget suffices. So a card that nothing is expected of
 is put off hardly longer than `fallback` would, and what was learned wrong is soon put right. That no gap is over half
-longer than `fallback`'s longest, and that the ends of a fleet are then seen as early, is only measured, not proved. It
-cannot always be so: a request that is left over and used now counts in the same minute later, so where a minute's limit
-is nearly all used, cards that come at its end can be seen later than with `fallback`.
+longer than `fallback`'s longest, and that the ends of a fleet are then seen as early, is only measured, not proved: of
+246 kinds of random fleets, four of each, the ends of three kinds were seen more than 5 % and 0.3 s later on average,
+of one beyond what is random. (So much later than itself is `fallback` with other random numbers in 14 of 213 fleets.)
+
+It cannot always be so. If a request is left over at time t and used, it counts until t + 60 s. If as many cards come
+until then as `fallback` could still just serve, it would need all requests of that minute, and one of its polls must
+now wait until t + 60 s. So no schedule that does not know which cards will come both uses what is left over and is
+never worse. A reserve for all that `fallback` would need for the pending cards until the request returns,
+
+    polls of the last minute + sum of log((age + 60 + c) / (age + c)) / log(factor) <= limit,  c = first / (factor - 1)
+
+does not help: it is the cards that have not come yet which miss the request. That one fleet, of 200 cards that come
+within 47 s and need 930 of 1,000 requests, was seen 1.23 times as late as by `fallback` with this reserve, 1.22 times
+without, and still 1.11 times if no poll was ever brought forward.
 
 A card that has not changed for an hour is polled no more often than every ten seconds, and so on in proportion
 (`_UNCHANGED`), but never less often than `fallback` would.
@@ -62,8 +73,8 @@ from cardprod._protocol.validation import check_number, check_type
 __all__ = ["IDLE_GAP", "AdaptiveSchedule"]
 
 IDLE_GAP: Final = 6.5
-"""Seconds until a card may be polled again at most, while requests are left over: with the jitter, its change is then
-seen 3 s late on average, with a hundred polls in ten minutes and a few more after each change."""
+"""Seconds until a card may be polled again at most, while requests are left over. With the jitter its change is seen
+2.94 s late on average, by 103 polls in ten minutes, and two more after each change, as `fallback` makes them."""
 _UNCHANGED: Final = 1 / 360
 """The share of its time in a status for which a card is not polled again."""
 _OVERTAKEN: Final = 1.3
@@ -122,7 +133,7 @@ class _Load:
             self.longest_gap += max(0.0, self._waited / budget - self._delays / self._polls)
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen
 class _Saved:
     """A schedule, as it is saved. `AdaptiveSchedule` checks the numbers."""
 

@@ -112,7 +112,7 @@ class DwellTime:
         total = sum(share for _, _, share in shares)
         still_there = 1.0
         for bin_, seconds, share in shares:
-            left = share / total if total > 0 else 1 / len(shares)
+            left = share / total if total > 0 else 1.0  # an interval of 0 seconds is in one bin
             self.events[bin_] += left
             self.at_risk[bin_] += (still_there - left / 2) * seconds
             still_there -= left

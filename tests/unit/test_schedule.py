@@ -346,10 +346,12 @@ def test_no_curve(curve: Any) -> None:
         ({"shortest": -1}, "shortest"),
         ({"memory": 1}, "memory"),
         ({"jitter": 1}, "jitter"),
+        ({"jitter": -0.1}, "jitter"),
         ({"jitter": True}, "jitter"),
         ({"fallback": 5}, "fallback"),
         ({"typical": {"READY": 0}}, "typical"),
         ({"typical": {5: 5}}, "typical"),
+        ({"typical": [("READY", 5)]}, "typical"),
         ({"poll_cost": "cheap"}, "poll_cost"),
     ],
 )
