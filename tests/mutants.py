@@ -108,6 +108,12 @@ EQUIVALENT: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
         ),
     },
     "_polling.dwell_time": {
+        "There are as many numbers in each.": (
+            (
+                "bins = zip(map(add, prior, events), map(add, _WIDTHS, at_risk), strict=True) -> "
+                "bins = zip(map(add, prior, events), map(add, _WIDTHS, at_risk), strict=False)"
+            ),
+        ),
         "Where nothing has ended, all is multiplied by one.": ("if self._ended: -> if True:",),
         "A part of 0 seconds has no share of anything.": (
             "while bin_ < _LAST and end > _EDGES[bin_ + 1]: -> while bin_ < _LAST and end >= _EDGES[bin_ + 1]:",

@@ -21,7 +21,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from itertools import accumulate, pairwise
-from operator import add, mul, truediv
+from operator import add, mul
 from typing import TYPE_CHECKING, Final
 
 import attrs
@@ -87,8 +87,8 @@ class DwellTime:
         final_share = (self.final_ends + 0.5) / (self.ends + 1)
         worth = final_share + (1 - final_share) * progress_weight
         events, at_risk = _averaged(self.events), _averaged(self.at_risk)
-        ends, seconds = map(add, prior, events), map(add, _WIDTHS, at_risk)
-        self.density = [math.sqrt(worth * hazard) for hazard in map(truediv, ends, seconds)]
+        bins = zip(map(add, prior, events), map(add, _WIDTHS, at_risk), strict=True)
+        self.density = [math.sqrt(worth * ends / seconds) for ends, seconds in bins]
         self.mass = [0.0, *accumulate(map(mul, self.density[:-1], _WIDTHS))]
 
     def mass_at(self, age: float) -> float:
