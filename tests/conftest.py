@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import gc
 import inspect
+import itertools
 import os
 import sys
 import time
+import traceback
 from typing import TYPE_CHECKING, Any, Protocol
 from unittest import mock
 
@@ -135,6 +137,16 @@ def pool_ages_in_virtual_time() -> Iterator[None]:
     """Let aiohttp's connection pool, which takes the time from `time.monotonic`, take it from the event loop."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("aiohttp.connector.monotonic", _monotonic)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def short_stacks_in_debug_mode(pytestconfig: pytest.Config) -> Iterator[None]:
+    """Let asyncio's debug mode keep three frames of where a thing was made: all of them cost more than all tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        if pytestconfig.getini("asyncio_debug"):
+            walk_stack = traceback.walk_stack
+            patch.setattr(traceback, "walk_stack", lambda frame: itertools.islice(walk_stack(frame), 3))
         yield
 
 
