@@ -49,7 +49,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("cardprod")
     group.addoption("--full-size", action="store_true", help="Run with the full number of cards, waits and examples.")
     group.addoption("--slow", action="store_true", help="Run also the tests that are slow, as nothing fast would do.")
-    group.addoption("--only-sized", action="store_true", help="Leave out the tests that have one size only.")
+    group.addoption("--only-sized", action="store_true", help="Leave out what is as large, and fast, without it.")
     group.addoption("--examples", type=int, metavar="N", help="Try so many new examples of each property.")
     group.addoption("--no-skips", action="store_true", help="Fail where a test is skipped for want of something.")
 
@@ -68,12 +68,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(trylast=True)  # after Hypothesis has marked its tests
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Keep slow tests only with `--slow`, and with `--only-sized` only those that `--full-size` changes."""
+    """Keep slow tests only with `--slow` or `--full-size`, and with `--only-sized` only those that these two change."""
     left_out = [
         item
         for item in items
         if (item.get_closest_marker("slow") and not (config.getoption("--slow") or config.getoption("--full-size")))
-        or (config.getoption("--only-sized") and not _has_sizes(item))
+        or (config.getoption("--only-sized") and not _has_sizes(item) and not item.get_closest_marker("slow"))
     ]
     gone = {*left_out}
     config.hook.pytest_deselected(items=left_out)
