@@ -23,13 +23,15 @@ __all__ = ["Commands", "make_parser"]
 _EPILOG: Final = f"""\
 environment:
   CARDPROD_TOKEN        the user token; never an argument, where others could read it
-  CARDPROD_TOKEN_NAME   for `worker`: the token that `submit --token name` asks for; - is _
+  CARDPROD_TOKEN_MY_BANK  for `worker`: the token of `submit --token my-bank`; any name, in capitals, with _ for -
   CARDPROD_BASE_URL     where to ask (default {PRODUCTION})
   CARDPROD_API_VERSION  the path's version (default v3)
   CARDPROD_CA, CARDPROD_CERT, CARDPROD_KEY, CARDPROD_KEY_PASSWORD
                         authorities to trust, a client certificate, its key
   HTTPS_PROXY, NO_PROXY the proxy, and for which hosts there is none
-  CARDPROD_DATABASE_URL for `submit`, `worker`, `batch`, `migrate`: PostgreSQL (default: one of this user's own)
+  CARDPROD_DATABASE_URL, CARDPROD_DATABASE_SCHEMA, CARDPROD_DATABASE_OWNER
+                        for `submit`, `worker`, `batch`, `migrate`: PostgreSQL (default: one of this user's own),
+                        the schema in it (default cardprod), who made the tables (see --owner)
 
 exit codes:
   0 produced   1 ended in an error status   2 usage   3 not final yet or timed out
