@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from cardprod._polling.bulk import Batches
     from cardprod._polling.poller import Poller
     from cardprod._polling.source import Cards
-    from cardprod._polling.state import PollOptions
+    from cardprod._polling.state import PollOptions, PollState
     from cardprod._polling.subscriptions import Outcome, SharedPoll
     from cardprod.checkpoint import Checkpoint, PendingCard
     from cardprod.models import CardLike
@@ -138,8 +138,6 @@ class Waits(Batch[Transition]):
         self._polls, self._poll_ended = 0, Signal()  # tasks that poll; one has ended
         self._is_source_done = cards is None
         self._over: set[Card] = set()  # kept while the source may bring them again
-        # Over, and their end is still in the stream; several of a card that was added again.
-        self._over_unread: dict[Card, list[_Entry]] = {}
 
     @property
     def poller(self) -> Poller:
@@ -157,12 +155,6 @@ class Waits(Batch[Transition]):
             return result
         return result.current if result.is_final else None
 
-    def _was_read(self, card: Card, result: Transition | CardprodError) -> None:
-        if (isinstance(result, CardprodError) or result.is_final) and (unread := self._over_unread.get(card)):
-            del unread[0]
-            if not unread:
-                del self._over_unread[card]
-
     def checkpoint(self) -> Checkpoint:
         """Save the waits as they are, to go on with elsewhere by `Client.resume` or `Client.sweep`.
 
@@ -177,11 +169,15 @@ class Waits(Batch[Transition]):
             raise UsageError("take a checkpoint inside the `async with` block, before it is left or has ended")
         now, wall_now = _time("checkpoint"), wall_clock()
         undelivered: dict[Card, list[Transition]] = {}
-        for card, result in self._stream:
+        over: list[PollState] = []  # their end is still in the stream; a card that was added again is in the queue too
+        for card, result, state in self._stream:
             if isinstance(result, Transition):
                 undelivered.setdefault(card, []).append(result)
-        entries = [*(unread[-1] for unread in self._over_unread.values()), *self._queue]
-        saved = {entry.card: entry.save(now, wall_now, undelivered.get(entry.card, ())) for entry in entries}
+            if state is not None and state.is_over:
+                over.append(state)
+        saved = {
+            state.card: state.save(now, wall_now, undelivered.get(state.card, ())) for state in (*over, *self._queue)
+        }
         self._checkpoint_id = self._checkpoint_id or str(uuid.uuid4())
         pending = tuple((self._to_resume | saved).values())
         return self._options.checkpoint(self._checkpoint_id, pending, sweep=self._sweep)
@@ -253,15 +249,14 @@ class Waits(Batch[Transition]):
 
     def _resume(self, saved: PendingCard, now: float) -> None:
         """Deliver what was not delivered yet, and wait for the card as before."""
-        for transition in saved.undelivered:
-            self._stream.add((saved.card, transition))
         entry = _Entry(saved.card, self._options, now, math.inf, self)
         entry.restore(saved, now, wall_clock())
+        for transition in saved.undelivered:
+            self.deliver(entry, transition)
         self._stream.count_card()
         if entry.last is not None and entry.is_over:
             # It was final already when it was saved: its last transition is among those that were just added.
             entry.phase = Phase.OVER
-            self._over_unread[entry.card] = [entry]
             self._stream.count_end(entry.last)
         else:
             self._wait_for(entry, now)
@@ -367,7 +362,7 @@ class Waits(Batch[Transition]):
 
     def deliver(self, entry: _Entry, transition: Transition) -> None:
         """Add a transition to the results."""
-        self._stream.add((entry.card, transition))
+        self._stream.add((entry.card, transition, entry))
 
     def move_on(self, entry: _Entry) -> None:
         """Move a card on after a change: to its next poll, or, if its wait is over, out."""
@@ -380,14 +375,13 @@ class Waits(Batch[Transition]):
 
     def _finish(self, entry: _Entry) -> None:
         card, error = entry.card, entry.error
-        self._over_unread.setdefault(card, []).append(entry)
         if not self._is_source_done:
             self._over.add(card)
         if error is not None:
             if isinstance(error, WaitTimeout):
                 saved = entry.save(asyncio.get_running_loop().time(), wall_clock())
                 error.checkpoint = self._options.checkpoint(str(uuid.uuid4()), (saved,))
-            self._stream.add((card, error))
+            self._stream.add((card, error, entry))
             self._stream.count_end(error)
         elif entry.last is not None:
             self._stream.count_end(entry.last)
