@@ -54,14 +54,14 @@ import asyncio
 import logging
 import sys
 import traceback
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from cardprod.cli.exit_codes import DEFECT, INTERRUPTED, NO_ANSWER, exit_code_of
 from cardprod.cli.output import Output
 from cardprod.cli.output.events import Result
 from cardprod.cli.output.streams import OutputLost, open_missing_streams, print_stderr
 from cardprod.cli.parser import make_parser
-from cardprod.cli.words import in_words
+from cardprod.cli.words import count_of, in_words
 from cardprod.errors import CardprodError
 from cardprod.models import one_line
 from cardprod.telemetry import LOGGER
@@ -72,12 +72,37 @@ if TYPE_CHECKING:
 
 __all__ = ["Output", "main", "make_parser", "run"]
 
+_FEW_FAILED: Final = 3
+_SUMMED_UP: Final = 30
+"""Seconds after which it is printed how many more polls failed."""
+
 
 class _Warnings(logging.Handler):
-    """Prints warnings of the client as everything else is printed: without a handler Python does so as they come."""
+    """Prints warnings of the client as everything else is printed: without a handler Python does so as they come.
+
+    Of polls that fail with the same error, the first few are printed, and then how many more there were.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self._failed: dict[str, int] = {}
 
     def emit(self, record: logging.LogRecord) -> None:
+        error: str | None = getattr(record, "cardprod_error", None)
+        if error is not None:
+            count = self._failed[error] = self._failed.get(error, 0) + 1
+            if count == 1:
+                asyncio.get_running_loop().call_later(_SUMMED_UP, self._sum_up, error)
+            if count > _FEW_FAILED:
+                return
         print_stderr(f"cardprod: {one_line(in_words(record.getMessage()), 300)}")
+        if record.exc_info:
+            print_stderr(logging.Formatter().formatException(record.exc_info))
+
+    def _sum_up(self, error: str) -> None:
+        more = self._failed.pop(error) - _FEW_FAILED
+        if more > 0:
+            print_stderr(f"cardprod: {count_of(more, 'more poll')} failed with {error} in the last {_SUMMED_UP} s")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -110,7 +135,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 async def run(arguments: argparse.Namespace, output: Output) -> int:
     """Run a parsed command inside an event loop."""
     # A watch counts the polls that failed, and shows why.
-    handler = logging.NullHandler() if arguments.is_live else _Warnings(logging.WARNING)
+    handler = logging.NullHandler() if arguments.is_live else _Warnings()
     LOGGER.addHandler(handler)
     try:
         try:

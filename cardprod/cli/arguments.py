@@ -117,11 +117,10 @@ def add_connection(to: argparse.ArgumentParser) -> None:
 
 def add_database(to: argparse.ArgumentParser) -> None:
     """Add `--database`, and where in it the tables are."""
-    words = (
-        "PostgreSQL (default CARDPROD_DATABASE_URL, where its password is not seen; without one, a server is started "
-    )
-    words += "for this user, which all of the user's commands share)"
+    words = "PostgreSQL (default CARDPROD_DATABASE_URL, where its password is not seen; without one, a server is "
+    words += "started for this user, which all of the user's commands share)"
     to.add_argument("--database", metavar="URL", help=words)
-    to.add_argument("--schema", default="cardprod", metavar="NAME", help="the schema of the tables (default cardprod)")
-    words = "who made the tables, if neither you, the database's owner nor a superuser"
+    words = "the schema of the tables (default CARDPROD_DATABASE_SCHEMA, or cardprod)"
+    to.add_argument("--schema", metavar="NAME", help=words)
+    words = "who made the tables, unless you, the database's owner or a superuser (default CARDPROD_DATABASE_OWNER)"
     to.add_argument("--owner", metavar="ROLE", help=words)

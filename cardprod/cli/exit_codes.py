@@ -33,7 +33,8 @@ exit codes:
   3    not final: under way, or its time ran out, with --follow also in an error status;
        batch: not finished
   4    no usable answer from the API, the network or the database, also until a timeout;
-       or standard output cannot be written, or its reader has gone, as after `| head -1`
+       or standard output cannot be written, or its reader has gone, as after `| head -1`;
+       batch: cancelled
   70   a defect of this command, with a traceback
   130  Ctrl-C, 143 SIGTERM (Python's subprocess shows -15 unless it is watch's);
        worker: 0, once what is under way is finished

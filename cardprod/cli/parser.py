@@ -22,18 +22,20 @@ __all__ = ["Commands", "make_parser"]
 
 _EPILOG: Final = f"""\
 environment:
-  CARDPROD_TOKEN         the user token; there is no option for it, which others could read
-  CARDPROD_TOKEN_NAME    worker: the token for what `submit --token name` submitted; - is _
-  CARDPROD_BASE_URL      the server (default {PRODUCTION})
-  CARDPROD_API_VERSION   the version in the server's paths (default v3)
-  CARDPROD_CA            a file of the authorities to trust, as --ca
-  CARDPROD_CERT          a file of a client certificate, as --cert
-  CARDPROD_KEY           a file of the certificate's key, as --key
-  CARDPROD_KEY_PASSWORD  the password of that key, if it is encrypted
-  CARDPROD_DATABASE_URL  submit, worker, batch, migrate: the PostgreSQL, as --database
-  HTTPS_PROXY            the proxy, as --proxy; or ALL_PROXY
-  NO_PROXY               the hosts that are reached without a proxy
-  NO_COLOR, FORCE_COLOR  no colours; colours also where standard output is no terminal
+  CARDPROD_TOKEN            the user token; there is no option for it, which others could read
+  CARDPROD_TOKEN_MY_BANK    worker: the token for what `submit --token my-bank` submitted; - is _
+  CARDPROD_BASE_URL         the server (default {PRODUCTION})
+  CARDPROD_API_VERSION      the version in the server's paths (default v3)
+  CARDPROD_CA               a file of the authorities to trust, as --ca
+  CARDPROD_CERT             a file of a client certificate, as --cert
+  CARDPROD_KEY              a file of the certificate's key, as --key
+  CARDPROD_KEY_PASSWORD     the password of that key, if it is encrypted
+  CARDPROD_DATABASE_URL     submit, worker, batch, migrate: the PostgreSQL, as --database
+  CARDPROD_DATABASE_SCHEMA  … the schema in it, as --schema
+  CARDPROD_DATABASE_OWNER   … who made the tables, as --owner
+  HTTPS_PROXY               the proxy, as --proxy; or ALL_PROXY
+  NO_PROXY                  the hosts that are reached without a proxy
+  NO_COLOR, FORCE_COLOR     no colours; colours also where standard output is no terminal
 
 {EXIT_CODES}
 examples:

@@ -78,6 +78,7 @@ _TERMS: Final[tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...]] = (
     (r"\bapi_version\b", "CARDPROD_API_VERSION"),
     (r"\bthe (user )?token (must be a str\S*|is empty|holds|begins)", r"CARDPROD_TOKEN \2"),
     (r"^on_steps\b", "--on-steps"),
+    (r"\bpass owner='(.*?)'", r"add --owner \1"),
     (r"\bbatch_id\b", "BATCH"),
     (r"\bcard (?=\d+/)", ""),
 )
