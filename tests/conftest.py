@@ -121,8 +121,8 @@ def full_size(request: pytest.FixtureRequest) -> bool:
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Let the loop idle 10 times before virtual time jumps: looptime's 42 cost more CPU and change no result."""
-    item.add_marker(pytest.mark.looptime(noop_cycles=10))
+    """Let the loop idle 5 times before virtual time jumps: looptime's 42 cost more CPU and change no result."""
+    item.add_marker(pytest.mark.looptime(noop_cycles=5))
 
 
 def _monotonic() -> float:

@@ -515,22 +515,25 @@ def _listeners(database: str) -> int:
         return len(connection.execute(statement).fetchall())
 
 
-@pytest.mark.parametrize(
-    ("words", "page"),
-    [("import pytest\n", None), ("test_a_jam", _TESTING), ("import uvicorn", _TESTING)],
-    ids=["README", "testing", "endpoint"],
-)
-def test_pytest_recipe(tmp_path: Path, words: str, page: str | None) -> None:
-    """The test of a user's own app passes under pytest with pytest-asyncio, outside this project."""
-    (tmp_path / "test_recipe.py").write_text(_recipe(words, page))
+_TESTS_OF_APPS = {
+    "test_readme.py": ("import pytest\n", None),
+    "test_testing.py": ("test_a_jam", _TESTING),
+    "test_endpoint.py": ("import uvicorn", _TESTING),
+}
+
+
+def test_pytest_recipes(tmp_path: Path) -> None:
+    """The tests of a user's own app pass under pytest with pytest-asyncio, outside this project."""
+    for name, (words, page) in _TESTS_OF_APPS.items():
+        (tmp_path / name).write_text(_recipe(words, page))
     (tmp_path / "app.py").write_text(_recipe("FastAPI(lifespan"))
-    # Only the plugins that the recipe needs: others that happen to be installed take longer to load than it to run.
+    # Only the plugins that the recipes need: others that happen to be installed take longer to load than they to run.
     plugins = ["-p", "pytest_asyncio.plugin", "-p", "cardprod.testing"]
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *plugins]
+    command = [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", *plugins]
     env = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONPATH": f"{_ROOT}{os.pathsep}{tmp_path}"}
-    finished = run_program(*command, "test_recipe.py", cwd=tmp_path, env=env, check=False)
+    finished = run_program(*command, *_TESTS_OF_APPS, cwd=tmp_path, env=env, check=False)
     assert finished.exit_code == 0, finished.out
-    assert re.search(r"^\d passed", finished.out, re.MULTILINE)
+    assert {*re.findall(r"^(\w+\.py)::\w+ PASSED", finished.out, re.MULTILINE)} == {*_TESTS_OF_APPS}
 
 
 # --- Waits that outlive a process ---
