@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from abc import abstractmethod
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeAlias, TypeVar
 
 from cardprod._http.limiter import LimiterQueue
 from cardprod._polling.coroutine import CoroutineLike
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from cardprod._http.limiter import Permit
     from cardprod._polling.poller import Poller
     from cardprod._polling.source import Cards
+    from cardprod._polling.state import PollState
     from cardprod._polling.subscriptions import Outcome
 
 __all__ = ["Batch", "Batches", "Statuses"]
@@ -41,13 +42,16 @@ class Batch(CoroutineLike[Outcomes], Generic[_T]):
     Await it for a dict, or enter it and iterate it. It can be used once.
     """
 
+    _named: ClassVar = "pairs"
+
     def __init__(self, poller: Poller, batches: Batches) -> None:
         self._coroutine = None
         self._poller = poller
         self._batches = batches
         self._requests = LimiterQueue()
         self._room, self._room_for_refused = Signal(), Signal()  # each for one waiter
-        self._stream: ResultStream[tuple[Card, _T | CardprodError]] = ResultStream(self._on_room)
+        # Each result with its card, and with the card's state if it is waited for.
+        self._stream: ResultStream[tuple[Card, _T | CardprodError, PollState | None]] = ResultStream(self._on_room)
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_entered = self._is_left = False
 
@@ -124,18 +128,18 @@ class Batch(CoroutineLike[Outcomes], Generic[_T]):
     def __aiter__(self) -> AsyncIterator[tuple[Card, _T | CardprodError]]:
         if not self._is_entered:
             raise UsageError(
-                f"a batch must be entered before it is iterated: `async with client.{self.__name__}(cards) as pairs`"
+                "a batch must be entered before it is iterated: "
+                f"`async with client.{self.__name__}(cards) as {self._named}:`, then `async for` over that"
             )
         return _Pairs(self._next_pair)
 
     async def _next_pair(self) -> tuple[Card, _T | CardprodError]:
         try:
-            pair = await self._stream.read()
+            card, result, _ = await self._stream.read()
         except StopAsyncIteration:
             self._is_left = True
             raise
-        self._was_read(*pair)
-        return pair
+        return card, result
 
     # --- The work ---
 
@@ -145,9 +149,6 @@ class Batch(CoroutineLike[Outcomes], Generic[_T]):
 
     async def _end(self) -> None:
         """Clean up when the block is left, after every task has ended."""
-
-    def _was_read(self, card: Card, result: _T | CardprodError) -> None:
-        """Note that the reader has this result."""
 
     def _on_room(self) -> None:
         """Go on with what was held back because nobody read."""
@@ -207,7 +208,7 @@ class Batch(CoroutineLike[Outcomes], Generic[_T]):
         except Exception:  # noqa: BLE001 - the item's own
             key = _repr_of(item)
         self._stream.count_card()
-        self._stream.add((key, error))
+        self._stream.add((key, error, None))
         self._stream.count_end(error)
 
 
@@ -293,5 +294,5 @@ class Statuses(Batch[ProductionStatus]):
             outcome = await self._poller.request(card, self._requests, permit)
         except CardprodError as error:
             outcome = error.with_traceback(None)  # its frames hold this batch
-        self._stream.add((card, outcome))
+        self._stream.add((card, outcome, None))
         self._stream.count_end(outcome)

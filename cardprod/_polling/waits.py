@@ -10,29 +10,34 @@ import asyncio
 import math
 import uuid
 from itertools import islice
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
 
 from cardprod._polling.bulk import Batch
 from cardprod._polling.poller import PollEntry
 from cardprod._polling.queue import TICK, Phase, PollQueue, QueuedState
 from cardprod._polling.signal import Signal
 from cardprod._polling.source import TimeSlice, each_item
-from cardprod._protocol.validation import check_type
-from cardprod.checkpoint import wall_clock
+from cardprod._protocol.validation import check_seconds, check_type
+from cardprod.checkpoint import known_status, wall_clock
 from cardprod.errors import CardprodError, UsageError, WaitTimeout
 from cardprod.models import Card, ProductionStatus, Transition
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from cardprod._http.limiter import Permit
     from cardprod._polling.bulk import Batches
     from cardprod._polling.poller import Poller
     from cardprod._polling.source import Cards
-    from cardprod._polling.state import PollOptions
+    from cardprod._polling.state import PollOptions, PollState
     from cardprod._polling.subscriptions import Outcome, SharedPoll
     from cardprod.checkpoint import Checkpoint, PendingCard
     from cardprod.models import CardLike
 
 __all__ = ["Waits"]
+
+_NOTHING_KNOWN: Final[Mapping[Card, ProductionStatus]] = MappingProxyType({})
 
 
 class _Entry(QueuedState, PollEntry):
@@ -111,6 +116,7 @@ class Waits(Batch[Transition]):
     """
 
     __name__ = "wait_until_all_final"
+    _named = "steps"
 
     def __init__(  # noqa: PLR0913 - what it is made of, and two ways to begin
         self,
@@ -120,10 +126,12 @@ class Waits(Batch[Transition]):
         options: PollOptions,
         *,
         batch_timeout: float | None = None,
+        after: Mapping[Card, ProductionStatus] = _NOTHING_KNOWN,
         resumed: Checkpoint | None = None,
     ) -> None:
         super().__init__(poller, batches)
         self._source = cards
+        self._known = after
         self._options = options
         self._batch_timeout = batch_timeout
         self._ends_at = math.inf
@@ -138,8 +146,6 @@ class Waits(Batch[Transition]):
         self._polls, self._poll_ended = 0, Signal()  # tasks that poll; one has ended
         self._is_source_done = cards is None
         self._over: set[Card] = set()  # kept while the source may bring them again
-        # Over, and their end is still in the stream; several of a card that was added again.
-        self._over_unread: dict[Card, list[_Entry]] = {}
 
     @property
     def poller(self) -> Poller:
@@ -157,12 +163,6 @@ class Waits(Batch[Transition]):
             return result
         return result.current if result.is_final else None
 
-    def _was_read(self, card: Card, result: Transition | CardprodError) -> None:
-        if (isinstance(result, CardprodError) or result.is_final) and (unread := self._over_unread.get(card)):
-            del unread[0]
-            if not unread:
-                del self._over_unread[card]
-
     def checkpoint(self) -> Checkpoint:
         """Save the waits as they are, to go on with elsewhere by `Client.resume` or `Client.sweep`.
 
@@ -177,23 +177,28 @@ class Waits(Batch[Transition]):
             raise UsageError("take a checkpoint inside the `async with` block, before it is left or has ended")
         now, wall_now = _time("checkpoint"), wall_clock()
         undelivered: dict[Card, list[Transition]] = {}
-        for card, result in self._stream:
+        over: list[PollState] = []  # their end is still in the stream; a card that was added again is in the queue too
+        for card, result, state in self._stream:
             if isinstance(result, Transition):
                 undelivered.setdefault(card, []).append(result)
-        entries = [*(unread[-1] for unread in self._over_unread.values()), *self._queue]
-        saved = {entry.card: entry.save(now, wall_now, undelivered.get(entry.card, ())) for entry in entries}
+            if state is not None and state.is_over:
+                over.append(state)
+        saved = {
+            state.card: state.save(now, wall_now, undelivered.get(state.card, ())) for state in (*over, *self._queue)
+        }
         self._checkpoint_id = self._checkpoint_id or str(uuid.uuid4())
         pending = tuple((self._to_resume | saved).values())
         return self._options.checkpoint(self._checkpoint_id, pending, sweep=self._sweep)
 
     # --- Cards come ---
 
-    def add(self, card: CardLike, *, after: ProductionStatus | None = None) -> Card:
+    def add(self, card: CardLike, *, after: ProductionStatus | None = None, timeout: float | None = None) -> Card:
         """Wait for one more card, from this moment. One that is waited for already is not waited for twice.
 
         Args:
             card: The card, or a `(profile_id, card_token)` tuple.
             after: A status that you know already: what equals it is not reported and does not end the wait.
+            timeout: Seconds for this card, from now on; None is the batch's `timeout`.
 
         Returns:
             The card, as its results will name it.
@@ -203,7 +208,9 @@ class Waits(Batch[Transition]):
                 or this is not its event loop.
         """
         card = Card.of(card)
-        check_type("after", after, ProductionStatus, or_none=True)
+        check_type("after", after, ProductionStatus, "a ProductionStatus, such as step.current", or_none=True)
+        if timeout is not None:
+            check_seconds("timeout", timeout)
         if not self._is_entered:
             raise UsageError("this batch was not entered yet: add cards inside its `async with` block", card=card)
         if self._is_left or self._stream.is_broken:
@@ -211,7 +218,7 @@ class Waits(Batch[Transition]):
         now = _time("add")
         self._poller.transport.check_usable()
         if card not in self._to_resume:
-            self._register(card, now, after)
+            self._register(card, now, after, timeout)
         return card
 
     def no_more(self) -> None:
@@ -253,24 +260,26 @@ class Waits(Batch[Transition]):
 
     def _resume(self, saved: PendingCard, now: float) -> None:
         """Deliver what was not delivered yet, and wait for the card as before."""
-        for transition in saved.undelivered:
-            self._stream.add((saved.card, transition))
         entry = _Entry(saved.card, self._options, now, math.inf, self)
         entry.restore(saved, now, wall_clock())
+        for transition in saved.undelivered:
+            self.deliver(entry, transition)
         self._stream.count_card()
         if entry.last is not None and entry.is_over:
             # It was final already when it was saved: its last transition is among those that were just added.
             entry.phase = Phase.OVER
-            self._over_unread[entry.card] = [entry]
             self._stream.count_end(entry.last)
         else:
             self._wait_for(entry, now)
 
-    def _register(self, card: Card, now: float, after: ProductionStatus | None = None) -> None:
+    def _register(
+        self, card: Card, now: float, after: ProductionStatus | None = None, timeout: float | None = None
+    ) -> None:
         subscribers = self._poller.subscriptions.of(card)
         if subscribers and any(isinstance(one, _Entry) and one.is_of(self) for one in subscribers):
             return
-        timeout = self._options.timeout
+        after = after or known_status(card, self._known)
+        timeout = self._options.timeout if timeout is None else timeout
         ends_at = self._ends_at if timeout is None else min(now + timeout, self._ends_at)
         self._stream.count_card()
         self._wait_for(_Entry(card, self._options, now, ends_at, self, after=after), now)
@@ -367,7 +376,7 @@ class Waits(Batch[Transition]):
 
     def deliver(self, entry: _Entry, transition: Transition) -> None:
         """Add a transition to the results."""
-        self._stream.add((entry.card, transition))
+        self._stream.add((entry.card, transition, entry))
 
     def move_on(self, entry: _Entry) -> None:
         """Move a card on after a change: to its next poll, or, if its wait is over, out."""
@@ -380,14 +389,13 @@ class Waits(Batch[Transition]):
 
     def _finish(self, entry: _Entry) -> None:
         card, error = entry.card, entry.error
-        self._over_unread.setdefault(card, []).append(entry)
         if not self._is_source_done:
             self._over.add(card)
         if error is not None:
             if isinstance(error, WaitTimeout):
                 saved = entry.save(asyncio.get_running_loop().time(), wall_clock())
                 error.checkpoint = self._options.checkpoint(str(uuid.uuid4()), (saved,))
-            self._stream.add((card, error))
+            self._stream.add((card, error, entry))
             self._stream.count_end(error)
         elif entry.last is not None:
             self._stream.count_end(entry.last)
