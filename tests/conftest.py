@@ -26,6 +26,7 @@ from tests.durable.postgres import Postgres, SharedDatabase, postgres_programs, 
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Generator, Iterator
+    from types import FrameType
 
 # looptime asks for the current loop before every test; without this, asyncio would make one for a test that has none,
 # and leave it open.
@@ -146,7 +147,11 @@ def short_stacks_in_debug_mode(pytestconfig: pytest.Config) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         if pytestconfig.getini("asyncio_debug"):
             walk_stack = traceback.walk_stack
-            patch.setattr(traceback, "walk_stack", lambda frame: itertools.islice(walk_stack(frame), 3))
+
+            def walk_three(frame: FrameType | None) -> Iterator[tuple[FrameType, int]]:
+                return itertools.islice(walk_stack(frame), 3)
+
+            patch.setattr(traceback, "walk_stack", walk_three)
         yield
 
 
