@@ -26,6 +26,7 @@ from tests.durable.postgres import Postgres, SharedDatabase, postgres_programs, 
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Generator, Iterator
+    from types import FrameType
 
 # looptime asks for the current loop before every test; without this, asyncio would make one for a test that has none,
 # and leave it open.
@@ -121,8 +122,8 @@ def full_size(request: pytest.FixtureRequest) -> bool:
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Let the loop idle 10 times before virtual time jumps: looptime's 42 cost more CPU and change no result."""
-    item.add_marker(pytest.mark.looptime(noop_cycles=10))
+    """Let the loop idle 5 times before virtual time jumps: looptime's 42 cost more CPU and change no result."""
+    item.add_marker(pytest.mark.looptime(noop_cycles=5))
 
 
 def _monotonic() -> float:
@@ -146,7 +147,11 @@ def short_stacks_in_debug_mode(pytestconfig: pytest.Config) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         if pytestconfig.getini("asyncio_debug"):
             walk_stack = traceback.walk_stack
-            patch.setattr(traceback, "walk_stack", lambda frame: itertools.islice(walk_stack(frame), 3))
+
+            def walk_three(frame: FrameType | None) -> Iterator[tuple[FrameType, int]]:
+                return itertools.islice(walk_stack(frame), 3)
+
+            patch.setattr(traceback, "walk_stack", walk_three)
         yield
 
 

@@ -527,33 +527,37 @@ def _listeners(database: str) -> int:
         return len(connection.execute(statement).fetchall())
 
 
-@pytest.mark.parametrize(
-    ("words", "page"),
-    [("import pytest\n", None), ("test_a_jam", _TESTING), ("import uvicorn", _TESTING)],
-    ids=["README", "testing", "endpoint"],
-)
-def test_pytest_recipe(tmp_path: Path, words: str, page: str | None) -> None:
-    """The test of a user's own app passes under pytest with pytest-asyncio, outside this project."""
-    finished = _run_pytest(tmp_path, _recipe(words, page), _recipe("FastAPI(lifespan"))
+_TESTS_OF_APPS = {
+    "test_readme.py": ("import pytest\n", None),
+    "test_testing.py": ("test_a_jam", _TESTING),
+    "test_endpoint.py": ("import uvicorn", _TESTING),
+}
+
+
+def test_pytest_recipes(tmp_path: Path) -> None:
+    """The tests of a user's own app pass under pytest with pytest-asyncio, outside this project."""
+    sources = {name: _recipe(words, page) for name, (words, page) in _TESTS_OF_APPS.items()}
+    finished = _run_pytest(tmp_path, sources, _recipe("FastAPI(lifespan"))
     assert finished.exit_code == 0, finished.out
-    assert re.search(r"^\d passed", finished.out, re.MULTILINE)
+    assert {*re.findall(r"^(\w+\.py)::\w+ PASSED", finished.out, re.MULTILINE)} == {*_TESTS_OF_APPS}
 
 
 def test_endpoint_recipe_can_fail(tmp_path: Path) -> None:
     """The test of an app's webhooks fails if the app refuses them all."""
     source = _recipe("import uvicorn", _TESTING).replace("Verifier(kiosk.public_key)", "Verifier.for_production()")
-    finished = _run_pytest(tmp_path, source, _recipe("FastAPI(lifespan").replace("timeout=20", "timeout=1"))
+    app = _recipe("FastAPI(lifespan").replace("timeout=20", "timeout=1")
+    finished = _run_pytest(tmp_path, {"test_endpoint.py": source}, app)
     assert (finished.exit_code, "'READY' == 'PRODUCED'" in finished.out) == (1, True), finished.out
 
 
-def _run_pytest(tmp_path: Path, source: str, app: str) -> Finished:
-    (tmp_path / "test_recipe.py").write_text(source)
-    (tmp_path / "app.py").write_text(app)
-    # Only the plugins that the recipe needs: others that happen to be installed take longer to load than it to run.
+def _run_pytest(folder: Path, sources: dict[str, str], app: str) -> Finished:
+    for name, source in {**sources, "app.py": app}.items():
+        (folder / name).write_text(source)
+    # Only the plugins that the recipes need: others that happen to be installed take longer to load than they to run.
     plugins = ["-p", "pytest_asyncio.plugin", "-p", "cardprod.testing"]
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *plugins]
-    env = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONPATH": f"{_ROOT}{os.pathsep}{tmp_path}"}
-    return run_program(*command, "test_recipe.py", cwd=tmp_path, env=env, check=False)
+    command = [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", *plugins]
+    env = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONPATH": f"{_ROOT}{os.pathsep}{folder}"}
+    return run_program(*command, *sources, cwd=folder, env=env, check=False)
 
 
 # --- Waits that outlive a process ---
