@@ -207,7 +207,7 @@ class Waits(Batch[Transition]):
                 or this is not its event loop.
         """
         card = Card.of(card)
-        check_type("after", after, ProductionStatus, "a ProductionStatus, such as step.current", or_none=True)
+        check_type("after", after, ProductionStatus, "a ProductionStatus (of a transition: step.current)", or_none=True)
         if not self._is_entered:
             raise UsageError("this batch was not entered yet: add cards inside its `async with` block", card=card)
         if self._is_left or self._stream.is_broken:
