@@ -2,8 +2,8 @@
 
 The first line that is not blank decides. If it begins with `{`, each line is a JSON object with `profile_id` and
 `card_token`. Else the list is CSV, separated by commas, semicolons or tabs, or as `sep=` on the first line says. A CSV
-list can begin with a header, in any case and order; without one, the first two columns are the two. Rows and lines
-without anything in them are skipped.
+list can begin with a header, in any case and order; without one, the first two columns are the two. A first row that
+is neither ends the list: it may be a header with other names. Rows and lines without anything in them are skipped.
 
 A row can name the status that is known of its card already, to wait for what comes after it: `after_status`,
 `after_occurred_at` (ISO 8601, with its offset) and `after_error_code`, each as it was reported.
@@ -163,13 +163,16 @@ def _read_csv(lines: Iterator[str], before: int, separator: str) -> Iterator[Car
         elif missing := {*_NAMES} - {*names} if {*_NAMES} & {*names} else set[str]():
             yield BadRow(line, f"the header has no {_NAMES[missing.pop()]}; expected {EXPECTED}, among any others")
             return  # which of the other columns it is, is unknown
+        elif is_first and re.search(r"[^\W\d_]", cells[0]):
+            yield BadRow(
+                line,
+                f"the first row is no card, because {_shown(cells[0])} is no number, and no header; expected {header}",
+            )
+            return  # which columns are meant is unknown
         elif len(cells) <= max(positions[name] for name in _NAMES):
             yield BadRow(line, f"the row has {len(cells)} columns; expected {header}")
         else:
-            row = _card_of(line, {name: cells[at] for name, at in positions.items() if at < len(cells)})
-            if is_first and isinstance(row, BadRow):
-                row = BadRow(line, f"{row.reason}; if this is a header, name the columns {EXPECTED}")
-            yield row
+            yield _card_of(line, {name: cells[at] for name, at in positions.items() if at < len(cells)})
         is_first = False
 
 

@@ -249,7 +249,17 @@ if TYPE_CHECKING:
     from cardprod.errors import Unauthorized
     from cardprod.telemetry import Observer
 
-__all__ = ["PRODUCTION", "PRODUCTION_MTLS", "SANDBOX", "SANDBOX_MTLS", "Client", "notify_stored", "sweep_stored"]
+__all__ = [
+    "PRODUCTION",
+    "PRODUCTION_MTLS",
+    "SANDBOX",
+    "SANDBOX_MTLS",
+    "Client",
+    "notify_stored",
+    "requests_of",
+    "server_of",
+    "sweep_stored",
+]
 
 _DEFAULT_LIMIT: Final = RateLimit()
 
@@ -738,6 +748,17 @@ async def sweep_stored(
     """Sweep waits by the clock of the store they are in. A refused token ends none of them: see `refusals`."""
     options = client._sweep_options(checkpoint)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - of this module
     return await sweep(checkpoint, _engine_of(client), options, stop=stop, clock=clock, refusals=refusals)
+
+
+def server_of(client: Client) -> str:
+    """Return the address of the API that a client asks."""
+    return client._endpoint.base_url  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - of this module
+
+
+def requests_of(client: Client) -> int:
+    """Return how many requests a client with a rate limit sent in the last minute."""
+    transport = client._transport  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - of this module
+    return transport.limiter.window.sent_since(asyncio.get_running_loop().time() - 60)
 
 
 def notify_stored(client: Client, event: ProductionEvent, wall_now: float, *, is_news: bool) -> None:

@@ -121,6 +121,10 @@ class SlidingWindow:
                 gap = max(gap, (times[index] + length - now) / (free + index + 1))
         return gap
 
+    def sent_since(self, since: float) -> int:
+        """Return how many requests were sent since a time, of those that a limit needs recorded."""
+        return max((sum(at > since for at in times) for _, times in self._windows), default=0)
+
     def record(self, now: float) -> None:
         """Count a request that is sent now. `now` never decreases."""
         for _, times in self._windows:

@@ -127,7 +127,7 @@ class Poller:
         self._report_end(entry, error)
 
     def _report_end(self, entry: PollEntry, error: Exception | None) -> None:
-        if self._observed and id(entry) in self._observed:
+        if id(entry) in self._observed:
             self._observed.discard(id(entry))
             self.telemetry.emit(WaitEnded(entry.card, id(entry), error))
 
@@ -311,7 +311,7 @@ class Poller:
         if seen and self.telemetry.wants_transitions:
             for transition in seen:
                 self.telemetry.emit(TransitionSeen(entry.card, id(entry), transition))
-        if entry.is_over:
+        if self._observed and entry.is_over:
             self._report_end(entry, entry.error)
 
 

@@ -18,7 +18,7 @@ from cardprod._polling.poller import PollEntry
 from cardprod._polling.queue import TICK, Phase, PollQueue, QueuedState
 from cardprod._polling.signal import Signal
 from cardprod._polling.source import TimeSlice, each_item
-from cardprod._protocol.validation import check_type
+from cardprod._protocol.validation import check_seconds, check_type
 from cardprod.checkpoint import known_status, wall_clock
 from cardprod.errors import CardprodError, UsageError, WaitTimeout
 from cardprod.models import Card, ProductionStatus, Transition
@@ -192,12 +192,13 @@ class Waits(Batch[Transition]):
 
     # --- Cards come ---
 
-    def add(self, card: CardLike, *, after: ProductionStatus | None = None) -> Card:
+    def add(self, card: CardLike, *, after: ProductionStatus | None = None, timeout: float | None = None) -> Card:
         """Wait for one more card, from this moment. One that is waited for already is not waited for twice.
 
         Args:
             card: The card, or a `(profile_id, card_token)` tuple.
             after: A status that you know already: what equals it is not reported and does not end the wait.
+            timeout: Seconds for this card, from now on; None is the batch's `timeout`.
 
         Returns:
             The card, as its results will name it.
@@ -208,6 +209,8 @@ class Waits(Batch[Transition]):
         """
         card = Card.of(card)
         check_type("after", after, ProductionStatus, "a ProductionStatus (of a transition: step.current)", or_none=True)
+        if timeout is not None:
+            check_seconds("timeout", timeout)
         if not self._is_entered:
             raise UsageError("this batch was not entered yet: add cards inside its `async with` block", card=card)
         if self._is_left or self._stream.is_broken:
@@ -215,7 +218,7 @@ class Waits(Batch[Transition]):
         now = _time("add")
         self._poller.transport.check_usable()
         if card not in self._to_resume:
-            self._register(card, now, after)
+            self._register(card, now, after, timeout)
         return card
 
     def no_more(self) -> None:
@@ -269,12 +272,14 @@ class Waits(Batch[Transition]):
         else:
             self._wait_for(entry, now)
 
-    def _register(self, card: Card, now: float, after: ProductionStatus | None = None) -> None:
+    def _register(
+        self, card: Card, now: float, after: ProductionStatus | None = None, timeout: float | None = None
+    ) -> None:
         subscribers = self._poller.subscriptions.of(card)
         if subscribers and any(isinstance(one, _Entry) and one.is_of(self) for one in subscribers):
             return
         after = after or known_status(card, self._known)
-        timeout = self._options.timeout
+        timeout = self._options.timeout if timeout is None else timeout
         ends_at = self._ends_at if timeout is None else min(now + timeout, self._ends_at)
         self._stream.count_card()
         self._wait_for(_Entry(card, self._options, now, ends_at, self, after=after), now)

@@ -15,6 +15,7 @@ __all__ = [
     "add_connection",
     "add_database",
     "add_file",
+    "add_follow",
     "add_list",
     "add_profile",
     "add_timeout",
@@ -60,7 +61,8 @@ def profile(text: str) -> int:
     try:
         return Card(int(text) if text.isascii() and text.isdigit() else 0, "any").profile_id
     except ValueError:
-        raise argparse.ArgumentTypeError(f"a profile's id is a whole number, such as 123456, not {text!r}") from None
+        words = f"a profile's id is a whole number, such as 123456, not {text!r}; the card comes after it"
+        raise argparse.ArgumentTypeError(words) from None
 
 
 def card_token(text: str) -> str:
@@ -97,6 +99,12 @@ def add_timeout(to: argparse.ArgumentParser, default: float, words: str) -> None
     to.add_argument("--timeout", type=duration, default=default, metavar="TIME", help=words)
 
 
+def add_follow(to: argparse.ArgumentParser) -> None:
+    """Add `--follow`."""
+    words = "go on after an error status until the card is PRODUCED, within the same --timeout"
+    to.add_argument("--follow", action="store_true", help=words)
+
+
 def add_connection(to: argparse.ArgumentParser) -> None:
     """Add how the API is reached."""
     group = to.add_argument_group("connection")
@@ -109,11 +117,10 @@ def add_connection(to: argparse.ArgumentParser) -> None:
 
 def add_database(to: argparse.ArgumentParser) -> None:
     """Add `--database`, and where in it the tables are."""
-    words = (
-        "PostgreSQL (default CARDPROD_DATABASE_URL, where its password is not seen; without one, a server is started "
-    )
-    words += "for this user, which all of the user's commands share)"
+    words = "PostgreSQL (default CARDPROD_DATABASE_URL, where its password is not seen; without one, a server is "
+    words += "started for this user, which all of the user's commands share)"
     to.add_argument("--database", metavar="URL", help=words)
-    to.add_argument("--schema", default="cardprod", metavar="NAME", help="the schema of the tables (default cardprod)")
-    words = "who made the tables, if neither you, the database's owner nor a superuser"
+    words = "the schema of the tables (default CARDPROD_DATABASE_SCHEMA, or cardprod)"
+    to.add_argument("--schema", metavar="NAME", help=words)
+    words = "who made the tables, unless you, the database's owner or a superuser (default CARDPROD_DATABASE_OWNER)"
     to.add_argument("--owner", metavar="ROLE", help=words)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import TYPE_CHECKING
 
@@ -45,6 +46,9 @@ def import_durable() -> type[Durable]:
         from cardprod.durable import Durable  # noqa: PLC0415 - an extra
     except ImportError as exc:
         raise UsageError(str(exc)) from exc  # it names the extra, and the command that installs it
+    for name in ("procrastinate", "psycopg.pool"):
+        # What matters of theirs is logged in our words. Without any handler, Python would print it all.
+        logging.getLogger(name).addHandler(logging.NullHandler())
     return Durable
 
 
@@ -63,4 +67,5 @@ def find_database(arguments: argparse.Namespace) -> Durable:
             raise TransportError(
                 f"this user's own PostgreSQL cannot be started ({exc}): name a database with --database"
             ) from exc
-    return durable(url, schema=arguments.schema, owner=arguments.owner)
+    schema = arguments.schema or os.environ.get("CARDPROD_DATABASE_SCHEMA") or "cardprod"
+    return durable(url, schema=schema, owner=arguments.owner or os.environ.get("CARDPROD_DATABASE_OWNER") or None)

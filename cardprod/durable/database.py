@@ -8,7 +8,9 @@ relies on a session, so all of it works through PgBouncer in transaction mode.
 from __future__ import annotations
 
 import asyncio
+import math
 import re
+import shlex
 import socket
 import weakref
 from contextlib import asynccontextmanager, suppress
@@ -34,17 +36,24 @@ except ImportError as _missing:  # pragma: no cover - the tests have the extra
     raise ImportError(needs_extra("cardprod.durable", "durable")) from _missing
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+    from collections.abc import AsyncGenerator, Awaitable, Callable
 
     from psycopg import AsyncConnection
 
     from cardprod.durable.settings import Settings
 
-__all__ = ["FOREIGN", "STATEMENTS", "Database", "fetch", "fetch_one", "is_away", "sql_file", "translate"]
+__all__ = ["FOREIGN", "STATEMENTS", "Database", "fetch", "fetch_one", "is_away", "lacks", "sql_file", "translate"]
 
 _T = TypeVar("_T")
 
 _SHOWN: Final = 300
+_SAID_AGAIN: Final = 60.0
+_ASKED_AGAIN: Final = 15.0
+"""Seconds after which an outage is logged again, and a login that was refused is tried again."""
+
+_QUICK: Final = 2
+"""Seconds to find out why no connection can be made."""
+
 _WITH_TRANSACTION_TIMEOUT: Final = 170_000
 """The first version of PostgreSQL that has this setting."""
 
@@ -55,6 +64,12 @@ _AWAY: Final = (
     psycopg_pool.PoolTimeout,
     psycopg_pool.TooManyRequests,
 )
+_REFUSED_LOGIN: Final = re.compile(
+    r"(?i)authentication failed|no password supplied|no pg_hba\.conf entry|pg_hba\.conf rejects"
+    r"|(?:role|database) \".*\" does not exist|no such (?:user|database)|not permitted to log in"
+)
+"""In words, as psycopg has no SQLSTATE of a connection that could not be made. What may pass, such as a server that is
+starting or has too many clients, is not among them."""
 FOREIGN: Final = (psycopg.Error, ProcrastinateException)
 """What psycopg, its pool and procrastinate raise."""
 
@@ -76,18 +91,30 @@ def is_away(error: BaseException) -> bool:
     return isinstance(error, _AWAY)
 
 
-def translate(error: BaseException, grants: Sequence[str] = ()) -> CardprodError:
-    """Return our error for one of psycopg's or procrastinate's, and for what the role lacks, if that is known."""
+def lacks(role: str, settings: Settings, grants: str) -> UsageError:
+    """Return the error of a role that lacks something, with the command that helps before what may be a long list."""
+    schema = "" if settings.schema == "cardprod" else f" --schema {shlex.quote(settings.schema)}"
+    return UsageError(
+        f"the role {role} may not do this: have the database's owner or a superuser run, with psql, what "
+        f"`cardprod migrate --sql --role {shlex.quote(role)}{schema}` prints; it lacks {grants}"
+    )
+
+
+def translate(error: BaseException, *, is_new: bool = False) -> CardprodError:
+    """Return our error for one of psycopg's or procrastinate's.
+
+    Args:
+        error: Theirs.
+        is_new: Whether nothing was done in the database yet: a login that it refuses is then a mistake of the caller's.
+    """
     cause = error.__cause__ if isinstance(error, ProcrastinateException) and error.__cause__ is not None else error
     drop_frames(cause)  # those of psycopg hold the connection string, with its password
     words = one_line(str(cause), _SHOWN) or type(cause).__name__
-    if isinstance(cause, psycopg.errors.InsufficientPrivilege):
-        lacking = [grant for grant in grants if grant.rpartition(" ")[2] in words] or grants
-        more = f"; it lacks {', '.join(lacking)}" if lacking else ""
-        found: CardprodError = UsageError(
-            f"the database refuses this to the role ({words}){more}: "
-            "have an administrator run what `cardprod migrate --sql` prints"
+    if _REFUSED_LOGIN.search(words):
+        message = (
+            f"the database refuses this login ({words}): check the connection string's user, password and database"
         )
+        found: CardprodError = UsageError(message) if is_new else DurableError(message)
     elif is_away(cause):
         found = DurableError(f"the database cannot be reached ({words}): check its address, or try again later")
     else:
@@ -142,6 +169,9 @@ class _Pool(psycopg_pool.AsyncConnectionPool["AsyncConnection[Any]"]):
 
     def __init__(self, settings: Settings, **options: Any) -> None:  # noqa: ANN401
         self._settings = settings
+        self.refused: str = ""
+        """Why the database refused the last login, if it did: it is not asked again before `asks_again_at`."""
+        self.asks_again_at: float = -math.inf
         self._sound: weakref.WeakSet[AsyncConnection[Any]] = weakref.WeakSet()
         super().__init__(configure=self._configure, **options)
 
@@ -153,6 +183,8 @@ class _Pool(psycopg_pool.AsyncConnectionPool["AsyncConnection[Any]"]):
         """Lend a connection: one transaction, committed at the end of the block."""
         loop = asyncio.get_running_loop()
         while True:
+            if loop.time() < self.asks_again_at:
+                raise psycopg_pool.PoolTimeout(self.refused)
             connection = await self.getconn(timeout)
             timer = loop.call_later(self._settings.call, self._cut, connection)
             try:
@@ -218,6 +250,7 @@ class Database:
         self._preparing = asyncio.Lock()
         self._prepared = asyncio.Event()
         self._pool: _Pool | None = None
+        self._said_at: float | None = None  # when an outage that is not over was logged last
         self._connector = procrastinate.PsycopgConnector()
 
     async def open(self) -> None:
@@ -268,12 +301,39 @@ class Database:
         try:
             await self._prepare_once()
             async with self.check_open().connection() as connection:
-                return await work(connection)
+                done = await work(connection)
+        except psycopg_pool.PoolTimeout as exc:
+            error = translate(await self._reason(exc))
         except psycopg.errors.InsufficientPrivilege as exc:
-            error = translate(exc, await self._missing_grants())
+            error = await self._refusal(exc)
         except FOREIGN as exc:
-            error = translate(exc)
+            error = translate(exc, is_new=not self._prepared.is_set())
+        else:
+            if self._said_at is not None:
+                self._said_at = None
+                LOGGER.warning("the database answers again")
+            return done
         raise error
+
+    def warn(self, error: Exception, what: str) -> None:
+        """Log that the database is away and what that means: once in a while, whatever waits for it."""
+        now = asyncio.get_running_loop().time()
+        if self._said_at is None or now > self._said_at + _SAID_AGAIN:
+            self._said_at = now
+            LOGGER.warning("%s; %s", error, what)
+
+    async def _reason(self, error: psycopg_pool.PoolTimeout) -> psycopg.Error:
+        """Return why the pool has no connection, which it keeps to itself."""
+        pool, now = self.check_open(), asyncio.get_running_loop().time()
+        if now < pool.asks_again_at:
+            return error
+        try:
+            await (await psycopg.AsyncConnection.connect(make_conninfo(self._address, connect_timeout=_QUICK))).close()
+        except psycopg.Error as exc:
+            if _REFUSED_LOGIN.search(str(exc)):
+                pool.refused, pool.asks_again_at = str(exc), now + _ASKED_AGAIN
+            return exc
+        return error
 
     async def fetch(self, name: str, **values: object) -> list[dict[str, Any]]:
         """Run one statement in a transaction of its own; see the function `fetch`, and `run`."""
@@ -283,13 +343,16 @@ class Database:
         """Run one statement in a transaction of its own; see the function `fetch_one`, and `run`."""
         return await self.run(lambda connection: fetch_one(connection, name, **values))
 
-    async def _missing_grants(self) -> list[str]:
+    async def _refusal(self, error: psycopg.Error) -> CardprodError:
+        drop_frames(error)
         try:
             async with self.check_open().connection() as connection:
-                rows = await fetch(connection, "missing_grants", schema=self._settings.schema)
-        except psycopg.Error:
-            return []
-        return [row["grant"] for row in rows]
+                [row] = await fetch(connection, "missing_grants", schema=self._settings.schema)
+        except psycopg.Error as exc:
+            return translate(exc)
+        found = lacks(row["role"], self._settings, row["grants"] or f"a privilege ({one_line(str(error), _SHOWN)})")
+        found.__cause__ = error
+        return found
 
     async def run_with_retry(
         self, work: Callable[[AsyncConnection[Any]], Awaitable[_T]], is_given_up: Callable[[], bool]
@@ -302,7 +365,7 @@ class Database:
             except DurableError as error:
                 if not is_away(error) or is_given_up():
                     raise
-                LOGGER.warning("%s; trying again", error)
+                self.warn(error, "trying again")
             await asyncio.sleep(delay)
             delay = min(delay * 2, 2.0)
 

@@ -38,7 +38,7 @@ _MOST_ROWS: Final = 2000
 _FEWEST_ROWS: Final = 10
 
 
-async def repeat(work: Callable[[], Awaitable[None]], seconds: float, words: str) -> None:
+async def repeat(database: Database, work: Callable[[], Awaitable[None]], seconds: float, words: str) -> None:
     """Do something every so many seconds, until it is cancelled; soon again, with these words, after an outage."""
     while True:
         delay = seconds
@@ -47,7 +47,7 @@ async def repeat(work: Callable[[], Awaitable[None]], seconds: float, words: str
         except DurableError as error:
             if not is_away(error):
                 raise
-            LOGGER.warning("%s; %s", error, words)
+            database.warn(error, words)
             delay = min(seconds, 1.0)
         await asyncio.sleep(delay * uniform(0.75, 1.25))  # noqa: S311 - so that workers do it at different times
 
@@ -62,6 +62,7 @@ class Recovery:
         self._jobs: set[int] = set()  # of this worker's, those under way
         self._workers: set[int] = set()  # as whom procrastinate knows this worker
         self._orphans: set[int] = set()  # jobs that were this worker's, and not under way, at the last search
+        self._waiting: set[tuple[str, str]] = set()  # tokens that no worker had at the last search
         self._rows = _MOST_ROWS  # that are removed in one transaction
 
     @contextmanager
@@ -86,15 +87,21 @@ class Recovery:
         await self._database.fetch("delete_jobs", ids=[*(orphans & self._orphans)])
         self._orphans = orphans - self._orphans
         await self._database.fetch("delete_stalled_jobs", heartbeat=settings.lifetime, longest=settings.longest)
-        for what, lost, plan in (
-            ("sweep", "chunks_without_sweep", "plan_sweeps"),
-            ("delivery", "chunks_without_delivery", "plan_deliveries"),
+        for lost, plan in (
+            ("chunks_without_sweep", "plan_sweeps"),
+            ("chunks_without_delivery", "plan_deliveries"),
         ):
             ids = [row["id"] for row in await self._database.fetch(lost, slack=2 * settings.recover, most=_MOST)]
             await self._database.run(partial(store.plan, statement=plan, times=dict.fromkeys(ids)))
             if ids:
-                LOGGER.warning("%d chunks had lost their %s, which is planned again", len(ids), what)
+                what = "polled" if plan == "plan_sweeps" else "delivered"
+                LOGGER.warning("cards that a worker left behind are %s from here on (%d jobs)", what, len(ids))
         await self.expire()
+        rows = await self._database.fetch("tokens_without_worker", lifetime=settings.lifetime)
+        waiting = {(row["token_name"], row["base_url"] or "any API") for row in rows}
+        for token, base_url in sorted(waiting - self._waiting):
+            LOGGER.warning("cards wait for the token %r for %s, which no worker has", token, base_url)
+        self._waiting = waiting
 
     async def expire(self) -> None:
         """End waits whose deadline was missed: at once those of a token that is refused, others after a while."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from psycopg import sql
 
-from cardprod.durable.database import fetch, fetch_one, sql_file
+from cardprod.durable.database import fetch, fetch_one, lacks, sql_file
 from cardprod.errors import UsageError
 from cardprod.telemetry import LOGGER
 
@@ -55,7 +55,8 @@ def migration_script(settings: Settings, *, role: str | None = None) -> str:
         f"SET LOCAL statement_timeout TO '{_LONGEST:.0f}s';",
         f"SET LOCAL lock_timeout TO '{_LONGEST:.0f}s';",
         _NO_TRANSACTION_TIMEOUT,
-        f"SELECT pg_catalog.pg_advisory_xact_lock({_LOCK});",
+        # Not SELECT, whose row `psql -q` would print.
+        f"DO $$ BEGIN PERFORM pg_catalog.pg_advisory_xact_lock({_LOCK}); END $$;",
         f"DO {_literal(make)};",
         f"SET LOCAL search_path TO {schema}, pg_temp;",
         "SET LOCAL client_min_messages TO warning;",
@@ -83,14 +84,11 @@ async def prepare(connection: AsyncConnection[Any], settings: Settings) -> None:
         found = await fetch_one(connection, "untrusted_owners", schema=settings.schema, owner=settings.owner)
         if found is not None:
             raise UsageError(
-                f"{found['name']} in the schema {settings.schema} belongs to {found['owner']}, who could run code as "
-                f"this role: if that is right, name it as owner={found['owner']!r}; else choose another schema"
+                f"the {found['name']} belongs to the role {found['owner']}, which could run code as this one: if you "
+                f"trust it, pass owner={found['owner']!r}; else choose another schema"
             )
         if not state["is_usable"]:
-            raise UsageError(
-                f"the role {state['role']} lacks USAGE on the schema {settings.schema}: have an administrator run what "
-                f"`cardprod migrate --sql --role {state['role']}` prints"
-            )
+            raise lacks(state["role"], settings, f"USAGE on schema {settings.schema}")
         if state["has_tables"]:
             rows = await (await connection.execute("SELECT name FROM migrations")).fetchall()
             if {name for name, _ in _migrations()} <= {row[0] for row in rows}:
@@ -106,12 +104,9 @@ async def check_grants(connection: AsyncConnection[Any], settings: Settings) -> 
     Raises:
         UsageError: It may not; the message names each grant that it lacks.
     """
-    missing = [row["grant"] for row in await fetch(connection, "missing_grants", schema=settings.schema)]
-    if missing:
-        raise UsageError(
-            f"this role lacks {', '.join(missing)} in the schema {settings.schema}: have an administrator run what "
-            "`cardprod migrate --sql --role ROLE` prints"
-        )
+    [row] = await fetch(connection, "missing_grants", schema=settings.schema)
+    if row["grants"]:
+        raise lacks(row["role"], settings, row["grants"])
 
 
 def _once(name: str, statements: str) -> str:
@@ -148,3 +143,4 @@ def _migrations() -> Iterator[tuple[str, str]]:
         yield f"procrastinate {name}", statements
     yield "cardprod 1", sql_file("schema.sql")
     yield "cardprod 1 takeover", sql_file("takeover.sql")
+    yield "cardprod 2", sql_file("workers.sql")

@@ -30,8 +30,6 @@ class Settings:
         clear: The time between two searches for what is old.
         sweep: After this time a sweep that the rate limit delays is written; cards it did not reach stay due.
         longest: A job that has been under way for longer is lost, though its worker lives.
-        remembered: For how long a worker that is gone keeps its share of the rate limit: what it sent counts at the
-            other side for a minute.
         overdue: After this time past a deadline, recovery ends the wait if no worker did.
         refused: For how long a worker does not try a token again that was refused.
     """
@@ -49,7 +47,6 @@ class Settings:
     clear: float = 30.0
     sweep: float = 60.0
     longest: float = 900.0
-    remembered: float = 75.0
     overdue: float = 30.0
     refused: float = 30.0
 

@@ -9,11 +9,13 @@ Each function takes the connection, and so the transaction, that it is part of.
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
 from cardprod._polling import stored
+from cardprod._protocol.requests import PRODUCTION, PRODUCTION_MTLS, SANDBOX, SANDBOX_MTLS
 from cardprod.checkpoint import Checkpoint
 from cardprod.durable.database import fetch, fetch_one
 from cardprod.durable.transitions import read_step, written_outcome, written_step
@@ -30,7 +32,20 @@ if TYPE_CHECKING:
     from cardprod.durable.transitions import Step
     from cardprod.models import ProductionEvent, Transition
 
-__all__ = ["BatchStatus", "Change", "Chunk", "apply_events", "change_chunk", "chunks", "plan", "undelivered"]
+__all__ = [
+    "BatchStatus",
+    "Change",
+    "Chunk",
+    "apply_events",
+    "change_chunk",
+    "chunks",
+    "plan",
+    "queue_name",
+    "undelivered",
+]
+
+_LONGEST_NAME: Final = 23
+"""A trigger of procrastinate's notifies "procrastinate_queue_v1#cardprod-deliver-" and this: 63 bytes at most."""
 
 _DELIVERED_AT_ONCE: Final = 500
 _CHUNKS_AT_ONCE: Final = 20
@@ -44,6 +59,7 @@ class BatchStatus:
     Args:
         id: The batch.
         token_name: The name of the token that its cards are polled with.
+        base_url: The API that it is for; None for that of any worker.
         created_at: When it was submitted.
         cancelled_at: When it was cancelled, if it was.
         finished_at: When its last card ended and the last transition was delivered, if it has.
@@ -54,10 +70,13 @@ class BatchStatus:
         failed: Cards that ended in PRODUCTION_ERROR or REQUEST_ERROR.
         errors: Cards that ended with a `CardprodError`.
         polls: Polls that were answered or failed so far.
+        workers: Workers at work that have that token, for that API. One that was killed counts for 15 s more, with the
+            default `heartbeat`.
     """
 
     id: str
     token_name: str
+    base_url: str | None
     created_at: datetime
     cancelled_at: datetime | None
     finished_at: datetime | None
@@ -68,6 +87,7 @@ class BatchStatus:
     failed: int
     errors: int
     polls: int
+    workers: int
 
 
 @attrs.frozen(kw_only=True)
@@ -77,7 +97,8 @@ class Chunk:
     Args:
         id: The chunk.
         batch_id: Its batch.
-        token: The token of its batch, as queues name it.
+        token_name: The token of its batch.
+        token: The same, as queues name it.
         version: How often it was changed.
         checkpoint: Its cards.
         paused_for: Seconds for which requests with the token are paused.
@@ -86,6 +107,7 @@ class Chunk:
 
     id: int
     batch_id: str
+    token_name: str
     token: str
     version: int
     checkpoint: Checkpoint
@@ -110,6 +132,21 @@ class Change:
     polls: int = 0
     next_poll_at: float | None = None
     delivers: bool = True
+
+
+def queue_name(token: str, base_url: str | None = None) -> str:
+    """Return what queues and workers call a token, for one API or any.
+
+    Names that differ in case, or `-` and `_`, are the same: no shell exports a variable with a hyphen, and the
+    command's worker has its tokens from variables. An API is the same with a client certificate.
+    """
+    token = token.lower().replace("-", "_")
+    if base_url is None and len(token) <= _LONGEST_NAME:
+        return token
+    base_url = (base_url or "").rstrip("/").lower()
+    base_url = {PRODUCTION_MTLS: PRODUCTION, SANDBOX_MTLS: SANDBOX}.get(base_url, base_url)
+    digest = hashlib.sha256(f"{token}@{base_url}".encode()).hexdigest()[:8]
+    return f"{token[: _LONGEST_NAME - 9]}@{digest}"
 
 
 async def chunks(connection: AsyncConnection[Any], ids: Sequence[int]) -> list[Chunk]:

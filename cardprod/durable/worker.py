@@ -12,7 +12,9 @@ The two do not wait for each other: a sink that fails holds up no poll and no de
 from __future__ import annotations
 
 import asyncio
+import json
 import math
+import traceback
 import uuid
 from contextlib import suppress
 from functools import partial
@@ -20,15 +22,17 @@ from random import random
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 import psycopg
+from psycopg_pool import PoolTimeout
 
+from cardprod._http.rate_limit import RateLimit
 from cardprod.checkpoint import wall_clock
-from cardprod.client import notify_stored, sweep_stored
+from cardprod.client import notify_stored, requests_of, server_of, sweep_stored
 from cardprod.durable import store
 from cardprod.durable.database import FOREIGN, fetch, fetch_one, is_away, translate
 from cardprod.durable.recovery import Recovery, repeat
 from cardprod.durable.schema import check_grants
-from cardprod.durable.store import Change
-from cardprod.errors import DurableError, UsageError
+from cardprod.durable.store import Change, queue_name
+from cardprod.errors import CardprodError, DurableError, UsageError
 from cardprod.models import ProductionEvent, one_line
 from cardprod.telemetry import LOGGER
 
@@ -38,7 +42,6 @@ if TYPE_CHECKING:
     from procrastinate import JobContext
     from psycopg import AsyncConnection
 
-    from cardprod._http.rate_limit import RateLimit
     from cardprod.client import Client
     from cardprod.durable.database import Database
     from cardprod.durable.settings import Settings
@@ -88,6 +91,12 @@ class DatabaseClock:
             LOGGER.warning("this machine's clock is %+.1f s off the database's, which counts", skew)
 
 
+def share_of(limit: RateLimit, workers: int, sent: int) -> RateLimit:
+    """Return one worker's share of a limit, of which others, also some that have gone, used up a part just now."""
+    share = limit.share(min(workers, limit.per_second, limit.per_minute))
+    return RateLimit(share.per_second, max(1, min(share.per_minute, limit.per_minute - sent)))
+
+
 class Worker:
     """One worker, with a client for each token: what `Durable.work` runs."""
 
@@ -102,20 +111,26 @@ class Worker:
     ) -> None:
         self._database = database
         self._settings = settings
-        self._clients = clients
+        # What batches call a client's token: those of its API, and those of any.
+        self._names: dict[Client, list[str]] = {}
+        for token, client in clients.items():
+            names = queue_name(token, server_of(client)), queue_name(token)
+            self._names.setdefault(client, []).extend(names)
+        self._clients = {name: client for client, names in self._names.items() for name in names}
         self._on_steps = on_steps
         self._concurrency = concurrency
         self._id = str(uuid.uuid4())
         self._clock = DatabaseClock()
         self._stop = asyncio.Event()
         self._gives_up_at = math.inf  # on a database that is away, once it is stopped
-        self._limits: dict[str, RateLimit | None] = {}
+        self._limits: dict[Client, RateLimit | None] = {}
         self._sweeps: set[asyncio.Event] = set()  # under way: set, each ends as soon as it can
         self._events: dict[int, float] = {}  # that the clients know, and when they came
-        self._queues = [f"cardprod-{token}" for token in clients]  # of sweeps: procrastinate reads it for each job
-        self._refused: set[str] = set()  # tokens that were refused, and are not tried for a while
+        self._queues = [f"cardprod-{name}" for name in self._clients]  # of sweeps: procrastinate reads it for each job
+        self._refused: set[str] = set()  # names of tokens that were refused, and are not tried for a while
         self._recovery = Recovery(database, settings, self._refused)
         self._failure: BaseException | None = None
+        self._shown: set[tuple[object, ...]] = set()  # errors whose traceback was logged
 
     async def run(self, stop: asyncio.Event | None) -> None:
         """Work until `stop` is set, or cancelled.
@@ -126,19 +141,19 @@ class Worker:
         """
         settings = self._settings
         self._stop = stop or asyncio.Event()
-        self._limits = {token: client.rate_limit for token, client in self._clients.items()}
-        deliveries = [f"cardprod-deliver-{token}" for token in self._clients]
+        self._limits = {client: client.rate_limit for client in self._names}
+        deliveries = [f"cardprod-deliver-{name}" for name in self._clients]
         stopped = asyncio.create_task(self._stop.wait())
         tasks: list[asyncio.Task[Any]] = [asyncio.create_task(self._join())]
         try:
             await asyncio.wait([*tasks, stopped], return_when="FIRST_COMPLETED")
             if not self._stop.is_set() and tasks[0].exception() is None:
                 work = (
-                    repeat(self._share, settings.tick, "the work waits for it"),
+                    repeat(self._database, self._share, settings.tick, "the work waits for it"),
                     self._work(_SWEEP, self.sweep, self._queues),
                     self._work(_DELIVER, self.deliver, deliveries),
-                    repeat(self._recovery.recover, settings.recover, "recovery goes on later"),
-                    repeat(self._recovery.clear_up, settings.clear, "recovery goes on later"),
+                    repeat(self._database, self._recovery.recover, settings.recover, "recovery goes on later"),
+                    repeat(self._database, self._recovery.clear_up, settings.clear, "recovery goes on later"),
                 )
                 tasks = [asyncio.create_task(one) for one in work]
                 # None of them ends by itself but by an error that cannot be handled here.
@@ -157,8 +172,13 @@ class Worker:
                 LOGGER.error(
                     "%d tasks do not end: their sweeps are left to other workers, which repeat them", len(left)
                 )
-            for token, client in self._clients.items():
-                client.rate_limit = self._limits[token]
+            for client, limit in self._limits.items():
+                client.rate_limit = limit
+            if len(tasks) > 1:
+                with suppress(CardprodError):  # then others see by its silence that it has gone
+                    await self._with_retry(partial(self._update, has_left=True))
+        if self._failure is not None:
+            raise self._failure
         for task in tasks:
             if task.done() and not task.cancelled() and (error := task.exception()) is not None and not is_away(error):
                 raise error
@@ -192,7 +212,8 @@ class Worker:
                 )
             except FOREIGN as exc:
                 # Not only while it is away: one that was given up for dead and was not finds that it is unknown.
-                LOGGER.warning("%s; trying again", translate(exc))
+                if not isinstance(exc.__cause__, PoolTimeout):  # whose reason other tasks find out
+                    self._database.warn(translate(exc), "trying again")
             if self._failure is not None:
                 raise self._failure
             await asyncio.sleep(min(1.0, self._settings.tick))
@@ -212,23 +233,26 @@ class Worker:
 
     async def _tick(self, connection: AsyncConnection[Any]) -> int:
         """Share time, the rate limit, pauses and events with the other workers; return how many they are."""
-        settings = self._settings
-        await fetch(connection, "update_worker", id=self._id)
-        row = await fetch_one(connection, "worker_counts", seconds=settings.remembered)
+        await self._update(connection)
+        row = await fetch_one(connection, "living_workers", lifetime=self._settings.lifetime)
         assert row is not None, "a count is one row"  # noqa: S101 - for the type checker
+        sent = {row["token"]: row["sent"] for row in await fetch(connection, "requests_of_others", id=self._id)}
         paused = {row["token"]: row["seconds"] for row in await fetch(connection, "paused_tokens")}
         self._clock.set(row["now"])
         workers: int = row["workers"]
-        for token, client in self._clients.items():
-            whole = self._limits[token]
-            if whole is not None:
-                share = whole.share(min(workers, whole.per_second, whole.per_minute))
-                if share != client.rate_limit:
-                    client.rate_limit = share
-            if paused.get(token, 0.0) > client.paused_for:
-                client.pause(paused[token])
+        for client, names in self._names.items():
+            whole = self._limits[client]
+            share = None if whole is None else share_of(whole, workers, sent.get(names[0], 0))
+            if share != client.rate_limit:
+                client.rate_limit = share
+            if paused.get(names[0], 0.0) > client.paused_for:
+                client.pause(paused[names[0]])
         await self._take_events(connection, workers)
         return workers
+
+    async def _update(self, connection: AsyncConnection[Any], *, has_left: bool = False) -> None:
+        requests = {name: requests_of(client) for name, client in self._clients.items()}
+        await fetch(connection, "update_worker", id=self._id, requests=json.dumps(requests), has_left=has_left)
 
     async def _take_events(self, connection: AsyncConnection[Any], workers: int) -> None:
         """Report applied events to the clients, so that their polls thin out while events come.
@@ -247,7 +271,7 @@ class Worker:
                 LOGGER.warning("an event is not counted here: %s", error)
                 continue
             is_counted = row["is_news"] and random() * workers < 1  # noqa: S311 - a share
-            for client in self._clients.values():
+            for client in self._names:
                 notify_stored(client, event, now, is_news=is_counted)
 
     # --- A sweep ---
@@ -266,6 +290,7 @@ class Worker:
 
     async def _sweep(self, chunk: Chunk) -> None:
         client = self._clients[chunk.token]
+        names = self._names[client]
         if chunk.paused_for > client.paused_for:
             client.pause(chunk.paused_for)
         refusals: list[Unauthorized] = []
@@ -281,7 +306,7 @@ class Worker:
             self._sweeps.discard(stop)
         next_poll_at = None if sweep.next_poll_at is None else sweep.next_poll_at.timestamp()
         if refusals and next_poll_at is not None:
-            self._refuse(chunk.token, refusals[0])
+            self._refuse(chunk.token_name, names, refusals[0])
             next_poll_at = max(next_poll_at, self._clock() + self._settings.poll)
         change = Change(
             checkpoint=sweep.checkpoint,
@@ -295,21 +320,22 @@ class Worker:
         async def write(connection: AsyncConnection[Any]) -> None:
             await store.change_chunk(connection, chunk, change)
             if paused_for > chunk.paused_for:
-                await fetch(connection, "pause_token", token=chunk.token, seconds=paused_for)
+                await fetch(connection, "pause_tokens", tokens=names, seconds=paused_for)
             if refusals:
-                await fetch(connection, "refuse_token", token=chunk.token)
+                await fetch(connection, "refuse_tokens", tokens=names)
             elif chunk.is_refused and sweep.polls:
-                await fetch(connection, "accept_token", token=chunk.token)
+                await fetch(connection, "accept_tokens", tokens=names)
 
         await self._with_retry(write)
 
-    def _refuse(self, token: str, error: Unauthorized) -> None:
+    def _refuse(self, token: str, names: list[str], error: Unauthorized) -> None:
         """Leave a token's chunks to workers with a good one, and try again after a while."""
-        if token in self._refused:
+        if self._refused.issuperset(names):
             return  # of a sweep that began earlier
-        queue, seconds = f"cardprod-{token}", self._settings.refused
-        self._refused.add(token)
-        self._queues.remove(queue)
+        seconds = self._settings.refused
+        self._refused.update(names)
+        for name in names:
+            self._queues.remove(f"cardprod-{name}")
         LOGGER.error(
             "the token %r was refused (%s): its cards wait for a worker with a good one; it is tried again in %g s",
             token,
@@ -318,8 +344,8 @@ class Worker:
         )
 
         def try_again() -> None:
-            self._refused.discard(token)
-            self._queues.append(queue)
+            self._refused.difference_update(names)
+            self._queues.extend(f"cardprod-{name}" for name in names)
 
         asyncio.get_running_loop().call_later(seconds, try_again)
 
@@ -334,9 +360,11 @@ class Worker:
                 if self._stop.is_set():
                     await self._plan_again("plan_deliveries", chunk_id, 0, 0.0)
                     return
-                batch_id = next(iter(steps.values())).batch_id
-                what = f"on_steps raised, so some transitions of batch {batch_id} were not delivered"
-                await self._give([*steps.values()])
+                given = [*steps.values()]
+                what = f"on_steps raised, so steps were not delivered: {given[0].key} of card {given[0].card}"
+                if len(given) > 1:
+                    what += f" and {len(given) - 1} after it"
+                await self._give(given)
                 steps = await self._with_retry(partial(store.undelivered, chunk_id=chunk_id, delivered=[*steps]))
                 attempts = 0
         except Exception as exc:  # noqa: BLE001 - the sink's own: nothing may end the work
@@ -366,7 +394,7 @@ class Worker:
                 self._failure = error
                 self._stop.set()
                 return
-            LOGGER.warning("%s: %s", what, error)
+            self._database.warn(error, what)
             return  # recovery finds it once the database is there
         if self._stop.is_set():
             LOGGER.warning("%s (%s); that is left to others", what, type(error).__name__)
@@ -374,7 +402,12 @@ class Worker:
         else:
             delay = min(2.0**attempts, _MOST_DELAY)
             words = one_line(str(error), 300)
-            LOGGER.error("%s (%s: %s); again in %.0f s", what, type(error).__name__, words, delay, exc_info=error)
+            # Where it was raised is logged once: it may be raised for each card.
+            at = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
+            where = type(error).__name__, *at[-1:]
+            shown = None if where in self._shown else error
+            self._shown.add(where)
+            LOGGER.error("%s (%s: %s); again in %.0f s", what, type(error).__name__, words, delay, exc_info=shown)
         with suppress(DurableError):
             await self._plan_again(statement, chunk_id, attempts + 1, delay)
 

@@ -101,7 +101,7 @@ async def follow_durably(
         batch_id = await durable.submit([card], token=token, after=known, **options)  # type: ignore[arg-type]
         database = _StandingDatabase(address, durable.settings, prepare)
         await database.open()
-        worker = Worker(database, durable.settings, {api.canonical_token_name(token): client}, on_steps, concurrency=1)
+        worker = Worker(database, durable.settings, {store.queue_name(token): client}, on_steps, concurrency=1)
         try:
             for _ in range(_MOST_SWEEPS):
                 due_at = await database.run(lambda connection: _due_at(connection, batch_id))
@@ -119,7 +119,7 @@ async def follow_durably(
 async def _due_at(connection: Any, batch_id: str) -> tuple[int, float] | None:
     """Return the batch's chunk and when it is due; None once it is over. Pauses go by the client, in virtual time."""
     await connection.execute("DELETE FROM tokens")
-    batch = await fetch(connection, "batch_status", id=batch_id)
+    batch = await fetch(connection, "batch_status", id=batch_id, lifetime=1)
     if batch[0]["finished_at"] is not None:
         return None
     cursor = await connection.execute(

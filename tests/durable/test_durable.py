@@ -11,6 +11,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import time
 from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -167,24 +168,36 @@ async def test_sink_that_fails(
     assert calls[::2] == calls[1::2]
     assert [step.key for call in calls[::2] for step in call] == [step.key for step in sink.steps]
     assert_delivered(sink.steps, card)
-    assert [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR] == [
-        f"on_steps raised, so some transitions of batch {batch_id} were not delivered ({words}); again in 1 s"
-        for words in (
-            "ConnectionError: the queue is full",
-            "RuntimeError: it was cancelled by something that it awaited",
-            "ValueError: 1",
+    logged = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert [record.getMessage() for record in logged] == [
+        f"on_steps raised, so steps were not delivered: {step.key} of card {card} ({words}); again in 1 s"
+        for step, words in zip(
+            sink.steps,
+            (
+                "ConnectionError: the queue is full",
+                "RuntimeError: it was cancelled by something that it awaited",
+                "ValueError: 1",
+            ),
+            strict=True,
         )
     ]
+    assert all(record.exc_info for record in logged)
 
 
 async def test_sink_that_is_not_async(client: Client, durable: Durable) -> None:
-    """What cannot be awaited is refused before it is called."""
+    """What cannot be awaited, or takes no argument or several, is refused before it is called."""
     calls: list[object] = []
 
     def sync(steps: Sequence[Step]) -> None:
         calls.append(steps)
 
-    wrong: list[Any] = [list, sync, calls.append, 5]
+    async def nothing() -> None:
+        calls.append(None)
+
+    async def two(steps: Sequence[Step], more: object) -> None:
+        calls.append((steps, more))
+
+    wrong: list[Any] = [list, sync, calls.append, 5, nothing, two]
     for sink in wrong:
         with pytest.raises(UsageError, match="on_steps must be an async function"):
             await durable.work(client, sink)
@@ -240,6 +253,14 @@ async def test_adaptive_schedule(kiosk: Simulator, client: Client, durable: Dura
     assert "READY" in repr(client._schedule)  # pyright: ignore[reportPrivateUsage]
 
 
+async def test_database_that_breaks(kiosk: Simulator, client: Client, postgres: str, durable: Durable) -> None:
+    """A worker under whose work the database breaks ends with our error, never as if it had been stopped."""
+    await durable.submit(cards_of(kiosk, 1, "never"), schedule=QUICK)
+    execute(postgres, "ALTER TABLE transitions RENAME COLUMN key TO renamed")
+    with pytest.raises(DurableError, match="does not do what it should"):
+        await asyncio.wait_for(durable.work(client, Sink()), LONG_LIMIT)
+
+
 # --- Several workers ---
 
 
@@ -262,6 +283,66 @@ async def test_limit_is_divided(kiosk: Simulator, postgres: str, durable: Durabl
                 )
             assert second.rate_limit == whole
         assert first.rate_limit == whole
+
+
+async def test_worker_that_leaves(kiosk: Simulator, postgres: str, durable: Durable) -> None:
+    """A worker that stops gives its share of the rate limit back at once, but for what it sent in the last minute."""
+    whole = RateLimit(per_second=10, per_minute=600)
+    async with (
+        Client(kiosk.token, base_url=kiosk.base_url, rate_limit=whole) as staying,
+        Client(kiosk.token, base_url=kiosk.base_url, rate_limit=whole) as leaving,
+        quick(postgres) as other,
+        working(durable, {"other": staying}),
+    ):
+        async with working(other, leaving):
+            await until("a half", lambda: staying.rate_limit, lambda limit: limit != whole)
+            await over(durable, await durable.submit(cards_of(kiosk, 5, PRODUCED), schedule=QUICK))
+        sent = len(kiosk.requests)
+        await until("its share", lambda: staying.rate_limit, lambda limit: limit and limit.per_second == 10)
+        assert staying.rate_limit is not None
+        assert 600 - sent <= staying.rate_limit.per_minute <= 600
+        async with working(other, leaving):  # with the token that those requests were sent with
+            await until("a share", lambda: leaving.rate_limit, lambda limit: limit != whole)
+
+
+@pytest.mark.parametrize(
+    ("ago", "has_left", "requests", "expected"),
+    [
+        (0, False, 0, (50, 500)),  # at work
+        (0, False, 300, (50, 500)),
+        (0, False, 800, (50, 200)),  # until now it was the only one
+        (16, False, 0, (100, 1000)),  # dead: three heartbeats of 5 s without a sign of life
+        (16, False, 1000, (100, 266)),
+        (45, False, 1000, (100, 750)),
+        (61, False, 1000, (100, 1000)),
+        (0, True, 0, (100, 1000)),  # stopped
+        (0, True, 700, (100, 300)),
+        (30, True, 1000, (100, 500)),
+    ],
+)
+async def test_share_beside_another(  # noqa: PLR0917 - a row of a table
+    kiosk: Simulator, postgres: str, ago: float, has_left: bool, requests: int, expected: tuple[int, int]
+) -> None:
+    """A worker counts until it stops, or 15 s after it was killed; what it sent, until the API has forgotten it."""
+    began_at = time.monotonic()
+    execute(
+        postgres,
+        "INSERT INTO workers (id, seen_at, has_left, requests) VALUES (gen_random_uuid(), "  # noqa: S608 - our own
+        f"now() - {ago} * interval '1 second', {has_left}, "
+        f"jsonb_build_object('{store.queue_name('default', kiosk.base_url)}', {requests}))",
+    )
+    async with (
+        quick(postgres, heartbeat=5, tick=600.0) as durable,
+        Client(kiosk.token, base_url=kiosk.base_url) as client,
+        working(durable, client),
+    ):
+        here = "SELECT id FROM workers WHERE requests ? 'default'"
+        await until("its first exchange", lambda: execute(postgres, here))
+        share = client.rate_limit
+    forgotten = requests * (time.monotonic() - began_at) / 60
+    assert share is not None
+    assert share.per_second == expected[0]
+    assert expected[1] - 1 <= share.per_minute <= min(expected[1] + forgotten + 1, 1000)
 
 
 async def test_429_is_everybodys(kiosk: Simulator, postgres: str, durable: Durable) -> None:
@@ -485,6 +566,7 @@ async def test_written_by_another(postgres: str, durable: Durable) -> None:
         ({"batch_size": 0}, "batch_size must be"),
         ({"batch_size": 1001}, "batch_size must be"),
         ({"timeout": -1}, "timeout must be"),
+        ({"base_url": "sandbox"}, "base_url must be"),
         ({"max_failures": 0}, "max_failures must be"),
         ({"max_failures": 10**30}, "max_failures must be"),
         ({"clients": {}}, "clients must be"),
@@ -581,6 +663,7 @@ async def test_commands(
     """
     cards = cards_of(kiosk, 3, PRODUCED)
     monkeypatch.setenv("CARDPROD_DATABASE_URL", postgres)
+    monkeypatch.setenv("CARDPROD_BASE_URL", kiosk.base_url)
     file = write_list(tmp_path / "cards.csv", cards)
     code, [submitted] = await run_json("submit", file, "--token", "My-Bank")
     assert (code, submitted["type"], submitted["cards"]) == (0, "submitted", 3)
@@ -617,15 +700,29 @@ async def test_bad_file_is_submitted_not_at_all(
     assert "it has no cards; expected profile_id,card_token" in capfd.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["json", "json:no_such_function", "no_such_module:f", ":f", "json:dumps"])
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("json", "--on-steps must be MODULE:FUNCTION"),
+        (":f", "--on-steps must be MODULE:FUNCTION"),
+        ("json:no_such_function", "--on-steps must name a function of json, which has no no_such_function"),
+        ("no_such.module:f", "--on-steps must be importable from here; there is no module no_such"),
+        ("json:dumps", "--on-steps must be an async function of one argument, the steps; json:dumps is not"),
+        ("my_exit:f", "importing my_exit raised SystemExit in {path}/my_exit.py, line 1 (5): fix that"),
+        ("my_sink:f", "importing my_sink raised ModuleNotFoundError in {path}/my_sink.py, line 2 (No module named"),
+    ],
+)
 @pytest.mark.usefixtures("environment")
 async def test_sink_that_is_not_there(
-    name: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    name: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """`worker --on-steps` that cannot be imported, or is not async, is a usage error, before any work."""
+    """`worker --on-steps` that cannot be imported or is no sink is a usage error that says why, before any work."""
+    (tmp_path / "my_exit.py").write_text("raise SystemExit(5)")
+    (tmp_path / "my_sink.py").write_text("\nimport not_installed")
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     assert (await run("worker", "--on-steps", name, "--database", "nowhere"))[0] == 2
-    assert capfd.readouterr().err.startswith("cardprod: --on-steps must be ")
+    assert capfd.readouterr().err.startswith(f"cardprod: {words.format(path=tmp_path)}")
 
 
 async def test_worker_without_a_token(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 from typing import TYPE_CHECKING
 
 import procrastinate
@@ -12,6 +13,7 @@ import psycopg
 import pytest
 
 from cardprod import Checkpoint, Client, DurableError, ProductionStatus, RateLimit, Transition, UsageError
+from cardprod.cli.commands.migrate import _DOES
 from cardprod.durable import Durable
 from cardprod.durable.transitions import written_outcome
 from tests.durable.support import (
@@ -48,7 +50,9 @@ def postgres(empty_postgres: str) -> str:
 async def test_role_that_may_not_make_the_schema(postgres: str, role: str) -> None:
     """A role that may not make the schema gets an error that says so, and how an administrator makes it."""
     async with Durable(as_role(postgres, role)) as durable:
-        with pytest.raises(UsageError, match=r"permission denied for database .*cardprod migrate --sql"):
+        with pytest.raises(
+            UsageError, match=r"`cardprod migrate --sql --role little` prints; it lacks .*denied for database"
+        ):
             await durable.submit([(1, "a")])
 
 
@@ -65,11 +69,11 @@ async def test_script_for_a_role(kiosk: Simulator, client: Client, postgres: str
 @pytest.mark.parametrize(
     ("revoked", "named"),
     [
-        ("USAGE ON SCHEMA cardprod", "USAGE on the schema cardprod"),
-        ("INSERT ON cardprod.chunks", "INSERT on chunks"),
-        ("UPDATE ON cardprod.procrastinate_jobs", "UPDATE on procrastinate_jobs"),
-        ("USAGE ON SEQUENCE cardprod.procrastinate_jobs_id_seq", "USAGE on procrastinate_jobs_id_seq"),
-        ("DELETE ON cardprod.transitions", "DELETE on transitions"),
+        ("USAGE ON SCHEMA cardprod", "USAGE on schema cardprod"),
+        ("INSERT ON cardprod.chunks", "INSERT on cardprod.chunks"),
+        ("UPDATE ON cardprod.procrastinate_jobs", "UPDATE on cardprod.procrastinate_jobs"),
+        ("USAGE ON SEQUENCE cardprod.procrastinate_jobs_id_seq", "USAGE on cardprod.procrastinate_jobs_id_seq"),
+        ("DELETE ON cardprod.transitions", "DELETE on cardprod.transitions"),
     ],
 )
 async def test_missing_grant(client: Client, postgres: str, role: str, revoked: str, named: str) -> None:
@@ -84,6 +88,37 @@ async def test_missing_grant(client: Client, postgres: str, role: str, revoked: 
         if revoked.startswith("INSERT"):
             with pytest.raises(UsageError, match=named):
                 await durable.submit([(1, "a")])
+
+
+async def test_role_that_only_reads(client: Client, postgres: str, role: str) -> None:
+    """What `cardprod migrate --help` says to grant to a role that only reads is enough, and no more than that."""
+    async with Durable(postgres) as durable:
+        batch_id = await durable.submit([(1, "a")])
+    [grants] = re.findall("GRANT .* TO reader;", _DOES)
+    run_script(postgres, grants.replace("reader", role))
+    async with quick(as_role(postgres, role)) as reading:
+        assert (await reading.status(batch_id)).pending == 1
+        assert [card async for card, _ in reading.results(batch_id)] == []
+        with pytest.raises(UsageError, match=rf"--role {role}` prints; it lacks INSERT, UPDATE, DELETE on cardprod\."):
+            await reading.submit([(1, "a")])
+        with pytest.raises(UsageError, match=r"it lacks INSERT, UPDATE, DELETE on cardprod\."):
+            await reading.work(client)
+
+
+@pytest.mark.slow
+async def test_login_that_is_refused_later(postgres: str, role: str) -> None:
+    """A login that is refused while it is used is said to be, and not tried again at once."""
+    run_script(postgres, Durable(postgres).migration_script(role=role))
+    async with quick(as_role(postgres, role), call=1.0) as durable:
+        await durable.migrate()
+        run_script(postgres, f"ALTER ROLE {role} NOLOGIN")
+        execute(postgres, f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{role}'")  # noqa: S608 - our own
+        for _ in range(2):
+            with pytest.raises(DurableError, match=r"refuses this login .*check the connection string's user"):
+                await durable.migrate()
+        run_script(postgres, f"ALTER ROLE {role} LOGIN")
+        with pytest.raises(DurableError, match="refuses this login"):  # of the last time
+            await durable.migrate()
 
 
 async def test_another_schema(kiosk: Simulator, client: Client, postgres: str) -> None:
@@ -190,7 +225,7 @@ async def test_schema_of_another_owner(postgres: str, role: str, trap: str) -> N
         run_script(postgres, "CREATE SCHEMA cardprod; CREATE TABLE cardprod.batches (id int)")
         run_script(postgres, f"ALTER TABLE cardprod.batches OWNER TO {role}")
     async with Durable(postgres) as durable:
-        with pytest.raises(UsageError, match=f"belongs to {role}"):
+        with pytest.raises(UsageError, match=f"belongs to the role {role}"):
             await durable.submit([(1, "a")])
     if trap == "the schema":
         async with Durable(postgres, owner=role) as durable:

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cardprod import Client, WaitTimeout
+from cardprod import PRODUCTION, PRODUCTION_MTLS, SANDBOX, SANDBOX_MTLS, Client, WaitTimeout
+from cardprod.durable.store import queue_name
+from cardprod.simulator import Simulator
 from tests.durable.support import PRODUCED, QUICK, cards_of, over, quick, working
 from tests.waiting import until
 
 if TYPE_CHECKING:
     from cardprod.durable import BatchStatus, Durable
-    from cardprod.simulator import Simulator
 
 pytestmark = pytest.mark.looptime(False)
 
@@ -104,9 +105,50 @@ async def test_refused_token_is_tried_again(
         assert (await over(durable, batch_id)).produced == 1
 
 
-@pytest.mark.parametrize("name", ["MyBank", "my-bank", "MY_BANK"])
+@pytest.mark.parametrize("name", ["MyBank", "my-bank", "MY_BANK", "x" * 32])
 async def test_names_of_tokens(kiosk: Simulator, client: Client, durable: Durable, name: str) -> None:
     """Names of tokens that differ in case, or in - and _, are the same: variables of an environment have no others."""
     batch_id = await durable.submit(cards_of(kiosk, 1, PRODUCED), schedule=QUICK, token=name)
     async with working(durable, {name.lower().replace("-", "_"): client}):
         assert (await over(durable, batch_id)).token_name == name
+
+
+async def test_api_of_a_batch(kiosk: Simulator, client: Client, durable: Durable, postgres: str) -> None:
+    """Cards of one API are never polled by a worker for another, whatever its token is called; else by any worker."""
+    [card] = cards_of(kiosk, 1, PRODUCED)
+    batch_id = await durable.submit([card], schedule=QUICK, base_url=f"{kiosk.base_url}/")
+    anywhere = await durable.submit([card], schedule=QUICK)
+    async with Simulator(token=kiosk.token, plan_for_unknown=PRODUCED) as elsewhere:
+        async with (
+            Client(kiosk.token, base_url=elsewhere.base_url) as wrong,
+            quick(postgres) as other,
+            working(other, wrong),
+        ):
+            await over(durable, anywhere)
+            assert len(elsewhere.requests) == 1
+            status = await durable.status(batch_id)
+            assert (status.base_url, status.workers, status.polls) == (kiosk.base_url, 0, 0)
+            async with working(durable, client):
+                assert (await over(durable, batch_id)).produced == 1
+        assert len(elsewhere.requests) == 1
+
+
+@pytest.mark.parametrize(("mtls", "plain"), [(PRODUCTION_MTLS, PRODUCTION), (SANDBOX_MTLS, SANDBOX)])
+def test_api_with_a_client_certificate(mtls: str, plain: str) -> None:
+    """An API is the same one with a client certificate."""
+    assert queue_name("default", mtls) == queue_name("default", plain)
+
+
+async def test_token_that_no_worker_has(
+    kiosk: Simulator, client: Client, durable: Durable, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Cards whose token no worker has are named by workers, once, and the status counts those that have it."""
+    batch_id = await durable.submit(cards_of(kiosk, 1, PRODUCED), token="my-bank", base_url=kiosk.base_url)
+    words = f"cards wait for the token 'my-bank' for {kiosk.base_url}, which no worker has"
+    async with working(durable, client):
+        await until("the words", lambda: words in caplog.text)
+        assert (await durable.status(batch_id)).workers == 0
+        here = await durable.submit([], token="Default")
+        assert (await durable.status(here)).workers == 1
+    assert (await durable.status(here)).workers == 0  # it has left
+    assert caplog.text.count(words) == 1

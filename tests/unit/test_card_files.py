@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 TOKEN = "card_token must be 1 to 128 characters of A-Z a-z 0-9 . _ ~ -, and not '.' or '..'"
 EXPECTED = "; expected profile_id,card_token"
 NO_NUMBER = "profile_id must be a whole number, such as 123456"
-HEADER = "; if this is a header, name the columns profile_id,card_token"
 OBJECT = '; expected {"profile_id": 123456, "card_token": "…"}'
 
 
@@ -85,7 +84,7 @@ def test_other_separators() -> None:
     assert read("7;a\n8;b") == [Card(7, "a"), Card(8, "b")]
     assert read("7\ta") == [Card(7, "a")]
     assert read("sep=|\n7|a,b\n8|c\n") == [
-        f"2: {TOKEN}; this one of profile 7, 'a,b', has ',' as character 2{HEADER}",
+        f"2: {TOKEN}; this one of profile 7, 'a,b', has ',' as character 2",
         Card(8, "c"),
     ]
 
@@ -143,7 +142,15 @@ def test_a_header_is_the_first_row() -> None:
 def test_a_header_without_one_of_the_two() -> None:
     """A header that names only one of the columns ends the list: no other column is taken for it."""
     assert read("foo,cardToken\n1,a\n") == [f"1: the header has no profile_id{EXPECTED}, among any others"]
-    assert read("profile,token\n1,a\n") == [f"1: {NO_NUMBER}; this row has 'profile'{HEADER}", Card(1, "a")]
+
+
+def test_a_first_row_that_is_nothing() -> None:
+    """A first row that is no card and no known header ends the list: which columns are meant is unknown."""
+    for first in ("profile,token", "Cards of November", "card-1,123456"):
+        [refused] = read(f"{first}\n1,a\n")
+        assert isinstance(refused, str)
+        assert refused.startswith("1: the first row is no card, because '")
+        assert refused.endswith(f" is no number, and no header{EXPECTED}")
 
 
 def test_the_header_that_was_expected() -> None:

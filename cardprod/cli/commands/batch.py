@@ -9,7 +9,7 @@ import attrs
 
 from cardprod.cli.arguments import add_database
 from cardprod.cli.connection import find_database
-from cardprod.cli.exit_codes import NOT_FINAL, PRODUCED
+from cardprod.cli.exit_codes import NO_ANSWER, NOT_FINAL, PRODUCED
 from cardprod.cli.output.events import Report, Result
 from cardprod.cli.words import count_of
 
@@ -27,8 +27,7 @@ def add(to: Commands) -> None:
     batch = to.add(
         "batch",
         run,
-        "show how far a batch is\n\nIt exits with 3 until it is finished: no card is pending, and all was delivered.\n"
-        "Then it exits with 0, however the cards ended.",
+        "show how far a batch is\n\nIt is finished when no card is pending, however they ended, and all was delivered.",
         "cardprod batch ID",
         "cardprod batch ID --results --json",
         "cardprod batch ID --cancel",
@@ -46,13 +45,23 @@ async def run(arguments: argparse.Namespace, output: Output) -> int:
             await durable.cancel(arguments.batch)
         status = await durable.status(arguments.batch)
         ends = f"{status.produced} produced, {status.failed} failed, {status.errors} errors"
-        pending = f"{status.pending} pending" + ("" if status.pending else ", not all delivered yet")
-        state = "cancelled" if status.cancelled_at else "finished" if status.finished_at else pending
-        refused = f"; the token {status.token_name!r} is refused" if status.token_refused_at else ""
-        text = f"{count_of(status.total, 'card')}: {ends}; {state}; {status.polls} polls{refused}"
+        if status.cancelled_at is not None:
+            state = f"cancelled, {status.pending} not waited for any more"
+        elif status.finished_at is not None:
+            state = "finished"
+        else:
+            state = f"{status.pending} pending" + ("" if status.pending else ", not all delivered yet")
+            state += f"; {count_of(status.workers, 'worker')}"
+        text = f"{count_of(status.total, 'card')}: {ends}; {state}; {count_of(status.polls, 'poll')}"
+        if status.token_refused_at is not None:
+            text += f"; the token {status.token_name!r} is refused"
+        if status.finished_at is None and not status.workers:
+            text += f"; no worker has the token {status.token_name!r} for {status.base_url or 'any API'}"
         output.emit(Report(text, "batch", attrs.asdict(status)))
         if arguments.results:
             async for card, outcome in durable.results(arguments.batch):
                 output.emit(Result(outcome, card, stored={"batch_id": arguments.batch}))
                 await output.drain()
-    return NOT_FINAL if status.finished_at is None else PRODUCED
+    if status.finished_at is None:
+        return NOT_FINAL
+    return PRODUCED if status.cancelled_at is None or arguments.cancel else NO_ANSWER

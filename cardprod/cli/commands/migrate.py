@@ -21,16 +21,18 @@ __all__ = ["add", "run"]
 
 _DOES = """make the tables of durable waits, or bring them up to date
 
-Workers do it themselves where their role may. Where it may not, an administrator runs the SQL."""
+Workers do it themselves where their role may. Where it may not, an administrator runs the SQL: the database's owner, or
+a superuser, or another role, which workers then trust with --owner. The role of --role can submit, work, read and take
+webhooks. One that only reads (`batch`) needs no more than
+
+  GRANT USAGE ON SCHEMA cardprod TO reader; GRANT SELECT ON ALL TABLES IN SCHEMA cardprod TO reader;"""
 
 
 def add(to: Commands) -> None:
     """Add the command."""
-    migrate = to.add(
-        "migrate", run, _DOES, "cardprod migrate", "cardprod migrate --sql --role cards | psql -f - admin-database"
-    )
+    migrate = to.add("migrate", run, _DOES, "cardprod migrate", "cardprod migrate --sql --role app | psql -q DATABASE")
     migrate.add_argument("--sql", action="store_true", help="print the SQL and connect to nothing")
-    migrate.add_argument("--role", metavar="ROLE", help="with --sql: grant this role what a worker needs")
+    migrate.add_argument("--role", metavar="ROLE", help="with --sql: grant this role what workers and submitters need")
     add_database(migrate)
 
 
@@ -44,5 +46,5 @@ async def run(arguments: argparse.Namespace, output: Output) -> int:
         raise UsageError("--role needs --sql: add it, and have an administrator run what it prints")
     async with await asyncio.to_thread(find_database, arguments) as durable:
         await durable.migrate()
-    output.emit(Warned(f"the schema {arguments.schema} is up to date"))
+    output.emit(Warned(f"the schema {durable.settings.schema} is up to date"))
     return PRODUCED

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import math
+import shlex
 from typing import TYPE_CHECKING
 
 from cardprod.cli.arguments import add_database, add_list, add_timeout
-from cardprod.cli.connection import find_database
+from cardprod.cli.connection import base_url, find_database
 from cardprod.cli.exit_codes import PRODUCED
 from cardprod.cli.lists import read_list, report_bad_rows
 from cardprod.cli.output.events import Report, Warned
@@ -27,13 +28,19 @@ def add(to: Commands) -> None:
     submit = to.add(
         "submit",
         run,
-        "submit cards, to be waited for by workers",
+        "submit cards, to be waited for by workers\n\nOnly workers with the same CARDPROD_BASE_URL and a token of that "
+        "name take them.",
         "cardprod submit cards.csv --timeout 2h",
         "list-cards | cardprod submit - --token my-bank",
     )
     add_list(submit)
     add_timeout(submit, math.inf, "none")
-    submit.add_argument("--token", default="default", metavar="NAME", help="the name of the token to poll with")
+    submit.add_argument(
+        "--token",
+        default="default",
+        metavar="NAME",
+        help="poll with the token of this name: my-bank is a worker's CARDPROD_TOKEN_MY_BANK",
+    )
     add_database(submit)
 
 
@@ -43,11 +50,14 @@ async def run(arguments: argparse.Namespace, output: Output) -> int:
     report_bad_rows(listed, output, "nothing was submitted, because of the bad rows: fix or remove them")
     timeout = arguments.timeout if arguments.timeout < math.inf else None
     async with await asyncio.to_thread(find_database, arguments) as durable:
-        batch_id = await durable.submit(listed.cards, timeout=timeout, token=arguments.token, after=listed.after)
+        batch_id = await durable.submit(
+            listed.cards, timeout=timeout, token=arguments.token, base_url=base_url(), after=listed.after
+        )
     cards = len({*listed.cards})
     if not arguments.json:
-        submitted = f"{count_of(cards, 'card')} submitted"
-        where = "" if arguments.schema == "cardprod" else f" --schema {arguments.schema}"
-        output.emit(Warned(f"{submitted}; see how far they are with `cardprod batch {batch_id}{where}`"))
+        submitted = f"{count_of(cards, 'card')} submitted, for workers of {base_url()}"
+        options = {"database": arguments.database and "URL", "schema": arguments.schema, "owner": arguments.owner}
+        same = "".join(f" --{name} {shlex.quote(value)}" for name, value in options.items() if value)
+        output.emit(Warned(f"{submitted}; see how far they are with `cardprod batch {batch_id}{same}`"))
     output.emit(Report(batch_id, "submitted", {"batch_id": batch_id, "cards": cards}))
     return PRODUCED

@@ -6,12 +6,13 @@ import asyncio
 import importlib
 import signal
 import sys
+import traceback
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cardprod.cli.arguments import add_connection, add_database, count
-from cardprod.cli.connection import find_database, import_durable, make_clients
+from cardprod.cli.connection import base_url, find_database, import_durable, make_clients
 from cardprod.cli.exit_codes import PRODUCED
 from cardprod.cli.output.events import Result, Warned
 from cardprod.cli.output.streams import OutputLost
@@ -74,7 +75,7 @@ async def run(arguments: argparse.Namespace, output: Output) -> int:
         durable = await stack.enter_async_context(await asyncio.to_thread(find_database, arguments))
         if not arguments.json:
             words = "Ctrl-C or SIGTERM finishes what is under way, twice ends at once"
-            output.emit(Warned(f"working for {', '.join(clients)}; {words}"))
+            output.emit(Warned(f"working for {', '.join(clients)} at {base_url()}; {words}"))
         await durable.work(clients, on_steps, concurrency=arguments.concurrency, stop=stop)
     if lost is not None:
         raise lost
@@ -106,9 +107,16 @@ def _imported(name: str) -> Sink:
     # Last, so that no file there takes the place of a module that is installed.
     sys.path.append(str(Path.cwd()))
     try:
-        found: Sink = getattr(importlib.import_module(module), function)
-    except Exception as exc:  # whatever a user's module does when it is imported
-        raise UsageError(f"--on-steps must be importable; {name} raised {type(exc).__name__}: {exc}") from exc
+        imported = importlib.import_module(module)
+    except (Exception, SystemExit) as exc:  # whatever a user's module does when it is imported
+        if isinstance(exc, ModuleNotFoundError) and exc.name and f"{module}.".startswith(f"{exc.name}."):
+            raise UsageError(f"--on-steps must be importable from here; there is no module {exc.name}") from exc
+        last = traceback.extract_tb(exc.__traceback__)[-1]
+        where = f"{last.filename}, line {last.lineno}"
+        raise UsageError(f"importing {module} raised {type(exc).__name__} in {where} ({exc}): fix that") from exc
+    found: Sink | None = getattr(imported, function, None)
+    if found is None:
+        raise UsageError(f"--on-steps must name a function of {module}, which has no {function}")
     if not is_sink(found):
-        raise UsageError(f"--on-steps must be an async function, made with async def; {name} is not")
+        raise UsageError(f"--on-steps must be an async function of one argument, the steps; {name} is not")
     return found

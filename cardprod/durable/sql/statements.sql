@@ -8,7 +8,7 @@ SELECT extract(epoch FROM clock_timestamp())::float8 AS now
 -- --- Batches ---
 
 -- name: add_batch
-INSERT INTO batches (id, token_name, token) VALUES (%(id)s, %(token_name)s, %(token)s)
+INSERT INTO batches (id, token_name, token, base_url) VALUES (%(id)s, %(token_name)s, %(token)s, %(base_url)s)
 
 -- name: add_chunk
 WITH batch AS (UPDATE batches SET touched_at = now() WHERE id = %(batch_id)s),
@@ -31,8 +31,10 @@ UPDATE batches SET submitted_at = now(), finished_at = CASE WHEN %(is_empty)s TH
 DELETE FROM batches WHERE id = %(id)s AND submitted_at IS NULL
 
 -- name: batch_status
-SELECT batch.id::text AS id, token_name, created_at, cancelled_at, batch.finished_at, refused_at AS token_refused_at,
-       sums.*
+SELECT batch.id::text AS id, token_name, base_url, created_at, cancelled_at,
+       batch.finished_at, refused_at AS token_refused_at, sums.*,
+       (SELECT count(*) FROM workers WHERE NOT has_left AND seen_at > now() - %(lifetime)s * interval '1 second'
+           AND requests ? batch.token) AS workers
 FROM batches batch
 LEFT JOIN tokens USING (token),
 LATERAL (
@@ -70,7 +72,7 @@ WHERE id = %(id)s AND finished_at IS NULL AND submitted_at IS NOT NULL RETURNING
 -- --- Chunks ---
 
 -- name: chunks
-SELECT chunk.id, batch_id::text AS batch_id, batch.token, version, checkpoint, refused_at IS NOT NULL AS is_refused,
+SELECT chunk.id, batch_id::text AS batch_id, token_name, batch.token, version, checkpoint, refused_at IS NOT NULL AS is_refused,
        coalesce(extract(epoch FROM paused_until - now()), 0)::float8 AS paused_for
 FROM chunks chunk
 JOIN batches batch ON batch.id = batch_id
@@ -201,25 +203,41 @@ ORDER BY id LIMIT %(most)s
 -- --- Workers ---
 
 -- name: update_worker
-INSERT INTO workers (id) VALUES (%(id)s) ON CONFLICT (id) DO UPDATE SET seen_at = now()
+INSERT INTO workers (id, requests, has_left) VALUES (%(id)s, %(requests)s::text::jsonb, %(has_left)s)
+ON CONFLICT (id) DO UPDATE SET seen_at = now(), requests = excluded.requests, has_left = excluded.has_left
 
--- name: worker_counts
+-- name: living_workers
 SELECT count(*) AS workers, extract(epoch FROM clock_timestamp())::float8 AS now
-FROM workers WHERE seen_at > now() - %(seconds)s * interval '1 second'
+FROM workers WHERE NOT has_left AND seen_at > now() - %(lifetime)s * interval '1 second'
 
--- name: pause_token
-INSERT INTO tokens (token, paused_until) VALUES (%(token)s, now() + %(seconds)s * interval '1 second')
+-- name: requests_of_others
+-- Those of a worker that has gone leave the last minute one after the other.
+SELECT token, ceil(sum(sent::int * least(1, 1 - extract(epoch FROM now() - seen_at) / 60)))::int AS sent
+FROM workers, jsonb_each_text(requests) AS one (token, sent)
+WHERE id <> %(id)s AND seen_at > now() - interval '60 seconds'
+GROUP BY token
+
+-- name: tokens_without_worker
+SELECT DISTINCT token_name, base_url
+FROM batches
+WHERE finished_at IS NULL AND submitted_at IS NOT NULL AND NOT EXISTS (
+    SELECT FROM workers WHERE NOT has_left AND seen_at > now() - %(lifetime)s * interval '1 second' AND requests ? token
+)
+
+-- name: pause_tokens
+INSERT INTO tokens (token, paused_until)
+SELECT token, now() + %(seconds)s * interval '1 second' FROM unnest(%(tokens)s::text[]) token
 ON CONFLICT (token) DO UPDATE SET paused_until = greatest(tokens.paused_until, excluded.paused_until)
 
 -- name: paused_tokens
 SELECT token, extract(epoch FROM paused_until - now())::float8 AS seconds FROM tokens WHERE paused_until > now()
 
--- name: refuse_token
-INSERT INTO tokens (token, refused_at) VALUES (%(token)s, now())
+-- name: refuse_tokens
+INSERT INTO tokens (token, refused_at) SELECT token, now() FROM unnest(%(tokens)s::text[]) token
 ON CONFLICT (token) DO UPDATE SET refused_at = coalesce(tokens.refused_at, excluded.refused_at)
 
--- name: accept_token
-UPDATE tokens SET refused_at = NULL WHERE token = %(token)s AND refused_at IS NOT NULL
+-- name: accept_tokens
+UPDATE tokens SET refused_at = NULL WHERE token = ANY (%(tokens)s::text[]) AND refused_at IS NOT NULL
 
 -- --- Recovery ---
 
@@ -332,15 +350,16 @@ FROM pg_namespace WHERE nspname = %(schema)s
 -- Everything in our schema must be of a role that could do anything here anyway, or of the one that is named.
 WITH ours AS (SELECT oid, nspowner FROM pg_namespace WHERE nspname = %(schema)s),
 things AS (
-    SELECT 'the schema ' || %(schema)s AS name, nspowner AS owner FROM ours
+    SELECT 'schema ' || %(schema)s AS name, nspowner AS owner FROM ours
     UNION ALL
-    SELECT 'the table ' || relname, relowner FROM pg_class, ours WHERE relnamespace = ours.oid
+    SELECT 'table ' || %(schema)s || '.' || relname, relowner FROM pg_class, ours
+    WHERE relnamespace = ours.oid AND relkind <> 'i'
     UNION ALL
-    SELECT 'the function ' || proname, proowner FROM pg_proc, ours WHERE pronamespace = ours.oid
+    SELECT 'function ' || %(schema)s || '.' || proname, proowner FROM pg_proc, ours WHERE pronamespace = ours.oid
     UNION ALL
-    SELECT 'the type ' || typname, typowner FROM pg_type, ours WHERE typnamespace = ours.oid
+    SELECT 'type ' || %(schema)s || '.' || typname, typowner FROM pg_type, ours WHERE typnamespace = ours.oid
     UNION ALL
-    SELECT 'the operator ' || oprname, oprowner FROM pg_operator, ours WHERE oprnamespace = ours.oid
+    SELECT 'operator ' || %(schema)s || '.' || oprname, oprowner FROM pg_operator, ours WHERE oprnamespace = ours.oid
 )
 SELECT name, rolname::text AS owner FROM things JOIN pg_roles ON pg_roles.oid = owner
 WHERE NOT (
@@ -350,16 +369,19 @@ WHERE NOT (
 LIMIT 1
 
 -- name: missing_grants
-SELECT 'USAGE on ' || nspname AS grant FROM pg_namespace
-WHERE nspname = %(schema)s AND NOT has_schema_privilege(oid, 'USAGE')
-UNION ALL
-SELECT privilege || ' on ' || relname AS grant
-FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace,
-    unnest(CASE relkind WHEN 'S' THEN ARRAY['USAGE'] ELSE ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE'] END) privilege
-WHERE nspname = %(schema)s
-    AND CASE relkind
-        WHEN 'S' THEN NOT has_sequence_privilege(pg_class.oid, privilege)
-        WHEN 'r' THEN NOT has_table_privilege(pg_class.oid, privilege)
-    END
-    AND (relname <> 'migrations' OR privilege = 'SELECT')
-ORDER BY 1
+WITH missing AS (
+    SELECT 'USAGE on schema ' || nspname AS one FROM pg_namespace
+    WHERE nspname = %(schema)s AND NOT has_schema_privilege(oid, 'USAGE')
+    UNION ALL
+    SELECT string_agg(privilege, ', ') || ' on ' || nspname || '.' || relname
+    FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace,
+        unnest(CASE relkind WHEN 'S' THEN ARRAY['USAGE'] ELSE ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE'] END) privilege
+    WHERE nspname = %(schema)s
+        AND CASE relkind
+            WHEN 'S' THEN NOT has_sequence_privilege(pg_class.oid, privilege)
+            WHEN 'r' THEN NOT has_table_privilege(pg_class.oid, privilege)
+        END
+        AND (relname <> 'migrations' OR privilege = 'SELECT')
+    GROUP BY nspname, relname
+)
+SELECT current_user::text AS role, coalesce((SELECT string_agg(one, ', ' ORDER BY one) FROM missing), '') AS grants
