@@ -456,7 +456,7 @@ class Client:
             CardprodError: When awaited or iterated: it was refused, or polls failed too often; see `Wait`.
         """
         card = Card(profile_id, card_token)
-        check_type("after", after, ProductionStatus, "a ProductionStatus, such as step.current", or_none=True)
+        check_type("after", after, ProductionStatus, "a ProductionStatus (of a transition: step.current)", or_none=True)
         options = self._options(schedule, timeout, max_failures, max_outage)
         return Wait(card, self._poller, attrs.evolve(options, least_gap=IDLE_GAP), after)
 

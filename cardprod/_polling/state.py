@@ -77,7 +77,7 @@ class PollOptions:
         schedule: When to poll again after a poll.
         timeout: Seconds from the beginning to the deadline; None for no deadline.
         max_failures: How many polls in a row may fail before the wait does.
-        max_outage: For how many seconds they must have failed as well, once the wait has had an answer.
+        max_outage: Once the wait has had an answer, the first of these must also be so many seconds ago.
         last_poll_seconds: The time limit of the last poll, which begins at the deadline; infinite for none.
         requests_per_second: The budget of an `AdaptiveSchedule`, for all cards on it.
         least_gap: Seconds between two polls of a card on it, unless its fallback polls more often.

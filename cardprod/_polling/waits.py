@@ -208,7 +208,7 @@ class Waits(Batch[Transition]):
                 or this is not its event loop.
         """
         card = Card.of(card)
-        check_type("after", after, ProductionStatus, "a ProductionStatus, such as step.current", or_none=True)
+        check_type("after", after, ProductionStatus, "a ProductionStatus (of a transition: step.current)", or_none=True)
         if timeout is not None:
             check_seconds("timeout", timeout)
         if not self._is_entered:

@@ -205,7 +205,7 @@ class Durable:
             timeout: Seconds to wait for each card, from when it is read; None for no limit.
             schedule: When to poll; None for the `AdaptiveSchedule` of each worker's client.
             max_failures: How many polls in a row may fail, each after its own attempts, before a card's wait does.
-            max_outage: For how many seconds they must have failed as well, once the wait has had an answer.
+            max_outage: Once the wait has had an answer, the first of these must also be so many seconds ago.
             after: Statuses that are known already, by card, as for `Client.wait_until_all_final`.
             batch_size: How many cards are swept in one job.
 

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from cardprod import AdaptiveSchedule, Card, ProductionStatus, Transition, UsageError, WaitTimeout, cli
-from cardprod.card_files import KnownCard, read_cards
+from cardprod.card_files import read_cards
 from cardprod.cli.watch.store import CheckpointStore, Saved
+from cardprod.models import KnownCard
 from tests.cli.commands import start_command
 from tests.waiting import wait_until
 
@@ -118,7 +119,8 @@ async def test_the_documented_query(tmp_path: Path, capfd: pytest.CaptureFixture
         found = database.execute(retry)
         lines = [",".join(map(str, row)) for row in ([name for name, *_ in found.description or ()], *found)]
     known = ProductionStatus(JAM.status, occurred_at=JAM.occurred_at, error_code=JAM.error_code)
-    [row] = [row for row in read_cards(lines) if isinstance(row, KnownCard)]
+    [row] = read_cards(lines)
+    assert isinstance(row, KnownCard)
     assert (row, row.after) == (Card(1, "card-0"), known)
     assert [row[:-1] for row in rows] == [
         (1, "card-0", "PRODUCTION_ERROR", "PRD_FEEDER_JAM", None),
