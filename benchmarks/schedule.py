@@ -31,11 +31,14 @@ _SCHEDULES: Final[dict[str, Callable[[], Schedule]]] = {
     "every 60 s": lambda: Backoff(first=60, factor=1, ceiling=60, jitter=0),
 }
 _SINGLE: Final[dict[str, tuple[Draw, Draw]]] = {
+    "30 s + 1 min": (exactly(30), about(60)),
+    "30 s + 2 min": (exactly(30), about(120)),
     "30 s + 4 min": (exactly(30), about(240)),
     "30 s + 4 min exactly": (exactly(30), exactly(240)),
     "30 s + 4 min, memoryless": (exactly(30), memoryless(240)),
     "30 s + 10 min": (exactly(30), about(600)),
-    "1 min + 20 min": (exactly(60), about(1200)),
+    "30 s + 30 min": (exactly(30), about(1800)),
+    "30 s + an hour": (exactly(30), about(3600)),
 }
 _SMALL: Final = 60_000
 """Seconds of stays in a fleet, all cards together, up to which it is quick."""
@@ -93,14 +96,14 @@ def _shown(figures: tuple[float, float, float, float]) -> str:
 
 def _one_at_a_time(ready: Draw, printing: Draw) -> Iterator[str]:
     random, plans, comes_at = Random(7), list[Plan](), 0.0
-    for _ in range(60):
+    for _ in range(200):
         plans.append((comes_at, ready(random), printing(random)))
         comes_at += sum(plans[-1][1:]) + 60
     learned, backoff = poll_fleet(plans, AdaptiveSchedule(), least_gap=IDLE_GAP), poll_fleet(plans, Backoff())
-    seconds = sum(sum(plan[1:]) for plan in plans)
     for polled in (learned, backoff):
         yield f"{polled.mean:.1f} / {max(polled.lateness):.0f}"
     for polled in (learned, backoff):
+        seconds = sum(sum(plan[1:]) + late for plan, late in zip(plans, polled.lateness, strict=True))
         yield f"{sum(polled.polls) / seconds * 600:.0f}"
 
 

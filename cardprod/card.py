@@ -92,6 +92,7 @@ def _refuse(profile_id: object, card_token: object) -> UsageError:
     if not isinstance(card_token, str):
         return UsageError(f"card_token must be a str; this is a {type(card_token).__name__}")
     wrong = _NOT_OF_A_TOKEN.search(card_token)
+    shown = ascii(card_token[:_SHOWN]) + ("…" if len(card_token) > _SHOWN else "")
     if not card_token:
         fault = "is empty"
     elif wrong is not None:
@@ -99,9 +100,10 @@ def _refuse(profile_id: object, card_token: object) -> UsageError:
     elif len(card_token) > _MOST_CHARACTERS:
         fault = f"has {len(card_token)} characters"
     else:
-        fault = f"is {card_token!r}"
+        fault = "has a meaning in a path"
     return UsageError(
-        f"card_token must be 1 to 128 characters of A-Z a-z 0-9 . _ ~ -, and not '.' or '..'; this one {fault}"
+        "card_token must be 1 to 128 characters of A-Z a-z 0-9 . _ ~ -, and not '.' or '..'; "
+        f"this one of profile {profile_id}, {shown}, {fault}"
     )
 
 

@@ -2,8 +2,8 @@
 
 The first line that is not blank decides. If it begins with `{`, each line is a JSON object with `profile_id` and
 `card_token`. Else the list is CSV, separated by commas, semicolons or tabs, or as `sep=` on the first line says. A CSV
-list can begin with a header, in any case and order; without one, the first two columns are the two. Rows and lines
-without anything in them are skipped.
+list can begin with a header, in any case and order; without one, the first two columns are the two. A first row that
+is neither ends the list: it may be a header with other names. Rows and lines without anything in them are skipped.
 
 A row can name the status that is known of its card already, to wait for what comes after it: `after_status`,
 `after_occurred_at` (ISO 8601, with its offset) and `after_error_code`, each as it was reported.
@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import attrs
 
 from cardprod.errors import UsageError
-from cardprod.models import Card, ProductionStatus
+from cardprod.models import Card, KnownCard, ProductionStatus
 
 if TYPE_CHECKING:
     from _csv import Reader
@@ -59,21 +59,15 @@ class BadRow:
     Args:
         line: The number of the line that it begins on, from 1.
         reason: What is wrong with it, and what was expected.
+        file: The name of the file, if the lines are one's.
     """
 
     line: int
     reason: str
+    file: str | None = None
 
     def __str__(self) -> str:
-        return f"{self.line}: {self.reason}"
-
-
-@attrs.frozen
-class KnownCard:
-    """A card of which a status is known, to wait for what comes after it."""
-
-    card: Card
-    after: ProductionStatus
+        return f"{'line ' if self.file is None else f'{self.file}:'}{self.line}: {self.reason}"
 
 
 def encoding_of(beginning: bytes) -> str:
@@ -87,9 +81,21 @@ def encoding_of(beginning: bytes) -> str:
     return "utf-16-be" if beginning[0] == 0 else "utf-16-le"
 
 
-def read_cards(lines: Iterable[str]) -> Iterator[Card | KnownCard | BadRow]:
-    """Read a list of cards from its lines, with their ends, one by one: the first card is there with its line."""
-    lines = iter(lines)
+def read_cards(lines: Iterable[str]) -> Iterator[Card | BadRow]:
+    """Read a list of cards from its lines, with their ends, one by one: the first card is there with its line.
+
+    Args:
+        lines: The lines, such as an open text file, by whose name a `BadRow` is then called.
+
+    Returns:
+        A `Card` for each row, a `KnownCard` for one that names its status, and a `BadRow` for one that is no card.
+    """
+    name = getattr(lines, "name", None)
+    for row in _read(iter(lines)):
+        yield attrs.evolve(row, file=name) if isinstance(row, BadRow) and isinstance(name, str) else row
+
+
+def _read(lines: Iterator[str]) -> Iterator[Card | BadRow]:
     before, first, separator = 0, "", None
     for before, first in enumerate(lines):
         first = first.removeprefix("\ufeff") if before == 0 else first  # noqa: PLW2901
@@ -130,7 +136,7 @@ def _plain(name: str) -> str:
     return re.sub(r"[\W_]", "", name).lower()
 
 
-def _read_csv(lines: Iterator[str], before: int, separator: str) -> Iterator[Card | KnownCard | BadRow]:
+def _read_csv(lines: Iterator[str], before: int, separator: str) -> Iterator[Card | BadRow]:
     reader = _reader(lines, separator)
     header, positions, is_first = EXPECTED, dict(zip(_NAMES, (0, 1), strict=True)), True
     while True:
@@ -157,17 +163,20 @@ def _read_csv(lines: Iterator[str], before: int, separator: str) -> Iterator[Car
         elif missing := {*_NAMES} - {*names} if {*_NAMES} & {*names} else set[str]():
             yield BadRow(line, f"the header has no {_NAMES[missing.pop()]}; expected {EXPECTED}, among any others")
             return  # which of the other columns it is, is unknown
+        elif is_first and re.search(r"[^\W\d_]", cells[0]):
+            yield BadRow(
+                line,
+                f"the first row is no card, because {_shown(cells[0])} is no number, and no header; expected {header}",
+            )
+            return  # which columns are meant is unknown
         elif len(cells) <= max(positions[name] for name in _NAMES):
             yield BadRow(line, f"the row has {len(cells)} columns; expected {header}")
         else:
-            row = _card_of(line, {name: cells[at] for name, at in positions.items() if at < len(cells)})
-            if is_first and isinstance(row, BadRow):
-                row = BadRow(line, f"{row.reason}; if this is a header, name the columns {EXPECTED}")
-            yield row
+            yield _card_of(line, {name: cells[at] for name, at in positions.items() if at < len(cells)})
         is_first = False
 
 
-def _read_json_lines(lines: Iterator[str], before: int) -> Iterator[Card | KnownCard | BadRow]:
+def _read_json_lines(lines: Iterator[str], before: int) -> Iterator[Card | BadRow]:
     for line, text in enumerate(lines, start=before + 1):
         if not text.strip():
             continue
@@ -185,7 +194,7 @@ def _read_json_lines(lines: Iterator[str], before: int) -> Iterator[Card | Known
             yield _card_of(line, fields)
 
 
-def _card_of(line: int, fields: Mapping[str, Any]) -> Card | KnownCard | BadRow:
+def _card_of(line: int, fields: Mapping[str, Any]) -> Card | BadRow:
     profile_id, card_token = (fields[name] for name in _NAMES)
     try:
         if isinstance(profile_id, str) and profile_id.isascii() and profile_id.isdigit():
@@ -193,7 +202,7 @@ def _card_of(line: int, fields: Mapping[str, Any]) -> Card | KnownCard | BadRow:
         if type(profile_id) is not int:
             raise UsageError(f"profile_id must be a whole number, such as 123456; this row has {_shown(profile_id)}")
         card, after = Card(profile_id, card_token), _status_of(*(fields.get(name) or None for name in _AFTER))
-        return card if after is None else KnownCard(card, after)
+        return card if after is None else KnownCard(card.profile_id, card.card_token, after)
     except ValueError as exc:
         return BadRow(line, str(exc) if isinstance(exc, UsageError) else "profile_id is too long a number")
 

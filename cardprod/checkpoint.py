@@ -73,7 +73,7 @@ import uuid
 from collections.abc import Iterable, Mapping
 from datetime import datetime  # noqa: TC003 - cattrs reads the types of fields
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 import attrs
 
@@ -89,18 +89,24 @@ from cardprod._protocol.codec import (
     write_as_rows,
 )
 from cardprod._protocol.validation import check_aware, check_count, check_seconds, check_type
-from cardprod.card import UsageError
-from cardprod.models import Card, ProductionStatus, Transition
+from cardprod.card import CardprodError, UsageError
+from cardprod.models import Card, KnownCard, ProductionStatus, Transition
 
 if TYPE_CHECKING:
     from typing import Self
 
     from cardprod.models import CardLike
 
-__all__ = ["Checkpoint", "PendingCard", "wall_clock"]
+__all__ = ["After", "Checkpoint", "PendingCard", "known_status", "known_statuses", "wall_clock"]
+
+After: TypeAlias = (
+    Mapping[Card, ProductionStatus | CardprodError]
+    | Mapping[Card, ProductionStatus]
+    | Mapping[tuple[int, str], ProductionStatus]
+)
+"""Statuses that are known, by card: also what `get_statuses` and `wait_until_all_final` give."""
 
 _VERSION: Final = 1
-_DEFAULT_SCHEDULE: Final = Backoff()
 
 
 def wall_clock() -> float:
@@ -198,10 +204,10 @@ class Checkpoint:
         cards: Iterable[CardLike],
         *,
         timeout: float | None = None,
-        schedule: Backoff | None = _DEFAULT_SCHEDULE,
+        schedule: Backoff | None = None,
         max_failures: int = 5,
         max_outage: float = 300.0,
-        after: Mapping[Card, ProductionStatus] | Mapping[tuple[int, str], ProductionStatus] | None = None,
+        after: After | None = None,
         now: datetime | None = None,
     ) -> Self:
         """Create new waits, in which every card is due at once.
@@ -209,10 +215,11 @@ class Checkpoint:
         Args:
             cards: `Card`s or `(profile_id, card_token)` tuples. A duplicate is waited for once.
             timeout: Seconds to wait for each, from now; None for no limit.
-            schedule: When to poll; None for the `AdaptiveSchedule` of the client that continues it.
+            schedule: When to poll; None for the `AdaptiveSchedule` of the client that continues it. By that, while
+                requests are left over, `Client.sweep` is due every second or two: with a `Backoff` it takes fewer jobs.
             max_failures: How many polls in a row may fail, each after its own attempts, before a card's wait does.
             max_outage: For how many seconds they must have failed as well, once the wait has had an answer.
-            after: Statuses that are known already, by card: what equals one is not reported and does not end the wait.
+            after: Statuses that are known already, by card, as for `Client.wait_until_all_final`.
             now: The time, aware; None for the machine's clock.
 
         Raises:
@@ -224,22 +231,16 @@ class Checkpoint:
         check_type("schedule", schedule, Backoff, or_none=True)  # no other can be saved
         seconds = _seconds_of(now)
         at, deadline_at = unix_time(seconds), None if timeout is None else unix_time(seconds + timeout)
-        known = _known_statuses(after)
-        pending = tuple(
-            PendingCard(card=card, started_at=at, deadline_at=deadline_at, next_poll_at=at)
-            if card not in known
-            else PendingCard(
-                card=card,
-                started_at=at,
-                deadline_at=deadline_at,
-                next_poll_at=at,
-                last=known[card],
-                began_at=at,
-                polled_at=at,
-                is_after=known[card].is_final,
+        known = known_statuses(after)
+
+        def begin(card: Card) -> PendingCard:
+            new = PendingCard(card=card, started_at=at, deadline_at=deadline_at, next_poll_at=at)
+            last = known_status(card, known)
+            return (
+                new if last is None else attrs.evolve(new, last=last, began_at=at, polled_at=at, is_after=last.is_final)
             )
-            for card in dict.fromkeys(map(Card.of, cards))
-        )
+
+        pending = tuple(map(begin, dict.fromkeys(map(Card.of, cards))))
         return cls(
             id=str(uuid.uuid4()),
             schedule=schedule,
@@ -291,16 +292,27 @@ def _check_cards(cards: object) -> None:
         raise UsageError(f"cards must be Cards or (profile_id, card_token) tuples, not a {type(cards).__name__}")
 
 
-def _known_statuses(after: object) -> dict[Card, ProductionStatus]:
+def known_statuses(after: After | None) -> dict[Card, ProductionStatus]:
+    """Check the statuses that are known, and leave out errors.
+
+    Raises:
+        UsageError: It is no mapping, or one of its keys is no card, or one of its values neither a status nor an error.
+    """
     if after is None:
         return {}
-    if not isinstance(after, Mapping):
-        raise UsageError(f"after must be a dict of ProductionStatus by card, not a {type(after).__name__}")
+    # A caller without a type checker may pass anything at all.
+    check_type("after", after, Mapping, "a dict of ProductionStatus by card, as get_statuses gives")
     known: dict[Card, ProductionStatus] = {}
-    for card, status in cast("Mapping[CardLike, ProductionStatus]", after).items():
-        check_type("after: a status", status, ProductionStatus)
-        known[Card.of(card)] = status
+    for card, status in cast("Mapping[CardLike, ProductionStatus | CardprodError]", after).items():
+        if not isinstance(status, CardprodError):
+            check_type("after: a status", status, ProductionStatus)
+            known[Card.of(card)] = status
     return known
+
+
+def known_status(card: Card, known: Mapping[Card, ProductionStatus]) -> ProductionStatus | None:
+    """Return the status that is known of a card: as of all of them, or as it says itself."""
+    return known.get(card) or (card.after if isinstance(card, KnownCard) else None)
 
 
 def _seconds_of(now: datetime | None) -> float:

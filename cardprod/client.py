@@ -2,37 +2,20 @@ r"""`Client`, and recipes for it: web apps, growing lists, SIGTERM, tokens, sess
 
 Every recipe can be pasted as it is. `Client` itself checks arguments and connects the layers below.
 
-**A card followed in the browser**, by server-sent events, with FastAPI. A browser connects again whenever a stream
-ends, so the stream says with an event that it has ended, and the page closes its side. An error is an event too. To
-add it to README's `app.py`, take the imports and what begins with `@app.get`. uvicorn waits for open streams when it
-stops: run it with `--timeout-graceful-shutdown 5`.
+**A card followed in the browser**, by server-sent events: add this to README's `app.py`. A browser connects again
+whenever a stream ends, so the stream says with an event that it has ended, and the page closes its side. An error is an
+event too, also that there is no such card: the answer has begun by then, with 200. uvicorn waits for open streams when
+it stops: run it with `--timeout-graceful-shutdown 5`.
 
 ```python
 import json
-from contextlib import asynccontextmanager
 
-import cardprod
-from fastapi import FastAPI
-from fastapi.responses import JSONResponse, StreamingResponse
-
-
-@asynccontextmanager
-async def lifespan(app: FastAPI):
-    async with cardprod.Client("user-token", base_url=cardprod.SANDBOX) as app.state.client:
-        yield
-
-
-app = FastAPI(lifespan=lifespan)
-
-
-@app.exception_handler(cardprod.UsageError)  # mostly a token in the URL that no card can have
-async def bad_request(request, error):
-    return JSONResponse({"error": str(error)}, 400)
+from fastapi.responses import StreamingResponse
 
 
 @app.get("/cards/{token}/steps")
 async def card_steps(token: str) -> StreamingResponse:
-    wait = app.state.client.wait_until_final(123456, token)
+    wait = app.state.client.wait_until_final(123456, token, timeout=None)  # as long as the browser stays
 
     async def events():
         try:
@@ -111,33 +94,76 @@ async def follow_all(client, new_cards):
             adding.cancel()
 ```
 
-**SIGTERM during a bulk wait**: what was seen is saved, and the same call goes on with it. `on_step` must not be an
-async function, so that the signal cannot cut it off half-way:
+**A list to a CSV, stoppable**: save it as `ends.py`, and run `python ends.py cards.csv ends.csv`. SIGTERM, Ctrl-C or a
+refused token end it (exit codes 143, 130 and 1), and the same command goes on: what ended is in `ends.csv`, and what
+ended without a status, or is new in the list, is asked for. Even after `kill -9` nothing is lost: Wise still has it.
 
 ```python
 import asyncio
+import csv
 import signal
+import sys
+from pathlib import Path
 
 import cardprod
+from cardprod.card_files import BadRow, read_cards
 
 
-async def wait_for_all(client, cards, file, on_step):
-    saved = cardprod.Checkpoint.from_json(file.read_text()) if file.exists() else cardprod.Checkpoint.for_cards(cards)
-    loop, waiting = asyncio.get_running_loop(), asyncio.current_task()
-    async with client.resume(saved) as steps:
-        loop.add_signal_handler(signal.SIGTERM, waiting.cancel)
-        try:
+def saved(target):
+    with target.open(newline="") as file:
+        return {(int(row[0]), row[1]): row[2:] for row in csv.reader(file) if row[2] in cardprod.FINAL_STATUSES}
+
+
+def save(target, ends):
+    new = target.with_name(f"{target.name}.new")
+    with new.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["profile_id", "card_token", "status", "error_code", "meaning"])
+        writer.writerows([*card, *end] for card, end in ends.items())
+    new.replace(target)  # so that there is always a whole one
+
+
+async def main(source, target):
+    ends = saved(target) if target.exists() else {}
+    with source.open(newline="") as file:
+        rows = [*read_cards(file)]
+    for row in rows:
+        if isinstance(row, BadRow):
+            print(row, file=sys.stderr)
+    cards = [row for row in rows if not isinstance(row, BadRow) and row not in ends]
+    exit_code, this = 0, asyncio.current_task()
+
+    def stop(number):
+        nonlocal exit_code
+        exit_code = 128 + number
+        this.cancel()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop, number)
+    try:
+        async with cardprod.Client.from_env() as client, client.wait_until_all_final(cards) as steps:
             async for card, step in steps:
-                on_step(card, step)
-        except asyncio.CancelledError:
-            file.write_text(steps.checkpoint().to_json())  # a pathlib.Path
+                print(card, step, flush=True)
+                if isinstance(step, cardprod.Unauthorized):  # so is TokenRefreshFailed; it would end every wait
+                    raise step
+                if isinstance(step, cardprod.CardprodError):
+                    ends[card] = [type(step).__name__, "", step]
+                elif step.is_final:
+                    ends[card] = [step.current.status, step.current.error_code, step.current.error_meaning]
+    except asyncio.CancelledError:
+        if not exit_code:
             raise
-        finally:
-            loop.remove_signal_handler(signal.SIGTERM)
-    file.unlink(missing_ok=True)
+    finally:
+        save(target, ends)
+    return exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(asyncio.run(main(Path(sys.argv[1]), Path(sys.argv[2]))))
 ```
 
-After `kill -9` a step may come again: make `on_step` idempotent, or use `cardprod.durable`, or `cardprod watch`.
+To have each transition, whatever happens, use `cardprod.durable`; `help("cardprod.checkpoint")` saves what was seen of
+waits in one process. `cardprod watch` does that without code.
 
 **A token that refreshes itself** is an `OAuthToken`, whose help has the recipe. Only one process may refresh a token.
 The others pass an async function, which is called before every request, and once more after a 401:
@@ -179,15 +205,15 @@ from __future__ import annotations
 
 import asyncio
 import math
-import os
 import ssl as _ssl
 from collections.abc import Iterable
 from random import random
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import aiohttp
 import attrs
 
+from cardprod._http.environment import options_from_env, token_from_env
 from cardprod._http.rate_limit import RateLimit
 from cardprod._http.secrets import drop_frames
 from cardprod._http.transport import Transport
@@ -204,7 +230,7 @@ from cardprod._polling.waits import Waits
 from cardprod._polling.webhook_trust import WebhookTrust
 from cardprod._protocol.requests import PRODUCTION, PRODUCTION_MTLS, SANDBOX, SANDBOX_MTLS, Endpoint
 from cardprod._protocol.validation import check_callable, check_count, check_flag, check_seconds, check_type
-from cardprod.checkpoint import Checkpoint
+from cardprod.checkpoint import Checkpoint, known_statuses
 from cardprod.errors import UsageError
 from cardprod.models import Card, ProductionEvent, ProductionStatus
 from cardprod.telemetry import Telemetry
@@ -219,6 +245,7 @@ if TYPE_CHECKING:
     from cardprod._polling.backoff import Schedule
     from cardprod._polling.source import Cards
     from cardprod._polling.sweep import Sweep
+    from cardprod.checkpoint import After
     from cardprod.errors import Unauthorized
     from cardprod.telemetry import Observer
 
@@ -255,7 +282,7 @@ class Client:
 
     Args:
         token: A user token (Wise documents no personal tokens for this call), an `OAuthToken`, which refreshes itself,
-            or another `TokenSource`.
+            or another `TokenSource`. `Client.from_env()` takes it from the environment.
         base_url: `PRODUCTION`, `SANDBOX`, or another server with the same API, such as the simulator; with a client
             certificate in `ssl`, `PRODUCTION_MTLS` or `SANDBOX_MTLS`.
         api_version: The first segment of the path, "v3" or a calendar version such as "2026Q3".
@@ -280,11 +307,11 @@ class Client:
             session keeps its own proxies unless a URL is given.
         allow_plain_http: Accept plain http to hosts other than loopback. For test networks only: any machine on the
             network can read the token.
-        safety_net: Seconds between polls of a card while an event given to `notify` reports each change, 300 by
-            default; 0 to poll as often as without events. Each change whose event comes before a poll finds it, or
-            within 15 s after, brings the polls of all cards of this client nearer to that; each change that only polls
-            find takes them back again. Where a share of the events is lost, they stay so frequent that lost events
-            delay changes by 3 s on average.
+        safety_net: For clients that are given webhook events by `notify`: the most seconds between two polls of a card
+            once events have proved to report each change; 300 by default, 0 to poll as often as without events. Each
+            change that its event shows before a poll does, or within 15 s after, makes the polls of all cards of this
+            client rarer, up to that; each that only a poll shows makes them more frequent again. Where a share of the
+            events is lost, polls stay so frequent that this delays changes by 3 s on average.
 
     Raises:
         UsageError: An argument is invalid; the message says which, and what would be valid.
@@ -339,24 +366,25 @@ class Client:
             raise
 
     @classmethod
-    def from_env(cls) -> Self:
-        """Create a client from the environment.
+    def from_env(cls, **options: Any) -> Self:  # noqa: ANN401 - each is checked as the constructor's
+        """Create a client from the environment, as the command does.
 
-        Reads `CARDPROD_TOKEN` (required), `CARDPROD_BASE_URL` (default `PRODUCTION`) and `CARDPROD_API_VERSION`
-        (default "v3").
+        Reads `CARDPROD_TOKEN` (required), `CARDPROD_BASE_URL` (default `PRODUCTION`), `CARDPROD_API_VERSION` (default
+        "v3"), and for TLS the files `CARDPROD_CA`, `CARDPROD_CERT` and `CARDPROD_KEY` (PEM: authorities to trust
+        instead of the system's, a client certificate, its key if that is in another file), with
+        `CARDPROD_KEY_PASSWORD`. Proxies are those of the environment too: see `proxy`.
+
+        Args:
+            options: Keyword arguments of `Client`, such as `rate_limit`; they go before the environment.
 
         Raises:
-            UsageError: `CARDPROD_TOKEN` is not set, or one of them is invalid.
+            UsageError: `CARDPROD_TOKEN` is not set, or a variable or an option is invalid.
         """
-        if not os.environ.get("CARDPROD_TOKEN"):
-            raise UsageError(
-                "the environment has no CARDPROD_TOKEN: set it to a Wise user token, or as `cardprod simulate` says"
-            )
-        return cls(
-            os.environ["CARDPROD_TOKEN"],
-            base_url=os.environ.get("CARDPROD_BASE_URL") or PRODUCTION,
-            api_version=os.environ.get("CARDPROD_API_VERSION") or "v3",
-        )
+        try:
+            return cls(token_from_env(), **{**options_from_env(), **options})
+        except UsageError:
+            del options  # this frame stays in the traceback, and a proxy may hold a password
+            raise
 
     async def get_status(self, profile_id: int, card_token: str) -> ProductionStatus:
         """Request the card's production status once.
@@ -396,18 +424,26 @@ class Client:
         Await the result for the final status, or iterate it for each transition. An error status is returned, not
         raised: check the status, or call its `raise_for_failure()`.
 
+        ```python
+        try:
+            final = await client.wait_until_final(123456, "my-card", timeout=600)
+        except cardprod.WaitTimeout as error:
+            print(error.last)  # the last status seen, or None
+        ```
+
         Args:
             profile_id: The id of the profile that owns the card.
             card_token: The card's token.
             timeout: Seconds to wait, on the event loop's clock; None for no limit. At the deadline there is one last
                 poll, which may take `request_timeout` seconds more, retries included.
-            schedule: When to poll: an `AdaptiveSchedule`, a `Backoff`, or any object with its `delay` method; None for
-                the client's own `AdaptiveSchedule`, which polls every few seconds while the rate limit allows it, and
-                where changes are likeliest while it does not.
+            schedule: When to poll: an `AdaptiveSchedule`, a `Backoff`, or any object with a method
+                `delay(unchanged, random)` as `Schedule` has it; None for the client's own `AdaptiveSchedule`, which
+                polls every few seconds while the rate limit allows it, and where changes are likeliest while it does
+                not.
             max_failures: How many polls in a row may fail, each after its own attempts, before the wait does. An
-                answer, or an event with something new, resets the count.
-            max_outage: For how many seconds they must have failed as well, once the wait has had an answer: an outage
-                that is shorter does not end it, a longer one may: raise it to `timeout` to outlast any.
+                answer, or an event with something new, resets the count. Before the first answer nothing else counts.
+            max_outage: Once the wait has had an answer, these failures end it only if the first of them was this many
+                seconds ago, or more: so no shorter outage ends it, and none at all with a `max_outage` of `timeout`.
             after: A status that you know already. What equals it, in status, `occurred_at` and error code, is not
                 reported and does not end the wait: pass an error status to wait for what an operator's retry brings.
 
@@ -415,10 +451,12 @@ class Client:
             The wait, not started yet.
 
         Raises:
-            UsageError: An argument is invalid. See `Wait` for what waiting raises.
+            UsageError: At the call: an argument is invalid.
+            WaitTimeout: When awaited or iterated: the card was not final in time.
+            CardprodError: When awaited or iterated: it was refused, or polls failed too often; see `Wait`.
         """
         card = Card(profile_id, card_token)
-        check_type("after", after, ProductionStatus, or_none=True)
+        check_type("after", after, ProductionStatus, "a ProductionStatus, such as step.current", or_none=True)
         options = self._options(schedule, timeout, max_failures, max_outage)
         return Wait(card, self._poller, attrs.evolve(options, least_gap=IDLE_GAP), after)
 
@@ -452,11 +490,18 @@ class Client:
         schedule: Schedule | None = None,
         max_failures: int = 5,
         max_outage: float = 300.0,
+        after: After | None = None,
     ) -> Waits:
         """Wait until each of many cards is PRODUCED, PRODUCTION_ERROR or REQUEST_ERROR.
 
         Await the result for a dict of how each card ended, or use it as `async with … as steps` and iterate the
         transitions of all cards as they are seen.
+
+        ```python
+        outcome = await client.wait_until_all_final(cards, timeout=3600)
+        failed = [card for card, end in outcome.items() if not getattr(end, "is_produced", False)]
+        outcome |= await client.wait_until_all_final(failed, after=outcome, timeout=3600)  # for an operator's retry
+        ```
 
         Args:
             cards: `Card`s or `(profile_id, card_token)` tuples, from any iterable or async iterable. A duplicate is
@@ -468,6 +513,9 @@ class Client:
             schedule: As for `wait_until_final`; what the client's own learns serves all of its waits.
             max_failures: For each card, as for `wait_until_final`.
             max_outage: For each card, as for `wait_until_final`.
+            after: Statuses that are known already, by card, as `get_statuses` or an earlier wait gave them: errors
+                among them are ignored, and what equals the status of its card is not reported and does not end its
+                wait, PRODUCED included.
 
         Returns:
             The waits, not started yet.
@@ -480,14 +528,16 @@ class Client:
         if batch_timeout is not None:
             batch_timeout = _check_timeout("batch_timeout", batch_timeout)
         options = self._options(schedule, timeout, max_failures, max_outage)
-        return Waits(cards, self._poller, self._batches, options, batch_timeout=batch_timeout)
+        known = known_statuses(after)
+        return Waits(cards, self._poller, self._batches, options, batch_timeout=batch_timeout, after=known)
 
     @returns_coroutine
     def resume(self, checkpoint: Checkpoint, *, schedule: Schedule | None = None) -> Waits:
         """Continue the waits of a checkpoint in this process, until each of its cards is final.
 
-        Transitions that were delivered before are not delivered again, those seen but undelivered come first, and
-        deadlines stay as they were.
+        Await the result for a dict of how each card ended, or use it as `async with … as steps`, as that of
+        `wait_until_all_final`. Transitions that were delivered before are not delivered again, those seen but
+        undelivered come first, and deadlines stay as they were. (To end a pause of requests: `resume_requests`.)
 
         Args:
             checkpoint: What `Wait.checkpoint`, `Waits.checkpoint`, `Checkpoint.for_cards` or a sweep returned.
@@ -495,7 +545,7 @@ class Client:
                 `AdaptiveSchedule`.
 
         Returns:
-            The waits, not started yet.
+            The waits, not started yet; awaited, a dict by card, of a `ProductionStatus` or a `CardprodError`.
 
         Raises:
             UsageError: An argument is invalid. See `Waits` for what iterating raises.
@@ -536,9 +586,8 @@ class Client:
         events = tuple(events)
         for event in events:
             check_type("an event", event, ProductionEvent, "what Verifier.parse gives")
-        return await sweep(
-            checkpoint, self._poller, self._sweep_options(checkpoint, schedule), stop=stop, events=events
-        )
+        options = self._sweep_options(checkpoint, schedule)
+        return await sweep(checkpoint, self._poller, options, stop=stop, events=events)
 
     def _sweep_options(self, checkpoint: Checkpoint, schedule: Schedule | None = None) -> PollOptions:
         jitter = random()  # noqa: S311 - one for all, so that cards that are due together stay together
@@ -581,7 +630,10 @@ class Client:
         check_count("max_failures", max_failures)
         check_seconds("max_outage", max_outage)
         if isinstance(schedule, type) or not callable(getattr(schedule, "delay", None)):
-            raise UsageError(f"schedule must be a Backoff or have its delay method, unlike {schedule!r}")
+            raise UsageError(
+                "schedule must be an AdaptiveSchedule, a Backoff, an object with a method delay(unchanged, random), or "
+                f"None, not {schedule!r}"
+            )
         limit = self._rate_limit
         return PollOptions(
             schedule=schedule,

@@ -5,6 +5,9 @@ Source: the reference page "Retrieve card production status" of the Wise Platfor
 
 A code means something only together with its status: `UNKNOWN_ERROR` is "An error occurred on the server" under
 REQUEST_ERROR and "Unknown error" under PRODUCTION_ERROR.
+
+Wise calls only PRODUCED final: after either error a card may be sent to the kiosk again. After which codes that is
+worth waiting for, it does not document; what there is to decide by are the origin and the meaning.
 """
 
 from __future__ import annotations
@@ -202,3 +205,16 @@ _ORIGINS: dict[ErrorCode, ErrorOrigin] = {
     },
     ErrorCode.UNKNOWN_ERROR: ErrorOrigin.UNKNOWN,
 }
+
+# Of the data above, so that neither can be wrong of the other. `python -OO` keeps this, and nothing reads it.
+__doc__ = f"""{__doc__ or ""}
+| status | code | origin | meaning |
+| --- | --- | --- | --- |
+""" + "\n".join(
+    f"| {status} | {code} | {code.origin} | {meaning} |"
+    for status, meanings in (
+        ("REQUEST_ERROR", REQUEST_ERROR_MEANINGS),
+        ("PRODUCTION_ERROR", PRODUCTION_ERROR_MEANINGS),
+    )
+    for code, meaning in meanings.items()
+)

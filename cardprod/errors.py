@@ -108,7 +108,10 @@ class ApiError(CardprodError):
 
 
 class Unauthorized(ApiError):
-    """401: the token is missing, wrong or expired. Get a new user token."""
+    """401: the token is missing, wrong or expired. It ends every wait of the client at its next poll.
+
+    Get a new user token; a client with an `OAuthToken` or another `TokenSource` gets one by itself.
+    """
 
 
 class TokenRefreshFailed(Unauthorized):
@@ -225,7 +228,7 @@ class DurableError(CardprodError):
 class BadSignature(CardprodError):
     """A delivery without a valid signature by one of the keys: answer it with 400.
 
-    The message does not say what is wrong with it, because that would help to forge one.
+    Of a signature that is there the message does not say what is wrong, because that would help to forge one.
     """
 
 

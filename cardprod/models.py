@@ -20,6 +20,7 @@ __all__ = [
     "FINAL_STATUSES",
     "Card",
     "CardLike",
+    "KnownCard",
     "ProductionEvent",
     "ProductionStatus",
     "Status",
@@ -99,7 +100,7 @@ class ProductionStatus:
 
     @property
     def is_final(self) -> bool:
-        """Whether it ends a wait: PRODUCED, PRODUCTION_ERROR or REQUEST_ERROR."""
+        """Whether it is PRODUCED, PRODUCTION_ERROR or REQUEST_ERROR, which ends a wait without `after`."""
         return self.status in FINAL_STATUSES
 
     @property
@@ -121,14 +122,22 @@ class ProductionStatus:
             return None
         return _MEANINGS.get(self.status, {}).get(self.error_code)
 
-    def raise_for_failure(self) -> Self:
+    def raise_for_failure(self, card: CardLike | None = None) -> Self:
         """Return self, or raise if the card ended in an error.
+
+        Args:
+            card: The card that the error names; a status does not know whose it is.
 
         Raises:
             ProductionFailed: The status is PRODUCTION_ERROR or REQUEST_ERROR.
         """
         if self.is_final and not self.is_produced:
-            raise ProductionFailed(f"not produced: {self}; wait with after= for an operator's retry", status=self)
+            of = None if card is None else Card.of(card)
+            raise ProductionFailed(
+                f"not produced: {self}; if it is sent to the kiosk again, wait for that with after=",
+                status=self,
+                card=of,
+            )
         return self
 
     def __str__(self) -> str:
@@ -139,6 +148,17 @@ class ProductionStatus:
             meaning = self.error_meaning or self.description
             text += f": {self.error_code}" + (f" ({meaning})" if meaning else "")
         return one_line(text, _SHOWN_STATUS)
+
+
+@attrs.frozen(repr=False, eq=False)
+class KnownCard(Card):
+    """A card whose status is known: it is taken wherever a card is, and a wait for it waits for what comes after that.
+
+    Args:
+        after: The status that is known, as for `Client.wait_until_final`.
+    """
+
+    after: ProductionStatus
 
 
 @attrs.frozen
@@ -161,7 +181,7 @@ class Transition:
 
     @property
     def is_final(self) -> bool:
-        """Whether it ends the wait."""
+        """Whether `current` is final. After an error status an operator may send the card again: see `after`."""
         return self.current.is_final
 
     def __str__(self) -> str:

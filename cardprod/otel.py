@@ -21,7 +21,8 @@ ends with the wait, or, if an iteration is not finished, when Python frees the w
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Final
 
 from cardprod._extras import needs_extra
 from cardprod._version import VERSION
@@ -40,10 +41,9 @@ from cardprod.telemetry import (
     field_of,
 )
 
-try:
+_HAS_EXTRA: Final = find_spec("opentelemetry") is not None  # checked where it is used, so that help needs none
+if TYPE_CHECKING or _HAS_EXTRA:
     from opentelemetry import context, metrics, trace
-except ImportError as _missing:  # pragma: no cover - tests have the extra; one runs a Python that hides it
-    raise ImportError(needs_extra("cardprod.otel", "otel")) from _missing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -78,7 +78,12 @@ def instrument(
         client: The client.
         tracer_provider: The provider for spans; None for the global one.
         meter_provider: The provider for metrics; None for the global one.
+
+    Raises:
+        ImportError: The extra `otel` is not installed; the message has the command for it.
     """
+    if not _HAS_EXTRA:
+        raise ImportError(needs_extra("cardprod.otel", "otel"))
     client.on_event = _Instrumentation(
         trace.get_tracer("cardprod", VERSION, tracer_provider), metrics.get_meter("cardprod", VERSION, meter_provider)
     )

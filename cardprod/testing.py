@@ -38,7 +38,7 @@ import aiohttp
 import pytest
 import uvicorn
 from app import app
-from cardprod.simulator import Subscription
+from cardprod.simulator import Fault, Subscription
 from cardprod.webhooks import Verifier
 
 
@@ -58,16 +58,18 @@ async def test_a_webhook_ends_the_wait(kiosk, monkeypatch):
         waiting = asyncio.create_task(browser.get("/cards/my-card"))
         while not kiosk.requests:
             await asyncio.sleep(0.01)
+        kiosk.fail_next(Fault.server_error(503), times=100)  # polls show nothing from now on: only webhooks do
         kiosk.start(card)
         kiosk.finish(card)
         answer = await waiting
         assert (await answer.json())["status"] == "PRODUCED"
     server.should_exit = True
     await serving
+    assert {delivery.http_status for delivery in kiosk.deliveries} == {200}
 ```
 
-pytest takes its settings from the `pyproject.toml` of the folder it runs in, or of one above: keep your tests out of
-cardprod's own clone, which has settings for its tests.
+pytest takes its settings from the `pyproject.toml` of the folder it runs in, or of one above. cardprod's own clone has
+settings for its own tests: in there, give the folder of yours a file `pytest.ini`, which may be empty.
 
 | fixture | is |
 | --- | --- |

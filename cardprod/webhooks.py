@@ -105,6 +105,7 @@ Source: the pages "Webhooks" and "Card production status change event" of the Wi
 from __future__ import annotations
 
 import base64
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Final
 
 from cardprod._extras import needs_extra
@@ -116,14 +117,13 @@ from cardprod._protocol.validation import check_type
 from cardprod.errors import BadSignature, UsageError
 from cardprod.models import ProductionEvent, one_line
 
-try:
+_HAS_EXTRA: Final = find_spec("cryptography") is not None  # checked where it is used, so that help needs none
+if TYPE_CHECKING or _HAS_EXTRA:
     from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
     from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey
     from cryptography.hazmat.primitives.hashes import SHA256
     from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
-except ImportError as _missing:  # pragma: no cover - tests have the extra; one runs a Python that hides it
-    raise ImportError(needs_extra("cardprod.webhooks", "webhooks")) from _missing
 
 if TYPE_CHECKING:
     from typing import Self
@@ -137,8 +137,11 @@ _SIGNATURE: Final = SIGNATURE_HEADER.lower()
 _DELIVERY_ID: Final = "x-delivery-id"
 _TEST: Final = "x-test-notification"
 _NOT_SIGNED: Final = (
-    "this delivery is not signed by a known key: check that the body is the raw one, that the headers have "
-    "X-Signature-SHA256, and that the key is of the server that sends it"
+    "this delivery is not signed by a known key: check that the body is the raw one, and that the key is of the server "
+    "that sends it"
+)
+_NO_SIGNATURE: Final = (
+    f"this request has no {SIGNATURE_HEADER} header: check that Wise sent it, and that no proxy drops its headers"
 )
 _LONGEST_SIGNATURE: Final = 4096
 _LONGEST_ID: Final = 100
@@ -177,9 +180,11 @@ class Verifier:
 
     Raises:
         UsageError: There is no key, or one is not an RSA public key of 2,048 bits or more.
+        ImportError: The extra `webhooks` is not installed; the message has the command for it.
     """
 
     def __init__(self, *public_keys: str | bytes | RSAPublicKey) -> None:
+        _check_extra()
         self._keys: tuple[RSAPublicKey, ...] = ()
         if not public_keys:
             raise UsageError(
@@ -222,6 +227,8 @@ class Verifier:
         # A caller without a type checker may pass text, which was decoded, or what a framework parsed.
         check_type("body", body, bytes, "the raw bytes of the request")
         signatures = read_headers(headers, {_SIGNATURE})[_SIGNATURE]
+        if not signatures:
+            raise BadSignature(_NO_SIGNATURE)
         if len(body) > MAX_BODY or not self._is_signed(body, signatures):
             raise BadSignature(_NOT_SIGNED)
 
@@ -276,6 +283,7 @@ def sign(body: bytes, private_key: str | bytes | RSAPrivateKey) -> str:
     Raises:
         UsageError: `body` is not bytes, or `private_key` no RSA private key.
     """
+    _check_extra()
     check_type("body", body, bytes, "the raw bytes to sign")
     try:
         key = private_key if isinstance(private_key, RSAPrivateKey) else _load_private_key(private_key)
@@ -284,6 +292,11 @@ def sign(body: bytes, private_key: str | bytes | RSAPrivateKey) -> str:
         del private_key  # this frame stays in the traceback
         raise
     return base64.b64encode(key.sign(body, PKCS1v15(), SHA256())).decode()
+
+
+def _check_extra() -> None:
+    if not _HAS_EXTRA:
+        raise ImportError(needs_extra("cardprod.webhooks", "webhooks"))
 
 
 def _has_signed(key: RSAPublicKey, signature: bytes, body: bytes) -> bool:

@@ -25,7 +25,15 @@ def now() -> float:
 def wall_clock_of_the_loop() -> Generator[None]:
     """Let the wall clock of checkpoints follow the event loop's virtual time, which begins at noon."""
     noon = datetime(2026, 11, 24, 12, tzinfo=UTC).timestamp()
-    clock = SimpleNamespace(time=lambda: noon + asyncio.get_running_loop().time())
+    reached = 0.0
+
+    def time() -> float:
+        nonlocal reached
+        with contextlib.suppress(RuntimeError):  # of another thread, for which time stands still
+            reached = now()
+        return noon + reached
+
+    clock = SimpleNamespace(time=time)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cardprod.checkpoint, "time", clock)
         yield

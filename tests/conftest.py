@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import gc
 import inspect
+import itertools
 import os
 import sys
 import time
+import traceback
 from typing import TYPE_CHECKING, Any, Protocol
 from unittest import mock
 
@@ -47,7 +49,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("cardprod")
     group.addoption("--full-size", action="store_true", help="Run with the full number of cards, waits and examples.")
     group.addoption("--slow", action="store_true", help="Run also the tests that are slow, as nothing fast would do.")
-    group.addoption("--only-sized", action="store_true", help="Leave out the tests that have one size only.")
+    group.addoption("--only-sized", action="store_true", help="Leave out what is as large, and fast, without it.")
     group.addoption("--examples", type=int, metavar="N", help="Try so many new examples of each property.")
     group.addoption("--no-skips", action="store_true", help="Fail where a test is skipped for want of something.")
 
@@ -66,12 +68,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(trylast=True)  # after Hypothesis has marked its tests
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Keep slow tests only with `--slow`, and with `--only-sized` only those that `--full-size` changes."""
+    """Keep slow tests only with `--slow` or `--full-size`, and with `--only-sized` only those that these two change."""
     left_out = [
         item
         for item in items
         if (item.get_closest_marker("slow") and not (config.getoption("--slow") or config.getoption("--full-size")))
-        or (config.getoption("--only-sized") and not _has_sizes(item))
+        or (config.getoption("--only-sized") and not _has_sizes(item) and not item.get_closest_marker("slow"))
     ]
     gone = {*left_out}
     config.hook.pytest_deselected(items=left_out)
@@ -135,6 +137,16 @@ def pool_ages_in_virtual_time() -> Iterator[None]:
     """Let aiohttp's connection pool, which takes the time from `time.monotonic`, take it from the event loop."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("aiohttp.connector.monotonic", _monotonic)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def short_stacks_in_debug_mode(pytestconfig: pytest.Config) -> Iterator[None]:
+    """Let asyncio's debug mode keep three frames of where a thing was made: all of them cost more than all tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        if pytestconfig.getini("asyncio_debug"):
+            walk_stack = traceback.walk_stack
+            patch.setattr(traceback, "walk_stack", lambda frame: itertools.islice(walk_stack(frame), 3))
         yield
 
 

@@ -100,12 +100,20 @@ EQUIVALENT: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
         ),
     },
     "_polling.adaptive": {
-        "The first poll sets it before anything reads it.": (
-            "self._at = 0.0 # the last poll -> self._at = 1.0 # the last poll",
+        "The first poll sets them all before anything reads them.": (
+            (
+                "self._seconds = self._polls = self._mass = self._waited = self._delays = self._longest_delay = 0.0 -> "
+                "self._seconds = self._polls = self._mass = self._waited = self._delays = self._longest_delay = 1.0"
+            ),
         ),
     },
     "_polling.dwell_time": {
-        "Only differences of the mass are used.": ("mass = [0.0] -> mass = [1.0]",),
+        "There are as many numbers in each.": (
+            (
+                "bins = zip(map(add, prior, events), map(add, _WIDTHS, at_risk), strict=True) -> "
+                "bins = zip(map(add, prior, events), map(add, _WIDTHS, at_risk), strict=False)"
+            ),
+        ),
         "Where nothing has ended, all is multiplied by one.": ("if self._ended: -> if True:",),
         "A part of 0 seconds has no share of anything.": (
             "while bin_ < _LAST and end > _EDGES[bin_ + 1]: -> while bin_ < _LAST and end >= _EDGES[bin_ + 1]:",

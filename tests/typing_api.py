@@ -97,6 +97,8 @@ async def many_cards(client: Client, cards: AsyncIterable[Card]) -> None:
         async for card, status in pairs:
             assert_type(card, Card)
             assert_type(status, ProductionStatus | CardprodError)
+    client.wait_until_all_final(cards, after=await statuses)
+    client.wait_until_all_final(cards, after={(1, "a"): ProductionStatus("PRODUCTION_ERROR")})
     waits = client.wait_until_all_final(cards, timeout=60, schedule=AdaptiveSchedule())
     assert_type(waits, Waits)
     assert_type(await waits, dict[Card, ProductionStatus | CardprodError])

@@ -89,7 +89,8 @@ def check_token(token: object, name: str = "token") -> str:
         or_source = " or an async callable that gives one" if name == "token" else ""
         raise UsageError(f"the {name} must be a str{or_source}, not a {type(token).__name__}")
     if not token:
-        raise UsageError(f"the {name} is empty: pass the whole token, as Wise gave it")
+        or_env = ", or call Client.from_env()" if name == "token" else ""
+        raise UsageError(f"the {name} is empty: pass the whole token, as Wise gave it{or_env}")
     if token[:7].lower() == "bearer ":
         raise UsageError(f"the {name} begins with 'Bearer ': pass only what follows it")
     if not is_token(token):

@@ -36,9 +36,20 @@ late, and L is by how much its polls would be late. By Little's law a card is po
 n cards wait and the whole budget is used; n is measured, as the seconds that cards waited between two polls, per
 second. With the mean M of those delays, L = R - M, or 0 if the budget suffices. So a card that nothing is expected of
 is put off hardly longer than `fallback` would, and what was learned wrong is soon put right. That no gap is over half
-longer than `fallback`'s longest, and that the ends of a fleet are then seen as early, is only measured, not proved. It
-cannot always be so: a request that is left over and used now counts in the same minute later, so where a minute's limit
-is nearly all used, cards that come at its end can be seen later than with `fallback`.
+longer than `fallback`'s longest, and that the ends of a fleet are then seen as early, is only measured, not proved: of
+246 kinds of random fleets, four of each, the ends of three kinds were seen more than 5 % and 0.3 s later on average,
+of one beyond what is random. (So much later than itself is `fallback` with other random numbers in 14 of 213 fleets.)
+
+It cannot always be so. If a request is left over at time t and used, it counts until t + 60 s. If as many cards come
+until then as `fallback` could still just serve, it would need all requests of that minute, and one of its polls must
+now wait until t + 60 s. So no schedule that does not know which cards will come both uses what is left over and is
+never worse. A reserve for all that `fallback` would need for the pending cards until the request returns,
+
+    polls of the last minute + sum of log((age + 60 + c) / (age + c)) / log(factor) <= limit,  c = first / (factor - 1)
+
+does not help: it is the cards that have not come yet which miss the request. That one fleet, of 200 cards that come
+within 47 s and need 930 of 1,000 requests, was seen 1.23 times as late as by `fallback` with this reserve, 1.22 times
+without, and still 1.11 times if no poll was ever brought forward.
 
 A card that has not changed for an hour is polled no more often than every ten seconds, and so on in proportion
 (`_UNCHANGED`), but never less often than `fallback` would.
@@ -55,15 +66,15 @@ import attrs
 if TYPE_CHECKING:
     from typing import Self
 from cardprod._polling.backoff import Backoff
-from cardprod._polling.dwell_time import DwellTime, SavedDwellTime, prior_hazard
+from cardprod._polling.dwell_time import DwellTime, SavedDwellTime, prior_ends
 from cardprod._protocol.codec import from_json, to_json
 from cardprod._protocol.validation import check_number, check_type
 
 __all__ = ["IDLE_GAP", "AdaptiveSchedule"]
 
 IDLE_GAP: Final = 6.5
-"""Seconds until a card may be polled again at most, while requests are left over: with the jitter, its change is then
-seen 3 s late on average, with a hundred polls in ten minutes and a few more after each change."""
+"""Seconds until a card may be polled again at most, while requests are left over. With the jitter its change is seen
+2.94 s late on average, by 103 polls in ten minutes, and two more after each change, as `fallback` makes them."""
 _UNCHANGED: Final = 1 / 360
 """The share of its time in a status for which a card is not polled again."""
 _OVERTAKEN: Final = 1.3
@@ -97,18 +108,17 @@ class _Load:
         """The spacing that uses the budget."""
         self.longest_gap = fallback.first
         """For how long `fallback` would leave a card unpolled."""
-        self._since: float | None = None
-        self._at = 0.0  # the last poll
-        self._polls = self._mass = self._waited = self._delays = self._longest_delay = 0.0
+        self._at = math.inf  # the last poll
+        self._seconds = self._polls = self._mass = self._waited = self._delays = self._longest_delay = 0.0
 
     def add(self, mass: float, waited: float, unchanged: int, now: float, requests_per_second: float) -> None:
         """Add a poll: the mass and the seconds that its card used up, and the polls that showed nothing new."""
         memory = max(_MEASURED_SECONDS, _MEASURED_POLLS / requests_per_second)
-        if self._since is None or now < self._at:  # the first poll, or another loop's clock
-            self._since = now
-            keep = 0.0
+        if now < self._at:  # the first poll, or another loop's clock
+            keep = self._seconds = 0.0
         else:
             keep = math.exp((self._at - now) / memory)
+            self._seconds = self._seconds * keep + memory * (1 - keep)
         self._at = now
         delay = self._fallback.delay(unchanged, 0.0)
         self._polls = self._polls * keep + 1
@@ -117,13 +127,13 @@ class _Load:
         self._delays = self._delays * keep + delay
         self._longest_delay = max(self._longest_delay * keep, delay)
         self.longest_gap = self._longest_delay
-        if now - self._since > _SETTLED:
-            budget = memory * (1 - math.exp((self._since - now) / memory)) * requests_per_second  # decayed alike
+        if self._seconds > _SETTLED:
+            budget = self._seconds * requests_per_second
             self.spacing = max(self._least_spacing, self._mass / budget)
             self.longest_gap += max(0.0, self._waited / budget - self._delays / self._polls)
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen
 class _Saved:
     """A schedule, as it is saved. `AdaptiveSchedule` checks the numbers."""
 
@@ -197,7 +207,7 @@ class AdaptiveSchedule:
         self._shortest = shortest
         self._memory = memory
         self._jitter = jitter
-        self._prior = prior_hazard(fallback)
+        self._prior = prior_ends(fallback)
         self._patience = max(1.0, math.sqrt(poll_cost / _POLL_COST))  # by which what is saved with it makes gaps longer
         # With this and nothing learned, where half of the ends are assumed to be final, the delays are fallback's.
         self._load = _Load(fallback, math.sqrt((1 + progress_weight) / 2), math.sqrt(2 * poll_cost))

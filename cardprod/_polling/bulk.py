@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from abc import abstractmethod
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeAlias, TypeVar
 
 from cardprod._http.limiter import LimiterQueue
 from cardprod._polling.coroutine import CoroutineLike
@@ -41,6 +41,8 @@ class Batch(CoroutineLike[Outcomes], Generic[_T]):
 
     Await it for a dict, or enter it and iterate it. It can be used once.
     """
+
+    _named: ClassVar = "pairs"
 
     def __init__(self, poller: Poller, batches: Batches) -> None:
         self._coroutine = None
@@ -126,7 +128,8 @@ class Batch(CoroutineLike[Outcomes], Generic[_T]):
     def __aiter__(self) -> AsyncIterator[tuple[Card, _T | CardprodError]]:
         if not self._is_entered:
             raise UsageError(
-                f"a batch must be entered before it is iterated: `async with client.{self.__name__}(cards) as pairs`"
+                "a batch must be entered before it is iterated: "
+                f"`async with client.{self.__name__}(cards) as {self._named}:`, then `async for` over that"
             )
         return _Pairs(self._next_pair)
 

@@ -20,7 +20,8 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from itertools import pairwise
+from itertools import accumulate, pairwise
+from operator import add, mul
 from typing import TYPE_CHECKING, Final
 
 import attrs
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
     from cardprod._polling.backoff import Backoff
 
-__all__ = ["DwellTime", "SavedDwellTime", "prior_hazard"]
+__all__ = ["DwellTime", "SavedDwellTime", "prior_ends"]
 
 _EDGES: Final = (0.0, *(2 ** (step / 4) for step in range(67)))
 """Where the bins of age begin, in seconds: 0, 1, 1.19, 1.41 … to 25 hours; the last bin has no end."""
@@ -43,21 +44,20 @@ _REFRESH: Final = 1.0
 """Seconds for which a computed density is used before it is computed again from what was learned."""
 _LEAST_DELAY: Final = 1e-6
 """Seconds. A lower bound of a backoff's delays, so that a density can be squared."""
-_PRIOR_CARDS: Final = 1.0
 _SEED_CARDS: Final = 5.0
 _SEED_SIGMA: Final = 0.5
 _MOST: Final = 1e15
 """The highest valid number in what was saved; real ones are far lower."""
 
 
-def prior_hazard(backoff: Backoff) -> tuple[float, ...]:
-    """Return the hazard in each bin for which a backoff is optimal: its polls per second, squared.
+def prior_ends(backoff: Backoff) -> tuple[float, ...]:
+    """Return how often one card, at risk in the whole of each bin, ends there, if a backoff is optimal.
 
-    Its delays grow by `factor - 1` of the age.
+    The hazard is then the square of its polls per second. Its delays grow by `factor - 1` of the age.
     """
     ages = (edge + width / 2 for edge, width in zip(_EDGES, _WIDTHS, strict=True))
     delays = (min(backoff.first + (backoff.factor - 1) * age, backoff.ceiling) for age in ages)
-    return tuple(1 / max(delay, _LEAST_DELAY) ** 2 for delay in delays)
+    return tuple(width / max(delay, _LEAST_DELAY) ** 2 for delay, width in zip(delays, _WIDTHS, strict=True))
 
 
 class DwellTime:
@@ -87,14 +87,9 @@ class DwellTime:
         final_share = (self.final_ends + 0.5) / (self.ends + 1)
         worth = final_share + (1 - final_share) * progress_weight
         events, at_risk = _averaged(self.events), _averaged(self.at_risk)
-        density: list[float] = []
-        mass = [0.0]
-        for bin_, width in enumerate(_WIDTHS):
-            prior_seconds = _PRIOR_CARDS * width
-            hazard = (prior[bin_] * prior_seconds + events[bin_]) / (prior_seconds + at_risk[bin_])
-            density.append(math.sqrt(worth * hazard))
-            mass.append(mass[-1] + density[-1] * width)
-        self.density, self.mass = density, mass[:-1]
+        bins = zip(map(add, prior, events), map(add, _WIDTHS, at_risk), strict=True)
+        self.density = [math.sqrt(worth * ends / seconds) for ends, seconds in bins]
+        self.mass = [0.0, *accumulate(map(mul, self.density[:-1], _WIDTHS))]
 
     def mass_at(self, age: float) -> float:
         """Return the integral of the density from 0 to an age."""
@@ -117,7 +112,7 @@ class DwellTime:
         total = sum(share for _, _, share in shares)
         still_there = 1.0
         for bin_, seconds, share in shares:
-            left = share / total if total > 0 else 1 / len(shares)
+            left = share / total if total > 0 else 1.0  # an interval of 0 seconds is in one bin
             self.events[bin_] += left
             self.at_risk[bin_] += (still_there - left / 2) * seconds
             still_there -= left
@@ -175,9 +170,8 @@ def _bins(begin: float, end: float) -> list[tuple[int, float]]:
 
 def _averaged(values: Sequence[float]) -> list[float]:
     """Average each value with its neighbours, 1:2:1."""
-    before = [values[0], *values[:-1]]
-    after = [*values[1:], values[-1]]
-    return [(left + 2 * value + right) / 4 for left, value, right in zip(before, values, after, strict=True)]
+    pairs = [*map(add, values, values[1:])]
+    return [four / 4 for four in map(add, [2 * values[0], *pairs], [*pairs, 2 * values[-1]])]
 
 
 def _lognormal(value: float, median: float) -> float:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, ClassVar
 from cardprod._http.limiter import LimiterQueue, WouldBlock
 from cardprod._polling.state import PollState
 from cardprod.checkpoint import wall_clock
-from cardprod.errors import CardprodError, RateLimited, RequestTimeout, UsageError
+from cardprod.errors import CardprodError, RateLimited, RequestTimeout, UsageError, WaitTimeout
 from cardprod.telemetry import PollEnded, PollFailed, PollStarted, TransitionSeen, WaitEnded, WaitStarted
 
 if TYPE_CHECKING:
@@ -74,6 +74,9 @@ class PollEntry(PollState):
     def limit_poll(self, limit: asyncio.Timeout | None) -> None:
         """Take what a poll under way can be cut off with, for as long as it is under way."""
 
+    def _timed_out(self, now: float, failure: CardprodError | None) -> WaitTimeout:
+        return super()._timed_out(now, failure or self.poller.pause_failure(self.card))
+
     # --- A subscriber ---
 
     def take_outcome(self, outcome: Outcome) -> None:
@@ -124,7 +127,7 @@ class Poller:
         self._report_end(entry, error)
 
     def _report_end(self, entry: PollEntry, error: Exception | None) -> None:
-        if self._observed and id(entry) in self._observed:
+        if id(entry) in self._observed:
             self._observed.discard(id(entry))
             self.telemetry.emit(WaitEnded(entry.card, id(entry), error))
 
@@ -223,9 +226,24 @@ class Poller:
             if not limit.expired():
                 raise
             shared.end(None)  # the others who wait for the card have more time
-            return None if entry.is_interrupted else _cut_off(entry.card, exc)
+            return None if entry.is_interrupted else self._cut_off(entry.card, exc)
         finally:
             entry.limit_poll(None)
+
+    def pause_failure(self, card: Card) -> RequestTimeout | None:
+        """Return why no poll is possible at this moment, if requests are paused."""
+        seconds = self.transport.paused_for
+        if seconds <= 0:
+            return None
+        return RequestTimeout(
+            f"requests are paused for {seconds:.0f} s more, after a 429 or `pause`: wait longer", card=card
+        )
+
+    def _cut_off(self, card: Card, cause: BaseException | None) -> RequestTimeout:
+        error = self.pause_failure(card)
+        error = error or RequestTimeout("no answer to it came within the wait's time: wait again", card=card)
+        error.__cause__ = cause
+        return error
 
     # --- What comes ---
 
@@ -264,7 +282,7 @@ class Poller:
 
     def apply_cut_off(self, entry: PollEntry) -> None:
         """Apply a card's deadline, which came while it followed another wait's poll; that poll goes on."""
-        self.apply(entry, _cut_off(entry.card, None))
+        self.apply(entry, self._cut_off(entry.card, None))
 
     def settle(self, entry: PollEntry) -> None:
         """Move a card on whose state has changed without an outcome: it expired, or its poll was postponed."""
@@ -293,7 +311,7 @@ class Poller:
         if seen and self.telemetry.wants_transitions:
             for transition in seen:
                 self.telemetry.emit(TransitionSeen(entry.card, id(entry), transition))
-        if entry.is_over:
+        if self._observed and entry.is_over:
             self._report_end(entry, entry.error)
 
 
@@ -315,10 +333,4 @@ def _failure_of_schedule(exc: BaseException) -> BaseException:
         return exc
     error = UsageError("the schedule was cancelled by something it asked: make its delay method return seconds")
     error.__cause__ = exc
-    return error
-
-
-def _cut_off(card: Card, cause: BaseException | None) -> RequestTimeout:
-    error = RequestTimeout("the wait's time ran out during a poll: wait again", card=card)
-    error.__cause__ = cause
     return error

@@ -145,16 +145,17 @@ class PollQueue(Generic[_S]):
         Returns:
             Whether its wait is over and it was removed now.
         """
-        if state.phase is Phase.OVER or (state.phase is Phase.POLLING and not state.is_over):
+        phase, is_over = state.phase, state.is_over
+        if phase is Phase.OVER or (phase is Phase.POLLING and not is_over):
             return False
-        if state.phase is Phase.SCHEDULED or state.phase is Phase.DUE:
+        if phase is Phase.SCHEDULED or phase is Phase.DUE:
             self._leave_stale()
         self._active.discard(state)
-        if not state.is_over:
+        if is_over:
+            state.phase = Phase.OVER
+        else:
             self._schedule(state)
-            return False
-        state.phase = Phase.OVER
-        return True
+        return is_over
 
     def next_expiry(self) -> float:
         """Return the first `expires_at` of the cards, when even a late last poll must have ended; infinite for none."""

@@ -133,7 +133,8 @@ class ResultStream(Generic[_T]):
             self.produced += 1
         elif outcome.is_final:
             self.failed += 1
-        self._readable.set()
+        if not self.pending:
+            self._readable.set()
 
     def finish(self) -> None:
         """End after the remaining results, as soon as no card is pending: no more cards will be added."""

@@ -604,16 +604,18 @@ def timed_out(
     card: Card, last: ProductionStatus | None, polls: int, elapsed: float, failure: BaseException | None
 ) -> WaitTimeout:
     """Make the error of a wait whose time ran out; `failure` is that of its last poll, if that failed."""
-    seen = "nothing was seen"
-    if last is not None:  # a final one is what the wait goes on from
-        how = "nothing new since" if last.is_final else "last seen"
-        seen = f"{how} {one_line(last.status, 100)}"
-    advice = "the card may still be produced, so wait again"
-    if last is not None and last.is_produced:
-        advice = "the card was produced already when this wait began"
+    missing, seen, advice = "not final", "nothing was seen", "the card may still be produced, so wait again"
+    if last is not None:
+        seen = f"{'still' if last.is_final else 'last seen'} {one_line(last.status, 100)}"
+        if last.is_final:  # what the wait goes on from
+            missing, advice = "not PRODUCED", "if the card is sent to the kiosk again, wait for that with after="
+        if last.is_produced:
+            missing, advice = "nothing new", "the card was produced already when this wait began"
     if failure is not None:
         advice = f"the last poll failed: {one_line(str(failure.args[0]), _SHOWN_FAILURE)}"
-    message = f"not final after {elapsed:.0f} s and {polls} answered polls: {seen}; {advice}"
+    # Never more than it was: a wait of half a second is not one of 1 s.
+    seconds = math.floor(elapsed * 10 + 1e-6) / 10
+    message = f"{missing} after {seconds:.10g} s and {polls} answered polls: {seen}; {advice}"
     error = WaitTimeout(message, last=last, polls=polls, elapsed=elapsed, card=card)
     error.__cause__ = failure
     return error

@@ -73,9 +73,7 @@ class SharedPoll:
         if self._is_ended:
             return
         self._is_ended = True
-        for subscriber in self._subscriptions.end_poll(self._card):
-            if subscriber is self._poller:
-                continue
+        for subscriber in self._subscriptions.end_poll(self._card, self._poller):
             if outcome is None or subscriber.started_at > self._began_at:
                 subscriber.poll_yourself()
             else:
@@ -116,13 +114,12 @@ class Subscriptions:
     def leave(self, card: Card, subscriber: Subscriber) -> None:
         """Unsubscribe a wait from a card, if it is subscribed."""
         shard = self._shard(card)
-        there = shard.get(card)
-        if there is subscriber:
-            del shard[card]
-        elif isinstance(there, dict):
+        there = shard.pop(card, None)
+        if isinstance(there, dict):
             there.pop(subscriber, None)
-            if not there:
-                del shard[card]
+            there = there or None
+        if there is not None and there is not subscriber:
+            shard[card] = there
 
     def of(self, card: Card) -> tuple[Subscriber, ...]:
         """Return the subscribers of a card."""
@@ -138,10 +135,13 @@ class Subscriptions:
         self._polled.add(card)
         return SharedPoll(self, card, poller, now)
 
-    def end_poll(self, card: Card) -> tuple[Subscriber, ...]:
-        """End the poll of a card, and return its subscribers. Called by `SharedPoll.end`."""
+    def end_poll(self, card: Card, poller: Subscriber) -> tuple[Subscriber, ...]:
+        """End the poll of a card, and return its subscribers but the one that polled. Called by `SharedPoll.end`."""
         self._polled.discard(card)
-        return self.of(card)
+        there = self._shard(card).get(card)
+        if there is poller or there is None:
+            return ()
+        return tuple(one for one in there if one is not poller) if isinstance(there, dict) else (there,)
 
     def notify(self, event: ProductionEvent, wall_now: float | None = None, *, is_news: bool = False) -> int:
         """Deliver an event to all waits for its card.

@@ -10,19 +10,22 @@ import asyncio
 import math
 import uuid
 from itertools import islice
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
 
 from cardprod._polling.bulk import Batch
 from cardprod._polling.poller import PollEntry
 from cardprod._polling.queue import TICK, Phase, PollQueue, QueuedState
 from cardprod._polling.signal import Signal
 from cardprod._polling.source import TimeSlice, each_item
-from cardprod._protocol.validation import check_type
-from cardprod.checkpoint import wall_clock
+from cardprod._protocol.validation import check_seconds, check_type
+from cardprod.checkpoint import known_status, wall_clock
 from cardprod.errors import CardprodError, UsageError, WaitTimeout
 from cardprod.models import Card, ProductionStatus, Transition
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from cardprod._http.limiter import Permit
     from cardprod._polling.bulk import Batches
     from cardprod._polling.poller import Poller
@@ -33,6 +36,8 @@ if TYPE_CHECKING:
     from cardprod.models import CardLike
 
 __all__ = ["Waits"]
+
+_NOTHING_KNOWN: Final[Mapping[Card, ProductionStatus]] = MappingProxyType({})
 
 
 class _Entry(QueuedState, PollEntry):
@@ -111,6 +116,7 @@ class Waits(Batch[Transition]):
     """
 
     __name__ = "wait_until_all_final"
+    _named = "steps"
 
     def __init__(  # noqa: PLR0913 - what it is made of, and two ways to begin
         self,
@@ -120,10 +126,12 @@ class Waits(Batch[Transition]):
         options: PollOptions,
         *,
         batch_timeout: float | None = None,
+        after: Mapping[Card, ProductionStatus] = _NOTHING_KNOWN,
         resumed: Checkpoint | None = None,
     ) -> None:
         super().__init__(poller, batches)
         self._source = cards
+        self._known = after
         self._options = options
         self._batch_timeout = batch_timeout
         self._ends_at = math.inf
@@ -184,12 +192,13 @@ class Waits(Batch[Transition]):
 
     # --- Cards come ---
 
-    def add(self, card: CardLike, *, after: ProductionStatus | None = None) -> Card:
+    def add(self, card: CardLike, *, after: ProductionStatus | None = None, timeout: float | None = None) -> Card:
         """Wait for one more card, from this moment. One that is waited for already is not waited for twice.
 
         Args:
             card: The card, or a `(profile_id, card_token)` tuple.
             after: A status that you know already: what equals it is not reported and does not end the wait.
+            timeout: Seconds for this card, from now on; None is the batch's `timeout`.
 
         Returns:
             The card, as its results will name it.
@@ -199,7 +208,9 @@ class Waits(Batch[Transition]):
                 or this is not its event loop.
         """
         card = Card.of(card)
-        check_type("after", after, ProductionStatus, or_none=True)
+        check_type("after", after, ProductionStatus, "a ProductionStatus, such as step.current", or_none=True)
+        if timeout is not None:
+            check_seconds("timeout", timeout)
         if not self._is_entered:
             raise UsageError("this batch was not entered yet: add cards inside its `async with` block", card=card)
         if self._is_left or self._stream.is_broken:
@@ -207,7 +218,7 @@ class Waits(Batch[Transition]):
         now = _time("add")
         self._poller.transport.check_usable()
         if card not in self._to_resume:
-            self._register(card, now, after)
+            self._register(card, now, after, timeout)
         return card
 
     def no_more(self) -> None:
@@ -261,11 +272,14 @@ class Waits(Batch[Transition]):
         else:
             self._wait_for(entry, now)
 
-    def _register(self, card: Card, now: float, after: ProductionStatus | None = None) -> None:
+    def _register(
+        self, card: Card, now: float, after: ProductionStatus | None = None, timeout: float | None = None
+    ) -> None:
         subscribers = self._poller.subscriptions.of(card)
         if subscribers and any(isinstance(one, _Entry) and one.is_of(self) for one in subscribers):
             return
-        timeout = self._options.timeout
+        after = after or known_status(card, self._known)
+        timeout = self._options.timeout if timeout is None else timeout
         ends_at = self._ends_at if timeout is None else min(now + timeout, self._ends_at)
         self._stream.count_card()
         self._wait_for(_Entry(card, self._options, now, ends_at, self, after=after), now)

@@ -90,6 +90,8 @@ class WebhookTrust:
 
     def gap(self, now: float) -> float:
         """Return for how many seconds after it was last seen a card need not be polled."""
+        if not self._has_events:
+            return 0.0
         self._count_misses(now)
         # Cubed, so that a few misses restore the usual polling: with half the trust it is an eighth.
         gap = self._safety_net * self.trust**3

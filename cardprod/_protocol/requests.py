@@ -76,6 +76,10 @@ class Endpoint:
         check_type("base_url", self.base_url, str)
         check_type("api_version", self.api_version, str)
         _check_base_url(self.base_url, allow_plain_http=self.allow_plain_http)
+        if self.base_url.rstrip("/").endswith((f"/{self.api_version}", "/spend/profiles")):
+            raise UsageError(
+                "base_url must end before the API version, which is api_version, like 'https://api.wise.com'"
+            )
         if not _API_VERSION.fullmatch(self.api_version):
             # Not shown: it may be a token in the wrong place.
             raise UsageError("api_version must be one path segment of A-Z a-z 0-9 _ -, 32 at most, such as 'v3'")
@@ -139,7 +143,9 @@ def _check_base_url(base_url: str, *, allow_plain_http: bool) -> None:
     if re.search(r"[\s\\?#\x00-\x1f\x7f]", base_url):
         raise UsageError("base_url must have no query, fragment or spaces")
     if url.scheme not in {"https", "http"} or not host:
-        raise UsageError("base_url must be like 'https://api.wise.com', or on this machine 'http://127.0.0.1:8080'")
+        missing = "no host" if url.scheme in {"https", "http"} else "no 'https://' before its host"
+        like = "'https://api.wise.com', or on this machine 'http://127.0.0.1:8080'"
+        raise UsageError(f"base_url has {missing}: it must be like {like}")
     if url.scheme == "http" and not allow_plain_http and not is_loopback(host):
         raise UsageError(
             f"base_url is plain http to {host}, where anybody on the network could read the token; use https, "

@@ -1,20 +1,7 @@
 """The `cardprod` command: parses, reports, exits. What it reports comes from the client; nothing is decided here.
 
-Exit codes:
-
-| code | meaning |
-| --- | --- |
-| 0 | produced (`status`, `wait` and `watch`; the others: it was done) |
-| 1 | the card ended in PRODUCTION_ERROR or REQUEST_ERROR |
-| 2 | usage: an argument, the environment or a list cannot be right; or all cards are produced, but a row is no card |
-| 3 | not final yet: the wait timed out; for `status`, the card is under way; for `batch`, it is not finished |
-| 4 | API, network or database: no usable answer, also until a timeout; `batch`: cancelled; output cannot be written |
-| 70 | a defect of the command, with a traceback |
-| 130, 143 | Ctrl-C; SIGTERM |
-
-With many cards the one that most needs attention decides: 4 if one has no usable answer, else 3 if one is not final,
-else 1 if one ended in an error status, else 2 if a row was no card, else 0. With `--strict` such a row is refused
-before anything is requested: 2. So is a list without cards, but with `--allow-empty`.
+`cardprod --help` lists the exit codes and the environment's variables. Results are on standard output; what is for
+people, such as warnings, is text on standard error, with `--json` too.
 
 With `--json`, one JSON object per line on standard output, distinguished by `type`:
 
@@ -43,12 +30,15 @@ time ran out) and `errors` (no usable answer) add up to all; `bad_rows`; `reques
 or the error's class), `error_code`, `meaning` and `cards`; and `stopped_by`: null, "SIGINT", "SIGTERM", or
 "Unauthorized" if the token was refused.
 
+These three have `is_last` where they have a card: it is true on the last line of each card, which says how its wait
+ended, and only there; of a card that was still waited for when a run was stopped there is none. `is_final` is about the
+status alone: with `--follow` an error status is final, and the wait goes on.
+
 `card` is `{"profile_id": int, "card_token": str}`. `seen_at` is when the status was seen, or read from this command if
 the reader is slow (UTC, ISO 8601); `occurred_at` is not that, nor when the status changed, but when the production
 request was sent to the kiosk. The `error` of a card whose time ran out, a `WaitTimeout`, has its last `status`, or null
-if there was no usable answer; with a status also the other fields of a line `status`; and `elapsed` and `polls`. `wait`
-has a line `status` before it. With `--follow`, a wait goes on after an error status: that of `wait` goes on counting
-`elapsed` and `polls`, while in `watch` a new wait begins. What `worker` reports are lines `transition` and `error`
+if there was no usable answer; with a status also the other fields of a line `status`; and `elapsed` and `polls`. With
+`--follow`, these count on after an error status. What `worker` reports are lines `transition` and `error`
 without `seen_at`, but with `key` and `batch_id`: a line can come again, with the same key. Those of `batch --results`
 are `status` and `error`, with `batch_id` alone. Fields may be added; none will change its meaning.
 

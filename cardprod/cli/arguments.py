@@ -15,6 +15,7 @@ __all__ = [
     "add_connection",
     "add_database",
     "add_file",
+    "add_follow",
     "add_list",
     "add_profile",
     "add_timeout",
@@ -60,7 +61,8 @@ def profile(text: str) -> int:
     try:
         return Card(int(text) if text.isascii() and text.isdigit() else 0, "any").profile_id
     except ValueError:
-        raise argparse.ArgumentTypeError(f"a profile's id is a whole number, such as 123456, not {text!r}") from None
+        words = f"a profile's id is a whole number, such as 123456, not {text!r}; the card comes after it"
+        raise argparse.ArgumentTypeError(words) from None
 
 
 def card_token(text: str) -> str:
@@ -95,6 +97,12 @@ def add_timeout(to: argparse.ArgumentParser, default: float, words: str) -> None
     """Add `--timeout`."""
     words = f"stop waiting for a card after: 90 (seconds), 10m, 2h, or none (default {words})"
     to.add_argument("--timeout", type=duration, default=default, metavar="TIME", help=words)
+
+
+def add_follow(to: argparse.ArgumentParser) -> None:
+    """Add `--follow`."""
+    words = "go on after an error status until the card is PRODUCED, within the same --timeout"
+    to.add_argument("--follow", action="store_true", help=words)
 
 
 def add_connection(to: argparse.ArgumentParser) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
-import ssl
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
+from cardprod._http.environment import TOKEN, base_url, options_from_env, token_from_env
 from cardprod._http.rate_limit import RateLimit
-from cardprod.client import PRODUCTION, Client
+from cardprod.client import Client
 from cardprod.errors import CardprodError, TransportError, UsageError
 
 if TYPE_CHECKING:
@@ -19,71 +19,25 @@ if TYPE_CHECKING:
 
 __all__ = ["base_url", "find_database", "import_durable", "make_client", "make_clients"]
 
-_TOKEN: Final = "CARDPROD_TOKEN"  # noqa: S105 - a variable's name
 
-
-def base_url() -> str:
-    """Return where cards are asked for."""
-    return os.environ.get("CARDPROD_BASE_URL") or PRODUCTION
-
-
-def make_client(
-    arguments: argparse.Namespace, rate_limit: RateLimit | None = None, *, variable: str = _TOKEN
-) -> Client:
+def make_client(arguments: argparse.Namespace, rate_limit: RateLimit | None = None, *, variable: str = TOKEN) -> Client:
     """Make the client for a token of the environment."""
-    token = os.environ.get(variable)
-    if not token:
-        raise UsageError(
-            f"the environment has no {variable}: set it to a Wise user token, or as `cardprod simulate` says"
-        )
     proxy: ProxySetting = False if arguments.proxy == "none" else arguments.proxy
-    version = os.environ.get("CARDPROD_API_VERSION") or "v3"
-    limit, context = rate_limit or RateLimit(), _tls(arguments)
-    return Client(token, base_url=base_url(), api_version=version, rate_limit=limit, ssl=context, proxy=proxy)
+    options = options_from_env(ca=arguments.ca, cert=arguments.cert, key=arguments.key)
+    return Client(token_from_env(variable), rate_limit=rate_limit or RateLimit(), proxy=proxy, **options)
 
 
 def make_clients(arguments: argparse.Namespace) -> dict[str, Client]:
     """Make a client for each token of the environment, by its name."""
-    prefix = f"{_TOKEN}_"
+    prefix = f"{TOKEN}_"
     clients = {
         variable.removeprefix(prefix).lower(): make_client(arguments, variable=variable)
         for variable, token in os.environ.items()
         if variable.startswith(prefix) and token
     }
-    if os.environ.get(_TOKEN) or not clients:
+    if os.environ.get(TOKEN) or not clients:
         clients["default"] = make_client(arguments)
     return clients
-
-
-def _tls(arguments: argparse.Namespace) -> ssl.SSLContext | None:
-    """Make the TLS context; None for the system's."""
-    names = ("ca", "cert", "key")
-    ca, cert, key = (getattr(arguments, name) or os.environ.get(f"CARDPROD_{name.upper()}") for name in names)
-    if not (ca or cert or key):
-        return None
-    if key and not cert:
-        raise UsageError("a key without its certificate: name that with --cert or CARDPROD_CERT")
-    what, reason = f"the authorities in {ca}", "it is not PEM"
-
-    def password() -> str:
-        nonlocal reason
-        reason = "CARDPROD_KEY_PASSWORD is wrong"
-        if given := os.environ.get("CARDPROD_KEY_PASSWORD"):
-            return given
-        # Without this, OpenSSL would ask on the terminal.
-        raise UsageError("the key of the client certificate is encrypted: set CARDPROD_KEY_PASSWORD")
-
-    try:
-        context = ssl.create_default_context(cafile=ca)
-        if cert:
-            what = f"the client certificate {cert}" + (f" with the key {key}" if key else "")
-            context.load_cert_chain(cert, key, password)
-    except ssl.SSLError as exc:
-        reason = "the key is another certificate's" if exc.reason == "KEY_VALUES_MISMATCH" else reason
-        raise UsageError(f"{what} cannot be used: {reason}") from None
-    except OSError as exc:
-        raise UsageError(f"{what} cannot be read: {exc.strerror}") from None
-    return context
 
 
 def import_durable() -> type[Durable]:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DEFECT",
+    "EXIT_CODES",
     "FAILED",
     "INTERRUPTED",
     "NOT_FINAL",
@@ -23,6 +24,23 @@ __all__ = [
     "exit_code_of",
     "worst_of",
 ]
+
+EXIT_CODES: Final = """\
+exit codes:
+  0    produced (status, wait, watch); finished and delivered (batch); done (the others)
+  1    ended in PRODUCTION_ERROR or REQUEST_ERROR
+  2    usage: an argument, the environment or a list; or all are produced, but a row is no card
+  3    not final: under way, or its time ran out, with --follow also in an error status;
+       batch: not finished
+  4    no usable answer from the API, the network or the database, also until a timeout;
+       or standard output cannot be written, or its reader has gone, as after `| head -1`;
+       batch: cancelled
+  70   a defect of this command, with a traceback
+  130  Ctrl-C, 143 SIGTERM (Python's subprocess shows -15 unless it is watch's);
+       worker: 0, once what is under way is finished
+  Of several cards, one with 4 decides, else one with 3, else one with 1, else a row with 2.
+"""
+"""The one list of them, in the help of each command."""
 
 PRODUCED: Final = 0
 FAILED: Final = 1

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Final
 
 import attrs
 
-from cardprod.card_files import EXPECTED, BadRow, KnownCard, encoding_of, read_cards
+from cardprod.card_files import EXPECTED, BadRow, encoding_of, read_cards
 from cardprod.cli.output.events import BadRowFound, Warned
 from cardprod.cli.words import count_of
 from cardprod.errors import UsageError
-from cardprod.models import Card, ProductionStatus
+from cardprod.models import Card, KnownCard, ProductionStatus
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterator
@@ -47,13 +47,13 @@ class CardList:
     bad_rows: list[BadRow] = attrs.field(factory=list[BadRow])
     after: dict[Card, ProductionStatus] = attrs.field(factory=dict[Card, ProductionStatus])
 
-    def add(self, row: Card | KnownCard | BadRow) -> None:
+    def add(self, row: Card | BadRow) -> None:
         """Add a row."""
         if isinstance(row, BadRow):
             self.bad_rows.append(row)
         elif isinstance(row, KnownCard):
-            self.cards.append(row.card)
-            self.after[row.card] = row.after
+            self.cards.append(Card(row.profile_id, row.card_token))
+            self.after[row] = row.after
         else:
             self.cards.append(row)
 

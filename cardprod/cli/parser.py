@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from cardprod._version import VERSION
 from cardprod.cli.commands import batch, completion, demo, migrate, simulate, status, submit, wait, watch, worker
-from cardprod.cli.exit_codes import USAGE
+from cardprod.cli.exit_codes import EXIT_CODES, USAGE
 from cardprod.cli.output.streams import Stream, print_stderr
 from cardprod.cli.words import printable
 from cardprod.client import PRODUCTION
@@ -22,23 +22,22 @@ __all__ = ["Commands", "make_parser"]
 
 _EPILOG: Final = f"""\
 environment:
-  CARDPROD_TOKEN        the user token; never an argument, where others could read it
-  CARDPROD_TOKEN_MY_BANK  for `worker`: the token of `submit --token my-bank`; any name, in capitals, with _ for -
-  CARDPROD_BASE_URL     where to ask (default {PRODUCTION})
-  CARDPROD_API_VERSION  the path's version (default v3)
-  CARDPROD_CA, CARDPROD_CERT, CARDPROD_KEY, CARDPROD_KEY_PASSWORD
-                        authorities to trust, a client certificate, its key
-  HTTPS_PROXY, NO_PROXY the proxy, and for which hosts there is none
-  CARDPROD_DATABASE_URL, CARDPROD_DATABASE_SCHEMA, CARDPROD_DATABASE_OWNER
-                        for `submit`, `worker`, `batch`, `migrate`: PostgreSQL (default: one of this user's own),
-                        the schema in it (default cardprod), who made the tables (see --owner)
+  CARDPROD_TOKEN            the user token; there is no option for it, which others could read
+  CARDPROD_TOKEN_MY_BANK    worker: the token for what `submit --token my-bank` submitted; - is _
+  CARDPROD_BASE_URL         the server (default {PRODUCTION})
+  CARDPROD_API_VERSION      the version in the server's paths (default v3)
+  CARDPROD_CA               a file of the authorities to trust, as --ca
+  CARDPROD_CERT             a file of a client certificate, as --cert
+  CARDPROD_KEY              a file of the certificate's key, as --key
+  CARDPROD_KEY_PASSWORD     the password of that key, if it is encrypted
+  CARDPROD_DATABASE_URL     submit, worker, batch, migrate: the PostgreSQL, as --database
+  CARDPROD_DATABASE_SCHEMA  … the schema in it, as --schema
+  CARDPROD_DATABASE_OWNER   … who made the tables, as --owner
+  HTTPS_PROXY               the proxy, as --proxy; or ALL_PROXY
+  NO_PROXY                  the hosts that are reached without a proxy
+  NO_COLOR, FORCE_COLOR     no colours; colours also where standard output is no terminal
 
-exit codes:
-  0 produced   1 ended in an error status   2 usage   3 not final yet or timed out
-  4 API, network or database: no usable answer, also until a timeout; or the output cannot be written
-  with many cards the first of 4, 3, 1 that one of them makes, else 2 if a row of the list is no card
-  130 Ctrl-C   143 SIGTERM
-
+{EXIT_CODES}
 examples:
   cardprod demo
   cardprod status 123456 ca0c8154-1e14-4464-a1ce-dcea7dc3de52
@@ -87,7 +86,7 @@ class Commands:
             name,
             help=line,
             description=f"{line[0].upper()}{line[1:]}.\n{more}",
-            epilog="\n  ".join(("examples:", *examples)),
+            epilog="\n  ".join((f"{EXIT_CODES}\nexamples:", *examples)),
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         command.set_defaults(run=run, is_live=False, plain=False)

@@ -1,4 +1,4 @@
-"""Words as the command shows them: durations, counts, messages in the terms of the command line. Pure."""
+"""Words as the command shows them: durations, counts, messages in the terms of the command line."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from cardprod import errors
+from cardprod.cli.connection import base_url
 from cardprod.models import one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from cardprod.errors import CardprodError
     from cardprod.models import Card
@@ -62,22 +63,24 @@ def roughly(seconds: float | None) -> str:
 
 # --- Errors ---
 
-_TERMS: Final = (
+_TERMS: Final[tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...]] = (
     (r", or allow_plain_http=True on a test network", ""),
     (r"pass the token to Client instead", "set CARDPROD_TOKEN instead"),
     (r"load (one|a new one) with ssl=(, see load_cert_chain)?", r"name \1 with --cert and --key"),
     (r"(trust it|the authority|the authorities) (in|with) ssl=", r"\1 with --ca"),
-    (r"base_url and ssl=", "CARDPROD_BASE_URL, --ca and --cert"),
+    (r"base_url and ssl=", "base_url, --ca and --cert"),
     (r"\bssl=", "--cert and --key"),
     (r"(must be the URL of an http proxy, such as )'(\S+)', or False", r"\1\2, or none"),
     (r"\bproxy (must be the URL)", r"--proxy \1"),
     (r"\bproxy=", "--proxy"),
+    (r"\bcheck base_url\b", lambda _: f"check CARDPROD_BASE_URL ({base_url()})"),
     (r"\bbase_url\b", "CARDPROD_BASE_URL"),
     (r"\bapi_version\b", "CARDPROD_API_VERSION"),
     (r"\bthe (user )?token (must be a str\S*|is empty|holds|begins)", r"CARDPROD_TOKEN \2"),
     (r"^on_steps\b", "--on-steps"),
     (r"\bpass owner='(.*?)'", r"add --owner \1"),
     (r"\bbatch_id\b", "BATCH"),
+    (r"\bcard (?=\d+/)", ""),
 )
 """What the client's messages call what users of the command know by another name."""
 
@@ -94,7 +97,7 @@ _MEANINGS: Final[Mapping[type, str]] = {
     errors.ServerError: "5xx: Wise, or a proxy before it, could not answer",
     errors.ApiError: "the answer is an error",
     errors.BadReply: "the answer is not of the documented shape",
-    errors.WaitTimeout: "the timeout passed before the card was final",
+    errors.WaitTimeout: "its time ran out",
     errors.CardprodError: "it failed",
 }
 

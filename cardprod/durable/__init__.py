@@ -54,6 +54,8 @@ if __name__ == "__main__":  # python cards.py submit; python cards.py work; pyth
     asyncio.run({"submit": submit, "work": work, "report": report}[sys.argv[1]](*sys.argv[2:]))
 ```
 
+`help("cardprod.durable.Durable")`, and those of `Step` and `BatchStatus`, list all that there is.
+
 The commands `cardprod submit`, `worker`, `batch` and `migrate` do the same, with the same database; `cardprod worker
 --on-steps cards:on_steps` delivers to that function. A durable wait is a row that no worker owns while it sleeps. Needs
 the extra `durable` and PostgreSQL (tested: 15, 18; PgBouncer in transaction mode works).
@@ -290,15 +292,29 @@ message is limited (Temporal's 2 MiB hold some 3,350). What is larger belongs in
 
 ```python
 for first in range(0, len(cards), 1000):
-    saved = cardprod.Checkpoint.for_cards(cards[first : first + 1000], timeout=3600).to_json()
+    waits = cardprod.Checkpoint.for_cards(cards[first : first + 1000], timeout=3600, schedule=cardprod.Backoff())
+    saved = waits.to_json()  # with `Backoff`, a job is due after 1 s, and then at most every 30 s
     # … and enqueue a job with it
 ```
 """
 
 from __future__ import annotations
 
-from cardprod.durable.api import Durable
-from cardprod.durable.store import BatchStatus
-from cardprod.durable.transitions import Step
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cardprod.durable.api import Durable
+    from cardprod.durable.store import BatchStatus
+    from cardprod.durable.transitions import Step
 
 __all__ = ["BatchStatus", "Durable", "Step"]
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        """Import what is asked for, and with it the extra: help can be read without."""
+        module = {"BatchStatus": "store", "Durable": "api", "Step": "transitions"}.get(name)
+        if module is None:
+            raise AttributeError(f"module 'cardprod.durable' has no attribute {name!r}")
+        return getattr(import_module(f"cardprod.durable.{module}"), name)

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from psycopg import AsyncConnection
 
     from cardprod._polling.source import Cards
+    from cardprod.checkpoint import After
     from cardprod.durable.worker import Sink
     from cardprod.errors import CardprodError
     from cardprod.models import ProductionStatus
@@ -188,7 +189,7 @@ class Durable:
         schedule: Backoff | None = _DEFAULT_SCHEDULE,
         max_failures: int = 5,
         max_outage: float = 300.0,
-        after: Mapping[Card, ProductionStatus] | Mapping[tuple[int, str], ProductionStatus] | None = None,
+        after: After | None = None,
         batch_size: int = 100,
     ) -> str:
         """Store cards, to be waited for by workers: all of them, or, if anything is wrong, none.
@@ -205,7 +206,7 @@ class Durable:
             schedule: When to poll; None for the `AdaptiveSchedule` of each worker's client.
             max_failures: How many polls in a row may fail, each after its own attempts, before a card's wait does.
             max_outage: For how many seconds they must have failed as well, once the wait has had an answer.
-            after: Statuses that are known already, by card: what equals one is not reported and does not end the wait.
+            after: Statuses that are known already, by card, as for `Client.wait_until_all_final`.
             batch_size: How many cards are swept in one job.
 
         Returns:

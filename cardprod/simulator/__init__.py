@@ -12,7 +12,7 @@ async with Simulator() as kiosk:
 
 For tests with pytest there are fixtures: see `cardprod.testing`.
 
-A plan is a name (`prints`, `jams`, `rejected`, `retried`, `never`) or statuses with their seconds, such as
+A plan is a name (`prints`, `jams`, `rejected`, `retried`, `never`), an error code, or statuses with their seconds, as
 `[("READY", 1), ("IN_PROGRESS", 5), ("PRODUCED", 0)]`. `Simulator(plan_for_unknown="prints")` knows every card, and
 `kiosk.fail_next(Fault.server_error(503))` gives the next answer a fault. Time is the event loop's, so with looptime
 hours pass in seconds.
@@ -33,14 +33,36 @@ async with Simulator() as kiosk, Client(kiosk.token, base_url=kiosk.base_url) as
 ```
 
 `cardprod simulate` serves the same, with a page at `http://127.0.0.1:8080/`. With `--plan never`, a card that your app
-asks for stays READY until you start it. API and page are for this machine only: other websites can neither read nor
-change them.
+asks for stays READY until you start it: on the page, or by `POST /_kiosk/<move>` with a JSON object.
+
+| move | fields |
+| --- | --- |
+| `add` | `profile_id`, `card_token`, `plan` |
+| `start`, `retry` | `profile_id`, `card_token`; `kiosk_id`, if it is another kiosk |
+| `finish` | `profile_id`, `card_token` |
+| `fail`, `refuse` | `profile_id`, `card_token`, `error_code` |
+| `add-kiosk`, `take-offline`, `bring-online` | `kiosk_id`, such as "WIS00001" |
+
+The answer has the card's state, or, under 400, the `detail` of what is wrong. API and page are for this machine only:
+other websites can neither read nor change them.
+
+What there is, each with a `help` of its own, such as `help("cardprod.simulator.Simulator")`:
+
+| to | use |
+| --- | --- |
+| run it | `Simulator` |
+| say what becomes of a card | `Plan`: a key of `PLANS`, an error code, or `Stage`s |
+| give answers a fault | `Fault`; `FaultSettings` |
+| read its state and its logs | `CardState`, `KioskState`, `LoggedRequest`, `LoggedDelivery`; `Change` names a change |
+| have webhooks late, lost or twice | `Subscription` |
 
 It shares no code with the client's wire format, so that neither can hide the other's mistakes. It simulates what Wise
 documents, and was never compared with the real API.
 """
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 from cardprod.simulator.faults import Fault, FaultSettings
 from cardprod.simulator.kiosks import CardState, KioskState
@@ -49,17 +71,20 @@ from cardprod.simulator.server import Simulator
 from cardprod.simulator.simulation import Change, LoggedRequest
 from cardprod.simulator.webhook_sender import LoggedDelivery, Subscription
 
-__all__ = [
-    "PLANS",
-    "CardState",
-    "Change",
-    "Fault",
-    "FaultSettings",
-    "KioskState",
-    "LoggedDelivery",
-    "LoggedRequest",
-    "Plan",
-    "Simulator",
-    "Stage",
-    "Subscription",
-]
+if _TYPE_CHECKING:
+    # Not at run time: help() would describe each of these in full, with all that attrs adds. A test holds that they are
+    # all.
+    __all__ = [
+        "PLANS",
+        "CardState",
+        "Change",
+        "Fault",
+        "FaultSettings",
+        "KioskState",
+        "LoggedDelivery",
+        "LoggedRequest",
+        "Plan",
+        "Simulator",
+        "Stage",
+        "Subscription",
+    ]

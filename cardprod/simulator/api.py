@@ -20,8 +20,7 @@ from cardprod.error_codes import ErrorCode
 from cardprod.errors import UsageError
 from cardprod.models import Card
 from cardprod.simulator.cards import Phase
-from cardprod.simulator.kiosks import error_stage
-from cardprod.simulator.plans import Stage
+from cardprod.simulator.plans import Stage, error_stage
 from cardprod.simulator.simulation import LoggedRequest
 from cardprod.simulator.webhook_sender import public_key
 
@@ -49,7 +48,7 @@ class KioskApi:
         self,
         simulation: KioskSimulation,
         tokens: TokenIssuer,
-        plan_for_unknown: Plan | None,
+        plan_for_unknown: Plan | Callable[[Card], Plan | None] | None,
         on_request: Callable[[LoggedRequest], None] | None,
     ) -> None:
         self._simulation = simulation
@@ -184,8 +183,11 @@ class KioskApi:
         return None if refusal is None else self._answer(request, 401, refusal, fault)
 
     def _add_unknown(self, card: Card | None) -> None:
-        if card is not None and card not in self._cards and self._plan_for_unknown is not None:
-            self._simulation.add(card, self._plan_for_unknown)
+        if card is not None and card not in self._cards:
+            plan = self._plan_for_unknown
+            plan = plan(card) if callable(plan) else plan
+            if plan is not None:
+                self._simulation.add(card, plan)
 
     def _answer_phase(
         self, request: web.Request, http_status: int, card: Card, fault: Fault | None = None

@@ -19,17 +19,12 @@ from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 import attrs
 
-from cardprod.error_codes import PRODUCTION_ERROR_MEANINGS, REQUEST_ERROR_MEANINGS
-from cardprod.errors import UsageError
-from cardprod.simulator.plans import Stage
-
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from cardprod.error_codes import ErrorCode
     from cardprod.models import Card
 
-__all__ = ["FIRST_KIOSK", "CardState", "KioskState", "Move", "error_stage", "moves_from"]
+__all__ = ["FIRST_KIOSK", "CardState", "KioskState", "Move", "moves_from"]
 
 FIRST_KIOSK: Final = "WIS00001"
 Move: TypeAlias = Literal["start", "finish", "fail", "refuse", "retry"]
@@ -43,11 +38,6 @@ _MOVES: Final[Mapping[str, tuple[Move, ...]]] = {
 }
 _OTHER_MOVES: Final[tuple[Move, ...]] = ("finish", "fail")
 """From a status that Wise does not document: some step of the production."""
-
-_ERRORS: Final[Mapping[str, tuple[str, Mapping[ErrorCode, str]]]] = {
-    "PRODUCTION_ERROR": ("production", PRODUCTION_ERROR_MEANINGS),
-    "REQUEST_ERROR": ("request", REQUEST_ERROR_MEANINGS),
-}
 
 
 @attrs.frozen(kw_only=True)
@@ -108,14 +98,3 @@ def moves_from(status: str, *, is_online: bool = True) -> tuple[Move, ...]:
     """Return the moves that are possible from a status, at a kiosk that is online or not."""
     moves = _MOVES.get(status, _OTHER_MOVES)
     return moves if is_online else tuple(move for move in moves if move != "finish")
-
-
-def error_stage(status: str, code: str | None) -> Stage:
-    """Return the stage of an error, with what its code means."""
-    kind, meanings = _ERRORS[status]
-    for each, meaning in meanings.items():
-        if each == code:
-            return Stage(status, error_code=str(code), description=meaning)
-    raise UsageError(
-        f"no {kind} error has the code {code!r}: use another, or add a plan with a Stage, which can have any code"
-    )

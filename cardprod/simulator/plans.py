@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 import attrs
 
 from cardprod._protocol.validation import check_flag, check_seconds, check_type
+from cardprod.error_codes import PRODUCTION_ERROR_MEANINGS, REQUEST_ERROR_MEANINGS
 from cardprod.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-__all__ = ["PLANS", "Plan", "Stage", "as_stages"]
+    from cardprod.error_codes import ErrorCode
+
+__all__ = ["PLANS", "Plan", "Stage", "as_stages", "error_stage"]
 
 
 @attrs.frozen
@@ -44,26 +48,40 @@ class Stage:
 
 
 Plan: TypeAlias = "str | Iterable[Stage | tuple[str, float]]"
-"""A named plan (a key of `PLANS`), or stages in their order: `Stage`, or `(status, seconds)`. The last one stays."""
+"""A named plan (a key of `PLANS`), an error code to end with, or stages in their order, of which the last one stays:
+`Stage`, or `(status, seconds)`."""
+
+_MOST_NAMED: Final = 5
+_ERRORS: Final[Mapping[str, Mapping[ErrorCode, str]]] = {
+    "PRODUCTION_ERROR": PRODUCTION_ERROR_MEANINGS,
+    "REQUEST_ERROR": REQUEST_ERROR_MEANINGS,
+}
+
+
+def error_stage(status: str, code: str | None) -> Stage:
+    """Return the stage of an error, with what its code means."""
+    meanings = {str(each): meaning for each, meaning in _ERRORS[status].items()}
+    if isinstance(code, str) and code in meanings:
+        return Stage(status, error_code=str(code), description=meanings[code])
+    given = code.upper() if isinstance(code, str) else ""
+    near = [each for each in meanings if given and given in each][:_MOST_NAMED] or get_close_matches(given, meanings)
+    named = ", ".join(near) or "one of cardprod.ErrorCode"
+    raise UsageError(
+        f"no {status} has the code {code!r}: use {named}, or add a plan with a Stage, which can have any code"
+    )
+
 
 _READY: Final = Stage("READY", 2, description="Card ready for production")
 _PRINTING: Final = Stage("IN_PROGRESS", 3)
 
 PLANS: Final[Mapping[str, tuple[Stage, ...]]] = {
     "prints": (_READY, _PRINTING, Stage("PRODUCED")),
-    "jams": (
-        _READY,
-        _PRINTING,
-        Stage("PRODUCTION_ERROR", error_code="PRD_FEEDER_JAM", description="Production error: feeder card jam"),
-    ),
-    "rejected": (
-        _READY,
-        Stage("REQUEST_ERROR", error_code="KIOSK_ID_NOT_FOUND", description="The kiosk ID does not exist"),
-    ),
+    "jams": (_READY, _PRINTING, error_stage("PRODUCTION_ERROR", "PRD_FEEDER_JAM")),
+    "rejected": (_READY, error_stage("REQUEST_ERROR", "KIOSK_ID_NOT_FOUND")),
     "retried": (
         _READY,
         Stage("IN_PROGRESS", 2),
-        Stage("PRODUCTION_ERROR", 3, error_code="PRT_RIBBON_ENDED", description="Printer error: ribbon has ended"),
+        attrs.evolve(error_stage("PRODUCTION_ERROR", "PRT_RIBBON_ENDED"), seconds=3),
         Stage("IN_PROGRESS", 2, is_new_request=True),
         Stage("PRODUCED"),
     ),
@@ -80,11 +98,14 @@ def as_stages(plan: Plan) -> tuple[Stage, ...]:
         UsageError: No plan has this name, or it has no stages.
     """
     if isinstance(plan, str):
-        try:
+        if plan in PLANS:
             return PLANS[plan]
-        except KeyError:
-            names = ", ".join(f"{name} ({', '.join(stage.status for stage in PLANS[name])})" for name in PLANS)
-            raise UsageError(f"no plan is named {plan!r}; there are {names}") from None
+        if plan in PRODUCTION_ERROR_MEANINGS:
+            return *PLANS["jams"][:-1], error_stage("PRODUCTION_ERROR", plan)
+        if plan in REQUEST_ERROR_MEANINGS:
+            return *PLANS["rejected"][:-1], error_stage("REQUEST_ERROR", plan)
+        names = ", ".join(f"{name} ({', '.join(stage.status for stage in PLANS[name])})" for name in PLANS)
+        raise UsageError(f"no plan is named {plan!r}; there are {names}, and all error codes, such as PRD_FEEDER_JAM")
     try:
         stages = tuple(map(_as_stage, plan))
     except TypeError as exc:

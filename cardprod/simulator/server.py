@@ -55,9 +55,10 @@ class Simulator:
     Args:
         port: The port on 127.0.0.1; 0 takes a free one.
         token: The bearer token to accept, until it is refreshed at `/oauth/token` as `OAuthToken` does; any other gets
-            a 401. None accepts every token, and lets everybody refresh.
+            a 401. None accepts every token but "expired", and lets everybody refresh.
         token_seconds: How long the access token of a refresh is valid.
-        plan_for_unknown: The plan of a card that was not added, from the first request for it on; None for a 404.
+        plan_for_unknown: The plan of a card that was not added, from the first request for it on, or a function that
+            returns it; None for a 404.
         on_request: Called with each request as it is answered, in the event loop, so it must not block. Its errors are
             logged and change no answer.
         page: Whether to serve a page at `/` too, which shows all this and has a button for each move.
@@ -70,7 +71,7 @@ class Simulator:
         port: int = 0,
         token: str | None = "simulated-token",  # noqa: S107 - not a secret
         token_seconds: float = 43_199.0,
-        plan_for_unknown: Plan | None = None,
+        plan_for_unknown: Plan | Callable[[Card], Plan | None] | None = None,
         on_request: Callable[[LoggedRequest], None] | None = None,
         page: bool = False,
         log_size: int = 10_000,
@@ -88,7 +89,7 @@ class Simulator:
         self._port = port
         self._tokens = TokenIssuer(token, token_seconds)
         self._simulation = KioskSimulation(log_size)
-        if plan_for_unknown is not None:
+        if plan_for_unknown is not None and not callable(plan_for_unknown):
             stages = as_stages(plan_for_unknown)
             plan_for_unknown = plan_for_unknown if isinstance(plan_for_unknown, str) else stages
         self._api = KioskApi(self._simulation, self._tokens, plan_for_unknown, on_request)
@@ -182,7 +183,7 @@ class Simulator:
 
     @property
     def takes_any_token(self) -> bool:
-        """Whether it accepts every bearer token."""
+        """Whether it accepts every bearer token, but "expired"."""
         return self._tokens.token is None
 
     @property
@@ -223,11 +224,17 @@ class Simulator:
         return self._move("finish", card)
 
     def fail(self, card: CardLike, code: str) -> CardState:
-        """Fail the production of a card that is IN_PROGRESS, with any of the 36 codes of a PRODUCTION_ERROR."""
+        """Fail the production of a card that is IN_PROGRESS, with any of the 36 codes of a PRODUCTION_ERROR.
+
+        They are in `cardprod.ErrorCode`; those of a request have the origin REQUEST.
+        """
         return self._move("fail", card, code=code)
 
     def refuse(self, card: CardLike, code: str) -> CardState:
-        """Refuse the request of a card that is READY or in an error, with any of the 22 codes of a REQUEST_ERROR."""
+        """Refuse the request of a card that is READY or in an error, with any of the 22 codes of a REQUEST_ERROR.
+
+        They are those of `cardprod.ErrorCode` that have the origin REQUEST.
+        """
         return self._move("refuse", card, code=code)
 
     def retry(self, card: CardLike, *, kiosk_id: str | None = None) -> CardState:

@@ -15,9 +15,9 @@ from cardprod.errors import UsageError
 from cardprod.simulator.cards import SimulatedCard
 from cardprod.simulator.clock import Clock
 from cardprod.simulator.faults import FaultInjector
-from cardprod.simulator.kiosks import FIRST_KIOSK, CardState, KioskState, Move, error_stage, moves_from
+from cardprod.simulator.kiosks import FIRST_KIOSK, CardState, KioskState, Move, moves_from
 from cardprod.simulator.log import Log
-from cardprod.simulator.plans import Stage, as_stages
+from cardprod.simulator.plans import Stage, as_stages, error_stage
 from cardprod.simulator.scheduler import Scheduler
 from cardprod.simulator.webhook_sender import WebhookSender
 

@@ -8,10 +8,12 @@ import math
 from typing import Final, TypeAlias
 from urllib.parse import parse_qs
 
-__all__ = ["CLIENT_ID", "CLIENT_SECRET", "TokenIssuer"]
+__all__ = ["CLIENT_ID", "CLIENT_SECRET", "EXPIRED", "TokenIssuer"]
 
 CLIENT_ID: Final = "simulated-client"
 CLIENT_SECRET: Final = "simulated-client-secret"  # noqa: S105 - not a secret
+EXPIRED: Final = "expired"
+"""What is refused where every other token is accepted."""
 _BASIC: Final = f"Basic {base64.b64encode(f'{CLIENT_ID}:{CLIENT_SECRET}'.encode()).decode()}"
 _REFRESH_TOKEN: Final = "simulated-refresh-token"  # noqa: S105 - not a secret
 _Answer: TypeAlias = tuple[int, str]
@@ -20,8 +22,8 @@ _Answer: TypeAlias = tuple[int, str]
 class TokenIssuer:
     """Keeps one user's pair of tokens. A refresh replaces both, and the old ones are invalid at once.
 
-    The first access token does not expire by itself, those of a refresh after `seconds`. None accepts every token, and
-    every refresh.
+    The first access token does not expire by itself, those of a refresh after `seconds`. None accepts every token
+    but `EXPIRED`, and every refresh.
     """
 
     def __init__(self, token: str | None, seconds: float) -> None:
@@ -46,7 +48,7 @@ class TokenIssuer:
         scheme, _, token = authorization.partition(" ")
         if scheme.lower() != "bearer" or not token:
             return '{"error":"missing_token","error_description":"No bearer token was sent"}'
-        if self.token is None or (token == self.token and now < self._expires_at):
+        if token != EXPIRED if self.token is None else (token == self.token and now < self._expires_at):
             return None
         return '{"error":"invalid_token","error_description":"The access token is invalid or expired"}'
 

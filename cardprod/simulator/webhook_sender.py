@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import re
 from functools import cache
 from random import Random
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -44,6 +45,7 @@ _GAP_FACTOR: Final = 1.6
 
 _REPLAYED_AFTER: Final = (30.0, 300.0)
 _MOST_URL: Final = 2_000
+_MOST_SHOWN: Final = 60
 _OK: Final = 200
 
 
@@ -110,9 +112,9 @@ def _endpoint(url: str) -> URL:
     except Exception:  # noqa: BLE001 - yarl raises ValueError, and IndexError of an empty host with a bracket before it
         parsed, is_complete = URL(), False
     if parsed.scheme not in {"http", "https"} or not is_complete or len(url) > _MOST_URL:
-        raise UsageError(
-            f"a subscription's url must be http or https, with a host, and of {_MOST_URL} characters at most"
-        )
+        shown = re.sub(r"^.*@|[?#].*$", "", url, flags=re.DOTALL)[:_MOST_SHOWN]  # no password
+        words = f"like 'http://127.0.0.1:8000/wise', and of {_MOST_URL} characters at most"
+        raise UsageError(f"a subscription's url must be {words}, not {shown!r}")
     return parsed
 
 

@@ -70,7 +70,9 @@ STREAMS: Final = {
         "watch - --strict <bad.csv", 2, err="cardprod: standard input:2: .*\ncardprod: nothing was begun, because .*"
     ),
     "stdin empty": Accident("watch - </dev/null", 2, err=f"cardprod: standard input: {NO_CARDS}"),
-    "stdin empty, allowed": Accident("watch - --allow-empty --plain </dev/null", 0, out=r"\n0 cards: nothing to .*"),
+    "stdin empty, allowed": Accident(
+        "watch - --allow-empty --plain </dev/null", 0, err=r"cardprod: 0 cards: nothing to .*"
+    ),
 }
 STARTS: Final = {
     "stdout latin-1": Accident(

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import signal
 import sys
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import pytest
+from aiohttp import ClientSession
 
-from cardprod import cli
-from cardprod.simulator import Fault, Stage
+import cardprod
+from cardprod import cli, simulator
+from cardprod.cli.exit_codes import EXIT_CODES
+from cardprod.simulator import Fault, Simulator, Stage
 from tests.cards import CARD
 from tests.cli.commands import output_of, run, run_json, start_command, write_list
 from tests.table import Table
@@ -22,9 +27,8 @@ from tests.waiting import until, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
-    from pathlib import Path
 
-    from cardprod.simulator import Plan, Simulator
+    from cardprod.simulator import Plan
 
 _ARGUMENTS = [str(CARD.profile_id), CARD.card_token]
 
@@ -62,6 +66,7 @@ async def test_status_as_json(kiosk: Simulator) -> None:
         "error_origin": "PRINTER",
         "error_meaning": "Printer error: ribbon has ended",
         "description": "Replace it",
+        "is_last": True,
     }
 
 
@@ -178,13 +183,73 @@ async def test_simulate(monkeypatch: pytest.MonkeyPatch) -> None:
         assert "/webhooks/public-key.pem" in out()
 
 
+@pytest.mark.parametrize(
+    ("token", "exit_code", "end"),
+    [
+        ("my-card", 0, "PRODUCED"),
+        ("jams-1", 1, "PRD_FEEDER_JAM"),
+        ("PRD_HOPPER_JAM-1", 1, "PRD_HOPPER_JAM"),
+        ("KIOSK_ID_NOT_FOUND-1", 1, "KIOSK_ID_NOT_FOUND"),
+        ("unknown-1", 4, "CardNotFound"),
+    ],
+)
+async def test_simulated_ends(token: str, exit_code: int, end: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A card that `simulate` does not know yet ends as its token says, or else as `--plan`; `expired` gets a 401."""
+    async with simulating("--json") as out:
+        monkeypatch.setenv("CARDPROD_BASE_URL", json.loads(out())["base_url"])
+        monkeypatch.setenv("CARDPROD_TOKEN", "any")
+        code, lines = await run_json("wait", "1", token)
+        assert (code, end in lines[-1].values()) == (exit_code, True)
+        monkeypatch.setenv("CARDPROD_TOKEN", "expired")
+        code, [line] = await run_json("wait", "1", token)
+        assert (code, line["error"]) == (4, "Unauthorized")
+
+
+async def test_simulated_moves(capfd: pytest.CaptureFixture[str]) -> None:
+    """The request in the help of `simulate` is a move, as each one that `cardprod.simulator` lists, with its fields."""
+    with pytest.raises(SystemExit):
+        cli.main(["simulate", "--help"])
+    found = re.search(r"curl -H '(.*): (.*)' http://127.0.0.1:8080(/\S+) \\\n +-d '(.*)'", capfd.readouterr().out)
+    assert found is not None
+    name, value, path, body = found.groups()
+    rows = re.findall(r"^\| (`[a-z-]+`(?:, `[a-z-]+`)*) \| (.*) \|$", simulator.__doc__ or "", re.MULTILINE)
+    moves = {move: re.findall(r"`(\w+)`", fields) for row, fields in rows for move in re.findall(r"`([a-z-]+)`", row)}
+    fields: dict[str, Any] = json.loads(body) | {
+        "plan": "never",
+        "kiosk_id": "WIS00001",
+        "error_code": "PRD_FEEDER_JAM",
+    }
+    async with Simulator(page=True, token=None) as kiosk, ClientSession(kiosk.base_url, headers={name: value}) as http:
+
+        async def move(name: str) -> int:
+            async with http.post(f"/_kiosk/{name}", json={field: fields[field] for field in moves.pop(name)}) as answer:
+                return answer.status
+
+        assert await move("add") == 200
+        async with http.post(path, data=body) as answer:
+            assert (answer.status, (await answer.json())["card"]["status"]) == (200, "IN_PROGRESS")
+        assert [await move(name) for name in ("fail", "take-offline", "bring-online", "retry", "finish")] == [200] * 5
+        kiosk.add((123456, "never-1"), "never")
+        assert await move("start") == 200
+        kiosk.add((123456, "never-1"), "never")
+        fields |= {"kiosk_id": "WIS2", "error_code": "KIOSK_ID_NOT_FOUND"}
+        assert [await move(name) for name in ("refuse", "add-kiosk")] == [200] * 2
+        assert moves == {}
+
+
 async def test_where_it_cannot_simulate(kiosk: Simulator, capfd: pytest.CaptureFixture[str]) -> None:
     """A port that is taken, or webhooks to what is no URL, is said in a line, and exits 2."""
     port = kiosk.base_url.rpartition(":")[2]
     assert (await run("simulate", "--port", port))[0] == 2
-    assert f"cardprod: cannot listen on port {port} (" in capfd.readouterr().err
+    words = f"another program does, which is what answers at {kiosk.base_url}): choose another with --port\n"
+    assert capfd.readouterr().err == f"cardprod: cannot listen on port {port} ({words}"
+    assert (await run("simulate", "--port", "0", "--plan", "flies"))[0] == 2
+    assert "no plan is named 'flies'; there are prints (READY, " in capfd.readouterr().err
     assert (await run("simulate", "--port", "0", "--webhooks-to", "nowhere"))[0] == 2
-    assert "url must be http or https" in capfd.readouterr().err
+    assert (
+        "url must be like 'http://127.0.0.1:8000/wise', and of 2000 characters at most, not 'nowhere'"
+        in capfd.readouterr().err
+    )
 
 
 def test_bad_arguments(capfd: pytest.CaptureFixture[str]) -> None:
@@ -200,7 +265,10 @@ def test_bad_arguments(capfd: pytest.CaptureFixture[str]) -> None:
 
 
 def test_help(capfd: pytest.CaptureFixture[str]) -> None:
-    """`--help` names the commands, the environment and the exit codes; no command takes a token as an argument."""
+    """`--help` has all commands and each variable that is read; every help has the one list of exit codes.
+
+    No command takes a token as an argument.
+    """
 
     def help_of(*argv: str) -> str:
         with pytest.raises(SystemExit) as caught:
@@ -208,10 +276,16 @@ def test_help(capfd: pytest.CaptureFixture[str]) -> None:
         assert caught.value.code == 0
         return capfd.readouterr().out
 
-    out = help_of()
-    commands = ("demo", "status", "wait", "watch", "simulate")
-    assert [words for words in (*commands, "CARDPROD_TOKEN", "exit codes", "examples:") if words not in out] == []
-    assert [name for name in commands if "--token" in help_of(name)] == []
+    helps = {"": help_of()}
+    listed = re.search(r"COMMAND\n(.+?)\n\n", helps[""], re.DOTALL)
+    assert listed is not None
+    helps |= {name: help_of(name) for name in re.findall(r"^    ([a-z]+)", listed[1], re.MULTILINE)}
+    assert len(helps) == 11
+    assert [name for name, text in helps.items() if EXIT_CODES not in text or "examples:" not in text] == []
+    sources = [path.read_text("utf-8") for path in Path(cardprod.__file__).parent.rglob("*.py")]
+    variables = {name for source in sources for name in re.findall(r"CARDPROD_[A-Z_]+[A-Z]", source)}
+    assert set(re.findall(r"^  (CARDPROD_[A-Z_]+)  ", helps[""], re.MULTILINE)) == variables
+    assert [name for name in ("status", "wait", "watch", "simulate") if "--token" in helps[name]] == []
 
 
 def test_ctrl_c() -> None:

@@ -17,8 +17,10 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from cardprod import Card, CardNotFound, CardprodError, ProductionStatus
+from cardprod.cli.output import Output
 from cardprod.cli.output.events import WatchProgress, WatchStarted
 from cardprod.cli.output.live import Seen, frame
+from cardprod.cli.output.text import TextLines
 from cardprod.cli.watch.stats import WatchStats
 from cardprod.simulator import Stage
 from tests.cli.commands import run, start_command, write_list
@@ -269,10 +271,22 @@ async def test_forced_colours_move_nothing(kiosk: Simulator, tmp_path: Path) -> 
 
 
 @pytest.mark.usefixtures("environment")
-async def test_without_rich(kiosk: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the extra there are lines, in a terminal too."""
+async def test_without_rich(
+    kiosk: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Without the extra there are lines; where a live view could be, in a terminal, it says once what that needs."""
     monkeypatch.delitem(sys.modules, "cardprod.cli.output.live", raising=False)
     monkeypatch.setitem(sys.modules, "rich.console", None)
     exit_code, out = await run("watch", two_cards(kiosk, tmp_path))
     assert exit_code == 1
     assert "PRODUCED" in out
+    assert "extra" not in capfd.readouterr().err
+    for is_live, words in (
+        (False, ""),
+        (True, r"cardprod: the live view needs the extra 'cli': pip .*; or use --plain\n"),
+    ):
+        reading_end, writing_end = os.openpty()
+        with os.fdopen(writing_end, "w") as terminal:
+            assert type(Output.to(terminal, is_live=is_live)) is TextLines
+        os.close(reading_end)
+        assert re.fullmatch(words, capfd.readouterr().err)

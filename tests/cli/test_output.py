@@ -133,6 +133,18 @@ def test_words_of_the_command_line() -> None:
             for message in messages_of(Path(cardprod.__file__).parent / name):
                 with table.row(name, message):
                     assert CODE.findall(in_words(message)) == []
+                    assert ("check base_url" in message) == ("check CARDPROD_BASE_URL (https://" in in_words(message))
+
+
+def test_a_card_is_named_alike() -> None:
+    """What is said of a card names it in one way, as the results do; in JSON, where a field names it, not at all."""
+    error = ServerError("no answer", http_status=500, card=CARD)
+    with output_of() as (output, read), output_of("--json") as (json_output, read_json):
+        for each in (output, json_output):
+            each.emit(Result(error, CARD, 1))
+        assert re.fullmatch(rf" +1\.0 s  {CARD.profile_id}/{TOKEN}  no answer\n", read())
+        assert json.loads(read_json())["message"] == "no answer"
+    assert in_words(f"a poll failed: {error}") == f"a poll failed: {CARD}: no answer"
 
 
 def test_no_class_names() -> None:

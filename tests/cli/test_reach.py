@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import math
+import re
 import ssl
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,11 +14,14 @@ import pytest
 import trustme
 from cryptography.hazmat.primitives import serialization
 
+from cardprod import Card
 from cardprod.cli.arguments import duration
 from cardprod.cli.connection import make_client
 from cardprod.errors import UsageError
 from cardprod.simulator import Stage
 from tests.cli.commands import run, run_json, write_list
+from tests.cli.test_watch import cancelled_after
+from tests.clock import wall_clock_of_the_loop
 from tests.table import Table
 
 if TYPE_CHECKING:
@@ -58,37 +63,84 @@ async def test_following_is_one_count(kiosk: Simulator) -> None:
     stages: Plan = [("READY", 20), JAM, Stage("IN_PROGRESS", is_new_request=True)]
     kiosk.add((1, "card"), stages)
     exit_code, lines = await run_json("wait", "1", "card", "--follow", "--timeout", "3m")
-    assert (exit_code, [line["type"] for line in lines]) == (3, [*["transition"] * 3, "status", "error"])
+    assert (exit_code, [line["type"] for line in lines]) == (3, [*["transition"] * 3, "error"])
     counted = [(line["elapsed"], line["polls"]) for line in lines if "polls" in line]
     answers = [request.status for request in kiosk.requests]
     assert [polls for _, polls in counted] == [*(answers.index(line["status"]) + 1 for line in lines[:3]), len(answers)]
     assert counted[2][0] > 80
     assert counted[-1] == (pytest.approx(180, abs=1), len(kiosk.requests))
-    assert lines[-1]["message"].startswith(f"card 1/card: not final after 180 s and {counted[-1][1]} answered polls: ")
+    assert lines[-1]["message"].startswith(f"not final after 180 s and {counted[-1][1]} answered polls: ")
     assert kiosk.requests[-1].at - kiosk.requests[0].at == pytest.approx(180, abs=1)
 
 
 @pytest.mark.usefixtures("environment")
 async def test_a_whole_token_after_a_timeout(kiosk: Simulator, capfd: pytest.CaptureFixture[str]) -> None:
-    """The last status and the error of a wait that timed out name the whole token, and it exits 3."""
+    """A wait that timed out says so where its results are, with the whole token and the last status, and exits 3."""
     kiosk.add((1, "a-card-with-a-long-token"), "never")
     exit_code, out = await run("wait", "1", "a-card-with-a-long-token", "--timeout", "1m")
-    assert (exit_code, out.splitlines()[-1]) == (3, "1/a-card-with-a-long-token  READY")
-    assert "cardprod: 1/a-card-with-a-long-token: not final after" in capfd.readouterr().err
+    words = r" +60\.0 s  1/a-card-with-a-long-token  not final after 60 s and \d+ answered polls: last seen READY; .*"
+    assert exit_code == 3
+    assert re.fullmatch(words, out.splitlines()[-1])
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.usefixtures("environment")
 async def test_the_last_status_after_a_timeout(kiosk: Simulator) -> None:
-    """When the time of a wait is over, its last status is shown as well, in JSON as a line before the error."""
+    """When the time of a wait is over, the line that says so has the last status, and when it was seen."""
     kiosk.add((1, "card"), "never")
     exit_code, lines = await run_json("wait", "1", "card", "--timeout", "1m")
-    assert (exit_code, [line["type"] for line in lines[-2:]], lines[-1]["error"]) == (
-        3,
-        ["status", "error"],
-        "WaitTimeout",
-    )
-    assert lines[-2]["status"] == lines[-1]["status"] == "READY"
-    assert lines[-2]["seen_at"] == lines[-1]["seen_at"]
+    assert (exit_code, [line["type"] for line in lines]) == (3, ["transition", "error"])
+    assert (lines[-1]["error"], lines[-1]["status"]) == ("WaitTimeout", "READY")
+    assert lines[-1]["seen_at"] > lines[0]["seen_at"]
+
+
+@pytest.mark.usefixtures("environment")
+async def test_the_last_line_of_each_card(kiosk: Simulator, tmp_path: Path) -> None:
+    """In JSON `is_last` is true on the last line of each card, whatever its end, and on no other line."""
+    ends: dict[str, Plan] = {"printed": RETRIED, "jammed": [JAM], "stuck": [("READY", 20), Stage("REQUEST_ERROR")]}
+    commands = {
+        "status": ["status", "1", *ends, "never", "unknown"],
+        **{f"wait {name}": ["wait", "1", name, "--timeout", "3m"] for name in (*ends, "never", "unknown")},
+        "watch": ["watch", str(tmp_path / "cards.csv"), "--timeout", "3m"],
+    }
+    write_list(tmp_path / "cards.csv", [Card(1, name) for name in (*ends, "never", "unknown")])
+    with Table() as table:
+        for name, arguments in commands.items():
+            for option in ([], ["--follow"])[: 1 if name == "status" else 2]:
+                for token, plan in {**ends, "never": "never"}.items():
+                    kiosk.add((1, token), plan)
+                _, lines = await run_json(*arguments, *option)
+                about = {line["card"]["card_token"]: line for line in lines if line.get("card")}
+                assert about
+                with table.row(name, *option):
+                    assert [line for line in lines if line.get("is_last")] == sorted(about.values(), key=lines.index)
+                    assert all("is_last" in line for line in lines if line.get("card"))
+                    assert not [line for line in lines if line.get("is_final") and "not final" in str(line)]
+
+
+@pytest.mark.usefixtures("environment")
+async def test_following_is_one_timeout(kiosk: Simulator, tmp_path: Path) -> None:
+    """A card that is followed has one `--timeout`, of `wait`, of `watch`, and of one that goes on after an end."""
+    file, state = write_list(tmp_path / "cards.csv", [Card(1, "card")]), tmp_path / "state"
+    commands = {
+        "wait": ["wait", "1", "card"],
+        "watch": ["watch", file],
+        "watch, continued": ["watch", file, "--checkpoint", str(state)],
+    }
+    with wall_clock_of_the_loop(), Table() as table:
+        for name, arguments in commands.items():
+            stages: Plan = [("READY", 20), JAM, Stage("IN_PROGRESS", 20, is_new_request=True), JAM]
+            kiosk.add((1, "card"), stages)
+            began_at = asyncio.get_running_loop().time()
+            if "continued" in name:
+                await cancelled_after(50, file, state, "--follow")
+            _, lines = await run_json(*arguments, "--follow", "--timeout", "3m")
+            [end] = [line for line in lines if line.get("is_last")]
+            with table.row(name):
+                assert asyncio.get_running_loop().time() - began_at == pytest.approx(180, abs=2)
+                assert end["elapsed"] == pytest.approx(180, abs=2)
+                assert end["message"].startswith(f"not PRODUCED after 180 s and {end['polls']} answered polls: still ")
+                assert [line["status"] for line in lines if line["type"] == "transition"][-1] == "PRODUCTION_ERROR"
 
 
 @pytest.mark.usefixtures("environment")

@@ -7,6 +7,7 @@ import functools
 import json
 import logging
 import os
+import re
 import select
 import signal
 import sqlite3
@@ -19,6 +20,7 @@ import pytest
 from cardprod import Card, Client, OAuthToken, cli
 from cardprod.simulator import Fault, Stage
 from tests.cli.commands import output_of, run, run_json, start_command, write_list
+from tests.table import Table
 from tests.waiting import LONG_TIMEOUT, Child, until
 
 if TYPE_CHECKING:
@@ -157,16 +159,18 @@ async def test_strict(kiosk: Simulator, tmp_path: Path, capfd: pytest.CaptureFix
 
 @pytest.mark.usefixtures("environment")
 async def test_lines_for_people(kiosk: Simulator, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """Without a terminal transitions are lines, progress and bad rows go to standard error, and a summary is last."""
+    """Without a terminal transitions alone are on standard output; progress, bad rows and a summary are beside it."""
     cards = cards_of(kiosk, 2)
     jammed = kiosk.add((123456, "jammed"), JAMS)
     exit_code, out = await run("watch", write_list(tmp_path / "cards.csv", [*cards, jammed], "bad"))
     err = capfd.readouterr().err
     assert exit_code == 1
     assert "s  123456/jammed  READY -> PRODUCTION_ERROR at WIS00001: PRD_FEEDER_JAM (Production error: feeder" in out
-    assert "\n3 cards, 1 bad row: 2 produced, 1 ended in an error; " in out
-    assert out.endswith("\n  2  PRODUCED\n  1  PRODUCTION_ERROR  PRD_FEEDER_JAM (Production error: feeder card jam)\n")
-    first, *progress = err.splitlines()
+    assert all(re.match(r" *[0-9.]+ s  123456/", line) for line in out.splitlines())
+    first, *progress, headline, produced, failed = err.splitlines()
+    assert headline.startswith("cardprod: 3 cards, 1 bad row: 2 produced, 1 ended in an error; ")
+    assert produced == "cardprod:   2  PRODUCED"
+    assert failed == "cardprod:   1  PRODUCTION_ERROR  PRD_FEEDER_JAM (Production error: feeder card jam)"
     assert first.startswith("cardprod: ")
     assert first.endswith("cards.csv:5: the row has 1 columns; expected profile_id,card_token")
     assert progress[0].startswith("cardprod: 0:10: 0 of 3 cards ended; 3 READY; ")
@@ -277,6 +281,38 @@ async def test_status_of_many(kiosk: Simulator, tmp_path: Path) -> None:
     assert (await run("status", "123456", "a", "--file", file))[0] == 2
 
 
+@pytest.mark.usefixtures("environment")
+async def test_a_refused_token_is_reported_once(
+    kiosk: Simulator, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Of many cards, the first one that the token is refused for ends it, with 4 and one line, as JSON and as text."""
+    file = write_list(tmp_path / "cards.csv", cards_of(kiosk, 300))
+    kiosk.expire_token()
+    with Table() as table:
+        for arguments in (["status", "--file", file], ["watch", file]):
+            with table.row(arguments[0]):
+                exit_code, lines = await run_json(*arguments)
+                assert (exit_code, reported(lines)) == (4, {"card-000": ["Unauthorized"]})
+                exit_code, out = await run(*arguments)
+                assert (exit_code, len(out.splitlines())) == (4, 1)
+                assert capfd.readouterr().err.count("the token is not accepted: set CARDPROD_TOKEN to a new one") == 2
+    assert len(kiosk.requests) < 500
+
+
+@pytest.mark.usefixtures("environment")
+async def test_what_another_run_does(kiosk: Simulator, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Where a card is not final or had no answer in the end, it says what the same command does; else it does not."""
+    file, state = write_list(tmp_path / "cards.csv", cards_of(kiosk, 2, [("PRODUCED", 0)])), str(tmp_path / "state")
+    continues = f"cardprod: the same command continues from {state}\n"
+    begins = "cardprod: the same command begins with all cards again; with --checkpoint it would continue\n"
+    assert (await run("watch", file))[0] == 0
+    assert "the same command" not in capfd.readouterr().err
+    kiosk.fail_next(Fault.reset(), times=1000)
+    for more, words in ([], begins), (["--checkpoint", state], continues):
+        assert (await run("watch", file, *more))[0] == 4
+        assert capfd.readouterr().err.endswith(words)
+
+
 # --- The checkpoint file ---
 
 
@@ -320,9 +356,9 @@ async def watching_json(file: str, state: Path, *more: str) -> AsyncGenerator[tu
         yield watching, lambda: [json.loads(line) for line in printed().splitlines()]
 
 
-async def cancelled_after(seconds: float, file: str, state: Path) -> list[dict[str, Any]]:
+async def cancelled_after(seconds: float, file: str, state: Path, *more: str) -> list[dict[str, Any]]:
     """Watch for so long, and return what was reported until then."""
-    async with watching_json(file, state, *SLOWLY) as (watching, lines):
+    async with watching_json(file, state, *SLOWLY, *more) as (watching, lines):
         await asyncio.sleep(seconds)
         watching.cancel()
         with pytest.raises(asyncio.CancelledError):

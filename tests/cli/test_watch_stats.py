@@ -91,7 +91,7 @@ def test_ends_with_the_same_code_are_one_kind() -> None:
 def test_what_an_error_means() -> None:
     """What an error means is said in a few words, for every class of errors, and they do not name its card."""
     error = timed_out(CARDS[0])
-    assert OutcomeKind.of(error).meaning == "the timeout passed before the card was final"
+    assert OutcomeKind.of(error).meaning == "its time ran out"
     assert message_of(error) == "not final"
     for cls in (CardprodError, CardNotFound):
         assert OutcomeKind.of(cls.__new__(cls)).meaning

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from cardprod import AdaptiveSchedule, Card, ProductionStatus, Transition, UsageError, WaitTimeout, cli
+from cardprod.card_files import KnownCard, read_cards
 from cardprod.cli.watch.store import CheckpointStore, Saved
 from tests.cli.commands import start_command
 from tests.waiting import wait_until
@@ -102,7 +103,7 @@ async def test_a_timeout_keeps_the_last_status(tmp_path: Path) -> None:
 
 
 async def test_the_documented_query(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """The query of the help gives one row per card, with its last status and when that was seen, in UTC."""
+    """The queries of the help give a row per card, with its last status and when that was seen, and a list to retry."""
     await write(tmp_path / "state")
     with pytest.raises(SystemExit):
         cli.main(["watch", "--help"])
@@ -111,9 +112,13 @@ async def test_the_documented_query(tmp_path: Path, capfd: pytest.CaptureFixture
         for text in (capfd.readouterr().out, cli.__doc__ or "")
         for query in re.findall(r'"(SELECT [^"]*)"', text)
     }
-    [query] = queries
+    query, retry = sorted(queries, key=len)
     with closing(sqlite3.connect(tmp_path / "state")) as database:
         rows = database.execute(query).fetchall()
+        found = database.execute(retry)
+        lines = [",".join(map(str, row)) for row in ([name for name, *_ in found.description or ()], *found)]
+    known = ProductionStatus(JAM.status, occurred_at=JAM.occurred_at, error_code=JAM.error_code)
+    assert [*read_cards(lines)] == [KnownCard(Card(1, "card-0"), known)]
     assert [row[:-1] for row in rows] == [
         (1, "card-0", "PRODUCTION_ERROR", "PRD_FEEDER_JAM", None),
         (1, "card-1", "READY", None, None),

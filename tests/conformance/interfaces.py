@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import attrs
 
-from cardprod import CardprodError, Checkpoint, Client, Transition, checkpoint
+from cardprod import Card, CardprodError, Checkpoint, Client, Transition, checkpoint
 from tests.conformance.durably import follow_durably
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from cardprod import Backoff, Card, ProductionStatus
+    from cardprod import Backoff, ProductionStatus
 
 __all__ = ["DATABASE", "INTERFACES", "Interface", "Report"]
 
@@ -113,9 +113,9 @@ async def _iterated(client: Client, card: Card, options: Options, report: Report
 
 
 async def _in_a_batch(client: Client, card: Card, options: Options, report: Report) -> None:
-    async with client.wait_until_all_final(None, **_arguments(options)) as steps:
-        steps.add(card, after=options.after)
-        steps.no_more()
+    known: dict[Card, ProductionStatus | CardprodError] = {Card(1, "another"): CardprodError("of an earlier wait")}
+    known |= {} if options.after is None else {card: options.after}
+    async with client.wait_until_all_final([card], after=known, **_arguments(options)) as steps:
         await _read(steps, report)
 
 

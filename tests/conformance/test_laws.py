@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import re
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -275,6 +276,16 @@ async def test_retry_after(kiosk: Simulator, client: Client, interface: Interfac
     assert report.statuses[-1] == "PRODUCED"
     first, second, *_ = requests_at(kiosk)
     assert second - first >= 30
+
+
+@each_interface
+async def test_timeout_in_a_pause(kiosk: Simulator, client: Client, interface: Interface) -> None:
+    """A wait whose time runs out in the pause after a 429 says so, and for how long the pause goes on."""
+    kiosk.add(CARD, "never")
+    kiosk.fail_next(Fault.too_many_requests(100), times=9)
+    report = await interface.follow(client, CARD, schedule=EVERY_5, timeout=20)
+    assert isinstance(report.error, WaitTimeout)
+    assert re.search(r"requests are paused for \d+ s more, after a 429", str(report.error))
 
 
 @each_interface

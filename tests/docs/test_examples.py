@@ -28,6 +28,7 @@ import pytest
 import uvicorn
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
+from fastapi import FastAPI
 from fastapi.responses import HTMLResponse
 from sybil import Sybil
 from sybil.document import PythonDocStringDocument
@@ -44,7 +45,7 @@ from cardprod.webhooks import Verifier
 from tests.cards import CARD, event_of
 from tests.clock import wall_clock_of_the_loop as _wall_clock_of_the_loop
 from tests.table import Table
-from tests.waiting import LIMIT, Child, run_program, until
+from tests.waiting import LIMIT, Child, Finished, run_program, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Coroutine, Sequence
@@ -91,7 +92,8 @@ async def _ignore(_: object) -> None:
 def _parsed() -> list[Example]:
     parser = CodeBlockParser(language="python", evaluator=lambda _: None)
     sybil = Sybil(parsers=[parser], document_types={".py": PythonDocStringDocument})
-    return [example for page in _PAGES for example in sybil.parse(page).examples()]
+    pages = [page for page in _PAGES if "```python" in page.read_text("utf-8")]  # the others take a second to parse
+    return [example for page in pages for example in sybil.parse(page).examples()]
 
 
 _EXAMPLES = _parsed()
@@ -174,7 +176,7 @@ async def test_example(example: Example, monkeypatch: pytest.MonkeyPatch, tmp_pa
         }
         cards = [CARD, (123456, "card-2"), (123456, "card-3")]
         namespace = public | {"cardprod": cardprod, "client": client, "kiosk": kiosk, "token": "card-1", "card": CARD}
-        namespace |= {"cards": cards, "Durable": Durable, "on_steps": _ignore}
+        namespace |= {"cards": cards, "Durable": Durable, "on_steps": _ignore, "app": FastAPI()}
         _import_as_before(example)
         for name, value in namespace.items():
             example.namespace.setdefault(name, value)
@@ -279,44 +281,46 @@ async def test_lifetime_recipe(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.count("PRODUCED") == 3
 
 
-_STOPPED_PROCESS = """
-import asyncio, os, pathlib, sys
-{recipe}
-
-async def main():
-    cards = [(123456, f"card-{{number}}") for number in range(20)]
-    async with cardprod.Client("any", base_url=os.environ["KIOSK"]) as client:
-        await wait_for_all(client, cards, pathlib.Path("saved"), lambda card, step: print(card, step, flush=True))
-
-asyncio.run(main())
-"""
-
-
-def _count_lines(child: Child, before: int) -> int:
-    return before + len(child.lines)
-
-
 @pytest.mark.looptime(False)  # another process waits, in real time
-async def test_sigterm_recipe(tmp_path: Path) -> None:
-    """A bulk wait that SIGTERM ended goes on where it was, and repeats and loses nothing."""
-    program = _STOPPED_PROCESS.format(recipe=_recipe("signal.SIGTERM", _CLIENT))
-    async with Simulator(token=None) as kiosk:
-        cards = [kiosk.add((123456, f"card-{number}"), "never") for number in range(20)]
-        env = {**os.environ, "KIOSK": kiosk.base_url, "PYTHONPATH": str(_ROOT)}
-        lines: list[str] = []
-        for count, move in ((20, None), (40, kiosk.start), (60, kiosk.finish)):
-            for card in cards:
-                if move is not None:
-                    move(card)
-            with Child(sys.executable, "-c", program, env=env, cwd=tmp_path) as waiting:
-                await until("its lines", partial(_count_lines, waiting, len(lines)), partial(operator.le, count))
-                if count < 60:
-                    waiting.send(signal.SIGTERM)
-                assert (await waiting.until_end() == 0) is (count == 60), waiting.err
-                lines += waiting.lines
-    assert sorted(line.split("  ")[0] for line in lines) == sorted({*lines})
-    assert not (tmp_path / "saved").exists()
-    assert sum("PRODUCED" in line for line in lines) == 20
+async def test_stoppable_recipe(tmp_path: Path) -> None:
+    """The program for a list is stopped by SIGTERM, Ctrl-C and a refused token; run again it goes on, and ends."""
+    program, ends = tmp_path / "ends.py", tmp_path / "ends.csv"
+    program.write_text(_recipe("signal.SIGTERM", _CLIENT))
+    tokens = [f"card-{number}" for number in range(4)]
+    (tmp_path / "cards.csv").write_text("\n".join([*(f"123456,{token}" for token in tokens), "no card"]))
+
+    async def run(until_lines: int, stop: signal.Signals | None, *, token: str | None = None) -> tuple[int, str]:
+        env = {**os.environ, "CARDPROD_BASE_URL": kiosk.base_url, "CARDPROD_TOKEN": token or kiosk.token}
+        command = [sys.executable, str(program), "cards.csv", "ends.csv"]
+        with Child(*command, env={**env, "PYTHONPATH": str(_ROOT)}, cwd=tmp_path) as child:
+            await until("its lines", lambda: len(child.lines), lambda count: count >= until_lines, child=child)
+            if stop is not None:
+                child.send(stop)
+            assert await child.until_end() is not None
+            assert "cards.csv:5: " in child.err
+            return child.exit_code or 0, child.err
+
+    def statuses() -> list[str]:
+        return [row[2] for row in csv.reader(ends.read_text().splitlines()[1:])]
+
+    async with Simulator() as kiosk:
+        cards = [kiosk.add((123456, token), "never") for token in tokens[1:]]
+        exit_code, err = await run(4, signal.SIGTERM)
+        assert (exit_code, statuses()) == (143, ["CardNotFound"]), err
+        kiosk.start(cards[0])
+        kiosk.finish(cards[0])
+        exit_code, err = await run(4, signal.SIGINT)
+        assert (exit_code, sorted(statuses())) == (130, ["CardNotFound", "PRODUCED"]), err
+        exit_code, err = await run(0, None, token="another")
+        assert (exit_code, statuses()) == (1, ["PRODUCED"]), err
+        assert "cardprod.errors.Unauthorized: " in err
+        for card in [kiosk.add((123456, tokens[0]), "never"), *cards[1:]]:
+            kiosk.start(card)
+            kiosk.finish(card)
+        requests = len(kiosk.requests)
+        exit_code, err = await run(0, None)
+        assert (exit_code, statuses()) == (0, ["PRODUCED"] * 4), err
+        assert len(kiosk.requests) == requests + 3  # what has ended is not asked for
 
 
 @asynccontextmanager
@@ -336,10 +340,10 @@ _PRINTED = [Stage("READY", 60), Stage("IN_PROGRESS", 60), Stage("PRODUCED")]
 _ROUGH = {"latency": (0.0, 5.0), "duplicates": 0.5, "replays": 0.5}
 
 
-async def test_fastapi_recipe() -> None:
+async def test_fastapi_recipe(caplog: pytest.LogCaptureFixture) -> None:
     """The README's app answers 202 with the last state after 20 s, 200 at the end, and takes the kiosk's webhooks.
 
-    It answers 404 for a card there is not and 400 for an odd one.
+    It answers 404 for a card there is not, 400 with the reason for an odd one, and 504 where no answer came at all.
     """
     namespace: dict[str, Any] = {"__name__": "recipe"}
     exec(_recipe("FastAPI(lifespan"), namespace)  # noqa: S102 - our own recipe
@@ -353,6 +357,13 @@ async def test_fastapi_recipe() -> None:
         for token, status in _ODD_TOKENS.items():
             async with browser.get(URL(f"/cards/{token}", encoded=True)) as answer:
                 assert answer.status == status or (token == "a%2Fb" and answer.status == 404), token
+                if answer.status == 400:
+                    assert "card_token must be " in (await answer.json())["error"]
+        kiosk.fail_next(Fault.too_many_requests(60))
+        async with asyncio.timeout(_ENOUGH), browser.get("/cards/my-card") as answer:
+            assert (answer.status, await answer.json()) == (504, {"error": "WaitTimeout"})
+        assert "requests are paused for " in caplog.text
+        namespace["app"].state.client.resume_requests()
         namespace["VERIFIER"] = Verifier(kiosk.public_key)
         for seed in range(4):
             kiosk.subscribe(Subscription(url=f"{url}/wise", seed=seed, **_ROUGH))  # type: ignore[arg-type]
@@ -374,6 +385,7 @@ async def test_fastapi_recipe() -> None:
 async def test_server_sent_events_recipe() -> None:
     """The recipe streams each transition, an error as an event, and in both cases that it has ended."""
     namespace: dict[str, Any] = {"__name__": "recipe"}
+    exec(_recipe("FastAPI(lifespan"), namespace)  # noqa: S102 - our own recipe
     exec(_recipe("StreamingResponse(events", _CLIENT), namespace)  # noqa: S102 - our own recipe
     async with (
         _wise_is_a_kiosk(None) as kiosk,
@@ -409,6 +421,7 @@ async def test_server_sent_events_in_a_browser() -> None:
     if browsers.browser_programs() is None:
         pytest.skip("Chromium or chromedriver is not installed")
     namespace: dict[str, Any] = {"__name__": "recipe"}
+    exec(_recipe("FastAPI(lifespan"), namespace)  # noqa: S102 - our own recipe
     exec(_recipe("StreamingResponse(events", _CLIENT), namespace)  # noqa: S102 - our own recipe
     [page] = re.findall(r"```html\n(.*?)```", sys.modules["cardprod.client"].__doc__ or "", re.DOTALL)
     namespace["app"].add_api_route("/", lambda: HTMLResponse(f"<!doctype html>{page}"))
@@ -521,15 +534,26 @@ def _listeners(database: str) -> int:
 )
 def test_pytest_recipe(tmp_path: Path, words: str, page: str | None) -> None:
     """The test of a user's own app passes under pytest with pytest-asyncio, outside this project."""
-    (tmp_path / "test_recipe.py").write_text(_recipe(words, page))
-    (tmp_path / "app.py").write_text(_recipe("FastAPI(lifespan"))
+    finished = _run_pytest(tmp_path, _recipe(words, page), _recipe("FastAPI(lifespan"))
+    assert finished.exit_code == 0, finished.out
+    assert re.search(r"^\d passed", finished.out, re.MULTILINE)
+
+
+def test_endpoint_recipe_can_fail(tmp_path: Path) -> None:
+    """The test of an app's webhooks fails if the app refuses them all."""
+    source = _recipe("import uvicorn", _TESTING).replace("Verifier(kiosk.public_key)", "Verifier.for_production()")
+    finished = _run_pytest(tmp_path, source, _recipe("FastAPI(lifespan").replace("timeout=20", "timeout=1"))
+    assert (finished.exit_code, "'READY' == 'PRODUCED'" in finished.out) == (1, True), finished.out
+
+
+def _run_pytest(tmp_path: Path, source: str, app: str) -> Finished:
+    (tmp_path / "test_recipe.py").write_text(source)
+    (tmp_path / "app.py").write_text(app)
     # Only the plugins that the recipe needs: others that happen to be installed take longer to load than it to run.
     plugins = ["-p", "pytest_asyncio.plugin", "-p", "cardprod.testing"]
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *plugins]
     env = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONPATH": f"{_ROOT}{os.pathsep}{tmp_path}"}
-    finished = run_program(*command, "test_recipe.py", cwd=tmp_path, env=env, check=False)
-    assert finished.exit_code == 0, finished.out
-    assert re.search(r"^\d passed", finished.out, re.MULTILINE)
+    return run_program(*command, "test_recipe.py", cwd=tmp_path, env=env, check=False)
 
 
 # --- Waits that outlive a process ---

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 import cardprod
-from cardprod import errors
+from cardprod import errors, simulator
 from tests.table import Table
 
 if TYPE_CHECKING:
@@ -68,6 +68,17 @@ def test_help_of_the_package() -> None:
     there = {name for name in public - {"annotations", "CardLike"} if re.search(rf"\b{name}\b", cardprod.__doc__ or "")}
     assert public - {"annotations", "CardLike"} - there <= set(errors.__all__)
     assert set(errors.__all__) <= set(re.findall(r"\w+", errors.__doc__ or ""))
+
+
+def test_help_of_the_simulator() -> None:
+    """`help(cardprod.simulator)` is two pages at most, without what attrs adds, and names all that there is."""
+    text = _help(simulator)
+    assert len(text.splitlines()) <= 110
+    assert "__attrs_" not in text
+    public = {name for name, value in vars(simulator).items() if name[:1] != "_" and not isinstance(value, ModuleType)}
+    assert {
+        name for name in public - {"annotations"} if not re.search(rf"\b{name}\b", simulator.__doc__ or "")
+    } == set()
 
 
 def test_help_of_the_client() -> None:

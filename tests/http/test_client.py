@@ -103,14 +103,17 @@ def test_extreme_arguments_are_taken() -> None:
 
 
 async def test_from_env_reads_all_three(kiosk: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`from_env` takes the token, the base URL and the version from the environment."""
+    """`from_env` takes the token, the base URL and the version from the environment, and options go before them."""
     kiosk.add(CARD, "never")
     monkeypatch.setenv("CARDPROD_TOKEN", kiosk.token)
     monkeypatch.setenv("CARDPROD_BASE_URL", kiosk.base_url)
     monkeypatch.setenv("CARDPROD_API_VERSION", "2026Q3")
     async with Client.from_env() as client:
         await client.get_status(CARD.profile_id, CARD.card_token)
-    assert kiosk.requests[0].path.startswith("/2026Q3/spend/")
+    async with Client.from_env(api_version="v3", rate_limit=None) as client:
+        await client.get_status(CARD.profile_id, CARD.card_token)
+        assert client.rate_limit is None
+    assert [request.path.split("/")[1] for request in kiosk.requests] == ["2026Q3", "v3"]
 
 
 @pytest.mark.parametrize("unset", [None, ""])
@@ -132,6 +135,9 @@ def test_from_env_has_defaults(monkeypatch: pytest.MonkeyPatch, unset: str | Non
         ("CARDPROD_TOKEN", ""),
         ("CARDPROD_BASE_URL", "nowhere"),
         ("CARDPROD_API_VERSION", "v 3"),
+        ("CARDPROD_CA", "no-such-file"),
+        ("CARDPROD_CERT", "no-such-file"),
+        ("CARDPROD_KEY", "without its certificate"),
     ],
 )
 def test_from_env_checks(monkeypatch: pytest.MonkeyPatch, name: str, value: str | None) -> None:
@@ -141,7 +147,7 @@ def test_from_env_checks(monkeypatch: pytest.MonkeyPatch, name: str, value: str 
         monkeypatch.delenv(name)
     else:
         monkeypatch.setenv(name, value)
-    with pytest.raises(UsageError, match=f"{name}|{name.removeprefix('CARDPROD_').lower()}"):
+    with pytest.raises(UsageError, match=f"{name}|{name.removeprefix('CARDPROD_').lower()}|{value}"):
         Client.from_env()
 
 
@@ -214,7 +220,7 @@ def test_signatures_are_kept() -> None:
             " ssl: _ssl.SSLContext | None = None, proxy: ProxySetting = None, allow_plain_http: bool = False,"
             " safety_net: float = 300.0) -> None"
         ),
-        Client.from_env: "() -> Self",
+        Client.from_env: "(**options: Any) -> Self",
         Client.get_status: "(self, profile_id: int, card_token: str) -> ProductionStatus",
         Client.wait_until_final: (
             "(self, profile_id: int, card_token: str, *, timeout: float | None = 900.0,"

@@ -131,7 +131,7 @@ async def test_sweep_never_sleeps(kiosk: Simulator, client: Client) -> None:
 async def test_cards_stay_together(kiosk: Simulator, client: Client) -> None:
     """Cards that wait alike are polled in the same sweeps, with jitter or without."""
     cards = cards_of(kiosk, 20, [("READY", 200.0), ("PRODUCED", 0.0)])
-    _, sweeps = await swept_to_the_end(client, Checkpoint.for_cards(cards))
+    _, sweeps = await swept_to_the_end(client, Checkpoint.for_cards(cards, schedule=Backoff()))
     assert all(sweep.polls == 20 for sweep in sweeps)
 
 
@@ -313,7 +313,7 @@ async def test_adaptive_schedule_learns_from_sweeps(kiosk: Simulator, client: Cl
     """Sweeps without a schedule of their own use the client's, which learns from one checkpoint for the next."""
     for batch in range(3):
         cards = [kiosk.add((batch + 1, f"card-{number}"), "prints") for number in range(10)]
-        await swept_to_the_end(client, Checkpoint.for_cards(cards, schedule=None))
+        await swept_to_the_end(client, Checkpoint.for_cards(cards))
     assert "READY" in repr(client._schedule)  # pyright: ignore[reportPrivateUsage]
     mine = AdaptiveSchedule()
     await swept_to_the_end(client, Checkpoint.for_cards(cards_of(kiosk, 3)), schedule=mine)

@@ -43,6 +43,10 @@ def test_unusable_url_is_refused() -> None:
         for url in (*UNUSABLE_URLS, 5, None):
             with table.row(url), pytest.raises(cardprod.UsageError, match="a subscription's url must be"):
                 Subscription(url=url)  # type: ignore[arg-type]  # what comes from a page can be anything
+    for url in ("localhost:8000/wise", "user:password@localhost:8000/wise?key=password#password"):
+        with pytest.raises(cardprod.UsageError) as caught:
+            Subscription(url=url)
+        assert str(caught.value).endswith("characters at most, not 'localhost:8000/wise'")
 
 
 _PARTS: Final = (

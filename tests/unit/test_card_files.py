@@ -6,26 +6,59 @@ import csv
 import io
 import json
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import cardprod
 from cardprod import Card, ProductionStatus
-from cardprod.card_files import BadRow, KnownCard, encoding_of, read_cards
+from cardprod.card_files import BadRow, encoding_of, read_cards
+from cardprod.models import KnownCard
 from tests.table import Table
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from cardprod.simulator import Simulator
 
 TOKEN = "card_token must be 1 to 128 characters of A-Z a-z 0-9 . _ ~ -, and not '.' or '..'"
 EXPECTED = "; expected profile_id,card_token"
 NO_NUMBER = "profile_id must be a whole number, such as 123456"
-HEADER = "; if this is a header, name the columns profile_id,card_token"
 OBJECT = '; expected {"profile_id": 123456, "card_token": "…"}'
 
 
 def read(text: str) -> list[Card | str]:
     """Read a text, in lines as a file has them."""
-    return [row if isinstance(row, Card) else str(row) for row in read_cards(io.StringIO(text, newline="\n"))]
+    rows = read_cards(io.StringIO(text, newline="\n"))
+    return [row if isinstance(row, Card) else f"{row.line}: {row.reason}" for row in rows]
+
+
+def test_a_bad_row_says_where(tmp_path: Path) -> None:
+    """A bad row names its line, and the file if there is one, in the form that editors know."""
+    path = tmp_path / "cards.csv"
+    path.write_text("1,a\n2\n")
+    with path.open() as file:
+        assert str([*read_cards(file)][1]).startswith(f"{path}:2: the row has 1 columns")
+    assert str([*read_cards(["1,a\n", "2\n"])][1]).startswith("line 2: the row has 1 columns")
+
+
+async def test_rows_are_taken_wherever_cards_are(kiosk: Simulator, client: cardprod.Client) -> None:
+    """What the reader yields for a card is taken wherever cards are; where a wait begins, the known status counts."""
+    kiosk.add((1, "a"), [("READY", 0), ("PRODUCTION_ERROR", 60), ("IN_PROGRESS", 5), ("PRODUCED", 0)])
+    known = await client.get_status(1, "a")
+    names = "profile_id,card_token,after_status,after_occurred_at"
+    [row] = read_cards([names, f"1,a,{known.status},{known.occurred_at}"])
+    assert isinstance(row, KnownCard)
+    assert [*row] == [1, "a"]
+    assert {**await client.get_statuses([row])} == {(1, "a"): known}
+    assert [one.last for one in cardprod.Checkpoint.for_cards([row]).pending] == [row.after]
+    async with client.wait_until_all_final(None) as steps:
+        steps.add(row)
+        steps.no_more()
+        seen = [step.current.status async for _, step in steps if isinstance(step, cardprod.Transition)]
+    assert seen == ["IN_PROGRESS", "PRODUCED"]
 
 
 def test_csv() -> None:
@@ -51,7 +84,7 @@ def test_other_separators() -> None:
     assert read("7;a\n8;b") == [Card(7, "a"), Card(8, "b")]
     assert read("7\ta") == [Card(7, "a")]
     assert read("sep=|\n7|a,b\n8|c\n") == [
-        f"2: {TOKEN}; this one has ',' as character 2{HEADER}",
+        f"2: {TOKEN}; this one of profile 7, 'a,b', has ',' as character 2",
         Card(8, "c"),
     ]
 
@@ -60,10 +93,10 @@ def test_known_statuses() -> None:
     """A row can name the status that is known of its card, in CSV and in JSON lines alike; empty cells name none."""
     half_past_nine = datetime(2026, 11, 26, 9, 30, tzinfo=UTC)
     known = ProductionStatus("PRODUCTION_ERROR", occurred_at=half_past_nine, error_code="JAM")
-    expected = [KnownCard(Card(1, "a"), known), Card(2, "b"), KnownCard(Card(3, "c"), ProductionStatus("READY"))]
+    expected: list[Any] = [((1, "a"), known), ((2, "b"), None), ((3, "c"), ProductionStatus("READY"))]
     rows = "1,a,PRODUCTION_ERROR,2026-11-26T09:30:00Z,JAM\n2,b,,,\n3,c,READY\n"
     text = f"profile_id,card_token,After status,after_occurred_at,afterErrorCode\n{rows}"
-    assert [*read_cards(io.StringIO(text))] == expected
+    assert [(row, getattr(row, "after", None)) for row in read_cards(io.StringIO(text))] == expected
     lines = [
         {
             "profile_id": 1,
@@ -75,7 +108,8 @@ def test_known_statuses() -> None:
         {"profile_id": 2, "card_token": "b", "after_status": None},
         {"profile_id": 3, "card_token": "c", "after_status": "READY"},
     ]
-    assert [*read_cards(json.dumps(line) for line in lines)] == expected
+    in_json = read_cards(json.dumps(line) for line in lines)
+    assert [(row, getattr(row, "after", None)) for row in in_json] == expected
 
 
 @pytest.mark.parametrize(
@@ -108,7 +142,15 @@ def test_a_header_is_the_first_row() -> None:
 def test_a_header_without_one_of_the_two() -> None:
     """A header that names only one of the columns ends the list: no other column is taken for it."""
     assert read("foo,cardToken\n1,a\n") == [f"1: the header has no profile_id{EXPECTED}, among any others"]
-    assert read("profile,token\n1,a\n") == [f"1: {NO_NUMBER}; this row has 'profile'{HEADER}", Card(1, "a")]
+
+
+def test_a_first_row_that_is_nothing() -> None:
+    """A first row that is no card and no known header ends the list: which columns are meant is unknown."""
+    for first in ("profile,token", "Cards of November", "card-1,123456"):
+        [refused] = read(f"{first}\n1,a\n")
+        assert isinstance(refused, str)
+        assert refused.startswith("1: the first row is no card, because '")
+        assert refused.endswith(f" is no number, and no header{EXPECTED}")
 
 
 def test_the_header_that_was_expected() -> None:
@@ -143,10 +185,10 @@ def test_bad_rows() -> None:
         f"{'ca0c8154-1e14'},b": f"{NO_NUMBER}; this row has 'ca0c8154…",
         "0,b": "profile_id must be from 1 to 2**63 - 1; this one is below that",
         "3": "the row has 1 columns" + EXPECTED,
-        "4,no token!": f"{TOKEN}; this one has ' ' as character 3",
+        "4,no token!": f"{TOKEN}; this one of profile 4, 'no token'…, has ' ' as character 3",
         '"a"b,1': "this is not CSV: ',' expected after '\"'" + EXPECTED,
         "9" * 5000 + ",a": "profile_id is too long a number",  # more digits than Python reads
-        "6,": f"{TOKEN}; this one is empty",
+        "6,": f"{TOKEN}; this one of profile 6, '', is empty",
         "5,e": Card(5, "e"),
         '"open,1': "this is not CSV: unexpected end of data" + EXPECTED,
     }

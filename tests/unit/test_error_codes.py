@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import pytest
 
+from cardprod import error_codes
 from cardprod.error_codes import PRODUCTION_ERROR_MEANINGS, REQUEST_ERROR_MEANINGS, ErrorCode, ErrorOrigin
 from cardprod.models import FINAL_STATUSES, ProductionStatus, Status
 from tests.table import Table
@@ -52,6 +53,14 @@ def test_status_and_code_give_meaning_and_origin() -> None:
                     if status == "PRODUCTION_ERROR" and prefix in counted:
                         counted[prefix] += 1
     assert counted == {prefix: count for prefix, (_, count) in PREFIXES.items()}
+
+
+def test_help_has_them_all() -> None:
+    """The help of the module is a table of all codes, by status, with origin and meaning."""
+    for status, codes in DOCUMENTED.items():
+        for code, meaning in codes.items():
+            origin = ProductionStatus(status, error_code=code).error_origin
+            assert f"| {status} | {code} | {origin} | {meaning} |" in (error_codes.__doc__ or "")
 
 
 def test_facts_cannot_be_changed() -> None:

@@ -65,15 +65,18 @@ def test_no_other_module_says_how_to_install() -> None:
 
 
 HIDDEN = {
-    "cryptography": "import cardprod.webhooks",
-    "psycopg": "import cardprod.durable",
-    "opentelemetry": "import cardprod.otel",
+    "cryptography": "cardprod.webhooks.Verifier.for_sandbox()",
+    "psycopg": "cardprod.durable.Durable",
+    "opentelemetry": "cardprod.otel.instrument(None)",
 }
 
 
 def test_missing_extra_is_named() -> None:
-    """Where an extra is missing, the import says which and how to install it; the package itself works."""
-    hide = "import sys; sys.modules |= dict.fromkeys(sys.argv[1:]); import cardprod, cardprod.cli"
+    """Where an extra is missing, its first use says which and how to install it; help and the package itself work."""
+    hide = (
+        "import sys; sys.modules |= dict.fromkeys(sys.argv[1:]); import cardprod, cardprod.cli, pydoc\n"
+        "for name in ('webhooks', 'durable', 'otel'):\n    assert 'extra' in pydoc.render_doc(f'cardprod.{name}')"
+    )
     attempts = [f"try: {attempt}\nexcept ImportError as error: print(error)" for attempt in HIDDEN.values()]
     ran = run_program(sys.executable, "-c", "\n".join([hide, *attempts]), *HIDDEN)
     assert len(ran.out.splitlines()) == len(HIDDEN)

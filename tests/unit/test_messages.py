@@ -24,7 +24,7 @@ RAISED: Final = {*errors.__all__, "ImportError"}
 JOINED: Final = {
     "{…}",
     "another run continues from {…}: {…}",
-    "not final after {…} s and {…} answered polls: {…}; {…}",
+    "{…} after {…} s and {…} answered polls: {…}; {…}",
     "{…} cannot be read: {…}",
     "{…} cannot be used: {…}",
     "{…} is not possible: {…}; {…}",

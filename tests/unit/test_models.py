@@ -87,7 +87,7 @@ def test_card_refuses_the_rest() -> None:
                 assert str(caught.value).startswith(problem)
                 if problem is no_token:
                     assert re.search(
-                        r"; this one (?:is empty|is '\.\.?'|has '\S* ?' as character \d+|has 1\d\d char)",
+                        r"; this one of profile \d+, '.*'…?, (?:is empty|has a m|has '\S* ?' as ch|has 1\d\d char)",
                         str(caught.value),
                     )
                     assert len(token.strip()) < 9 or token.strip() not in str(caught.value)
@@ -201,6 +201,9 @@ def test_raise_for_failure() -> None:
             with pytest.raises(ProductionFailed, match=f"^not produced: {status} at WIS00001: UNKNOWN_ERROR") as caught:
                 seen.raise_for_failure()
             assert caught.value.status is seen
+            with pytest.raises(ProductionFailed, match=r"^card 1/a: not produced: ") as caught:
+                seen.raise_for_failure((1, "a"))
+            assert caught.value.card == (1, "a")
         else:
             assert seen.raise_for_failure() is seen
 

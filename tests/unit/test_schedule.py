@@ -44,6 +44,7 @@ UNCHANGED = st.one_of(st.integers(0, 100), st.integers(0, 10**6))
 @pytest.mark.parametrize(
     ("backoff", "delays"),
     [
+        (Backoff(), [0.95, 1.52, 2.432]),
         (Backoff(jitter=0), [1.0, 1.6, 2.56, 4.096, 6.5536, 10.48576, 16.777216, 26.8435456, 30.0, 30.0]),
         (Backoff(first=5, factor=1, jitter=0), [5.0, 5.0, 5.0]),
         (Backoff(first=0.2, factor=2, ceiling=1, jitter=0), [0.2, 0.4, 0.8, 1.0, 1.0]),
@@ -345,10 +346,12 @@ def test_no_curve(curve: Any) -> None:
         ({"shortest": -1}, "shortest"),
         ({"memory": 1}, "memory"),
         ({"jitter": 1}, "jitter"),
+        ({"jitter": -0.1}, "jitter"),
         ({"jitter": True}, "jitter"),
         ({"fallback": 5}, "fallback"),
         ({"typical": {"READY": 0}}, "typical"),
         ({"typical": {5: 5}}, "typical"),
+        ({"typical": [("READY", 5)]}, "typical"),
         ({"poll_cost": "cheap"}, "poll_cost"),
     ],
 )

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import base64
-import importlib
 import io
 import json
-import sys
 from email.header import Header
 from http.client import parse_headers
 from typing import TYPE_CHECKING, Any
@@ -89,7 +87,7 @@ def test_one_mebibyte() -> None:
 
 
 def test_bad_signature() -> None:
-    """A delivery that is not rightly signed is refused, always in the same words and with no cause to read."""
+    """A delivery that is not rightly signed is refused, in the same words whatever is wrong with its signature."""
     raw = base64.b64decode(SIGNATURE)
     headers: dict[str, Mapping[str, str]] = {
         "missing": {},
@@ -119,7 +117,11 @@ def test_bad_signature() -> None:
             with table.row(name):
                 with pytest.raises(BadSignature) as caught:
                     VERIFIER.parse(BODY, of_this)
-                assert str(caught.value).startswith("this delivery is not signed by a known key: check ")
+                is_missing = SIGNATURE_HEADER.lower() not in {header.lower() for header in of_this}
+                words = (
+                    "this request has no X-Signature-SHA256 header" if is_missing else "this delivery is not signed by"
+                )
+                assert str(caught.value).startswith(words)
                 assert caught.value.__cause__ is None
                 assert caught.value.__context__ is None
 
@@ -356,11 +358,3 @@ def test_bad_calls() -> None:
             for check in (VERIFIER.verify, VERIFIER.parse):
                 with table.row(body, headers, check.__name__), pytest.raises(UsageError, match=f"^{problem}$"):
                     check(body, headers)
-
-
-def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without cryptography, the import says which extra to install."""
-    monkeypatch.delitem(sys.modules, "cardprod.webhooks")
-    monkeypatch.setitem(sys.modules, "cryptography.exceptions", None)
-    with pytest.raises(ImportError, match=r"^cardprod.webhooks needs the extra 'webhooks': pip install .*\[webhooks\]"):
-        importlib.import_module("cardprod.webhooks")

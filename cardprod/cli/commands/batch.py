@@ -27,8 +27,7 @@ def add(to: Commands) -> None:
     batch = to.add(
         "batch",
         run,
-        "show how far a batch is\n\nIt exits with 3 until it is finished: no card is pending, and all was delivered.\n"
-        "Then it exits with 0, however the cards ended; and with 4 if it was cancelled before.",
+        "show how far a batch is\n\nIt is finished when no card is pending, however they ended, and all was delivered.",
         "cardprod batch ID",
         "cardprod batch ID --results --json",
         "cardprod batch ID --cancel",

@@ -24,7 +24,7 @@ def add(to: Commands) -> None:
     command = to.add(
         "completion",
         run,
-        "print a script that completes this command in a shell (extra cli)",
+        "print a script that completes this command in a shell\n\nIt needs the extra cli.",
         "source <(cardprod completion bash)",
         'cardprod completion zsh > "${fpath[1]}/_cardprod"',
         "cardprod completion fish > ~/.config/fish/completions/cardprod.fish",

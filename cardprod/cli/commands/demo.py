@@ -52,7 +52,8 @@ async def run(_: argparse.Namespace, output: Output) -> int:
         for fault in (Fault.server_error(503), Fault.reset()) if number == _UNLUCKY else ():
             kiosk.fail_next(fault, card=card)
         last: ProductionStatus | None = None
-        while last is None or (number == _RETRIED and not last.is_produced):
+        is_followed = number == _RETRIED
+        while last is None or (is_followed and not last.is_produced):
             if last is not None:
                 output.emit(
                     Report(f"{card.card_token}: the ribbon is replaced, and the card is sent to the kiosk again")
@@ -63,7 +64,8 @@ async def run(_: argparse.Namespace, output: Output) -> int:
             try:
                 async for step in wait:
                     last = step.current
-                    output.emit(Result(step, card, loop.time() - began_at))
+                    seconds = loop.time() - began_at
+                    output.emit(Result(step, card, seconds, is_followed=is_followed and not last.is_produced))
             except WaitTimeout as error:
                 output.emit(Result(error))
                 return None

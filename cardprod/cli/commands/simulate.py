@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from contextlib import AsyncExitStack, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from cardprod.cli.output import Output
     from cardprod.cli.parser import Commands
+    from cardprod.models import Card
     from cardprod.simulator import Change, LoggedRequest, Simulator
 
 __all__ = ["add", "run"]
@@ -26,6 +28,19 @@ _MOST_KEPT: Final = 1_000_000
 """Bytes that are kept for a reader who does not read; the requests after that are not shown."""
 
 _BAD_REQUEST: Final = 400
+_UNKNOWN: Final = "unknown"
+
+_DOES: Final = """run the kiosk simulator until Ctrl-C or SIGTERM
+
+A card of any profile begins the plan when it is requested first. One whose token
+begins with the name of a plan, or an error code, and a dash has that plan: jams-1,
+retried-2, PRD_HOPPER_JAM-3. unknown-4 gets a 404, and the token `expired` a 401.
+
+Its page shows everything live, with a button for each move. By HTTP, a move is:
+  curl -H 'Content-Type: application/json' http://127.0.0.1:8080/_kiosk/start \\
+    -d '{"profile_id": 123456, "card_token": "never-1"}'
+`python -m pydoc cardprod.simulator` lists the moves and their fields."""
+
 _FIELDS: Final = ("method", "path", "http_status", "status")
 
 
@@ -34,11 +49,11 @@ def add(to: Commands) -> None:
     simulate = to.add(
         "simulate",
         run,
-        "run the kiosk simulator until Ctrl-C",
-        "cardprod simulate --plan jams",
+        _DOES,
+        "cardprod simulate --plan PRD_HOPPER_JAM",
         "cardprod simulate --port 0 --webhooks-to http://127.0.0.1:8000/wise",
     )
-    plans = "what becomes of a card: prints, jams, rejected, retried or never (default prints)"
+    plans = "what becomes of a card: prints, jams, rejected, retried, never, or an error code (default prints)"
     simulate.add_argument("--port", type=port, default=8080, help="port on 127.0.0.1, 0 for any (default 8080)")
     simulate.add_argument("--plan", default="prints", help=plans)
     simulate.add_argument("--webhooks-to", metavar="URL", help="send a signed webhook there for each change of a card")
@@ -47,10 +62,24 @@ def add(to: Commands) -> None:
 async def run(arguments: argparse.Namespace, output: Output) -> int:
     """Run the simulator until this is cancelled: it never returns."""
     from cardprod.simulator import Simulator  # noqa: PLC0415 - other commands need no web server
+    from cardprod.simulator.plans import as_stages  # noqa: PLC0415
 
-    plan, webhooks = arguments.plan, arguments.webhooks_to
+    plan: str = arguments.plan
+    webhooks = arguments.webhooks_to
+    as_stages(plan)  # it says which plans there are
+
+    def plan_of(card: Card) -> str | None:
+        """Return the plan that a card's token begins with, or that of all."""
+        name = card.card_token.partition("-")[0]
+        if name == _UNKNOWN:
+            return None
+        with suppress(UsageError):
+            as_stages(name)
+            return name
+        return plan
+
     kiosk = Simulator(
-        port=arguments.port, token=None, plan_for_unknown=plan, on_request=partial(_show_request, output), page=True
+        port=arguments.port, token=None, plan_for_unknown=plan_of, on_request=partial(_show_request, output), page=True
     )
     async with AsyncExitStack() as stack:
         try:
@@ -59,16 +88,17 @@ async def run(arguments: argparse.Namespace, output: Output) -> int:
                 kiosk.subscribe(webhooks)
                 kiosk.observe(partial(_show_delivery, output, kiosk))
         except OSError as exc:
-            raise UsageError(
-                f"cannot listen on port {arguments.port} ({exc.strerror}): choose another with --port"
-            ) from exc
+            why = exc.strerror
+            if exc.errno == errno.EADDRINUSE:
+                why = f"another program does, which is what answers at http://127.0.0.1:{arguments.port}"
+            raise UsageError(f"cannot listen on port {arguments.port} ({why}): choose another with --port") from exc
         except ImportError as exc:
             raise UsageError(str(exc)) from exc
         url = kiosk.base_url
         fields = {"base_url": url, "plan": plan}
         text = f"""\
 Kiosk simulator at {url}
-Any card of any profile begins the plan {plan!r} at its first request.
+Any card of any profile begins the plan {plan!r} at its first request; jams-1 that of its name, unknown-1 gets a 404.
 See and drive it in a browser: {url}/
 In another terminal:
   CARDPROD_BASE_URL={url} CARDPROD_TOKEN=any cardprod wait 123456 my-card{" --follow" * (plan == "retried")}
@@ -77,7 +107,7 @@ In another terminal:
             fields["public_key_url"] = kiosk.public_key_url
             text += f"Its webhooks go to {webhooks}; to verify them, have the key for Verifier():\n"
             text += f"  curl -s {kiosk.public_key_url} -o kiosk.pem\n"
-        output.emit(Report(f"{text}Ctrl-C stops it.", "listening", fields))
+        output.emit(Report(f"{text}Ctrl-C or SIGTERM stops it.", "listening", fields))
         while True:
             with suppress(OutputLost):
                 await output.drain()

@@ -8,8 +8,9 @@ from cardprod.cli.arguments import add_connection, add_list, add_profile, card_t
 from cardprod.cli.connection import make_client
 from cardprod.cli.exit_codes import USAGE, exit_code_of, worst_of
 from cardprod.cli.lists import CardList, read_list, report_bad_rows, warn_of_bad_rows
-from cardprod.cli.output.events import Result
-from cardprod.errors import UsageError
+from cardprod.cli.output.events import Result, Warned
+from cardprod.cli.output.text import TOKEN_REFUSED
+from cardprod.errors import Unauthorized, UsageError
 from cardprod.models import Card
 
 if TYPE_CHECKING:
@@ -62,6 +63,9 @@ async def run(arguments: argparse.Namespace, output: Output) -> int:
                 codes.add(exit_code_of(outcome))
                 output.emit(Result(outcome, card))
                 await output.drain()
+                if isinstance(outcome, Unauthorized):  # every other card would get the same answer
+                    output.emit(Warned(f"stopped, because {TOKEN_REFUSED}"))
+                    break
     if (exit_code := worst_of(codes)) == USAGE:
         warn_of_bad_rows(output, len(listed.cards), len(listed.bad_rows))
     return exit_code

@@ -5,13 +5,11 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-import attrs
-
-from cardprod._polling.state import timed_out
-from cardprod.cli.arguments import add_connection, add_profile, add_timeout, card_token
+from cardprod.cli.arguments import add_connection, add_follow, add_profile, add_timeout, card_token
 from cardprod.cli.connection import make_client
 from cardprod.cli.exit_codes import NOT_FINAL, exit_code_of
-from cardprod.cli.output.events import Result, last_seen_at
+from cardprod.cli.follow import counted_on
+from cardprod.cli.output.events import Result
 from cardprod.errors import WaitTimeout
 from cardprod.models import Card
 
@@ -27,8 +25,7 @@ __all__ = ["add", "run"]
 _DOES = """wait until a card is final, and show each transition
 
 PRODUCTION_ERROR and REQUEST_ERROR end it, but a card can be sent to the kiosk
-again once the cause is gone: with --follow it goes on until the card is PRODUCED.
-When its time runs out, the last status is shown as well."""
+again once the cause is gone: with --follow it goes on until the card is PRODUCED."""
 
 
 def add(to: Commands) -> None:
@@ -44,7 +41,7 @@ def add(to: Commands) -> None:
     add_profile(wait)
     wait.add_argument("card", type=card_token, metavar="CARD", help="the card's token")
     add_timeout(wait, 900.0, "15m")
-    wait.add_argument("--follow", action="store_true", help="go on after an error status, within --timeout")
+    add_follow(wait)
     add_connection(wait)
 
 
@@ -63,15 +60,15 @@ async def run(arguments: argparse.Namespace, output: Output) -> int:
             try:
                 async for step in wait:
                     known = step.current
-                    seconds = elapsed + step.elapsed
-                    output.emit(Result(attrs.evolve(step, elapsed=seconds, polls=polls + step.polls), card, seconds))
+                    is_followed = arguments.follow and not known.is_produced
+                    shown = counted_on(card, step, elapsed, polls)
+                    output.emit(Result(shown, card, elapsed + step.elapsed, is_followed=is_followed))
                     await output.drain()
             except WaitTimeout as error:
-                if error.last is not None:
-                    output.emit(Result(error.last, card, seen_at=last_seen_at(error)))
-                ended = timed_out(card, error.last, polls + error.polls, elapsed + error.elapsed, error.__cause__)
-                ended.checkpoint = error.checkpoint
-                raise ended from error.__cause__
+                if error.last is None:  # it is no result
+                    raise
+                output.emit(Result(counted_on(card, error, elapsed, polls), card, elapsed + error.elapsed))
+                return NOT_FINAL
             if known is None:
                 return NOT_FINAL
             polls += wait.polls

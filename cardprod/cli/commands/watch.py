@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from cardprod._http.rate_limit import RateLimit
-from cardprod.cli.arguments import add_connection, add_file, add_list, add_timeout, count
+from cardprod.cli.arguments import add_connection, add_file, add_follow, add_list, add_timeout, count
 from cardprod.cli.connection import make_client
 from cardprod.cli.lists import read_list, report_bad_rows
 from cardprod.errors import UsageError
@@ -26,23 +26,30 @@ _DOES: Final = """wait until all cards of a list are final, with a live view in 
 With --checkpoint the same command continues where it was, whatever ended it, even
 kill -9: what was shown is in the file within a second, and is shown again only if
 it was not, so append what it prints with >>. Cards that are final are not asked
-for again; those whose time ran out, or that had no usable answer, begin anew, and
-are shown again. The time of the others goes on: --timeout counts from when a
-card's wait began, and can be another one. Requests are counted anew: if those of
-the run before make more than 1,000 a minute, the API says so, and that is waited
-for. Ctrl-C is fine. When all are final, the file says so: remove it to begin anew.
+for again; those whose time ran out, or that had no usable answer, as after a 404,
+begin anew, and are shown again. The time of the others goes on: --timeout counts
+from when a card's wait began, and can be another one. Requests are counted anew:
+if those of the run before make more than 1,000 a minute, the API says so, and that
+is waited for. Ctrl-C is fine. When all are final, the file says so: remove it to
+begin anew.
 
 The file is an SQLite database, with a row for each card; its error is null unless
 the card's wait ended with one, and begins anew with the next run:
   sqlite3 -csv -header FILE "SELECT profile_id, card_token, status, error_code,
     error, datetime(seen_at / 1000000, 'unixepoch') AS seen_at FROM card"
 
+A list can name the status of a card that is known, to wait for what comes after it,
+in the columns after_status, after_occurred_at and after_error_code. This is the list
+of the cards that ended in an error status, to wait for them once they are retried:
+  sqlite3 -csv -header FILE "SELECT profile_id, card_token, status AS after_status,
+    strftime('%Y-%m-%dT%H:%M:%S', occurred_at / 1000000, 'unixepoch') ||
+    printf('.%06dZ', occurred_at % 1000000) AS after_occurred_at,
+    error_code AS after_error_code FROM card WHERE status LIKE '%ERROR'" > retry.csv
+
 A list on standard input is read while its first cards are waited for already; with
 --strict, and if it is a file, it is read to its end first.
 
-Rows that are no cards are shown and counted, and the others go on. The exit code
-is that of the card that most needs attention: 4 no usable answer, 3 not final,
-1 ended in an error status; else 2 if a row is no card, and 0 if all are produced."""
+Rows that are no cards are shown and counted, and the others go on."""
 
 
 def add(to: Commands) -> None:
@@ -58,7 +65,7 @@ def add(to: Commands) -> None:
     add_list(watch)
     add_file(watch, "--checkpoint", help="keep in this file how far it is, and continue from it if it is there")
     add_timeout(watch, math.inf, "none")
-    watch.add_argument("--follow", action="store_true", help="go on after an error status, with a new --timeout")
+    add_follow(watch)
     watch.add_argument("--strict", action="store_true", help="begin nothing if a row of the list is no card")
     watch.add_argument("--plain", action="store_true", help="lines instead of a live view, in a terminal too")
     limit = RateLimit()

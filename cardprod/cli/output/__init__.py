@@ -6,6 +6,7 @@ import asyncio
 import os
 from typing import TYPE_CHECKING, TextIO
 
+from cardprod._extras import needs_extra
 from cardprod.cli.output.streams import Stream, print_stderr
 from cardprod.cli.words import printable
 
@@ -40,7 +41,8 @@ class Output:
             try:
                 from cardprod.cli.output.live import output_to  # noqa: PLC0415 - an extra
             except ImportError:
-                pass
+                if is_live and file.isatty():
+                    print_stderr(f"cardprod: {needs_extra('the live view', 'cli')}; or use --plain")
             else:
                 return output_to(file, stream, is_live=is_live)
         return TextLines(stream)

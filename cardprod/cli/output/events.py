@@ -9,10 +9,9 @@ import attrs
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from cardprod._protocol.codec import UnixTime
     from cardprod.card_files import BadRow
     from cardprod.cli.watch.stats import OutcomeKind
-    from cardprod.errors import CardprodError, WaitTimeout
+    from cardprod.errors import CardprodError
     from cardprod.models import Card, ProductionStatus, Transition
 
 __all__ = [
@@ -24,7 +23,6 @@ __all__ = [
     "WatchEnded",
     "WatchProgress",
     "WatchStarted",
-    "last_seen_at",
 ]
 
 
@@ -33,19 +31,14 @@ class Result:
     """A card's status or transition, or the error that ended its wait; without a card, the one that ended the command.
 
     `seconds` is how long after the command began; of a stored wait, `stored` has its batch, and a worker's its key;
-    `seen_at` is when another's status was seen, in microseconds since 1970, None for now.
+    `is_followed` says that the wait goes on after it, though its status is final.
     """
 
     outcome: ProductionStatus | Transition | CardprodError
     card: Card | None = None
     seconds: float | None = None
     stored: Mapping[str, str] = {}
-    seen_at: UnixTime | None = None
-
-
-def last_seen_at(error: WaitTimeout) -> UnixTime | None:
-    """Return when the last status of a wait whose time ran out was seen: polls may have failed since."""
-    return None if error.checkpoint is None else error.checkpoint.pending[0].polled_at
+    is_followed: bool = False
 
 
 @attrs.frozen

@@ -11,9 +11,8 @@ import attrs
 from cardprod._protocol.codec import as_datetime, unix_time
 from cardprod.checkpoint import wall_clock
 from cardprod.cli.output import Output, events
-from cardprod.cli.output.events import last_seen_at
 from cardprod.cli.output.text import stop_message
-from cardprod.cli.words import in_words
+from cardprod.cli.words import message_of
 from cardprod.errors import WaitTimeout
 from cardprod.models import ProductionStatus, Transition
 
@@ -34,8 +33,8 @@ class JsonLines(Output):
             self.stream.write(f"{line}\n")
         if isinstance(event, events.Warned):
             self.note(event.text)
-        elif isinstance(event, events.WatchEnded) and event.stopped_by is not None:
-            self.note(stop_message(event))
+        elif isinstance(event, events.WatchEnded) and (words := stop_message(event)):
+            self.note(words)
 
 
 def _object_of(event: events.Event) -> tuple[str, dict[str, Any]] | None:  # noqa: PLR0911 - a table
@@ -43,7 +42,7 @@ def _object_of(event: events.Event) -> tuple[str, dict[str, Any]] | None:  # noq
         case events.Result():
             return _result(event)
         case events.BadRowFound():
-            return "bad_row", attrs.asdict(event.row)
+            return "bad_row", _fields(event.row, "line", "reason")
         case events.WatchStarted():
             return "watching", _fields(event, "cards", "ended", "bad_rows", "checkpoint", "is_resumed")
         case events.WatchProgress(seconds_left=left):
@@ -59,21 +58,25 @@ def _object_of(event: events.Event) -> tuple[str, dict[str, Any]] | None:  # noq
 
 
 def _result(event: events.Result) -> tuple[str, dict[str, Any]]:
-    card, seen_at = event.card, event.seen_at
+    card, seen_at, is_last = event.card, unix_time(wall_clock()), True
     fields: dict[str, Any]
     match event.outcome:
         case ProductionStatus() as status:
             kind, fields = "status", _status(status)
         case Transition(previous, current) as step:
             kind, fields = "transition", {"previous": previous and previous.status, **_status(current), **_effort(step)}
+            is_last = step.is_final and not event.is_followed
         case error:
             kind, card = "error", card or error.card
-            fields = {"error": type(error).__name__, "message": in_words(str(error))}
+            fields = {"error": type(error).__name__, "message": message_of(error)}
             if isinstance(error, WaitTimeout):
-                seen_at = last_seen_at(error)
+                if error.checkpoint is not None:  # polls may have failed since
+                    seen_at = error.checkpoint.pending[0].polled_at or seen_at
                 fields |= ({"status": None} if error.last is None else _status(error.last)) | _effort(error)
     if fields.get("status") is not None and not event.stored:  # a worker delivers later
-        fields["seen_at"] = as_datetime(unix_time(wall_clock()) if seen_at is None else seen_at)
+        fields["seen_at"] = as_datetime(seen_at)
+    if card is not None:
+        fields["is_last"] = is_last
     return kind, {"card": card and attrs.asdict(card), **fields, **event.stored}
 
 

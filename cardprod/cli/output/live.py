@@ -156,8 +156,8 @@ class LiveView(TextLines):
         self.line(headline(progress))
         for text in _counts(progress):
             self._console.print(text, no_wrap=True, overflow="ellipsis")
-        if event.stopped_by is not None:
-            self.note(stop_message(event))
+        if words := stop_message(event):
+            self.note(words)
 
 
 # --- A frame ---

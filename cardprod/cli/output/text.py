@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from cardprod.models import Transition
 
 __all__ = [
+    "TOKEN_REFUSED",
     "TextLines",
     "headline",
     "kind_text",
@@ -32,6 +33,7 @@ __all__ = [
 ]
 
 _SHOWN = 60
+TOKEN_REFUSED = "the token is not accepted: set CARDPROD_TOKEN to a new one"  # noqa: S105 - a message
 
 
 class TextLines(Output):
@@ -57,7 +59,7 @@ class TextLines(Output):
                 about = outcome.card if isinstance(outcome, CardprodError) else None
                 self.note(outcome_text(outcome) if about is None else f"{whole(about)}: {outcome_text(outcome)}")
             case events.BadRowFound(name, row):
-                self.note(f"{name}:{row}")
+                self.note(f"{name}:{row.line}: {row.reason}")
             case events.WatchStarted():
                 self._started = event
                 if event.is_resumed:
@@ -66,13 +68,12 @@ class TextLines(Output):
             case events.WatchProgress():
                 self.note(self._progress(event))
             case events.WatchEnded(progress):
-                self.line("")
-                self.line(headline(progress))
+                self.note(headline(progress))  # beside the results: those of several runs can be in one file
                 width = max((len(f"{count:,}") for _, count in progress.ends), default=0)
                 for kind, count in progress.ends:
-                    self.line(f"  {count:>{width},}  {kind_text(kind)}", kind.name)
-                if event.stopped_by is not None:
-                    self.note(stop_message(event))
+                    self.note(f"  {count:>{width},}  {kind_text(kind)}")
+                if words := stop_message(event):
+                    self.note(words)
             case events.Report(text):
                 for line in text.split("\n"):
                     self.line(line)
@@ -143,8 +144,15 @@ def headline(progress: events.WatchProgress) -> str:
 
 
 def stop_message(ended: events.WatchEnded) -> str:
-    """Return what stopped a watch, and how to continue."""
-    text = f"stopped by {ended.stopped_by}"
+    """Return what stopped a watch, if anything did, and what another run would do; nothing if there is nothing to."""
+    progress = ended.progress
+    text = f"stopped by {ended.stopped_by}; "
     if ended.stopped_by == "Unauthorized":
-        text = "stopped, because the token is not accepted: set CARDPROD_TOKEN to a new one"
-    return text if ended.checkpoint is None else f"{text}; the same command continues from {ended.checkpoint}"
+        text = f"stopped, because {TOKEN_REFUSED}; "
+    elif ended.stopped_by is None:
+        text = ""
+        if not progress.unfinished + progress.errors:
+            return text
+    if ended.checkpoint is not None:
+        return f"{text}the same command continues from {ended.checkpoint}"
+    return f"{text}the same command begins with all cards again; with --checkpoint it would continue"

@@ -27,13 +27,14 @@ from cardprod._protocol.codec import unix_time
 from cardprod.checkpoint import Checkpoint, wall_clock
 from cardprod.cli.connection import base_url
 from cardprod.cli.exit_codes import SIGNALLED, USAGE
+from cardprod.cli.follow import counted_on
 from cardprod.cli.lists import CardList, read_blocks, report_bad_rows, warn_of_bad_rows
 from cardprod.cli.output.events import Result, Warned, WatchEnded, WatchStarted
 from cardprod.cli.output.streams import OutputLost
 from cardprod.cli.watch.stats import WatchStats, exit_code_for
 from cardprod.cli.words import count_of, message_of, roughly, whole
 from cardprod.errors import CardprodError, Unauthorized, UsageError
-from cardprod.models import ProductionStatus
+from cardprod.models import ProductionStatus, Transition
 from cardprod.telemetry import PollEnded, PollFailed
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
     from cardprod.cli.output.events import WatchProgress
     from cardprod.cli.watch.store import CheckpointStore, Saved
     from cardprod.client import Client
-    from cardprod.models import Card, Transition
+    from cardprod.models import Card
     from cardprod.telemetry import Event
 
 __all__ = ["WatchSession", "no_long_collections"]
@@ -86,6 +87,7 @@ class WatchSession:
         self._began_at = self._loop.time()
         self._stats = WatchStats(self._began_at)
         self._waits: list[Waits] = []
+        self._followed: dict[Card, tuple[float, int]] = {}  # after an error status: seconds and polls until then
         self._list = CardList("standard input")  # until it has come; then as far as it has not begun
         self._unnamed: set[Card] = set()  # cards of the checkpoint that standard input has not named yet
         self._stopped: asyncio.Future[str] = self._loop.create_future()
@@ -174,9 +176,10 @@ class WatchSession:
 
     def _continued(self, wait: PendingCard, *, is_followed: bool) -> PendingCard:
         """Return a wait of an earlier run with this run's timeout, and with what the list says is known of the card."""
-        at, timeout = wait.started_at, self._arguments.timeout
-        if is_followed:  # its time begins anew
-            at = unix_time(wall_clock())
+        at, timeout, now = wait.started_at, self._arguments.timeout, unix_time(wall_clock())
+        if is_followed:
+            if at / 1e6 + timeout < now / 1e6:  # it is over, so it begins anew
+                at = now
             wait = attrs.evolve(wait, is_after=True, started_at=at)
         elif wait.last is None and (after := self._list.after.get(wait.card)) is not None:
             wait = attrs.evolve(wait, last=after, is_after=after.is_final, began_at=at, polled_at=at)
@@ -265,24 +268,27 @@ class WatchSession:
         work = TimeSlice()
         async for card, result in waits:
             await work.pause_if_over()
+            if self._stopped.done():  # what was not shown is shown by the next run
+                return
             now = self._loop.time()
             self._is_unanswered = False
-            self._output.emit(Result(result, card, now - self._began_at))
+            if before := self._followed.get(card):
+                result = counted_on(card, result, *before)  # noqa: PLW2901
+            step = result if isinstance(result, Transition) else None
+            is_end = step is None or step.is_final
+            is_followed = step is not None and is_end and self._arguments.follow and not step.current.is_produced
+            self._output.emit(Result(result, card, now - self._began_at, is_followed=is_followed))
             await self._output.drain()
-            self._note(card, result, now, opened)
-
-    def _note(self, card: Card, result: Transition | CardprodError, now: float, opened: Waits) -> None:
-        is_end = True
-        if isinstance(result, CardprodError):
-            outcome: Any = result
-            if isinstance(result, Unauthorized):
+            self._note(card, result, now, is_end=is_end and not is_followed)
+            if step is not None and is_followed:
+                self._followed[card] = step.elapsed, step.polls
+                left = self._arguments.timeout - step.elapsed
+                opened.add(card, after=step.current, timeout=None if left == math.inf else max(0.0, left))
+            elif isinstance(result, Unauthorized):
                 self._stop(type(result).__name__)  # every other card would get the same answer
-        else:
-            outcome = result.current
-            is_end = outcome.is_final
-            if is_end and self._arguments.follow and not outcome.is_produced:
-                is_end = False
-                opened.add(card, after=outcome)
+
+    def _note(self, card: Card, result: Transition | CardprodError, now: float, *, is_end: bool) -> None:
+        outcome = result if isinstance(result, CardprodError) else result.current
         self._stats.report(card, outcome, now, is_end=is_end)
         if self._store is not None:
             self._store.change(self._stats.number_of(card), result)

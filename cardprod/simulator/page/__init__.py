@@ -8,7 +8,7 @@ serves both, and the files. Who may use it is checked in `access`, as for every 
 | `GET /` | the page, with the present state in it |
 | `GET /_kiosk/style.css`, `script.js`, `icon.svg` | what it needs |
 | `GET /_kiosk/changes` | server-sent events: `hello`, then each `change` |
-| `POST /_kiosk/start`, `finish`, … | the commands, with JSON, which no form can send |
+| `POST /_kiosk/start`, `finish`, … | the commands, in JSON, which no form can send: see `cardprod.simulator` |
 
 None of it is in the log of requests. A strict Content-Security-Policy lets nothing run but the page's own script.
 """
