@@ -95,7 +95,7 @@ class Recovery:
             await self._database.run(partial(store.plan, statement=plan, times=dict.fromkeys(ids)))
             if ids:
                 what = "polled" if plan == "plan_sweeps" else "delivered"
-                LOGGER.warning("cards that a worker left behind are %s from here on (%d jobs)", what, len(ids))
+                LOGGER.warning("cards that a worker left behind are %s from here on (jobs: %d)", what, len(ids))
         await self.expire()
         rows = await self._database.fetch("tokens_without_worker", lifetime=settings.lifetime)
         waiting = {(row["token_name"], row["base_url"] or "any API") for row in rows}

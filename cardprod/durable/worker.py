@@ -37,7 +37,7 @@ from cardprod.models import ProductionEvent, one_line
 from cardprod.telemetry import LOGGER
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
     from procrastinate import JobContext
     from psycopg import AsyncConnection
@@ -164,14 +164,7 @@ class Worker:
             self._gives_up_at = asyncio.get_running_loop().time() + settings.grace
             for sweep in self._sweeps:
                 sweep.set()
-            for task in tasks:
-                task.cancel()
-            # What is under way finishes, for as long as the grace goes; whatever is left then is left alone.
-            _, left = await asyncio.wait(tasks, timeout=2 * settings.grace + settings.call)
-            if left:
-                LOGGER.error(
-                    "%d tasks do not end: their sweeps are left to other workers, which repeat them", len(left)
-                )
+            await self._end(tasks)
             for client, limit in self._limits.items():
                 client.rate_limit = limit
             if len(tasks) > 1:
@@ -182,6 +175,17 @@ class Worker:
         for task in tasks:
             if task.done() and not task.cancelled() and (error := task.exception()) is not None and not is_away(error):
                 raise error
+
+    async def _end(self, tasks: Collection[asyncio.Task[Any]]) -> None:
+        """Let what is under way finish, for as long as the grace goes; whatever is left then is left alone."""
+        left = {*tasks}
+        for _ in range(2):  # procrastinate can lose a cancellation, as it begins again after an outage
+            for task in left:
+                task.cancel()
+            if left:
+                _, left = await asyncio.wait(left, timeout=self._settings.grace + self._settings.call / 2)
+        if left:
+            LOGGER.error("%d tasks do not end: their sweeps are left to other workers, which repeat them", len(left))
 
     async def _work(self, name: str, task: Callable[..., Awaitable[None]], queues: list[str]) -> None:
         """Let procrastinate work; again after the database was away, because it stops then."""

@@ -566,7 +566,7 @@ async def test_written_by_another(postgres: str, durable: Durable) -> None:
         ({"batch_size": 0}, "batch_size must be"),
         ({"batch_size": 1001}, "batch_size must be"),
         ({"timeout": -1}, "timeout must be"),
-        ({"base_url": "sandbox"}, "base_url must be"),
+        ({"base_url": "sandbox"}, "base_url"),
         ({"max_failures": 0}, "max_failures must be"),
         ({"max_failures": 10**30}, "max_failures must be"),
         ({"clients": {}}, "clients must be"),

@@ -13,7 +13,7 @@ import psycopg
 import pytest
 
 from cardprod import Checkpoint, Client, DurableError, ProductionStatus, RateLimit, Transition, UsageError
-from cardprod.cli.commands.migrate import _DOES
+from cardprod.cli.commands.migrate import DOES
 from cardprod.durable import Durable
 from cardprod.durable.transitions import written_outcome
 from tests.durable.support import (
@@ -94,7 +94,7 @@ async def test_role_that_only_reads(client: Client, postgres: str, role: str) ->
     """What `cardprod migrate --help` says to grant to a role that only reads is enough, and no more than that."""
     async with Durable(postgres) as durable:
         batch_id = await durable.submit([(1, "a")])
-    [grants] = re.findall("GRANT .* TO reader;", _DOES)
+    [grants] = re.findall("GRANT .* TO reader;", DOES)
     run_script(postgres, grants.replace("reader", role))
     async with quick(as_role(postgres, role)) as reading:
         assert (await reading.status(batch_id)).pending == 1

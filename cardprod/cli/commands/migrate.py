@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from cardprod.cli.output import Output
     from cardprod.cli.parser import Commands
 
-__all__ = ["add", "run"]
+__all__ = ["DOES", "add", "run"]
 
-_DOES = """make the tables of durable waits, or bring them up to date
+DOES = """make the tables of durable waits, or bring them up to date
 
 Workers do it themselves where their role may. Where it may not, an administrator runs the SQL: the database's owner, or
 a superuser, or another role, which workers then trust with --owner. The role of --role can submit, work, read and take
@@ -30,7 +30,7 @@ webhooks. One that only reads (`batch`) needs no more than
 
 def add(to: Commands) -> None:
     """Add the command."""
-    migrate = to.add("migrate", run, _DOES, "cardprod migrate", "cardprod migrate --sql --role app | psql -q DATABASE")
+    migrate = to.add("migrate", run, DOES, "cardprod migrate", "cardprod migrate --sql --role app | psql -q DATABASE")
     migrate.add_argument("--sql", action="store_true", help="print the SQL and connect to nothing")
     migrate.add_argument("--role", metavar="ROLE", help="with --sql: grant this role what workers and submitters need")
     add_database(migrate)
