@@ -457,8 +457,8 @@ class Client:
         """
         card = Card(profile_id, card_token)
         check_type("after", after, ProductionStatus, "a ProductionStatus (of a transition: step.current)", or_none=True)
-        options = self._options(schedule, timeout, max_failures, max_outage)
-        return Wait(card, self._poller, attrs.evolve(options, least_gap=IDLE_GAP), after)
+        options = self._options(schedule, timeout, max_failures, max_outage, least_gap=IDLE_GAP)
+        return Wait(card, self._poller, options, after)
 
     @returns_coroutine
     def get_statuses(self, cards: Cards) -> Statuses:
@@ -621,7 +621,13 @@ class Client:
         return self._options(schedule, None, checkpoint.max_failures, checkpoint.max_outage)
 
     def _options(
-        self, schedule: Schedule | None, timeout: float | None, max_failures: int, max_outage: float
+        self,
+        schedule: Schedule | None,
+        timeout: float | None,
+        max_failures: int,
+        max_outage: float,
+        *,
+        least_gap: float = 0.0,
     ) -> PollOptions:
         if schedule is None:
             schedule = self._schedule = self._schedule or AdaptiveSchedule()
@@ -642,6 +648,7 @@ class Client:
             max_outage=max_outage,
             last_poll_seconds=self._request_timeout,
             requests_per_second=math.inf if limit is None else min(limit.per_second, limit.per_minute / 60),
+            least_gap=least_gap,
         )
 
     @property

@@ -234,7 +234,7 @@ class _Entry(PollEntry):
     ) -> None:
         super().__init__(card, options, now, after=after)
         self._poller = poller
-        self._checkpoint_id = checkpoint_id or str(uuid.uuid4())
+        self._checkpoint_id = checkpoint_id
         self._signal = Signal()
         self._aborted_by: BaseException | None = None
         self._limit: asyncio.Timeout | None = None
@@ -283,7 +283,10 @@ class _Entry(PollEntry):
 
         Meanwhile no poll of the card is in flight: another wait, whose poll is more urgent, need not follow this one.
         """
-        cut_off_at, permit = self.cut_off_at, None
+        permit = self._poller.transport.limiter.try_acquire(asyncio.get_running_loop().time(), queue)
+        if permit is not None:
+            return permit
+        cut_off_at = self.cut_off_at
         failure: CardprodError | None = None
         limit = asyncio.timeout_at(cut_off_at)
         try:
@@ -334,6 +337,7 @@ class _Entry(PollEntry):
 
     def checkpoint(self) -> Checkpoint:
         """Save the wait, with its undelivered transitions; empty if all was delivered."""
+        self._checkpoint_id = self._checkpoint_id or str(uuid.uuid4())
         if self.is_over and self.error is None and not self.steps:
             return self._options.checkpoint(self._checkpoint_id, ())
         try:
