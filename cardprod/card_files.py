@@ -6,7 +6,8 @@ list can begin with a header, in any case and order; without one, the first two 
 is neither ends the list: it may be a header with other names. Rows and lines without anything in them are skipped.
 
 A row can name the status that is known of its card already, to wait for what comes after it: `after_status`,
-`after_occurred_at` (ISO 8601, with its offset) and `after_error_code`, each as it was reported.
+`after_occurred_at` (ISO 8601, with its offset) and `after_error_code`, each as it was reported. Without the time, a
+status that has one counts as a new one.
 """
 
 from __future__ import annotations
@@ -223,7 +224,10 @@ def _status_of(status: object, occurred_at: object, error_code: object) -> Produ
         with suppress(ValueError, TypeError):
             moment = datetime.fromisoformat(cast("str", occurred_at))
         if moment is None or moment.tzinfo is None:
-            raise UsageError("after_occurred_at must be a time with its offset, such as 2026-11-26T09:30:00Z")
+            wrong = f"{occurred_at!a:.40}"
+            raise UsageError(
+                f"after_occurred_at must be a time with its offset, such as 2026-11-26T09:30:00Z, not {wrong}"
+            )
     if not isinstance(status, str) or not isinstance(error_code, str | None):
         raise UsageError("after_status and after_error_code must be texts, such as PRODUCTION_ERROR")
     return ProductionStatus(status, occurred_at=moment, error_code=error_code)

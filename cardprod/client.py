@@ -4,8 +4,9 @@ Every recipe can be pasted as it is. `Client` itself checks arguments and connec
 
 **A card followed in the browser**, by server-sent events: add this to README's `app.py`. A browser connects again
 whenever a stream ends, so the stream says with an event that it has ended, and the page closes its side. An error is an
-event too, also that there is no such card: the answer has begun by then, with 200. uvicorn waits for open streams when
-it stops: run it with `--timeout-graceful-shutdown 5`.
+event too, also that there is no such card: the answer has begun by then, with 200. Only a token that no card can have
+is a 400. uvicorn waits for open streams when it stops: run it with `--timeout-graceful-shutdown 5`, after which it logs
+what it cancelled.
 
 ```python
 import json
@@ -23,6 +24,7 @@ async def card_steps(token: str) -> StreamingResponse:
                 data = {"status": step.current.status, "error": step.current.error_meaning}
                 yield f"data: {json.dumps(data)}\n\n"
         except cardprod.CardprodError as error:
+            logging.warning("%s", error)
             yield f"event: failed\ndata: {type(error).__name__}\n\n"
         yield "event: end\ndata: end\n\n"
 
@@ -97,6 +99,8 @@ async def follow_all(client, new_cards):
 **A list to a CSV, stoppable**: save it as `ends.py`, and run `python ends.py cards.csv ends.csv`. SIGTERM, Ctrl-C or a
 refused token end it (exit codes 143, 130 and 1), and the same command goes on: what ended is in `ends.csv`, and what
 ended without a status, or is new in the list, is asked for. Even after `kill -9` nothing is lost: Wise still has it.
+Otherwise it exits with 0 if every card is PRODUCED and every row is one, else with 1. Once an operator has sent the
+failed cards again, `(head -1 ends.csv; grep _ERROR ends.csv) > errors.csv` makes a list of them, with what is known.
 
 ```python
 import asyncio
@@ -118,7 +122,8 @@ def save(target, ends):
     new = target.with_name(f"{target.name}.new")
     with new.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["profile_id", "card_token", "status", "error_code", "meaning"])
+        known = ["after_status", "after_occurred_at", "after_error_code"]
+        writer.writerow(["profile_id", "card_token", *known, "meaning"])
         writer.writerows([*card, *end] for card, end in ends.items())
     new.replace(target)  # so that there is always a whole one
 
@@ -127,9 +132,9 @@ async def main(source, target):
     ends = saved(target) if target.exists() else {}
     with source.open(newline="") as file:
         rows = [*read_cards(file)]
-    for row in rows:
-        if isinstance(row, BadRow):
-            print(row, file=sys.stderr)
+    bad = [row for row in rows if isinstance(row, BadRow)]
+    for row in bad:
+        print(row, file=sys.stderr)
     cards = [row for row in rows if not isinstance(row, BadRow) and row not in ends]
     exit_code, this = 0, asyncio.current_task()
 
@@ -147,15 +152,16 @@ async def main(source, target):
                 if isinstance(step, cardprod.Unauthorized):  # so is TokenRefreshFailed; it would end every wait
                     raise step
                 if isinstance(step, cardprod.CardprodError):
-                    ends[card] = [type(step).__name__, "", step]
+                    ends[card] = [type(step).__name__, "", "", step]
                 elif step.is_final:
-                    ends[card] = [step.current.status, step.current.error_code, step.current.error_meaning]
+                    end = step.current
+                    ends[card] = [end.status, end.occurred_at, end.error_code, end.error_meaning]
     except asyncio.CancelledError:
         if not exit_code:
             raise
     finally:
         save(target, ends)
-    return exit_code
+    return exit_code or int(bool(bad) or any(end[0] != "PRODUCED" for end in ends.values()))
 
 
 if __name__ == "__main__":

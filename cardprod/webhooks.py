@@ -316,7 +316,7 @@ def _public_key(key: str | bytes | RSAPublicKey) -> RSAPublicKey:
             raise UsageError("a public key must be RSA's, as Wise's are") from None
         except ValueError:  # the key is in no message: it may be a private one by mistake
             raise UsageError(
-                "a public key must be PEM, -----BEGIN PUBLIC KEY----- …, and no URL or path of one: "
+                "a public key must be PEM, -----BEGIN PUBLIC KEY----- … with its line breaks, and no URL or path: "
                 + ("read it first" if key else "this one is empty")
             ) from None
     if not isinstance(loaded, RSAPublicKey):

@@ -92,7 +92,7 @@ WIDE = """\
 cards-of-november.csv  50 cards, 2 bad rows                                                       1:01, about 3 min left
 ━━━━━━━━━━━━━━━━━━━━━━━━━━━━──────────────────────────────────────────────────────────────────────────────────  13 of 50
 
-  25  not polled yet
+  25  not answered yet
   12  READY
    8  PRODUCED
    2  404: this token can see no such card under this profile
@@ -118,7 +118,7 @@ NARROW = """\
 cards-of-novemb…  1:01, about 3 min left
 ━━━━━━━───────────────────────  13 of 50
 
-  25  not polled yet
+  25  not answered yet
   12  READY
    8  PRODUCED
    2  404: this token can see no such c…

@@ -193,7 +193,7 @@ async def test_trouble_is_reported(
 
 @pytest.mark.parametrize(
     ("more", "expected"),
-    [((), "in a row; all in about "), (("--timeout", "8", "--json"), "ends with the timeout, in about 10 s")],
+    [((), "in a row; that takes about "), (("--timeout", "8", "--json"), "ends with the timeout, in about 10 s")],
 )
 @pytest.mark.usefixtures("environment")
 async def test_no_answer_yet(
@@ -228,7 +228,7 @@ async def test_no_answer_yet(
     assert "no usable answer yet" not in capfd.readouterr().err
     kiosk.fail_next(Fault.reset(), times=1000)
     assert (await run(*argv))[0] == 4
-    assert "one with a status not before 5 min; all in about 5 min" in capfd.readouterr().err
+    assert "one with a status not before 5 min; that takes about 5 min for all" in capfd.readouterr().err
 
 
 @pytest.mark.usefixtures("environment")

@@ -37,6 +37,7 @@ from yarl import URL
 
 import cardprod
 from cardprod import checkpoint, simulator
+from cardprod.card_files import KnownCard, read_cards
 from cardprod.cli.parser import make_parser
 from cardprod.durable import Durable
 from cardprod.durable.database import Database
@@ -315,7 +316,10 @@ async def test_stoppable_recipe(tmp_path: Path) -> None:
             kiosk.finish(card)
         requests = len(kiosk.requests)
         exit_code, err = await run(0, None)
-        assert (exit_code, statuses()) == (0, ["PRODUCED"] * 4), err
+        assert (exit_code, statuses()) == (1, ["PRODUCED"] * 4), err  # a row is no card
+        with ends.open(newline="") as file:
+            known = {(row, row.after.is_produced) for row in read_cards(file) if isinstance(row, KnownCard)}
+        assert known == {((123456, token), True) for token in tokens}
         assert len(kiosk.requests) == requests + 3  # what has ended is not asked for
 
 

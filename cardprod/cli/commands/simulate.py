@@ -34,7 +34,7 @@ _DOES: Final = """run the kiosk simulator until Ctrl-C or SIGTERM
 
 A card of any profile begins the plan when it is requested first. One whose token
 begins with the name of a plan, or an error code, and a dash has that plan: jams-1,
-retried-2, PRD_HOPPER_JAM-3. unknown-4 gets a 404, and the token `expired` a 401.
+retried-2, PRD_HOPPER_JAM-3. unknown-4 gets a 404. CARDPROD_TOKEN=expired gets a 401.
 
 Its page shows everything live, with a button for each move. By HTTP, a move is:
   curl -H 'Content-Type: application/json' http://127.0.0.1:8080/_kiosk/start \\
@@ -126,7 +126,7 @@ def _show_delivery(output: Output, kiosk: Simulator, change: Change) -> None:
     if change != "deliveries":
         return
     sent = kiosk.deliveries[-1]
-    answer = "no answer" if sent.http_status is None else str(sent.http_status)
+    answer = "no answer in 5 s, or no connection" if sent.http_status is None else str(sent.http_status)
     if sent.http_status == _BAD_REQUEST:
         answer += " (does the endpoint verify it with the key above?)"
     about = f"{whole(sent.card)} {sent.status}" if sent.card else "a test"

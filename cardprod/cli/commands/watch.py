@@ -26,8 +26,9 @@ _DOES: Final = """wait until all cards of a list are final, with a live view in 
 With --checkpoint the same command continues where it was, whatever ended it, even
 kill -9: what was shown is in the file within a second, and is shown again only if
 it was not, so append what it prints with >>. Cards that are final are not asked
-for again; those whose time ran out, or that had no usable answer, as after a 404,
-begin anew, and are shown again. The time of the others goes on: --timeout counts
+for again, except that --follow waits again for those in an error status. Those whose
+time ran out, or that had no usable answer, as after a 404, begin anew, and are shown
+again. The time of the others goes on: --timeout counts
 from when a card's wait began, and can be another one. Requests are counted anew:
 if those of the run before make more than 1,000 a minute, the API says so, and that
 is waited for. Ctrl-C is fine. When all are final, the file says so: remove it to

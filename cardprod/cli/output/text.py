@@ -110,7 +110,7 @@ def outcome_text(outcome: ProductionStatus | Transition | CardprodError) -> str:
 
 def pending_counts(progress: events.WatchProgress) -> list[tuple[str, int]]:
     """Return in which statuses the pending cards are, and how many were never polled."""
-    counts = [("not polled yet", progress.unseen), *progress.statuses.items()]
+    counts = [("not answered yet", progress.unseen), *progress.statuses.items()]
     return [(name, count) for name, count in counts if count]
 
 

@@ -63,7 +63,7 @@ _MOST_FAILURES: Final = 5
 _LONGEST_OUTAGE: Final = 300.0
 """Failed polls in a row after which a card is given up, and for how long they failed if it had an answer."""
 
-_PAUSES: Final = 10
+_PAUSES: Final = 14
 _REQUESTS: Final = 3
 _AT_A_TIME: Final = 100
 """What the client does of itself: seconds between all those polls, requests of a failed poll, polls at a time."""
@@ -328,7 +328,7 @@ class WatchSession:
         until = f"a card is given up after {_MOST_FAILURES} failed polls in a row"
         if progress.statuses:  # of cards that an earlier run has seen
             until, seconds = f"{until}, one with a status not before 5 min", max(seconds, _LONGEST_OUTAGE)
-        until = f"{until}; all in {roughly(seconds)}"
+        until = f"{until}; that takes {roughly(seconds)} for all"
         if self._arguments.timeout < seconds:
             until = f"it ends with the timeout, in {roughly(self._arguments.timeout - poll)}"
         self._output.emit(Warned(f"no usable answer yet: {message_of(error)}; {until}"))
