@@ -606,7 +606,7 @@ def timed_out(
     """Make the error of a wait whose time ran out; `failure` is that of its last poll, if that failed."""
     missing, seen, advice = "not final", "nothing was seen", "the card may still be produced, so wait again"
     if last is not None:
-        seen = f"{'still' if last.is_final else 'last seen'} {one_line(last.status, 100)}"
+        seen = f"{'nothing newer than' if last.is_final else 'last seen'} {one_line(last.status, 100)}"
         if last.is_final:  # what the wait goes on from
             missing, advice = "not PRODUCED", "if the card is sent to the kiosk again, wait for that with after="
         if last.is_produced:

@@ -30,9 +30,9 @@ time ran out) and `errors` (no usable answer) add up to all; `bad_rows`; `reques
 or the error's class), `error_code`, `meaning` and `cards`; and `stopped_by`: null, "SIGINT", "SIGTERM", or
 "Unauthorized" if the token was refused.
 
-These three have `is_last` where they have a card: it is true on the last line of each card, which says how its wait
-ended, and only there; of a card that was still waited for when a run was stopped there is none. `is_final` is about the
-status alone: with `--follow` an error status is final, and the wait goes on.
+`status`, `transition` and `error` have `is_last` where they have a card: it is true on the last line of each card,
+which says how its wait ended, and only there; of a card that was still waited for when a run was stopped there is none.
+`is_final` is about the status alone: with `--follow` an error status is final, and the wait goes on.
 
 `card` is `{"profile_id": int, "card_token": str}`. `seen_at` is when the status was seen, or read from this command if
 the reader is slow (UTC, ISO 8601); `occurred_at` is not that, nor when the status changed, but when the production

@@ -79,6 +79,7 @@ _TERMS: Final[tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...]] = (
     (r"\bthe (user )?token (must be a str\S*|is empty|holds|begins)", r"CARDPROD_TOKEN \2"),
     (r"^on_steps\b", "--on-steps"),
     (r"\bpass owner='(.*?)'", r"add --owner \1"),
+    (r"\bwait for that with after=", "run this again with --follow"),
     (r"\bbatch_id\b", "BATCH"),
     (r"\bcard (?=\d+/)", ""),
 )

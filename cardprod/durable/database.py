@@ -350,7 +350,11 @@ class Database:
                 [row] = await fetch(connection, "missing_grants", schema=self._settings.schema)
         except psycopg.Error as exc:
             return translate(exc)
-        found = lacks(row["role"], self._settings, row["grants"] or f"a privilege ({one_line(str(error), _SHOWN)})")
+        found = lacks(
+            row["role"],
+            self._settings,
+            row["grants"] or f"a privilege ({one_line(str(error).split('CONTEXT')[0], _SHOWN)})",
+        )
         found.__cause__ = error
         return found
 

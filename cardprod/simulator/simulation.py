@@ -182,7 +182,7 @@ class KioskSimulation:
     def _find(self, card: Card) -> SimulatedCard:
         simulated = self.cards.get(card)
         if simulated is None:
-            raise UsageError("there is no such card; add it first", card=card)
+            raise UsageError("there is no such card; add it, or wait until it is asked for", card=card)
         return simulated
 
     def _check_possible(self, move: Move, card: Card, status: str) -> None:

@@ -139,7 +139,9 @@ async def test_following_is_one_timeout(kiosk: Simulator, tmp_path: Path) -> Non
             with table.row(name):
                 assert asyncio.get_running_loop().time() - began_at == pytest.approx(180, abs=2)
                 assert end["elapsed"] == pytest.approx(180, abs=2)
-                assert end["message"].startswith(f"not PRODUCED after 180 s and {end['polls']} answered polls: still ")
+                assert end["message"].startswith(
+                    f"not PRODUCED after 180 s and {end['polls']} answered polls: nothing newer than "
+                )
                 assert [line["status"] for line in lines if line["type"] == "transition"][-1] == "PRODUCTION_ERROR"
 
 

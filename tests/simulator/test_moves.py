@@ -132,7 +132,7 @@ def wrong_calls(kiosk: Any) -> list[tuple[Callable[..., object], tuple[Any, ...]
     versions: list[Any] = ["3.0.0", []]
     return [
         (kiosk.state_of, ("x",), "expected a Card or"),
-        (kiosk.start, ((1, "unknown"),), "no such card; add it first"),
+        (kiosk.start, ((1, "unknown"),), "no such card; add it, or wait until"),
         (kiosk.add, (CARD, "flies"), r"'flies'; there are prints \(READY, IN_PROGRESS, PRODUCED\), jams"),
         (kiosk.add, (CARD, ["PRODUCED"]), r"such as \('PRODUCED', 5\), not 'PRODUCED'"),
         (kiosk.add, (CARD, 5), "must be a name or stages"),

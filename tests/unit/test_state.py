@@ -475,7 +475,9 @@ def test_what_a_timeout_says() -> None:
     assert str(final_error(state)).endswith("; the last poll failed: " + "x" * 299 + "…")
     state = new_state(timeout=15.0, after=seen("REQUEST_ERROR"))
     state.expire(120.0)
-    assert ": not PRODUCED after 20 s and 0 answered polls: still REQUEST_ERROR; if the" in str(final_error(state))
+    assert ": not PRODUCED after 20 s and 0 answered polls: nothing newer than REQUEST_ERROR; if" in str(
+        final_error(state)
+    )
 
 
 @pytest.mark.parametrize(("elapsed", "words"), [(0.5, "0.5 s"), (10.0, "10 s"), (10.96, "10.9 s"), (3600.01, "3600 s")])
