@@ -85,12 +85,6 @@ TESTS: Final[Mapping[str, tuple[str, ...]]] = {
 """Each pure module, and the files under `tests/` that test it."""
 
 EQUIVALENT: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
-    "_http.rate_limit": {
-        "A deque of a window always has a length, of 1 or more.": (
-            "most = times.maxlen or 0 -> most = times.maxlen or -1",
-            "most = times.maxlen or 0 -> most = times.maxlen or 1",
-        ),
-    },
     "_http.recovery": {
         "The first request sets it before anything reads it.": (
             (

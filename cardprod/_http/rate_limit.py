@@ -1,15 +1,15 @@
 """The rate limit, and the sliding window that enforces it. Pure: time is a number.
 
 Wise allows each client 100 requests a second and 1,000 a minute by default, and answers 429 with `Retry-After` beyond
-that (docs.wise.com, "Rate limits"). The window records when the last requests were sent, as many as each limit allows,
-so that no second and no minute, wherever it starts, contains more. A request counts from its permit on, although it
-reaches the server a little later if it must open a connection first.
+that (docs.wise.com, "Rate limits"). The window records when the requests of the last minute were sent, whatever the
+limit was, so that no second and no minute, wherever it starts, contains more. A request counts from its permit on,
+although it reaches the server a little later if it must open a connection first.
 """
 
 from __future__ import annotations
 
 import math
-from collections import deque
+from bisect import bisect_left, bisect_right
 from typing import Final
 
 import attrs
@@ -21,6 +21,12 @@ __all__ = ["RateLimit", "SlidingWindow"]
 
 _GUARD: Final = 0.001
 """Seconds added to each window, against rounding and requests that arrive closer together than they were sent."""
+
+_SECOND: Final = 1.0 + _GUARD
+_MINUTE: Final = 60.0 + _GUARD
+
+_FEWEST: Final = 64
+"""Records that are kept at least before old ones are removed."""
 
 _SAMPLES: Final = 16
 """How many of a window's recorded requests are considered, at most, by `min_interval`."""
@@ -73,33 +79,33 @@ class RateLimit:
 class SlidingWindow:
     """Says when the next request may be sent within a limit, if there is one."""
 
-    __slots__ = ("_windows", "held_until")
+    __slots__ = ("_limits", "_prune_at", "_sent", "held_until")
 
     def __init__(self, limit: RateLimit | None) -> None:
-        # For each window: its length, and when the last requests were sent, as many as it allows.
-        self._windows: list[tuple[float, deque[float]]] = []
-        self.change(limit)
+        self._limits: tuple[tuple[float, int], ...] = ()  # the length of each window, and the most requests in it
+        # When requests were sent, in order: all of the longest window, also those beyond a limit that was reduced. A
+        # list, because a deque finds what is in its middle slowly.
+        self._sent: list[float] = []
+        self._prune_at = _FEWEST  # how long that list gets before what is older is removed
         self.held_until: float = -math.inf
         """Nothing is sent before this time, whatever the limit: it is set from outside, after a 429."""
+        self.change(limit)
 
     def change(self, limit: RateLimit | None) -> None:
-        """Use another limit. Requests that were sent already count in it."""
-        sent: deque[float] = deque()
-        for _, times in self._windows:
-            sent = max(sent, times, key=len)
-        self._windows = []
-        if limit is not None:
-            self._windows = [
-                (1.0 + _GUARD, deque(sent, maxlen=limit.per_second)),
-                (60.0 + _GUARD, deque(sent, maxlen=limit.per_minute)),
-            ]
+        """Use another limit. All requests of the last minute count in it; without a limit none is remembered."""
+        if limit is None:
+            self._limits = ()
+            self._sent.clear()
+        else:
+            self._limits = ((_SECOND, limit.per_second), (_MINUTE, limit.per_minute))
 
     def ready_at(self) -> float:
         """Return when the next request may be sent; a time in the past means now."""
         at = self.held_until
-        for length, times in self._windows:
-            if len(times) == times.maxlen:
-                at = max(at, times[0] + length)
+        sent = self._sent
+        for length, most in self._limits:
+            if len(sent) >= most:
+                at = max(at, sent[-most] + length)
         return at
 
     def min_interval(self, now: float) -> float:
@@ -110,31 +116,33 @@ class SlidingWindow:
         each of the recorded ones leaves the window; the largest interval that any of these times requires counts.
         """
         gap = 0.0
-        for length, times in self._windows:
-            while times and times[0] + length <= now:
-                times.popleft()
-            most = times.maxlen or 0
-            if len(times) * 2 <= most:
+        sent = self._sent
+        for length, most in self._limits:
+            # Of more than a limit that was reduced allows, the next request waits for the last ones.
+            first = max(bisect_right(sent, now - length), len(sent) - most)
+            used = len(sent) - first
+            if used * 2 <= most:
                 continue
-            free = most - len(times)
-            for index in range(0, len(times), len(times) // _SAMPLES + 1):
-                gap = max(gap, (times[index] + length - now) / (free + index + 1))
+            free = most - used
+            for index in range(0, used, used // _SAMPLES + 1):
+                gap = max(gap, (sent[first + index] + length - now) / (free + index + 1))
         return gap
 
     def sent_since(self, since: float) -> int:
-        """Return how many requests were sent since a time, of those that a limit needs recorded."""
-        return max((sum(at > since for at in times) for _, times in self._windows), default=0)
+        """Return how many requests were sent since a time, at most a minute ago; 0 without a limit."""
+        return len(self._sent) - bisect_right(self._sent, since)
 
     def record(self, now: float) -> None:
         """Count a request that is sent now. `now` never decreases."""
-        for _, times in self._windows:
-            times.append(now)
+        if not self._limits:
+            return
+        self._sent.append(now)
+        if len(self._sent) >= self._prune_at:
+            del self._sent[: bisect_right(self._sent, now - _MINUTE)]
+            self._prune_at = 2 * len(self._sent) + _FEWEST  # so that it is done once in as many requests as are left
 
     def withdraw(self, recorded_at: float) -> None:
-        """Remove a request that was recorded at exactly this time and was not sent.
-
-        An older record that it pushed out of a full deque was past that window already, so the count stays right.
-        """
-        for _, times in self._windows:
-            if recorded_at in times:
-                times.remove(recorded_at)
+        """Remove a request that was recorded at exactly this time and was not sent."""
+        index = bisect_left(self._sent, recorded_at)
+        if index < len(self._sent) and self._sent[index] == recorded_at:
+            del self._sent[index]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 from bisect import bisect_right
 from typing import Any
 
@@ -152,6 +153,38 @@ def test_no_window_is_too_full(
     assert departures == sorted(departures)
     assert most_in_a_window(departures, 1.0) <= limit.per_second
     assert most_in_a_window(departures, 60.0) <= limit.per_minute
+
+
+@given(st.lists(st.tuples(GAPS, st.none() | LIMITS), max_size=120))
+def test_changes_forget_nothing(requests: list[tuple[float, RateLimit | None]]) -> None:
+    """However the limit changes, the second and the minute before each request hold no more than it allows then."""
+    limit = RateLimit(6, 25)
+    window = SlidingWindow(limit)
+    departures: list[float] = []
+    asked_at = 0.0
+    for gap, other in requests:
+        asked_at += gap
+        if other is not None:
+            limit = other
+            window.change(limit)
+        departures.append(leave(window, max([asked_at, *departures[-1:]])))
+        last = departures[-1]
+        assert sum(at >= last - 1.0 for at in departures) <= limit.per_second
+        assert sum(at >= last - 60.0 for at in departures) <= limit.per_minute
+        assert window.sent_since(last - 60.0) == sum(at > last - 60.0 for at in departures)
+
+
+def test_memory_is_bounded() -> None:
+    """What was sent is forgotten once it counts no more, though no limit is ever reached."""
+    window = SlidingWindow(RateLimit())
+    tracemalloc.start()
+    try:
+        for number in range(20_000):
+            window.record(number / 2)
+        assert tracemalloc.get_traced_memory()[0] < 50_000
+    finally:
+        tracemalloc.stop()
+    assert window.sent_since(19_999 / 2 - 60) == 120
 
 
 @given(limit=LIMITS, gaps=st.lists(GAPS, min_size=1, max_size=80))
