@@ -24,7 +24,7 @@ from cardprod._protocol.validation import (
     check_text,
     check_type,
 )
-from cardprod.checkpoint import Checkpoint
+from cardprod.checkpoint import Checkpoint, known_statuses
 from cardprod.client import Client
 from cardprod.durable import store
 from cardprod.durable.database import Database
@@ -227,9 +227,9 @@ class Durable:
             "schedule": schedule,
             "max_failures": max_failures,
             "max_outage": max_outage,
-            "after": after,
         }
         Checkpoint.for_cards((), **options)
+        known = known_statuses(after)
         batch_id = str(uuid.uuid4())
         taken: set[Card] = set()
         chunk: list[Card] = []
@@ -237,7 +237,9 @@ class Durable:
 
         async def add_chunk(connection: AsyncConnection[Any]) -> int:
             now = datetime.fromtimestamp(await store.time_of(connection), UTC)
-            return await store.add_chunk(connection, batch_id, Checkpoint.for_cards(chunk, now=now, **options))
+            known_here = {card: known[card] for card in chunk if card in known}
+            checkpoint = Checkpoint.for_cards(chunk, after=known_here, now=now, **options)
+            return await store.add_chunk(connection, batch_id, checkpoint)
 
         names = {"token_name": token, "token": queue_name(token, base_url), "base_url": base_url}
         await self._database.fetch("add_batch", id=batch_id, **names)

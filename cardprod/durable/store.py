@@ -47,6 +47,7 @@ __all__ = [
 _LONGEST_NAME: Final = 23
 """A trigger of procrastinate's notifies "procrastinate_queue_v1#cardprod-deliver-" and this: 63 bytes at most."""
 
+_PORTS: Final = {"https": ":443", "http": ":80"}
 _DELIVERED_AT_ONCE: Final = 500
 _CHUNKS_AT_ONCE: Final = 20
 """Chunks that events are applied to in one transaction: it locks them, and workers wait."""
@@ -138,12 +139,15 @@ def queue_name(token: str, base_url: str | None = None) -> str:
     """Return what queues and workers call a token, for one API or any.
 
     Names that differ in case, or `-` and `_`, are the same: no shell exports a variable with a hyphen, and the
-    command's worker has its tokens from variables. An API is the same with a client certificate.
+    command's worker has its tokens from variables. An API is the same with a client certificate, and with its scheme's
+    own port.
     """
     token = token.lower().replace("-", "_")
     if base_url is None and len(token) <= _LONGEST_NAME:
         return token
-    base_url = (base_url or "").rstrip("/").lower()
+    scheme, _, rest = (base_url or "").rstrip("/").lower().partition("://")
+    host, slash, path = rest.partition("/")
+    base_url = f"{scheme}://{host.removesuffix(_PORTS.get(scheme, ''))}{slash}{path}"
     base_url = {PRODUCTION_MTLS: PRODUCTION, SANDBOX_MTLS: SANDBOX}.get(base_url, base_url)
     digest = hashlib.sha256(f"{token}@{base_url}".encode()).hexdigest()[:8]
     return f"{token[: _LONGEST_NAME - 9]}@{digest}"

@@ -261,6 +261,30 @@ async def test_database_that_breaks(kiosk: Simulator, client: Client, postgres: 
         await asyncio.wait_for(durable.work(client, Sink()), LONG_LIMIT)
 
 
+class Read(dict[Card, ProductionStatus]):
+    """A mapping that counts how often all of it was read."""
+
+    times = 0
+
+    def items(self) -> Any:
+        """Return what a dict does."""
+        self.times += 1
+        return super().items()
+
+
+async def test_known_statuses_are_read_once(kiosk: Simulator, client: Client, durable: Durable) -> None:
+    """However many chunks a batch has, `after` is read once, and each card goes on from its own status."""
+    cards = cards_of(kiosk, 20, PRODUCED)
+    after = Read({card: ProductionStatus("READY") for card in cards[::2]})
+    batch_id = await durable.submit(cards, after=after, batch_size=3, schedule=QUICK)
+    assert after.times == 1
+    sink = Sink()
+    async with working(durable, client, sink):
+        assert (await over(durable, batch_id)).produced == 20
+    began_with = {step.card: step.what.previous for step in sink.steps if isinstance(step.what, Transition)}
+    assert began_with == {card: after.get(card) for card in cards}
+
+
 # --- Several workers ---
 
 

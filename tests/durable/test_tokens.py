@@ -139,6 +139,26 @@ def test_api_with_a_client_certificate(mtls: str, plain: str) -> None:
     assert queue_name("default", mtls) == queue_name("default", plain)
 
 
+@pytest.mark.parametrize(
+    ("one", "other", "is_same"),
+    [
+        ("https://api.wise.com:443", PRODUCTION, True),
+        ("https://API.wise.com:443/", PRODUCTION, True),
+        (PRODUCTION_MTLS + ":443", PRODUCTION, True),
+        ("https://localhost:443/wise", "https://localhost/wise", True),
+        ("http://[::1]:80", "http://[::1]", True),
+        ("https://localhost:80", "https://localhost", False),
+        ("http://localhost:443", "http://localhost", False),
+        ("http://localhost:8080", "http://localhost", False),
+        ("http://localhost", "https://localhost", False),
+        ("https://localhost/a:443", "https://localhost/a", False),
+    ],
+)
+def test_port_of_an_api(one: str, other: str, *, is_same: bool) -> None:
+    """An API is the same one with the port that its scheme has anyway, and another one with another port."""
+    assert (queue_name("default", one) == queue_name("default", other)) is is_same
+
+
 async def test_token_that_no_worker_has(
     kiosk: Simulator, client: Client, durable: Durable, caplog: pytest.LogCaptureFixture
 ) -> None:

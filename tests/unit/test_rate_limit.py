@@ -155,20 +155,21 @@ def test_no_window_is_too_full(
     assert most_in_a_window(departures, 60.0) <= limit.per_minute
 
 
-@given(st.lists(st.tuples(GAPS, st.none() | LIMITS), max_size=120))
-def test_changes_forget_nothing(requests: list[tuple[float, RateLimit | None]]) -> None:
+@given(st.lists(GAPS | LIMITS, max_size=120))
+def test_changes_forget_nothing(events: list[float | RateLimit]) -> None:
     """However the limit changes, the second and the minute before each request hold no more than it allows then."""
     limit = RateLimit(6, 25)
     window = SlidingWindow(limit)
     departures: list[float] = []
     asked_at = 0.0
-    for gap, other in requests:
-        asked_at += gap
-        if other is not None:
-            limit = other
+    for event in events:
+        if isinstance(event, RateLimit):
+            limit = event
             window.change(limit)
-        departures.append(leave(window, max([asked_at, *departures[-1:]])))
-        last = departures[-1]
+            continue
+        asked_at += event
+        last = leave(window, max([asked_at, *departures[-1:]]))
+        departures.append(last)
         assert sum(at >= last - 1.0 for at in departures) <= limit.per_second
         assert sum(at >= last - 60.0 for at in departures) <= limit.per_minute
         assert window.sent_since(last - 60.0) == sum(at > last - 60.0 for at in departures)
