@@ -129,8 +129,8 @@ class SlidingWindow:
         return gap
 
     def sent_since(self, since: float) -> int:
-        """Return how many requests were sent since a time, at most a minute ago; 0 without a limit."""
-        return len(self._sent) - bisect_right(self._sent, since)
+        """Return how many requests were sent at a time or later, at most a minute ago; 0 without a limit."""
+        return len(self._sent) - bisect_left(self._sent, since)
 
     def record(self, now: float) -> None:
         """Count a request that is sent now. `now` never decreases."""

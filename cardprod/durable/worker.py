@@ -37,7 +37,7 @@ from cardprod.models import ProductionEvent, one_line
 from cardprod.telemetry import LOGGER
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 
     from procrastinate import JobContext
     from psycopg import AsyncConnection
@@ -91,10 +91,28 @@ class DatabaseClock:
             LOGGER.warning("this machine's clock is %+.1f s off the database's, which counts", skew)
 
 
-def share_of(limit: RateLimit, workers: int, sent: int) -> RateLimit:
-    """Return one worker's share of a limit, of which others, also some that have gone, used up a part just now."""
-    share = limit.share(min(workers, limit.per_second, limit.per_minute))
-    return RateLimit(share.per_second, max(1, min(share.per_minute, limit.per_minute - sent)))
+def share_of(limit: RateLimit, workers: int, sent: Iterable[int], gone: int) -> RateLimit | None:
+    """Return one worker's share of a limit.
+
+    A worker that sent more than its share, before there were so many, sends nothing until that is a minute ago: what it
+    leaves is divided among the rest.
+
+    Args:
+        limit: The limit of all of them.
+        workers: How many they are, this one included.
+        sent: What each of the others sent in the last minute.
+        gone: What workers sent in that time that are not there any more.
+
+    Returns:
+        The share; None if nothing is left.
+    """
+    left, sharing = limit.per_minute - gone, workers
+    for one in sorted(sent, reverse=True):
+        if sharing > 1 and one * sharing > left:
+            left, sharing = left - one, sharing - 1
+    if left < 1:
+        return None
+    return RateLimit(max(1, limit.per_second // workers), max(1, left // sharing))
 
 
 class Worker:
@@ -129,6 +147,8 @@ class Worker:
         self._queues = [f"cardprod-{name}" for name in self._clients]  # of sweeps: procrastinate reads it for each job
         self._refused: set[str] = set()  # names of tokens that were refused, and are not tried for a while
         self._recovery = Recovery(database, settings, self._refused)
+        self._used_up: set[Client] = set()  # those whose limit others have used up
+        self._is_registered = False  # others may count it
         self._failure: BaseException | None = None
         self._shown: set[tuple[object, ...]] = set()  # errors whose traceback was logged
 
@@ -167,7 +187,7 @@ class Worker:
             await self._end(tasks)
             for client, limit in self._limits.items():
                 client.rate_limit = limit
-            if len(tasks) > 1:
+            if self._is_registered:
                 with suppress(CardprodError):  # then others see by its silence that it has gone
                     await self._with_retry(partial(self._update, has_left=True))
         if self._failure is not None:
@@ -229,6 +249,7 @@ class Worker:
         await self._with_retry(partial(check_grants, settings=self._settings))
         if await self._with_retry(self._tick) > 1:
             await asyncio.sleep(2 * self._settings.tick)
+            await self._with_retry(self._tick)  # they have sent more meanwhile
 
     async def _share(self) -> None:
         await self._database.run(self._tick)
@@ -238,15 +259,24 @@ class Worker:
     async def _tick(self, connection: AsyncConnection[Any]) -> int:
         """Share time, the rate limit, pauses and events with the other workers; return how many they are."""
         await self._update(connection)
+        self._is_registered = True
         row = await fetch_one(connection, "living_workers", lifetime=self._settings.lifetime)
         assert row is not None, "a count is one row"  # noqa: S101 - for the type checker
-        sent = {row["token"]: row["sent"] for row in await fetch(connection, "requests_of_others", id=self._id)}
+        others = await fetch(connection, "requests_of_others", id=self._id, lifetime=self._settings.lifetime)
         paused = {row["token"]: row["seconds"] for row in await fetch(connection, "paused_tokens")}
         self._clock.set(row["now"])
         workers: int = row["workers"]
         for client, names in self._names.items():
             whole = self._limits[client]
-            share = None if whole is None else share_of(whole, workers, sent.get(names[0], 0))
+            sent = [(row["sent"], row["is_at_work"]) for row in others if row["token"] == names[0]]
+            share = whole
+            if whole is not None:
+                gone = sum(count for count, is_at_work in sent if not is_at_work)
+                share = share_of(whole, workers, [count for count, is_at_work in sent if is_at_work], gone)
+            self._used_up.discard(client)
+            if share is None and whole is not None:
+                self._used_up.add(client)
+                share = RateLimit(1, 1)  # for what is under way; nothing else is begun
             if share != client.rate_limit:
                 client.rate_limit = share
             if paused.get(names[0], 0.0) > client.paused_for:
@@ -286,6 +316,8 @@ class Worker:
             for chunk in await self._with_retry(partial(store.chunks, ids=[chunk_id])):
                 if chunk.token in self._refused:
                     await self._plan_again("plan_sweeps", chunk_id, attempts, self._settings.poll * 4)
+                elif self._clients[chunk.token] in self._used_up:
+                    await self._plan_again("plan_sweeps", chunk_id, attempts, self._settings.tick)
                 else:
                     await self._sweep(chunk)
         except Exception as exc:  # noqa: BLE001 - a token source's own: nothing may end the work

@@ -12,6 +12,7 @@ import signal
 import sys
 import tempfile
 import time
+from bisect import bisect_left, bisect_right
 from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,8 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import psycopg
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cardprod import (
     Backoff,
@@ -37,9 +40,11 @@ from cardprod import (
     UsageError,
     WaitTimeout,
 )
+from cardprod._http.rate_limit import SlidingWindow
 from cardprod.durable import Durable, Step, schema, store
 from cardprod.durable.store import Change
 from cardprod.durable.transitions import read_outcome, read_step, written_outcome, written_step
+from cardprod.durable.worker import share_of
 from cardprod.simulator import Fault, Simulator
 from tests.attack.leaks import shown_by
 from tests.cli.commands import run, run_json, start_command, write_list
@@ -367,6 +372,63 @@ async def test_share_beside_another(  # noqa: PLR0917 - a row of a table
     assert share is not None
     assert share.per_second == expected[0]
     assert expected[1] - 1 <= share.per_minute <= min(expected[1] + forgotten + 1, 1000)
+
+
+@given(st.lists(st.floats(0, 90), min_size=1, max_size=3), st.booleans())
+def test_joining_never_exceeds_the_limit(joins: list[float], is_idle: bool) -> None:
+    """While workers that send all they may join one that was alone, no minute holds more than the limit."""
+    limit, tick, step = RateLimit(10, 100), 2.0, 0.25
+    begins_at = [0.0, *(round(at / step) * step for at in sorted(joins))]
+    windows = [SlidingWindow(limit) for _ in begins_at]
+    may_send = [True] * len(windows)
+    reported: dict[int, int] = {}
+    sent: list[float] = []
+    for now in (number * step for number in range(int(240 / step))):
+        for worker, (began_at, window) in enumerate(zip(begins_at, windows, strict=True)):
+            at = now - began_at
+            if at < 0:
+                continue
+            if worker not in reported or at % tick < step:
+                reported[worker] = window.sent_since(now - 60)
+                others = [count for number, count in reported.items() if number != worker]
+                share = share_of(limit, len(reported), others, 0)
+                window.change(share or RateLimit(1, 1))
+                may_send[worker] = share is not None
+            if worker > 0 and at < 2 * tick + step:
+                continue  # it waits until the others have reduced theirs
+            while may_send[worker] and window.ready_at() <= now and not (is_idle and worker == 0 and now > 9):
+                window.record(now)
+                sent.append(now)
+    assert max(bisect_right(sent, at + 60) - bisect_left(sent, at) for at in sent) <= limit.per_minute
+    if not is_idle:
+        assert sum(at >= 180 for at in sent) >= 0.9 * limit.per_minute
+
+
+async def test_nothing_left_of_the_limit(kiosk: Simulator, client: Client, postgres: str, durable: Durable) -> None:
+    """A worker for which others left nothing of the limit polls nothing, until they have."""
+    await durable.migrate()
+    execute(
+        postgres,
+        "INSERT INTO workers (id, seen_at, has_left, requests) VALUES (gen_random_uuid(), now(), true, "  # noqa: S608 - our own
+        f"jsonb_build_object('{store.queue_name('default', kiosk.base_url)}', 1000000))",
+    )
+    batch_id = await durable.submit(cards_of(kiosk, 1, PRODUCED), schedule=QUICK)
+    planned = "SELECT id FROM procrastinate_jobs WHERE task_name = 'cardprod.sweep' AND scheduled_at IS NOT NULL"
+    before = execute(postgres, planned)
+    async with working(durable, client):
+        await until("its next sweep", lambda: execute(postgres, planned), lambda jobs: jobs and jobs != before)
+        await asyncio.sleep(5 * durable.settings.tick)
+        assert not kiosk.requests
+        execute(postgres, "DELETE FROM workers WHERE has_left")
+        await over(durable, batch_id)
+
+
+async def test_stopped_while_it_joins(client: Client, postgres: str) -> None:
+    """A worker that is stopped before it begins to work counts no more for others."""
+    execute(postgres, "INSERT INTO workers (id) VALUES (gen_random_uuid())")
+    async with quick(postgres, tick=600.0) as durable, working(durable, client):
+        await until("its sign", lambda: execute(postgres, "SELECT id FROM workers WHERE requests ? 'default'"))
+    assert execute(postgres, "SELECT has_left FROM workers WHERE requests ? 'default'") == [(True,)]
 
 
 async def test_429_is_everybodys(kiosk: Simulator, postgres: str, durable: Durable) -> None:

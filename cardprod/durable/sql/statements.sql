@@ -212,10 +212,10 @@ FROM workers WHERE NOT has_left AND seen_at > now() - %(lifetime)s * interval '1
 
 -- name: requests_of_others
 -- Those of a worker that has gone leave the last minute one after the other.
-SELECT token, ceil(sum(sent::int * least(1, 1 - extract(epoch FROM now() - seen_at) / 60)))::int AS sent
+SELECT token, ceil(sent::int * least(1, 1 - extract(epoch FROM now() - seen_at) / 60))::int AS sent,
+       NOT has_left AND seen_at > now() - %(lifetime)s * interval '1 second' AS is_at_work
 FROM workers, jsonb_each_text(requests) AS one (token, sent)
 WHERE id <> %(id)s AND seen_at > now() - interval '60 seconds'
-GROUP BY token
 
 -- name: tokens_without_worker
 SELECT DISTINCT token_name, base_url
