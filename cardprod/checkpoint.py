@@ -293,7 +293,7 @@ def _check_cards(cards: object) -> None:
 
 
 def known_statuses(after: After | None) -> dict[Card, ProductionStatus]:
-    """Check the statuses that are known, and leave out errors.
+    """Check the statuses that are known, and leave out errors; but a timeout after an error status leaves that known.
 
     Raises:
         UsageError: It is no mapping, or one of its keys is no card, or one of its values neither a status nor an error.
@@ -303,10 +303,14 @@ def known_statuses(after: After | None) -> dict[Card, ProductionStatus]:
     # A caller without a type checker may pass anything at all.
     check_type("after", after, Mapping, "a dict of ProductionStatus by card, as get_statuses gives")
     known: dict[Card, ProductionStatus] = {}
-    for card, status in cast("Mapping[CardLike, ProductionStatus | CardprodError]", after).items():
-        if not isinstance(status, CardprodError):
-            check_type("after: a status", status, ProductionStatus)
-            known[Card.of(card)] = status
+    for card, end in cast("Mapping[CardLike, Any]", after).items():
+        status = end
+        if isinstance(end, CardprodError):
+            status = getattr(end, "last", end)  # a WaitTimeout has one
+            if not isinstance(status, ProductionStatus) or not status.is_final:
+                continue
+        check_type("after: a status", status, ProductionStatus)
+        known[Card.of(card)] = status
     return known
 
 

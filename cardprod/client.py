@@ -210,6 +210,7 @@ saved = schedule.to_json()  # and cardprod.AdaptiveSchedule.from_json(saved) in 
 from __future__ import annotations
 
 import asyncio
+import inspect
 import math
 import ssl as _ssl
 from collections.abc import Iterable
@@ -219,7 +220,7 @@ from typing import TYPE_CHECKING, Any, Final
 import aiohttp
 import attrs
 
-from cardprod._http.environment import options_from_env, token_from_env
+from cardprod._http.environment import server_from_env, tls_from_env, token_from_env
 from cardprod._http.rate_limit import RateLimit
 from cardprod._http.secrets import drop_frames
 from cardprod._http.transport import Transport
@@ -242,7 +243,7 @@ from cardprod.models import Card, ProductionEvent, ProductionStatus
 from cardprod.telemetry import Telemetry
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection, Sequence
     from types import TracebackType
     from typing import Self
 
@@ -387,8 +388,11 @@ class Client:
             UsageError: `CARDPROD_TOKEN` is not set, or a variable or an option is invalid.
         """
         try:
-            return cls(token_from_env(), **{**options_from_env(), **options})
-        except UsageError:
+            _check_names(sorted(options), inspect.signature(cls).parameters.keys() - {"token"})
+            if "ssl" not in options:
+                options["ssl"] = tls_from_env()
+            return cls(token_from_env(), **(server_from_env() | options))
+        except BaseException:
             del options  # this frame stays in the traceback, and a proxy may hold a password
             raise
 
@@ -781,6 +785,12 @@ def notify_stored(client: Client, event: ProductionEvent, wall_now: float, *, is
 
 def _engine_of(client: Client) -> Poller:
     return client._poller  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - of this module
+
+
+def _check_names(names: Sequence[str], known: Collection[str]) -> None:
+    for name in names:
+        if name not in known:
+            raise UsageError(f"from_env takes the options of Client but the token, and {name} is none of them")
 
 
 def _check_timeout(name: str, seconds: float) -> float | None:

@@ -156,9 +156,16 @@ class KnownCard(Card):
 
     Args:
         after: The status that is known, as for `Client.wait_until_final`.
+
+    Raises:
+        UsageError: One of them is invalid.
     """
 
     after: ProductionStatus
+
+    def __attrs_post_init__(self) -> None:
+        super().__attrs_post_init__()
+        check_type("after", self.after, ProductionStatus)
 
 
 @attrs.frozen

@@ -41,7 +41,8 @@ from cardprod.telemetry import (
     field_of,
 )
 
-_HAS_EXTRA: Final = find_spec("opentelemetry") is not None  # checked where it is used, so that help needs none
+# Checked where it is used, so that help needs none. Other distributions share the namespace `opentelemetry`.
+_HAS_EXTRA: Final = find_spec("opentelemetry") is not None and find_spec("opentelemetry.trace") is not None
 if TYPE_CHECKING or _HAS_EXTRA:
     from opentelemetry import context, metrics, trace
 

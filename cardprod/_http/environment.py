@@ -9,7 +9,7 @@ from typing import Any, Final
 from cardprod._protocol.requests import PRODUCTION
 from cardprod.errors import UsageError
 
-__all__ = ["TOKEN", "base_url", "options_from_env", "token_from_env"]
+__all__ = ["TOKEN", "base_url", "server_from_env", "tls_from_env", "token_from_env"]
 
 TOKEN: Final = "CARDPROD_TOKEN"  # noqa: S105 - a variable's name
 
@@ -28,17 +28,16 @@ def base_url() -> str:
     return os.environ.get("CARDPROD_BASE_URL") or PRODUCTION
 
 
-def options_from_env(ca: str | None = None, cert: str | None = None, key: str | None = None) -> dict[str, Any]:
-    """Return what else a client is made with. Files that are named here go before those of the environment."""
+def server_from_env() -> dict[str, Any]:
+    """Return the options of a client that say where cards are asked for."""
+    return {"base_url": base_url(), "api_version": os.environ.get("CARDPROD_API_VERSION") or "v3"}
+
+
+def tls_from_env(ca: str | None = None, cert: str | None = None, key: str | None = None) -> ssl.SSLContext | None:
+    """Make the TLS context of these files, or else of the environment's; None for the system's."""
     ca, cert, key = (
         file or os.environ.get(f"CARDPROD_{name}") for name, file in (("CA", ca), ("CERT", cert), ("KEY", key))
     )
-    version = os.environ.get("CARDPROD_API_VERSION") or "v3"
-    return {"base_url": base_url(), "api_version": version, "ssl": _tls(ca, cert, key)}
-
-
-def _tls(ca: str | None, cert: str | None, key: str | None) -> ssl.SSLContext | None:
-    """Make the TLS context of these files; None for the system's."""
     if not (ca or cert or key):
         return None
     if key and not cert:

@@ -198,7 +198,7 @@ class Waits(Batch[Transition]):
         Args:
             card: The card, or a `(profile_id, card_token)` tuple.
             after: A status that you know already: what equals it is not reported and does not end the wait.
-            timeout: Seconds for this card, from now on; None is the batch's `timeout`.
+            timeout: Seconds for this card, from now on; None is the batch's `timeout`, `math.inf` no limit.
 
         Returns:
             The card, as its results will name it.
@@ -209,7 +209,7 @@ class Waits(Batch[Transition]):
         """
         card = Card.of(card)
         check_type("after", after, ProductionStatus, "a ProductionStatus (of a transition: step.current)", or_none=True)
-        if timeout is not None:
+        if timeout is not None and timeout != math.inf:
             check_seconds("timeout", timeout)
         if not self._is_entered:
             raise UsageError("this batch was not entered yet: add cards inside its `async with` block", card=card)

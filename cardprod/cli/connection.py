@@ -6,7 +6,7 @@ import logging
 import os
 from typing import TYPE_CHECKING
 
-from cardprod._http.environment import TOKEN, base_url, options_from_env, token_from_env
+from cardprod._http.environment import TOKEN, base_url, server_from_env, tls_from_env, token_from_env
 from cardprod._http.rate_limit import RateLimit
 from cardprod.client import Client
 from cardprod.errors import CardprodError, TransportError, UsageError
@@ -23,8 +23,9 @@ __all__ = ["base_url", "find_database", "import_durable", "make_client", "make_c
 def make_client(arguments: argparse.Namespace, rate_limit: RateLimit | None = None, *, variable: str = TOKEN) -> Client:
     """Make the client for a token of the environment."""
     proxy: ProxySetting = False if arguments.proxy == "none" else arguments.proxy
-    options = options_from_env(ca=arguments.ca, cert=arguments.cert, key=arguments.key)
-    return Client(token_from_env(variable), rate_limit=rate_limit or RateLimit(), proxy=proxy, **options)
+    tls = tls_from_env(ca=arguments.ca, cert=arguments.cert, key=arguments.key)
+    limit = rate_limit or RateLimit()
+    return Client(token_from_env(variable), rate_limit=limit, proxy=proxy, ssl=tls, **server_from_env())
 
 
 def make_clients(arguments: argparse.Namespace) -> dict[str, Client]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import ssl
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -149,6 +150,17 @@ def test_from_env_checks(monkeypatch: pytest.MonkeyPatch, name: str, value: str 
         monkeypatch.setenv(name, value)
     with pytest.raises(UsageError, match=f"{name}|{name.removeprefix('CARDPROD_').lower()}|{value}"):
         Client.from_env()
+
+
+def test_options_go_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TLS that is passed to `from_env` is used, and the environment's not read; what is no option is named."""
+    monkeypatch.setenv("CARDPROD_TOKEN", SECRET)
+    monkeypatch.setenv("CARDPROD_CA", "no-such-file")
+    Client.from_env(ssl=ssl.create_default_context())
+    for unknown in ("token", "rate_limits"):
+        with pytest.raises(UsageError, match=f"{unknown} is none of them") as raised:
+            Client.from_env(**{unknown: SECRET})
+        assert SECRET not in "".join(str(frame.frame.f_locals) for frame in inspect.getinnerframes(raised.tb)[1:])
 
 
 def test_repr_shows_no_token() -> None:

@@ -535,17 +535,19 @@ async def test_cards_added(kiosk: Simulator, client: Client) -> None:
 
 async def test_the_timeout_of_a_card_that_is_added(kiosk: Simulator, client: Client) -> None:
     """A card that is added with a timeout of its own has that one, and the others have the batch's."""
-    shorter, longer, other = [kiosk.add(card, "never") for card in cards_of(3)]
-    async with client.wait_until_all_final(None, timeout=60) as steps:
-        for wrong in (-1, float("inf"), True):
+    shorter, longer, other, endless = [kiosk.add(card, "never") for card in cards_of(4)]
+    async with client.wait_until_all_final(None, timeout=60, batch_timeout=200) as steps:
+        for wrong in (-1, float("nan"), True):
             with pytest.raises(UsageError, match="timeout must be"):
                 steps.add(shorter, timeout=wrong)
         steps.add(shorter, timeout=5)
         steps.add(longer, timeout=90)
         steps.add(other)
+        steps.add(endless, timeout=float("inf"))
         steps.no_more()
         ends = {card: step.elapsed async for card, step in steps if isinstance(step, WaitTimeout)}
-    assert ends == {shorter: pytest.approx(5, abs=1), other: pytest.approx(60, abs=1), longer: pytest.approx(90, abs=1)}
+    seconds = {shorter: 5, other: 60, longer: 90, endless: 200}
+    assert ends == {card: pytest.approx(after, abs=1) for card, after in seconds.items()}
 
 
 async def _read(pairs: AsyncIterator[tuple[Card, Any]]) -> list[tuple[Card, Any]]:

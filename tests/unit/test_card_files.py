@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import cardprod
-from cardprod import Card, ProductionStatus
+from cardprod import Card, ProductionStatus, UsageError
 from cardprod.card_files import BadRow, encoding_of, read_cards
 from cardprod.models import KnownCard
 from tests.table import Table
@@ -110,6 +110,14 @@ def test_known_statuses() -> None:
     ]
     in_json = read_cards(json.dumps(line) for line in lines)
     assert [(row, getattr(row, "after", None)) for row in in_json] == expected
+
+
+def test_a_known_status_is_one() -> None:
+    """A card cannot be known by anything but a status."""
+    wrong: Any
+    for wrong in (None, "PRODUCED"):
+        with pytest.raises(UsageError, match="after must be a ProductionStatus"):
+            KnownCard(1, "a", wrong)
 
 
 @pytest.mark.parametrize(

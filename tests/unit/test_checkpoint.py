@@ -120,6 +120,20 @@ def test_fields_are_named(values: Any) -> None:
         values(*range(len(attrs.fields(values))))
 
 
+def test_an_earlier_outcome_is_what_is_known() -> None:
+    """Of an earlier outcome statuses are known, and what a wait went on from in vain; other errors say nothing."""
+    error = ProductionStatus(Status.PRODUCTION_ERROR)
+    outcome: dict[Card, ProductionStatus | CardprodError] = {
+        Card(1, "error"): error,
+        Card(1, "in-vain"): WaitTimeout("too late", last=error, polls=1, elapsed=9.0),
+        Card(1, "ready"): WaitTimeout("too late", last=ProductionStatus(Status.READY), polls=1, elapsed=9.0),
+        Card(1, "unseen"): WaitTimeout("too late", last=None, polls=0, elapsed=9.0),
+        Card(1, "failed"): ServerError("503", http_status=503),
+    }
+    pending = Checkpoint.for_cards(outcome, after=outcome).pending
+    assert [one.last for one in pending] == [error, error, None, None, None]
+
+
 def test_for_cards_of_another_zone() -> None:
     """A time of another zone is the same time in UTC."""
     there = NOON.astimezone(timezone(timedelta(hours=9)))
