@@ -790,7 +790,7 @@ def _engine_of(client: Client) -> Poller:
 def _check_names(names: Sequence[str], known: Collection[str]) -> None:
     for name in names:
         if name not in known:
-            raise UsageError(f"from_env takes the options of Client but the token, and {name} is none of them")
+            raise UsageError(f"from_env has no option {name}: pass one of Client's, but not the token")
 
 
 def _check_timeout(name: str, seconds: float) -> float | None:
