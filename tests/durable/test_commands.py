@@ -223,7 +223,7 @@ async def test_sink_that_raises(kiosk: Simulator, postgres: str, durable: Durabl
     environment = environment_of(kiosk, postgres)
     with start_command("worker", "--on-steps", "sink:on_steps", environment=environment, cwd=tmp_path) as worker:
         await until("two failures", lambda: worker.err.count("raised, so"), lambda count: count == 2, child=worker)
-        assert worker.err.count(f"{batch_id}.1.1.0 of card 123456/") == 2
+        assert worker.err.count(f"{batch_id}.1.1.0 of 123456/") == 2
         assert worker.err.count(f'File "{tmp_path}/sink.py", line 2, in on_steps') == 1
 
 
