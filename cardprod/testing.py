@@ -58,7 +58,7 @@ async def test_a_webhook_ends_the_wait(kiosk, monkeypatch):
         waiting = asyncio.create_task(browser.get("/cards/my-card"))
         while not kiosk.requests:
             await asyncio.sleep(0.01)
-        kiosk.fail_next(Fault.server_error(503), times=100)  # polls show nothing from now on: only webhooks do
+        kiosk.fail_next(Fault.server_error(503), times=100)  # every later poll fails: only webhooks show what happens
         kiosk.start(card)
         kiosk.finish(card)
         answer = await waiting

@@ -122,7 +122,7 @@ def full_size(request: pytest.FixtureRequest) -> bool:
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Let the loop idle 5 times before virtual time jumps: looptime's 42 cost more CPU and change no result."""
+    """Virtual time jumps after the loop was idle 5 times: the 42 of looptime cost more CPU and change no result."""
     item.add_marker(pytest.mark.looptime(noop_cycles=5))
 
 
