@@ -198,7 +198,7 @@ class Waits(Batch[Transition]):
         Args:
             card: The card, or a `(profile_id, card_token)` tuple.
             after: A status that you know already: what equals it is not reported and does not end the wait.
-            timeout: Seconds to wait for this card, from this moment; None for the batch's `timeout`, `math.inf` for none.
+            timeout: Seconds to wait for this card, from now; None for the batch's `timeout`, `math.inf` for none.
 
         Returns:
             The card, as its results will name it.
