@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
@@ -87,9 +88,8 @@ class SimulatedCard:
             self._starts = [start + now - paused_at if start > paused_at else start for start in self._starts]
 
     def _index_at(self, now: float) -> int:
-        if self._paused_at is not None:
-            now = min(now, self._paused_at)
-        return max(index for index, start in enumerate(self._starts) if index == 0 or start <= now)
+        now = now if self._paused_at is None else min(now, self._paused_at)
+        return max(0, bisect_right(self._starts, now) - 1)
 
     def _phase(self, index: int) -> Phase:
         requests = (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import shutil
@@ -19,7 +18,6 @@ from tests.waiting import LIMIT, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
     from typing import Self
 
     from selenium.webdriver.remote.webelement import WebElement
@@ -36,14 +34,9 @@ def browser_programs() -> tuple[str, str] | None:
 
 
 class Browser:
-    """A browser window, for as long as the `with` block; with a fresh profile, so it knows nothing of any other.
+    """A browser window, for as long as the `with` block; with a fresh profile, so it knows nothing of any other."""
 
-    Args:
-        is_dark: Whether the reader prefers a dark page.
-        width: The window's width in pixels.
-    """
-
-    def __init__(self, *, is_dark: bool = False, width: int = 1280) -> None:
+    def __init__(self) -> None:
         programs = browser_programs()
         if programs is None:
             raise FileNotFoundError("Chromium or chromedriver is not installed")
@@ -72,8 +65,6 @@ class Browser:
         executor = self.driver.command_executor
         assert isinstance(executor, RemoteConnection)
         executor.client_config.timeout = LIMIT
-        self.set_preferences(is_dark=is_dark)
-        self.set_width(width)
 
     def __enter__(self) -> Self:
         return self
@@ -140,13 +131,6 @@ class Browser:
     def complaints(self) -> list[str]:
         """Give what the browser's console has to say, since it was asked last."""
         return [json.dumps(entry) for entry in self.driver.get_log("browser")]
-
-    def save_picture(self, path: Path, *, height: int | None = None) -> None:
-        """Take a picture of the page, all of it or so many pixels of it."""
-        full = self._tell("Page.getLayoutMetrics")["cssContentSize"]
-        clip = {"x": 0, "y": 0, "width": full["width"], "height": height or full["height"], "scale": 1}
-        picture = self._tell("Page.captureScreenshot", captureBeyondViewport=True, clip=clip)
-        path.write_bytes(base64.b64decode(picture["data"]))
 
     def _tell(self, command: str, **parameters: object) -> Any:
         return self.driver.execute_cdp_cmd(command, parameters)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-import socket
-import sys
 from itertools import product
 from typing import TYPE_CHECKING, Final
 
@@ -16,7 +14,6 @@ import pytest
 from cardprod.simulator import Fault, Simulator, Stage
 from tests.cards import CARD
 from tests.table import Table, pairwise_rows
-from tests.waiting import Child, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -37,7 +34,7 @@ ROUTES: Final[list[tuple[str, str, str]]] = [
     ("GET", "/webhooks/public-key.pem", ""),
     ("GET", "/", ""),
     ("HEAD", "/", ""),
-    ("GET", "/_kiosk/changes", ""),
+    ("GET", "/_kiosk/state", ""),
     ("GET", "/_kiosk/script.js", ""),
     ("POST", "/_kiosk/start", json.dumps(_JSON)),
     ("POST", "/_kiosk/add", json.dumps(_JSON | {"card_token": "new", "plan": "never"})),
@@ -300,58 +297,6 @@ async def test_half_sent_requests_are_ended(kiosk: Simulator) -> None:
                 answer = await raw(kiosk, request)
                 assert loop.time() - began == pytest.approx(seconds, abs=0.5)
                 assert (b" 408 " in answer) == (b"{" in request)
-
-
-_LIMITED: Final = """
-import asyncio, resource, sys
-resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
-from cardprod.simulator import Simulator
-async def main():
-    async with Simulator(token=None, plan_for_unknown="never") as kiosk:
-        print(kiosk.base_url, flush=True)
-        await asyncio.Event().wait()
-asyncio.run(main())
-"""
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit of descriptors")
-@pytest.mark.parametrize("request_", [b"G", b"POST / HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 9\r\n\r\n{"])
-def test_many_half_sent_requests_block_nobody(request_: bytes) -> None:
-    """More half-sent requests than the process may have descriptors delay nobody, and write nothing to its log."""
-
-    async def main() -> None:
-        with Child(sys.executable, "-c", _LIMITED) as child:
-            base_url = (await until("its address", lambda: child.out, child=child)).strip()
-            address = ("127.0.0.1", int(base_url.rpartition(":")[2]))
-            connections = [socket.create_connection(address) for _ in range(400)]
-            for connection in connections:
-                connection.sendall(request_)
-            async with aiohttp.ClientSession(base_url, headers={"Authorization": "Bearer any"}) as http:
-                for _ in range(20):
-                    async with http.get(f"/v3/{_CARD}", timeout=aiohttp.ClientTimeout(total=5)) as answer:
-                        assert answer.status == 200
-            for connection in connections:
-                connection.close()
-            assert child.err == ""
-
-    asyncio.run(main())
-
-
-async def test_too_many_busy_connections(kiosk: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where every connection has a request under way, one more is closed, and none of the others."""
-    monkeypatch.setattr("cardprod.simulator.access._most_connections", lambda: 3)
-    del kiosk
-    async with Simulator(token=None, page=True) as small, aiohttp.ClientSession(small.base_url) as http:
-        streams = [await http.get("/_kiosk/changes") for _ in range(3)]
-        with pytest.raises(aiohttp.ClientConnectionError):
-            await http.get("/nothing")
-        streams.pop().close()
-        await asyncio.sleep(1)
-        async with http.get("/nothing") as answer:
-            assert answer.status == 404
-        for stream in streams:
-            assert await stream.content.readline() == b"retry: 1000\n"
-            stream.close()
 
 
 async def test_logs_are_bounded() -> None:

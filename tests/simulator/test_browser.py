@@ -6,7 +6,9 @@ import functools
 from contextlib import asynccontextmanager, contextmanager
 from importlib.resources import files
 from itertools import product
+from random import Random
 from typing import TYPE_CHECKING
+from uuid import UUID
 
 import pytest
 from aiohttp import web
@@ -23,7 +25,6 @@ pytest.importorskip("selenium", reason="selenium is not installed: pip install -
 from selenium.webdriver.common.keys import Keys
 
 from tests.simulator.browser import Browser, browser_programs
-from tests.simulator.pictures_page import furnish
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Generator, Iterator
@@ -342,6 +343,30 @@ def test_changes_are_announced(page: Browser, live: Live) -> None:
     page.wait_for_text("#announcement", "50 cards changed")
 
 
+async def furnish(kiosk: Simulator) -> None:
+    """Add twelve cards in all their states, at three kiosks, one of them offline."""
+    kiosk.add_kiosk()
+    kiosk.add_kiosk()
+    tokens = [str(UUID(int=Random(seed).getrandbits(128), version=4)) for seed in range(12)]
+    _, printing, produced, jammed, refused, waiting, held, again, *planned = [
+        kiosk.add((123456, token), "never") for token in tokens
+    ]
+    for card in (printing, produced, jammed, again):
+        kiosk.start(card)
+    kiosk.finish(produced)
+    kiosk.fail(jammed, "PRD_FEEDER_JAM")
+    kiosk.refuse(refused, "NO_BRANCH_LINKED_TO_KIOSK")
+    kiosk.fail(again, "PRT_RIBBON_ENDED")
+    kiosk.retry(again, kiosk_id="WIS00002")
+    kiosk.start(held, kiosk_id="WIS00003")
+    kiosk.take_offline("WIS00003")
+    kiosk.start(waiting, kiosk_id="WIS00003")
+    kiosk.add(planned[0], [Stage("READY", 240), Stage("PRODUCED")])
+    kiosk.add(planned[1], [Stage("IN_PROGRESS", 90), Stage("PRODUCED")])
+    kiosk.add(planned[2], [Stage("QUALITY_CHECK", 900), Stage("PRODUCED")])
+    kiosk.add(planned[3], "prints")
+
+
 @functools.cache
 def _axe() -> str:
     return files("axe_core_python").joinpath("axe.min.js").read_text("utf-8")
@@ -448,10 +473,10 @@ def test_twenty_cards_on_a_laptop(page: Browser, live: Live) -> None:
 
 
 def test_first_paint_holds_the_state(window: Browser, live: Live) -> None:
-    """What is painted first is the whole state: it comes with the page, before any stream of changes."""
+    """What is painted first is the whole state: it comes with the page, before anything else is asked for."""
     live.call(live.kiosk.add, CARD, "never")
     live.call(live.kiosk.slow_down, 2)
-    window.block("*/_kiosk/changes*")
+    window.block("*/_kiosk/state*")
     window.open(live.kiosk.base_url)
     assert "READY" in window.text_of(ROW)
     assert "latency 2 s" in window.text_of("#faults-set")
@@ -536,7 +561,7 @@ def test_filters_count_what_is_there(page: Browser, live: Live) -> None:
 
 
 def test_tab_in_the_background(page: Browser, live: Live) -> None:
-    """A hidden tab gives up its connection, and gets what it missed when it is seen again."""
+    """A hidden tab asks for nothing, and shows what it missed when it is seen again."""
     hide = (
         "Object.defineProperty(document, 'hidden', {value: arguments[0], configurable: true});"
         "document.dispatchEvent(new Event('visibilitychange'))"
@@ -559,13 +584,8 @@ def test_another_site_can_neither_read_nor_drive_it(page: Browser, live: Live) -
     Promise.all([
       attempt(fetch(to + "start", {{method: "POST", body, mode: "no-cors"}})),
       attempt(fetch(to + "start", {{method: "POST", body, headers: {{"Content-Type": "application/json"}}}})),
-      attempt(fetch(to + "changes")),
+      attempt(fetch(to + "state")),
       attempt(fetch("{live.kiosk.base_url}/")),
-      new Promise((done) => {{
-        const stream = new EventSource(to + "changes");
-        stream.onopen = () => {{ outcomes.push("open"); done(); }};
-        stream.onerror = () => {{ stream.close(); done(); }};
-      }}),
     ]).then(() => document.title = "tried " + outcomes.join(""));
     """
 

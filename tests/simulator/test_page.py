@@ -1,10 +1,12 @@
-"""The simulator's page without a browser: its files, its stream of changes and its commands."""
+"""The simulator's page without a browser: its files, what it shows and its commands."""
 
 from __future__ import annotations
 
 import asyncio
+import html
 import json
-from typing import TYPE_CHECKING, Any, Protocol
+import re
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import pytest
@@ -19,7 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 _CARD = {"profile_id": str(CARD.profile_id), "card_token": CARD.card_token}
-_FILES = ("/", "/_kiosk/style.css", "/_kiosk/script.js", "/_kiosk/icon.svg")
+_PATH = f"/v3/spend/profiles/{CARD.profile_id}/cards/{CARD.card_token}/production"
+_FILES = ("/", "/_kiosk/style.css", "/_kiosk/script.js", "/_kiosk/icon.svg", "/_kiosk/state")
 
 
 @pytest.fixture
@@ -36,92 +39,11 @@ async def http(kiosk: Simulator) -> AsyncIterator[aiohttp.ClientSession]:
         yield session
 
 
-class Tab:
-    """An open page: reads the stream of changes, and keeps what it was sent."""
-
-    def __init__(self, answer: aiohttp.ClientResponse) -> None:
-        self._answer = answer
-        self._rest = b""
-        self.size = 0
-        """How many bytes were read."""
-        self.hello: dict[str, Any] = {}
-        self.last_id = ""
-        self.messages: list[dict[str, Any]] = []
-        self.comments = 0
-        self.cards: dict[str, dict[str, Any]] = {}
-        self.state: dict[str, Any] = {"requests": [], "deliveries": []}
-
-    def close(self) -> None:
-        """Go away."""
-        self._answer.close()
-
-    async def read(self) -> str:
-        """Read one event, and say which it is."""
-        while b"\n\n" not in self._rest:
-            part = await self._answer.content.readany()
-            assert part, "the stream has ended"
-            self._rest += part
-            self.size += len(part)
-        event, _, self._rest = self._rest.partition(b"\n\n")
-        fields = dict(line.split(": ", 1) for line in event.decode().splitlines())
-        if "data" not in fields:
-            self.comments += 1
-            return "comment"
-        data = json.loads(fields["data"])
-        if fields["event"] == "hello":
-            self.hello = data
-        else:
-            self.last_id = fields["id"]
-            self.messages.append(data)
-            self._take(data)
-        return fields["event"]
-
-    def _take(self, data: dict[str, Any]) -> None:
-        for card in data.pop("cards"):
-            self.cards[card["card_token"]] = card
-        for name in ("requests", "deliveries"):
-            self.state[name] += data.get(name, [])
-        self.state |= {name: value for name, value in data.items() if name not in {"requests", "deliveries"}}
-
-    async def until_state_is_complete(self) -> None:
-        """Read the first state, to its end."""
-        async with asyncio.timeout(600):
-            while await self.read() != "change" or "requests" not in self.messages[-1]:
-                pass
-
-    async def status_of(self, status: str, token: str = CARD.card_token) -> dict[str, Any]:
-        """Read until a card has a status."""
-        async with asyncio.timeout(600):
-            while self.cards.get(token, {}).get("status") != status:
-                await self.read()
-        return self.cards[token]
-
-
-class OpenTab(Protocol):
-    """Opens the page's stream."""
-
-    async def __call__(self, path: str = "/_kiosk/changes", **headers: str) -> Tab:
-        """Open it, and read its first event."""
-        ...
-
-
-@pytest.fixture
-async def open_tab(http: aiohttp.ClientSession) -> AsyncIterator[OpenTab]:
-    """Open the page's stream, until the test is over."""
-    answers: list[aiohttp.ClientResponse] = []
-
-    async def open_it(path: str = "/_kiosk/changes", **headers: str) -> Tab:
-        answer = await http.get(path, headers=headers)
-        answers.append(answer)
-        assert answer.status == 200, await answer.text()
-        assert answer.content_type == "text/event-stream"
-        tab = Tab(answer)
-        assert await tab.read() == "hello"
-        return tab
-
-    yield open_it
-    for answer in answers:
-        answer.close()
+async def state_of(http: aiohttp.ClientSession, **query: str) -> dict[str, Any]:
+    """Ask for the state as the page does."""
+    async with http.get("/_kiosk/state", params=query) as answer:
+        assert answer.status == 200
+        return dict(json.loads(await answer.text()))
 
 
 async def ask(
@@ -154,206 +76,97 @@ async def test_files(http: aiohttp.ClientSession, kiosk: Simulator) -> None:
 async def test_no_page_unless_asked_for() -> None:
     """A simulator without a page has nothing at its paths."""
     async with Simulator() as kiosk, aiohttp.ClientSession(kiosk.base_url) as http:
-        for path in (*_FILES, "/_kiosk/changes"):
+        for path in _FILES:
             async with http.get(path) as answer:
                 assert answer.status == 404
 
 
-# --- Changes ---
+# --- What it shows ---
 
 
-async def test_whole_state_comes_first(open_tab: OpenTab, http: aiohttp.ClientSession, kiosk: Simulator) -> None:
-    """A page that opens gets the address, all plans and errors, and then the whole state."""
-    kiosk.add(CARD, "never")
-    kiosk.fail_next(Fault.too_many_requests(5), times=3)
-    path = f"/v3/spend/profiles/{CARD.profile_id}/cards/{CARD.card_token}/production"
-    async with http.get(path, headers={"Authorization": f"Bearer {kiosk.token}"}) as answer:
-        assert answer.status == 429
-    tab = await open_tab()
-    await tab.until_state_is_complete()
-    assert tab.hello["base_url"] == kiosk.base_url
-    assert tab.hello["plans"] == list(PLANS)
-    assert (len(tab.hello["production_errors"]), len(tab.hello["request_errors"])) == (36, 22)
-    assert {"code": "PRD_FEEDER_JAM", "origin": "PRODUCTION", "meaning": "Production error: feeder card jam"} in (
-        tab.hello["production_errors"]
-    )
-    assert tab.state["kiosks"] == [{"id": "WIS00001", "is_online": True}]
-    assert tab.state["faults"] == {
-        "next": [{"what": "429, Retry-After: 5", "times": 2}],
-        "error_rate": 0,
-        "latency": 0,
-    }
-    assert tab.state["subscriptions"] == []
-    assert [(each["number"], each["http_status"]) for each in tab.state["requests"]] == [(1, 429)]
-    card = tab.cards[CARD.card_token]
-    assert (card["status"], card["plan"], card["moves"], card["requests"]) == ("READY", "never", ["start", "refuse"], 0)
-
-
-async def test_planned_changes_are_live(open_tab: OpenTab, http: aiohttp.ClientSession, kiosk: Simulator) -> None:
-    """However many pages are open, each gets each change of a plan when it comes, without asking."""
+async def test_the_page_has_the_state(http: aiohttp.ClientSession, kiosk: Simulator) -> None:
+    """The page has the address, all plans and errors, and the whole state in it, which is also to be had alone."""
     kiosk.add(CARD, "prints")
-    tabs = [await open_tab() for _ in range(5)]
-    loop = asyncio.get_running_loop()
-    began = loop.time()
-    for tab in tabs:
-        card = await tab.status_of("READY")
-        assert (card["next_status"], card["next_at"] - card["since"]) == ("IN_PROGRESS", pytest.approx(2, abs=0.01))
-    for status, seconds in (("IN_PROGRESS", 2), ("PRODUCED", 5)):
-        await asyncio.gather(*(tab.status_of(status) for tab in tabs))
-        assert loop.time() - began == pytest.approx(seconds, abs=0.2)
+    kiosk.fail_next(Fault.too_many_requests(5), times=3)
+    async with http.get(_PATH, headers={"Authorization": f"Bearer {kiosk.token}"}) as answer:
+        assert answer.status == 429
+    async with http.get("/") as answer:
+        found = re.search('<meta name="begin" content="(.*?)">', await answer.text())
+    assert found is not None
+    begin = json.loads(html.unescape(found[1]))
+    facts, state = begin["facts"], begin["state"]
+    assert state == await state_of(http)
+    assert (facts["base_url"], facts["plans"], facts["takes_any_token"]) == (kiosk.base_url, list(PLANS), False)
+    assert (len(facts["production_errors"]), len(facts["request_errors"])) == (36, 22)
+    error = {"code": "PRD_FEEDER_JAM", "origin": "PRODUCTION", "meaning": "Production error: feeder card jam"}
+    assert error in facts["production_errors"]
+    assert state["kiosks"] == [{"kiosk_id": "WIS00001", "is_online": True, "in_production": 0}]
+    next_answers = [{"what": "429, Retry-After: 5", "times": 2}]
+    assert state["faults"] == {"next": next_answers, "error_rate": 0, "latency": 0}
+    assert (state["subscriptions"], state["deliveries"]) == ([], [])
+    assert [(each["number"], each["http_status"]) for each in state["requests"]] == [(1, 429)]
+    [card] = state["cards"]
+    assert (card["status"], card["plan"], card["requests"]) == ("READY", "prints", 0)
+    assert card["moves"] == ["start", "refuse"]
+    assert (card["next_status"], card["next_at"] - card["since"]) == ("IN_PROGRESS", pytest.approx(2, abs=0.01))
 
 
-async def test_heartbeat(open_tab: OpenTab, http: aiohttp.ClientSession) -> None:
-    """When nothing happens, something still comes every 15 seconds."""
-    tab = await open_tab()
-    await tab.until_state_is_complete()
-    began = asyncio.get_running_loop().time()
-    assert [await tab.read() for _ in range(4)] == ["comment"] * 4
-    assert asyncio.get_running_loop().time() - began == pytest.approx(60, abs=1)
-
-
-@pytest.mark.parametrize("is_header", [True, False])
-async def test_reconnect_goes_on(
-    open_tab: OpenTab, http: aiohttp.ClientSession, kiosk: Simulator, *, is_header: bool
-) -> None:
-    """A page that was away for a moment gets only what has changed meanwhile."""
-    kiosk.add((1, "other"), "never")
-    kiosk.add(CARD, "never")
-    tab = await open_tab()
-    await tab.until_state_is_complete()
-    tab.close()
-    await asyncio.sleep(20)
-    kiosk.start(CARD)
-    if is_header:
-        again = await open_tab(**{"Last-Event-ID": tab.last_id})
-    else:
-        again = await open_tab(f"/_kiosk/changes?after={tab.last_id}")
-    await again.until_state_is_complete()
-    assert again.hello["is_resumed"]
-    assert set(again.cards) == {CARD.card_token}
-    assert "kiosks" not in again.state
-
-
-async def test_reconnect_from_elsewhere(open_tab: OpenTab, http: aiohttp.ClientSession, kiosk: Simulator) -> None:
-    """A page with another simulator's position, or nonsense, gets everything."""
-    kiosk.add(CARD, "never")
-    first = await open_tab()
-    await first.until_state_is_complete()
-    own = first.last_id.partition(".")[0]
+async def test_which_cards_it_shows(http: aiohttp.ClientSession, kiosk: Simulator) -> None:
+    """Fifty cards are shown at once, the newest first; those in a status, those with some text, and all are counted."""
+    for number in range(120):
+        kiosk.add((1, f"Card-{number:03}"), "never" if number % 2 else [Stage("IN_PROGRESS")])
+    rows: list[tuple[dict[str, str], int, int, str, int]] = [
+        ({}, 120, 0, "Card-119", 50),
+        ({"page": "1"}, 120, 1, "Card-069", 50),
+        ({"page": "99"}, 120, 2, "Card-019", 20),
+        ({"page": "-1"}, 120, 0, "Card-119", 50),
+        ({"page": "9" * 30}, 120, 0, "Card-119", 50),
+        ({"words": "card-05"}, 10, 0, "Card-059", 10),
+        ({"words": "1/", "status": "IN_PROGRESS", "page": "1"}, 60, 1, "Card-018", 10),
+    ]
     with Table() as table:
-        for last_id in (
-            "",
-            "0badf00d.5.0.0",
-            "nonsense",
-            ".",
-            f"{own}.-1.0.0",
-            f"{own}.1",
-            f"{own}.\xb2.0.0",
-            "x" * 1000,
-        ):
-            with table.row(last_id):
-                tab = await open_tab(**{"Last-Event-ID": last_id})
-                await tab.until_state_is_complete()
-                assert not tab.hello["is_resumed"]
-                assert set(tab.cards) == {CARD.card_token}
+        for query, found, page, first, count in rows:
+            state = await state_of(http, **query)
+            with table.row(query):
+                assert (state["all_cards"], state["found"], state["page"]) == (120, found, page)
+                assert (state["cards"][0]["card_token"], len(state["cards"])) == (first, count)
+    assert (await state_of(http, words="card-05", status="READY"))["counts"] == {"READY": 5, "IN_PROGRESS": 5}
+    assert (await state_of(http, words="none"))["cards"] == []
 
 
-@pytest.mark.slow
-async def test_slow_reader_piles_up_nothing(open_tab: OpenTab, http: aiohttp.ClientSession, kiosk: Simulator) -> None:
-    """A page that reads nothing for a while gets the present state then, and not all that has been."""
-    cards = [kiosk.add((1, f"card-{number}"), "never") for number in range(200)]
-    tab = await open_tab()
-    changes = 0
-    for _ in range(40):
-        for card in cards:
-            kiosk.add(card, "never")
-            kiosk.start(card)
-            changes += 2
-        await asyncio.sleep(0.1)
-    kiosk.add(CARD, "never")
-    await tab.status_of("READY")
-    assert len(tab.messages) < 200
-    assert tab.size < 4_000_000  # each change for itself would be over 5 MB
-    assert {card["status"] for token, card in tab.cards.items() if token != CARD.card_token} == {"IN_PROGRESS"}
-    assert changes == 16_000
-
-
-async def test_very_many_cards_come_in_parts(open_tab: OpenTab, http: aiohttp.ClientSession, kiosk: Simulator) -> None:
-    """A thousand cards come in several messages."""
-    for number in range(1000):
-        kiosk.add((1, f"card-{number}"), "never")
-    tab = await open_tab()
-    await tab.until_state_is_complete()
-    assert len(tab.cards) == 1000
-    assert len(tab.messages) >= 4
-
-
-async def test_too_many_tabs(open_tab: OpenTab, http: aiohttp.ClientSession) -> None:
-    """There is an end to how many pages may be open."""
-    tabs = [await open_tab() for _ in range(50)]
-    async with http.get("/_kiosk/changes") as answer:
-        assert answer.status == 503
-    tabs[0].close()
-
-
-async def test_logs_are_live(
-    open_tab: OpenTab, http: aiohttp.ClientSession, kiosk: Simulator, hooks: tuple[str, list[dict[str, Any]]]
+async def test_logs_are_shown(
+    http: aiohttp.ClientSession, kiosk: Simulator, hooks: tuple[str, list[dict[str, Any]]]
 ) -> None:
-    """Requests and webhooks are shown as they happen, with what was asked, answered and sent; and no secret."""
+    """The last requests and webhooks are shown, with what was asked, answered and sent; and no secret."""
     kiosk.add(CARD, "never")
-    tab = await open_tab()
-    await tab.until_state_is_complete()
     kiosk.subscribe(hooks[0].replace("://", "://user:hidden@") + "?key=hidden")
-    headers = {"Authorization": f"Bearer {kiosk.token}", "X-External-Correlation-Id": "mine"}
-    path = f"/v3/spend/profiles/{CARD.profile_id}/cards/{CARD.card_token}/production"
-    async with http.get(path, headers=headers) as answer:
-        assert answer.status == 200
-    kiosk.start(CARD)
-    while not tab.state["deliveries"]:
-        await tab.read()
-    [request] = tab.state["requests"]
-    assert (request["correlation_id"], request["http_status"], request["status"]) == ("mine", 200, "READY")
-    assert (request["card"], request["fault"]) == (CARD.card_token, None)
-    [delivery] = tab.state["deliveries"]
-    assert (delivery["status"], delivery["attempt"], delivery["http_status"]) == ("IN_PROGRESS", 1, 200)
-    assert tab.cards[CARD.card_token]["requests"] == 1
-    assert tab.state["subscriptions"] == [hooks[0]]
-    assert "hidden" not in json.dumps([tab.messages, tab.state, tab.hello])
-    assert kiosk.token not in json.dumps([tab.messages, tab.state, tab.hello])
-    late = await open_tab()
-    await late.until_state_is_complete()
-    assert late.state == tab.state
-
-
-async def test_end_of_the_log(open_tab: OpenTab, http: aiohttp.ClientSession, kiosk: Simulator) -> None:
-    """A page that opens late gets the last 200 requests."""
-    for _ in range(250):
+    for _ in range(150):
         async with http.get("/nothing"):
             pass
-    tab = await open_tab()
-    await tab.until_state_is_complete()
-    assert [each["number"] for each in tab.state["requests"]] == list(range(51, 251))
-
-
-async def test_restart(open_tab: OpenTab, http: aiohttp.ClientSession, kiosk: Simulator) -> None:
-    """After a restart of the simulator a page comes back, and gets everything anew."""
-    kiosk.add(CARD, "never")
-    tab = await open_tab()
-    await tab.until_state_is_complete()
-    await kiosk.restart(after=1)
-    again = await open_tab(**{"Last-Event-ID": tab.last_id})
-    await again.status_of("READY")
-    assert not again.hello["is_resumed"]
+    headers = {"Authorization": f"Bearer {kiosk.token}", "X-External-Correlation-Id": "mine"}
+    async with http.get(_PATH, headers=headers) as answer:
+        assert answer.status == 200
+    kiosk.start(CARD)
+    await asyncio.sleep(1)
+    state = await state_of(http)
+    assert [each["number"] for each in state["requests"]] == list(range(52, 152))
+    request = state["requests"][-1]
+    assert (request["correlation_id"], request["http_status"], request["status"]) == ("mine", 200, "READY")
+    assert (request["card"], request["fault"]) == (CARD.card_token, None)
+    [delivery] = state["deliveries"]
+    assert (delivery["status"], delivery["attempt"], delivery["http_status"]) == ("IN_PROGRESS", 1, 200)
+    assert state["cards"][0]["requests"] == 1
+    assert state["subscriptions"] == [hooks[0]]
+    assert "hidden" not in json.dumps(state)
+    assert kiosk.token not in json.dumps(state)
 
 
 # --- Commands ---
 
 
-async def test_every_move_by_command(open_tab: OpenTab, http: aiohttp.ClientSession, kiosk: Simulator) -> None:
+async def test_every_move_by_command(http: aiohttp.ClientSession, kiosk: Simulator) -> None:
     """Each move of a card can be made through the page, and is seen on it."""
-    tab = await open_tab()
     assert (await ask(http, "add", _CARD | {"plan": "never"}))[1]["card"]["status"] == "READY"
-    await tab.status_of("READY")
     await ask(http, "add-kiosk")
     for command, fields, status in (
         ("refuse", {"error_code": "PAN_ALREADY_EXISTS"}, "REQUEST_ERROR"),
@@ -364,14 +177,14 @@ async def test_every_move_by_command(open_tab: OpenTab, http: aiohttp.ClientSess
     ):
         http_status, answer = await ask(http, command, _CARD | fields)
         assert (http_status, answer["card"]["status"]) == (200, status)
-        assert await tab.status_of(status) == answer["card"]
+        assert (await state_of(http))["cards"] == [answer["card"]]
     assert kiosk.state_of(CARD).kiosk_id == "WIS00002"
 
 
 _NO_FAULT: dict[str, Any] = {"fault": None, "error_rate": 0, "latency": 0}
 
 
-async def test_every_fault_by_command(open_tab: OpenTab, http: aiohttp.ClientSession, kiosk: Simulator) -> None:
+async def test_every_fault_by_command(http: aiohttp.ClientSession, kiosk: Simulator) -> None:
     """Each fault of the next answers can be set, and is described; so can a rate and a latency, until a reset."""
     faults = {
         "429": "429, Retry-After: 7",
@@ -386,9 +199,7 @@ async def test_every_fault_by_command(open_tab: OpenTab, http: aiohttp.ClientSes
     }
     for fault in faults:
         assert await ask(http, "apply-faults", _NO_FAULT | {"fault": fault, "times": 2, "seconds": 7}) == (200, {})
-    tab = await open_tab()
-    await tab.until_state_is_complete()
-    assert tab.state["faults"]["next"] == [{"what": what, "times": 2} for what in faults.values()]
+    assert (await state_of(http))["faults"]["next"] == [{"what": what, "times": 2} for what in faults.values()]
     assert len(kiosk.faults.next) == len(faults)
     await ask(http, "apply-faults", _NO_FAULT | {"error_rate": 0.25, "latency": 2.5})
     assert (kiosk.faults.latency, kiosk.faults.error_rate, len(kiosk.faults.next)) == (2.5, 0.25, len(faults))
@@ -474,13 +285,12 @@ async def test_unknown_command(http: aiohttp.ClientSession) -> None:
     assert "start, finish, fail" in answer["detail"]
 
 
-async def test_large_profile_id(open_tab: OpenTab, http: aiohttp.ClientSession, kiosk: Simulator) -> None:
+async def test_large_profile_id(http: aiohttp.ClientSession, kiosk: Simulator) -> None:
     """A profile's id that JavaScript's numbers cannot hold is sent and read as it is."""
     largest = 2**63 - 1
     await ask(http, "add", {"profile_id": str(largest), "card_token": "card", "plan": "never"})
     assert kiosk.cards[0].profile_id == largest
-    tab = await open_tab()
-    assert (await tab.status_of("READY", "card"))["profile_id"] == str(largest)
+    assert (await state_of(http))["cards"][0]["profile_id"] == str(largest)
 
 
 # --- Who may use it: see `test_access` for every route alike ---

@@ -1,8 +1,8 @@
-// The simulator's page: shows the state that is in the page and what the stream of changes sends, and sends commands.
+// The simulator's page: shows the state that is in the page, asks for it again and again, and sends commands.
 // It decides nothing itself. Everything that comes from outside goes into the document as text.
 
+const POLL_EVERY = 500; // milliseconds
 const PAGE_LENGTH = 50;
-const LOG_LENGTH = 100;
 const STATUSES = ["READY", "IN_PROGRESS", "PRODUCED", "PRODUCTION_ERROR", "REQUEST_ERROR"];
 const MOVES = { start: "Start", finish: "Finish", retry: "Retry", fail: "Fail…", refuse: "Refuse…" };
 const ORIGINS = {
@@ -45,85 +45,53 @@ const keyOf = (card) => `${card.profile_id}/${card.card_token}`;
 
 // --- State ---
 
-const state = {
-  hello: null,
-  after: "", // the id of the last change, to go on from
-  cards: new Map(),
-  incoming: null, // the cards of a new state that is not complete yet
-  kiosks: [],
-  numbers: { request: 0, delivery: 0 }, // of the last entry of each log that is shown
-};
-const view = { filter: "", words: "", page: 0, rows: new Map() };
+const begin = JSON.parse(document.querySelector("meta[name=begin]").content);
+let state = begin.state;
+const view = { status: "", words: "", page: 0, rows: new Map(), faults: "", polls: 0, timer: 0 };
 
-function take(changes) {
-  const cards = state.incoming ?? state.cards;
-  const moved = [];
-  for (const card of changes.cards) {
-    const before = state.cards.get(keyOf(card));
-    if (!before || before.status !== card.status || before.requested_at !== card.requested_at) moved.push(card);
-    cards.set(keyOf(card), card);
-  }
-  if (changes.kiosks) showKiosks((state.kiosks = changes.kiosks));
-  if (changes.faults) showFaults(changes.faults);
-  if (changes.subscriptions) showSubscriptions(changes.subscriptions);
-  if (changes.requests) {
-    // A message with the logs in it is the last of its kind: with it, the state is complete.
-    state.cards = cards;
-    state.incoming = null;
-    showLog("request", changes.requests, requestRow);
-    showLog("delivery", changes.deliveries, deliveryRow);
-  }
-  return moved;
+/** Show a state; `isOther` if it is of other cards than the one before, and not of the same a moment later. */
+function show(shown, isOther) {
+  const before = new Map(state.cards.map((card) => [keyOf(card), card]));
+  state = shown;
+  view.page = state.page;
+  showKiosks(state.kiosks);
+  showSubscriptions(state.subscriptions);
+  showLog("request", state.requests, requestRow);
+  showLog("delivery", state.deliveries, deliveryRow);
+  const faults = JSON.stringify(state.faults);
+  if (view.faults !== faults) showFaults(state.faults); // else it would take away what is being entered
+  view.faults = faults;
+  const hasChanged = (card, known) => known?.status !== card.status || known.requested_at !== card.requested_at;
+  const changed = isOther ? [] : state.cards.filter((card) => hasChanged(card, before.get(keyOf(card))));
+  announce(changed);
+  showCards(changed.map(keyOf));
 }
+
+/** Ask for the state of the cards that are looked at; and again and again, while the page is seen. */
+async function poll(isOther = false) {
+  clearTimeout(view.timer);
+  if (document.hidden) return;
+  const number = ++view.polls;
+  const began = performance.now();
+  const query = new URLSearchParams({ status: view.status, words: view.words, page: view.page });
+  const answer = await fetch(`/_kiosk/state?${query}`).catch(() => null);
+  const shown = answer?.ok ? await answer.json().catch(() => null) : null;
+  if (number !== view.polls) return; // another was begun meanwhile
+  if (shown && shown.started_at !== state.started_at) return location.reload(); // it is another simulator
+  if (shown) show(shown, isOther);
+  showConnection(shown ? "live" : "lost", shown ? "Live" : "Connection lost, trying again…");
+  // Very many cards cost no more than a tenth of the time.
+  view.timer = setTimeout(poll, Math.max(POLL_EVERY, 10 * (performance.now() - began)));
+}
+
+document.addEventListener("visibilitychange", () => poll());
 
 /** Announce to those who cannot see it what has changed, but not too much of it. */
-function announce(moved) {
+function announce(changed) {
   const words = (card) => `${card.card_token} is ${card.status}${card.description ? `: ${card.description}` : ""}`;
-  const text = moved.length > 3 ? `${grouped(moved.length)} cards changed` : moved.map(words).join("; ");
-  if (moved.length) setText($("announcement"), text);
+  const text = changed.length > 3 ? `${grouped(changed.length)} cards changed` : changed.map(words).join("; ");
+  if (changed.length) setText($("announcement"), text);
 }
-
-// --- The stream of changes ---
-
-let stream = null;
-
-function connect() {
-  if (stream || document.hidden) return;
-  stream = new EventSource(`/_kiosk/changes?after=${encodeURIComponent(state.after)}`);
-  stream.addEventListener("hello", (event) => {
-    showHello(JSON.parse(event.data));
-    if (!state.hello.is_resumed) {
-      state.incoming = new Map();
-      for (const name of ["request", "delivery"]) {
-        state.numbers[name] = 0;
-        $(`${name}-rows`).replaceChildren();
-      }
-    }
-    showConnection("live", "Live");
-  });
-  stream.addEventListener("change", (event) => {
-    state.after = event.lastEventId;
-    const isNew = state.incoming !== null;
-    const moved = take(JSON.parse(event.data));
-    if (!isNew) announce(moved);
-    showSoon(isNew ? [] : moved.map(keyOf));
-  });
-  stream.addEventListener("error", () => {
-    showConnection("lost", "Connection lost, trying again…");
-    if (stream?.readyState === EventSource.CLOSED) {
-      disconnect();
-      setTimeout(connect, 2000);
-    }
-  });
-}
-
-function disconnect() {
-  stream?.close();
-  stream = null;
-}
-
-// A browser has six connections to a server: hidden tabs give up theirs.
-document.addEventListener("visibilitychange", () => (document.hidden ? disconnect() : connect()));
 
 function showConnection(name, text) {
   $("connection").dataset.state = name;
@@ -146,6 +114,7 @@ async function send(command, fields = {}) {
   }
   setText($("error-text"), error);
   $("error").hidden = !error;
+  poll();
   return !error;
 }
 
@@ -156,14 +125,10 @@ $("error-close").addEventListener("click", () => {
 
 // --- Header ---
 
-function showHello(hello) {
-  state.hello = hello;
-  const token = hello.takes_any_token ? "any" : "…";
-  setText($("connect-command"), `CARDPROD_BASE_URL=${hello.base_url} CARDPROD_TOKEN=${token} cardprod wait 123456 my-card`);
-  if ($("add-plan").options.length) return;
-  for (const plan of hello.plans) $("add-plan").add(new Option(plan, plan));
-  $("add-plan").value = "never";
-}
+const token = begin.facts.takes_any_token ? "any" : "…";
+const command = `CARDPROD_BASE_URL=${begin.facts.base_url} CARDPROD_TOKEN=${token} cardprod wait 123456 my-card`;
+setText($("connect-command"), command);
+for (const plan of begin.facts.plans) $("add-plan").add(new Option(plan, plan, false, plan === "never"));
 
 $("copy").addEventListener("click", async () => {
   getSelection().selectAllChildren($("connect-command")); // where the clipboard is not allowed, it is one key away
@@ -171,9 +136,11 @@ $("copy").addEventListener("click", async () => {
 });
 
 function showKiosks(kiosks) {
-  const items = childrenFor($("kiosks"), kiosks.map((kiosk) => kiosk.id), kioskItem);
-  for (const { id, is_online } of kiosks) {
+  const items = childrenFor($("kiosks"), kiosks.map((kiosk) => kiosk.kiosk_id), kioskItem);
+  for (const { kiosk_id: id, is_online, in_production } of kiosks) {
     const item = items.get(id);
+    item.querySelector(".count").firstChild.data = grouped(in_production);
+    item.title = `${id}: ${item.querySelector(".count").textContent}`;
     item.dataset.online = is_online;
     setText(item.querySelector(".kiosk-state"), is_online ? "online" : "offline");
     const button = item.querySelector("button");
@@ -203,63 +170,36 @@ $("add-kiosk").addEventListener("click", () => send("add-kiosk"));
 
 // --- Cards ---
 
-let isDue = false;
-const changedKeys = new Set();
-
-/** Draw once, however many changes come until the browser draws. */
-function showSoon(changed = []) {
-  for (const key of changed) changedKeys.add(key);
-  if (isDue) return;
-  isDue = true;
-  requestAnimationFrame(() => {
-    isDue = false;
-    showCards();
-    changedKeys.clear();
-  });
-}
-
-function showCards() {
-  const counts = new Map();
-  const busy = new Map();
-  const found = [];
-  for (const [key, card] of state.cards) {
-    if (card.status === "IN_PROGRESS") busy.set(card.kiosk_id, (busy.get(card.kiosk_id) ?? 0) + 1);
-    if (view.words && !key.toLowerCase().includes(view.words)) continue;
-    counts.set(card.status, (counts.get(card.status) ?? 0) + 1);
-    if (!view.filter || card.status === view.filter) found.push(key);
-  }
-  found.reverse(); // the newest first
-  view.page = Math.max(0, Math.min(view.page, Math.ceil(found.length / PAGE_LENGTH) - 1));
-  const first = view.page * PAGE_LENGTH;
-  showRows(found.slice(first, first + PAGE_LENGTH));
-  for (const item of $("kiosks").children) {
-    item.querySelector(".count").firstChild.data = grouped(busy.get(item.dataset.key) ?? 0);
-    item.title = `${item.dataset.key}: ${item.querySelector(".count").textContent}`;
-  }
-  showFilters(counts);
-  showPager(first, found.length);
-  setText($("cards-count"), grouped(state.cards.size));
-  $("no-cards").hidden = found.length > 0;
+function showCards(changed) {
+  showRows(new Map(state.cards.map((card) => [keyOf(card), card])), changed);
+  showFilters();
+  const first = state.page * PAGE_LENGTH;
+  $("pager").hidden = state.found <= PAGE_LENGTH;
+  $("page-before").disabled = first === 0;
+  $("page-after").disabled = first + PAGE_LENGTH >= state.found;
+  const last = grouped(first + state.cards.length);
+  setText($("page-shown"), `${grouped(first + 1)} to ${last} of ${grouped(state.found)}`);
+  setText($("cards-count"), grouped(state.all_cards));
+  $("no-cards").hidden = state.found > 0;
   const none = "No card yet. Add one here, or ask for one with a client: its first request adds it.";
-  setText($("no-cards"), state.cards.size ? "No card matches." : none);
+  setText($("no-cards"), state.all_cards ? "No card matches." : none);
 }
 
-function showRows(keys) {
-  const wanted = new Set(keys);
+function showRows(cards, changed) {
   for (const [key, row] of view.rows) {
-    if (wanted.has(key)) continue;
+    if (cards.has(key)) continue;
     if (row.line.contains(document.activeElement)) $("cards").focus();
     row.line.remove();
     view.rows.delete(key);
   }
   let place = $("card-rows").firstElementChild;
-  for (const key of keys) {
+  for (const [key, card] of cards) {
     let row = view.rows.get(key);
-    if (!row) view.rows.set(key, (row = newRow(key)));
+    if (!row) view.rows.set(key, (row = newRow(key, card)));
     if (row.line !== place) $("card-rows").insertBefore(row.line, place);
     else place = place.nextElementSibling;
-    fillRow(row, state.cards.get(key));
-    if (changedKeys.has(key)) {
+    fillRow(row, card);
+    if (changed.includes(key)) {
       row.line.classList.remove("changed");
       void row.line.offsetWidth; // so that the animation starts again
       row.line.classList.add("changed");
@@ -267,8 +207,7 @@ function showRows(keys) {
   }
 }
 
-function newRow(key) {
-  const { profile_id, card_token } = state.cards.get(key);
+function newRow(key, { profile_id, card_token }) {
   const row = {
     card: null,
     token: element("span", { className: "token", textContent: card_token, tabIndex: -1 }),
@@ -306,11 +245,8 @@ function newRow(key) {
 }
 
 function fillRow(row, card) {
-  const kiosks = state.kiosks.map((kiosk) => `${kiosk.id} ${kiosk.is_online}`).join();
-  if (row.card === card && row.kiosks === kiosks) return;
   if (row.card?.status !== card.status) row.status.replaceChildren(...badge(card.status));
   row.card = card;
-  row.kiosks = kiosks;
   row.status.dataset.status = card.status;
   setText(row.requests, grouped(card.requests));
   fillKiosk(row, card);
@@ -329,9 +265,9 @@ function badge(status) {
 
 /** A card that can be sent to a kiosk can be sent to any, if there are several. */
 function fillKiosk(row, card) {
-  const ids = state.kiosks.map((kiosk) => kiosk.id);
+  const ids = state.kiosks.map((kiosk) => kiosk.kiosk_id);
   if (ids.length < 2 || !(card.moves.includes("start") || card.moves.includes("retry"))) {
-    row.kiosk.replaceChildren(card.kiosk_id);
+    setText(row.kiosk, card.kiosk_id);
     return;
   }
   const isOther = ids.join() !== [...row.choice.options].map((option) => option.value).join();
@@ -354,8 +290,8 @@ function fillMoves(row, card) {
 }
 
 /** Seconds since the simulator started, as its logs count them. */
-const now = () => Date.now() / 1000 - state.hello.started_at;
-const moment = (at) => new Date((state.hello.started_at + at) * 1000);
+const now = () => Date.now() / 1000 - state.started_at;
+const moment = (at) => new Date((state.started_at + at) * 1000);
 
 function duration(seconds) {
   const steps = [[86400, "d"], [3600, "h"], [60, "min"]];
@@ -371,7 +307,7 @@ function fillTimes(row) {
     row.time.dateTime = since.toISOString();
     row.time.title = since.toLocaleString();
   }
-  const isOffline = state.kiosks.some((kiosk) => kiosk.id === card.kiosk_id && !kiosk.is_online);
+  const isOffline = state.kiosks.some((kiosk) => kiosk.kiosk_id === card.kiosk_id && !kiosk.is_online);
   let detail = card.error_code ?? "";
   if (card.is_pending) detail = `${card.error_code}: starts when its kiosk is online`;
   else if (card.is_paused || (isOffline && card.status === "IN_PROGRESS")) detail = "paused, kiosk offline";
@@ -400,44 +336,34 @@ function makeMove(row, move) {
   return send(move, { profile_id, card_token, ...kiosk });
 }
 
-function showFilters(counts) {
-  counts.set("", [...counts.values()].reduce((sum, count) => sum + count, 0));
-  const statuses = [...new Set(["", ...STATUSES, ...counts.keys(), view.filter])];
+function showFilters() {
+  const counts = { ...state.counts, "": Object.values(state.counts).reduce((sum, count) => sum + count, 0) };
+  const statuses = [...new Set(["", ...STATUSES, ...Object.keys(counts), view.status])];
   for (const [status, button] of childrenFor($("filters"), statuses, filterButton)) {
-    setText(button, `${status || "All"} ${grouped(counts.get(status) ?? 0)}`);
-    button.setAttribute("aria-pressed", String(view.filter === status));
+    setText(button, `${status || "All"} ${grouped(counts[status] ?? 0)}`);
+    button.setAttribute("aria-pressed", String(view.status === status));
   }
 }
 
 function filterButton(status) {
   const button = element("button", { type: "button" });
-  button.addEventListener("click", () => {
-    view.filter = status;
-    view.page = 0;
-    showSoon();
-  });
+  button.addEventListener("click", () => lookAt({ status, page: 0 }));
   return button;
 }
 
-function showPager(first, length) {
-  $("pager").hidden = length <= PAGE_LENGTH;
-  $("page-before").disabled = first === 0;
-  $("page-after").disabled = first + PAGE_LENGTH >= length;
-  setText($("page-shown"), `${grouped(first + 1)} to ${grouped(Math.min(first + PAGE_LENGTH, length))} of ${grouped(length)}`);
+/** Show other cards. */
+function lookAt(change) {
+  Object.assign(view, change);
+  return poll(true);
 }
 
-function turn(pages) {
-  view.page += pages;
-  showSoon();
+async function turn(pages) {
+  await lookAt({ page: view.page + pages });
   $("card-table").scrollIntoView({ block: "nearest" });
 }
 $("page-before").addEventListener("click", () => turn(-1));
 $("page-after").addEventListener("click", () => turn(1));
-$("search").addEventListener("input", () => {
-  view.words = $("search").value.trim().toLowerCase();
-  view.page = 0;
-  showSoon();
-});
+$("search").addEventListener("input", () => lookAt({ words: $("search").value.trim(), page: 0 }));
 $("card-rows").addEventListener("animationend", (event) => event.target.closest("tr").classList.remove("changed"));
 
 // --- The choice of an error, by its meaning ---
@@ -448,7 +374,7 @@ function choose(move, card) {
   choosing = { move, card };
   const isFailure = move === "fail";
   setText($("choose-title"), `${isFailure ? "Fail the production of" : "Refuse the request of"} ${card.card_token}`);
-  const errors = isFailure ? state.hello.production_errors : state.hello.request_errors;
+  const errors = isFailure ? begin.facts.production_errors : begin.facts.request_errors;
   const groups = Object.keys(ORIGINS)
     .map((origin) => [origin, errors.filter((error) => error.origin === origin)])
     .filter(([, members]) => members.length);
@@ -565,15 +491,14 @@ function showSubscriptions(endpoints) {
 function showLog(name, entries, rowOf) {
   const title = name === "request" ? "requests" : "deliveries";
   const rows = $(`${name}-rows`);
-  for (const entry of entries) {
-    if (entry.number <= state.numbers[name]) continue;
-    state.numbers[name] = entry.number;
-    rows.prepend(rowOf(entry));
-  }
-  while (rows.childElementCount > LOG_LENGTH) rows.lastElementChild.remove();
-  setText($(`${title}-count`), state.numbers[name] ? grouped(state.numbers[name]) : "");
-  $(`no-${title}`).hidden = rows.childElementCount > 0;
-  rows.parentElement.hidden = !rows.childElementCount;
+  const latest = entries.at(-1)?.number ?? 0;
+  const shown = Number(rows.dataset.latest ?? 0);
+  for (const entry of entries) if (entry.number > shown) rows.prepend(rowOf(entry));
+  rows.dataset.latest = latest;
+  while (rows.childElementCount > entries.length) rows.lastElementChild.remove();
+  setText($(`${title}-count`), latest ? grouped(latest) : "");
+  $(`no-${title}`).hidden = latest > 0;
+  rows.parentElement.hidden = !latest;
 }
 
 const clock = (at) => moment(at).toLocaleTimeString("en-GB");
@@ -607,11 +532,7 @@ function deliveryRow({ at, card, status, delivery_id, attempt, http_status }) {
 
 // --- Begin with the state that came with the page ---
 
-const initial = JSON.parse(document.querySelector("meta[name=state]").content);
-state.after = initial.id;
-showHello(initial.hello);
 showFaultFields();
-take(initial.state);
-showCards();
+show(state, true);
 document.documentElement.dataset.ready = "";
-connect();
+poll();
