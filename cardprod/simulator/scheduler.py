@@ -1,24 +1,18 @@
-"""When simulated cards change by their plans: one heap and one timer, however many cards."""
+"""When simulated cards change by their plans: a timer for each card that has a change to come."""
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from heapq import heappop, heappush
-from itertools import count
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Sequence
 
     from cardprod.models import Card
     from cardprod.simulator.cards import Phase
     from cardprod.simulator.clock import Clock
 
 __all__ = ["Scheduler"]
-
-_AT_ONCE: Final = 100
-"""How many changes are reported before other tasks run: signing the webhooks of one takes a millisecond."""
 
 
 class Scheduler:
@@ -27,53 +21,24 @@ class Scheduler:
     def __init__(self, clock: Clock, on_change: Callable[[Card, Phase], None]) -> None:
         self._clock = clock
         self._on_change = on_change
-        # The number orders the entries that are due at once. Those that were replaced stay until they are due.
-        self._heap: list[tuple[float, int, Card, deque[Phase]]] = []
-        self._phases: dict[Card, deque[Phase]] = {}
-        self._numbers = count()
-        self._timer: asyncio.TimerHandle | None = None
-        self._due = 0.0
+        self._timers: dict[Card, asyncio.TimerHandle] = {}
 
-    @property
-    def is_idle(self) -> bool:
-        """Whether no timer runs."""
-        return self._timer is None
-
-    def schedule(self, card: Card, phases: Iterable[Phase]) -> None:
+    def schedule(self, card: Card, phases: Sequence[Phase]) -> None:
         """Report these changes of a card, instead of those that were scheduled before."""
-        self._phases[card] = deque(phases)
-        self._push(card, next(self._numbers))
-        self._set_timer()
+        timer = self._timers.pop(card, None)
+        if timer is not None:
+            timer.cancel()
+        if phases:
+            seconds = phases[0].since - self._clock.now()
+            self._timers[card] = asyncio.get_running_loop().call_later(seconds, self._report, card, phases)
 
     def clear(self) -> None:
         """Report no change any more."""
-        self._heap.clear()
-        self._phases.clear()
-        self._set_timer()
+        for timer in self._timers.values():
+            timer.cancel()
+        self._timers.clear()
 
-    def _push(self, card: Card, number: int) -> None:
-        phases = self._phases[card]
-        if phases:
-            heappush(self._heap, (phases[0].since, number, card, phases))
-
-    def _set_timer(self) -> None:
-        if self._timer is not None and not (self._heap and self._heap[0][0] == self._due):
-            self._timer.cancel()
-            self._timer = None
-        if self._timer is None and self._heap:
-            self._due = self._heap[0][0]
-            self._timer = asyncio.get_running_loop().call_later(self._due - self._clock.now(), self._report)
-
-    def _report(self) -> None:
-        self._timer = None
-        self._clock.reach(self._due)
-        now = self._clock.now()
-        for _ in range(_AT_ONCE):
-            if not self._heap or self._heap[0][0] > now:
-                break
-            _, number, card, phases = heappop(self._heap)
-            if self._phases.get(card) is phases:
-                phase = phases.popleft()
-                self._push(card, number)
-                self._on_change(card, phase)
-        self._set_timer()
+    def _report(self, card: Card, phases: Sequence[Phase]) -> None:
+        self._clock.reach(phases[0].since)
+        self.schedule(card, phases[1:])
+        self._on_change(card, phases[0])

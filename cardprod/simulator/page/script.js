@@ -67,7 +67,7 @@ function show(shown, isOther) {
   showCards(changed.map(keyOf));
 }
 
-/** Ask for the state of the cards that are looked at; and again and again, while the page is seen. */
+/** Ask for the state, with those cards that are to be shown; and again and again, while the page is seen. */
 async function poll(isOther = false) {
   clearTimeout(view.timer);
   if (document.hidden) return;
@@ -347,23 +347,23 @@ function showFilters() {
 
 function filterButton(status) {
   const button = element("button", { type: "button" });
-  button.addEventListener("click", () => lookAt({ status, page: 0 }));
+  button.addEventListener("click", () => showOthers({ status, page: 0 }));
   return button;
 }
 
 /** Show other cards. */
-function lookAt(change) {
+function showOthers(change) {
   Object.assign(view, change);
   return poll(true);
 }
 
 async function turn(pages) {
-  await lookAt({ page: view.page + pages });
+  await showOthers({ page: view.page + pages });
   $("card-table").scrollIntoView({ block: "nearest" });
 }
 $("page-before").addEventListener("click", () => turn(-1));
 $("page-after").addEventListener("click", () => turn(1));
-$("search").addEventListener("input", () => lookAt({ words: $("search").value.trim(), page: 0 }));
+$("search").addEventListener("input", () => showOthers({ words: $("search").value.trim(), page: 0 }));
 $("card-rows").addEventListener("animationend", (event) => event.target.closest("tr").classList.remove("changed"));
 
 // --- The choice of an error, by its meaning ---
