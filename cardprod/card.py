@@ -157,7 +157,9 @@ class Card:
         return hash((self.profile_id, self.card_token))
 
     def _short_token(self) -> str:
-        return self.card_token if len(self.card_token) <= _SHOWN else f"{self.card_token[:_SHOWN]}…"
+        """Shorten the token to its first and last characters: those of one system may all begin, or all end, alike."""
+        token, most = self.card_token, _SHOWN // 2
+        return token if len(token) <= _SHOWN else f"{token[:most]}…{token[-most:]}"
 
     def __repr__(self) -> str:
         return f"Card({self.profile_id}, {self._short_token()!r})"

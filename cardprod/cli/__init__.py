@@ -99,8 +99,14 @@ class _Warnings(logging.Handler):
         if record.exc_info:
             print_stderr(logging.Formatter().formatException(record.exc_info))
 
+    def close(self) -> None:
+        """Print what is still to be summed up."""
+        for error in [*self._failed]:
+            self._sum_up(error)
+        super().close()
+
     def _sum_up(self, error: str) -> None:
-        more = self._failed.pop(error) - _FEW_FAILED
+        more = self._failed.pop(error, 0) - _FEW_FAILED
         if more > 0:
             print_stderr(f"cardprod: {count_of(more, 'more poll')} failed with {error} in the last {_SUMMED_UP} s")
 
@@ -146,5 +152,6 @@ async def run(arguments: argparse.Namespace, output: Output) -> int:
         await output.drain()
     finally:
         LOGGER.removeHandler(handler)
+        handler.close()
         output.close()
     return exit_code

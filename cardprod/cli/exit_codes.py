@@ -40,7 +40,7 @@ exit codes:
        worker: 0, once what is under way is finished
   Of several cards, one with 4 decides, else one with 3, else one with 1, else a row with 2.
 """
-"""The one list of them, in the help of each command."""
+"""The one list of them, in `cardprod --help`."""
 
 PRODUCED: Final = 0
 FAILED: Final = 1

@@ -86,7 +86,8 @@ class Commands:
             name,
             help=line,
             description=f"{line[0].upper()}{line[1:]}.\n{more}",
-            epilog="\n  ".join((f"{EXIT_CODES}\nexamples:", *examples)),
+            epilog="\n  ".join(("examples:", *examples))
+            + "\n\n`cardprod --help` has the exit codes, and the environment.",
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         command.set_defaults(run=run, is_live=False, plain=False)

@@ -23,6 +23,11 @@ class Scheduler:
         self._on_change = on_change
         self._timers: dict[Card, asyncio.TimerHandle] = {}
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether no timer runs."""
+        return not self._timers
+
     def schedule(self, card: Card, phases: Sequence[Phase]) -> None:
         """Report these changes of a card, instead of those that were scheduled before."""
         timer = self._timers.pop(card, None)

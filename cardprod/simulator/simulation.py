@@ -251,23 +251,31 @@ class KioskSimulation:
 
     def subscribe(self, subscription: Subscription) -> None:
         """Send webhooks there from now on."""
+        was_observed = self._is_observed
         self.webhooks.subscribe(subscription)
+        if not was_observed:
+            self._reschedule(self.cards)
         self.publish("subscriptions")
 
     async def unsubscribe(self) -> None:
         """Send no more webhooks."""
         await self.webhooks.unsubscribe()
+        self._stop_if_unobserved()
         self.publish("subscriptions")
 
     def observe(self, observer: Callable[[Change], None]) -> None:
         """Call an observer after each change from now on, planned ones too."""
+        was_observed = self._is_observed
         self._observers.append(observer)
+        if not was_observed:
+            self._reschedule(self.cards)
 
     def stop_observing(self, observer: Callable[[Change], None]) -> None:
         """Call it no more."""
         if observer not in self._observers:
             raise UsageError("this observer is not there: pass the one that was passed to `observe`")
         self._observers.remove(observer)
+        self._stop_if_unobserved()
 
     def publish(self, change: Change) -> None:
         """Call every observer, also if one of them stops observing meanwhile."""
@@ -283,10 +291,22 @@ class KioskSimulation:
                 self._has_failed = True
                 _log.exception("a callback of the simulator has failed; its next errors are not logged")
 
+    @property
+    def _is_observed(self) -> bool:
+        return bool(self._observers or self.webhooks.subscriptions)
+
+    def _stop_if_unobserved(self) -> None:
+        if not self._is_observed:
+            self.scheduler.clear()
+
     def _reschedule(self, cards: Iterable[Card]) -> None:
-        """Schedule the planned changes of cards anew."""
-        for card in cards:
-            self.scheduler.schedule(card, self.cards[card].phases_after(self.clock.now()))
+        """Schedule the planned changes of cards anew, if anybody wants to know of them.
+
+        Else no timer runs, so that virtual time does not jump to it while a test waits for something real.
+        """
+        if self._is_observed:
+            for card in cards:
+                self.scheduler.schedule(card, self.cards[card].phases_after(self.clock.now()))
 
     def _publish_moved(self, card: Card) -> None:
         self._reschedule([card])

@@ -126,6 +126,17 @@ async def test_no_usable_answer(kiosk: Simulator) -> None:
                 assert line["card"]["card_token"] == CARD.card_token
 
 
+@pytest.mark.usefixtures("environment")
+async def test_failed_polls_are_summed_up(kiosk: Simulator, capfd: pytest.CaptureFixture[str]) -> None:
+    """Of polls that fail alike three are shown as they come, and then how many more, also if the command ends first."""
+    kiosk.add(CARD, "never")
+    kiosk.fail_next(Fault.server_error(), times=100)
+    assert (await run("wait", *_ARGUMENTS))[0] == 4
+    lines = capfd.readouterr().err.splitlines()
+    assert ["a poll failed" in line for line in lines] == [True, True, True, False, False]
+    assert lines[-1] == "cardprod: 1 more poll failed with ServerError in the last 30 s"
+
+
 async def test_demo() -> None:
     """The demo shows every end a card can have, sums them up, exits 0 and takes less than 15 seconds."""
     started_at = asyncio.get_running_loop().time()
@@ -265,10 +276,7 @@ def test_bad_arguments(capfd: pytest.CaptureFixture[str]) -> None:
 
 
 def test_help(capfd: pytest.CaptureFixture[str]) -> None:
-    """`--help` has all commands and each variable that is read; every help has the one list of exit codes.
-
-    No command takes a token as an argument.
-    """
+    """`--help` has all commands, exit codes and variables; each command's has examples, and takes no token."""
 
     def help_of(*argv: str) -> str:
         with pytest.raises(SystemExit) as caught:
@@ -281,7 +289,8 @@ def test_help(capfd: pytest.CaptureFixture[str]) -> None:
     assert listed is not None
     helps |= {name: help_of(name) for name in re.findall(r"^    ([a-z]+)", listed[1], re.MULTILINE)}
     assert len(helps) == 11
-    assert [name for name, text in helps.items() if EXIT_CODES not in text or "examples:" not in text] == []
+    assert EXIT_CODES in helps[""]
+    assert [name for name, text in helps.items() if "examples:" not in text or "`cardprod " not in text] == []
     sources = [path.read_text("utf-8") for path in Path(cardprod.__file__).parent.rglob("*.py")]
     variables = {name for source in sources for name in re.findall(r"CARDPROD_[A-Z_]+[A-Z]", source)}
     assert set(re.findall(r"^  (CARDPROD_[A-Z_]+)  ", helps[""], re.MULTILINE)) == variables

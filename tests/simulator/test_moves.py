@@ -511,3 +511,16 @@ async def test_many_changes_at_once(kiosk: Simulator) -> None:
     kiosk.observe(observer)
     await asyncio.sleep(6)
     assert Counter(card for card, _ in observer.cards) == dict.fromkeys(cards, 2)
+
+
+async def test_no_timer_runs_when_nobody_observes(kiosk: Simulator) -> None:
+    """Without an observer or a subscription no timer runs for the plans: virtual time would jump to it."""
+    inner: Any = kiosk
+    scheduler = inner._simulation.scheduler
+    kiosk.add(CARD, "retried")
+    assert scheduler.is_idle
+    observer = Observer(kiosk)
+    kiosk.observe(observer)
+    assert not scheduler.is_idle
+    kiosk.stop_observing(observer)
+    assert scheduler.is_idle

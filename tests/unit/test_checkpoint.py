@@ -272,7 +272,7 @@ def test_same_card_twice() -> None:
     """A checkpoint that holds a card twice is refused: which of the two would be true?"""
     saved = json.loads(SAMPLE)
     saved["pending"].append(saved["pending"][0])
-    with pytest.raises(UsageError, match="card 123456/ca0c8154…: a checkpoint must hold each card once"):
+    with pytest.raises(UsageError, match="card 123456/ca0c…de52: a checkpoint must hold each card once"):
         Checkpoint.from_json(json.dumps(saved))
 
 

@@ -127,9 +127,9 @@ def test_survives_copying() -> None:
 
 def test_names_its_card_in_short() -> None:
     """Printed, an error names its card with a shortened token, in one line, also where its own words name it."""
-    assert {str(error) for error in EVERY_ERROR} == {"card 123456/ca0c8154…: said no"}
+    assert {str(error) for error in EVERY_ERROR} == {"card 123456/ca0c…de52: said no"}
     server_names_it = errors.ServerError(f"no {CARD.card_token}, no", http_status=500, card=CARD)
-    assert str(server_names_it) == "card 123456/ca0c8154…: no ca0c8154…, no"
+    assert str(server_names_it) == "card 123456/ca0c…de52: no ca0c…de52, no"
 
 
 def test_card_may_be_named_later() -> None:
@@ -137,9 +137,9 @@ def test_card_may_be_named_later() -> None:
     error = errors.TransportError("the connection broke")
     assert str(error) == "the connection broke"
     error.card = CARD
-    assert str(error) == "card 123456/ca0c8154…: the connection broke"
+    assert str(error) == "card 123456/ca0c…de52: the connection broke"
     error.args = ()
-    assert str(error) == "card 123456/ca0c8154…: "
+    assert str(error) == "card 123456/ca0c…de52: "
 
 
 def test_api_error_has_what_the_answer_said() -> None:

@@ -130,14 +130,14 @@ def test_card_of() -> None:
 
 
 def test_card_shows_its_token_shortened() -> None:
-    """Printed in any way, a card shows the profile and no more than the first 8 characters of its token."""
+    """Printed in any way, a card shows the profile and of a long token no more than the first and last 4 characters."""
     card = Card(123456, TOKEN)
     assert (str(card), repr(card), f"{card}") == (
-        "123456/ca0c8154…",
-        "Card(123456, 'ca0c8154…')",
-        "123456/ca0c8154…",
+        "123456/ca0c…de52",
+        "Card(123456, 'ca0c…de52')",
+        "123456/ca0c…de52",
     )
-    assert (str(Card(1, "12345678")), str(Card(1, "123456789"))) == ("1/12345678", "1/12345678…")
+    assert (str(Card(1, "12345678")), str(Card(1, "123456789"))) == ("1/12345678", "1/1234…6789")
 
 
 # --- ProductionStatus ---

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import attrs
 
@@ -21,13 +21,18 @@ if TYPE_CHECKING:
 
 __all__ = ["add", "run"]
 
+_DOES: Final = """show how far a batch is
+
+It is finished when no card is pending, however they ended, and all was delivered.
+A worker that was killed is counted for 15 s more."""
+
 
 def add(to: Commands) -> None:
     """Add the command."""
     batch = to.add(
         "batch",
         run,
-        "show how far a batch is\n\nIt is finished when no card is pending, however they ended, and all was delivered.",
+        _DOES,
         "cardprod batch ID",
         "cardprod batch ID --results --json",
         "cardprod batch ID --cancel",
