@@ -27,7 +27,6 @@ from cardprod.errors import UsageError
 from cardprod.models import Card, KnownCard, ProductionStatus
 
 if TYPE_CHECKING:
-    from _csv import Reader
     from collections.abc import Iterable, Iterator, Mapping
 
 __all__ = ["EXPECTED", "BadRow", "KnownCard", "encoding_of", "read_cards"]
@@ -120,16 +119,10 @@ def _read(lines: Iterator[str]) -> Iterator[Card | BadRow]:
 
 def _separator_of(header: list[str]) -> str:
     for separator in _SEPARATORS:
-        with suppress(csv.Error):
-            for cells in islice(_reader(iter(header), separator), 1):
-                if {*_NAMES} <= {*map(_plain, cells)}:
-                    return separator
+        if {*_NAMES} <= {*map(_plain, "".join(header).split(separator))}:
+            return separator
     found = _FIRST_CELL.match(header[0])
     return found[1] if found else ","
-
-
-def _reader(lines: Iterator[str], separator: str) -> Reader:
-    return csv.reader(lines, delimiter=separator, skipinitialspace=True, strict=True)
 
 
 def _plain(name: str) -> str:
@@ -138,7 +131,7 @@ def _plain(name: str) -> str:
 
 
 def _read_csv(lines: Iterator[str], before: int, separator: str) -> Iterator[Card | BadRow]:
-    reader = _reader(lines, separator)
+    reader = csv.reader(lines, delimiter=separator, skipinitialspace=True, strict=True)
     header, positions, is_first = EXPECTED, dict(zip(_NAMES, (0, 1), strict=True)), True
     while True:
         line = before + reader.line_num + 1

@@ -102,8 +102,6 @@ class WatchStats:
         self._why_failed = ""
         self._ends_growth = Growth(_RATE_WINDOW, now)
         self._requests_growth, self._failures_growth = Growth(_MINUTE, now), Growth(_MINUTE, now)
-        self.pending: int = 0
-        """Cards that have not ended."""
         self.bad_rows: int = 0
         """Rows of the list that are no cards."""
         self.saved_at: float | None = None
@@ -111,6 +109,11 @@ class WatchStats:
 
     def __len__(self) -> int:
         return len(self._states)
+
+    @property
+    def pending(self) -> int:
+        """Cards that have not ended."""
+        return len(self._states) - self._ends.total()
 
     def add(self, cards: Iterable[Card]) -> list[Card]:
         """Add cards, and return those that are new."""
@@ -121,7 +124,6 @@ class WatchStats:
                 numbers[card] = len(numbers)
                 new.append(card)
         self._states.extend([None] * len(new))
-        self.pending += len(new)
         return new
 
     def number_of(self, card: Card) -> int:
@@ -146,14 +148,12 @@ class WatchStats:
         before = self._states[number]
         if isinstance(before, OutcomeKind):
             self._ends[before] -= 1
-            self.pending += 1
         elif before is not None:
             self._statuses[before] -= 1
         if is_end or isinstance(outcome, CardprodError):
             kind = OutcomeKind.of(outcome)
             self._states[number] = kind = self._kinds.setdefault(kind, kind)  # one object for all cards
             self._ends[kind] += 1
-            self.pending -= 1
         else:
             self._states[number] = status = one_line(outcome.status, _SHOWN)
             self._statuses[status] += 1

@@ -139,8 +139,7 @@ function showKiosks(kiosks) {
   const items = childrenFor($("kiosks"), kiosks.map((kiosk) => kiosk.kiosk_id), kioskItem);
   for (const { kiosk_id: id, is_online, in_production } of kiosks) {
     const item = items.get(id);
-    item.querySelector(".count").firstChild.data = grouped(in_production);
-    item.title = `${id}: ${item.querySelector(".count").textContent}`;
+    setText(item.querySelector(".count"), `${grouped(in_production)} in production`);
     item.dataset.online = is_online;
     setText(item.querySelector(".kiosk-state"), is_online ? "online" : "offline");
     const button = item.querySelector("button");
@@ -157,7 +156,7 @@ function kioskItem(id) {
     {},
     element("span", { className: "mono", textContent: id }),
     element("span", { className: "kiosk-state" }),
-    element("span", { className: "count" }, "", element("span", { className: "wide", textContent: " in production" })),
+    element("span", { className: "count" }),
     button,
   );
   button.addEventListener("click", () =>
@@ -245,22 +244,13 @@ function newRow(key, { profile_id, card_token }) {
 }
 
 function fillRow(row, card) {
-  if (row.card?.status !== card.status) row.status.replaceChildren(...badge(card.status));
   row.card = card;
+  setText(row.status, card.status);
   row.status.dataset.status = card.status;
   setText(row.requests, grouped(card.requests));
   fillKiosk(row, card);
   fillTimes(row);
   fillMoves(row, card);
-}
-
-function badge(status) {
-  const drawing = document.createElementNS("http://www.w3.org/2000/svg", "svg");
-  drawing.setAttribute("aria-hidden", "true");
-  const use = document.createElementNS("http://www.w3.org/2000/svg", "use");
-  use.setAttribute("href", `#icon-${STATUSES.includes(status) ? status : "other"}`);
-  drawing.append(use);
-  return [drawing, status];
 }
 
 /** A card that can be sent to a kiosk can be sent to any, if there are several. */
@@ -324,10 +314,6 @@ function fillTimes(row) {
     plan,
   );
 }
-
-setInterval(() => {
-  if (!document.hidden) for (const row of view.rows.values()) fillTimes(row);
-}, 1000);
 
 function makeMove(row, move) {
   const { profile_id, card_token } = row.card;
@@ -419,15 +405,11 @@ function findErrors() {
 }
 
 $("choose-search").addEventListener("input", findErrors);
-$("choose").addEventListener("keydown", (event) => {
-  const errors = errorsShown();
-  const at = errors.indexOf(document.activeElement);
-  if (event.key === "Enter" && document.activeElement === $("choose-search") && errors.length === 1) errors[0].click();
-  else if (event.key === "ArrowDown") errors[Math.min(at + 1, errors.length - 1)]?.focus();
-  else if (event.key === "ArrowUp" && at > 0) errors[at - 1].focus();
-  else if (event.key === "ArrowUp" && at === 0) $("choose-search").focus();
-  else return;
+$("choose-search").addEventListener("keydown", (event) => {
+  if (event.key !== "Enter") return;
   event.preventDefault();
+  const errors = errorsShown();
+  if (errors.length === 1) errors[0].click();
 });
 
 // --- Forms: a card, faults, webhooks ---
@@ -514,12 +496,9 @@ const tokenCell = (token) => cell("mono token-end", element("bdi", { textContent
 function requestRow({ at, method, path, card, correlation_id, fault, http_status, status }) {
   const answer = cell("", answerOf(http_status), status ? ` ${status}` : "");
   if (fault) answer.append(element("span", { className: "detail", textContent: ` fault: ${fault}` }));
-  // Its end, because a client may count them up there.
-  const id = element("span", { className: "mono", textContent: correlation_id ? `…${correlation_id.slice(-8)}` : "" });
-  id.title = correlation_id ?? "no correlation id";
   const request = card && method === "GET" ? tokenCell(card) : cell("mono", `${method} ${path}`);
-  request.title = `${method} ${path}`;
-  return element("tr", {}, cell("time", clock(at)), request, answer, cell("id", id));
+  request.title = `${method} ${path}\n${correlation_id ?? "no"} correlation id`;
+  return element("tr", {}, cell("time", clock(at)), request, answer);
 }
 
 function deliveryRow({ at, card, status, delivery_id, attempt, http_status }) {
