@@ -58,37 +58,16 @@ async def test_wait_follows(kiosk: Simulator) -> None:
 
 
 @pytest.mark.usefixtures("environment")
-async def test_following_is_one_count(kiosk: Simulator) -> None:
-    """The time and the polls of `wait --follow` are of all of it, in each transition and in the error that ends it."""
-    stages: Plan = [("READY", 20), JAM, Stage("IN_PROGRESS", is_new_request=True)]
-    kiosk.add((1, "card"), stages)
-    exit_code, lines = await run_json("wait", "1", "card", "--follow", "--timeout", "3m")
-    assert (exit_code, [line["type"] for line in lines]) == (3, [*["transition"] * 3, "error"])
-    counted = [(line["elapsed"], line["polls"]) for line in lines if "polls" in line]
-    answers = [request.status for request in kiosk.requests]
-    assert [polls for _, polls in counted] == [*(answers.index(line["status"]) + 1 for line in lines[:3]), len(answers)]
-    assert counted[2][0] > 80
-    assert counted[-1] == (pytest.approx(180, abs=1), len(kiosk.requests))
-    assert lines[-1]["message"].startswith(f"not final after 180 s and {counted[-1][1]} answered polls: ")
-    assert kiosk.requests[-1].at - kiosk.requests[0].at == pytest.approx(180, abs=1)
-
-
-@pytest.mark.usefixtures("environment")
-async def test_a_whole_token_after_a_timeout(kiosk: Simulator, capfd: pytest.CaptureFixture[str]) -> None:
-    """A wait that timed out says so where its results are, with the whole token and the last status, and exits 3."""
+async def test_after_a_timeout(kiosk: Simulator, capfd: pytest.CaptureFixture[str]) -> None:
+    """A wait that timed out says so where its results are, with the whole token, the last status and its time."""
     kiosk.add((1, "a-card-with-a-long-token"), "never")
-    exit_code, out = await run("wait", "1", "a-card-with-a-long-token", "--timeout", "1m")
+    arguments = ("wait", "1", "a-card-with-a-long-token", "--timeout", "1m")
+    exit_code, out = await run(*arguments)
     words = r" +60\.0 s  1/a-card-with-a-long-token  not final after 60 s and \d+ answered polls: last seen READY; .*"
     assert exit_code == 3
     assert re.fullmatch(words, out.splitlines()[-1])
     assert capfd.readouterr().err == ""
-
-
-@pytest.mark.usefixtures("environment")
-async def test_the_last_status_after_a_timeout(kiosk: Simulator) -> None:
-    """When the time of a wait is over, the line that says so has the last status, and when it was seen."""
-    kiosk.add((1, "card"), "never")
-    exit_code, lines = await run_json("wait", "1", "card", "--timeout", "1m")
+    exit_code, lines = await run_json(*arguments)
     assert (exit_code, [line["type"] for line in lines]) == (3, ["transition", "error"])
     assert (lines[-1]["error"], lines[-1]["status"]) == ("WaitTimeout", "READY")
     assert lines[-1]["seen_at"] > lines[0]["seen_at"]
@@ -120,7 +99,7 @@ async def test_the_last_line_of_each_card(kiosk: Simulator, tmp_path: Path) -> N
 
 @pytest.mark.usefixtures("environment")
 async def test_following_is_one_timeout(kiosk: Simulator, tmp_path: Path) -> None:
-    """A card that is followed has one `--timeout`, of `wait`, of `watch`, and of one that goes on after an end."""
+    """A card that is followed has one `--timeout` and one count of polls, also where `watch` goes on after an end."""
     file, state = write_list(tmp_path / "cards.csv", [Card(1, "card")]), tmp_path / "state"
     commands = {
         "wait": ["wait", "1", "card"],
@@ -131,7 +110,7 @@ async def test_following_is_one_timeout(kiosk: Simulator, tmp_path: Path) -> Non
         for name, arguments in commands.items():
             stages: Plan = [("READY", 20), JAM, Stage("IN_PROGRESS", 20, is_new_request=True), JAM]
             kiosk.add((1, "card"), stages)
-            began_at = asyncio.get_running_loop().time()
+            began_at, requests = asyncio.get_running_loop().time(), len(kiosk.requests)
             if "continued" in name:
                 await cancelled_after(50, file, state, "--follow")
             _, lines = await run_json(*arguments, "--follow", "--timeout", "3m")
@@ -139,6 +118,9 @@ async def test_following_is_one_timeout(kiosk: Simulator, tmp_path: Path) -> Non
             with table.row(name):
                 assert asyncio.get_running_loop().time() - began_at == pytest.approx(180, abs=2)
                 assert end["elapsed"] == pytest.approx(180, abs=2)
+                assert "continued" in name or end["polls"] == len(kiosk.requests) - requests
+                counted = [(line["elapsed"], line["polls"]) for line in lines if "polls" in line]
+                assert counted == sorted(counted)
                 assert end["message"].startswith(
                     f"not PRODUCED after 180 s and {end['polls']} answered polls: nothing newer than "
                 )
