@@ -114,12 +114,6 @@ FILES: Final = {
     "a checkpoint that is another list": Accident(
         "watch one.csv --checkpoint header.csv", 2, err=f"cardprod: header.csv {OTHER}: it is no SQLite database; .*"
     ),
-    "a checkpoint that is a device": Accident(
-        "watch one.csv --checkpoint /dev/full", 2, err=f"cardprod: /dev/full {OTHER}: it is no file; .*"
-    ),
-    "a checkpoint that is a dangling link": Accident(
-        "watch one.csv --checkpoint dangling", 2, err=f"cardprod: dangling {OTHER}: it is a link that leads nowhere; .*"
-    ),
     "authorities that are not there": Accident(
         "status 1 produced --ca no.pem", 2, err="cardprod: the authorities in no.pem cannot be read: No such .*"
     ),
@@ -151,7 +145,6 @@ async def folder(kiosk: Simulator, tmp_path: Path) -> Path:
     }
     for name, content in contents.items():
         (tmp_path / name).write_bytes(content)
-    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
     return tmp_path
 
 

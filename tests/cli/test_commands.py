@@ -246,6 +246,9 @@ async def test_simulated_moves(capfd: pytest.CaptureFixture[str]) -> None:
         fields |= {"kiosk_id": "WIS2", "error_code": "KIOSK_ID_NOT_FOUND"}
         assert [await move(name) for name in ("refuse", "add-kiosk")] == [200] * 2
         assert moves == {}
+        async with http.get("/_kiosk/state") as answer:
+            [card] = (await answer.json())["cards"]
+            assert (card["status"], card["error_code"]) == ("REQUEST_ERROR", "KIOSK_ID_NOT_FOUND")
 
 
 async def test_where_it_cannot_simulate(kiosk: Simulator, capfd: pytest.CaptureFixture[str]) -> None:

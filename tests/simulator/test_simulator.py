@@ -87,14 +87,6 @@ async def test_virtual_time_goes_on(printing: None, kiosk: Simulator, http: aioh
     assert 0 <= kiosk.state_of(CARD).since <= kiosk.requests[-1].at < 30
 
 
-async def test_card_added_again_starts_again(kiosk: Simulator, http: aiohttp.ClientSession) -> None:
-    """A card that is added again starts its plan again."""
-    kiosk.add(CARD, "prints")
-    await asyncio.sleep(60)
-    kiosk.add(CARD, "prints")
-    assert json.loads((await ask(http, kiosk))[2])["status"] == "READY"
-
-
 async def test_body_is_as_wises(kiosk: Simulator, http: aiohttp.ClientSession) -> None:
     """A body has Wise's names, a null kiosk while READY, a UTC time in milliseconds, and nothing where is nothing."""
     kiosk.add(CARD, [("READY", 5), Stage("IN_PROGRESS", 5), Stage("PRODUCED", is_new_request=True)])

@@ -89,7 +89,6 @@ _LONGEST: Final = 1_000_000
 _SAVE_AFTER: Final = 0.4
 """Seconds until a change is written: what comes meanwhile is written with it."""
 
-_LEARNED_EVERY: Final = 60.0
 _RETRY_AFTER: Final = 60.0
 """Seconds until a file that could not be written is tried again."""
 _TRIES: Final = 25
@@ -115,7 +114,6 @@ class CheckpointStore:
         """The file's name, for messages."""
         self.learned: Callable[[], str] | None = None
         """Returns what the schedule has learned, once there is one."""
-        self._learned_at = time.monotonic()
         self._thread = ThreadPoolExecutor(1, "cardprod checkpoint")
         self._database = _Database(name)
         self._new: list[_Row] = []
@@ -178,7 +176,6 @@ class CheckpointStore:
 
     def close(self) -> None:
         """Write the rest, and let others have the file. It blocks, so that nothing can cancel it."""
-        self._learned_at = -math.inf
         try:
             self._thread.submit(self._writing()).result()
         finally:
@@ -190,10 +187,7 @@ class CheckpointStore:
         new, self._new = self._new, []
         changes, self._changes = self._changes, {}
         self._has_changed.clear()
-        learned = None
-        if self.learned is not None and time.monotonic() - self._learned_at > _LEARNED_EVERY:
-            self._learned_at = time.monotonic()
-            learned = self.learned()
+        learned = None if self.learned is None else self.learned()
         return lambda: self._database.write(new, changes, learned)
 
     async def _run(self, work: Callable[[], _T]) -> _T:
