@@ -18,6 +18,7 @@ from __future__ import annotations
 import html
 import json
 import re
+from collections import defaultdict
 from functools import cache
 from importlib.resources import files
 from inspect import isawaitable
@@ -27,9 +28,9 @@ from aiohttp import web
 
 from cardprod.error_codes import PRODUCTION_ERROR_MEANINGS, REQUEST_ERROR_MEANINGS
 from cardprod.errors import UsageError
-from cardprod.simulator.api import problem
+from cardprod.simulator.api import json_object, problem
 from cardprod.simulator.kiosks import CardState
-from cardprod.simulator.page.commands import run_command
+from cardprod.simulator.page.commands import COMMANDS
 from cardprod.simulator.page.state import card_as_json, state_as_json
 from cardprod.simulator.plans import PLANS
 
@@ -99,12 +100,15 @@ class Page:
     async def _answer_command(self, request: web.Request) -> web.StreamResponse:
         if request.content_type != "application/json":
             return problem(request, 415, "A command must be application/json")
+        command, fields = COMMANDS.get(request.match_info["name"]), json_object(await request.read())
+        if command is None:
+            return problem(request, 404, f"There is no such command; there are {', '.join(COMMANDS)}")
+        if fields is None:
+            return problem(request, 400, "A command's arguments must be a JSON object")
         try:
-            done = run_command(self._kiosk, request.match_info["name"], await request.read())
+            done = command(self._kiosk, defaultdict(lambda: None, fields))
             if isawaitable(done):
                 await done
-        except KeyError as error:
-            return problem(request, 404, f"There is no such command; there are {error.args[0]}")
         except UsageError as error:
             return problem(request, 400, str(error))
         return web.json_response({"card": card_as_json(done)} if isinstance(done, CardState) else {}, headers=_HEADERS)

@@ -2,47 +2,30 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from random import SystemRandom
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from cardprod._protocol.validation import check_count, check_number
 from cardprod.errors import UsageError
 from cardprod.models import Card
-from cardprod.simulator.api import json_object
 from cardprod.simulator.faults import Fault
 
 if TYPE_CHECKING:
+    from collections import defaultdict
     from collections.abc import Awaitable, Callable, Mapping
 
     from cardprod.simulator.server import Simulator
 
-__all__ = ["run_command"]
+__all__ = ["COMMANDS", "Fields"]
 
-_Fields: TypeAlias = "defaultdict[str, Any]"
+Fields: TypeAlias = "defaultdict[str, Any]"
 """The arguments; one that is missing is None."""
 
 _MOST_TIMES: Final = 10_000
 _MOST_SECONDS: Final = 3600
 
 
-def run_command(kiosk: Simulator, name: str, body: bytes) -> object:
-    """Run a command, and return what its method returns: the state of the card that it is about, if there is one.
-
-    Raises:
-        KeyError: There is no such command; the error lists those there are.
-        UsageError: An argument is invalid.
-    """
-    command = _COMMANDS.get(name)
-    if command is None:
-        raise KeyError(", ".join(_COMMANDS))
-    fields = json_object(body)
-    if fields is None:
-        raise UsageError("a command's arguments must be a JSON object")
-    return command(kiosk, defaultdict(lambda: None, fields))
-
-
-def _card(fields: _Fields) -> Card:
+def _card(fields: Fields) -> Card:
     """Read `profile_id`, a number or a text of one, and `card_token`."""
     profile_id = fields["profile_id"]
     if isinstance(profile_id, str) and profile_id.isascii() and profile_id.isdigit() and len(profile_id) < 20:  # noqa: PLR2004 - an int64
@@ -51,12 +34,12 @@ def _card(fields: _Fields) -> Card:
     return Card.of(card)  # it says what is wrong
 
 
-def _seconds(fields: _Fields, name: str) -> float:
+def _seconds(fields: Fields, name: str) -> float:
     check_number(name, fields[name], least=0, most=_MOST_SECONDS)
     return float(fields[name])
 
 
-_FAULTS: Final[Mapping[str, Callable[[_Fields], Fault]]] = {
+_FAULTS: Final[Mapping[str, Callable[[Fields], Fault]]] = {
     "429": lambda fields: Fault.too_many_requests(round(_seconds(fields, "seconds"))),
     "late": lambda fields: Fault.stall(_seconds(fields, "seconds")),
     "500": lambda _: Fault.server_error(500),
@@ -69,7 +52,7 @@ _FAULTS: Final[Mapping[str, Callable[[_Fields], Fault]]] = {
 }
 
 
-def _apply_faults(kiosk: Simulator, fields: _Fields) -> None:
+def _apply_faults(kiosk: Simulator, fields: Fields) -> None:
     """Set the error rate and the latency, and add a fault of the next answers unless it is null."""
     latency, rate = _seconds(fields, "latency"), fields["error_rate"]
     check_number("error_rate", rate, least=0, most=1)
@@ -84,20 +67,21 @@ def _apply_faults(kiosk: Simulator, fields: _Fields) -> None:
     kiosk.slow_down(latency)
 
 
-def _subscribe(kiosk: Simulator, fields: _Fields) -> None:
+def _subscribe(kiosk: Simulator, fields: Fields) -> None:
     try:
         kiosk.subscribe(fields["url"])
     except ImportError as exc:
         raise UsageError(str(exc)) from exc
 
 
-def _send_tests(kiosk: Simulator, _: _Fields) -> Awaitable[object]:
+def _send_tests(kiosk: Simulator, _: Fields) -> Awaitable[object]:
     if not kiosk.subscriptions:
         raise UsageError("there is no subscription yet: add one first")
     return kiosk.send_tests()
 
 
-_COMMANDS: Final[Mapping[str, Callable[[Simulator, _Fields], object]]] = {
+COMMANDS: Final[Mapping[str, Callable[[Simulator, Fields], object]]] = {
+    # Each gives what its method does: the state of the card that it is about, if there is one.
     "add": lambda kiosk, fields: kiosk.state_of(kiosk.add(_card(fields), fields["plan"])),
     "start": lambda kiosk, fields: kiosk.start(_card(fields), kiosk_id=fields["kiosk_id"]),
     "finish": lambda kiosk, fields: kiosk.finish(_card(fields)),
