@@ -58,13 +58,6 @@ async def test_bash(typed: str, completed: str) -> None:
     assert shell("bash", "-c", program + '_shtab_cardprod; echo "${COMPREPLY[@]}"').strip() == completed
 
 
-@pytest.mark.parametrize(("typed", "completed"), [("wa", ["wait", "watch"]), ("watch --ch", ["--checkpoint"])])
-async def test_fish(typed: str, completed: list[str]) -> None:
-    """Fish completes commands and options."""
-    out = shell("fish", "--no-config", "-c", f"{await script('fish')}\ncomplete -C 'cardprod {typed}'")
-    assert [line.partition("\t")[0] for line in out.splitlines()] == completed
-
-
 async def test_without_shtab(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     """Without the extra it says which one it needs."""
     monkeypatch.setitem(__import__("sys").modules, "shtab", None)

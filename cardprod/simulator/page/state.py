@@ -34,8 +34,9 @@ def state_as_json(kiosk: Simulator, status: str = "", words: str = "", page: int
     """
     counts: Counter[str] = Counter()
     found: list[CardState] = []
+    words = words.lower()
     for card in reversed(kiosk.cards):
-        if words.lower() in f"{card.profile_id}/{card.card_token}".lower():
+        if words in f"{card.profile_id}/{card.card_token}".lower():
             state = kiosk.state_of(card)
             counts[state.status] += 1
             if status in {"", state.status}:
