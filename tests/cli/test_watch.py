@@ -85,7 +85,7 @@ async def test_all_produced(kiosk: Simulator, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("environment")
 async def test_known_statuses(kiosk: Simulator, tmp_path: Path) -> None:
-    """A card whose row names a known error is waited for beyond it."""
+    """A card whose row names a known error is waited for beyond it, also by the run after one that had no answer."""
     (card,) = cards_of(kiosk, 1, [("PRODUCTION_ERROR", 60), ("READY", 20), ("PRODUCED", 0)])
     async with Client(kiosk.token, base_url=kiosk.base_url) as client:
         known = await client.get_status(card.profile_id, card.card_token)
@@ -93,8 +93,14 @@ async def test_known_statuses(kiosk: Simulator, tmp_path: Path) -> None:
     row |= {"after_occurred_at": str(known.occurred_at), "after_error_code": known.error_code}
     path = tmp_path / "cards.jsonl"
     path.write_text(json.dumps(row))
-    exit_code, lines = await run_json("watch", str(path))
-    assert exit_code == 0
+    kiosk.fail_next(Fault.reset(), times=6)
+    argv = ("watch", str(path), "--checkpoint", str(tmp_path / "state"))
+    first = asyncio.create_task(run(*argv))
+    await until("a request", lambda: len(kiosk.requests) > 1)
+    first.cancel()
+    await asyncio.wait([first])
+    exit_code, lines = await run_json(*argv)
+    assert (exit_code, lines[0]["is_resumed"]) == (0, True)
     assert reported(lines) == {card.card_token: ["READY", "PRODUCED"]}
 
 
