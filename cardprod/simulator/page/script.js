@@ -38,8 +38,6 @@ function childrenFor(list, keys, make) {
   return children;
 }
 const cell = (className, ...children) => element("td", { className }, ...children);
-/** A code, which may be broken after its underscores. */
-const breakable = (code) => code.split(/(?<=_)/).flatMap((part) => [element("wbr"), part]);
 const grouped = (number) => number.toLocaleString("en");
 const keyOf = (card) => `${card.profile_id}/${card.card_token}`;
 
@@ -352,7 +350,7 @@ $("page-after").addEventListener("click", () => turn(1));
 $("search").addEventListener("input", () => showOthers({ words: $("search").value.trim(), page: 0 }));
 $("card-rows").addEventListener("animationend", (event) => event.target.closest("tr").classList.remove("changed"));
 
-// --- The choice of an error, by its meaning ---
+// --- The choice of an error ---
 
 let choosing = null;
 
@@ -361,55 +359,24 @@ function choose(move, card) {
   const isFailure = move === "fail";
   setText($("choose-title"), `${isFailure ? "Fail the production of" : "Refuse the request of"} ${card.card_token}`);
   const errors = isFailure ? begin.facts.production_errors : begin.facts.request_errors;
-  const groups = Object.keys(ORIGINS)
-    .map((origin) => [origin, errors.filter((error) => error.origin === origin)])
-    .filter(([, members]) => members.length);
-  $("choose-list").replaceChildren(...groups.map(([origin, members]) => errorGroup(origin, members)));
-  $("choose-search").value = "";
-  findErrors();
+  const groups = Object.entries(ORIGINS).map(([origin, label]) =>
+    element("optgroup", { label }, ...errors.filter((error) => error.origin === origin).map(errorOption)),
+  );
+  $("choose-error").replaceChildren(...groups.filter((group) => group.childElementCount));
+  $("choose").returnValue = "";
   $("choose").showModal();
-  $("choose-search").focus();
 }
 
-function errorGroup(origin, errors) {
-  const title = element("h3", { id: `origin-${origin}`, textContent: ORIGINS[origin] });
-  return element("div", { role: "group", ariaLabel: ORIGINS[origin] }, title, ...errors.map(errorButton));
-}
-
-function errorButton({ code, meaning }) {
+function errorOption({ code, meaning }) {
   // Where it comes from is said once, above the group.
   const words = meaning.replace(/^[A-Za-z ]+ error: /, "");
-  const text = words.charAt(0).toUpperCase() + words.slice(1);
-  const button = element("button", { type: "button" }, element("span", { textContent: text }), " ", element("code", {}, ...breakable(code)));
-  button.dataset.words = `${meaning} ${code}`.toLowerCase();
-  button.addEventListener("click", () => {
-    const { move, card } = choosing;
-    $("choose").close();
-    send(move, { profile_id: card.profile_id, card_token: card.card_token, error_code: code });
-  });
-  return button;
+  return new Option(`${words.charAt(0).toUpperCase() + words.slice(1)} ${code}`, code);
 }
 
-const errorsShown = () => [...$("choose-list").querySelectorAll("button")].filter((button) => !button.hidden);
-
-function findErrors() {
-  const words = $("choose-search").value.toLowerCase().split(/\s+/).filter(Boolean);
-  for (const group of $("choose-list").children) {
-    for (const button of group.querySelectorAll("button")) {
-      button.hidden = !words.every((word) => button.dataset.words.includes(word));
-    }
-    group.hidden = !group.querySelector("button:not([hidden])");
-  }
-  const count = errorsShown().length;
-  setText($("choose-found"), count === 1 ? "1 error; Enter takes it" : `${count} errors`);
-}
-
-$("choose-search").addEventListener("input", findErrors);
-$("choose-search").addEventListener("keydown", (event) => {
-  if (event.key !== "Enter") return;
-  event.preventDefault();
-  const errors = errorsShown();
-  if (errors.length === 1) errors[0].click();
+$("choose").addEventListener("close", () => {
+  const { move, card } = choosing;
+  const fields = { profile_id: card.profile_id, card_token: card.card_token, error_code: $("choose-error").value };
+  if ($("choose").returnValue === "ok") send(move, fields);
 });
 
 // --- Forms: a card, faults, webhooks ---
