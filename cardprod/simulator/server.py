@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 
 from cardprod._protocol.validation import check_callable, check_count, check_flag, check_seconds, check_type
 from cardprod.errors import UsageError
 from cardprod.models import Card
-from cardprod.simulator.access import runner_of
+from cardprod.simulator.access import Connections
 from cardprod.simulator.api import KEY_PATH, KioskApi
 from cardprod.simulator.kiosks import FIRST_KIOSK
 from cardprod.simulator.plans import as_stages
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from cardprod.simulator.webhook_sender import LoggedDelivery
 
 __all__ = ["Simulator"]
-
-_BACKLOG: Final = 1024
 
 
 class Simulator:
@@ -95,7 +93,7 @@ class Simulator:
             plan_for_unknown = plan_for_unknown if isinstance(plan_for_unknown, str) else stages
         self._api = KioskApi(self._simulation, self._tokens, plan_for_unknown, on_request)
         self._has_page = page
-        self._runner: web.AppRunner | None = None
+        self._connections: Connections | None = None
 
     # --- Running it ---
 
@@ -106,15 +104,9 @@ class Simulator:
 
             Page(self).add_to(app.router)
         self._api.add_to(app.router)
-        runner = runner_of(app)
-        await runner.setup()
-        try:
-            await web.TCPSite(runner, "127.0.0.1", self._port, backlog=_BACKLOG).start()
-        except OSError:
-            await runner.cleanup()
-            raise
-        self._port = runner.addresses[0][1]
-        self._runner = runner
+        connections = Connections(app)
+        self._port = await connections.open(self._port)
+        self._connections = connections
         self._api.closing = asyncio.get_running_loop().create_future()
         self._simulation.start()
         return self
@@ -135,11 +127,11 @@ class Simulator:
         await self.__aenter__()
 
     async def _stop(self) -> None:
-        runner, self._runner = self._runner, None
-        if runner is not None:
+        connections, self._connections = self._connections, None
+        if connections is not None:
             if self._api.closing is not None:
                 self._api.closing.set_result(None)
-            await runner.cleanup()
+            await connections.close()
 
     @property
     def base_url(self) -> str:
@@ -172,7 +164,7 @@ class Simulator:
         self._simulation.stop_observing(observer)
 
     def _check_running(self, what: str) -> None:
-        if self._runner is None:
+        if self._connections is None:
             raise UsageError(f"the simulator is not running; {what} inside its `async with` block")
 
     # --- Tokens ---

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import socket
+import sys
 from itertools import product
 from typing import TYPE_CHECKING, Final
 
@@ -14,6 +16,7 @@ import pytest
 from cardprod.simulator import Fault, Simulator, Stage
 from tests.cards import CARD
 from tests.table import Table, pairwise_rows
+from tests.waiting import Child, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -292,6 +295,59 @@ async def test_half_sent_requests_are_ended(kiosk: Simulator) -> None:
                 answer = await raw(kiosk, request)
                 assert loop.time() - began == pytest.approx(seconds, abs=0.5)
                 assert (b" 408 " in answer) == (b"{" in request)
+
+
+_LIMITED: Final = """
+import asyncio, resource, sys
+resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
+from cardprod.simulator import Simulator
+async def main():
+    async with Simulator(token=None, plan_for_unknown="never") as kiosk:
+        print(kiosk.base_url, flush=True)
+        await asyncio.Event().wait()
+asyncio.run(main())
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit of descriptors")
+@pytest.mark.parametrize("request_", [b"G", b"POST / HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 9\r\n\r\n{"])
+def test_many_half_sent_requests_block_nobody(request_: bytes) -> None:
+    """More half-sent requests than the process may have descriptors delay nobody, and write nothing to its log."""
+
+    async def main() -> None:
+        with Child(sys.executable, "-c", _LIMITED) as child:
+            base_url = (await until("its address", lambda: child.out, child=child)).strip()
+            address = ("127.0.0.1", int(base_url.rpartition(":")[2]))
+            connections = [socket.create_connection(address) for _ in range(400)]
+            for connection in connections:
+                connection.sendall(request_)
+            async with aiohttp.ClientSession(base_url, headers={"Authorization": "Bearer any"}) as http:
+                for _ in range(20):
+                    async with http.get(f"/v3/{_CARD}", timeout=aiohttp.ClientTimeout(total=5)) as answer:
+                        assert answer.status == 200
+            for connection in connections:
+                connection.close()
+            assert child.err == ""
+
+    asyncio.run(main())
+
+
+async def test_too_many_busy_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where every connection has a request under way, one more is closed, and none of the others."""
+    monkeypatch.setattr("cardprod.simulator.access._most_connections", lambda: 3)
+    async with (
+        Simulator(token=None, plan_for_unknown="never") as small,
+        aiohttp.ClientSession(small.base_url, headers={"Authorization": "Bearer any"}) as http,
+        asyncio.TaskGroup() as tasks,
+    ):
+        small.slow_down(30)
+        busy = [tasks.create_task(http.get(f"/v3/{_CARD}")) for _ in range(3)]
+        await asyncio.sleep(1)
+        with pytest.raises(aiohttp.ClientConnectionError):
+            await http.get("/nothing")
+        for request in busy:
+            async with await request as answer:
+                assert answer.status == 200
 
 
 async def test_logs_are_bounded() -> None:

@@ -386,7 +386,7 @@ def _barriers(page: Browser) -> list[str]:
     ]
 
 
-_WINDOWS = ((False, 600, True), (True, 1280, False))
+_WINDOWS = ((False, 360, True), (True, 1280, False))
 
 
 @pytest.mark.timeout(300)  # at full size
@@ -397,7 +397,7 @@ def test_accessible(page: Browser, live: Live, *, full_size: bool) -> None:
     page.wait_for_text("#faults-set", "latency")
     page.wait_for_text("#card-rows", "QUALITY_CHECK")
     with Table() as table:
-        rows = [*product([False, True], [600, 1280], [False, True])] if full_size else _WINDOWS
+        rows = [*product([False, True], [360, 1280], [False, True])] if full_size else _WINDOWS
         for is_dark, width, is_choosing in rows:
             page.set_preferences(is_dark=is_dark, is_still=True)
             page.set_width(width)
@@ -418,12 +418,12 @@ return Math.max(...shown.map((each) => each.clientHeight))
 
 
 def test_nothing_overflows(page: Browser, live: Live) -> None:
-    """At any width from 600 pixels on nothing hangs out of the page or the table of cards; a status is in one line."""
+    """At any width from 360 pixels on nothing hangs out of the page or the table of cards; a status is in one line."""
     live.call(furnish, live.kiosk)
     live.call(live.kiosk.add, (2**63 - 1, "x" * 128), "never")
     page.wait_for_text("#card-rows", "x" * 128)
     with Table() as table:
-        for width in (600, 768, 859, 1024, 1099, 1100, 1280, 1600, 1920):
+        for width in (360, 390, 480, 600, 768, 859, 1024, 1099, 1100, 1280, 1600, 1920):
             page.set_width(width)
             with table.row(width):
                 assert page.run("return document.documentElement.clientWidth") == width
