@@ -63,6 +63,9 @@ and, unless these are null and false,
 | `failing_since` | when the first of the polls that failed in a row failed |
 | `is_after` | whether the last status was known before the wait, and the wait goes on from it |
 
+A card whose last status is final has its end among `undelivered`, or `is_after`: one whose end was delivered is not in
+a checkpoint.
+
 Times are whole microseconds since 1970 in UTC. Every released version of the format stays readable.
 """
 
@@ -72,7 +75,6 @@ import time
 import uuid
 from collections.abc import Iterable, Mapping
 from datetime import datetime  # noqa: TC003 - cattrs reads the types of fields
-from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 import attrs
@@ -156,6 +158,11 @@ class PendingCard:
     failing_since: UnixTime | None = None
     is_after: bool = False
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether a final status has ended the wait, so that only transitions are left to deliver."""
+        return self.last is not None and self.last.is_final and not self.is_after
+
 
 @attrs.frozen(kw_only=True)
 class Checkpoint:
@@ -179,7 +186,7 @@ class Checkpoint:
         pending: The cards whose wait has not ended.
 
     Raises:
-        UsageError: A card occurs twice, or `max_failures` or `max_outage` is invalid.
+        UsageError: A card occurs twice, or its end was delivered, or `max_failures` or `max_outage` is invalid.
     """
 
     id: str
@@ -197,6 +204,13 @@ class Checkpoint:
             if one.card in seen:
                 raise UsageError("a checkpoint must hold each card once, and this one is in it twice", card=one.card)
             seen.add(one.card)
+            if one.has_ended and not (one.undelivered and one.undelivered[-1].is_final):
+                raise UsageError(
+                    "a checkpoint must hold no card whose end was delivered: this one's last status is final, and is "
+                    "neither in its undelivered transitions, as the last of them, nor known from before the wait, "
+                    "is_after",
+                    card=one.card,
+                )
 
     @classmethod
     def for_cards(  # noqa: PLR0913 - one for each thing a user may set
@@ -329,36 +343,19 @@ def _seconds_of(now: datetime | None) -> float:
 
 # --- A card's array ---
 
-_WAIT: Final = (
-    "card.profile_id",
-    "card.card_token",
-    "started_at",
-    "deadline_at",
-    "next_poll_at",
-    "failures",
-    "unchanged",
-)
-_SEEN: Final = ("polls", "began_at", "polled_at", "is_first", "last.status", "last.kiosk_id", "last.occurred_at")
-_MORE: Final = ("last.error_code", "last.description", "known_at", "event_at", "event_sent_at", "undelivered")
-_NO_MORE: Final = (None,) * (len(_MORE) - 1)
-_REST: Final = ("failing_since", "is_after")
-_LENGTHS: Final = tuple(accumulate(map(len, (_WAIT, _SEEN, _MORE, _REST))))
+_CARD: Final = ("profile_id", "card_token")
+_WAIT: Final = ("started_at", "deadline_at", "next_poll_at", "failures", "unchanged")
+_SEEN: Final = ("polls", "began_at", "polled_at", "is_first")
+_STATUS: Final = ("status", "kiosk_id", "occurred_at", "error_code", "description")
+_MORE: Final = ("known_at", "event_at", "event_sent_at", "undelivered", "failing_since", "is_after")
+_LENGTHS: Final = (7, 14, 20, 22)
+"""The card and the wait; what was seen; more of it, without and with the last two."""
 
 
 def _to_row(one: PendingCard) -> tuple[Any, ...]:
     # Each attribute by its name: for a million cards that is a second faster than `operator.attrgetter`.
     card, last = one.card, one.last
-    if last is None:
-        return (
-            card.profile_id,
-            card.card_token,
-            one.started_at,
-            one.deadline_at,
-            one.next_poll_at,
-            one.failures,
-            one.unchanged,
-        )
-    seen = (
+    row = (
         card.profile_id,
         card.card_token,
         one.started_at,
@@ -366,19 +363,17 @@ def _to_row(one: PendingCard) -> tuple[Any, ...]:
         one.next_poll_at,
         one.failures,
         one.unchanged,
-        one.polls,
-        one.began_at,
-        one.polled_at,
-        one.is_first,
-        last.status,
-        last.kiosk_id,
-        None if last.occurred_at is None else to_unix_time(last.occurred_at),
     )
-    more = (last.error_code, last.description, one.known_at, one.event_at, one.event_sent_at)
+    if last is None:
+        return row
+    occurred_at = None if last.occurred_at is None else to_unix_time(last.occurred_at)
+    row += (one.polls, one.began_at, one.polled_at, one.is_first, last.status, last.kiosk_id, occurred_at)
     has_rest = one.is_after or one.failing_since is not None
-    if not (has_rest or one.undelivered or more != _NO_MORE):
-        return seen
-    row = (*seen, *more, to_plain(one.undelivered))
+    is_usual = last.error_code is last.description is one.known_at is one.event_at is one.event_sent_at is None
+    if is_usual and not (has_rest or one.undelivered):
+        return row
+    undelivered = to_plain(one.undelivered) if one.undelivered else []
+    row += (last.error_code, last.description, one.known_at, one.event_at, one.event_sent_at, undelivered)
     return (*row, one.failing_since, one.is_after) if has_rest else row
 
 
@@ -386,13 +381,12 @@ def _from_row(row: list[Any]) -> dict[str, object]:
     """Convert a card's array to the plain object of a `PendingCard`."""
     if len(row) not in _LENGTHS:
         raise ValueError(f"expected an array of {', '.join(map(str, _LENGTHS[:-1]))} or {_LENGTHS[-1]} values")
-    fields: dict[str, Any] = {}
-    for name, value in zip(_WAIT + _SEEN + _MORE + _REST, row, strict=False):
-        outer, _, inner = name.partition(".")
-        if inner:
-            fields.setdefault(outer, {})[inner] = value
-        else:
-            fields[name] = value
+    fields: dict[str, object] = dict(zip(_WAIT, row[2:7], strict=True))
+    fields["card"] = dict(zip(_CARD, row[:2], strict=True))
+    if len(row) > _LENGTHS[0]:
+        fields |= zip(_SEEN, row[7:11], strict=True)
+        fields["last"] = dict(zip(_STATUS, row[11:16], strict=False))
+        fields |= zip(_MORE, row[16:], strict=False)
     return fields
 
 

@@ -442,4 +442,6 @@ def _time(name: str) -> float:
 
 def _by_deadline(checkpoint: Checkpoint) -> list[PendingCard]:
     """Sort the cards of a checkpoint, the one with the nearest deadline last."""
-    return sorted(checkpoint.pending, key=lambda one: one.deadline_at or math.inf, reverse=True)
+    return sorted(
+        checkpoint.pending, key=lambda one: math.inf if one.deadline_at is None else one.deadline_at, reverse=True
+    )
