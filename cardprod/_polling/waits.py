@@ -24,20 +24,18 @@ from cardprod.errors import CardprodError, UsageError, WaitTimeout
 from cardprod.models import Card, ProductionStatus, Transition
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from cardprod._http.limiter import Permit
     from cardprod._polling.bulk import Batches
     from cardprod._polling.poller import Poller
     from cardprod._polling.source import Cards
     from cardprod._polling.state import PollOptions, PollState
     from cardprod._polling.subscriptions import Outcome, SharedPoll
-    from cardprod.checkpoint import Checkpoint, PendingCard
+    from cardprod.checkpoint import After, Checkpoint, PendingCard
     from cardprod.models import CardLike
 
 __all__ = ["Waits"]
 
-_NOTHING_KNOWN: Final[Mapping[Card, ProductionStatus]] = MappingProxyType({})
+_NOTHING_KNOWN: Final[After] = MappingProxyType[Card, ProductionStatus]({})
 
 
 class _Entry(QueuedState, PollEntry):
@@ -126,7 +124,7 @@ class Waits(Batch[Transition]):
         options: PollOptions,
         *,
         batch_timeout: float | None = None,
-        after: Mapping[Card, ProductionStatus] = _NOTHING_KNOWN,
+        after: After = _NOTHING_KNOWN,
         resumed: Checkpoint | None = None,
     ) -> None:
         super().__init__(poller, batches)
@@ -250,7 +248,10 @@ class Waits(Batch[Transition]):
                     if isinstance(card, UsageError):
                         await self._refuse(item, card)
                     elif card not in self._over:
-                        self._register(card, loop.time())
+                        try:
+                            self._register(card, loop.time())
+                        except UsageError as exc:  # what is known of it is invalid
+                            await self._refuse(card, exc)
         except TimeoutError:
             if not limit.expired():
                 raise

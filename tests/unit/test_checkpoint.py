@@ -287,7 +287,7 @@ def test_nothing_left_to_deliver() -> None:
             Checkpoint.from_json(_changed(pending=[[*card, None, None, None, None, None, undelivered]]))
     ends = [*card, None, None, None, None, None, [STEP | {"current": produced}]]
     assert Checkpoint.from_json(_changed(pending=[ends])).pending[0].has_ended
-    goes_on = [*card, None, None, None, None, None, [], None, True]
+    goes_on: list[Any] = [*card, None, None, None, None, None, [], None, True]
     assert not Checkpoint.from_json(_changed(pending=[goes_on])).pending[0].has_ended
 
 
