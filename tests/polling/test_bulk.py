@@ -468,7 +468,7 @@ class Counted(dict[Any, Any]):
 async def test_very_many_known_statuses(kiosk: Simulator, client: Client) -> None:
     """Of very many known statuses few are read at once; of the others each card's own, an invalid one as its error."""
     first, second, third = cards = add(kiosk, 3)
-    ready = await client.get_status(*first)
+    ready = await client.get_status(first.profile_id, first.card_token)
     known = Counted({(1, f"other-{number}"): ready for number in range(5000)})
     known |= {tuple(first): ready, second: "READY", third: CardprodError("of an earlier wait")}
     async with client.wait_until_all_final(cards, after=known) as steps:
