@@ -237,7 +237,7 @@ from cardprod._polling.waits import Waits
 from cardprod._polling.webhook_trust import WebhookTrust
 from cardprod._protocol.requests import PRODUCTION, PRODUCTION_MTLS, SANDBOX, SANDBOX_MTLS, Endpoint
 from cardprod._protocol.validation import check_callable, check_count, check_flag, check_seconds, check_type
-from cardprod.checkpoint import Checkpoint, known_statuses
+from cardprod.checkpoint import Checkpoint, check_after
 from cardprod.errors import UsageError
 from cardprod.models import Card, ProductionEvent, ProductionStatus
 from cardprod.telemetry import Telemetry
@@ -525,7 +525,8 @@ class Client:
             max_outage: For each card, as for `wait_until_final`.
             after: Statuses that are known already, by card, as `get_statuses` or an earlier wait gave them: errors
                 among them are ignored, and what equals the status of its card is not reported and does not end its
-                wait, PRODUCED included.
+                wait, PRODUCED included. It is looked up when a card is read: an invalid entry after the first 1,000 is
+                an error of its card.
 
         Returns:
             The waits, not started yet.
@@ -538,8 +539,8 @@ class Client:
         if batch_timeout is not None:
             batch_timeout = _check_timeout("batch_timeout", batch_timeout)
         options = self._options(schedule, timeout, max_failures, max_outage)
-        known = known_statuses(after)
-        return Waits(cards, self._poller, self._batches, options, batch_timeout=batch_timeout, after=known)
+        after = check_after(after)
+        return Waits(cards, self._poller, self._batches, options, batch_timeout=batch_timeout, after=after)
 
     @returns_coroutine
     def resume(self, checkpoint: Checkpoint, *, schedule: Schedule | None = None) -> Waits:

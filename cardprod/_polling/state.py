@@ -545,7 +545,9 @@ class PollState:
         def at(moment: int) -> float:
             return now + (moment / 1e6 - wall_now)
 
-        self.started_at = at(saved.started_at)
+        # The clock of the machine that saved it may be ahead. What was saved has happened: no schedule must learn from
+        # times in the future, nor an answer be taken for one that lags behind an event of then.
+        self.started_at = min(at(saved.started_at), now)
         self._deadline_at = math.inf if saved.deadline_at is None else at(saved.deadline_at)
         self.next_poll_at = self.urgent_at = at(saved.next_poll_at)
         self.polls = saved.polls
@@ -555,13 +557,12 @@ class PollState:
         self._unchanged = saved.unchanged
         self.last = saved.last
         self._occurred_at = saved.known_at if saved.last is None else saved.last.occurred_at or saved.known_at
-        # The clock of the machine that saved it may be ahead, and no schedule must learn from times in the future.
         polled_at, began_at = (saved.started_at if one is None else one for one in (saved.polled_at, saved.began_at))
         self._polled_at = min(at(polled_at), now)
         self._began_at = min(at(began_at), self._polled_at)
         self._is_first = saved.is_first
-        self._event = None if saved.event_at is None else (at(saved.event_at), saved.event_sent_at)
-        if saved.last is not None and saved.last.is_final and not saved.is_after:
+        self._event = None if saved.event_at is None else (min(at(saved.event_at), now), saved.event_sent_at)
+        if saved.has_ended:
             self._ended_by = "a final status"
         elif isinstance(self._options.schedule, AdaptiveSchedule) and self.last is not None and not self.failures:
             urgent_at = self._polled_at + self._gaps(self._polled_at, now, 0.5)[1]

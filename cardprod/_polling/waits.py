@@ -24,20 +24,18 @@ from cardprod.errors import CardprodError, UsageError, WaitTimeout
 from cardprod.models import Card, ProductionStatus, Transition
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from cardprod._http.limiter import Permit
     from cardprod._polling.bulk import Batches
     from cardprod._polling.poller import Poller
     from cardprod._polling.source import Cards
     from cardprod._polling.state import PollOptions, PollState
     from cardprod._polling.subscriptions import Outcome, SharedPoll
-    from cardprod.checkpoint import Checkpoint, PendingCard
+    from cardprod.checkpoint import After, Checkpoint, PendingCard
     from cardprod.models import CardLike
 
 __all__ = ["Waits"]
 
-_NOTHING_KNOWN: Final[Mapping[Card, ProductionStatus]] = MappingProxyType({})
+_NOTHING_KNOWN: Final[After] = MappingProxyType[Card, ProductionStatus]({})
 
 
 class _Entry(QueuedState, PollEntry):
@@ -126,7 +124,7 @@ class Waits(Batch[Transition]):
         options: PollOptions,
         *,
         batch_timeout: float | None = None,
-        after: Mapping[Card, ProductionStatus] = _NOTHING_KNOWN,
+        after: After = _NOTHING_KNOWN,
         resumed: Checkpoint | None = None,
     ) -> None:
         super().__init__(poller, batches)
@@ -250,7 +248,10 @@ class Waits(Batch[Transition]):
                     if isinstance(card, UsageError):
                         await self._refuse(item, card)
                     elif card not in self._over:
-                        self._register(card, loop.time())
+                        try:
+                            self._register(card, loop.time())
+                        except UsageError as exc:  # what is known of it is invalid
+                            await self._refuse(card, exc)
         except TimeoutError:
             if not limit.expired():
                 raise
@@ -442,4 +443,6 @@ def _time(name: str) -> float:
 
 def _by_deadline(checkpoint: Checkpoint) -> list[PendingCard]:
     """Sort the cards of a checkpoint, the one with the nearest deadline last."""
-    return sorted(checkpoint.pending, key=lambda one: one.deadline_at or math.inf, reverse=True)
+    return sorted(
+        checkpoint.pending, key=lambda one: math.inf if one.deadline_at is None else one.deadline_at, reverse=True
+    )

@@ -51,6 +51,7 @@ _FIRST_TIME: Final = (datetime.min.replace(tzinfo=UTC) - _EPOCH) // _MICROSECOND
 _LAST_TIME: Final = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // _MICROSECOND
 
 _SLICE: Final = 1000
+"""Rows that are converted at a time: of a million at once, garbage collections would take half of the time."""
 _ROWS: Final[dict[type, tuple[Callable[[Any], Sequence[object]], Callable[[list[Any]], dict[str, object]]]]] = {}
 
 
@@ -91,19 +92,24 @@ def to_plain(value: object) -> Any:  # noqa: ANN401 - JSON, but for its times
 
 def to_json(value: attrs.AttrsInstance, *, version: int) -> str:
     """Convert a value to one line of JSON, with the version of its format."""
-    fields = {"version": str(version)}
+    # Joined once: each copy of what a million rows are takes as long as a tenth of their conversion.
+    return "".join(_parts_of_json(value, version))
+
+
+def _parts_of_json(value: attrs.AttrsInstance, version: int) -> Iterator[str]:
+    yield f'{{"version":{version}'
     for field in attrs.fields(type(value)):
+        yield f',"{field.name}":'
         items = cast("Sequence[object]", getattr(value, field.name))
-        is_rows = isinstance(items, tuple) and items and type(items[0]) in _ROWS
-        fields[field.name] = f"[{','.join(_rows_as_json(items))}]" if is_rows else _dump(to_plain(items))
-    return f"{{{','.join(f'{_dump(name)}:{text}' for name, text in fields.items())}}}"
-
-
-def _rows_as_json(items: Sequence[object]) -> Iterator[str]:
-    # By slices: of a million rows at once, garbage collections would take half of the time.
-    to_row = _ROWS[type(items[0])][0]
-    for first in range(0, len(items), _SLICE):
-        yield _dump([to_row(item) for item in items[first : first + _SLICE]])[1:-1]
+        if not (isinstance(items, tuple) and items and type(items[0]) in _ROWS):
+            yield _dump(to_plain(items))
+            continue
+        to_row = _ROWS[type(items[0])][0]
+        for first in range(0, len(items), _SLICE):
+            yield "," if first else "["
+            yield _dump([to_row(item) for item in items[first : first + _SLICE]])[1:-1]
+        yield "]"
+    yield "}"
 
 
 _dump: Final = json.JSONEncoder(default=to_unix_time, separators=(",", ":"), check_circular=False).encode

@@ -24,7 +24,7 @@ from cardprod._protocol.validation import (
     check_text,
     check_type,
 )
-from cardprod.checkpoint import Checkpoint, known_statuses
+from cardprod.checkpoint import Checkpoint, check_after, known_status
 from cardprod.client import Client
 from cardprod.durable import store
 from cardprod.durable.database import Database
@@ -229,7 +229,7 @@ class Durable:
             "max_outage": max_outage,
         }
         Checkpoint.for_cards((), **options)
-        known = known_statuses(after)
+        known = check_after(after)
         batch_id = str(uuid.uuid4())
         taken: set[Card] = set()
         chunk: list[Card] = []
@@ -237,7 +237,7 @@ class Durable:
 
         async def add_chunk(connection: AsyncConnection[Any]) -> int:
             now = datetime.fromtimestamp(await store.time_of(connection), UTC)
-            known_here = {card: known[card] for card in chunk if card in known}
+            known_here = {card: status for card in chunk if (status := known_status(card, known)) is not None}
             checkpoint = Checkpoint.for_cards(chunk, after=known_here, now=now, **options)
             return await store.add_chunk(connection, batch_id, checkpoint)
 

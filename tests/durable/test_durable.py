@@ -278,7 +278,7 @@ class Read(dict[Card, ProductionStatus]):
 
 
 async def test_known_statuses_are_read_once(kiosk: Simulator, client: Client, durable: Durable) -> None:
-    """However many chunks a batch has, `after` is read once, and each card goes on from its own status."""
+    """However many chunks a batch has, `after` is iterated once, and each card goes on from its own status."""
     cards = cards_of(kiosk, 20, PRODUCED)
     after = Read({card: ProductionStatus("READY") for card in cards[::2]})
     batch_id = await durable.submit(cards, after=after, batch_size=3, schedule=QUICK)

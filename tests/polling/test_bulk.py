@@ -453,6 +453,49 @@ async def test_same_steps_as_a_single_wait(kiosk: Simulator, client: Client) -> 
         assert [step.previous for step in reported[card]] == [None, *(step.current for step in reported[card][:-1])]
 
 
+class Counted(dict[Any, Any]):
+    """Statuses by card, which count how many entries are read."""
+
+    read = 0
+
+    def items(self) -> Any:
+        """Return what a dict does, entry by entry."""
+        for item in super().items():
+            self.read += 1
+            yield item
+
+
+async def test_very_many_known_statuses(kiosk: Simulator, client: Client) -> None:
+    """Of very many known statuses few are read at once; of the others each card's own, an invalid one as its error."""
+    first, second, third = cards = add(kiosk, 3)
+    ready = await client.get_status(first.profile_id, first.card_token)
+    known = Counted({(1, f"other-{number}"): ready for number in range(5000)})
+    known |= {tuple(first): ready, second: "READY", third: CardprodError("of an earlier wait")}
+    async with client.wait_until_all_final(cards, after=known) as steps:
+        assert known.read <= 1000
+        results = [pair async for pair in steps]
+    assert known.read <= 1000
+    first_steps = dict(reversed(results))
+    began_with = {card: step.previous for card, step in first_steps.items() if isinstance(step, Transition)}
+    assert began_with == {first: ready, third: None}
+    error = first_steps[second]
+    assert isinstance(error, UsageError)
+    assert "after: a status must be a ProductionStatus" in str(error)
+    async with client.wait_until_all_final(None, after=known) as steps:
+        with pytest.raises(UsageError, match="after: a status must be a ProductionStatus"):
+            steps.add(second)
+
+
+def test_invalid_known_statuses(client: Client) -> None:
+    """What is wrong with known statuses is said at once, as far as it is among the first of them."""
+    invalid: Any
+    for invalid in ({"a": ProductionStatus("READY")}, {(1, "a"): "READY"}, {("1", "a"): ProductionStatus("READY")}, ""):
+        with pytest.raises(UsageError):
+            client.wait_until_all_final([], after=invalid)
+        with pytest.raises(UsageError):
+            Checkpoint.for_cards([], after=invalid)
+
+
 async def test_errors_are_values(kiosk: Simulator, client: Client) -> None:
     """One card's error is reported with its card, and ends no other wait."""
     known = add(kiosk, 3)

@@ -276,6 +276,21 @@ def test_same_card_twice() -> None:
         Checkpoint.from_json(json.dumps(saved))
 
 
+def test_nothing_left_to_deliver() -> None:
+    """A card whose end was delivered is refused: no end would come of it."""
+    card: list[Any] = [1, "a", 1, None, 1, 0, 0, 1, 1, 1, True, "PRODUCED", None, None]
+    with pytest.raises(UsageError, match="card 1/a: a checkpoint must hold no card whose end was delivered"):
+        Checkpoint.from_json(_changed(pending=[card]))
+    produced = {"status": "PRODUCED"}
+    for undelivered in ([STEP], [STEP | {"current": produced}, STEP]):
+        with pytest.raises(UsageError, match="whose end was delivered"):
+            Checkpoint.from_json(_changed(pending=[[*card, None, None, None, None, None, undelivered]]))
+    ends = [*card, None, None, None, None, None, [STEP | {"current": produced}]]
+    assert Checkpoint.from_json(_changed(pending=[ends])).pending[0].has_ended
+    goes_on: list[Any] = [*card, None, None, None, None, None, [], None, True]
+    assert not Checkpoint.from_json(_changed(pending=[goes_on])).pending[0].has_ended
+
+
 JSON: Final = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
