@@ -185,7 +185,7 @@ class _Pool(psycopg_pool.AsyncConnectionPool["AsyncConnection[Any]"]):
         while True:
             if loop.time() < self.asks_again_at:
                 raise psycopg_pool.PoolTimeout(self.refused)
-            connection = await self.getconn(timeout)
+            connection = await self._get(timeout)
             timer = loop.call_later(self._settings.call, self._cut, connection)
             try:
                 if connection not in self._sound:
@@ -207,6 +207,16 @@ class _Pool(psycopg_pool.AsyncConnectionPool["AsyncConnection[Any]"]):
             finally:
                 timer.cancel()
                 await self.putconn(connection)
+
+    async def _get(self, timeout: float | None) -> AsyncConnection[Any]:  # noqa: ASYNC109
+        """Get a connection. A cancellation that comes as it is there is not lost, as in Python 3.11 by `wait_for`."""
+        task = asyncio.current_task()
+        cancellations = task.cancelling() if task else 0
+        connection = await self.getconn(timeout)
+        if task and task.cancelling() > cancellations:
+            await self.putconn(connection)
+            raise asyncio.CancelledError
+        return connection
 
     def _cut(self, connection: AsyncConnection[Any]) -> None:
         """End what waits for a connection, without waiting for the other side."""

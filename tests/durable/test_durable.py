@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import math
 import os
 import shutil
 import signal
@@ -41,10 +42,11 @@ from cardprod import (
     WaitTimeout,
 )
 from cardprod._http.rate_limit import SlidingWindow
+from cardprod.client import requests_of
 from cardprod.durable import Durable, Step, schema, store
 from cardprod.durable.store import Change
 from cardprod.durable.transitions import read_outcome, read_step, written_outcome, written_step
-from cardprod.durable.worker import share_of
+from cardprod.durable.worker import SPANS, Report, share_of
 from cardprod.simulator import Fault, Simulator
 from tests.attack.leaks import shown_by
 from tests.cli.commands import run, run_json, start_command, write_list
@@ -314,6 +316,21 @@ async def test_limit_is_divided(kiosk: Simulator, postgres: str, durable: Durabl
         assert first.rate_limit == whole
 
 
+async def test_few_chunks_are_shared(kiosk: Simulator, postgres: str) -> None:
+    """A worker that has begun with all there is, and is held up by its share, soon leaves some of it to one that joins."""
+    async with (
+        quick(postgres, sweep=0.5, poll=0.5) as durable,
+        quick(postgres, poll=0.5) as other,
+        Client(kiosk.token, base_url=kiosk.base_url, rate_limit=RateLimit(100, 100)) as first,
+        Client(kiosk.token, base_url=kiosk.base_url, rate_limit=RateLimit(100, 100)) as second,
+    ):
+        await durable.submit(cards_of(kiosk, 400, "never"), schedule=QUICK)
+        async with working(durable, first):
+            await until("requests", lambda: len(kiosk.requests), lambda count: count >= 45)
+            async with working(other, second):
+                await until("requests of the second", lambda: requests_of(second, 60), lambda count: count >= 20)
+
+
 async def test_worker_that_leaves(kiosk: Simulator, postgres: str, durable: Durable) -> None:
     """A worker that stops gives its share of the rate limit back at once, but for what it sent in the last minute."""
     whole = RateLimit(per_second=10, per_minute=600)
@@ -334,32 +351,36 @@ async def test_worker_that_leaves(kiosk: Simulator, postgres: str, durable: Dura
             await until("a share", lambda: leaving.rate_limit, lambda limit: limit != whole)
 
 
-@pytest.mark.parametrize(
-    ("ago", "has_left", "requests", "expected"),
-    [
-        (0, False, 0, (50, 500)),  # at work
-        (0, False, 300, (50, 500)),
-        (0, False, 800, (50, 200)),  # until now it was the only one
-        (16, False, 0, (100, 1000)),  # dead: three heartbeats of 5 s without a sign of life
-        (16, False, 1000, (100, 266)),
-        (45, False, 1000, (100, 750)),
-        (61, False, 1000, (100, 1000)),
-        (0, True, 0, (100, 1000)),  # stopped
-        (0, True, 700, (100, 300)),
-        (30, True, 1000, (100, 500)),
-    ],
-)
-async def test_share_beside_another(  # noqa: PLR0917 - a row of a table
-    kiosk: Simulator, postgres: str, ago: float, has_left: bool, requests: int, expected: tuple[int, int]
-) -> None:
-    """A worker counts until it stops, or 15 s after it was killed; what it sent, until the API has forgotten it."""
-    began_at = time.monotonic()
+def report(postgres: str, kiosk: Simulator, *, sent: list[int], ago: float = 0.0, has_left: bool = False) -> None:
+    """Store what another worker reported, so many seconds ago, of the token "default"."""
+    requests = json.dumps({store.queue_name("default", kiosk.base_url): sent})
     execute(
         postgres,
         "INSERT INTO workers (id, seen_at, has_left, requests) VALUES (gen_random_uuid(), "  # noqa: S608 - our own
-        f"now() - {ago} * interval '1 second', {has_left}, "
-        f"jsonb_build_object('{store.queue_name('default', kiosk.base_url)}', {requests}))",
+        f"now() - {ago} * interval '1 second', {has_left}, '{requests}')",
     )
+
+
+@pytest.mark.parametrize(
+    ("ago", "has_left", "sent", "expected"),
+    [
+        (0, False, [0] * 6, (50, 500)),  # at work
+        (0, False, [300] * 6, (50, 500)),
+        (0, False, [0, 0, 0, 0, 0, 800], (50, 200)),  # until now it was the only one
+        (16, False, [0] * 6, (100, 1000)),  # dead: three heartbeats of 5 s without a sign of life
+        (16, False, [0, 100, 200, 300, 400, 1000], (100, 600)),
+        (45, False, [200, 400, 600, 800, 1000, 1000], (100, 600)),
+        (61, False, [1000] * 6, (100, 1000)),
+        (0, True, [0] * 6, (100, 1000)),  # stopped
+        (0, True, [0, 0, 0, 0, 0, 700], (100, 300)),
+        (55, True, [700] * 6, (100, 300)),  # all of a burst before it stopped
+    ],
+)
+async def test_share_beside_another(  # noqa: PLR0917 - a row of a table
+    kiosk: Simulator, postgres: str, ago: float, has_left: bool, sent: list[int], expected: tuple[int, int]
+) -> None:
+    """A worker counts until it stops, or 15 s after it was killed; what it sent, until the API has forgotten it."""
+    report(postgres, kiosk, sent=sent, ago=ago, has_left=has_left)
     async with (
         quick(postgres, heartbeat=5, tick=600.0) as durable,
         Client(kiosk.token, base_url=kiosk.base_url) as client,
@@ -367,51 +388,55 @@ async def test_share_beside_another(  # noqa: PLR0917 - a row of a table
     ):
         here = "SELECT id FROM workers WHERE requests ? 'default'"
         await until("its first exchange", lambda: execute(postgres, here))
-        share = client.rate_limit
-    forgotten = requests * (time.monotonic() - began_at) / 60
-    assert share is not None
-    assert share.per_second == expected[0]
-    assert expected[1] - 1 <= share.per_minute <= min(expected[1] + forgotten + 1, 1000)
+        assert client.rate_limit == RateLimit(*expected)
 
 
-@given(st.lists(st.floats(0, 90), min_size=1, max_size=3), st.booleans())
-def test_joining_never_exceeds_the_limit(joins: list[float], is_idle: bool) -> None:
-    """While workers that send all they may join one that was alone, no minute holds more than the limit."""
+@given(
+    st.lists(st.tuples(st.floats(0, 90), st.none() | st.floats(1, 90)), min_size=1, max_size=3),
+    st.none() | st.floats(1, 90),
+    st.booleans(),
+)
+def test_no_minute_exceeds_the_limit(
+    joins: list[tuple[float, float | None]], first_leaves_at: float | None, is_idle: bool
+) -> None:
+    """While workers that send all they may join and leave, no minute holds more than the limit."""
     limit, tick, step = RateLimit(10, 100), 2.0, 0.25
-    begins_at = [0.0, *(round(at / step) * step for at in sorted(joins))]
-    windows = [SlidingWindow(limit) for _ in begins_at]
+    lives = [(0.0, first_leaves_at or math.inf)]
+    lives += [(round(at / step) * step, at + (lasts or math.inf)) for at, lasts in sorted(joins, key=lambda one: one[0])]
+    windows = [SlidingWindow(limit) for _ in lives]
     may_send = [True] * len(windows)
-    reported: dict[int, int] = {}
+    reports: dict[int, tuple[float, list[int], bool]] = {}
     sent: list[float] = []
     for now in (number * step for number in range(int(240 / step))):
-        for worker, (began_at, window) in enumerate(zip(begins_at, windows, strict=True)):
-            at = now - began_at
-            if at < 0:
+        for worker, ((begins_at, ends_at), window) in enumerate(zip(lives, windows, strict=True)):
+            at = now - begins_at
+            has_left = now >= ends_at
+            if at < 0 or (worker in reports and not reports[worker][2]):
                 continue
-            if worker not in reported or at % tick < step:
-                reported[worker] = window.sent_since(now - 60)
-                others = [count for number, count in reported.items() if number != worker]
-                share = share_of(limit, len(reported), others, 0)
+            if worker not in reports or at % tick < step or has_left:
+                reports[worker] = now, [window.sent_since(now - seconds) for seconds in SPANS], not has_left
+                others = [
+                    Report(counts, now - said_at, is_at_work)
+                    for number, (said_at, counts, is_at_work) in reports.items()
+                    if number != worker and (is_at_work or now - said_at < 60)
+                ]
+                share = share_of(limit, others)
                 window.change(share or RateLimit(1, 1))
                 may_send[worker] = share is not None
-            if worker > 0 and at < 2 * tick + step:
+            if has_left or (worker > 0 and at < 2 * tick + step):
                 continue  # it waits until the others have reduced theirs
             while may_send[worker] and window.ready_at() <= now and not (is_idle and worker == 0 and now > 9):
                 window.record(now)
                 sent.append(now)
-    assert max(bisect_right(sent, at + 60) - bisect_left(sent, at) for at in sent) <= limit.per_minute
-    if not is_idle:
+    assert max((bisect_right(sent, at + 60) - bisect_left(sent, at) for at in sent), default=0) <= limit.per_minute
+    if not is_idle and any(ends_at == math.inf for _, ends_at in lives):
         assert sum(at >= 180 for at in sent) >= 0.9 * limit.per_minute
 
 
 async def test_nothing_left_of_the_limit(kiosk: Simulator, client: Client, postgres: str, durable: Durable) -> None:
     """A worker for which others left nothing of the limit polls nothing, until they have."""
     await durable.migrate()
-    execute(
-        postgres,
-        "INSERT INTO workers (id, seen_at, has_left, requests) VALUES (gen_random_uuid(), now(), true, "  # noqa: S608 - our own
-        f"jsonb_build_object('{store.queue_name('default', kiosk.base_url)}', 1000000))",
-    )
+    report(postgres, kiosk, sent=[1000000] * 6, has_left=True)
     batch_id = await durable.submit(cards_of(kiosk, 1, PRODUCED), schedule=QUICK)
     planned = "SELECT id FROM procrastinate_jobs WHERE task_name = 'cardprod.sweep' AND scheduled_at IS NOT NULL"
     seen: set[str] = set()
@@ -433,6 +458,14 @@ async def test_stopped_while_it_joins(client: Client, postgres: str) -> None:
     async with quick(postgres, tick=600.0) as durable, working(durable, client):
         await until("its sign", lambda: execute(postgres, "SELECT id FROM workers WHERE requests ? 'default'"))
     assert execute(postgres, "SELECT has_left FROM workers WHERE requests ? 'default'") == [(True,)]
+
+
+async def test_stopped_as_it_begins(client: Client, postgres: str, durable: Durable) -> None:
+    """A worker that is stopped as it begins to work ends at once."""
+    async with working(durable, client):
+        await until("its sign", lambda: execute(postgres, "SELECT id FROM workers"))
+        began_at = time.monotonic()
+    assert time.monotonic() - began_at < 8
 
 
 async def test_429_is_everybodys(kiosk: Simulator, postgres: str, durable: Durable) -> None:
@@ -606,10 +639,10 @@ async def test_rows_are_removed(kiosk: Simulator, client: Client, postgres: str)
 
 
 async def test_long_sweeps_are_written(kiosk: Simulator, client: Client, postgres: str) -> None:
-    """A sweep that the rate limit slows down is saved now and then: what it saw is delivered, the rest stays due."""
+    """A sweep that the rate limit slows down is saved now and then: what it saw is delivered, the rest is left to all."""
     cards = cards_of(kiosk, 30, "never")
     sink = Sink()
-    async with quick(postgres, sweep=0.2) as durable:
+    async with quick(postgres, sweep=0.2, poll=0.5) as durable:
         batch_id = await durable.submit(cards, schedule=Backoff(first=600, ceiling=600))
         limit = RateLimit(10, 10)
         async with (
@@ -617,6 +650,7 @@ async def test_long_sweeps_are_written(kiosk: Simulator, client: Client, postgre
             working(durable, held_up, sink),
         ):
             await until("steps", lambda: len(sink.steps), lambda count: count >= 5)
+            await until("a moment for others", lambda: sweeps(postgres), lambda jobs: jobs == [("todo", False)])
         assert len(sink.steps) <= 10
         async with working(durable, client, sink):
             await until("all steps", lambda: len(sink.steps), lambda count: count == 30)

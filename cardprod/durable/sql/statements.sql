@@ -206,16 +206,13 @@ ORDER BY id LIMIT %(most)s
 INSERT INTO workers (id, requests, has_left) VALUES (%(id)s, %(requests)s::text::jsonb, %(has_left)s)
 ON CONFLICT (id) DO UPDATE SET seen_at = now(), requests = excluded.requests, has_left = excluded.has_left
 
--- name: living_workers
-SELECT count(*) AS workers, extract(epoch FROM clock_timestamp())::float8 AS now
-FROM workers WHERE NOT has_left AND seen_at > now() - %(lifetime)s * interval '1 second'
-
--- name: requests_of_others
--- Those of a worker that has gone leave the last minute one after the other.
-SELECT token, ceil(sent::int * least(1, 1 - extract(epoch FROM now() - seen_at) / 60))::int AS sent,
-       NOT has_left AND seen_at > now() - %(lifetime)s * interval '1 second' AS is_at_work
-FROM workers, jsonb_each_text(requests) AS one (token, sent)
-WHERE id <> %(id)s AND seen_at > now() - interval '60 seconds'
+-- name: other_workers
+SELECT * FROM (
+    SELECT requests, greatest(extract(epoch FROM now() - seen_at), 0)::float8 AS age,
+           NOT has_left AND seen_at > now() - %(lifetime)s * interval '1 second' AS is_at_work
+    FROM workers WHERE id <> %(id)s
+) one
+WHERE is_at_work OR age < 60
 
 -- name: tokens_without_worker
 SELECT DISTINCT token_name, base_url
