@@ -38,7 +38,7 @@ from cardprod.models import ProductionEvent, one_line
 from cardprod.telemetry import LOGGER
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
     from procrastinate import JobContext
     from psycopg import AsyncConnection
@@ -289,14 +289,12 @@ class Worker:
                 client.rate_limit = share
             if paused.get(name, 0.0) > client.paused_for:
                 client.pause(paused[name])
-        workers = 1 + sum(row["is_at_work"] for row in others)
+        workers = 1 + sum(bool(row["is_at_work"]) for row in others)
         await self._take_events(connection, workers)
         return workers
 
     async def _update(self, connection: AsyncConnection[Any], *, has_left: bool = False) -> None:
-        requests = {
-            name: [requests_of(client, seconds) for seconds in SPANS] for name, client in self._clients.items()
-        }
+        requests = {name: [requests_of(client, seconds) for seconds in SPANS] for name, client in self._clients.items()}
         await fetch(connection, "update_worker", id=self._id, requests=json.dumps(requests), has_left=has_left)
 
     async def _take_events(self, connection: AsyncConnection[Any], workers: int) -> None:
@@ -354,7 +352,7 @@ class Worker:
         next_poll_at = None if sweep.next_poll_at is None else sweep.next_poll_at.timestamp()
         if refusals:
             self._refuse(chunk.token_name, names, refusals[0])
-        if next_poll_at is not None and (refusals or stop.is_set() and not self._stop.is_set()):
+        if next_poll_at is not None and (refusals or (stop.is_set() and not self._stop.is_set())):
             # A little later: a worker whose requests are not held up has the same chance to take it.
             next_poll_at = max(next_poll_at, self._clock() + self._settings.poll)
         change = Change(

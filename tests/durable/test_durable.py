@@ -402,7 +402,9 @@ def test_no_minute_exceeds_the_limit(
     """While workers that send all they may join and leave, no minute holds more than the limit."""
     limit, tick, step = RateLimit(10, 100), 2.0, 0.25
     lives = [(0.0, first_leaves_at or math.inf)]
-    lives += [(round(at / step) * step, at + (lasts or math.inf)) for at, lasts in sorted(joins, key=lambda one: one[0])]
+    lives += [
+        (round(at / step) * step, at + (lasts or math.inf)) for at, lasts in sorted(joins, key=lambda one: one[0])
+    ]
     windows = [SlidingWindow(limit) for _ in lives]
     may_send = [True] * len(windows)
     reports: dict[int, tuple[float, list[int], bool]] = {}
