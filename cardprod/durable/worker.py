@@ -353,7 +353,7 @@ class Worker:
         if refusals:
             self._refuse(chunk.token_name, names, refusals[0])
         if next_poll_at is not None and (refusals or (stop.is_set() and not self._stop.is_set())):
-            # A little later: a worker whose requests are not held up has the same chance to take it.
+            # Later than at once, so that a worker whose requests are not held up can take it.
             next_poll_at = max(next_poll_at, self._clock() + self._settings.poll)
         change = Change(
             checkpoint=sweep.checkpoint,

@@ -317,7 +317,7 @@ async def test_limit_is_divided(kiosk: Simulator, postgres: str, durable: Durabl
 
 
 async def test_few_chunks_are_shared(kiosk: Simulator, postgres: str) -> None:
-    """A worker that has begun with all there is, and is held up by its share, soon leaves some of it to one that joins."""
+    """A worker that has begun with all there is, and is held up by its share, soon leaves some to one that joins."""
     async with (
         quick(postgres, sweep=0.5, poll=0.5) as durable,
         quick(postgres, poll=0.5) as other,
@@ -392,46 +392,40 @@ async def test_share_beside_another(  # noqa: PLR0917 - a row of a table
 
 
 @given(
-    st.lists(st.tuples(st.floats(0, 90), st.none() | st.floats(1, 90)), min_size=1, max_size=3),
-    st.none() | st.floats(1, 90),
+    st.lists(st.tuples(st.floats(0, 90), st.floats(1, 150)), min_size=2, max_size=4).map(sorted),
     st.booleans(),
 )
-def test_no_minute_exceeds_the_limit(
-    joins: list[tuple[float, float | None]], first_leaves_at: float | None, is_idle: bool
-) -> None:
+def test_no_minute_exceeds_the_limit(lives: list[tuple[float, float]], is_idle: bool) -> None:
     """While workers that send all they may join and leave, no minute holds more than the limit."""
     limit, tick, step = RateLimit(10, 100), 2.0, 0.25
-    lives = [(0.0, first_leaves_at or math.inf)]
-    lives += [
-        (round(at / step) * step, at + (lasts or math.inf)) for at, lasts in sorted(joins, key=lambda one: one[0])
-    ]
+    begins_at = [0.0, *(round(at / step) * step for at, _ in lives[1:])]
+    ends_at = [at + lasts if lasts < 120 else math.inf for at, lasts in lives]
     windows = [SlidingWindow(limit) for _ in lives]
     may_send = [True] * len(windows)
-    reports: dict[int, tuple[float, list[int], bool]] = {}
+    reports: dict[int, tuple[float, list[int]]] = {}
     sent: list[float] = []
     for now in (number * step for number in range(int(240 / step))):
-        for worker, ((begins_at, ends_at), window) in enumerate(zip(lives, windows, strict=True)):
-            at = now - begins_at
-            has_left = now >= ends_at
-            if at < 0 or (worker in reports and not reports[worker][2]):
+        for worker, window in enumerate(windows):
+            at, is_at_work = now - begins_at[worker], now < ends_at[worker]
+            if at < 0 or now >= ends_at[worker] + step:
                 continue
-            if worker not in reports or at % tick < step or has_left:
-                reports[worker] = now, [window.sent_since(now - seconds) for seconds in SPANS], not has_left
+            if worker not in reports or at % tick < step or not is_at_work:
+                reports[worker] = now, [window.sent_since(now - seconds) for seconds in SPANS]
                 others = [
-                    Report(counts, now - said_at, is_at_work)
-                    for number, (said_at, counts, is_at_work) in reports.items()
-                    if number != worker and (is_at_work or now - said_at < 60)
+                    Report(counts, now - reported_at, now < ends_at[number])
+                    for number, (reported_at, counts) in reports.items()
+                    if number != worker and (now < ends_at[number] or now - reported_at < 60)
                 ]
                 share = share_of(limit, others)
                 window.change(share or RateLimit(1, 1))
                 may_send[worker] = share is not None
-            if has_left or (worker > 0 and at < 2 * tick + step):
-                continue  # it waits until the others have reduced theirs
-            while may_send[worker] and window.ready_at() <= now and not (is_idle and worker == 0 and now > 9):
+            # A new one waits until the others have reduced theirs.
+            waits = (worker > 0 and at < 2 * tick + step) or (is_idle and worker == 0 and now > 9)
+            while is_at_work and may_send[worker] and not waits and window.ready_at() <= now:
                 window.record(now)
                 sent.append(now)
     assert max((bisect_right(sent, at + 60) - bisect_left(sent, at) for at in sent), default=0) <= limit.per_minute
-    if not is_idle and any(ends_at == math.inf for _, ends_at in lives):
+    if not is_idle and max(ends_at) == math.inf:
         assert sum(at >= 180 for at in sent) >= 0.9 * limit.per_minute
 
 
@@ -641,7 +635,7 @@ async def test_rows_are_removed(kiosk: Simulator, client: Client, postgres: str)
 
 
 async def test_long_sweeps_are_written(kiosk: Simulator, client: Client, postgres: str) -> None:
-    """A sweep that the rate limit slows down is saved now and then: what it saw is delivered, the rest is left to all."""
+    """A sweep that the rate limit slows down is saved now and then: what it saw is delivered, the rest left to all."""
     cards = cards_of(kiosk, 30, "never")
     sink = Sink()
     async with quick(postgres, sweep=0.2, poll=0.5) as durable:
