@@ -368,21 +368,6 @@ class Database:
         found.__cause__ = error
         return found
 
-    async def run_with_retry(
-        self, work: Callable[[AsyncConnection[Any]], Awaitable[_T]], is_given_up: Callable[[], bool]
-    ) -> _T:
-        """Do something as `run` does, again and again while the database is away, until it is given up."""
-        delay = 0.1
-        while True:
-            try:
-                return await self.run(work)
-            except DurableError as error:
-                if not is_away(error) or is_given_up():
-                    raise
-                self.warn(error, "trying again")
-            await asyncio.sleep(delay)
-            delay = min(delay * 2, 2.0)
-
     async def _prepare_once(self) -> None:
         if self._prepared.is_set():
             return

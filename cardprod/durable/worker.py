@@ -160,10 +160,10 @@ class Worker:
         self._limits: dict[Client, RateLimit | None] = {}
         self._sweeps: set[asyncio.Event] = set()  # under way: set, each ends as soon as it can
         self._events: dict[int, float] = {}  # that the clients know, and when they came
-        self._queues = [f"cardprod-{name}" for name in self._clients]  # of sweeps: procrastinate reads it for each job
+        self._queues: list[str] = []  # of sweeps that are taken: procrastinate reads it for each job
         self._refused: set[str] = set()  # names of tokens that were refused, and are not tried for a while
-        self._recovery = Recovery(database, settings, self._refused)
         self._used_up: set[Client] = set()  # those whose limit others have used up
+        self._recovery = Recovery(database, settings, self._refused)
         self._is_registered = False  # others may count it
         self._failure: BaseException | None = None
         self._shown: set[tuple[object, ...]] = set()  # errors whose traceback was logged
@@ -289,9 +289,17 @@ class Worker:
                 client.rate_limit = share
             if paused.get(name, 0.0) > client.paused_for:
                 client.pause(paused[name])
+        self._choose_queues()
         workers = 1 + sum(bool(row["is_at_work"]) for row in others)
         await self._take_events(connection, workers)
         return workers
+
+    def _choose_queues(self) -> None:
+        self._queues[:] = [
+            f"cardprod-{name}"
+            for name, client in self._clients.items()
+            if name not in self._refused and client not in self._used_up
+        ]
 
     async def _update(self, connection: AsyncConnection[Any], *, has_left: bool = False) -> None:
         requests = {name: [requests_of(client, seconds) for seconds in SPANS] for name, client in self._clients.items()}
@@ -323,12 +331,7 @@ class Worker:
         """Sweep a chunk, and write what was seen. Whatever goes wrong, it is planned again."""
         try:
             for chunk in await self._with_retry(partial(store.chunks, ids=[chunk_id])):
-                if chunk.token in self._refused:
-                    await self._plan_again("plan_sweeps", chunk_id, attempts, self._settings.poll * 4)
-                elif self._clients[chunk.token] in self._used_up:
-                    await self._plan_again("plan_sweeps", chunk_id, attempts, self._settings.tick)
-                else:
-                    await self._sweep(chunk)
+                await self._sweep(chunk)
         except Exception as exc:  # noqa: BLE001 - a token source's own: nothing may end the work
             what = f"some cards (chunk {chunk_id}) could not be polled"
             await self._put_off(exc, what, "plan_sweeps", chunk_id, attempts)
@@ -381,8 +384,7 @@ class Worker:
             return  # of a sweep that began earlier
         seconds = self._settings.refused
         self._refused.update(names)
-        for name in names:
-            self._queues.remove(f"cardprod-{name}")
+        self._choose_queues()
         LOGGER.error(
             "the token %r was refused (%s): its cards wait for a worker with a good one; it is tried again in %g s",
             token,
@@ -392,7 +394,7 @@ class Worker:
 
         def try_again() -> None:
             self._refused.difference_update(names)
-            self._queues.extend(f"cardprod-{name}" for name in names)
+            self._choose_queues()
 
         asyncio.get_running_loop().call_later(seconds, try_again)
 
@@ -460,5 +462,13 @@ class Worker:
 
     async def _with_retry(self, work: Callable[[AsyncConnection[Any]], Awaitable[_T]]) -> _T:
         """Do something in a transaction, again and again while the database is away; not for long once stopped."""
-        loop = asyncio.get_running_loop()
-        return await self._database.run_with_retry(work, lambda: loop.time() > self._gives_up_at)
+        delay = 0.1
+        while True:
+            try:
+                return await self._database.run(work)
+            except DurableError as error:
+                if not is_away(error) or asyncio.get_running_loop().time() > self._gives_up_at:
+                    raise
+                self._database.warn(error, "trying again")
+            await asyncio.sleep(delay)
+            delay = min(delay * 2, 2.0)

@@ -430,20 +430,16 @@ def test_no_minute_exceeds_the_limit(lives: list[tuple[float, float]], is_idle: 
 
 
 async def test_nothing_left_of_the_limit(kiosk: Simulator, client: Client, postgres: str, durable: Durable) -> None:
-    """A worker for which others left nothing of the limit polls nothing, until they have."""
-    await durable.migrate()
+    """A worker for which others left nothing of a limit polls nothing with that token, until they have."""
     report(postgres, kiosk, sent=[1000000] * 6, has_left=True)
-    batch_id = await durable.submit(cards_of(kiosk, 1, PRODUCED), schedule=QUICK)
-    planned = "SELECT id FROM procrastinate_jobs WHERE task_name = 'cardprod.sweep' AND scheduled_at IS NOT NULL"
-    seen: set[str] = set()
-
-    def plans() -> int:
-        seen.update(map(str, execute(postgres, planned)))
-        return len(seen)
-
-    async with working(durable, client):
-        await until("its next sweeps", plans, lambda count: count >= 3)
-        assert not kiosk.requests
+    card, free = cards_of(kiosk, 2, PRODUCED)
+    batch_id = await durable.submit([card], schedule=QUICK)
+    async with (
+        Client(kiosk.token, base_url=kiosk.base_url) as another,
+        working(durable, {"default": client, "free": another}),
+    ):
+        await over(durable, await durable.submit([free], schedule=QUICK, token="free"))
+        assert {request.card for request in kiosk.requests} == {free}
         execute(postgres, "DELETE FROM workers WHERE has_left")
         await over(durable, batch_id)
 
