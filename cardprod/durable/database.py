@@ -12,7 +12,6 @@ import math
 import re
 import shlex
 import socket
-import weakref
 from contextlib import asynccontextmanager, suppress
 from functools import cache
 from importlib import resources
@@ -172,11 +171,7 @@ class _Pool(psycopg_pool.AsyncConnectionPool["AsyncConnection[Any]"]):
         self.refused: str = ""
         """Why the database refused the last login, if it did: it is not asked again before `asks_again_at`."""
         self.asks_again_at: float = -math.inf
-        self._sound: weakref.WeakSet[AsyncConnection[Any]] = weakref.WeakSet()
-        super().__init__(configure=self._configure, **options)
-
-    async def _configure(self, connection: AsyncConnection[Any]) -> None:
-        self._sound.add(connection)
+        super().__init__(**options)
 
     @asynccontextmanager
     async def connection(self, timeout: float | None = None) -> AsyncGenerator[AsyncConnection[Any]]:  # noqa: ASYNC109
@@ -186,11 +181,8 @@ class _Pool(psycopg_pool.AsyncConnectionPool["AsyncConnection[Any]"]):
             if loop.time() < self.asks_again_at:
                 raise psycopg_pool.PoolTimeout(self.refused)
             connection = await self._get(timeout)
-            timer = loop.call_later(self._settings.call, self._cut, connection)
+            timer = loop.call_later(self._settings.call, _close_socket, connection)
             try:
-                if connection not in self._sound:
-                    await connection.close()
-                    continue
                 async with connection:
                     try:
                         await connection.execute(_setup(self._settings, connection.info.server_version))
@@ -206,6 +198,10 @@ class _Pool(psycopg_pool.AsyncConnectionPool["AsyncConnection[Any]"]):
                 return
             finally:
                 timer.cancel()
+                if loop.time() >= timer.when():
+                    seconds = self._settings.call
+                    LOGGER.warning("the database did not answer for %g s; the connection is dropped", seconds)
+                    await self.drain()
                 await self.putconn(connection)
 
     async def _get(self, timeout: float | None) -> AsyncConnection[Any]:  # noqa: ASYNC109
@@ -217,12 +213,6 @@ class _Pool(psycopg_pool.AsyncConnectionPool["AsyncConnection[Any]"]):
             await self.putconn(connection)
             raise asyncio.CancelledError
         return connection
-
-    def _cut(self, connection: AsyncConnection[Any]) -> None:
-        """End what waits for a connection, without waiting for the other side."""
-        LOGGER.warning("the database did not answer for %g s; the connection is dropped", self._settings.call)
-        self._sound.clear()
-        _close_socket(connection)
 
 
 class Database:

@@ -34,6 +34,7 @@ __all__ = ["Recovery", "repeat"]
 _MOST: Final = 200
 """Chunks that are recovered in one transaction."""
 
+_SHOWN: Final = 3
 _MOST_ROWS: Final = 2000
 _FEWEST_ROWS: Final = 10
 
@@ -87,15 +88,18 @@ class Recovery:
         await self._database.fetch("delete_jobs", ids=[*(orphans & self._orphans)])
         self._orphans = orphans - self._orphans
         await self._database.fetch("delete_stalled_jobs", heartbeat=settings.lifetime, longest=settings.longest)
-        for lost, plan in (
-            ("chunks_without_sweep", "plan_sweeps"),
-            ("chunks_without_delivery", "plan_deliveries"),
+        for lost, plan, what in (
+            ("chunks_without_sweep", "plan_sweeps", "polled"),
+            ("chunks_without_delivery", "plan_deliveries", "delivered"),
         ):
-            ids = [row["id"] for row in await self._database.fetch(lost, slack=2 * settings.recover, most=_MOST)]
-            await self._database.run(partial(store.plan, statement=plan, times=dict.fromkeys(ids)))
-            if ids:
-                what = "polled" if plan == "plan_sweeps" else "delivered"
-                LOGGER.warning("cards that a worker left behind are %s from here on (jobs: %d)", what, len(ids))
+            rows = await self._database.fetch(lost, slack=2 * settings.recover, most=_MOST)
+            times = dict.fromkeys(row["id"] for row in rows)
+            await self._database.run(partial(store.plan, statement=plan, times=times))
+            if rows:
+                batches = sorted({row["batch_id"] for row in rows})
+                shown = ", ".join(batches[:_SHOWN]) + (", …" if len(batches) > _SHOWN else "")
+                message = "cards that a worker left behind are %s from here on (jobs: %d; batch: %s)"
+                LOGGER.warning(message, what, len(rows), shown)
         await self.expire()
         rows = await self._database.fetch("tokens_without_worker", lifetime=settings.lifetime)
         waiting = {(row["token_name"], row["base_url"] or "any API") for row in rows}

@@ -261,7 +261,7 @@ SELECT id FROM procrastinate_jobs WHERE status = 'doing' AND worker_id = ANY (%(
 DELETE FROM procrastinate_jobs WHERE status = 'doing' AND id = ANY (%(ids)s::bigint[])
 
 -- name: chunks_without_sweep
-SELECT chunk.id
+SELECT chunk.id, batch_id::text AS batch_id
 FROM chunks chunk JOIN batches batch ON batch.id = batch_id
 WHERE chunk.finished_at IS NULL AND pending > 0 AND submitted_at IS NOT NULL
     AND due_at < now() - %(slack)s * interval '1 second'
@@ -274,7 +274,7 @@ WHERE chunk.finished_at IS NULL AND pending > 0 AND submitted_at IS NOT NULL
 ORDER BY due_at LIMIT %(most)s
 
 -- name: chunks_without_delivery
-SELECT chunk.id
+SELECT chunk.id, batch_id::text AS batch_id
 FROM chunks chunk JOIN batches batch ON batch.id = batch_id
 WHERE chunk.finished_at IS NULL AND submitted_at IS NOT NULL
     AND chunk.id IN (
