@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     from cardprod.durable.settings import Settings
 
-__all__ = ["FOREIGN", "STATEMENTS", "Database", "fetch", "fetch_one", "is_away", "lacks", "sql_file", "translate"]
+__all__ = ["FOREIGN", "Database", "fetch", "fetch_one", "is_away", "lacks", "sql_file", "translate"]
 
 _T = TypeVar("_T")
 
@@ -79,7 +79,7 @@ def sql_file(name: str) -> str:
 
 
 _PARTS: Final = re.split(r"^-- name: (\w+)\n", sql_file("statements.sql"), flags=re.MULTILINE)
-STATEMENTS: Final = {name: text.strip().encode() for name, text in zip(_PARTS[1::2], _PARTS[2::2], strict=True)}
+_STATEMENTS: Final = {name: text.strip().encode() for name, text in zip(_PARTS[1::2], _PARTS[2::2], strict=True)}
 """Each statement of `sql/statements.sql`, by its name."""
 
 
@@ -150,7 +150,7 @@ def _setup(settings: Settings, version: int) -> bytes:
 async def fetch(connection: AsyncConnection[Any], name: str, **values: object) -> list[dict[str, Any]]:
     """Run a statement of `sql/statements.sql`, and return its rows; none, if it returns none."""
     cursor = connection.cursor(row_factory=dict_row)
-    await cursor.execute(STATEMENTS[name], values or None)
+    await cursor.execute(_STATEMENTS[name], values or None)
     return [] if cursor.description is None else await cursor.fetchall()
 
 

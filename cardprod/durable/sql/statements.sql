@@ -312,16 +312,10 @@ WHERE finished_at < now() - %(keep)s * interval '1 second'
 LIMIT 1
 
 -- name: drop_old_cards
-DELETE FROM cards WHERE ctid = ANY (ARRAY(SELECT ctid FROM cards WHERE batch_id = %(id)s LIMIT %(most)s))
-
--- name: drop_old_transitions
-DELETE FROM transitions WHERE id IN (
-    SELECT transition.id FROM transitions transition JOIN chunks chunk ON chunk.id = chunk_id
-    WHERE batch_id = %(id)s LIMIT %(most)s
-)
+DELETE FROM cards WHERE ctid = ANY (ARRAY(SELECT ctid FROM cards WHERE batch_id = %(id)s LIMIT %(most)s)) RETURNING 1
 
 -- name: drop_old_chunks
-DELETE FROM chunks WHERE id IN (SELECT id FROM chunks WHERE batch_id = %(id)s LIMIT %(most)s)
+DELETE FROM chunks WHERE id IN (SELECT id FROM chunks WHERE batch_id = %(id)s LIMIT %(most)s) RETURNING 1
 
 -- name: drop_old_batch
 DELETE FROM batches WHERE id = %(id)s
@@ -329,7 +323,7 @@ DELETE FROM batches WHERE id = %(id)s
 -- name: drop_old_events
 DELETE FROM events WHERE id IN (
     SELECT id FROM events WHERE came_at < now() - interval '10 minutes' ORDER BY came_at LIMIT %(most)s
-)
+) RETURNING 1
 
 -- name: drop_old_workers
 DELETE FROM workers WHERE seen_at < now() - interval '1 hour'
