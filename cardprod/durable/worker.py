@@ -147,7 +147,7 @@ class Worker:
         self._settings = settings
         # What batches call a client's token: those of its API, and those of any.
         self._names: dict[Client, list[str]] = {}
-        for token, client in clients.items():
+        for token, client in clients.items():  # by the name that was given: a long one is cut for a queue
             names = queue_name(token, server_of(client)), queue_name(token)
             self._names.setdefault(client, []).extend(names)
         self._clients = {name: client for client, names in self._names.items() for name in names}

@@ -230,7 +230,10 @@ async def test_job_that_never_arrived(kiosk: Simulator, client: Client, postgres
 
 
 async def test_chunk_that_somebody_locks(kiosk: Simulator, client: Client, postgres: str) -> None:
-    """A chunk that somebody keeps locked, such as an administrator's psql, holds up the recovery of no other."""
+    """A chunk that somebody keeps locked, such as an administrator's psql, holds up the recovery of no other.
+
+    Here what is recovered are deadlines, which any worker keeps, also of cards whose token it does not have.
+    """
     async with quick(postgres, overdue=0.2) as durable, working(durable, {"other": client}):
         locked, other = [await durable.submit([card], timeout=0.5) for card in cards_of(kiosk, 2, "never")]
         with psycopg.connect(postgres) as connection:
@@ -238,6 +241,7 @@ async def test_chunk_that_somebody_locks(kiosk: Simulator, client: Client, postg
             await until("the other's end", lambda: durable.status(other), lambda status: status.errors)
             assert (await durable.status(locked)).errors == 0
         await until("its end", lambda: durable.status(locked), lambda status: status.errors)
+    assert kiosk.requests == []
 
 
 async def test_rows_of_a_newer_version(

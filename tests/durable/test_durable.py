@@ -234,18 +234,6 @@ async def test_cancelled(kiosk: Simulator, client: Client, postgres: str, durabl
     assert [card.card_token async for card, _ in durable.results(batch_id)] == ["missing"]
 
 
-async def test_tokens_by_name(kiosk: Simulator, client: Client, durable: Durable) -> None:
-    """A worker takes only cards whose token it has, and leaves the others to workers that have theirs."""
-    (mine,) = cards_of(kiosk, 1, SHORT)
-    other_id = await durable.submit([mine], schedule=QUICK, token="other-bank")
-    mine_id = await durable.submit([mine], schedule=QUICK)
-    async with working(durable, client):
-        await over(durable, mine_id)
-        assert (await durable.status(other_id)).polls == 0  # although it was due first
-    async with working(durable, {"other-bank": client}):
-        await over(durable, other_id)
-
-
 async def test_adaptive_schedule(kiosk: Simulator, client: Client, durable: Durable) -> None:
     """Without a schedule of its own, a batch is polled as the worker's client learns to."""
     (card,) = cards_of(kiosk, 1, "never")
@@ -258,14 +246,6 @@ async def test_adaptive_schedule(kiosk: Simulator, client: Client, durable: Dura
     async with working(durable, client, refuse):
         await over(durable, batch_id)
     assert "READY" in repr(client._schedule)  # pyright: ignore[reportPrivateUsage]
-
-
-async def test_database_that_breaks(kiosk: Simulator, client: Client, postgres: str, durable: Durable) -> None:
-    """A worker under whose work the database breaks ends with our error, never as if it had been stopped."""
-    await durable.submit(cards_of(kiosk, 1, "never"), schedule=QUICK)
-    execute(postgres, "ALTER TABLE transitions RENAME COLUMN key TO renamed")
-    with pytest.raises(DurableError, match="does not do what it should"):
-        await asyncio.wait_for(durable.work(client, Sink()), LONG_LIMIT)
 
 
 class Read(dict[Card, ProductionStatus]):
@@ -296,24 +276,26 @@ async def test_known_statuses_are_read_once(kiosk: Simulator, client: Client, du
 
 
 async def test_limit_is_divided(kiosk: Simulator, postgres: str, durable: Durable) -> None:
-    """Workers divide the rate limit among them, the new one before it polls; afterwards a client has its own again."""
-    whole = RateLimit(per_second=10, per_minute=600)
+    """Workers divide the rate limit, the new one before it polls; one that stops gives its share back at once.
+
+    What it sent in the last minute counts on. Afterwards a client has its own limit again.
+    """
+    whole, half = RateLimit(per_second=10, per_minute=600), RateLimit(per_second=5, per_minute=300)
     await durable.migrate()
     async with (
         Client(kiosk.token, base_url=kiosk.base_url, rate_limit=whole) as first,
         Client(kiosk.token, base_url=kiosk.base_url, rate_limit=whole) as second,
         quick(postgres) as other,
+        working(durable, first),
     ):
-        async with working(durable, first):
-            await until("one worker", lambda: execute(postgres, "SELECT id FROM workers"))
-            assert first.rate_limit == whole
-            async with working(other, second):
-                half = RateLimit(per_second=5, per_minute=300)
-                await until(
-                    "halves", lambda: (first.rate_limit, second.rate_limit), lambda limits: limits == (half, half)
-                )
-            assert second.rate_limit == whole
+        await until("one worker", lambda: execute(postgres, "SELECT id FROM workers"))
         assert first.rate_limit == whole
+        async with working(other, {"default": second, "other": second}):
+            await until("halves", lambda: (first.rate_limit, second.rate_limit), lambda limits: limits == (half, half))
+            await over(durable, await durable.submit(cards_of(kiosk, 5, PRODUCED), schedule=QUICK, token="other"))
+        assert second.rate_limit == whole
+        await until("its share", lambda: first.rate_limit, lambda limit: limit and limit.per_second == 10)
+        assert first.rate_limit == RateLimit(10, 600 - len(kiosk.requests))
 
 
 async def test_few_chunks_are_shared(kiosk: Simulator, postgres: str) -> None:
@@ -329,26 +311,6 @@ async def test_few_chunks_are_shared(kiosk: Simulator, postgres: str) -> None:
             await until("requests", lambda: len(kiosk.requests), lambda count: count >= 45)
             async with working(other, second):
                 await until("requests of the second", lambda: requests_of(second, 60), lambda count: count >= 20)
-
-
-async def test_worker_that_leaves(kiosk: Simulator, postgres: str, durable: Durable) -> None:
-    """A worker that stops gives its share of the rate limit back at once, but for what it sent in the last minute."""
-    whole = RateLimit(per_second=10, per_minute=600)
-    async with (
-        Client(kiosk.token, base_url=kiosk.base_url, rate_limit=whole) as staying,
-        Client(kiosk.token, base_url=kiosk.base_url, rate_limit=whole) as leaving,
-        quick(postgres) as other,
-        working(durable, {"other": staying}),
-    ):
-        async with working(other, leaving):
-            await until("a half", lambda: staying.rate_limit, lambda limit: limit != whole)
-            await over(durable, await durable.submit(cards_of(kiosk, 5, PRODUCED), schedule=QUICK))
-        sent = len(kiosk.requests)
-        await until("its share", lambda: staying.rate_limit, lambda limit: limit and limit.per_second == 10)
-        assert staying.rate_limit is not None
-        assert 600 - sent <= staying.rate_limit.per_minute <= 600
-        async with working(other, leaving):  # with the token that those requests were sent with
-            await until("a share", lambda: leaving.rate_limit, lambda limit: limit != whole)
 
 
 def report(postgres: str, kiosk: Simulator, *, sent: list[int], ago: float = 0.0, has_left: bool = False) -> None:
