@@ -26,13 +26,14 @@ import psycopg
 from psycopg_pool import PoolTimeout
 
 from cardprod._http.rate_limit import RateLimit
+from cardprod._protocol.codec import as_datetime, unix_time
 from cardprod.checkpoint import wall_clock
 from cardprod.client import notify_stored, requests_of, server_of, sweep_stored
 from cardprod.durable import store
 from cardprod.durable.database import FOREIGN, fetch, is_away, translate
 from cardprod.durable.recovery import Recovery, repeat
 from cardprod.durable.schema import check_grants
-from cardprod.durable.store import Change, queue_name
+from cardprod.durable.store import queue_name
 from cardprod.errors import CardprodError, DurableError, UsageError
 from cardprod.models import ProductionEvent, one_line
 from cardprod.telemetry import LOGGER
@@ -352,23 +353,16 @@ class Worker:
         finally:
             timer.cancel()
             self._sweeps.discard(stop)
-        next_poll_at = None if sweep.next_poll_at is None else sweep.next_poll_at.timestamp()
         if refusals:
             self._refuse(chunk.token_name, names, refusals[0])
-        if next_poll_at is not None and (refusals or (stop.is_set() and not self._stop.is_set())):
+        if sweep.next_poll_at is not None and (refusals or (stop.is_set() and not self._stop.is_set())):
             # Later than at once, so that a worker whose requests are not held up can take it.
-            next_poll_at = max(next_poll_at, self._clock() + self._settings.poll)
-        change = Change(
-            checkpoint=sweep.checkpoint,
-            steps=sweep.steps,
-            polls=sweep.polls,
-            next_poll_at=next_poll_at,
-            delivers=self._on_steps is not None,
-        )
+            later = as_datetime(unix_time(self._clock() + self._settings.poll))
+            sweep = attrs.evolve(sweep, next_poll_at=max(sweep.next_poll_at, later))
         paused_for = client.paused_for
 
         async def write(connection: AsyncConnection[Any]) -> None:
-            await store.change_chunk(connection, chunk, change)
+            await store.write_sweep(connection, chunk, sweep, is_delivered=self._on_steps is not None)
             if paused_for > chunk.paused_for:
                 await fetch(connection, "pause_tokens", tokens=names, seconds=paused_for)
             if refusals:

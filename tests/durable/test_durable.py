@@ -36,6 +36,7 @@ from cardprod import (
     RateLimit,
     RateLimited,
     RequestTimeout,
+    Sweep,
     Transition,
     TransportError,
     UsageError,
@@ -44,7 +45,6 @@ from cardprod import (
 from cardprod._http.rate_limit import SlidingWindow
 from cardprod.client import requests_of
 from cardprod.durable import Durable, Step, schema, store
-from cardprod.durable.store import Change
 from cardprod.durable.transitions import read_outcome, read_step, written_outcome, written_step
 from cardprod.durable.worker import SPANS, Report, share_of
 from cardprod.simulator import Fault, Simulator
@@ -623,9 +623,9 @@ async def test_written_by_another(postgres: str, durable: Durable) -> None:
         for ended in ([cards[0]], cards[:2]):
             pending = tuple(one for one in chunk.checkpoint.pending if one.card not in ended)
             checkpoint = attrs.evolve(chunk.checkpoint, pending=pending)
-            assert await store.change_chunk(
-                connection, chunk, Change(checkpoint=checkpoint, steps=[(card, seen) for card in ended])
-            )
+            steps = tuple((card, seen) for card in ended)
+            sweep = Sweep(checkpoint=checkpoint, steps=steps, next_poll_at=None, polls=0)
+            await store.write_sweep(connection, chunk, sweep)
     assert [card async for card, _ in durable.results(batch_id)] == cards[:2]
     assert execute(postgres, "SELECT count(*), count(DISTINCT key) FROM transitions") == [(2, 2)]
     status = await durable.status(batch_id)
