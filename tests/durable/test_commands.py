@@ -214,9 +214,3 @@ async def test_sink_that_raises(kiosk: Simulator, postgres: str, durable: Durabl
         await until("two failures", lambda: worker.err.count("raised, so"), lambda count: count == 2, child=worker)
         assert worker.err.count(f"{batch_id}.1.1.0 of 123456/") == 2
         assert worker.err.count(f'File "{tmp_path}/sink.py", line 2, in on_steps') == 1
-
-
-async def test_database_that_is_away(tmp_path: Path) -> None:
-    """A database that cannot be reached is said on one line, with the exit code of an API that cannot be."""
-    code = await run("batch", "00000000-0000-0000-0000-000000000000", "--database", f"host={tmp_path}")
-    assert code == (4, "")
