@@ -49,8 +49,6 @@ _LONGEST_NAME: Final = 23
 
 _PORTS: Final = {"https": ":443", "http": ":80"}
 _DELIVERED_AT_ONCE: Final = 500
-_CHUNKS_AT_ONCE: Final = 20
-"""Chunks that events are applied to in one transaction: it locks them, and workers wait."""
 
 
 @attrs.frozen(kw_only=True)
@@ -255,16 +253,14 @@ async def plan(
         await fetch(connection, statement, id=[*times], at=[*times.values()], attempts=attempts)
 
 
-async def apply_events(connection: AsyncConnection[Any], events: Sequence[ProductionEvent]) -> list[int | None]:
+async def apply_events(connection: AsyncConnection[Any], events: Sequence[ProductionEvent]) -> list[int]:
     """Apply events, in their order, to all stored waits for their cards, and note them for the workers' clients.
 
-    What that takes is a chunk read and written, so the number of chunks is bounded; all events of those are applied.
     There is one statement of each kind, however many the chunks are: each costs a round trip, which takes long where
     the event loop is busy, and workers wait for the locks.
 
     Returns:
-        For each event how many waits for its card there are; None if it was not applied and is left for the next
-        transaction.
+        For each event how many waits for its card there are.
     """
     cards = [event.card for event in events if event.card is not None]
     found = await fetch(
@@ -273,35 +269,24 @@ async def apply_events(connection: AsyncConnection[Any], events: Sequence[Produc
         profile_ids=[card.profile_id for card in cards],
         card_tokens=[card.card_token for card in cards],
     )
-    chunks_of: dict[Card | None, set[int]] = {}
-    for one in found:
-        chunks_of.setdefault(Card(one["profile_id"], one["card_token"]), set()).add(one["chunk_id"])
-    taken: set[int] = set()
-    for event in events:
-        more = taken | chunks_of.get(event.card, set())
-        if not taken or len(more) <= _CHUNKS_AT_ONCE:
-            taken = more
-    numbers = [number for number, event in enumerate(events) if chunks_of.get(event.card, set()) <= taken]
-    applied = [events[number] for number in numbers]
-    counts, are_news = [0] * len(applied), [False] * len(applied)
+    counts, are_news = [0] * len(events), [False] * len(events)
     changes: list[tuple[Chunk, Sweep]] = []
-    locked = await _lock(connection, taken)
+    locked = await _lock(connection, [row["chunk_id"] for row in found])
     wall_now = await time_of(connection)
     for chunk in locked:
-        checkpoint, steps = stored.apply_events(chunk.checkpoint, applied, wall_now)
+        checkpoint, steps = stored.apply_events(chunk.checkpoint, events, wall_now)
         news: list[tuple[Card, Transition | CardprodError]] = []
         for number, step in steps.items():
             counts[number] += 1
-            card = applied[number].card
+            card = events[number].card
             if step is not None and card is not None:
                 are_news[number] = True
                 news.append((card, step))
         if news:
             changes.append((chunk, _change(checkpoint, news)))
     await _write(connection, changes)
-    await fetch(connection, "add_events", bodies=[event.to_json() for event in applied], are_news=are_news)
-    by_number = dict(zip(numbers, counts, strict=True))
-    return [by_number.get(number) for number in range(len(events))]
+    await fetch(connection, "add_events", bodies=[event.to_json() for event in events], are_news=are_news)
+    return counts
 
 
 async def expire_chunk(connection: AsyncConnection[Any], chunk_id: int) -> None:

@@ -94,7 +94,7 @@ WHERE chunk.id = %(id)s AND chunk.finished_at IS NULL AND submitted_at IS NOT NU
 FOR UPDATE OF chunk
 
 -- name: chunks_of_events
-SELECT DISTINCT profile_id, card_token, chunk_id
+SELECT DISTINCT chunk_id
 FROM unnest(%(profile_ids)s::bigint[], %(card_tokens)s::text[]) AS one (profile_id, card_token)
 JOIN cards USING (profile_id, card_token)
 WHERE outcome IS NULL
