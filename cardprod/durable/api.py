@@ -129,20 +129,19 @@ class Durable:
             )
             """What was chosen, and how often a worker does what; it may be changed until it is entered."""
             self._address = database
-            self._database = self._make_database()
+            self._renew()
         except UsageError as error:
             drop_frames(error)
             raise
         finally:
             del database  # a password may be in it, and this frame in a traceback
-        self._intake = Intake(self._database)
 
-    def _make_database(self) -> Database:
-        return Database(self._address, self.settings, prepare)
+    def _renew(self) -> None:
+        self._database = Database(self._address, self.settings, prepare)
+        self._intake = Intake(self._database)
 
     async def __aenter__(self) -> Self:
-        self._database = self._make_database()
-        self._intake = Intake(self._database)
+        self._renew()
         await self._database.open()
         return self
 

@@ -272,7 +272,6 @@ class Database:
     async def close(self) -> None:
         """Disconnect. Twice does no harm."""
         pool, self._pool = self._pool, None
-        self._connector = procrastinate.PsycopgConnector()
         if pool is not None:
             await pool.close(timeout=1.0)
 

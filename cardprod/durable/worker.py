@@ -252,8 +252,6 @@ class Worker:
                 # Not only while it is away: one that was given up for dead and was not finds that it is unknown.
                 if not isinstance(exc.__cause__, PoolTimeout):  # whose reason other tasks find out
                     self._database.warn(translate(exc), "trying again")
-            if self._failure is not None:
-                raise self._failure
             await asyncio.sleep(min(1.0, self._settings.tick))
 
     # --- One of several ---
