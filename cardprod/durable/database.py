@@ -176,11 +176,12 @@ class _Pool(psycopg_pool.AsyncConnectionPool["AsyncConnection[Any]"]):
     @asynccontextmanager
     async def connection(self, timeout: float | None = None) -> AsyncGenerator[AsyncConnection[Any]]:  # noqa: ASYNC109
         """Lend a connection: one transaction, committed at the end of the block."""
-        loop = asyncio.get_running_loop()
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        cancellations = 0 if task is None else task.cancelling()
         while True:
             if loop.time() < self.asks_again_at:
                 raise psycopg_pool.PoolTimeout(self.refused)
-            connection = await self._get(timeout)
+            connection = await self.getconn(timeout)
             timer = loop.call_later(self._settings.call, _close_socket, connection)
             try:
                 async with connection:
@@ -203,16 +204,9 @@ class _Pool(psycopg_pool.AsyncConnectionPool["AsyncConnection[Any]"]):
                     LOGGER.warning("the database did not answer for %g s; the connection is dropped", seconds)
                     await self.drain()
                 await self.putconn(connection)
-
-    async def _get(self, timeout: float | None) -> AsyncConnection[Any]:  # noqa: ASYNC109
-        """Get a connection. A cancellation that comes as it is there is not lost, as in Python 3.11 by `wait_for`."""
-        task = asyncio.current_task()
-        cancellations = task.cancelling() if task else 0
-        connection = await self.getconn(timeout)
-        if task and task.cancelling() > cancellations:
-            await self.putconn(connection)
-            raise asyncio.CancelledError
-        return connection
+                if task is not None and task.cancelling() > cancellations:
+                    # Python 3.11's `wait_for`, by which psycopg waits, loses one that comes just with an answer.
+                    raise asyncio.CancelledError
 
 
 class Database:
