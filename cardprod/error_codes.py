@@ -49,7 +49,7 @@ class ErrorCode(StrEnum):
 
     _meaning: str
 
-    def __new__(cls, code: str, meaning: str) -> Self:
+    def __new__(cls, code: str, meaning: str = "") -> Self:
         """Create a code with what it means under the one status that has it."""
         self = str.__new__(cls, code)
         self._value_, self._meaning = code, meaning
