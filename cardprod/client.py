@@ -773,10 +773,10 @@ def server_of(client: Client) -> str:
     return client._endpoint.base_url  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - of this module
 
 
-def requests_of(client: Client) -> int:
-    """Return how many requests a client with a rate limit sent in the last minute."""
+def requests_of(client: Client, seconds: float) -> int:
+    """Return how many requests a client with a rate limit sent in the last so many seconds, a minute at most."""
     transport = client._transport  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - of this module
-    return transport.limiter.window.sent_since(asyncio.get_running_loop().time() - 60)
+    return transport.limiter.window.sent_since(asyncio.get_running_loop().time() - seconds)
 
 
 def notify_stored(client: Client, event: ProductionEvent, wall_now: float, *, is_news: bool) -> None:

@@ -74,14 +74,10 @@ _REFUSALS: Final[Mapping[str, str]] = {
 """The token endpoint's error code (RFC 6749, section 5.2) → the message."""
 _REFUSALS_OF_A_CARD: Final = (Unauthorized, Forbidden, CardNotFound)
 _PAGES: Final[Mapping[str, str]] = {
-    "No required SSL certificate was sent": (
-        "the server wants a client certificate: load one with ssl=, see load_cert_chain"
-    ),
-    "The SSL certificate error": "the server refused the client certificate: check the one loaded in ssl=",
+    "No required SSL certificate was sent": _ERRORS[496][1],
+    "The SSL certificate error": _ERRORS[495][1],
     "The plain HTTP request was sent to HTTPS port": "plain http was sent to a port for https: check base_url",
-    "Request Header Or Cookie Too Large": (
-        "the request's headers are longer than the server takes: check the token, and proxies on the way"
-    ),
+    "Request Header Or Cookie Too Large": _ERRORS[431][1],
 }
 """What nginx writes on its pages about TLS and headers, which it sends with a 400 → what it means and what to do."""
 _CODE_KEYS: Final = ("code", "error")

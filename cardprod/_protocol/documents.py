@@ -72,16 +72,13 @@ def _text(value: object, longest: int) -> str:
     return kept.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-def _name(value: object, _: object) -> str | None:
-    if value is None or (type(value) is str and len(value) <= _LONGEST_NAME and value.isascii()):
-        return value
-    return _text(value, _LONGEST_NAME)
+def _optional_text(longest: int) -> Callable[[object, object], str | None]:
+    def read(value: object, _: object) -> str | None:
+        if value is None or (type(value) is str and len(value) <= longest and value.isascii()):
+            return value
+        return _text(value, longest)
 
-
-def _description(value: object, _: object) -> str | None:
-    if value is None or (type(value) is str and len(value) <= _LONGEST_DESCRIPTION and value.isascii()):
-        return value
-    return _text(value, _LONGEST_DESCRIPTION)
+    return read
 
 
 def _status_name(value: object, _: object) -> str:
@@ -123,6 +120,7 @@ def status_structurer(kind: Literal["answer", "event"]) -> Callable[[dict[str, J
     from cattrs.gen import make_dict_structure_fn, override  # noqa: PLC0415
 
     names = _NAMES[kind]
+    name = _optional_text(_LONGEST_NAME)
 
     def make(
         *, detailed: bool, moment: Callable[[object, object], datetime | None]
@@ -131,10 +129,10 @@ def status_structurer(kind: Literal["answer", "event"]) -> Callable[[dict[str, J
             ProductionStatus,
             Converter(detailed_validation=detailed),
             status=override(struct_hook=_status_name),
-            kiosk_id=override(rename=names["kiosk_id"], struct_hook=_name),
+            kiosk_id=override(rename=names["kiosk_id"], struct_hook=name),
             occurred_at=override(rename=names["occurred_at"], struct_hook=moment),
-            error_code=override(rename=names["error_code"], struct_hook=_name),
-            description=override(struct_hook=_description),
+            error_code=override(rename=names["error_code"], struct_hook=name),
+            description=override(struct_hook=_optional_text(_LONGEST_DESCRIPTION)),
         )
 
     # The first is faster. The second runs only after it has failed, says which field is wrong, and warns of no time

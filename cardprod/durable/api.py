@@ -129,20 +129,19 @@ class Durable:
             )
             """What was chosen, and how often a worker does what; it may be changed until it is entered."""
             self._address = database
-            self._database = self._make_database()
+            self._renew()
         except UsageError as error:
             drop_frames(error)
             raise
         finally:
             del database  # a password may be in it, and this frame in a traceback
-        self._intake = Intake(self._database)
 
-    def _make_database(self) -> Database:
-        return Database(self._address, self.settings, prepare)
+    def _renew(self) -> None:
+        self._database = Database(self._address, self.settings, prepare)
+        self._intake = Intake(self._database)
 
     async def __aenter__(self) -> Self:
-        self._database = self._make_database()
-        self._intake = Intake(self._database)
+        self._renew()
         await self._database.open()
         return self
 
@@ -372,11 +371,11 @@ class Durable:
             DurableError: The database is there and does not do what it should.
         """
         self._database.check_open()
-        by_token = _checked_clients(clients)
+        by_name = _checked_clients(clients)
         if not (on_steps is None or is_sink(on_steps)):
             raise UsageError(f"on_steps must be an async function of one argument, the steps; not {on_steps!r}")
         check_count("concurrency", concurrency)
-        worker = Worker(self._database, self.settings, by_token, on_steps, concurrency=concurrency)
+        worker = Worker(self._database, self.settings, by_name, on_steps, concurrency=concurrency)
         await worker.run(stop)
 
 
@@ -386,17 +385,16 @@ def _checked_clients(clients: Mapping[str, Client] | Client) -> dict[str, Client
     check_type("clients", clients, Mapping, "a Client, or a mapping of tokens' names to Clients")
     if not clients:
         raise UsageError("clients must be of one token's name at least, not empty")
-    by_token: dict[str, Client] = {}
+    tokens: set[str] = set()
     for name, client in clients.items():
         check_text("a key of clients", name, _NAME_WORDS, _TOKEN_NAME)
         check_type(f"the client of {name!r}", client, Client)
-        token = queue_name(name)
-        if token in by_token:
+        if queue_name(name) in tokens:
             raise UsageError(
                 f"two keys of clients are the same token's name, {name!r}: they must differ in more than case, - and _"
             )
-        by_token[token] = client
-    return by_token
+        tokens.add(queue_name(name))
+    return dict(clients)
 
 
 def is_sink(on_steps: object) -> bool:

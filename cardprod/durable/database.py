@@ -12,7 +12,6 @@ import math
 import re
 import shlex
 import socket
-import weakref
 from contextlib import asynccontextmanager, suppress
 from functools import cache
 from importlib import resources
@@ -42,7 +41,7 @@ if TYPE_CHECKING:
 
     from cardprod.durable.settings import Settings
 
-__all__ = ["FOREIGN", "STATEMENTS", "Database", "fetch", "fetch_one", "is_away", "lacks", "sql_file", "translate"]
+__all__ = ["FOREIGN", "Database", "fetch", "fetch_one", "is_away", "lacks", "sql_file", "translate"]
 
 _T = TypeVar("_T")
 
@@ -80,7 +79,7 @@ def sql_file(name: str) -> str:
 
 
 _PARTS: Final = re.split(r"^-- name: (\w+)\n", sql_file("statements.sql"), flags=re.MULTILINE)
-STATEMENTS: Final = {name: text.strip().encode() for name, text in zip(_PARTS[1::2], _PARTS[2::2], strict=True)}
+_STATEMENTS: Final = {name: text.strip().encode() for name, text in zip(_PARTS[1::2], _PARTS[2::2], strict=True)}
 """Each statement of `sql/statements.sql`, by its name."""
 
 
@@ -151,7 +150,7 @@ def _setup(settings: Settings, version: int) -> bytes:
 async def fetch(connection: AsyncConnection[Any], name: str, **values: object) -> list[dict[str, Any]]:
     """Run a statement of `sql/statements.sql`, and return its rows; none, if it returns none."""
     cursor = connection.cursor(row_factory=dict_row)
-    await cursor.execute(STATEMENTS[name], values or None)
+    await cursor.execute(_STATEMENTS[name], values or None)
     return [] if cursor.description is None else await cursor.fetchall()
 
 
@@ -172,25 +171,19 @@ class _Pool(psycopg_pool.AsyncConnectionPool["AsyncConnection[Any]"]):
         self.refused: str = ""
         """Why the database refused the last login, if it did: it is not asked again before `asks_again_at`."""
         self.asks_again_at: float = -math.inf
-        self._sound: weakref.WeakSet[AsyncConnection[Any]] = weakref.WeakSet()
-        super().__init__(configure=self._configure, **options)
-
-    async def _configure(self, connection: AsyncConnection[Any]) -> None:
-        self._sound.add(connection)
+        super().__init__(**options)
 
     @asynccontextmanager
     async def connection(self, timeout: float | None = None) -> AsyncGenerator[AsyncConnection[Any]]:  # noqa: ASYNC109
         """Lend a connection: one transaction, committed at the end of the block."""
-        loop = asyncio.get_running_loop()
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        cancellations = 0 if task is None else task.cancelling()
         while True:
             if loop.time() < self.asks_again_at:
                 raise psycopg_pool.PoolTimeout(self.refused)
             connection = await self.getconn(timeout)
-            timer = loop.call_later(self._settings.call, self._cut, connection)
+            timer = loop.call_later(self._settings.call, _close_socket, connection)
             try:
-                if connection not in self._sound:
-                    await connection.close()
-                    continue
                 async with connection:
                     try:
                         await connection.execute(_setup(self._settings, connection.info.server_version))
@@ -206,13 +199,14 @@ class _Pool(psycopg_pool.AsyncConnectionPool["AsyncConnection[Any]"]):
                 return
             finally:
                 timer.cancel()
+                if loop.time() >= timer.when():
+                    seconds = self._settings.call
+                    LOGGER.warning("the database did not answer for %g s; the connection is dropped", seconds)
+                    await self.drain()
                 await self.putconn(connection)
-
-    def _cut(self, connection: AsyncConnection[Any]) -> None:
-        """End what waits for a connection, without waiting for the other side."""
-        LOGGER.warning("the database did not answer for %g s; the connection is dropped", self._settings.call)
-        self._sound.clear()
-        _close_socket(connection)
+                if task is not None and task.cancelling() > cancellations:
+                    # Python 3.11's `wait_for`, by which psycopg waits, loses one that comes just with an answer.
+                    raise asyncio.CancelledError
 
 
 class Database:
@@ -272,7 +266,6 @@ class Database:
     async def close(self) -> None:
         """Disconnect. Twice does no harm."""
         pool, self._pool = self._pool, None
-        self._connector = procrastinate.PsycopgConnector()
         if pool is not None:
             await pool.close(timeout=1.0)
 
@@ -357,21 +350,6 @@ class Database:
         )
         found.__cause__ = error
         return found
-
-    async def run_with_retry(
-        self, work: Callable[[AsyncConnection[Any]], Awaitable[_T]], is_given_up: Callable[[], bool]
-    ) -> _T:
-        """Do something as `run` does, again and again while the database is away, until it is given up."""
-        delay = 0.1
-        while True:
-            try:
-                return await self.run(work)
-            except DurableError as error:
-                if not is_away(error) or is_given_up():
-                    raise
-                self.warn(error, "trying again")
-            await asyncio.sleep(delay)
-            delay = min(delay * 2, 2.0)
 
     async def _prepare_once(self) -> None:
         if self._prepared.is_set():

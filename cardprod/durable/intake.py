@@ -21,8 +21,8 @@ __all__ = ["Intake"]
 
 _Entry: TypeAlias = "tuple[ProductionEvent, asyncio.Future[int]]"
 
-_MOST: Final = 1000
-"""Events that are applied in one transaction, at most."""
+_MOST: Final = 100
+"""Events that are applied in one transaction, at most: it locks their chunks, and workers wait."""
 
 
 class Intake:
@@ -50,12 +50,10 @@ class Intake:
     async def _apply_all(self) -> None:
         while self._waiting:
             now, self._waiting = self._waiting[:_MOST], self._waiting[_MOST:]
-            left: list[_Entry] = []
             try:
                 counts = await self._database.run(partial(store.apply_events, events=[event for event, _ in now]))
-                left = [entry for entry, count in zip(now, counts, strict=True) if count is None]
                 for (_, applied), count in zip(now, counts, strict=True):
-                    if count is not None and not applied.done():
+                    if not applied.done():
                         applied.set_result(count)
             except CardprodError as error:
                 _fail(now, error)
@@ -65,7 +63,6 @@ class Intake:
                 _fail(now + self._waiting, failure)
                 self._waiting = []
                 raise
-            self._waiting[:0] = left
 
 
 def _fail(entries: list[_Entry], error: CardprodError) -> None:

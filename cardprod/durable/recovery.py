@@ -10,12 +10,10 @@ import asyncio
 from contextlib import contextmanager
 from functools import partial
 from random import uniform
-from typing import TYPE_CHECKING, Any, Final
-
-from psycopg.errors import QueryCanceled
+from typing import TYPE_CHECKING, Final
 
 from cardprod.durable import store
-from cardprod.durable.database import STATEMENTS, is_away
+from cardprod.durable.database import is_away
 from cardprod.errors import DurableError
 from cardprod.telemetry import LOGGER
 
@@ -24,7 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
 
     from procrastinate.jobs import Job
-    from psycopg import AsyncConnection
 
     from cardprod.durable.database import Database
     from cardprod.durable.settings import Settings
@@ -34,8 +31,9 @@ __all__ = ["Recovery", "repeat"]
 _MOST: Final = 200
 """Chunks that are recovered in one transaction."""
 
-_MOST_ROWS: Final = 2000
-_FEWEST_ROWS: Final = 10
+_SHOWN: Final = 3
+_MOST_ROWS: Final = 500
+"""Rows that are removed in one transaction."""
 
 
 async def repeat(database: Database, work: Callable[[], Awaitable[None]], seconds: float, words: str) -> None:
@@ -63,7 +61,6 @@ class Recovery:
         self._workers: set[int] = set()  # as whom procrastinate knows this worker
         self._orphans: set[int] = set()  # jobs that were this worker's, and not under way, at the last search
         self._waiting: set[tuple[str, str]] = set()  # tokens that no worker had at the last search
-        self._rows = _MOST_ROWS  # that are removed in one transaction
 
     @contextmanager
     def under_way(self, job: Job) -> Generator[None]:
@@ -87,15 +84,18 @@ class Recovery:
         await self._database.fetch("delete_jobs", ids=[*(orphans & self._orphans)])
         self._orphans = orphans - self._orphans
         await self._database.fetch("delete_stalled_jobs", heartbeat=settings.lifetime, longest=settings.longest)
-        for lost, plan in (
-            ("chunks_without_sweep", "plan_sweeps"),
-            ("chunks_without_delivery", "plan_deliveries"),
+        for lost, plan, what in (
+            ("chunks_without_sweep", "plan_sweeps", "polled"),
+            ("chunks_without_delivery", "plan_deliveries", "delivered"),
         ):
-            ids = [row["id"] for row in await self._database.fetch(lost, slack=2 * settings.recover, most=_MOST)]
-            await self._database.run(partial(store.plan, statement=plan, times=dict.fromkeys(ids)))
-            if ids:
-                what = "polled" if plan == "plan_sweeps" else "delivered"
-                LOGGER.warning("cards that a worker left behind are %s from here on (jobs: %d)", what, len(ids))
+            rows = await self._database.fetch(lost, slack=2 * settings.recover, most=_MOST)
+            times = dict.fromkeys(row["id"] for row in rows)
+            await self._database.run(partial(store.plan, statement=plan, times=times))
+            if rows:
+                batches = sorted({row["batch_id"] for row in rows})
+                shown = ", ".join(batches[:_SHOWN]) + (", …" if len(batches) > _SHOWN else "")
+                message = "cards that a worker left behind are %s from here on (jobs: %d; batch: %s)"
+                LOGGER.warning(message, what, len(rows), shown)
         await self.expire()
         rows = await self._database.fetch("tokens_without_worker", lifetime=settings.lifetime)
         waiting = {(row["token_name"], row["base_url"] or "any API") for row in rows}
@@ -119,24 +119,11 @@ class Recovery:
             batch = await self._database.fetch_one("old_batch", keep=self._settings.keep)
             if batch is None:
                 return
-            for statement in ("drop_old_cards", "drop_old_transitions", "drop_old_chunks"):
-                await self._drop(statement, id=batch["id"])
+            await self._drop("drop_old_cards", id=batch["id"])
+            await self._drop("drop_old_chunks", id=batch["id"])
             await self._database.fetch("drop_old_batch", id=batch["id"])
 
     async def _drop(self, statement: str, **values: object) -> None:
-        """Run a statement until it finds no more rows, of fewer at a time if that takes the database too long."""
-        while True:
-
-            async def drop(connection: AsyncConnection[Any]) -> int:
-                cursor = connection.cursor()
-                await cursor.execute(STATEMENTS[statement], {**values, "most": self._rows})
-                return cursor.rowcount
-
-            try:
-                if await self._database.run(drop) < self._rows:
-                    return
-            except DurableError as error:
-                if not isinstance(error.__cause__, QueryCanceled) or self._rows <= _FEWEST_ROWS:
-                    raise
-                self._rows = max(_FEWEST_ROWS, self._rows // 4)
-            await asyncio.sleep(0)
+        """Run a statement until it finds no more rows."""
+        while len(await self._database.fetch(statement, most=_MOST_ROWS, **values)) == _MOST_ROWS:
+            pass

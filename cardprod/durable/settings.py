@@ -28,7 +28,8 @@ class Settings:
         tick: The time between two exchanges of pauses, events and shares of the rate limit among workers.
         recover: The time between two searches for what dead workers left.
         clear: The time between two searches for what is old.
-        sweep: After this time a sweep that the rate limit delays is written; cards it did not reach stay due.
+        sweep: After this time a sweep that the rate limit delays is written; the cards that it did not reach stay due,
+            for any worker.
         longest: A job that has been under way for longer is lost, though its worker lives.
         overdue: After this time past a deadline, recovery ends the wait if no worker did.
         refused: For how long a worker does not try a token again that was refused.
@@ -45,7 +46,7 @@ class Settings:
     tick: float = 2.0
     recover: float = 5.0
     clear: float = 30.0
-    sweep: float = 60.0
+    sweep: float = 5.0
     longest: float = 900.0
     overdue: float = 30.0
     refused: float = 30.0

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import attrs
 
 from cardprod._polling import stored
+from cardprod._polling.sweep import Sweep
 from cardprod._protocol.requests import PRODUCTION, PRODUCTION_MTLS, SANDBOX, SANDBOX_MTLS
 from cardprod.checkpoint import Checkpoint
 from cardprod.durable.database import fetch, fetch_one
@@ -34,14 +35,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BatchStatus",
-    "Change",
     "Chunk",
     "apply_events",
-    "change_chunk",
     "chunks",
     "plan",
     "queue_name",
     "undelivered",
+    "write_sweep",
 ]
 
 _LONGEST_NAME: Final = 23
@@ -49,8 +49,6 @@ _LONGEST_NAME: Final = 23
 
 _PORTS: Final = {"https": ":443", "http": ":80"}
 _DELIVERED_AT_ONCE: Final = 500
-_CHUNKS_AT_ONCE: Final = 20
-"""Chunks that events are applied to in one transaction: it locks them, and workers wait."""
 
 
 @attrs.frozen(kw_only=True)
@@ -116,25 +114,6 @@ class Chunk:
     is_refused: bool
 
 
-@attrs.frozen(kw_only=True)
-class Change:
-    """A change of a chunk.
-
-    Args:
-        checkpoint: Its cards afterwards.
-        steps: The transitions, and the errors that ended waits.
-        polls: How many polls it took.
-        next_poll_at: When to sweep the chunk again, in seconds since 1970; None for when its first card is due.
-        delivers: Whether the steps are to be delivered to a sink.
-    """
-
-    checkpoint: Checkpoint
-    steps: Sequence[tuple[Card, Transition | CardprodError]]
-    polls: int = 0
-    next_poll_at: float | None = None
-    delivers: bool = True
-
-
 def queue_name(token: str, base_url: str | None = None) -> str:
     """Return what queues and workers call a token, for one API or any.
 
@@ -176,24 +155,33 @@ async def _lock(connection: AsyncConnection[Any], ids: Iterable[int]) -> list[Ch
     return await chunks(connection, ids)
 
 
-async def change_chunk(connection: AsyncConnection[Any], chunk: Chunk, change: Change) -> bool:
-    """Write a change, over the chunk as it was read; what was written meanwhile stays, card by card.
+async def write_sweep(
+    connection: AsyncConnection[Any], chunk: Chunk, sweep: Sweep, *, is_delivered: bool = True
+) -> None:
+    """Write a sweep, over the chunk as it was read; what was written meanwhile stays, card by card.
 
-    Returns:
-        Whether it was written; False if the chunk is finished.
+    Args:
+        connection: The transaction.
+        chunk: What was swept.
+        sweep: What came of it; without `next_poll_at` the next one is when the first card is due.
+        is_delivered: Whether there is a sink that gets the steps.
     """
-    if await _write(connection, [(chunk, change)]):
-        return True
-    locked = await _lock(connection, [chunk.id])
-    if not locked:
-        return False
-    merged, lost = stored.merge(chunk.checkpoint, change.checkpoint, locked[0].checkpoint)
-    steps = [(card, what) for card, what in change.steps if card not in lost]
-    change = attrs.evolve(change, checkpoint=merged, steps=steps, next_poll_at=None)
-    return await _write(connection, [(locked[0], change)])
+    if await _write(connection, [(chunk, sweep)], is_delivered=is_delivered):
+        return
+    for locked in await _lock(connection, [chunk.id]):  # unless it is finished
+        merged, lost = stored.merge(chunk.checkpoint, sweep.checkpoint, locked.checkpoint)
+        steps = tuple((card, what) for card, what in sweep.steps if card not in lost)
+        sweep = attrs.evolve(sweep, checkpoint=merged, steps=steps, next_poll_at=None)
+        await _write(connection, [(locked, sweep)], is_delivered=is_delivered)
 
 
-async def _write(connection: AsyncConnection[Any], changes: Sequence[tuple[Chunk, Change]]) -> bool:
+def _change(checkpoint: Checkpoint, steps: Iterable[tuple[Card, Transition | CardprodError]]) -> Sweep:
+    return Sweep(checkpoint=checkpoint, steps=tuple(steps), next_poll_at=None, polls=0)
+
+
+async def _write(
+    connection: AsyncConnection[Any], changes: Sequence[tuple[Chunk, Sweep]], *, is_delivered: bool = True
+) -> bool:
     """Write changes of chunks that are locked, or of one. Return whether it was not written meanwhile."""
     if not changes:
         return True
@@ -202,11 +190,16 @@ async def _write(connection: AsyncConnection[Any], changes: Sequence[tuple[Chunk
     transitions: list[dict[str, Any]] = []
     for chunk, change in changes:
         pending = change.checkpoint.pending
-        ends = _outcomes_of(change.steps)
+        ends = [
+            (card, what if isinstance(what, CardprodError) else what.current)
+            for card, what in change.steps
+            if isinstance(what, CardprodError) or what.is_final
+        ]
         statuses = [end for _, end in ends if isinstance(end, ProductionStatus)]
         produced = sum(status.is_produced for status in statuses)
-        due_at = change.next_poll_at
-        if due_at is None:
+        if change.next_poll_at is not None:
+            due_at = change.next_poll_at.timestamp()
+        else:
             due_at = min((one.next_poll_at for one in pending), default=0) / 1e6
         rows.append(
             {
@@ -231,7 +224,7 @@ async def _write(connection: AsyncConnection[Any], changes: Sequence[tuple[Chunk
             }
             for card, end in ends
         ]
-        if change.delivers:
+        if is_delivered:
             key = f"{chunk.batch_id}.{chunk.id}.{chunk.version + 1}"
             transitions += [
                 {"chunk_id": chunk.id, "key": f"{key}.{number}", "body": written_step(card, what)}
@@ -260,16 +253,14 @@ async def plan(
         await fetch(connection, statement, id=[*times], at=[*times.values()], attempts=attempts)
 
 
-async def apply_events(connection: AsyncConnection[Any], events: Sequence[ProductionEvent]) -> list[int | None]:
+async def apply_events(connection: AsyncConnection[Any], events: Sequence[ProductionEvent]) -> list[int]:
     """Apply events, in their order, to all stored waits for their cards, and note them for the workers' clients.
 
-    What that takes is a chunk read and written, so the number of chunks is bounded; all events of those are applied.
     There is one statement of each kind, however many the chunks are: each costs a round trip, which takes long where
     the event loop is busy, and workers wait for the locks.
 
     Returns:
-        For each event how many waits for its card there are; None if it was not applied and is left for the next
-        transaction.
+        For each event how many waits for its card there are.
     """
     cards = [event.card for event in events if event.card is not None]
     found = await fetch(
@@ -278,35 +269,24 @@ async def apply_events(connection: AsyncConnection[Any], events: Sequence[Produc
         profile_ids=[card.profile_id for card in cards],
         card_tokens=[card.card_token for card in cards],
     )
-    chunks_of: dict[Card | None, set[int]] = {}
-    for one in found:
-        chunks_of.setdefault(Card(one["profile_id"], one["card_token"]), set()).add(one["chunk_id"])
-    taken: set[int] = set()
-    for event in events:
-        more = taken | chunks_of.get(event.card, set())
-        if not taken or len(more) <= _CHUNKS_AT_ONCE:
-            taken = more
-    numbers = [number for number, event in enumerate(events) if chunks_of.get(event.card, set()) <= taken]
-    applied = [events[number] for number in numbers]
-    counts, are_news = [0] * len(applied), [False] * len(applied)
-    changes: list[tuple[Chunk, Change]] = []
-    locked = await _lock(connection, taken)
+    counts, are_news = [0] * len(events), [False] * len(events)
+    changes: list[tuple[Chunk, Sweep]] = []
+    locked = await _lock(connection, [row["chunk_id"] for row in found])
     wall_now = await time_of(connection)
     for chunk in locked:
-        checkpoint, steps = stored.apply_events(chunk.checkpoint, applied, wall_now)
+        checkpoint, steps = stored.apply_events(chunk.checkpoint, events, wall_now)
         news: list[tuple[Card, Transition | CardprodError]] = []
         for number, step in steps.items():
             counts[number] += 1
-            card = applied[number].card
+            card = events[number].card
             if step is not None and card is not None:
                 are_news[number] = True
                 news.append((card, step))
         if news:
-            changes.append((chunk, Change(checkpoint=checkpoint, steps=news)))
+            changes.append((chunk, _change(checkpoint, news)))
     await _write(connection, changes)
-    await fetch(connection, "add_events", bodies=[event.to_json() for event in applied], are_news=are_news)
-    by_number = dict(zip(numbers, counts, strict=True))
-    return [by_number.get(number) for number in range(len(events))]
+    await fetch(connection, "add_events", bodies=[event.to_json() for event in events], are_news=are_news)
+    return counts
 
 
 async def expire_chunk(connection: AsyncConnection[Any], chunk_id: int) -> None:
@@ -316,7 +296,7 @@ async def expire_chunk(connection: AsyncConnection[Any], chunk_id: int) -> None:
     for chunk in await chunks(connection, [chunk_id]):
         checkpoint, steps = stored.expire(chunk.checkpoint, await time_of(connection))
         if steps:
-            await _write(connection, [(chunk, Change(checkpoint=checkpoint, steps=steps))])
+            await _write(connection, [(chunk, _change(checkpoint, steps))])
 
 
 async def undelivered(
@@ -349,7 +329,7 @@ async def finish(connection: AsyncConnection[Any], chunk_id: int) -> None:
 async def add_chunk(connection: AsyncConnection[Any], batch_id: str, checkpoint: Checkpoint) -> int:
     """Add cards to a batch that is not complete yet, and return the id of their chunk."""
     cards = [one.card for one in checkpoint.pending]
-    added = await fetch_one(
+    [added] = await fetch(
         connection,
         "add_chunk",
         batch_id=batch_id,
@@ -359,7 +339,6 @@ async def add_chunk(connection: AsyncConnection[Any], batch_id: str, checkpoint:
         profile_ids=[card.profile_id for card in cards],
         card_tokens=[card.card_token for card in cards],
     )
-    assert added is not None, "it returns the row that it inserted"  # noqa: S101 - for the type checker
     return int(added["id"])
 
 
@@ -371,27 +350,12 @@ async def cancel(connection: AsyncConnection[Any], batch_id: str) -> bool:
 
 async def time_of(connection: AsyncConnection[Any]) -> float:
     """Return the database's time in seconds since 1970."""
-    row = await fetch_one(connection, "now")
-    assert row is not None, "it selects no rows of a table"  # noqa: S101 - for the type checker
-    now: float = row["now"]
-    return now
+    [row] = await fetch(connection, "now")
+    return float(row["now"])
 
 
 def _first_deadline(checkpoint: Checkpoint) -> float | None:
     return min((one.deadline_at / 1e6 for one in checkpoint.pending if one.deadline_at is not None), default=None)
-
-
-def _outcomes_of(
-    steps: Iterable[tuple[Card, Transition | CardprodError]],
-) -> list[tuple[Card, ProductionStatus | CardprodError]]:
-    """Return how cards ended, of those that did."""
-    ends: list[tuple[Card, ProductionStatus | CardprodError]] = []
-    for card, what in steps:
-        if isinstance(what, CardprodError):
-            ends.append((card, what))
-        elif what.is_final:
-            ends.append((card, what.current))
-    return ends
 
 
 def _columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:

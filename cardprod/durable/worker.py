@@ -21,23 +21,25 @@ from functools import partial
 from random import random
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
+import attrs
 import psycopg
 from psycopg_pool import PoolTimeout
 
 from cardprod._http.rate_limit import RateLimit
+from cardprod._protocol.codec import as_datetime, unix_time
 from cardprod.checkpoint import wall_clock
 from cardprod.client import notify_stored, requests_of, server_of, sweep_stored
 from cardprod.durable import store
-from cardprod.durable.database import FOREIGN, fetch, fetch_one, is_away, translate
+from cardprod.durable.database import FOREIGN, fetch, is_away, translate
 from cardprod.durable.recovery import Recovery, repeat
 from cardprod.durable.schema import check_grants
-from cardprod.durable.store import Change, queue_name
+from cardprod.durable.store import queue_name
 from cardprod.errors import CardprodError, DurableError, UsageError
 from cardprod.models import ProductionEvent, one_line
 from cardprod.telemetry import LOGGER
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
     from procrastinate import JobContext
     from psycopg import AsyncConnection
@@ -61,6 +63,8 @@ _MOST_ATTEMPTS: Final = 10
 """Failures in a row that are counted; the delay grows no more long before."""
 
 _EVENTS_AT_ONCE: Final = 1000
+SPANS: Final = range(10, 61, 10)
+"""Seconds: a worker reports how many requests it sent in the last ten, in the last twenty, and so on to a minute."""
 
 
 class Sink(Protocol):
@@ -91,25 +95,38 @@ class DatabaseClock:
             LOGGER.warning("this machine's clock is %+.1f s off the database's, which counts", skew)
 
 
-def share_of(limit: RateLimit, workers: int, sent: Iterable[int], gone: int) -> RateLimit | None:
-    """Return one worker's share of a limit.
-
-    A worker that sent more than its share, before there were so many, sends nothing until that is a minute ago: what it
-    leaves is divided among the rest.
+@attrs.frozen
+class Report:
+    """What another worker reported last.
 
     Args:
-        limit: The limit of all of them.
-        workers: How many they are, this one included.
-        sent: What each of the others sent in the last minute.
-        gone: What workers sent in that time that are not there any more.
-
-    Returns:
-        The share; None if nothing is left.
+        sent: How many requests with a token it had sent in each of `SPANS`; empty without that token.
+        age: Seconds since then.
+        is_at_work: Whether it divides the limit with the others: it has not left, and is not given up for dead.
     """
-    left, sharing = limit.per_minute - gone, workers
-    for one in sorted(sent, reverse=True):
-        if sharing > 1 and one * sharing > left:
-            left, sharing = left - one, sharing - 1
+
+    sent: Sequence[int]
+    age: float
+    is_at_work: bool
+
+    @property
+    def still_counts(self) -> int:
+        """How many of its requests are of the last minute, or up to ten seconds older."""
+        return self.sent[max(0, len(self.sent) - 1 - int(self.age // SPANS.step))] if self.sent else 0
+
+
+def share_of(limit: RateLimit, others: Sequence[Report]) -> RateLimit | None:
+    """Return one worker's share of a limit; None if nothing is left of it.
+
+    A worker that sent more than its share, before there were so many, sends nothing until that is a minute ago: what it
+    leaves is divided among the rest. What a worker that has gone had sent counts for as long as it does for the API.
+    """
+    at_work = sorted((one.still_counts for one in others if one.is_at_work), reverse=True)
+    workers = sharing = 1 + len(at_work)
+    left = limit.per_minute - sum(one.still_counts for one in others if not one.is_at_work)
+    for sent in at_work:
+        if sent * sharing > left:
+            left, sharing = left - sent, sharing - 1
     if left < 1:
         return None
     return RateLimit(max(1, limit.per_second // workers), max(1, left // sharing))
@@ -131,7 +148,7 @@ class Worker:
         self._settings = settings
         # What batches call a client's token: those of its API, and those of any.
         self._names: dict[Client, list[str]] = {}
-        for token, client in clients.items():
+        for token, client in clients.items():  # by the name that was given: a long one is cut for a queue
             names = queue_name(token, server_of(client)), queue_name(token)
             self._names.setdefault(client, []).extend(names)
         self._clients = {name: client for client, names in self._names.items() for name in names}
@@ -144,10 +161,10 @@ class Worker:
         self._limits: dict[Client, RateLimit | None] = {}
         self._sweeps: set[asyncio.Event] = set()  # under way: set, each ends as soon as it can
         self._events: dict[int, float] = {}  # that the clients know, and when they came
-        self._queues = [f"cardprod-{name}" for name in self._clients]  # of sweeps: procrastinate reads it for each job
+        self._queues: list[str] = []  # of sweeps that are taken: procrastinate reads it for each job
         self._refused: set[str] = set()  # names of tokens that were refused, and are not tried for a while
-        self._recovery = Recovery(database, settings, self._refused)
         self._used_up: set[Client] = set()  # those whose limit others have used up
+        self._recovery = Recovery(database, settings, self._refused)
         self._is_registered = False  # others may count it
         self._failure: BaseException | None = None
         self._shown: set[tuple[object, ...]] = set()  # errors whose traceback was logged
@@ -198,12 +215,9 @@ class Worker:
 
     async def _end(self, tasks: Collection[asyncio.Task[Any]]) -> None:
         """Let what is under way finish, for as long as the grace goes; whatever is left then is left alone."""
-        left = {*tasks}
-        for _ in range(2):  # procrastinate can lose a cancellation, as it begins again after an outage
-            for task in left:
-                task.cancel()
-            if left:
-                _, left = await asyncio.wait(left, timeout=self._settings.grace + self._settings.call / 2)
+        for task in tasks:
+            task.cancel()
+        _, left = await asyncio.wait(tasks, timeout=self._settings.grace + self._settings.call / 2)
         if left:
             LOGGER.error("%d tasks do not end: their sweeps are left to other workers, which repeat them", len(left))
 
@@ -238,8 +252,6 @@ class Worker:
                 # Not only while it is away: one that was given up for dead and was not finds that it is unknown.
                 if not isinstance(exc.__cause__, PoolTimeout):  # whose reason other tasks find out
                     self._database.warn(translate(exc), "trying again")
-            if self._failure is not None:
-                raise self._failure
             await asyncio.sleep(min(1.0, self._settings.tick))
 
     # --- One of several ---
@@ -260,32 +272,36 @@ class Worker:
         """Share time, the rate limit, pauses and events with the other workers; return how many they are."""
         await self._update(connection)
         self._is_registered = True
-        row = await fetch_one(connection, "living_workers", lifetime=self._settings.lifetime)
-        assert row is not None, "a count is one row"  # noqa: S101 - for the type checker
-        others = await fetch(connection, "requests_of_others", id=self._id, lifetime=self._settings.lifetime)
+        self._clock.set(await store.time_of(connection))
+        others = await fetch(connection, "other_workers", id=self._id, lifetime=self._settings.lifetime)
         paused = {row["token"]: row["seconds"] for row in await fetch(connection, "paused_tokens")}
-        self._clock.set(row["now"])
-        workers: int = row["workers"]
-        for client, names in self._names.items():
-            whole = self._limits[client]
-            sent = [(row["sent"], row["is_at_work"]) for row in others if row["token"] == names[0]]
-            share = whole
+        self._used_up.clear()
+        for client, (name, *_) in self._names.items():
+            share = whole = self._limits[client]
             if whole is not None:
-                gone = sum(count for count, is_at_work in sent if not is_at_work)
-                share = share_of(whole, workers, [count for count, is_at_work in sent if is_at_work], gone)
-            self._used_up.discard(client)
-            if share is None and whole is not None:
-                self._used_up.add(client)
-                share = RateLimit(1, 1)  # for what is under way; nothing else is begun
+                reports = [Report(row["requests"].get(name, ()), row["age"], row["is_at_work"]) for row in others]
+                share = share_of(whole, reports)
+                if share is None:
+                    self._used_up.add(client)
+                    share = RateLimit(1, 1)  # for what is under way; nothing else is begun
             if share != client.rate_limit:
                 client.rate_limit = share
-            if paused.get(names[0], 0.0) > client.paused_for:
-                client.pause(paused[names[0]])
+            if paused.get(name, 0.0) > client.paused_for:
+                client.pause(paused[name])
+        self._choose_queues()
+        workers = 1 + sum(bool(row["is_at_work"]) for row in others)
         await self._take_events(connection, workers)
         return workers
 
+    def _choose_queues(self) -> None:
+        self._queues[:] = [
+            f"cardprod-{name}"
+            for name, client in self._clients.items()
+            if name not in self._refused and client not in self._used_up
+        ]
+
     async def _update(self, connection: AsyncConnection[Any], *, has_left: bool = False) -> None:
-        requests = {name: requests_of(client) for name, client in self._clients.items()}
+        requests = {name: [requests_of(client, seconds) for seconds in SPANS] for name, client in self._clients.items()}
         await fetch(connection, "update_worker", id=self._id, requests=json.dumps(requests), has_left=has_left)
 
     async def _take_events(self, connection: AsyncConnection[Any], workers: int) -> None:
@@ -314,12 +330,7 @@ class Worker:
         """Sweep a chunk, and write what was seen. Whatever goes wrong, it is planned again."""
         try:
             for chunk in await self._with_retry(partial(store.chunks, ids=[chunk_id])):
-                if chunk.token in self._refused:
-                    await self._plan_again("plan_sweeps", chunk_id, attempts, self._settings.poll * 4)
-                elif self._clients[chunk.token] in self._used_up:
-                    await self._plan_again("plan_sweeps", chunk_id, attempts, self._settings.tick)
-                else:
-                    await self._sweep(chunk)
+                await self._sweep(chunk)
         except Exception as exc:  # noqa: BLE001 - a token source's own: nothing may end the work
             what = f"some cards (chunk {chunk_id}) could not be polled"
             await self._put_off(exc, what, "plan_sweeps", chunk_id, attempts)
@@ -330,7 +341,7 @@ class Worker:
         if chunk.paused_for > client.paused_for:
             client.pause(chunk.paused_for)
         refusals: list[Unauthorized] = []
-        stop = asyncio.Event()  # set, it ends the sweep as soon as can be: this worker stops, or it should be written
+        stop = asyncio.Event()  # set, it ends the sweep as soon as can be: this worker stops, or the sweep takes long
         timer = asyncio.get_running_loop().call_later(self._settings.sweep, stop.set)
         self._sweeps.add(stop)
         if self._stop.is_set():
@@ -340,21 +351,16 @@ class Worker:
         finally:
             timer.cancel()
             self._sweeps.discard(stop)
-        next_poll_at = None if sweep.next_poll_at is None else sweep.next_poll_at.timestamp()
-        if refusals and next_poll_at is not None:
+        if refusals:
             self._refuse(chunk.token_name, names, refusals[0])
-            next_poll_at = max(next_poll_at, self._clock() + self._settings.poll)
-        change = Change(
-            checkpoint=sweep.checkpoint,
-            steps=sweep.steps,
-            polls=sweep.polls,
-            next_poll_at=next_poll_at,
-            delivers=self._on_steps is not None,
-        )
+        if sweep.next_poll_at is not None and (refusals or (stop.is_set() and not self._stop.is_set())):
+            # Later than at once, so that a worker whose requests are not held up can take it.
+            later = as_datetime(unix_time(self._clock() + self._settings.poll))
+            sweep = attrs.evolve(sweep, next_poll_at=max(sweep.next_poll_at, later))
         paused_for = client.paused_for
 
         async def write(connection: AsyncConnection[Any]) -> None:
-            await store.change_chunk(connection, chunk, change)
+            await store.write_sweep(connection, chunk, sweep, is_delivered=self._on_steps is not None)
             if paused_for > chunk.paused_for:
                 await fetch(connection, "pause_tokens", tokens=names, seconds=paused_for)
             if refusals:
@@ -370,8 +376,7 @@ class Worker:
             return  # of a sweep that began earlier
         seconds = self._settings.refused
         self._refused.update(names)
-        for name in names:
-            self._queues.remove(f"cardprod-{name}")
+        self._choose_queues()
         LOGGER.error(
             "the token %r was refused (%s): its cards wait for a worker with a good one; it is tried again in %g s",
             token,
@@ -381,7 +386,7 @@ class Worker:
 
         def try_again() -> None:
             self._refused.difference_update(names)
-            self._queues.extend(f"cardprod-{name}" for name in names)
+            self._choose_queues()
 
         asyncio.get_running_loop().call_later(seconds, try_again)
 
@@ -449,5 +454,13 @@ class Worker:
 
     async def _with_retry(self, work: Callable[[AsyncConnection[Any]], Awaitable[_T]]) -> _T:
         """Do something in a transaction, again and again while the database is away; not for long once stopped."""
-        loop = asyncio.get_running_loop()
-        return await self._database.run_with_retry(work, lambda: loop.time() > self._gives_up_at)
+        delay = 0.1
+        while True:
+            try:
+                return await self._database.run(work)
+            except DurableError as error:
+                if not is_away(error) or asyncio.get_running_loop().time() > self._gives_up_at:
+                    raise
+                self._database.warn(error, "trying again")
+            await asyncio.sleep(delay)
+            delay = min(delay * 2, 2.0)

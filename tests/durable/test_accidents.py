@@ -179,8 +179,13 @@ async def test_encoding_of_a_database(kiosk: Simulator, client: Client, postgres
 
 
 @pytest.mark.slow
-async def test_much_to_clear_up(kiosk: Simulator, client: Client, postgres: str) -> None:
-    """However much there is to clear up, what a dead worker left is given to others first, and all of it goes away."""
+async def test_much_to_clear_up(
+    kiosk: Simulator, client: Client, postgres: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """However much there is to clear up, what a dead worker left is given to others first, and all of it goes away.
+
+    The log names the batch of what was left.
+    """
     async with quick(postgres, keep=0) as durable:
         await durable.migrate()
         old = "00000000-0000-0000-0000-000000000001"
@@ -194,6 +199,7 @@ async def test_much_to_clear_up(kiosk: Simulator, client: Client, postgres: str)
         execute(postgres, "DELETE FROM procrastinate_jobs")
         async with working(durable, client):
             await until("the first sweep", lambda: kiosk.requests)
+            assert f"polled from here on (jobs: 1; batch: {batch_id})" in caplog.text
             await until("no old rows", lambda: execute(postgres, "SELECT count(*) FROM cards"), lambda n: n == [(3,)])
             assert execute(postgres, "SELECT id::text FROM batches") == [(batch_id,)]
 
@@ -224,7 +230,10 @@ async def test_job_that_never_arrived(kiosk: Simulator, client: Client, postgres
 
 
 async def test_chunk_that_somebody_locks(kiosk: Simulator, client: Client, postgres: str) -> None:
-    """A chunk that somebody keeps locked, such as an administrator's psql, holds up the recovery of no other."""
+    """A chunk that somebody keeps locked, such as an administrator's psql, holds up the recovery of no other.
+
+    Here what is recovered are deadlines, which any worker keeps, also of cards whose token it does not have.
+    """
     async with quick(postgres, overdue=0.2) as durable, working(durable, {"other": client}):
         locked, other = [await durable.submit([card], timeout=0.5) for card in cards_of(kiosk, 2, "never")]
         with psycopg.connect(postgres) as connection:
@@ -232,6 +241,7 @@ async def test_chunk_that_somebody_locks(kiosk: Simulator, client: Client, postg
             await until("the other's end", lambda: durable.status(other), lambda status: status.errors)
             assert (await durable.status(locked)).errors == 0
         await until("its end", lambda: durable.status(locked), lambda status: status.errors)
+    assert kiosk.requests == []
 
 
 async def test_rows_of_a_newer_version(

@@ -111,15 +111,16 @@ async def test_another_schema(
 async def test_refused_token(
     kiosk: Simulator, postgres: str, durable: Durable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A token that is refused is shown by the worker and by `batch`."""
+    """A token that is refused is shown by the worker, in a few lines however many the cards, and by `batch`."""
     monkeypatch.setenv("CARDPROD_DATABASE_URL", postgres)
-    batch_id = await durable.submit(cards_of(kiosk, 1, "never"), schedule=QUICK)
+    batch_id = await durable.submit(cards_of(kiosk, 60, "never"), schedule=QUICK)
     environment = environment_of(kiosk, postgres, CARDPROD_TOKEN="expired")
     with start_command("worker", environment=environment) as worker:
         await until("a refusal", lambda: worker.err, lambda err: "the token 'default' was refused" in err, child=worker)
         await until("it", lambda: durable.status(batch_id), lambda status: status.token_refused_at)
+        assert worker.err.count("a poll failed") <= 3
     code, out = await run("batch", batch_id)
-    assert code == 3  # its card is pending
+    assert code == 3  # its cards are pending
     assert "the token 'default' is refused" in out
     code, [shown] = await run_json("batch", batch_id)
     assert shown["token_refused_at"] is not None
@@ -136,18 +137,6 @@ async def test_migrate(empty_postgres: str, role: str) -> None:
     assert await run("migrate", "--database", empty_postgres) == (0, "")
     assert execute(empty_postgres, "SELECT count(*) FROM batches") == [(0,)]
     assert await run("migrate", "--role", role, "--database", empty_postgres) == (2, "")
-
-
-@pytest.mark.slow
-async def test_role_with_little(empty_postgres: str, role: str) -> None:
-    """A grant that is missing is named on one line, with the exit code of usage."""
-    run_script(empty_postgres, Durable(empty_postgres).migration_script(role=role))
-    run_script(empty_postgres, f"REVOKE DELETE ON cardprod.batches FROM {role}")
-    environment = {"CARDPROD_TOKEN": "x", "CARDPROD_DATABASE_URL": as_role(empty_postgres, role)}
-    with start_command("worker", environment=environment) as child:
-        assert await child.until_end() == 2
-        assert "lacks DELETE on cardprod.batches" in child.err
-        assert "Traceback" not in child.err
 
 
 @pytest.mark.parametrize(
@@ -225,20 +214,3 @@ async def test_sink_that_raises(kiosk: Simulator, postgres: str, durable: Durabl
         await until("two failures", lambda: worker.err.count("raised, so"), lambda count: count == 2, child=worker)
         assert worker.err.count(f"{batch_id}.1.1.0 of 123456/") == 2
         assert worker.err.count(f'File "{tmp_path}/sink.py", line 2, in on_steps') == 1
-
-
-@pytest.mark.slow
-async def test_many_polls_that_fail(kiosk: Simulator, postgres: str, durable: Durable) -> None:
-    """Polls of many cards that fail with one error are a few lines, not one for each."""
-    await durable.submit(cards_of(kiosk, 60, "never"), schedule=QUICK)
-    environment = environment_of(kiosk, postgres, CARDPROD_TOKEN="expired")
-    with start_command("worker", environment=environment) as worker:
-        await until("a refusal", lambda: worker.err, lambda err: "was refused" in err, child=worker)
-        await until("it", lambda: execute(postgres, "SELECT token FROM tokens WHERE refused_at IS NOT NULL"))
-        assert worker.err.count("a poll failed") <= 3
-
-
-async def test_database_that_is_away(tmp_path: Path) -> None:
-    """A database that cannot be reached is said on one line, with the exit code of an API that cannot be."""
-    code = await run("batch", "00000000-0000-0000-0000-000000000000", "--database", f"host={tmp_path}")
-    assert code == (4, "")

@@ -6,12 +6,12 @@ import asyncio
 import contextlib
 import json
 import logging
+import math
 import os
 import shutil
 import signal
 import sys
 import tempfile
-import time
 from bisect import bisect_left, bisect_right
 from inspect import signature
 from pathlib import Path
@@ -35,16 +35,17 @@ from cardprod import (
     RateLimit,
     RateLimited,
     RequestTimeout,
+    Sweep,
     Transition,
     TransportError,
     UsageError,
     WaitTimeout,
 )
 from cardprod._http.rate_limit import SlidingWindow
+from cardprod.client import requests_of
 from cardprod.durable import Durable, Step, schema, store
-from cardprod.durable.store import Change
 from cardprod.durable.transitions import read_outcome, read_step, written_outcome, written_step
-from cardprod.durable.worker import share_of
+from cardprod.durable.worker import SPANS, Report, share_of
 from cardprod.simulator import Fault, Simulator
 from tests.attack.leaks import shown_by
 from tests.cli.commands import run, run_json, start_command, write_list
@@ -232,18 +233,6 @@ async def test_cancelled(kiosk: Simulator, client: Client, postgres: str, durabl
     assert [card.card_token async for card, _ in durable.results(batch_id)] == ["missing"]
 
 
-async def test_tokens_by_name(kiosk: Simulator, client: Client, durable: Durable) -> None:
-    """A worker takes only cards whose token it has, and leaves the others to workers that have theirs."""
-    (mine,) = cards_of(kiosk, 1, SHORT)
-    other_id = await durable.submit([mine], schedule=QUICK, token="other-bank")
-    mine_id = await durable.submit([mine], schedule=QUICK)
-    async with working(durable, client):
-        await over(durable, mine_id)
-        assert (await durable.status(other_id)).polls == 0  # although it was due first
-    async with working(durable, {"other-bank": client}):
-        await over(durable, other_id)
-
-
 async def test_adaptive_schedule(kiosk: Simulator, client: Client, durable: Durable) -> None:
     """Without a schedule of its own, a batch is polled as the worker's client learns to."""
     (card,) = cards_of(kiosk, 1, "never")
@@ -256,14 +245,6 @@ async def test_adaptive_schedule(kiosk: Simulator, client: Client, durable: Dura
     async with working(durable, client, refuse):
         await over(durable, batch_id)
     assert "READY" in repr(client._schedule)  # pyright: ignore[reportPrivateUsage]
-
-
-async def test_database_that_breaks(kiosk: Simulator, client: Client, postgres: str, durable: Durable) -> None:
-    """A worker under whose work the database breaks ends with our error, never as if it had been stopped."""
-    await durable.submit(cards_of(kiosk, 1, "never"), schedule=QUICK)
-    execute(postgres, "ALTER TABLE transitions RENAME COLUMN key TO renamed")
-    with pytest.raises(DurableError, match="does not do what it should"):
-        await asyncio.wait_for(durable.work(client, Sink()), LONG_LIMIT)
 
 
 class Read(dict[Card, ProductionStatus]):
@@ -294,72 +275,73 @@ async def test_known_statuses_are_read_once(kiosk: Simulator, client: Client, du
 
 
 async def test_limit_is_divided(kiosk: Simulator, postgres: str, durable: Durable) -> None:
-    """Workers divide the rate limit among them, the new one before it polls; afterwards a client has its own again."""
-    whole = RateLimit(per_second=10, per_minute=600)
+    """Workers divide the rate limit, the new one before it polls; one that stops gives its share back at once.
+
+    What it sent in the last minute counts on. Afterwards a client has its own limit again.
+    """
+    whole, half = RateLimit(per_second=10, per_minute=600), RateLimit(per_second=5, per_minute=300)
     await durable.migrate()
     async with (
         Client(kiosk.token, base_url=kiosk.base_url, rate_limit=whole) as first,
         Client(kiosk.token, base_url=kiosk.base_url, rate_limit=whole) as second,
         quick(postgres) as other,
+        working(durable, first),
     ):
-        async with working(durable, first):
-            await until("one worker", lambda: execute(postgres, "SELECT id FROM workers"))
-            assert first.rate_limit == whole
-            async with working(other, second):
-                half = RateLimit(per_second=5, per_minute=300)
-                await until(
-                    "halves", lambda: (first.rate_limit, second.rate_limit), lambda limits: limits == (half, half)
-                )
-            assert second.rate_limit == whole
+        await until("one worker", lambda: execute(postgres, "SELECT id FROM workers"))
         assert first.rate_limit == whole
+        async with working(other, {"default": second, "other": second}):
+            await until("halves", lambda: (first.rate_limit, second.rate_limit), lambda limits: limits == (half, half))
+            await over(durable, await durable.submit(cards_of(kiosk, 5, PRODUCED), schedule=QUICK, token="other"))
+        assert second.rate_limit == whole
+        await until("its share", lambda: first.rate_limit, lambda limit: limit and limit.per_second == 10)
+        assert first.rate_limit == RateLimit(10, 600 - len(kiosk.requests))
 
 
-async def test_worker_that_leaves(kiosk: Simulator, postgres: str, durable: Durable) -> None:
-    """A worker that stops gives its share of the rate limit back at once, but for what it sent in the last minute."""
-    whole = RateLimit(per_second=10, per_minute=600)
+async def test_few_chunks_are_shared(kiosk: Simulator, postgres: str) -> None:
+    """A worker that has begun with all there is, and is held up by its share, soon leaves some to one that joins."""
     async with (
-        Client(kiosk.token, base_url=kiosk.base_url, rate_limit=whole) as staying,
-        Client(kiosk.token, base_url=kiosk.base_url, rate_limit=whole) as leaving,
-        quick(postgres) as other,
-        working(durable, {"other": staying}),
+        quick(postgres, sweep=0.5, poll=0.5) as durable,
+        quick(postgres, poll=0.5) as other,
+        Client(kiosk.token, base_url=kiosk.base_url, rate_limit=RateLimit(100, 100)) as first,
+        Client(kiosk.token, base_url=kiosk.base_url, rate_limit=RateLimit(100, 100)) as second,
     ):
-        async with working(other, leaving):
-            await until("a half", lambda: staying.rate_limit, lambda limit: limit != whole)
-            await over(durable, await durable.submit(cards_of(kiosk, 5, PRODUCED), schedule=QUICK))
-        sent = len(kiosk.requests)
-        await until("its share", lambda: staying.rate_limit, lambda limit: limit and limit.per_second == 10)
-        assert staying.rate_limit is not None
-        assert 600 - sent <= staying.rate_limit.per_minute <= 600
-        async with working(other, leaving):  # with the token that those requests were sent with
-            await until("a share", lambda: leaving.rate_limit, lambda limit: limit != whole)
+        await durable.submit(cards_of(kiosk, 400, "never"), schedule=QUICK)
+        async with working(durable, first):
+            await until("requests", lambda: len(kiosk.requests), lambda count: count >= 45)
+            async with working(other, second):
+                await until("requests of the second", lambda: requests_of(second, 60), lambda count: count >= 20)
 
 
-@pytest.mark.parametrize(
-    ("ago", "has_left", "requests", "expected"),
-    [
-        (0, False, 0, (50, 500)),  # at work
-        (0, False, 300, (50, 500)),
-        (0, False, 800, (50, 200)),  # until now it was the only one
-        (16, False, 0, (100, 1000)),  # dead: three heartbeats of 5 s without a sign of life
-        (16, False, 1000, (100, 266)),
-        (45, False, 1000, (100, 750)),
-        (61, False, 1000, (100, 1000)),
-        (0, True, 0, (100, 1000)),  # stopped
-        (0, True, 700, (100, 300)),
-        (30, True, 1000, (100, 500)),
-    ],
-)
-async def test_share_beside_another(  # noqa: PLR0917 - a row of a table
-    kiosk: Simulator, postgres: str, ago: float, has_left: bool, requests: int, expected: tuple[int, int]
-) -> None:
-    """A worker counts until it stops, or 15 s after it was killed; what it sent, until the API has forgotten it."""
-    began_at = time.monotonic()
+def report(postgres: str, kiosk: Simulator, *, sent: list[int], ago: float = 0.0, has_left: bool = False) -> None:
+    """Store what another worker reported, so many seconds ago, of the token "default"."""
+    requests = json.dumps({store.queue_name("default", kiosk.base_url): sent})
     execute(
         postgres,
         "INSERT INTO workers (id, seen_at, has_left, requests) VALUES (gen_random_uuid(), "  # noqa: S608 - our own
-        f"now() - {ago} * interval '1 second', {has_left}, "
-        f"jsonb_build_object('{store.queue_name('default', kiosk.base_url)}', {requests}))",
+        f"now() - {ago} * interval '1 second', {has_left}, '{requests}')",
     )
+
+
+@pytest.mark.parametrize(
+    ("ago", "has_left", "sent", "expected"),
+    [
+        (0, False, [0] * 6, (50, 500)),  # at work
+        (0, False, [300] * 6, (50, 500)),
+        (0, False, [0, 0, 0, 0, 0, 800], (50, 200)),  # until now it was the only one
+        (16, False, [0] * 6, (100, 1000)),  # dead: three heartbeats of 5 s without a sign of life
+        (16, False, [0, 100, 200, 300, 400, 1000], (100, 600)),
+        (45, False, [200, 400, 600, 800, 1000, 1000], (100, 600)),
+        (61, False, [1000] * 6, (100, 1000)),
+        (0, True, [0] * 6, (100, 1000)),  # stopped
+        (0, True, [0, 0, 0, 0, 0, 700], (100, 300)),
+        (55, True, [700] * 6, (100, 300)),  # all of a burst before it stopped
+    ],
+)
+async def test_share_beside_another(  # noqa: PLR0917 - a row of a table
+    kiosk: Simulator, postgres: str, ago: float, has_left: bool, sent: list[int], expected: tuple[int, int]
+) -> None:
+    """A worker counts until it stops, or 15 s after it was killed; what it sent, until the API has forgotten it."""
+    report(postgres, kiosk, sent=sent, ago=ago, has_left=has_left)
     async with (
         quick(postgres, heartbeat=5, tick=600.0) as durable,
         Client(kiosk.token, base_url=kiosk.base_url) as client,
@@ -367,62 +349,58 @@ async def test_share_beside_another(  # noqa: PLR0917 - a row of a table
     ):
         here = "SELECT id FROM workers WHERE requests ? 'default'"
         await until("its first exchange", lambda: execute(postgres, here))
-        share = client.rate_limit
-    forgotten = requests * (time.monotonic() - began_at) / 60
-    assert share is not None
-    assert share.per_second == expected[0]
-    assert expected[1] - 1 <= share.per_minute <= min(expected[1] + forgotten + 1, 1000)
+        assert client.rate_limit == RateLimit(*expected)
 
 
-@given(st.lists(st.floats(0, 90), min_size=1, max_size=3), st.booleans())
-def test_joining_never_exceeds_the_limit(joins: list[float], is_idle: bool) -> None:
-    """While workers that send all they may join one that was alone, no minute holds more than the limit."""
+@given(
+    st.lists(st.tuples(st.floats(0, 90), st.floats(1, 150)), min_size=2, max_size=4).map(sorted),
+    st.booleans(),
+)
+def test_no_minute_exceeds_the_limit(lives: list[tuple[float, float]], is_idle: bool) -> None:
+    """While workers that send all they may join and leave, no minute holds more than the limit."""
     limit, tick, step = RateLimit(10, 100), 2.0, 0.25
-    begins_at = [0.0, *(round(at / step) * step for at in sorted(joins))]
-    windows = [SlidingWindow(limit) for _ in begins_at]
+    begins_at = [0.0, *(round(at / step) * step for at, _ in lives[1:])]
+    ends_at = [at + lasts if lasts < 120 else math.inf for at, lasts in lives]
+    windows = [SlidingWindow(limit) for _ in lives]
     may_send = [True] * len(windows)
-    reported: dict[int, int] = {}
+    reports: dict[int, tuple[float, list[int]]] = {}
     sent: list[float] = []
     for now in (number * step for number in range(int(240 / step))):
-        for worker, (began_at, window) in enumerate(zip(begins_at, windows, strict=True)):
-            at = now - began_at
-            if at < 0:
+        for worker, window in enumerate(windows):
+            at, is_at_work = now - begins_at[worker], now < ends_at[worker]
+            if at < 0 or now >= ends_at[worker] + step:
                 continue
-            if worker not in reported or at % tick < step:
-                reported[worker] = window.sent_since(now - 60)
-                others = [count for number, count in reported.items() if number != worker]
-                share = share_of(limit, len(reported), others, 0)
+            if worker not in reports or at % tick < step or not is_at_work:
+                reports[worker] = now, [window.sent_since(now - seconds) for seconds in SPANS]
+                others = [
+                    Report(counts, now - reported_at, now < ends_at[number])
+                    for number, (reported_at, counts) in reports.items()
+                    if number != worker and (now < ends_at[number] or now - reported_at < 60)
+                ]
+                share = share_of(limit, others)
                 window.change(share or RateLimit(1, 1))
                 may_send[worker] = share is not None
-            if worker > 0 and at < 2 * tick + step:
-                continue  # it waits until the others have reduced theirs
-            while may_send[worker] and window.ready_at() <= now and not (is_idle and worker == 0 and now > 9):
+            # A new one waits until the others have reduced theirs.
+            waits = (worker > 0 and at < 2 * tick + step) or (is_idle and worker == 0 and now > 9)
+            while is_at_work and may_send[worker] and not waits and window.ready_at() <= now:
                 window.record(now)
                 sent.append(now)
-    assert max(bisect_right(sent, at + 60) - bisect_left(sent, at) for at in sent) <= limit.per_minute
-    if not is_idle:
+    assert max((bisect_right(sent, at + 60) - bisect_left(sent, at) for at in sent), default=0) <= limit.per_minute
+    if not is_idle and max(ends_at) == math.inf:
         assert sum(at >= 180 for at in sent) >= 0.9 * limit.per_minute
 
 
 async def test_nothing_left_of_the_limit(kiosk: Simulator, client: Client, postgres: str, durable: Durable) -> None:
-    """A worker for which others left nothing of the limit polls nothing, until they have."""
-    await durable.migrate()
-    execute(
-        postgres,
-        "INSERT INTO workers (id, seen_at, has_left, requests) VALUES (gen_random_uuid(), now(), true, "  # noqa: S608 - our own
-        f"jsonb_build_object('{store.queue_name('default', kiosk.base_url)}', 1000000))",
-    )
-    batch_id = await durable.submit(cards_of(kiosk, 1, PRODUCED), schedule=QUICK)
-    planned = "SELECT id FROM procrastinate_jobs WHERE task_name = 'cardprod.sweep' AND scheduled_at IS NOT NULL"
-    seen: set[str] = set()
-
-    def plans() -> int:
-        seen.update(map(str, execute(postgres, planned)))
-        return len(seen)
-
-    async with working(durable, client):
-        await until("its next sweeps", plans, lambda count: count >= 3)
-        assert not kiosk.requests
+    """A worker for which others left nothing of a limit polls nothing with that token, until they have."""
+    report(postgres, kiosk, sent=[1000000] * 6, has_left=True)
+    card, free = cards_of(kiosk, 2, PRODUCED)
+    batch_id = await durable.submit([card], schedule=QUICK)
+    async with (
+        Client(kiosk.token, base_url=kiosk.base_url) as another,
+        working(durable, {"default": client, "free": another}),
+    ):
+        await over(durable, await durable.submit([free], schedule=QUICK, token="free"))
+        assert {request.card for request in kiosk.requests} == {free}
         execute(postgres, "DELETE FROM workers WHERE has_left")
         await over(durable, batch_id)
 
@@ -433,6 +411,19 @@ async def test_stopped_while_it_joins(client: Client, postgres: str) -> None:
     async with quick(postgres, tick=600.0) as durable, working(durable, client):
         await until("its sign", lambda: execute(postgres, "SELECT id FROM workers WHERE requests ? 'default'"))
     assert execute(postgres, "SELECT has_left FROM workers WHERE requests ? 'default'") == [(True,)]
+
+
+async def test_cancelled_at_any_moment(postgres: str) -> None:
+    """A call that is cancelled while it waits for a connection ends as cancelled: else a stop would wait in vain."""
+    async with quick(postgres, most_connections=2) as durable:
+        await durable.migrate()
+        for iterations in range(60):
+            calls = [asyncio.create_task(durable.migrate()) for _ in range(8)]
+            for _ in range(iterations):
+                await asyncio.sleep(0)
+            under_way = [call for call in calls if call.cancel()]
+            await asyncio.wait(calls)
+            assert all(call.cancelled() for call in under_way), iterations
 
 
 async def test_429_is_everybodys(kiosk: Simulator, postgres: str, durable: Durable) -> None:
@@ -606,10 +597,10 @@ async def test_rows_are_removed(kiosk: Simulator, client: Client, postgres: str)
 
 
 async def test_long_sweeps_are_written(kiosk: Simulator, client: Client, postgres: str) -> None:
-    """A sweep that the rate limit slows down is saved now and then: what it saw is delivered, the rest stays due."""
+    """A sweep that the rate limit slows down is saved now and then: what it saw is delivered, the rest left to all."""
     cards = cards_of(kiosk, 30, "never")
     sink = Sink()
-    async with quick(postgres, sweep=0.2) as durable:
+    async with quick(postgres, sweep=0.2, poll=0.5) as durable:
         batch_id = await durable.submit(cards, schedule=Backoff(first=600, ceiling=600))
         limit = RateLimit(10, 10)
         async with (
@@ -617,6 +608,7 @@ async def test_long_sweeps_are_written(kiosk: Simulator, client: Client, postgre
             working(durable, held_up, sink),
         ):
             await until("steps", lambda: len(sink.steps), lambda count: count >= 5)
+            await until("a moment for others", lambda: sweeps(postgres), lambda jobs: jobs == [("todo", False)])
         assert len(sink.steps) <= 10
         async with working(durable, client, sink):
             await until("all steps", lambda: len(sink.steps), lambda count: count == 30)
@@ -635,9 +627,9 @@ async def test_written_by_another(postgres: str, durable: Durable) -> None:
         for ended in ([cards[0]], cards[:2]):
             pending = tuple(one for one in chunk.checkpoint.pending if one.card not in ended)
             checkpoint = attrs.evolve(chunk.checkpoint, pending=pending)
-            assert await store.change_chunk(
-                connection, chunk, Change(checkpoint=checkpoint, steps=[(card, seen) for card in ended])
-            )
+            steps = tuple((card, seen) for card in ended)
+            sweep = Sweep(checkpoint=checkpoint, steps=steps, next_poll_at=None, polls=0)
+            await store.write_sweep(connection, chunk, sweep)
     assert [card async for card, _ in durable.results(batch_id)] == cards[:2]
     assert execute(postgres, "SELECT count(*), count(DISTINCT key) FROM transitions") == [(2, 2)]
     status = await durable.status(batch_id)

@@ -81,7 +81,7 @@ async def test_event_for_several_batches(kiosk: Simulator, client: Client, durab
 
 
 async def test_many_events_at_once(kiosk: Simulator, durable: Durable) -> None:
-    """Events that come together for more chunks than one transaction takes are all applied, each card's in order."""
+    """Events that come together, more than one transaction takes, are all applied, each card's in order."""
     cards = cards_of(kiosk, 120, "never")
     batch_id = await durable.submit(cards, schedule=SLOW, batch_size=2)
     shuffled = Random(1).sample(cards, len(cards))

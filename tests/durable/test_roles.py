@@ -29,7 +29,7 @@ from tests.durable.support import (
     run_script,
     working,
 )
-from tests.waiting import until
+from tests.waiting import LIMIT, until
 
 if TYPE_CHECKING:
     from cardprod.simulator import Simulator
@@ -318,14 +318,14 @@ async def test_jobs_that_are_none(kiosk: Simulator, client: Client, postgres: st
         await until("no jobs", lambda: execute(postgres, left), lambda rows: rows == [])
 
 
-async def test_broken_schema(client: Client, postgres: str, durable: Durable) -> None:
-    """A database that lacks what it should have is one error of ours, also to a worker, whose client is as it was."""
-    await durable.migrate()
-    execute(postgres, "ALTER TABLE chunks RENAME TO elsewhere")
-    for call in (durable.submit([(1, "a")]), durable.work(client)):
-        with pytest.raises(DurableError, match="does not do what it should") as caught:
-            await call
-        assert isinstance(caught.value.__cause__, psycopg.errors.UndefinedTable)
+@pytest.mark.parametrize("broken", ["chunks RENAME TO elsewhere", "transitions RENAME COLUMN key TO renamed"])
+async def test_broken_schema(kiosk: Simulator, client: Client, postgres: str, durable: Durable, broken: str) -> None:
+    """A worker under whose work the database breaks ends with our error and its client as it was, not as if stopped."""
+    await durable.submit(cards_of(kiosk, 1, "never"), schedule=QUICK)
+    execute(postgres, f"ALTER TABLE {broken}")
+    with pytest.raises(DurableError, match="does not do what it should") as caught:
+        await asyncio.wait_for(durable.work(client, Sink()), LIMIT)
+    assert isinstance(caught.value.__cause__, (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn))
     assert client.rate_limit == RateLimit()
 
 

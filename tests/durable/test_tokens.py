@@ -72,14 +72,6 @@ async def test_deadlines_of_a_refused_token(
     assert len(ended) == 1
 
 
-async def test_deadlines_without_a_worker(kiosk: Simulator, client: Client, postgres: str) -> None:
-    """A deadline is kept by any worker, where none has the token."""
-    async with quick(postgres, overdue=0.2) as durable, working(durable, {"other": client}):
-        batch_id = await durable.submit(cards_of(kiosk, 2, "never"), timeout=0.5)
-        await until("the end of the waits", lambda: durable.status(batch_id), lambda status: status.errors == 2)
-    assert kiosk.requests == []
-
-
 async def test_refused_token_is_tried_again(
     kiosk: Simulator, client: Client, postgres: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -105,14 +97,6 @@ async def test_refused_token_is_tried_again(
         assert (await over(durable, batch_id)).produced == 1
 
 
-@pytest.mark.parametrize("name", ["MyBank", "my-bank", "MY_BANK", "x" * 32])
-async def test_names_of_tokens(kiosk: Simulator, client: Client, durable: Durable, name: str) -> None:
-    """Names of tokens that differ in case, or in - and _, are the same: variables of an environment have no others."""
-    batch_id = await durable.submit(cards_of(kiosk, 1, PRODUCED), schedule=QUICK, token=name)
-    async with working(durable, {name.lower().replace("-", "_"): client}):
-        assert (await over(durable, batch_id)).token_name == name
-
-
 async def test_api_of_a_batch(kiosk: Simulator, client: Client, durable: Durable, postgres: str) -> None:
     """Cards of one API are never polled by a worker for another, whatever its token is called; else by any worker."""
     [card] = cards_of(kiosk, 1, PRODUCED)
@@ -133,42 +117,53 @@ async def test_api_of_a_batch(kiosk: Simulator, client: Client, durable: Durable
         assert len(elsewhere.requests) == 1
 
 
-@pytest.mark.parametrize(("mtls", "plain"), [(PRODUCTION_MTLS, PRODUCTION), (SANDBOX_MTLS, SANDBOX)])
-def test_api_with_a_client_certificate(mtls: str, plain: str) -> None:
-    """An API is the same one with a client certificate."""
-    assert queue_name("default", mtls) == queue_name("default", plain)
+LOCAL = "http://localhost:8080"
 
 
 @pytest.mark.parametrize(
     ("one", "other", "is_same"),
     [
-        ("https://api.wise.com:443", PRODUCTION, True),
-        ("https://API.wise.com:443/", PRODUCTION, True),
-        (PRODUCTION_MTLS + ":443", PRODUCTION, True),
-        ("https://localhost:443/wise", "https://localhost/wise", True),
-        ("http://[::1]:80", "http://[::1]", True),
-        ("https://localhost:80", "https://localhost", False),
-        ("http://localhost:443", "http://localhost", False),
-        ("http://localhost:8080", "http://localhost", False),
-        ("http://localhost", "https://localhost", False),
-        ("https://localhost/a:443", "https://localhost/a", False),
+        (("MyBank", None), ("mybank", None), True),
+        (("my-bank", None), ("MY_BANK", None), True),
+        (("my-bank", LOCAL), ("MY_BANK", LOCAL), True),
+        (("x" * 32, None), ("X" * 32, None), True),
+        (("x" * 32, None), ("x" * 31, None), False),
+        (("my-bank", None), ("mybank", None), False),
+        (("my-bank", None), ("my-bank", LOCAL), False),
+        # with a client certificate, and with the port that its scheme has anyway
+        (("a", PRODUCTION_MTLS), ("a", PRODUCTION), True),
+        (("a", SANDBOX_MTLS), ("a", SANDBOX), True),
+        (("a", "https://api.wise.com:443"), ("a", PRODUCTION), True),
+        (("a", "https://API.wise.com:443/"), ("a", PRODUCTION), True),
+        (("a", PRODUCTION_MTLS + ":443"), ("a", PRODUCTION), True),
+        (("a", "https://localhost:443/wise"), ("a", "https://localhost/wise"), True),
+        (("a", "http://[::1]:80"), ("a", "http://[::1]"), True),
+        (("a", "https://localhost:80"), ("a", "https://localhost"), False),
+        (("a", "http://localhost:443"), ("a", "http://localhost"), False),
+        (("a", LOCAL), ("a", "http://localhost"), False),
+        (("a", "http://localhost"), ("a", "https://localhost"), False),
+        (("a", "https://localhost/a:443"), ("a", "https://localhost/a"), False),
     ],
 )
-def test_port_of_an_api(one: str, other: str, *, is_same: bool) -> None:
-    """An API is the same one with the port that its scheme has anyway, and another one with another port."""
-    assert (queue_name("default", one) == queue_name("default", other)) is is_same
+def test_token_of_an_api(one: tuple[str, str | None], other: tuple[str, str | None], *, is_same: bool) -> None:
+    """Tokens are the same for any spelling of their name that an environment can have, and of their API's address."""
+    assert (queue_name(*one) == queue_name(*other)) is is_same
 
 
 async def test_token_that_no_worker_has(
     kiosk: Simulator, client: Client, durable: Durable, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Cards whose token no worker has are named by workers, once, and the status counts those that have it."""
-    batch_id = await durable.submit(cards_of(kiosk, 1, PRODUCED), token="my-bank", base_url=kiosk.base_url)
-    words = f"cards wait for the token 'my-bank' for {kiosk.base_url}, which no worker has"
+    """Cards whose token no worker has are polled by none, and named once, and the status counts those that have it."""
+    name = "My-" + "x" * 29
+    batch_id = await durable.submit(cards_of(kiosk, 1, PRODUCED), schedule=QUICK, token=name, base_url=kiosk.base_url)
+    words = f"cards wait for the token {name!r} for {kiosk.base_url}, which no worker has"
     async with working(durable, client):
         await until("the words", lambda: words in caplog.text)
-        assert (await durable.status(batch_id)).workers == 0
+        status = await durable.status(batch_id)
+        assert (status.workers, status.polls) == (0, 0)
         here = await durable.submit([], token="Default")
         assert (await durable.status(here)).workers == 1
     assert (await durable.status(here)).workers == 0  # it has left
     assert caplog.text.count(words) == 1
+    async with working(durable, {name.upper().replace("-", "_"): client}):
+        assert (await over(durable, batch_id)).token_name == name

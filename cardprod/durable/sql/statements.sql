@@ -94,7 +94,7 @@ WHERE chunk.id = %(id)s AND chunk.finished_at IS NULL AND submitted_at IS NOT NU
 FOR UPDATE OF chunk
 
 -- name: chunks_of_events
-SELECT DISTINCT profile_id, card_token, chunk_id
+SELECT DISTINCT chunk_id
 FROM unnest(%(profile_ids)s::bigint[], %(card_tokens)s::text[]) AS one (profile_id, card_token)
 JOIN cards USING (profile_id, card_token)
 WHERE outcome IS NULL
@@ -206,16 +206,13 @@ ORDER BY id LIMIT %(most)s
 INSERT INTO workers (id, requests, has_left) VALUES (%(id)s, %(requests)s::text::jsonb, %(has_left)s)
 ON CONFLICT (id) DO UPDATE SET seen_at = now(), requests = excluded.requests, has_left = excluded.has_left
 
--- name: living_workers
-SELECT count(*) AS workers, extract(epoch FROM clock_timestamp())::float8 AS now
-FROM workers WHERE NOT has_left AND seen_at > now() - %(lifetime)s * interval '1 second'
-
--- name: requests_of_others
--- Those of a worker that has gone leave the last minute one after the other.
-SELECT token, ceil(sent::int * least(1, 1 - extract(epoch FROM now() - seen_at) / 60))::int AS sent,
-       NOT has_left AND seen_at > now() - %(lifetime)s * interval '1 second' AS is_at_work
-FROM workers, jsonb_each_text(requests) AS one (token, sent)
-WHERE id <> %(id)s AND seen_at > now() - interval '60 seconds'
+-- name: other_workers
+SELECT * FROM (
+    SELECT requests, greatest(extract(epoch FROM now() - seen_at), 0)::float8 AS age,
+           NOT has_left AND seen_at > now() - %(lifetime)s * interval '1 second' AS is_at_work
+    FROM workers WHERE id <> %(id)s
+) one
+WHERE is_at_work OR age < 60
 
 -- name: tokens_without_worker
 SELECT DISTINCT token_name, base_url
@@ -264,7 +261,7 @@ SELECT id FROM procrastinate_jobs WHERE status = 'doing' AND worker_id = ANY (%(
 DELETE FROM procrastinate_jobs WHERE status = 'doing' AND id = ANY (%(ids)s::bigint[])
 
 -- name: chunks_without_sweep
-SELECT chunk.id
+SELECT chunk.id, batch_id::text AS batch_id
 FROM chunks chunk JOIN batches batch ON batch.id = batch_id
 WHERE chunk.finished_at IS NULL AND pending > 0 AND submitted_at IS NOT NULL
     AND due_at < now() - %(slack)s * interval '1 second'
@@ -277,7 +274,7 @@ WHERE chunk.finished_at IS NULL AND pending > 0 AND submitted_at IS NOT NULL
 ORDER BY due_at LIMIT %(most)s
 
 -- name: chunks_without_delivery
-SELECT chunk.id
+SELECT chunk.id, batch_id::text AS batch_id
 FROM chunks chunk JOIN batches batch ON batch.id = batch_id
 WHERE chunk.finished_at IS NULL AND submitted_at IS NOT NULL
     AND chunk.id IN (
@@ -315,16 +312,10 @@ WHERE finished_at < now() - %(keep)s * interval '1 second'
 LIMIT 1
 
 -- name: drop_old_cards
-DELETE FROM cards WHERE ctid = ANY (ARRAY(SELECT ctid FROM cards WHERE batch_id = %(id)s LIMIT %(most)s))
-
--- name: drop_old_transitions
-DELETE FROM transitions WHERE id IN (
-    SELECT transition.id FROM transitions transition JOIN chunks chunk ON chunk.id = chunk_id
-    WHERE batch_id = %(id)s LIMIT %(most)s
-)
+DELETE FROM cards WHERE ctid = ANY (ARRAY(SELECT ctid FROM cards WHERE batch_id = %(id)s LIMIT %(most)s)) RETURNING 1
 
 -- name: drop_old_chunks
-DELETE FROM chunks WHERE id IN (SELECT id FROM chunks WHERE batch_id = %(id)s LIMIT %(most)s)
+DELETE FROM chunks WHERE id IN (SELECT id FROM chunks WHERE batch_id = %(id)s LIMIT %(most)s) RETURNING 1
 
 -- name: drop_old_batch
 DELETE FROM batches WHERE id = %(id)s
@@ -332,7 +323,7 @@ DELETE FROM batches WHERE id = %(id)s
 -- name: drop_old_events
 DELETE FROM events WHERE id IN (
     SELECT id FROM events WHERE came_at < now() - interval '10 minutes' ORDER BY came_at LIMIT %(most)s
-)
+) RETURNING 1
 
 -- name: drop_old_workers
 DELETE FROM workers WHERE seen_at < now() - interval '1 hour'
