@@ -1,4 +1,4 @@
-"""The picture of the simulator's page that README shows: `python -m tests.simulator.pictures_page tests/pictures/page.png`.
+"""The picture of the simulator's page for README: `python -m tests.simulator.pictures_page tests/pictures/page.png`.
 
 The page is the real one, in a real browser, and so is all that is seen on it: cards that were added and moved through
 `Simulator`, requests of a real client, webhooks to a real server. Needs Chromium and chromedriver.
