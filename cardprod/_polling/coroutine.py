@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 if TYPE_CHECKING:
     from types import TracebackType
 
-__all__ = ["CoroutineLike", "returns_coroutine"]
+__all__ = ["CoroutineLike", "not_an_end", "returns_coroutine"]
 
 _T = TypeVar("_T")
 _F = TypeVar("_F", bound=Callable[..., object])
@@ -69,3 +69,15 @@ def returns_coroutine(function: _F) -> _F:
         return inspect.markcoroutinefunction(function)
     vars(function)["_is_coroutine"] = getattr(asyncio.coroutines, "_is_coroutine", None)
     return function
+
+
+def not_an_end(error: BaseException) -> BaseException:
+    """Return what an iterator raises for an error: as in Python's generators, no `StopAsyncIteration` of a user's code.
+
+    It would end the iteration as if every result had come.
+    """
+    if not isinstance(error, StopAsyncIteration):
+        return error
+    failure = RuntimeError("a token source or a schedule raised StopAsyncIteration")
+    failure.__cause__ = error
+    return failure
