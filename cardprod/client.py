@@ -236,7 +236,14 @@ from cardprod._polling.wait import Wait
 from cardprod._polling.waits import Waits
 from cardprod._polling.webhook_trust import WebhookTrust
 from cardprod._protocol.requests import PRODUCTION, PRODUCTION_MTLS, SANDBOX, SANDBOX_MTLS, Endpoint
-from cardprod._protocol.validation import check_callable, check_count, check_flag, check_seconds, check_type
+from cardprod._protocol.validation import (
+    check_callable,
+    check_count,
+    check_flag,
+    check_seconds,
+    check_timeout,
+    check_type,
+)
 from cardprod.checkpoint import Checkpoint, known_statuses
 from cardprod.errors import UsageError
 from cardprod.models import Card, ProductionEvent, ProductionStatus
@@ -535,8 +542,7 @@ class Client:
         """
         if cards is not None:
             check_source(cards)
-        if batch_timeout is not None:
-            batch_timeout = _check_timeout("batch_timeout", batch_timeout)
+        batch_timeout = check_timeout("batch_timeout", batch_timeout)
         options = self._options(schedule, timeout, max_failures, max_outage)
         known = known_statuses(after)
         return Waits(cards, self._poller, self._batches, options, batch_timeout=batch_timeout, after=known)
@@ -641,8 +647,7 @@ class Client:
     ) -> PollOptions:
         if schedule is None:
             schedule = self._schedule = self._schedule or AdaptiveSchedule()
-        if timeout is not None:
-            timeout = _check_timeout("timeout", timeout)
+        timeout = check_timeout("timeout", timeout)
         check_count("max_failures", max_failures)
         check_seconds("max_outage", max_outage)
         if isinstance(schedule, type) or not callable(getattr(schedule, "delay", None)):
@@ -791,11 +796,3 @@ def _check_names(names: Sequence[str], known: Collection[str]) -> None:
     for name in names:
         if name not in known:
             raise UsageError(f"from_env has no option {name}: pass one of Client's, but not the token")
-
-
-def _check_timeout(name: str, seconds: float) -> float | None:
-    """Check a timeout; an infinite one becomes None."""
-    if seconds == math.inf:
-        return None
-    check_seconds(name, seconds)
-    return seconds

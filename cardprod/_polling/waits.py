@@ -18,7 +18,7 @@ from cardprod._polling.poller import PollEntry
 from cardprod._polling.queue import TICK, Phase, PollQueue, QueuedState
 from cardprod._polling.signal import Signal
 from cardprod._polling.source import TimeSlice, each_item
-from cardprod._protocol.validation import check_seconds, check_type
+from cardprod._protocol.validation import check_timeout, check_type
 from cardprod.checkpoint import known_status, wall_clock
 from cardprod.errors import CardprodError, UsageError, WaitTimeout
 from cardprod.models import Card, ProductionStatus, Transition
@@ -209,8 +209,7 @@ class Waits(Batch[Transition]):
         """
         card = Card.of(card)
         check_type("after", after, ProductionStatus, "a ProductionStatus (of a transition: step.current)", or_none=True)
-        if timeout is not None and timeout != math.inf:
-            check_seconds("timeout", timeout)
+        check_timeout("timeout", timeout)
         if not self._is_entered:
             raise UsageError("this batch was not entered yet: add cards inside its `async with` block", card=card)
         if self._is_left or self._stream.is_broken:
