@@ -22,7 +22,7 @@ from cardprod._extras import needs_extra
 from cardprod._http.secrets import drop_frames
 from cardprod.errors import CardprodError, DurableError, UsageError
 from cardprod.models import one_line
-from cardprod.telemetry import LOGGER
+from cardprod.telemetry import warn
 
 try:
     import procrastinate
@@ -210,7 +210,7 @@ class _Pool(psycopg_pool.AsyncConnectionPool["AsyncConnection[Any]"]):
 
     def _cut(self, connection: AsyncConnection[Any]) -> None:
         """End what waits for a connection, without waiting for the other side."""
-        LOGGER.warning("the database did not answer for %g s; the connection is dropped", self._settings.call)
+        warn("the database did not answer for %g s; the connection is dropped", self._settings.call)
         self._sound.clear()
         _close_socket(connection)
 
@@ -311,7 +311,7 @@ class Database:
         else:
             if self._said_at is not None:
                 self._said_at = None
-                LOGGER.warning("the database answers again")
+                warn("the database answers again")
             return done
         raise error
 
@@ -320,7 +320,7 @@ class Database:
         now = asyncio.get_running_loop().time()
         if self._said_at is None or now > self._said_at + _SAID_AGAIN:
             self._said_at = now
-            LOGGER.warning("%s; %s", error, what)
+            warn("%s; %s", error, what)
 
     async def _reason(self, error: psycopg_pool.PoolTimeout) -> psycopg.Error:
         """Return why the pool has no connection, which it keeps to itself."""

@@ -17,7 +17,7 @@ from psycopg.errors import QueryCanceled
 from cardprod.durable import store
 from cardprod.durable.database import STATEMENTS, is_away
 from cardprod.errors import DurableError
-from cardprod.telemetry import LOGGER
+from cardprod.telemetry import warn
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator
@@ -95,12 +95,12 @@ class Recovery:
             await self._database.run(partial(store.plan, statement=plan, times=dict.fromkeys(ids)))
             if ids:
                 what = "polled" if plan == "plan_sweeps" else "delivered"
-                LOGGER.warning("cards that a worker left behind are %s from here on (jobs: %d)", what, len(ids))
+                warn("cards that a worker left behind are %s from here on (jobs: %d)", what, len(ids))
         await self.expire()
         rows = await self._database.fetch("tokens_without_worker", lifetime=settings.lifetime)
         waiting = {(row["token_name"], row["base_url"] or "any API") for row in rows}
         for token, base_url in sorted(waiting - self._waiting):
-            LOGGER.warning("cards wait for the token %r for %s, which no worker has", token, base_url)
+            warn("cards wait for the token %r for %s, which no worker has", token, base_url)
         self._waiting = waiting
 
     async def expire(self) -> None:

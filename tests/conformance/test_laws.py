@@ -459,13 +459,14 @@ async def test_observer_that_notifies_at_the_beginning(kiosk: Simulator, client:
     assert kiosk.requests == []
 
 
+@pytest.mark.parametrize("error", [LookupError, asyncio.CancelledError])
 @each_interface
-async def test_log_handler_that_raises(interface: Interface) -> None:
+async def test_log_handler_that_raises(interface: Interface, error: type[BaseException]) -> None:
     """What a log handler raises does not change a wait, nor what its observer gets."""
 
     class Broken(logging.Handler):
         def handle(self, record: logging.LogRecord) -> bool:
-            raise LookupError(record.getMessage())
+            raise error(record.getMessage())
 
     async def answer(writer: asyncio.StreamWriter) -> None:
         writer.write(http_answer(body='{"status":"PRODUCED","occurredAt":"illegible"}'))
