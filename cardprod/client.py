@@ -226,7 +226,7 @@ from cardprod._http.secrets import drop_frames
 from cardprod._http.transport import Transport
 from cardprod._polling.adaptive import IDLE_GAP, AdaptiveSchedule
 from cardprod._polling.bulk import Batches, Statuses
-from cardprod._polling.coroutine import returns_coroutine
+from cardprod._polling.coroutine import check_loop, returns_coroutine
 from cardprod._polling.poller import Poller
 from cardprod._polling.source import check_source
 from cardprod._polling.state import PollOptions
@@ -671,13 +671,15 @@ class Client:
         """The most requests per second and per minute. It may be changed while requests are in flight.
 
         Raises (when set):
-            UsageError: It is neither a `RateLimit` nor None.
+            UsageError: It is neither a `RateLimit` nor None; or the client runs in the event loop of another thread.
         """
         return self._rate_limit
 
     @rate_limit.setter
     def rate_limit(self, rate_limit: RateLimit | None) -> None:
         check_type("rate_limit", rate_limit, RateLimit, or_none=True)
+        words = "from another thread use loop.call_soon_threadsafe(setattr, client, 'rate_limit', ...)"
+        check_loop(self._transport.loop, f"rate_limit must be set in the client's event loop; {words}")
         self._rate_limit = rate_limit
         self._transport.limiter.change_limit(rate_limit)
 
@@ -736,7 +738,12 @@ class Client:
         """Close the client. Requests in flight and pending waits end with `UsageError`. Closing it twice is allowed.
 
         If its `OAuthToken` is being refreshed, that is awaited, so that the new pair is stored.
+
+        Raises:
+            UsageError: It runs in the event loop of another thread.
         """
+        words = "from another thread use asyncio.run_coroutine_threadsafe(client.close(), loop)"
+        check_loop(self._transport.loop, f"close must be awaited in the client's event loop; {words}")
         for batch in tuple(self._batches):
             batch.break_off(
                 UsageError("this client was closed while cards were waited for: keep it open until the batch has ended")

@@ -10,10 +10,12 @@ from abc import abstractmethod
 from collections.abc import Callable, Coroutine, Generator
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from cardprod.errors import UsageError
+
 if TYPE_CHECKING:
     from types import TracebackType
 
-__all__ = ["CoroutineLike", "not_an_end", "returns_coroutine"]
+__all__ = ["CoroutineLike", "check_loop", "not_an_end", "returns_coroutine"]
 
 _T = TypeVar("_T")
 _F = TypeVar("_F", bound=Callable[..., object])
@@ -69,6 +71,23 @@ def returns_coroutine(function: _F) -> _F:
         return inspect.markcoroutinefunction(function)
     vars(function)["_is_coroutine"] = getattr(asyncio.coroutines, "_is_coroutine", None)
     return function
+
+
+def check_loop(loop: asyncio.AbstractEventLoop | None, words: str) -> None:
+    """Raise `UsageError` if an event loop runs, but in another thread: nothing that waits there would be woken.
+
+    Args:
+        loop: The event loop; None for none yet.
+        words: What must be done in it, and how it is done from another thread.
+    """
+    if loop is None or not loop.is_running():
+        return
+    try:
+        is_here = asyncio.get_running_loop() is loop
+    except RuntimeError:
+        is_here = False
+    if not is_here:
+        raise UsageError(words)
 
 
 def not_an_end(error: BaseException) -> BaseException:

@@ -221,7 +221,12 @@ class Waits(Batch[Transition]):
         return card
 
     def no_more(self) -> None:
-        """Say that no more cards will be added to a batch begun with None, so that it ends when all of them have."""
+        """Say that no more cards will be added to a batch begun with None, so that it ends when all of them have.
+
+        Raises:
+            UsageError: It runs in an event loop, and this is another thread.
+        """
+        self._check_thread("no_more")
         if self._source is None:
             self._stream.finish()
 
