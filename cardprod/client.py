@@ -252,7 +252,7 @@ from cardprod.telemetry import Telemetry
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
     from types import TracebackType
-    from typing import Self
+    from typing import NoReturn, Self
 
     from cardprod._http.auth import TokenSource
     from cardprod._http.proxies import ProxySetting
@@ -758,6 +758,9 @@ class Client:
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self.close()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a Client cannot be copied or pickled: it belongs to its process, so make one in each")
 
     def __repr__(self) -> str:
         return f"<Client of {self._endpoint.base_url}, {self._endpoint.api_version}>"

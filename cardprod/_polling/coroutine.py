@@ -8,7 +8,7 @@ import sys
 import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Coroutine, Generator
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from cardprod.errors import UsageError
 
@@ -56,6 +56,10 @@ class CoroutineLike(Coroutine[Any, Any, _T]):
         if self._coroutine is None:
             self._coroutine = self._start()
         return self._coroutine
+
+    def __reduce__(self) -> NoReturn:
+        # As of a coroutine: a copy would share what each of the two ends once.
+        raise TypeError(f"cannot copy or pickle {self.__name__}: ask the client for another")
 
     def _warn_unused(self) -> None:
         """Warn as Python does about a coroutine that was never awaited."""

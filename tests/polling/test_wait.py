@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import math
+import pickle
 import sys
 from contextlib import aclosing
 from functools import partial
@@ -613,6 +615,17 @@ async def test_every_way_to_use_it(kiosk: Simulator, client: Client) -> None:
         statuses = group.create_task(client.get_statuses([CARD]))
     assert batch.result().keys() == statuses.result().keys() == {CARD}
     assert_idle(client)
+
+
+async def test_copied(client: Client) -> None:
+    """A client and its waits are not copied, as a coroutine is not: the error says what to do, and nothing warns."""
+    waits = (wait(client), client.get_statuses([CARD]), client.wait_until_all_final([CARD]))
+    with Table() as table:
+        for one, do in product((client, *waits), (copy.copy, copy.deepcopy, pickle.dumps)):
+            with table.row(type(one).__name__, do.__name__), pytest.raises(TypeError, match=r"cop.*: "):
+                do(one)
+    for one in waits:
+        one.close()
 
 
 async def test_from_another_thread(kiosk: Simulator, client: Client) -> None:
