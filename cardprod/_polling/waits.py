@@ -130,6 +130,8 @@ class Waits(Batch[Transition]):
         resumed: Checkpoint | None = None,
     ) -> None:
         super().__init__(poller, batches)
+        if resumed is not None:
+            self.__name__ = "resume"
         self._source = cards
         self._known = after
         self._options = options

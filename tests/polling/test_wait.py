@@ -361,6 +361,8 @@ async def test_never_awaited_wait_warns(kiosk: Simulator, client: Client) -> Non
     """A wait or batch that is dropped without being awaited warns as a coroutine would, and does no I/O."""
     with pytest.warns(RuntimeWarning, match="wait_until_final was never awaited"):
         wait(client).__del__()
+    with pytest.warns(RuntimeWarning, match="resume was never awaited"):
+        client.resume(cardprod.Checkpoint.for_cards([CARD])).__del__()
     with pytest.warns(RuntimeWarning, match="get_statuses was never awaited"):
         client.get_statuses([CARD]).__del__()
     await asyncio.sleep(60)
