@@ -128,6 +128,8 @@ class Card:
     def __attrs_post_init__(self) -> None:
         if not _may_be_card(self.profile_id, self.card_token):
             raise _refuse(self.profile_id, self.card_token)
+        if type(self.card_token) is not str:  # a subclass may hash, compare or print in its own way
+            object.__setattr__(self, "card_token", str.__str__(self.card_token))
 
     @classmethod
     def of(cls, card: CardLike) -> Card:

@@ -91,7 +91,7 @@ from cardprod._protocol.codec import (
     unix_time,
     write_as_rows,
 )
-from cardprod._protocol.validation import check_aware, check_count, check_seconds, check_type
+from cardprod._protocol.validation import check_aware, check_count, check_seconds, check_timeout, check_type
 from cardprod.card import CardprodError, UsageError
 from cardprod.models import Card, KnownCard, ProductionStatus, Transition
 
@@ -243,8 +243,7 @@ class Checkpoint:
             UsageError: An argument is invalid.
         """
         _check_cards(cards)
-        if timeout is not None:
-            check_seconds("timeout", timeout)
+        timeout = check_timeout("timeout", timeout)
         check_type("schedule", schedule, Backoff, or_none=True)  # no other can be saved
         seconds = _seconds_of(now)
         at, deadline_at = unix_time(seconds), None if timeout is None else unix_time(seconds + timeout)

@@ -226,7 +226,7 @@ from cardprod._http.secrets import drop_frames
 from cardprod._http.transport import Transport
 from cardprod._polling.adaptive import IDLE_GAP, AdaptiveSchedule
 from cardprod._polling.bulk import Batches, Statuses
-from cardprod._polling.coroutine import returns_coroutine
+from cardprod._polling.coroutine import check_loop, returns_coroutine
 from cardprod._polling.poller import Poller
 from cardprod._polling.source import check_source
 from cardprod._polling.state import PollOptions
@@ -236,7 +236,14 @@ from cardprod._polling.wait import Wait
 from cardprod._polling.waits import Waits
 from cardprod._polling.webhook_trust import WebhookTrust
 from cardprod._protocol.requests import PRODUCTION, PRODUCTION_MTLS, SANDBOX, SANDBOX_MTLS, Endpoint
-from cardprod._protocol.validation import check_callable, check_count, check_flag, check_seconds, check_type
+from cardprod._protocol.validation import (
+    check_callable,
+    check_count,
+    check_flag,
+    check_seconds,
+    check_timeout,
+    check_type,
+)
 from cardprod.checkpoint import Checkpoint, check_after
 from cardprod.errors import UsageError
 from cardprod.models import Card, ProductionEvent, ProductionStatus
@@ -245,7 +252,7 @@ from cardprod.telemetry import Telemetry
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
     from types import TracebackType
-    from typing import Self
+    from typing import NoReturn, Self
 
     from cardprod._http.auth import TokenSource
     from cardprod._http.proxies import ProxySetting
@@ -536,8 +543,7 @@ class Client:
         """
         if cards is not None:
             check_source(cards)
-        if batch_timeout is not None:
-            batch_timeout = _check_timeout("batch_timeout", batch_timeout)
+        batch_timeout = check_timeout("batch_timeout", batch_timeout)
         options = self._options(schedule, timeout, max_failures, max_outage)
         after = check_after(after)
         return Waits(cards, self._poller, self._batches, options, batch_timeout=batch_timeout, after=after)
@@ -642,8 +648,7 @@ class Client:
     ) -> PollOptions:
         if schedule is None:
             schedule = self._schedule = self._schedule or AdaptiveSchedule()
-        if timeout is not None:
-            timeout = _check_timeout("timeout", timeout)
+        timeout = check_timeout("timeout", timeout)
         check_count("max_failures", max_failures)
         check_seconds("max_outage", max_outage)
         if isinstance(schedule, type) or not callable(getattr(schedule, "delay", None)):
@@ -667,13 +672,15 @@ class Client:
         """The most requests per second and per minute. It may be changed while requests are in flight.
 
         Raises (when set):
-            UsageError: It is neither a `RateLimit` nor None.
+            UsageError: It is neither a `RateLimit` nor None; or the client runs in the event loop of another thread.
         """
         return self._rate_limit
 
     @rate_limit.setter
     def rate_limit(self, rate_limit: RateLimit | None) -> None:
         check_type("rate_limit", rate_limit, RateLimit, or_none=True)
+        words = "from another thread use loop.call_soon_threadsafe(setattr, client, 'rate_limit', ...)"
+        check_loop(self._transport.loop, f"rate_limit must be set in the client's event loop; {words}")
         self._rate_limit = rate_limit
         self._transport.limiter.change_limit(rate_limit)
 
@@ -732,7 +739,12 @@ class Client:
         """Close the client. Requests in flight and pending waits end with `UsageError`. Closing it twice is allowed.
 
         If its `OAuthToken` is being refreshed, that is awaited, so that the new pair is stored.
+
+        Raises:
+            UsageError: It runs in the event loop of another thread.
         """
+        words = "from another thread use asyncio.run_coroutine_threadsafe(client.close(), loop)"
+        check_loop(self._transport.loop, f"close must be awaited in the client's event loop; {words}")
         for batch in tuple(self._batches):
             batch.break_off(
                 UsageError("this client was closed while cards were waited for: keep it open until the batch has ended")
@@ -747,6 +759,9 @@ class Client:
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self.close()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a Client cannot be copied or pickled: it belongs to its process, so make one in each")
 
     def __repr__(self) -> str:
         return f"<Client of {self._endpoint.base_url}, {self._endpoint.api_version}>"
@@ -792,11 +807,3 @@ def _check_names(names: Sequence[str], known: Collection[str]) -> None:
     for name in names:
         if name not in known:
             raise UsageError(f"from_env has no option {name}: pass one of Client's, but not the token")
-
-
-def _check_timeout(name: str, seconds: float) -> float | None:
-    """Check a timeout; an infinite one becomes None."""
-    if seconds == math.inf:
-        return None
-    check_seconds(name, seconds)
-    return seconds

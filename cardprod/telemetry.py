@@ -34,7 +34,6 @@ when a malformed time in an answer or an event was left out.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, TypeAlias
@@ -44,6 +43,8 @@ import attrs
 from cardprod.models import Card, ProductionStatus, Transition, one_line
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from cardprod.errors import CardprodError
 
 __all__ = [
@@ -62,6 +63,7 @@ __all__ = [
     "WaitEnded",
     "WaitStarted",
     "field_of",
+    "log",
     "record_fields",
     "warn",
 ]
@@ -222,13 +224,12 @@ class Telemetry:
             take(event)
         except (KeyboardInterrupt, SystemExit):
             raise
-        except BaseException as exc:  # also a CancelledError, which a cancelled future's result() raises
+        except BaseException as exc:  # noqa: BLE001 - also a CancelledError, which a cancelled future's result() raises
             if self._has_complained:
                 return
             self._has_complained = True
             message = "an observer or a log handler raised %s; this is logged once"
-            with contextlib.suppress(Exception):  # the log handler that raised before may raise again
-                LOGGER.exception(message, type(exc).__name__)
+            log(logging.ERROR, message, type(exc).__name__, exc_info=exc)  # by the log handler that raised before, too
 
 
 def _log(event: Event) -> None:
@@ -274,9 +275,25 @@ def _log_transition(card: Card, transition: Transition) -> None:
 
 
 def warn(message: str, *args: object, **fields: object) -> None:
-    """Log a warning that is about no event, with fields without their prefix. What a handler raises is ignored."""
-    with contextlib.suppress(Exception):
-        LOGGER.warning(message, *args, extra=record_fields(**fields), stacklevel=2)
+    """Log a warning that is about no event, as `log` does, with fields without their prefix."""
+    log(logging.WARNING, message, *args, extra=record_fields(**fields), stacklevel=3)
+
+
+def log(
+    level: int,
+    message: str,
+    *args: object,
+    exc_info: BaseException | None = None,
+    extra: Mapping[str, object] | None = None,
+    stacklevel: int = 2,
+) -> None:
+    """Log what is about no event. What a handler raises is ignored."""
+    try:
+        LOGGER.log(level, message, *args, exc_info=exc_info, extra=extra, stacklevel=stacklevel)
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException:  # noqa: BLE001, S110 - also a CancelledError, which a cancelled future's result() raises
+        pass
 
 
 def record_fields(**fields: object) -> dict[str, object]:

@@ -111,6 +111,7 @@ from typing import TYPE_CHECKING, Final
 from cardprod._extras import needs_extra
 from cardprod._http.secrets import drop_frames
 from cardprod._protocol.api_errors import MAX_BODY
+from cardprod._protocol.documents import status_structurer
 from cardprod._protocol.events import parse_event
 from cardprod._protocol.headers import HeadersLike, read_headers
 from cardprod._protocol.validation import check_type
@@ -196,6 +197,7 @@ class Verifier:
             drop_frames(error)
             del public_keys  # one may be a private key by mistake, and this frame stays in the traceback
             raise
+        status_structurer("event")  # imports what parsing needs: when a delivery comes, an import may fail
 
     @classmethod
     def for_production(cls) -> Self:

@@ -12,6 +12,7 @@ import ssl as _ssl
 import uuid
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from importlib import import_module
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -231,6 +232,7 @@ class OAuthToken:
         self._failures = 0
         self._refreshed_at = float("-inf")
         self._is_on_refresh_sync = False  # found out when it was called
+        import_module("cardprod._http.retries")  # when it is refreshed, an import may fail
 
     @property
     def access_token(self) -> str | None:
@@ -401,7 +403,7 @@ class OAuthToken:
 
     async def _request_token(self) -> TokenGrant:
         """Send the refresh, with retries, unless the old token is valid and it may have been carried out."""
-        from cardprod._http.retries import retry  # noqa: PLC0415 - loaded before the first request
+        from cardprod._http.retries import retry  # noqa: PLC0415 - loaded by the constructor
 
         now = asyncio.get_running_loop().time
 

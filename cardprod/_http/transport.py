@@ -86,6 +86,11 @@ class Transport:
         self._is_closed = False
 
     @property
+    def loop(self) -> asyncio.AbstractEventLoop | None:
+        """The event loop that it belongs to; None before its first request."""
+        return self._loop
+
+    @property
     def paused_for(self) -> float:
         """Seconds for which no request may be sent, after a 429 or a call of `pause`; 0 without a pause."""
         if self._loop is None:

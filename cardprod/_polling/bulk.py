@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeAlias, TypeVar
 
 from cardprod._http.limiter import LimiterQueue
-from cardprod._polling.coroutine import CoroutineLike
+from cardprod._polling.coroutine import CoroutineLike, check_loop
 from cardprod._polling.results import Progress, ResultStream
 from cardprod._polling.signal import Signal
 from cardprod._polling.source import each_item
@@ -75,12 +75,22 @@ class Batch(CoroutineLike[Outcomes], Generic[_T]):
         return self._collect()
 
     def close(self) -> None:
-        """Give it up. Who awaits it at this moment gets a `UsageError`; leaving its block ends it otherwise."""
+        """Give it up. Who awaits it at this moment gets a `UsageError`; leaving its block ends it otherwise.
+
+        Raises:
+            UsageError: It runs in an event loop, and this is another thread.
+        """
+        self._check_thread("close")
         self._is_entered = True
         if self._coroutine is not None and self in self._batches:
             self.break_off(UsageError(f"this batch was closed while it was awaited: call {self.__name__} again"))
         elif self._coroutine is not None:
             self._coroutine.close()
+
+    def _check_thread(self, name: str) -> None:
+        words = f"{name} must be called in the event loop of the batch; from another thread use call_soon_threadsafe"
+        for task in self._tasks:
+            check_loop(task.get_loop(), words)
 
     async def aclose(self) -> None:
         """Give it up, as `contextlib.aclosing` does."""

@@ -8,12 +8,14 @@ import sys
 import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Coroutine, Generator
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+from cardprod.errors import UsageError
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-__all__ = ["CoroutineLike", "returns_coroutine"]
+__all__ = ["CoroutineLike", "check_loop", "not_an_end", "returns_coroutine"]
 
 _T = TypeVar("_T")
 _F = TypeVar("_F", bound=Callable[..., object])
@@ -55,6 +57,10 @@ class CoroutineLike(Coroutine[Any, Any, _T]):
             self._coroutine = self._start()
         return self._coroutine
 
+    def __reduce__(self) -> NoReturn:
+        # As of a coroutine: a copy would share what each of the two ends once.
+        raise TypeError(f"cannot copy or pickle {self.__name__}: ask the client for another")
+
     def _warn_unused(self) -> None:
         """Warn as Python does about a coroutine that was never awaited."""
         warnings.warn(f"{self.__name__} was never awaited or iterated", RuntimeWarning, stacklevel=2, source=self)
@@ -69,3 +75,32 @@ def returns_coroutine(function: _F) -> _F:
         return inspect.markcoroutinefunction(function)
     vars(function)["_is_coroutine"] = getattr(asyncio.coroutines, "_is_coroutine", None)
     return function
+
+
+def check_loop(loop: asyncio.AbstractEventLoop | None, words: str) -> None:
+    """Raise `UsageError` if an event loop runs, but in another thread: nothing that waits there would be woken.
+
+    Args:
+        loop: The event loop; None for none yet.
+        words: What must be done in it, and how it is done from another thread.
+    """
+    if loop is None or not loop.is_running():
+        return
+    try:
+        is_here = asyncio.get_running_loop() is loop
+    except RuntimeError:
+        is_here = False
+    if not is_here:
+        raise UsageError(words)
+
+
+def not_an_end(error: BaseException) -> BaseException:
+    """Return what an iterator raises for an error: as in Python's generators, no `StopAsyncIteration` of a user's code.
+
+    It would end the iteration as if every result had come.
+    """
+    if not isinstance(error, StopAsyncIteration):
+        return error
+    failure = RuntimeError("a token source or a schedule raised StopAsyncIteration")
+    failure.__cause__ = error
+    return failure

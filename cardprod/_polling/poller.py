@@ -74,6 +74,12 @@ class PollEntry(PollState):
     def limit_poll(self, limit: asyncio.Timeout | None) -> None:
         """Take what a poll under way can be cut off with, for as long as it is under way."""
 
+    def postpone(self, now: float, gap: float) -> bool:
+        try:
+            return super().postpone(now, gap)
+        except BaseException as exc:  # noqa: BLE001 - a user's schedule's own
+            raise _failure_of_schedule(exc)  # noqa: B904 - it has its cause
+
     def _timed_out(self, now: float, failure: CardprodError | None) -> WaitTimeout:
         return super()._timed_out(now, failure or self.poller.pause_failure(self.card))
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 import attrs
 
+from cardprod._polling.coroutine import not_an_end
 from cardprod._polling.signal import Signal
 from cardprod.errors import CardprodError, UsageError
 
@@ -167,7 +168,7 @@ class ResultStream(Generic[_T]):
         try:
             while not self._results:
                 if self._broken_by is not None:
-                    raise self._broken_by
+                    raise not_an_end(self._broken_by)
                 if self._is_finished and not self.pending:
                     raise StopAsyncIteration
                 await self._readable.wait_until(None)

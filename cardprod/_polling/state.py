@@ -33,6 +33,7 @@ from cardprod._polling.backoff import Backoff
 from cardprod._polling.ordering import Order, are_ordered, compare, compare_times
 from cardprod._protocol.api_errors import LONGEST_PAUSE, is_transient
 from cardprod._protocol.codec import unix_time
+from cardprod._protocol.validation import check_seconds
 from cardprod.checkpoint import Checkpoint, PendingCard
 from cardprod.errors import (
     ApiError,
@@ -463,9 +464,11 @@ class PollState:
         self._schedule_at(now, gap, urgent, failure)
 
     def _schedule_at(self, now: float, gap: float, urgent: float, failure: CardprodError | None) -> None:
-        if not 0 < gap < math.inf:
-            message = f"a schedule's delay must be above 0 seconds and finite, not {gap!r}"
-            self._ended_by = UsageError(message, card=self.card)
+        try:
+            check_seconds("a schedule's delay", gap, above_zero=True)
+        except UsageError as error:
+            error.card = self.card
+            self._ended_by = error.with_traceback(None)  # its frames hold this state
             return
         last_at, retry_at = max(now, self._deadline_at), now + _retry_after(failure)
         self.next_poll_at = self.urgent_at = max(min(now + gap, last_at), retry_at)

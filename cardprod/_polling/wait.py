@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
-from cardprod._polling.coroutine import CoroutineLike
+from cardprod._polling.coroutine import CoroutineLike, check_loop, not_an_end
 from cardprod._polling.poller import PollEntry
 from cardprod._polling.queue import TICK
 from cardprod._polling.signal import Signal
@@ -128,7 +128,14 @@ class Wait(CoroutineLike[ProductionStatus], AsyncIterator[Transition]):
         return self._run()
 
     def close(self) -> None:
-        """End the wait without a result: no poll starts any more, and an iteration of it ends."""
+        """End the wait without a result: no poll starts any more, and an iteration of it ends.
+
+        Raises:
+            UsageError: It is awaited or iterated in an event loop, and this is another thread.
+        """
+        if self._reader is not None:
+            words = "close must be called in the event loop of the wait; from another thread use call_soon_threadsafe"
+            check_loop(self._reader.get_loop(), words)
         self._is_consumed = self._is_closed = True
         if self._entry is not None:
             self._poller.end(self._entry)
@@ -189,7 +196,7 @@ class Wait(CoroutineLike[ProductionStatus], AsyncIterator[Transition]):
             while not (entry.steps or entry.is_over or self._is_closed):
                 await entry.poll_when_due()
                 entry.raise_aborted()
-        except BaseException as exc:
+        except BaseException as exc:  # noqa: BLE001 - it is raised
             if isinstance(exc, CardprodError):
                 exc.card = self._card
             # After a cancellation the iteration may be continued, which joins again; mostly it is not.
@@ -197,7 +204,7 @@ class Wait(CoroutineLike[ProductionStatus], AsyncIterator[Transition]):
                 self._poller.end(self._entry, exc if isinstance(exc, Exception) else None)
             elif self._entry is not None:
                 self._poller.subscriptions.leave(self._card, self._entry)
-            raise
+            raise not_an_end(exc)  # noqa: B904 - it has its cause
         finally:
             self._is_polling, self._reader = False, None
         return None if self._is_closed else entry.take_step()

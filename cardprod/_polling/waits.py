@@ -18,7 +18,7 @@ from cardprod._polling.poller import PollEntry
 from cardprod._polling.queue import TICK, Phase, PollQueue, QueuedState
 from cardprod._polling.signal import Signal
 from cardprod._polling.source import TimeSlice, each_item
-from cardprod._protocol.validation import check_seconds, check_type
+from cardprod._protocol.validation import check_timeout, check_type
 from cardprod.checkpoint import known_status, wall_clock
 from cardprod.errors import CardprodError, UsageError, WaitTimeout
 from cardprod.models import Card, ProductionStatus, Transition
@@ -128,6 +128,8 @@ class Waits(Batch[Transition]):
         resumed: Checkpoint | None = None,
     ) -> None:
         super().__init__(poller, batches)
+        if resumed is not None:
+            self.__name__ = "resume"
         self._source = cards
         self._known = after
         self._options = options
@@ -207,8 +209,7 @@ class Waits(Batch[Transition]):
         """
         card = Card.of(card)
         check_type("after", after, ProductionStatus, "a ProductionStatus (of a transition: step.current)", or_none=True)
-        if timeout is not None and timeout != math.inf:
-            check_seconds("timeout", timeout)
+        check_timeout("timeout", timeout)
         if not self._is_entered:
             raise UsageError("this batch was not entered yet: add cards inside its `async with` block", card=card)
         if self._is_left or self._stream.is_broken:
@@ -220,7 +221,12 @@ class Waits(Batch[Transition]):
         return card
 
     def no_more(self) -> None:
-        """Say that no more cards will be added to a batch begun with None, so that it ends when all of them have."""
+        """Say that no more cards will be added to a batch begun with None, so that it ends when all of them have.
+
+        Raises:
+            UsageError: It runs in an event loop, and this is another thread.
+        """
+        self._check_thread("no_more")
         if self._source is None:
             self._stream.finish()
 

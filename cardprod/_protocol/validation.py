@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from datetime import datetime
-from typing import Final, TypeGuard
+from typing import Final, TypeGuard, cast
 
 from cardprod.card import UsageError
 
@@ -17,6 +17,7 @@ __all__ = [
     "check_number",
     "check_seconds",
     "check_text",
+    "check_timeout",
     "check_type",
     "is_finite_number",
 ]
@@ -69,6 +70,14 @@ def check_seconds(name: str, value: object, *, above_zero: bool = False) -> None
         raise UsageError(f"{name} must be a finite number of seconds, not {_shown(value)}")
     if value < 0 or (above_zero and value == 0):
         raise UsageError(f"{name} must be {'above' if above_zero else 'at least'} 0 seconds, not {_shown(value)}")
+
+
+def check_timeout(name: str, value: object) -> float | None:
+    """Check a finite number of seconds, 0 or more; infinite and None are no limit, for which None is returned."""
+    if value is None or (isinstance(value, float) and math.isinf(value) and value > 0):
+        return None
+    check_seconds(name, value)
+    return cast("float", value)
 
 
 def check_count(name: str, value: object, *, least: int = 1, most: int = _MOST) -> None:

@@ -21,7 +21,7 @@ from cardprod._extras import needs_extra
 from cardprod._http.secrets import drop_frames
 from cardprod.errors import CardprodError, DurableError, UsageError
 from cardprod.models import one_line
-from cardprod.telemetry import LOGGER
+from cardprod.telemetry import warn
 
 try:
     import procrastinate
@@ -201,7 +201,7 @@ class _Pool(psycopg_pool.AsyncConnectionPool["AsyncConnection[Any]"]):
                 timer.cancel()
                 if loop.time() >= timer.when():
                     seconds = self._settings.call
-                    LOGGER.warning("the database did not answer for %g s; the connection is dropped", seconds)
+                    warn("the database did not answer for %g s; the connection is dropped", seconds)
                     await self.drain()
                 await self.putconn(connection)
                 if task is not None and task.cancelling() > cancellations:
@@ -304,7 +304,7 @@ class Database:
         else:
             if self._said_at is not None:
                 self._said_at = None
-                LOGGER.warning("the database answers again")
+                warn("the database answers again")
             return done
         raise error
 
@@ -313,7 +313,7 @@ class Database:
         now = asyncio.get_running_loop().time()
         if self._said_at is None or now > self._said_at + _SAID_AGAIN:
             self._said_at = now
-            LOGGER.warning("%s; %s", error, what)
+            warn("%s; %s", error, what)
 
     async def _reason(self, error: psycopg_pool.PoolTimeout) -> psycopg.Error:
         """Return why the pool has no connection, which it keeps to itself."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 from cardprod.durable import store
 from cardprod.durable.database import is_away
 from cardprod.errors import DurableError
-from cardprod.telemetry import LOGGER
+from cardprod.telemetry import warn
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator
@@ -95,12 +95,12 @@ class Recovery:
                 batches = sorted({row["batch_id"] for row in rows})
                 shown = ", ".join(batches[:_SHOWN]) + (", …" if len(batches) > _SHOWN else "")
                 message = "cards that a worker left behind are %s from here on (jobs: %d; batch: %s)"
-                LOGGER.warning(message, what, len(rows), shown)
+                warn(message, what, len(rows), shown)
         await self.expire()
         rows = await self._database.fetch("tokens_without_worker", lifetime=settings.lifetime)
         waiting = {(row["token_name"], row["base_url"] or "any API") for row in rows}
         for token, base_url in sorted(waiting - self._waiting):
-            LOGGER.warning("cards wait for the token %r for %s, which no worker has", token, base_url)
+            warn("cards wait for the token %r for %s, which no worker has", token, base_url)
         self._waiting = waiting
 
     async def expire(self) -> None:

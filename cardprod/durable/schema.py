@@ -5,6 +5,7 @@ The script is one text, which anybody may run again and again: `cardprod migrate
 
 from __future__ import annotations
 
+import logging
 from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any, Final
@@ -13,7 +14,7 @@ from psycopg import sql
 
 from cardprod.durable.database import fetch, fetch_one, lacks, sql_file
 from cardprod.errors import UsageError
-from cardprod.telemetry import LOGGER
+from cardprod.telemetry import log
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -95,7 +96,7 @@ async def prepare(connection: AsyncConnection[Any], settings: Settings) -> None:
                 return
     await connection.rollback()
     await connection.execute(migration_script(settings).encode())
-    LOGGER.info("the schema %s is up to date", settings.schema)
+    log(logging.INFO, "the schema %s is up to date", settings.schema)
 
 
 async def check_grants(connection: AsyncConnection[Any], settings: Settings) -> None:

@@ -10,6 +10,7 @@ Each function takes the connection, and so the transaction, that it is part of.
 from __future__ import annotations
 
 import hashlib
+import logging
 from typing import TYPE_CHECKING, Any, Final
 
 import attrs
@@ -22,7 +23,7 @@ from cardprod.durable.database import fetch, fetch_one
 from cardprod.durable.transitions import read_step, written_outcome, written_step
 from cardprod.errors import CardprodError, UsageError
 from cardprod.models import Card, ProductionStatus
-from cardprod.telemetry import LOGGER
+from cardprod.telemetry import log
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -142,7 +143,7 @@ async def chunks(connection: AsyncConnection[Any], ids: Sequence[int]) -> list[C
         try:
             row["checkpoint"] = Checkpoint.from_json(row["checkpoint"])
         except UsageError as error:
-            LOGGER.error("chunk %d of batch %s cannot be read: %s", row["id"], row["batch_id"], error)
+            log(logging.ERROR, "chunk %d of batch %s cannot be read: %s", row["id"], row["batch_id"], error)
         else:
             found.append(Chunk(**row))
     return found

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import math
 import traceback
 import uuid
@@ -36,7 +37,7 @@ from cardprod.durable.schema import check_grants
 from cardprod.durable.store import queue_name
 from cardprod.errors import CardprodError, DurableError, UsageError
 from cardprod.models import ProductionEvent, one_line
-from cardprod.telemetry import LOGGER
+from cardprod.telemetry import log, warn
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
@@ -92,7 +93,7 @@ class DatabaseClock:
         skew = wall_clock() - now
         if abs(skew - self._skew) > _MOST_SKEW:
             self._skew = skew
-            LOGGER.warning("this machine's clock is %+.1f s off the database's, which counts", skew)
+            warn("this machine's clock is %+.1f s off the database's, which counts", skew)
 
 
 @attrs.frozen
@@ -219,7 +220,8 @@ class Worker:
             task.cancel()
         _, left = await asyncio.wait(tasks, timeout=self._settings.grace + self._settings.call / 2)
         if left:
-            LOGGER.error("%d tasks do not end: their sweeps are left to other workers, which repeat them", len(left))
+            words = "%d tasks do not end: their sweeps are left to other workers, which repeat them"
+            log(logging.ERROR, words, len(left))
 
     async def _work(self, name: str, task: Callable[..., Awaitable[None]], queues: list[str]) -> None:
         """Let procrastinate work; again after the database was away, because it stops then."""
@@ -233,7 +235,7 @@ class Worker:
                     times = attempts if type(attempts) is int else 0
                     await task(chunk_id=chunk_id, attempts=min(max(times, 0), _MOST_ATTEMPTS))
                 else:
-                    LOGGER.warning("a job of %s names no chunk, and is dropped", name)
+                    warn("a job of %s names no chunk, and is dropped", name)
 
         while not self._stop.is_set():
             try:
@@ -318,7 +320,7 @@ class Worker:
             try:
                 event = ProductionEvent.from_json(row["body"])
             except UsageError as error:  # of a newer version of this package
-                LOGGER.warning("an event is not counted here: %s", error)
+                warn("an event is not counted here: %s", error)
                 continue
             is_counted = row["is_news"] and random() * workers < 1  # noqa: S311 - a share
             for client in self._names:
@@ -377,7 +379,8 @@ class Worker:
         seconds = self._settings.refused
         self._refused.update(names)
         self._choose_queues()
-        LOGGER.error(
+        log(
+            logging.ERROR,
             "the token %r was refused (%s): its cards wait for a worker with a good one; it is tried again in %g s",
             token,
             error,
@@ -438,7 +441,7 @@ class Worker:
             self._database.warn(error, what)
             return  # recovery finds it once the database is there
         if self._stop.is_set():
-            LOGGER.warning("%s (%s); that is left to others", what, type(error).__name__)
+            warn("%s (%s); that is left to others", what, type(error).__name__)
             delay = 0.0
         else:
             delay = min(2.0**attempts, _MOST_DELAY)
@@ -448,7 +451,7 @@ class Worker:
             where = type(error).__name__, *at[-1:]
             shown = None if where in self._shown else error
             self._shown.add(where)
-            LOGGER.error("%s (%s: %s); again in %.0f s", what, type(error).__name__, words, delay, exc_info=shown)
+            log(logging.ERROR, "%s (%s: %s); again in %.0f s", what, type(error).__name__, words, delay, exc_info=shown)
         with suppress(DurableError):
             await self._plan_again(statement, chunk_id, attempts + 1, delay)
 

@@ -7,6 +7,7 @@ import gc
 import logging
 import re
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -29,7 +30,7 @@ from cardprod.telemetry import PollEnded, PollFailed, TransitionSeen, WaitEnded,
 from tests.cards import CARD, event_of
 from tests.clock import wall_clock_of_the_loop
 from tests.conformance.durably import virtual_time_for_databases
-from tests.conformance.interfaces import DATABASE, INTERFACES, Interface
+from tests.conformance.interfaces import DATABASE, INTERFACES, Interface, Report
 from tests.leftovers import assert_idle, assert_nothing_left
 from tests.raw_server import RawServer, http_answer
 
@@ -458,13 +459,14 @@ async def test_observer_that_notifies_at_the_beginning(kiosk: Simulator, client:
     assert kiosk.requests == []
 
 
+@pytest.mark.parametrize("error", [LookupError, asyncio.CancelledError])
 @each_interface
-async def test_log_handler_that_raises(interface: Interface) -> None:
+async def test_log_handler_that_raises(interface: Interface, error: type[BaseException]) -> None:
     """What a log handler raises does not change a wait, nor what its observer gets."""
 
     class Broken(logging.Handler):
         def handle(self, record: logging.LogRecord) -> bool:
-            raise LookupError(record.getMessage())
+            raise error(record.getMessage())
 
     async def answer(writer: asyncio.StreamWriter) -> None:
         writer.write(http_answer(body='{"status":"PRODUCED","occurredAt":"illegible"}'))
@@ -604,6 +606,22 @@ async def test_token_source_that_raises_no_exception(kiosk: Simulator, interface
     await assert_nothing_left()
 
 
+@each_interface_of_one_client
+async def test_token_source_that_raises_the_end_of_an_iteration(kiosk: Simulator, interface: Interface) -> None:
+    """A token source's own `StopAsyncIteration`, as of `anext`, is raised, and not taken for the end of the wait."""
+
+    async def exhausted() -> str:
+        raise StopAsyncIteration
+
+    kiosk.add(CARD, "never")
+    async with Client(exhausted, base_url=kiosk.base_url) as client:
+        with pytest.raises((RuntimeError, StopAsyncIteration)):
+            async with asyncio.timeout(600):
+                await interface.follow(client, CARD, schedule=EVERY_5)
+        assert_idle(client)
+    await assert_nothing_left()
+
+
 class CancelledLater:
     """A schedule that asks, at its second delay, for the result of what was cancelled."""
 
@@ -645,9 +663,12 @@ class InvalidLater:
         return 0.0 if self.valid < 0 else 5.0
 
 
-@pytest.mark.parametrize(
+each_moment_of_a_schedule = pytest.mark.parametrize(
     ("valid", "ends_at"), [(0, 0), (1, 4), (2, 9)], ids=["after a poll", "after an event", "when a poll is postponed"]
 )
+
+
+@each_moment_of_a_schedule
 @pytest.mark.parametrize("interface", [one for one in INTERFACES if one.name in {"awaited", "iterated", "batch"}])
 async def test_schedule_whose_delay_is_invalid(
     kiosk: Simulator, client: Client, interface: Interface, valid: int, ends_at: float
@@ -667,6 +688,72 @@ async def test_schedule_whose_delay_is_invalid(
     report = await waiting
     assert "a schedule's delay must be above 0 seconds" in str(report.error)
     assert ended == [(ends_at, UsageError)]
+    assert_idle(client)
+
+
+class RaisesLater(InvalidLater):
+    """A schedule that raises once there were so many delays."""
+
+    def __init__(self, valid: int, error: type[BaseException]) -> None:
+        super().__init__(valid)
+        self.error = error
+
+    def delay(self, unchanged: int, random: float) -> float:
+        """Return 5 seconds, and in the end raise."""
+        delay = super().delay(unchanged, random)
+        if not delay:
+            raise self.error
+        return delay
+
+
+@each_moment_of_a_schedule
+@pytest.mark.parametrize(
+    "errors",
+    [(asyncio.CancelledError, UsageError), (StopAsyncIteration, RuntimeError), (LookupError, LookupError)],
+    ids=lambda errors: errors[0].__name__,
+)
+@pytest.mark.parametrize("interface", [one for one in INTERFACES if one.name in {"awaited", "iterated", "batch"}])
+async def test_schedule_that_raises(  # noqa: PLR0917 - what it is tried with
+    kiosk: Simulator,
+    client: Client,
+    interface: Interface,
+    valid: int,
+    ends_at: float,
+    errors: tuple[type[BaseException], type[Exception]],
+) -> None:
+    """What a schedule raises ends its wait with an error then: as no cancellation, and not as if the wait were over."""
+    error, raised = errors
+    kiosk.add(CARD, "never")
+    waiting = asyncio.create_task(interface.follow(client, CARD, schedule=RaisesLater(valid, error)))
+    await asyncio.sleep(4)
+    client.notify(event_of(CARD, "IN_PROGRESS"))
+    [ended] = await asyncio.gather(waiting, return_exceptions=True)
+    assert type(ended.error if isinstance(ended, Report) else ended) is raised
+    assert round(now()) == max(4, ends_at)
+    assert_idle(client)
+
+
+class InvalidDelay(InvalidLater):
+    """A schedule whose delay is no number of seconds."""
+
+    def __init__(self, delay: Any) -> None:
+        super().__init__(1)
+        self.invalid = delay
+
+    def delay(self, unchanged: int, random: float) -> float:
+        """Return 5 seconds, and then no seconds."""
+        return super().delay(unchanged, random) or self.invalid
+
+
+@pytest.mark.parametrize("delay", [None, "5", Decimal(5), True, float("nan")], ids=repr)
+@pytest.mark.parametrize("interface", [one for one in INTERFACES if one.name in {"awaited", "iterated", "batch"}])
+async def test_schedule_whose_delay_is_no_number(
+    kiosk: Simulator, client: Client, interface: Interface, delay: Any
+) -> None:
+    """A delay of another type ends the wait with a `UsageError` that says what a delay must be."""
+    kiosk.add(CARD, "never")
+    report = await interface.follow(client, CARD, schedule=InvalidDelay(delay))
+    assert "a schedule's delay must be a finite number of seconds" in str(report.error)
     assert_idle(client)
 
 

@@ -155,6 +155,35 @@ asyncio.run(main())
     assert run_program(sys.executable, "-c", code).out.split() == ["READY", *["PRODUCED"] * 3, "CardNotFound"]
 
 
+def test_nothing_is_imported_when_something_comes() -> None:
+    """Once a token that refreshes itself and a verifier are made, nothing is imported by a refresh or a delivery."""
+    code = """
+import asyncio, sys
+import cardprod
+from cardprod.simulator import Fault, Simulator
+from cardprod.webhooks import Verifier, sign
+from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        raise OSError(24, "Too many open files", name)
+
+async def main():
+    key = generate_private_key(65537, 2048)
+    verifier = Verifier(key.public_key())
+    data = b'"data":{"resource":{"profile_id":1,"card_token":"card"},"status":"READY"}'
+    body = b'{"event_type":"cards#card-production-status-change",' + data + b'}'
+    async with Simulator() as kiosk:
+        secrets = kiosk.client_id, kiosk.client_secret, kiosk.refresh_token
+        token = cardprod.OAuthToken(*secrets, base_url=kiosk.base_url)
+        sys.meta_path.insert(0, Refuse())
+        print((await token())[:9], verifier.parse(body, {"X-Signature-SHA256": sign(body, key)}).status)
+
+asyncio.run(main())
+"""
+    assert run_program(sys.executable, "-c", code).out.split() == ["refreshed", "READY"]
+
+
 # --- Retry-After and pauses ---
 
 

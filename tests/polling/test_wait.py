@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import math
+import pickle
 import sys
 from contextlib import aclosing
 from functools import partial
@@ -22,6 +24,8 @@ from tests.raw_server import RawServer, http_answer
 from tests.table import Table
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from cardprod import ProductionStatus, Schedule, Transition
 
 EVERY_10 = Backoff(first=10, factor=1, jitter=0)
@@ -357,6 +361,8 @@ async def test_never_awaited_wait_warns(kiosk: Simulator, client: Client) -> Non
     """A wait or batch that is dropped without being awaited warns as a coroutine would, and does no I/O."""
     with pytest.warns(RuntimeWarning, match="wait_until_final was never awaited"):
         wait(client).__del__()
+    with pytest.warns(RuntimeWarning, match="resume was never awaited"):
+        client.resume(cardprod.Checkpoint.for_cards([CARD])).__del__()
     with pytest.warns(RuntimeWarning, match="get_statuses was never awaited"):
         client.get_statuses([CARD]).__del__()
     await asyncio.sleep(60)
@@ -613,13 +619,42 @@ async def test_every_way_to_use_it(kiosk: Simulator, client: Client) -> None:
     assert_idle(client)
 
 
+async def test_copied(client: Client) -> None:
+    """A client and its waits are not copied, as a coroutine is not: the error says what to do, and nothing warns."""
+    waits = (wait(client), client.get_statuses([CARD]), client.wait_until_all_final([CARD]))
+    with Table() as table:
+        for one, do in product((client, *waits), (copy.copy, copy.deepcopy, pickle.dumps)):
+            with table.row(type(one).__name__, do.__name__), pytest.raises(TypeError, match=r"cop.*: "):
+                do(one)
+    for one in waits:
+        one.close()
+
+
 async def test_from_another_thread(kiosk: Simulator, client: Client) -> None:
-    """`notify` and `pause` from another thread are usage errors that say what to call instead."""
+    """What would wake nothing from another thread is a usage error there, which says what to call instead."""
     kiosk.add(CARD, "never")
-    await client.get_status(CARD.profile_id, CARD.card_token)
-    for call in (partial(client.notify, event_of(CARD, "PRODUCED")), partial(client.pause, 5)):
-        with pytest.raises(UsageError, match="call_soon_threadsafe"):
-            await asyncio.to_thread(call)
+    single = wait(client, timeout=25)
+    waiting = asyncio.create_task(single)
+    await asyncio.sleep(1)
+    async with client.wait_until_all_final(None) as steps:
+        calls: list[Callable[[], object]] = [
+            partial(client.notify, event_of(CARD, "PRODUCED")),
+            partial(client.pause, 5),
+            partial(setattr, client, "rate_limit", None),
+            client.resume_requests,
+            single.close,
+            steps.no_more,
+            steps.close,
+        ]
+        with Table() as table:
+            for call in calls:
+                with table.row(call), pytest.raises(UsageError, match="call_soon_threadsafe"):
+                    await asyncio.to_thread(call)
+    with pytest.raises(UsageError, match="run_coroutine_threadsafe"):
+        await asyncio.to_thread(asyncio.run, client.close())
+    with pytest.raises(cardprod.WaitTimeout):  # nothing of it was done
+        await waiting
+    assert now() >= 25
 
 
 async def test_clock_starts_with_the_first_step(kiosk: Simulator, client: Client) -> None:

@@ -149,7 +149,7 @@ def test_for_cards_of_another_zone() -> None:
         ({"cards": [5]}, "expected a Card"),
         ({"timeout": -0.5}, "timeout must be"),
         ({"timeout": float("nan")}, "timeout must be"),
-        ({"timeout": float("inf")}, "timeout must be"),
+        ({"timeout": float("-inf")}, "timeout must be"),
         ({"timeout": True}, "timeout must be"),
         ({"schedule": AdaptiveSchedule()}, "schedule must be a Backoff or None"),
         ({"max_failures": 0}, "max_failures must be"),
@@ -161,6 +161,12 @@ def test_for_cards_that_cannot_be(arguments: dict[str, Any], words: str) -> None
     """What a checkpoint cannot be made of is named."""
     with pytest.raises(UsageError, match=words):
         Checkpoint.for_cards(arguments.pop("cards", [CARD]), **arguments)
+
+
+def test_infinite_timeout_is_none() -> None:
+    """New waits with an infinite timeout have no deadline."""
+    (one,) = Checkpoint.for_cards([CARD], timeout=float("inf")).pending
+    assert one.deadline_at is None
 
 
 def test_extended() -> None:

@@ -114,6 +114,26 @@ def test_values_survive_copying() -> None:
         assert hash(crossed) == hash(value)
 
 
+def test_token_of_a_subclass_of_str() -> None:
+    """A card's token is a plain str, whatever a subclass of it does: hashing it must not end the wait for others."""
+
+    class Escaped(str):
+        __slots__ = ()
+
+        def __eq__(self, other: object) -> bool:
+            raise LookupError
+
+        def __hash__(self) -> int:
+            raise LookupError
+
+        def __str__(self) -> str:
+            return "another"
+
+    card = Card(1, Escaped("card-1"))
+    assert type(card.card_token) is str
+    assert {card: "found"}[Card(1, "card-1")] == "found"
+
+
 def test_card_of() -> None:
     """A card is taken as it is and a pair as a card, which is checked; what is neither is refused."""
     card = Card(1, TOKEN)

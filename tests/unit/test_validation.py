@@ -18,6 +18,7 @@ from cardprod._protocol.validation import (
     check_number,
     check_seconds,
     check_text,
+    check_timeout,
     check_type,
 )
 from cardprod.errors import UsageError
@@ -38,7 +39,7 @@ class Reprless:
         raise LookupError
 
 
-RIGHT: Final[list[tuple[Callable[..., None], Any, dict[str, Any]]]] = [
+RIGHT: Final[list[tuple[Callable[..., object], Any, dict[str, Any]]]] = [
     (check_number, 0.5, {"above": 0, "below": 1}),
     (check_number, 1, {"least": 1, "most": 1}),
     (check_seconds, 0, {}),
@@ -54,7 +55,7 @@ RIGHT: Final[list[tuple[Callable[..., None], Any, dict[str, Any]]]] = [
     (check_aware, NAIVE.replace(tzinfo=UTC), {}),
     (check_aware, None, {}),
 ]
-WRONG: Final[list[tuple[Callable[..., None], Any, dict[str, Any], str]]] = [
+WRONG: Final[list[tuple[Callable[..., object], Any, dict[str, Any], str]]] = [
     (check_number, True, {}, "must be a finite number, not True"),
     (check_number, INF, {}, "must be a finite number, not inf"),
     (check_number, NAN, {"least": 0}, "must be a finite number, not nan"),
@@ -63,6 +64,8 @@ WRONG: Final[list[tuple[Callable[..., None], Any, dict[str, Any], str]]] = [
     (check_number, 2, {"least": 0, "most": 1}, "must be at least 0 and at most 1, not 2"),
     (check_number, 1, {"above": 0, "below": 1}, "must be above 0 and below 1, not 1"),
     (check_seconds, False, {}, "must be a finite number of seconds, not False"),
+    (check_timeout, -INF, {}, "must be a finite number of seconds, not -inf"),
+    (check_timeout, -1, {}, "must be at least 0 seconds, not -1"),
     (check_seconds, -1, {}, "must be at least 0 seconds, not -1"),
     (check_seconds, 0, {"above_zero": True}, "must be above 0 seconds, not 0"),
     (check_count, 0, {}, "must be an int of 1 or more, not 0"),

@@ -48,10 +48,9 @@ async def run(arguments: argparse.Namespace, output: Output) -> int:
     """Submit all cards of a list, or none."""
     listed = await read_list(arguments.file, allow_empty=arguments.allow_empty)
     report_bad_rows(listed, output, "nothing was submitted, because of the bad rows: fix or remove them")
-    timeout = arguments.timeout if arguments.timeout < math.inf else None
     async with await asyncio.to_thread(find_database, arguments) as durable:
         batch_id = await durable.submit(
-            listed.cards, timeout=timeout, token=arguments.token, base_url=base_url(), after=listed.after
+            listed.cards, timeout=arguments.timeout, token=arguments.token, base_url=base_url(), after=listed.after
         )
     cards = len({*listed.cards})
     if not arguments.json:
