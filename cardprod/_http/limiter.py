@@ -122,7 +122,7 @@ class RequestLimiter:
     async def acquire(
         self, queue: LimiterQueue | None = None, urgent_at: float = -math.inf, *, was_refused: bool = False
     ) -> Permit:
-        """Wait for a permit. If the wait is cancelled, the permit goes to the next request.
+        """Queue for a permit, as where `try_acquire` gave none. If the wait is cancelled, it goes to the next request.
 
         Args:
             queue: The batch it is for; None for a single poll.
@@ -134,10 +134,7 @@ class RequestLimiter:
             UsageError: The client was closed during the wait.
         """
         self._loop = loop = asyncio.get_running_loop()
-        now = loop.time()
-        if (permit := self.try_acquire(now, queue)) is not None:
-            return permit
-        if queue is not None and not queue.waits_for_pauses and self.paused_until > now + _TICK:
+        if queue is not None and not queue.waits_for_pauses and self.paused_until > loop.time() + _TICK:
             raise WouldBlock
         request: asyncio.Future[Permit] = loop.create_future()
         if queue is not None:
@@ -150,7 +147,7 @@ class RequestLimiter:
             self._single.appendleft(request)
         else:
             self._single.append(request)
-        if self._timer is None or self.in_use < self.places:
+        if self.in_use < self.places:
             self._grant_next()
         try:
             return await request

@@ -1,4 +1,4 @@
-"""One time limit for all exchanges in flight, with one timer."""
+"""Time limits: one for all exchanges in flight, with one timer, and one for the polls of a wait."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from cardprod.errors import UsageError
 
-__all__ = ["TimeLimit"]
+__all__ = ["CutOff", "TimeLimit"]
 
 
 class TimeLimit:
@@ -32,9 +32,7 @@ class TimeLimit:
 
     def start(self, loop: asyncio.AbstractEventLoop, now: float) -> asyncio.Task[Any]:
         """Start the time limit of the current task, and return that task."""
-        task = asyncio.current_task()
-        if task is None:
-            raise UsageError("a request must be awaited inside a task, as every coroutine under asyncio.run is")
+        task = _current_task()
         due_at = now + self._seconds
         self._running[task] = due_at, task.cancelling()
         if self._timer is None:
@@ -75,3 +73,69 @@ class TimeLimit:
         del self._running[task]
         self._expired[task] = cancelling
         task.cancel()
+
+
+class CutOff:
+    """Ends what a task does at a time, or at once when it is not needed any more, as `asyncio.timeout` does.
+
+    It is started and stopped once for each poll, and keeps its timer in between: one for each poll, as
+    `asyncio.timeout` sets, would cost more than everything else that a wait adds to its requests.
+    """
+
+    __slots__ = ("_at", "_cancelling", "_has_come", "_task", "_timer", "is_called_off")
+
+    def __init__(self) -> None:
+        self._at: float | None = None
+        self._timer: asyncio.Handle | None = None
+        self._task: asyncio.Task[Any] | None = None
+        self._cancelling = 0  # `cancelling()` of the task at the start
+        self._has_come = False
+        self.is_called_off: bool = False
+        """Whether what was started last was not needed any more."""
+
+    def start(self, at: float | None) -> None:
+        """End what the current task does from now on at a time on the loop's clock; None for not before `call_off`."""
+        self._task = task = _current_task()
+        self._cancelling = task.cancelling()
+        self._has_come = self.is_called_off = False
+        if at != self._at or self._timer is None:
+            self._set_timer(None if at is None else task.get_loop().call_at(at, self._end))
+            self._at = at
+
+    def call_off(self) -> None:
+        """End it as soon as the event loop runs, if it is still under way then."""
+        if self._task is not None and not self._has_come:
+            self.is_called_off = True
+            self._set_timer(self._task.get_loop().call_soon(self._end))
+
+    def stop(self) -> bool:
+        """Stop, because it has ended. Return whether a cancellation is by this alone, not by a caller as well."""
+        task, self._task = self._task, None
+        if task is None:
+            return False
+        if self.is_called_off:
+            self._set_timer(None)
+        return self._has_come and task.uncancel() <= self._cancelling
+
+    def close(self) -> None:
+        """Stop, and keep no timer."""
+        self.stop()
+        self._set_timer(None)
+
+    def _set_timer(self, timer: asyncio.Handle | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = timer
+
+    def _end(self) -> None:
+        self._timer = None
+        if self._task is not None:
+            self._has_come = True
+            self._task.cancel()
+
+
+def _current_task() -> asyncio.Task[Any]:
+    task = asyncio.current_task()
+    if task is None:
+        raise UsageError("a request must be awaited inside a task, as every coroutine under asyncio.run is")
+    return task

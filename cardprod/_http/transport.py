@@ -116,10 +116,11 @@ class Transport:
                 f"this client cannot import what it needs ({exc}): check the installation, and the limit of open files"
             ) from exc
 
-    async def acquire(self, queue: LimiterQueue | None = None, urgent_at: float = -math.inf) -> Permit:
-        """Wait for a permit, before a card is chosen for it, as `RequestLimiter.acquire`."""
+    async def acquire(self, queue: LimiterQueue | None) -> Permit:
+        """Wait for a permit, before a card is chosen for it."""
         self.check_usable()
-        return await self.limiter.acquire(queue, urgent_at)
+        now = asyncio.get_running_loop().time()
+        return self.limiter.try_acquire(now, queue) or await self.limiter.acquire(queue)
 
     async def request(
         self, card: Card, queue: LimiterQueue | None = None, permit: Permit | None = None
@@ -303,10 +304,13 @@ class Transport:
         self, card: Card, token: Secret, loop: asyncio.AbstractEventLoop, permit: Permit, began_at: float | None = None
     ) -> ProductionStatus:
         """Send one request and read its whole answer, within one time limit that starts now, or a moment ago."""
-        if self._is_closed:  # since the permit was granted
+        try:
+            if self._is_closed:  # since the permit was granted
+                raise UsageError(CLOSED)
+            task = self._time_limit.start(loop, loop.time() if began_at is None else began_at)
+        except UsageError:
             permit.give_back()
-            raise UsageError(CLOSED)
-        task = self._time_limit.start(loop, loop.time() if began_at is None else began_at)
+            raise
         if self._telemetry.is_observed:
             self._telemetry.emit(RequestStarted(card))
         try:
