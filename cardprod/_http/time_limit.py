@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from cardprod._http.limiter import CLOSED
 from cardprod.errors import UsageError
 
 __all__ = ["CutOff", "TimeLimit"]
@@ -24,6 +25,8 @@ class TimeLimit:
         self._running: dict[asyncio.Task[Any], tuple[float, int]] = {}
         self._expired: dict[asyncio.Task[Any], int] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self.is_closed: bool = False
+        """Whether no exchange may start any more."""
 
     @property
     def running(self) -> int:
@@ -31,7 +34,13 @@ class TimeLimit:
         return len(self._running) + len(self._expired)
 
     def start(self, loop: asyncio.AbstractEventLoop, now: float) -> asyncio.Task[Any]:
-        """Start the time limit of the current task, and return that task."""
+        """Start the time limit of the current task, and return that task.
+
+        Raises:
+            UsageError: It is closed, or the current code runs in no task.
+        """
+        if self.is_closed:
+            raise UsageError(CLOSED)
         task = _current_task()
         due_at = now + self._seconds
         self._running[task] = due_at, task.cancelling()
@@ -50,7 +59,8 @@ class TimeLimit:
             task.uncancel()  # it expired, but its exchange ended in another way at the same time
 
     def close(self) -> None:
-        """End all exchanges in flight."""
+        """End all exchanges in flight, and let no other start."""
+        self.is_closed = True
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -83,7 +83,6 @@ class Transport:
         self._ssl: _ssl.SSLContext | bool = True if ssl is None else ssl
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closing: asyncio.Future[None] | None = None
-        self._is_closed = False
 
     @property
     def paused_for(self) -> float:
@@ -99,7 +98,7 @@ class Transport:
             UsageError: The transport is closed, or belongs to another event loop.
         """
         loop = asyncio.get_running_loop()
-        if self._is_closed:
+        if self._time_limit.is_closed:
             raise UsageError(CLOSED)
         if self._loop is loop:
             return
@@ -138,7 +137,7 @@ class Transport:
         loop = asyncio.get_running_loop()
         try:
             # Each nested coroutine costs time, so the usual case sends from here.
-            if self._source is None and self._loop is loop and not self._is_closed:
+            if self._source is None and self._loop is loop:
                 permit = permit or self.limiter.try_acquire(loop.time(), queue)
                 if permit is not None:
                     return await self._send(card, self._token, loop, permit, permit.acquired_at)
@@ -161,7 +160,6 @@ class Transport:
 
     async def close(self) -> None:
         """Refuse new requests, end those in flight, and close the session if it is our own. Can be called twice."""
-        self._is_closed = True
         if self._closing is not None and not self._closing.done():
             self._closing.set_result(None)
         self.limiter.close()
@@ -276,8 +274,7 @@ class Transport:
         refusal: Unauthorized | None = None
         refused: Secret | None = None
         try:
-            if self._is_closed or self._loop is not loop:
-                self.check_usable()
+            self.check_usable()
             if self._source is None:
                 if permit is None:
                     permit = self.limiter.try_acquire(loop.time(), queue) or await self.limiter.acquire(queue)
@@ -305,22 +302,14 @@ class Transport:
     ) -> ProductionStatus:
         """Send one request and read its whole answer, within one time limit that starts now, or a moment ago."""
         try:
-            if self._is_closed:  # since the permit was granted
-                raise UsageError(CLOSED)
             task = self._time_limit.start(loop, loop.time() if began_at is None else began_at)
-        except UsageError:
+        except UsageError:  # it was closed since the permit was granted
             permit.give_back()
             raise
         if self._telemetry.is_observed:
             self._telemetry.emit(RequestStarted(card))
         try:
-            channel = self._channel
-            if channel is None:
-                # The ids are made here and not in the constructor, so that forked workers do not send the same ones.
-                ids = CorrelationIds(uuid.uuid4())
-                prefix, is_local = self._endpoint.prefix, self._endpoint.is_local
-                channel = Channel(prefix, self._lent, self._ssl, ids, proxy=self._proxy, is_local=is_local)
-                self._channel = channel
+            channel = self._channel or self._open_channel()
             correlation_id = channel.ids.make()
             http_status, headers, body = await channel.get(
                 # Not a local variable: it holds the token.
@@ -348,6 +337,14 @@ class Transport:
             permit.release()
             if self._telemetry.is_observed:
                 self._telemetry.emit(RequestEnded(card))
+
+    def _open_channel(self) -> Channel:
+        # The ids are made here and not in the constructor, so that forked workers do not send the same ones.
+        ids = CorrelationIds(uuid.uuid4())
+        prefix, is_local = self._endpoint.prefix, self._endpoint.is_local
+        channel = Channel(prefix, self._lent, self._ssl, ids, proxy=self._proxy, is_local=is_local)
+        self._channel = channel
+        return channel
 
     def _drop_idle(self) -> None:
         if self._channel is not None:
@@ -386,6 +383,6 @@ class Transport:
 
     def _cut_off(self, what: str) -> CardprodError:
         """Make the error for an exchange that was ended by closing, or by its time limit."""
-        if self._is_closed:
+        if self._time_limit.is_closed:
             return UsageError(CLOSED)
         return RequestTimeout(f"{what} within {self._request_timeout:g} s: try again")

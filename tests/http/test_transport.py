@@ -793,6 +793,23 @@ async def test_closed_coroutine_in_the_queue_keeps_no_permit(kiosk: Simulator) -
         assert_idle(client)
 
 
+async def test_request_outside_of_a_task_keeps_no_permit(kiosk: Simulator) -> None:
+    """A poll that runs in no task is refused, and takes no permit from those that do."""
+    kiosk.add(CARD, "never")
+    async with Client(kiosk.token, base_url=kiosk.base_url, max_concurrency=1) as client:
+        refused = asyncio.get_running_loop().create_future()
+
+        def run_by_hand() -> None:
+            with pytest.raises(UsageError, match="inside a task") as caught:
+                poll(client).send(None)
+            refused.set_result(caught.value)
+
+        asyncio.get_running_loop().call_soon(run_by_hand)
+        await refused
+        assert (await asyncio.wait_for(poll(client), 60)).status == "READY"
+        assert_idle(client)
+
+
 @pytest.mark.parametrize("is_borrowed", [True, False])
 async def test_permit_granted_while_closing_is_not_used(kiosk: Simulator, *, is_borrowed: bool) -> None:
     """A poll that gets its permit while the client is being closed ends with `UsageError`, unsent."""
