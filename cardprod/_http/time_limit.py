@@ -86,46 +86,48 @@ class TimeLimit:
 
 
 class CutOff:
-    """Ends what a task does at a time, or at once when it is not needed any more, as `asyncio.timeout` does.
+    """Ends what the current task does at a time, or earlier if it is not needed any more, as `asyncio.timeout` does.
 
-    It is started and stopped once for each poll, and keeps its timer in between: one for each poll, as
-    `asyncio.timeout` sets, would cost more than everything else that a wait adds to its requests.
+    It can be started and stopped again and again, and keeps its timer in between: one for each poll of a wait, as
+    `asyncio.timeout` sets, would cost more than everything else that the wait adds to its requests.
+
+    Raises:
+        UsageError: The current code runs in no task.
     """
 
-    __slots__ = ("_at", "_cancelling", "_has_come", "_task", "_timer", "is_called_off")
+    __slots__ = ("_at", "_cancelling", "_has_come", "_is_running", "_timer", "is_called_off", "task")
 
     def __init__(self) -> None:
+        self.task: asyncio.Task[Any] = _current_task()
+        """The task."""
         self._at: float | None = None
         self._timer: asyncio.Handle | None = None
-        self._task: asyncio.Task[Any] | None = None
         self._cancelling = 0  # `cancelling()` of the task at the start
-        self._has_come = False
+        self._is_running = self._has_come = False
         self.is_called_off: bool = False
         """Whether what was started last was not needed any more."""
 
     def start(self, at: float | None) -> None:
-        """End what the current task does from now on at a time on the loop's clock; None for not before `call_off`."""
-        self._task = task = _current_task()
-        self._cancelling = task.cancelling()
+        """End what begins now at a time on the loop's clock; None for not before `call_off`."""
+        self._cancelling = self.task.cancelling()
         self._has_come = self.is_called_off = False
-        if at != self._at or self._timer is None:
-            self._set_timer(None if at is None else task.get_loop().call_at(at, self._end))
-            self._at = at
+        self._is_running = True
+        if at is not None and (at != self._at or self._timer is None):
+            self._set_timer(self.task.get_loop().call_at(at, self._end))
+        self._at = at
 
     def call_off(self) -> None:
         """End it as soon as the event loop runs, if it is still under way then."""
-        if self._task is not None and not self._has_come:
+        if self._is_running and not self._has_come:
             self.is_called_off = True
-            self._set_timer(self._task.get_loop().call_soon(self._end))
+            self._set_timer(self.task.get_loop().call_soon(self._end))
 
     def stop(self) -> bool:
         """Stop, because it has ended. Return whether a cancellation is by this alone, not by a caller as well."""
-        task, self._task = self._task, None
-        if task is None:
-            return False
-        if self.is_called_off:
+        was_running, self._is_running = self._is_running, False
+        if was_running and self.is_called_off:
             self._set_timer(None)
-        return self._has_come and task.uncancel() <= self._cancelling
+        return was_running and self._has_come and self.task.uncancel() <= self._cancelling
 
     def close(self) -> None:
         """Stop, and keep no timer."""
@@ -139,9 +141,9 @@ class CutOff:
 
     def _end(self) -> None:
         self._timer = None
-        if self._task is not None:
+        if self._is_running:
             self._has_come = True
-            self._task.cancel()
+            self.task.cancel()
 
 
 def _current_task() -> asyncio.Task[Any]:

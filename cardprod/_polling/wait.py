@@ -63,7 +63,6 @@ class Wait(CoroutineLike[ProductionStatus], AsyncIterator[Transition]):
         "_is_consumed",
         "_options",
         "_poller",
-        "_reader",
     )
 
     __name__ = "wait_until_final"
@@ -79,7 +78,6 @@ class Wait(CoroutineLike[ProductionStatus], AsyncIterator[Transition]):
         self._is_consumed = False  # by `await`, `async for` or `close`
         self._is_begun = False  # by `anext`
         self._is_closed = False
-        self._reader: asyncio.Task[Any] | None = None  # the task that awaits or iterates it at this moment
 
     @property
     def last(self) -> ProductionStatus | None:
@@ -131,7 +129,7 @@ class Wait(CoroutineLike[ProductionStatus], AsyncIterator[Transition]):
         self._is_consumed = self._is_closed = True
         if self._entry is not None:
             self._poller.end(self._entry)
-        if self._entry is not None and self._reader is not None and not _is_current(self._reader):
+        if self._entry is not None and self._entry.is_awaited_elsewhere():
             self._entry.move_on()  # the other task, which awaits or iterates it, then finds that it has ended
         elif self._coroutine is not None:
             self._coroutine.close()
@@ -170,19 +168,19 @@ class Wait(CoroutineLike[ProductionStatus], AsyncIterator[Transition]):
 
     async def _next_step(self) -> Transition | None:
         """Sleep and poll until there is a transition to deliver; None when there will be no more."""
-        if self._reader is not None:
-            raise UsageError(
-                "another task awaits or iterates this wait already: ask the client for another", card=self._card
-            )
         entry = self._entry
         if entry is None:
             entry = self._begin()
+        elif entry.cut_off is not None:
+            raise UsageError(
+                "another task awaits or iterates this wait already: ask the client for another", card=self._card
+            )
         elif not entry.is_over:  # it has left if a step was cancelled
             self._poller.subscriptions.join(self._card, entry)
-        self._reader = asyncio.current_task()
+        entry.cut_off = cut_off = CutOff()
         try:
             while not (entry.steps or entry.is_over or self._is_closed):
-                await entry.poll_when_due()
+                await entry.poll_when_due(cut_off)
                 if entry.aborted_by is not None:
                     entry.raise_aborted()
         except Exception as exc:
@@ -197,8 +195,8 @@ class Wait(CoroutineLike[ProductionStatus], AsyncIterator[Transition]):
                 self._poller.subscriptions.leave(self._card, entry)
             raise
         finally:
-            self._reader = None
-            entry.cut_off.close()
+            entry.cut_off = None
+            cut_off.close()
         return None if self._is_closed else entry.take_step()
 
     def _begin(self) -> _Entry:
@@ -238,8 +236,8 @@ class _Entry(PollEntry):
         self._signal = Signal()
         self.aborted_by: BaseException | None = None
         """The error of a schedule or a token source, if there was one."""
-        self.cut_off: CutOff = CutOff()
-        """What ends a poll under way, from when it queues for its permit."""
+        self.cut_off: CutOff | None = None
+        """What ends a poll, its queueing included; None while nobody waits for a step."""
         self.steps: deque[Transition] = deque()
         """Transitions seen but not delivered yet."""
 
@@ -247,7 +245,14 @@ class _Entry(PollEntry):
     def poller(self) -> Poller:
         return self._poller
 
-    async def poll_when_due(self) -> None:
+    def is_awaited_elsewhere(self) -> bool:
+        """Whether a task waits for a step, and is not the current one."""
+        try:
+            return self.cut_off is not None and asyncio.current_task() is not self.cut_off.task
+        except RuntimeError:  # in no event loop at all
+            return False
+
+    async def poll_when_due(self, cut_off: CutOff) -> None:
         """Sleep until the next poll is due, and poll; or return earlier, after an event or another wait's poll."""
         loop, poller = asyncio.get_running_loop(), self._poller
         subscriptions = poller.subscriptions
@@ -272,13 +277,13 @@ class _Entry(PollEntry):
         # The first and the last poll go before the later ones of all waits, and queue while they count as under way.
         queue = poller.waits if self.polls and not self.is_last_poll else None
         permit = None
-        self.cut_off.start(self.cut_off_at)
+        cut_off.start(self.cut_off_at)
         if queue is not None:
-            permit = poller.transport.limiter.try_acquire(now, queue) or await self._acquire(queue)
+            permit = poller.transport.limiter.try_acquire(now, queue) or await self._acquire(queue, cut_off)
             if permit is None:
                 return
             now = permit.acquired_at
-        await poller.poll_once(self, subscriptions.begin_poll(self.card, self, now), queue, permit, self.cut_off)
+        await poller.poll_once(self, subscriptions.begin_poll(self.card, self, now), queue, permit, cut_off)
 
     async def _follow(self) -> None:
         """Wait until another wait's poll of the card has ended, or time is up."""
@@ -288,7 +293,7 @@ class _Entry(PollEntry):
         if is_time_up and self.next_poll_at == due_at:
             self._poller.apply_cut_off(self)
 
-    async def _acquire(self, queue: LimiterQueue) -> Permit | None:
+    async def _acquire(self, queue: LimiterQueue, cut_off: CutOff) -> Permit | None:
         """Queue for a permit; None if an event or another wait's poll came first, or the time of the last poll.
 
         Meanwhile no poll of the card is in flight: another wait, whose poll is more urgent, need not follow this one.
@@ -298,16 +303,16 @@ class _Entry(PollEntry):
             self._poller.transport.check_usable()
             permit = await self._poller.transport.limiter.acquire(queue, self.urgent_at)
         except asyncio.CancelledError:
-            if not self.cut_off.stop():
+            if not cut_off.stop():
                 raise
-            if cut_off_at is not None and not self.cut_off.is_called_off:
+            if cut_off_at is not None and not cut_off.is_called_off:
                 self.mark_due(cut_off_at)
             return None
         except CardprodError as error:  # the client was closed
-            self.cut_off.stop()
+            cut_off.stop()
             self._poller.apply(self, error.with_traceback(None))
             return None
-        if self.cut_off.is_called_off or self._poller.subscriptions.is_polled(self.card):
+        if cut_off.is_called_off or self._poller.subscriptions.is_polled(self.card):
             permit.give_back()
             return None
         return permit
@@ -355,7 +360,8 @@ class _Entry(PollEntry):
     def move_on(self) -> None:
         """End the sleep or the poll in progress: what it was for has come, or does not count any more."""
         self._signal.set()
-        self.cut_off.call_off()
+        if self.cut_off is not None:
+            self.cut_off.call_off()
 
     def abort(self, error: BaseException) -> None:
         self.aborted_by = error
@@ -375,10 +381,3 @@ class _Steps(AsyncIterator[Transition]):
 
     async def __anext__(self) -> Transition:
         return await anext(self._wait)
-
-
-def _is_current(task: asyncio.Task[Any]) -> bool:
-    try:
-        return asyncio.current_task() is task
-    except RuntimeError:  # in no event loop at all
-        return False
