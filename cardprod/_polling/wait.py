@@ -278,12 +278,15 @@ class _Entry(PollEntry):
         queue = poller.waits if self.polls and not self.is_last_poll else None
         permit = None
         cut_off.start(self.cut_off_at)
-        if queue is not None:
-            permit = poller.transport.limiter.try_acquire(now, queue) or await self._acquire(queue, cut_off)
-            if permit is None:
-                return
-            now = permit.acquired_at
-        await poller.poll_once(self, subscriptions.begin_poll(self.card, self, now), queue, permit, cut_off)
+        try:
+            if queue is not None:
+                permit = poller.transport.limiter.try_acquire(now, queue) or await self._acquire(queue, cut_off)
+                if permit is None:
+                    return
+                now = permit.acquired_at
+            await poller.poll_once(self, subscriptions.begin_poll(self.card, self, now), queue, permit, cut_off)
+        finally:
+            cut_off.stop()
 
     async def _follow(self) -> None:
         """Wait until another wait's poll of the card has ended, or time is up."""
@@ -309,7 +312,6 @@ class _Entry(PollEntry):
                 self.mark_due(cut_off_at)
             return None
         except CardprodError as error:  # the client was closed
-            cut_off.stop()
             self._poller.apply(self, error.with_traceback(None))
             return None
         if cut_off.is_called_off or self._poller.subscriptions.is_polled(self.card):
