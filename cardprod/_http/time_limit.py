@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, Final
 
 from cardprod._http.limiter import CLOSED
 from cardprod.errors import UsageError
 
 __all__ = ["CutOff", "TimeLimit"]
+
+_NO_TASK: Final = "a request must be awaited inside a task, as every coroutine under asyncio.run is"
 
 
 class TimeLimit:
@@ -41,7 +43,9 @@ class TimeLimit:
         """
         if self.is_closed:
             raise UsageError(CLOSED)
-        task = _current_task()
+        task = asyncio.current_task()
+        if task is None:
+            raise UsageError(_NO_TASK)
         due_at = now + self._seconds
         self._running[task] = due_at, task.cancelling()
         if self._timer is None:
@@ -98,7 +102,10 @@ class CutOff:
     __slots__ = ("_at", "_cancelling", "_has_come", "_is_running", "_timer", "is_called_off", "task")
 
     def __init__(self) -> None:
-        self.task: asyncio.Task[Any] = _current_task()
+        task = asyncio.current_task()
+        if task is None:
+            raise UsageError(_NO_TASK)
+        self.task: asyncio.Task[Any] = task
         """The task."""
         self._at: float | None = None
         self._timer: asyncio.Handle | None = None
@@ -144,10 +151,3 @@ class CutOff:
         if self._is_running:
             self._has_come = True
             self.task.cancel()
-
-
-def _current_task() -> asyncio.Task[Any]:
-    task = asyncio.current_task()
-    if task is None:
-        raise UsageError("a request must be awaited inside a task, as every coroutine under asyncio.run is")
-    return task

@@ -75,6 +75,7 @@ class Transport:
         self._telemetry = telemetry
         self._lent = session
         self._channel: Channel | None = None
+        self._ids: CorrelationIds  # made with the channel
         self._request_timeout = request_timeout
         self._time_limit = TimeLimit(request_timeout)
         self._attempts = attempts
@@ -136,27 +137,29 @@ class Transport:
         """
         loop = asyncio.get_running_loop()
         try:
-            # Each nested coroutine costs time, so the usual case sends from here.
-            if self._source is None and self._loop is loop:
-                permit = permit or self.limiter.try_acquire(loop.time(), queue)
-                if permit is not None:
-                    return await self._send(card, self._token, loop, permit, permit.acquired_at)
-            return await self._exchange(permit, card, queue)
+            try:
+                # Each nested coroutine costs time, so the usual case sends from here.
+                if self._source is None and self._loop is loop:
+                    permit = permit or self.limiter.try_acquire(loop.time(), queue)
+                    if permit is not None:
+                        return await self._send(card, self._token, loop, permit, permit.acquired_at)
+                return await self._exchange(permit, card, queue)
+            except CardprodError as error:
+                if not self._is_worth_another(error, queue) or (self._attempts == 1 and not self._was_refused(error)):
+                    raise
+                drop_frames(error)  # of which one holds it
+                failure = error
+            return await self._retry(card, queue, failure)
         except CardprodError as error:
             error.card = card
             drop_frames(error)
-            if not self._is_worth_another(error, queue):
-                raise
-            if self._attempts == 1 and not self._was_refused(error):
-                raise
-            failure = error
+            raise
         except asyncio.CancelledError as exc:
             drop_frames(exc)
             raise
         except Exception as exc:
             drop_inner_frames(exc)  # a token source's own, a trace config's own
             raise
-        return await self._retry(card, queue, failure)
 
     async def close(self) -> None:
         """Refuse new requests, end those in flight, and close the session if it is our own. Can be called twice."""
@@ -202,9 +205,9 @@ class Transport:
                 try:
                     return await self._exchange(permit, card, queue)
                 except RateLimited as error:
-                    drop_frames(error)
                     if not self._was_refused(error) or not self._is_worth_another(error, queue):
                         raise
+                    drop_frames(error)
                     refusal = error
 
         def report(number: int, error: CardprodError, seconds: float) -> None:
@@ -228,13 +231,6 @@ class Transport:
                 is_worth_it=lambda error: not self._was_refused(error) and self._is_worth_another(error, queue),
                 before_sleep=report,
             )
-        except CardprodError as error:
-            error.card = card
-            drop_frames(error)
-            raise
-        except Exception as exc:
-            drop_inner_frames(exc)
-            raise
         finally:
             refusal = None  # as above
 
@@ -255,6 +251,7 @@ class Transport:
 
     def _report_retry(self, card: Card, attempt: int, error: CardprodError, seconds: float) -> None:
         if self._telemetry.wants_everything:
+            error.card = card
             drop_frames(error)
             self._telemetry.emit(RequestRetried(card, attempt, error, seconds))
 
@@ -310,10 +307,11 @@ class Transport:
             self._telemetry.emit(RequestStarted(card))
         try:
             channel = self._channel or self._open_channel()
-            correlation_id = channel.ids.make()
+            correlation_id = self._ids.make()
             http_status, headers, body = await channel.get(
                 # Not a local variable: it holds the token.
                 self._endpoint.build_request(card, token=token.value, correlation_id=correlation_id),
+                self._ids,
                 correlation_id,
             )
             return redact_status(token, body, parse_redacted((token,), parse_response, http_status, headers, body))
@@ -340,11 +338,10 @@ class Transport:
 
     def _open_channel(self) -> Channel:
         # The ids are made here and not in the constructor, so that forked workers do not send the same ones.
-        ids = CorrelationIds(uuid.uuid4())
+        self._ids = CorrelationIds(uuid.uuid4())
         prefix, is_local = self._endpoint.prefix, self._endpoint.is_local
-        channel = Channel(prefix, self._lent, self._ssl, ids, proxy=self._proxy, is_local=is_local)
-        self._channel = channel
-        return channel
+        self._channel = Channel(prefix, self._lent, self._ssl, proxy=self._proxy, is_local=is_local)
+        return self._channel
 
     def _drop_idle(self) -> None:
         if self._channel is not None:
