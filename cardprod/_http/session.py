@@ -68,7 +68,9 @@ class Channel:
         self._path = self._parsed.raw_path
         self._ssl = ssl
         self._is_own = session is None
-        self._options = {} if session is None else _lent_options(session, self._parsed, is_local=is_local)
+        self._options: Mapping[str, Any] = (
+            {} if session is None else _lent_options(session, self._parsed, is_local=is_local)
+        )
         self.session: aiohttp.ClientSession = _open_session(is_local=is_local) if session is None else session
         """The session, with its pool of connections."""
         self._fast = None

@@ -853,7 +853,7 @@ async def test_failed_poll_leaves_no_garbage(kiosk: Simulator, client: Client) -
 
     missing = Card(CARD.profile_id, "missing")
     kiosk.add(CARD, "never")
-    failures = {
+    failures: dict[str, tuple[Card, list[Fault]]] = {
         "no such card": (missing, []),
         "a server's failure once": (CARD, [Fault.server_error()]),
         "too many requests once": (CARD, [Fault.too_many_requests()]),
