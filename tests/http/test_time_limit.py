@@ -43,7 +43,7 @@ async def test_nothing_is_ended_between_two() -> None:
 
 
 async def test_called_off_at_once() -> None:
-    """What is not needed any more is ended at once, and can be told from what took too long."""
+    """What is not needed any more is ended at once, which shows that it did not take too long."""
     cut_off, began = CutOff(), now()
     cut_off.start(None)
     asyncio.get_running_loop().call_later(3, cut_off.call_off)
