@@ -11,19 +11,17 @@ import re
 import ssl as _ssl
 import uuid
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from importlib import import_module
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Final, Protocol
 
 import aiohttp
 import attrs
-from yarl import URL
 
 from cardprod._http.failures import is_retryable
 from cardprod._http.proxies import proxy_for
 from cardprod._http.secrets import Secret, drop_frames, drop_inner_frames, parse_redacted, redact
-from cardprod._http.session import check_verifies, drop_idle, lent_options, open_session, send
+from cardprod._http.session import Channel, check_verifies
 from cardprod._protocol.requests import PRODUCTION, Endpoint, is_token
 from cardprod._protocol.responses import parse_token_response
 from cardprod._protocol.validation import check_aware, check_callable, check_flag, check_seconds, check_text, check_type
@@ -193,7 +191,8 @@ class OAuthToken:
             if access_token is not None:
                 check_token(access_token, "access token")
             check_aware("expires_at", expires_at)
-            _check_expiry(expires_at, access_token)
+            if expires_at is not None and access_token is None:
+                raise UsageError("expires_at says when the access_token expires: pass that too, or neither")  # noqa: TRY301
             check_callable("on_refresh", on_refresh, "an async callable that takes a TokenPair")
             check_seconds("refresh_before", refresh_before)
             check_seconds("request_timeout", request_timeout, above_zero=True)
@@ -431,28 +430,21 @@ class OAuthToken:
         )
         basic = request[1]["Authorization"].removeprefix("Basic ")
         secrets = [*map(Secret, (basic, self._client_secret, self._refresh_token, self._access_token or ""))]
-        url, is_local = URL(request[0]), self._endpoint.is_local
-        session = self._session or open_session(is_local=is_local)
+        is_local = self._endpoint.is_local
+        channel = Channel(request[0], self._session, self._ssl, proxy=self._proxy, is_local=is_local)
         try:
-            post = partial(send, session, "POST", request, ssl=self._ssl, proxy=self._proxy, body=body)
             async with asyncio.timeout(self._request_timeout):
-                answer = await post(options=lent_options(self._session, request[0], is_local=is_local))
+                answer = await channel.send("POST", request, body=body)
         except CardprodError as error:
             redact(secrets, error)
-            drop_idle(session, url)  # as `Channel.drop_idle`
+            channel.drop_idle()
             raise
         except TimeoutError as exc:
-            drop_idle(session, url)
+            channel.drop_idle()
             raise RequestTimeout(f"no whole answer within {self._request_timeout:g} s: try again") from exc
         finally:
-            if self._session is None:
-                await session.close()
+            await channel.close()
         return parse_redacted(secrets, parse_token_response, *answer)
-
-
-def _check_expiry(expires_at: datetime | None, access_token: str | None) -> None:
-    if expires_at is not None and access_token is None:
-        raise UsageError("expires_at says when the access_token expires: pass that too, or neither")
 
 
 def _is_lost(error: BaseException) -> bool:

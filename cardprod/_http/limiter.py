@@ -40,14 +40,12 @@ class WouldBlock(Exception):
 class Permit:
     """The permission to send one request. Its owner releases it or gives it back; only the first call counts."""
 
-    __slots__ = ("_limiter", "acquired_at", "is_probe")
+    __slots__ = ("_limiter", "acquired_at")
 
-    def __init__(self, limiter: RequestLimiter, acquired_at: float, *, is_probe: bool = False) -> None:
+    def __init__(self, limiter: RequestLimiter, acquired_at: float) -> None:
         self._limiter: RequestLimiter | None = limiter
         self.acquired_at: float = acquired_at
         """When it was granted, on the loop's clock."""
-        self.is_probe: bool = is_probe
-        """Whether its request is the one that is sent after a pause, alone."""
 
     def release(self, *, was_sent: bool = True) -> None:
         """End the request and free its place."""
@@ -90,6 +88,7 @@ class RequestLimiter:
         """When the next request may be sent."""
         self._ceiling = _ceiling_of(rate_limit)
         self._recovery: Recovery | None = None  # after a 429, until it is over
+        self._probe: Permit | None = None  # of the last request that was sent after a pause, alone
         self.places: float = places
         """The most requests at once."""
         self.in_use: int = 0
@@ -122,7 +121,7 @@ class RequestLimiter:
     async def acquire(
         self, queue: LimiterQueue | None = None, urgent_at: float = -math.inf, *, was_refused: bool = False
     ) -> Permit:
-        """Wait for a permit. If the wait is cancelled, the permit goes to the next request.
+        """Queue for a permit, as where `try_acquire` gave none. If the wait is cancelled, it goes to the next request.
 
         Args:
             queue: The batch it is for; None for a single poll.
@@ -134,10 +133,7 @@ class RequestLimiter:
             UsageError: The client was closed during the wait.
         """
         self._loop = loop = asyncio.get_running_loop()
-        now = loop.time()
-        if (permit := self.try_acquire(now, queue)) is not None:
-            return permit
-        if queue is not None and not queue.waits_for_pauses and self.paused_until > now + _TICK:
+        if queue is not None and not queue.waits_for_pauses and self.paused_until > loop.time() + _TICK:
             raise WouldBlock
         request: asyncio.Future[Permit] = loop.create_future()
         if queue is not None:
@@ -150,7 +146,7 @@ class RequestLimiter:
             self._single.appendleft(request)
         else:
             self._single.append(request)
-        if self._timer is None or self.in_use < self.places:
+        if self.in_use < self.places:
             self._grant_next()
         try:
             return await request
@@ -206,7 +202,7 @@ class RequestLimiter:
             yield from (request for *_, request in queue.waiting)
 
     def _end(self, permit: Permit, was_sent: bool) -> None:
-        if permit.is_probe and self._recovery is not None:
+        if self._recovery is not None and permit is self._probe:
             self._recovery.end_probe(was_sent=was_sent)
             self._follow_recovery()
         if not was_sent:
@@ -222,11 +218,12 @@ class RequestLimiter:
         if queue is not None:
             self._queue_sent_at = now
             queue.requests += 1
-        if self._recovery is None:
-            return Permit(self, now)
-        is_probe = self._recovery.record(now)
-        self._follow_recovery()
-        return Permit(self, now, is_probe=is_probe)
+        permit = Permit(self, now)
+        if self._recovery is not None:
+            if self._recovery.record(now):
+                self._probe = permit
+            self._follow_recovery()
+        return permit
 
     def _begin_recovery(self) -> Recovery:
         if self._recovery is None:

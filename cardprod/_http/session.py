@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from cardprod._protocol.correlation import CorrelationIds
     from cardprod._protocol.requests import Request
 
-__all__ = ["Channel", "check_verifies", "drop_idle", "lent_options", "open_session", "pool_size", "send"]
+__all__ = ["Channel", "check_verifies", "pool_size"]
 
 
 def _load_fast_path() -> Any:  # noqa: ANN401 - a module, or None
@@ -35,7 +35,6 @@ def _load_fast_path() -> Any:  # noqa: ANN401 - a module, or None
 
 
 _FAST_PATH: Final[Any] = _load_fast_path()
-_NO_OPTIONS: Final[Mapping[str, Any]] = {}
 
 
 class Channel:
@@ -45,39 +44,40 @@ class Channel:
         prefix: The beginning of every request's URL: scheme, host, and the start of the path.
         session: A lent session, which is not closed; None to open one.
         ssl: The TLS context; True for the session's own.
-        ids: The correlation ids of the requests.
         proxy: The proxy that they go through; None for none, or for a lent session's own.
-        is_local: Whether they may go to this machine only; a `UsageError` where a lent session cannot ensure that.
+        is_local: Whether they may go to this machine only, because they are plain http.
+
+    Raises:
+        UsageError: A lent session cannot be kept from sending plain http elsewhere.
     """
 
-    __slots__ = ("_fast", "_is_own", "_length", "_options", "_parsed", "_path", "_proxy", "_ssl", "ids", "session")
+    __slots__ = ("_fast", "_is_own", "_length", "_options", "_parsed", "_path", "_proxy", "_ssl", "session")
 
-    def __init__(  # noqa: PLR0913 - what requests share
+    def __init__(
         self,
         prefix: str,
         session: aiohttp.ClientSession | None,
         ssl: _ssl.SSLContext | bool,
-        ids: CorrelationIds,
         *,
         proxy: URL | None = None,
         is_local: bool = False,
     ) -> None:
         self._proxy = proxy
-        self.ids: CorrelationIds = ids
-        """The ids of the requests."""
         self._length = len(prefix)
         self._parsed = URL(prefix)
         self._path = self._parsed.raw_path
         self._ssl = ssl
         self._is_own = session is None
-        self._options = lent_options(session, prefix, is_local=is_local)
-        self.session: aiohttp.ClientSession = open_session(is_local=is_local) if session is None else session
+        self._options: Mapping[str, Any] = (
+            {} if session is None else _lent_options(session, self._parsed, is_local=is_local)
+        )
+        self.session: aiohttp.ClientSession = _open_session(is_local=is_local) if session is None else session
         """The session, with its pool of connections."""
         self._fast = None
         if self._is_own and _FAST_PATH is not None and proxy is None:
             self._fast = _FAST_PATH.open_fast_path(self.session, self._parsed, ssl)
 
-    def get(self, request: Request, correlation_id: str) -> Coroutine[object, object, Answer]:
+    def get(self, request: Request, ids: CorrelationIds, correlation_id: str) -> Coroutine[object, object, Answer]:
         """Send a GET, whose URL begins with the prefix and needs no escaping, and read its whole answer.
 
         Raises:
@@ -87,24 +87,73 @@ class Channel:
         prefixed, headers = request
         path = self._path + prefixed[self._length :]  # parsing the whole URL each time would cost more
         if self._fast is not None and self._fast.is_usable():
-            answer: Coroutine[object, object, Answer] = self._fast.get(path, headers, self.ids, correlation_id)
+            answer: Coroutine[object, object, Answer] = self._fast.get(path, headers, ids, correlation_id)
             return answer
         url = self._parsed.with_path(path, encoded=True)
-        check = partial(self.ids.check, correlation_id)
-        send_get = partial(send, self.session, "GET", (url, headers), ssl=self._ssl, proxy=self._proxy)
-        return send_get(check=check, options=self._options)
+        return self.send("GET", (url, headers), check=partial(ids.check, correlation_id))
+
+    async def send(
+        self,
+        method: Literal["GET", "POST"],
+        request: tuple[str | URL, dict[str, str]],
+        *,
+        body: bytes | None = None,
+        check: Callable[[int, Mapping[str, str]], None] | None = None,
+    ) -> Answer:
+        """Send a request over the session, and read its whole answer.
+
+        Args:
+            method: The HTTP method.
+            request: The URL and the headers.
+            body: The request's body.
+            check: Checks the status and the headers before the body is read, and ends the exchange by raising.
+
+        Raises:
+            TransportError, UsageError: As `get`.
+        """
+        url, headers = request
+        session = self.session
+        if not session.auto_decompress:
+            headers = {**headers, ACCEPT_ENCODING: "identity"}
+        try:
+            answer = await session.request(
+                method,
+                url,
+                headers=headers,
+                data=body,
+                allow_redirects=False,
+                raise_for_status=False,
+                ssl=self._ssl,
+                proxy=self._proxy,
+                timeout=NO_TIMEOUT,
+                **self._options,
+            )
+            content = answer.content
+            try:
+                if check is not None:
+                    check(answer.status, answer.headers)
+                received = content.read_nowait() if content.is_eof() else await read_body(content)
+            finally:
+                if not answer.closed:  # once it is read to its end, its connection is back in the pool already
+                    answer.close()
+        except (aiohttp.ClientError, OSError) as exc:
+            raise transport_error(exc) from exc
+        except (RuntimeError, ValueError) as exc:
+            raise _session_error(session, exc) from exc
+        return answer.status, answer.headers, received
 
     def drop_idle(self) -> None:
         """Let no further request use a connection that is kept now: one has failed, so the others may be dead as well.
 
         A firewall can forget connections without closing them, and each of them would cost an attempt.
         """
-        if not drop_idle(self.session, self._parsed):
+        server = self._parsed
+        if _FAST_PATH is None or not _FAST_PATH.drop_idle(self.session, server.raw_host, server.port):
             # A pool keeps connections apart by this option, which changes nothing else: it is the host by default. When
             # they come back into use with the next failure, aiohttp has mostly dropped them: it keeps them for 15 s.
             others = {name: value for name, value in self._options.items() if name != "server_hostname"}
             is_named = len(others) < len(self._options)
-            self._options = others if is_named else {**others, "server_hostname": self._parsed.raw_host}
+            self._options = others if is_named else {**others, "server_hostname": server.raw_host}
 
     async def close(self) -> None:
         """Close the session, if it is our own."""
@@ -112,7 +161,7 @@ class Channel:
             await self.session.close()
 
 
-def open_session(*, is_local: bool = False) -> aiohttp.ClientSession:
+def _open_session(*, is_local: bool) -> aiohttp.ClientSession:
     """Open a session of our own, without cookies and without a limit of connections.
 
     The limiter limits concurrent requests; with aiohttp's limit, time spent queueing would count as the request's.
@@ -129,96 +178,28 @@ def open_session(*, is_local: bool = False) -> aiohttp.ClientSession:
     return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar(), middlewares=(_send_once,))
 
 
-def lent_options(lent: aiohttp.ClientSession | None, url: str, *, is_local: bool) -> Mapping[str, Any]:
-    """Return the options of a lent session's requests that check the connection before they are written to it.
-
-    Args:
-        lent: The session; None for one of our own, which needs none.
-        url: Where they go.
-        is_local: Whether they may go to this machine only, because they are plain http.
-
-    Raises:
-        UsageError: They cannot be kept from going elsewhere.
-    """
+def _lent_options(lent: aiohttp.ClientSession, server: URL, *, is_local: bool) -> Mapping[str, Any]:
+    """Return the options of a lent session's requests that check the connection before they are written to it."""
     options: Mapping[str, Any] | None = None
-    if lent is not None and _FAST_PATH is not None:
+    if _FAST_PATH is not None:
         options = _FAST_PATH.lent_options(lent, is_local=is_local)
-    if options is None and lent is not None and is_local and URL(url).host == "localhost":
+    if options is None and is_local and server.host == "localhost":
         raise UsageError(
             "base_url is plain http to localhost, and with this aiohttp nothing shows to which machine a lent session "
             "connects: use an address, such as http://127.0.0.1, or lend no session"
         )
-    return options or _NO_OPTIONS
+    return options or {}
 
 
-def drop_idle(session: aiohttp.ClientSession, url: URL) -> bool:
-    """Close the connections to a host that a session keeps and no request uses; return whether that can be done."""
-    return _FAST_PATH is not None and bool(_FAST_PATH.drop_idle(session, url.raw_host, url.port))
-
-
-async def send(  # noqa: PLR0913 - what is sent, and what its answer must pass
-    session: aiohttp.ClientSession,
-    method: Literal["GET", "POST"],
-    request: tuple[str | URL, dict[str, str]],
-    *,
-    ssl: _ssl.SSLContext | bool,
-    proxy: URL | None = None,
-    body: bytes | None = None,
-    check: Callable[[int, Mapping[str, str]], None] | None = None,
-    options: Mapping[str, Any] = _NO_OPTIONS,
-) -> Answer:
-    """Send one request and read its whole answer.
-
-    Args:
-        session: Our own, or a lent one.
-        method: The HTTP method.
-        request: The URL and the headers.
-        ssl: As for `Channel`.
-        proxy: As for `Channel`.
-        body: The request's body.
-        check: Checks the status and the headers before the body is read, and ends the exchange by raising.
-        options: Further options of `aiohttp.ClientSession.request`.
-
-    Raises:
-        TransportError: No whole answer came.
-        UsageError: The session is closed or cannot be used.
-    """
-    url, headers = request
-    if not session.auto_decompress:
-        headers = {**headers, ACCEPT_ENCODING: "identity"}
-    try:
-        answer = await session.request(
-            method,
-            url,
-            headers=headers,
-            data=body,
-            allow_redirects=False,
-            raise_for_status=False,
-            ssl=ssl,
-            proxy=proxy,
-            timeout=NO_TIMEOUT,
-            **options,
+def _session_error(session: aiohttp.ClientSession, exc: RuntimeError | ValueError) -> UsageError:
+    if session.closed:
+        return UsageError("the session lent to this client is closed; keep it open as long as the client")
+    if "AUTHORIZATION" in str(exc):
+        return UsageError(
+            "the session lent to this client has credentials of its own (auth=, or netrc by trust_env=True), "
+            "which cannot go with the token: lend one without"
         )
-        content = answer.content
-        try:
-            if check is not None:
-                check(answer.status, answer.headers)
-            received = content.read_nowait() if content.is_eof() else await read_body(content)
-        finally:
-            if not answer.closed:  # once it is read to its end, its connection is back in the pool already
-                answer.close()
-    except (aiohttp.ClientError, OSError) as exc:
-        raise transport_error(exc) from exc
-    except (RuntimeError, ValueError) as exc:
-        if session.closed:
-            raise UsageError("the session lent to this client is closed; keep it open as long as the client") from exc
-        if "AUTHORIZATION" in str(exc):
-            raise UsageError(
-                "the session lent to this client has credentials of its own (auth=, or netrc by trust_env=True), "
-                "which cannot go with the token: lend one without"
-            ) from exc
-        raise UsageError(f"the session lent to this client cannot be used ({exc}): lend another, or none") from exc
-    return answer.status, answer.headers, received
+    return UsageError(f"the session lent to this client cannot be used ({exc}): lend another, or none")
 
 
 def pool_size(session: aiohttp.ClientSession | None) -> float:

@@ -1,13 +1,16 @@
-"""One time limit for all exchanges in flight, with one timer."""
+"""Time limits: one for all exchanges in flight, with one timer, and one for the polls of a wait."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, Final
 
+from cardprod._http.limiter import CLOSED
 from cardprod.errors import UsageError
 
-__all__ = ["TimeLimit"]
+__all__ = ["CutOff", "TimeLimit"]
+
+_NO_TASK: Final = "a request must be awaited inside a task, as every coroutine under asyncio.run is"
 
 
 class TimeLimit:
@@ -24,6 +27,8 @@ class TimeLimit:
         self._running: dict[asyncio.Task[Any], tuple[float, int]] = {}
         self._expired: dict[asyncio.Task[Any], int] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self.is_closed: bool = False
+        """Whether no exchange may start any more."""
 
     @property
     def running(self) -> int:
@@ -31,10 +36,16 @@ class TimeLimit:
         return len(self._running) + len(self._expired)
 
     def start(self, loop: asyncio.AbstractEventLoop, now: float) -> asyncio.Task[Any]:
-        """Start the time limit of the current task, and return that task."""
+        """Start the time limit of the current task, and return that task.
+
+        Raises:
+            UsageError: It is closed, or the current code runs in no task.
+        """
+        if self.is_closed:
+            raise UsageError(CLOSED)
         task = asyncio.current_task()
         if task is None:
-            raise UsageError("a request must be awaited inside a task, as every coroutine under asyncio.run is")
+            raise UsageError(_NO_TASK)
         due_at = now + self._seconds
         self._running[task] = due_at, task.cancelling()
         if self._timer is None:
@@ -52,7 +63,8 @@ class TimeLimit:
             task.uncancel()  # it expired, but its exchange ended in another way at the same time
 
     def close(self) -> None:
-        """End all exchanges in flight."""
+        """End all exchanges in flight, and let no other start."""
+        self.is_closed = True
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -75,3 +87,67 @@ class TimeLimit:
         del self._running[task]
         self._expired[task] = cancelling
         task.cancel()
+
+
+class CutOff:
+    """Ends what the current task does at a time, or earlier if it is not needed any more, as `asyncio.timeout` does.
+
+    It can be started and stopped again and again, and keeps its timer in between: one for each poll of a wait, as
+    `asyncio.timeout` sets, would cost more than everything else that the wait adds to its requests.
+
+    Raises:
+        UsageError: The current code runs in no task.
+    """
+
+    __slots__ = ("_at", "_cancelling", "_has_come", "_is_running", "_timer", "is_called_off", "task")
+
+    def __init__(self) -> None:
+        task = asyncio.current_task()
+        if task is None:
+            raise UsageError(_NO_TASK)
+        self.task: asyncio.Task[Any] = task
+        """The task."""
+        self._at: float | None = None
+        self._timer: asyncio.Handle | None = None
+        self._cancelling = 0  # `cancelling()` of the task at the start
+        self._is_running = self._has_come = False
+        self.is_called_off: bool = False
+        """Whether what was started last was not needed any more."""
+
+    def start(self, at: float | None) -> None:
+        """End what begins now at a time on the loop's clock; None for not before `call_off`."""
+        self._cancelling = self.task.cancelling()
+        self._has_come = self.is_called_off = False
+        self._is_running = True
+        if at is not None and (at != self._at or self._timer is None):
+            self._set_timer(self.task.get_loop().call_at(at, self._end))
+        self._at = at
+
+    def call_off(self) -> None:
+        """End it as soon as the event loop runs, if it is still under way then."""
+        if self._is_running and not self._has_come:
+            self.is_called_off = True
+            self._set_timer(self.task.get_loop().call_soon(self._end))
+
+    def stop(self) -> bool:
+        """Stop, because it has ended. Return whether a cancellation is by this alone, not by a caller as well."""
+        was_running, self._is_running = self._is_running, False
+        if was_running and self.is_called_off:
+            self._set_timer(None)
+        return was_running and self._has_come and self.task.uncancel() <= self._cancelling
+
+    def close(self) -> None:
+        """Stop, and keep no timer."""
+        self.stop()
+        self._set_timer(None)
+
+    def _set_timer(self, timer: asyncio.Handle | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = timer
+
+    def _end(self) -> None:
+        self._timer = None
+        if self._is_running:
+            self._has_come = True
+            self.task.cancel()

@@ -75,6 +75,7 @@ class Transport:
         self._telemetry = telemetry
         self._lent = session
         self._channel: Channel | None = None
+        self._ids: CorrelationIds  # made with the channel
         self._request_timeout = request_timeout
         self._time_limit = TimeLimit(request_timeout)
         self._attempts = attempts
@@ -83,7 +84,6 @@ class Transport:
         self._ssl: _ssl.SSLContext | bool = True if ssl is None else ssl
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closing: asyncio.Future[None] | None = None
-        self._is_closed = False
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop | None:
@@ -104,7 +104,7 @@ class Transport:
             UsageError: The transport is closed, or belongs to another event loop.
         """
         loop = asyncio.get_running_loop()
-        if self._is_closed:
+        if self._time_limit.is_closed:
             raise UsageError(CLOSED)
         if self._loop is loop:
             return
@@ -121,10 +121,11 @@ class Transport:
                 f"this client cannot import what it needs ({exc}): check the installation, and the limit of open files"
             ) from exc
 
-    async def acquire(self, queue: LimiterQueue | None = None, urgent_at: float = -math.inf) -> Permit:
-        """Wait for a permit, before a card is chosen for it, as `RequestLimiter.acquire`."""
+    async def acquire(self, queue: LimiterQueue | None) -> Permit:
+        """Wait for a permit, before a card is chosen for it."""
         self.check_usable()
-        return await self.limiter.acquire(queue, urgent_at)
+        now = asyncio.get_running_loop().time()
+        return self.limiter.try_acquire(now, queue) or await self.limiter.acquire(queue)
 
     async def request(
         self, card: Card, queue: LimiterQueue | None = None, permit: Permit | None = None
@@ -141,31 +142,32 @@ class Transport:
         """
         loop = asyncio.get_running_loop()
         try:
-            # Each nested coroutine costs time, so the usual case sends from here.
-            if self._source is None and self._loop is loop and not self._is_closed:
-                permit = permit or self.limiter.try_acquire(loop.time(), queue)
-                if permit is not None:
-                    return await self._send(card, self._token, loop, permit, permit.acquired_at)
-            return await self._exchange(permit, card, queue)
+            try:
+                # Each nested coroutine costs time, so the usual case sends from here.
+                if self._source is None and self._loop is loop:
+                    permit = permit or self.limiter.try_acquire(loop.time(), queue)
+                    if permit is not None:
+                        return await self._send(card, self._token, loop, permit, permit.acquired_at)
+                return await self._exchange(permit, card, queue)
+            except CardprodError as error:
+                if not self._is_worth_another(error, queue) or (self._attempts == 1 and not self._was_refused(error)):
+                    raise
+                drop_frames(error)  # of which one holds it
+                failure = error
+            return await self._retry(card, queue, failure)
         except CardprodError as error:
             error.card = card
             drop_frames(error)
-            if not self._is_worth_another(error, queue):
-                raise
-            if self._attempts == 1 and not self._was_refused(error):
-                raise
-            failure = error
+            raise
         except asyncio.CancelledError as exc:
             drop_frames(exc)
             raise
         except Exception as exc:
             drop_inner_frames(exc)  # a token source's own, a trace config's own
             raise
-        return await self._retry(card, queue, failure)
 
     async def close(self) -> None:
         """Refuse new requests, end those in flight, and close the session if it is our own. Can be called twice."""
-        self._is_closed = True
         if self._closing is not None and not self._closing.done():
             self._closing.set_result(None)
         self.limiter.close()
@@ -208,9 +210,9 @@ class Transport:
                 try:
                     return await self._exchange(permit, card, queue)
                 except RateLimited as error:
-                    drop_frames(error)
                     if not self._was_refused(error) or not self._is_worth_another(error, queue):
                         raise
+                    drop_frames(error)
                     refusal = error
 
         def report(number: int, error: CardprodError, seconds: float) -> None:
@@ -234,13 +236,6 @@ class Transport:
                 is_worth_it=lambda error: not self._was_refused(error) and self._is_worth_another(error, queue),
                 before_sleep=report,
             )
-        except CardprodError as error:
-            error.card = card
-            drop_frames(error)
-            raise
-        except Exception as exc:
-            drop_inner_frames(exc)
-            raise
         finally:
             refusal = None  # as above
 
@@ -261,6 +256,7 @@ class Transport:
 
     def _report_retry(self, card: Card, attempt: int, error: CardprodError, seconds: float) -> None:
         if self._telemetry.wants_everything:
+            error.card = card
             drop_frames(error)
             self._telemetry.emit(RequestRetried(card, attempt, error, seconds))
 
@@ -280,8 +276,7 @@ class Transport:
         refusal: Unauthorized | None = None
         refused: Secret | None = None
         try:
-            if self._is_closed or self._loop is not loop:
-                self.check_usable()
+            self.check_usable()
             if self._source is None:
                 if permit is None:
                     permit = self.limiter.try_acquire(loop.time(), queue) or await self.limiter.acquire(queue)
@@ -308,24 +303,20 @@ class Transport:
         self, card: Card, token: Secret, loop: asyncio.AbstractEventLoop, permit: Permit, began_at: float | None = None
     ) -> ProductionStatus:
         """Send one request and read its whole answer, within one time limit that starts now, or a moment ago."""
-        if self._is_closed:  # since the permit was granted
+        try:
+            task = self._time_limit.start(loop, loop.time() if began_at is None else began_at)
+        except UsageError:  # it was closed since the permit was granted
             permit.give_back()
-            raise UsageError(CLOSED)
-        task = self._time_limit.start(loop, loop.time() if began_at is None else began_at)
+            raise
         if self._telemetry.is_observed:
             self._telemetry.emit(RequestStarted(card))
         try:
-            channel = self._channel
-            if channel is None:
-                # The ids are made here and not in the constructor, so that forked workers do not send the same ones.
-                ids = CorrelationIds(uuid.uuid4())
-                prefix, is_local = self._endpoint.prefix, self._endpoint.is_local
-                channel = Channel(prefix, self._lent, self._ssl, ids, proxy=self._proxy, is_local=is_local)
-                self._channel = channel
-            correlation_id = channel.ids.make()
+            channel = self._channel or self._open_channel()
+            correlation_id = self._ids.make()
             http_status, headers, body = await channel.get(
                 # Not a local variable: it holds the token.
                 self._endpoint.build_request(card, token=token.value, correlation_id=correlation_id),
+                self._ids,
                 correlation_id,
             )
             return redact_status(token, body, parse_redacted((token,), parse_response, http_status, headers, body))
@@ -349,6 +340,13 @@ class Transport:
             permit.release()
             if self._telemetry.is_observed:
                 self._telemetry.emit(RequestEnded(card))
+
+    def _open_channel(self) -> Channel:
+        # The ids are made here and not in the constructor, so that forked workers do not send the same ones.
+        self._ids = CorrelationIds(uuid.uuid4())
+        prefix, is_local = self._endpoint.prefix, self._endpoint.is_local
+        self._channel = Channel(prefix, self._lent, self._ssl, proxy=self._proxy, is_local=is_local)
+        return self._channel
 
     def _drop_idle(self) -> None:
         if self._channel is not None:
@@ -387,6 +385,6 @@ class Transport:
 
     def _cut_off(self, what: str) -> CardprodError:
         """Make the error for an exchange that was ended by closing, or by its time limit."""
-        if self._is_closed:
+        if self._time_limit.is_closed:
             return UsageError(CLOSED)
         return RequestTimeout(f"{what} within {self._request_timeout:g} s: try again")

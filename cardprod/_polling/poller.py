@@ -15,6 +15,7 @@ from abc import abstractmethod
 from typing import TYPE_CHECKING, ClassVar
 
 from cardprod._http.limiter import LimiterQueue, WouldBlock
+from cardprod._http.time_limit import CutOff
 from cardprod._polling.state import PollState
 from cardprod.checkpoint import wall_clock
 from cardprod.errors import CardprodError, RateLimited, RequestTimeout, UsageError, WaitTimeout
@@ -43,9 +44,6 @@ class PollEntry(PollState):
     aborts_on_usage_errors: ClassVar[bool] = False
     """Whether a client that cannot be used ends the interface, rather than this card's wait."""
 
-    is_interruptible: ClassVar[bool] = False
-    """Whether a poll under way can be cut off by an event that brings what it was for."""
-
     @property
     @abstractmethod
     def poller(self) -> Poller:
@@ -65,14 +63,6 @@ class PollEntry(PollState):
 
     def return_from_poll(self) -> None:
         """Take the card back from its poll, before the outcome is applied."""
-
-    @property
-    def is_interrupted(self) -> bool:
-        """Whether a poll under way was cut off because an event has brought what it was for."""
-        return False
-
-    def limit_poll(self, limit: asyncio.Timeout | None) -> None:
-        """Take what a poll under way can be cut off with, for as long as it is under way."""
 
     def postpone(self, now: float, gap: float) -> bool:
         try:
@@ -180,7 +170,12 @@ class Poller:
             del outcome  # if it is an error, its traceback holds this frame: separate them
 
     async def poll_once(
-        self, entry: PollEntry, shared: SharedPoll, queue: LimiterQueue | None = None, permit: Permit | None = None
+        self,
+        entry: PollEntry,
+        shared: SharedPoll,
+        queue: LimiterQueue | None = None,
+        permit: Permit | None = None,
+        cut_off: CutOff | None = None,
     ) -> bool:
         """Poll a card once, and apply the outcome to its state and to everybody else's who waits for it.
 
@@ -188,53 +183,43 @@ class Poller:
             entry: The card.
             shared: The poll, as it was begun in the subscriptions; it is ended here.
             queue: The batch it is for, or `waits`; None for a poll that goes before all of them.
-            permit: One that was acquired; it is released or given back here.
+            permit: One that was acquired; it is used or given back.
+            cut_off: What ends the poll at the card's deadline, or earlier, and was started; None to do that here.
 
         Returns:
             Whether something came of it: False if requests are paused, an event made it unnecessary, or the interface
             was ended.
         """
         outcome: Outcome | None = None
+        own: CutOff | None = None
+        if cut_off is None and (cut_off_at := entry.cut_off_at) is not None:
+            cut_off = own = CutOff()
+            own.start(cut_off_at)
         try:
-            if entry.is_interruptible or entry.cut_off_at is not None:
-                outcome = await self._request_in_time(entry, shared, queue, permit)
-            else:
-                outcome = await self.request(entry.card, queue, permit, id(entry))
+            outcome = await self.request(entry.card, queue, permit, id(entry))
         except WouldBlock:
             pass
         except CardprodError as error:
             # Without its traceback, whose frames hold the card's state, which may hold the error: no cycle is left.
             outcome = _failure_for(error.with_traceback(None), entry, queue)
+        except asyncio.CancelledError:
+            if cut_off is None or not cut_off.stop():
+                raise
+            shared.end(None)  # the others who wait for the card have more time
+            outcome = None if cut_off.is_called_off else self._cut_off(entry.card)
         except Exception as exc:  # noqa: BLE001 - a token source's own, or a fault of this package
             entry.abort(exc)
         finally:
-            if permit is not None:
-                permit.give_back()  # no effect if it was used
+            if cut_off is not None:
+                cut_off.stop()
+            if own is not None:
+                own.close()
             entry.return_from_poll()
             shared.end(outcome)
         if outcome is None:
             return False
         self.apply(entry, outcome)
         return True
-
-    async def _request_in_time(
-        self, entry: PollEntry, shared: SharedPoll, queue: LimiterQueue | None, permit: Permit | None
-    ) -> Outcome | None:
-        """Cut the poll off at the deadline, or, with no outcome, when an event has brought what it was for."""
-        limit = asyncio.timeout_at(entry.cut_off_at)
-        try:
-            async with limit:
-                entry.limit_poll(limit)
-                return await self.request(entry.card, queue, permit, id(entry))
-        except CardprodError:
-            raise  # some are a TimeoutError as well
-        except TimeoutError as exc:
-            if not limit.expired():
-                raise
-            shared.end(None)  # the others who wait for the card have more time
-            return None if entry.is_interrupted else self._cut_off(entry.card, exc)
-        finally:
-            entry.limit_poll(None)
 
     def pause_failure(self, card: Card) -> RequestTimeout | None:
         """Return why no poll is possible at this moment, if requests are paused."""
@@ -245,11 +230,9 @@ class Poller:
             f"requests are paused for {seconds:.0f} s more, after a 429 or `pause`: wait longer", card=card
         )
 
-    def _cut_off(self, card: Card, cause: BaseException | None) -> RequestTimeout:
-        error = self.pause_failure(card)
-        error = error or RequestTimeout("no answer to it came within the wait's time: wait again", card=card)
-        error.__cause__ = cause
-        return error
+    def _cut_off(self, card: Card) -> RequestTimeout:
+        why = "no answer to it came within the wait's time: wait again"
+        return self.pause_failure(card) or RequestTimeout(why, card=card)
 
     # --- What comes ---
 
@@ -288,7 +271,7 @@ class Poller:
 
     def apply_cut_off(self, entry: PollEntry) -> None:
         """Apply a card's deadline, which came while it followed another wait's poll; that poll goes on."""
-        self.apply(entry, self._cut_off(entry.card, None))
+        self.apply(entry, self._cut_off(entry.card))
 
     def settle(self, entry: PollEntry) -> None:
         """Move a card on whose state has changed without an outcome: it expired, or its poll was postponed."""

@@ -22,6 +22,10 @@ class Signal:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
+    def clear(self) -> None:
+        """Let the next wait begin anew."""
+        self._is_set = False
+
     async def wait_until(self, at: float | None) -> bool:
         """Wait until it is set, or until a time on the loop's clock; None for no limit.
 

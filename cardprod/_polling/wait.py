@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
+from cardprod._http.time_limit import CutOff
 from cardprod._polling.coroutine import CoroutineLike, check_loop, not_an_end
 from cardprod._polling.poller import PollEntry
 from cardprod._polling.queue import TICK
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from cardprod._http.limiter import LimiterQueue, Permit
     from cardprod._polling.poller import Poller
     from cardprod._polling.state import PollOptions
-    from cardprod.models import Card, ProductionEvent
+    from cardprod.models import Card
 
 __all__ = ["Wait"]
 
@@ -60,10 +61,8 @@ class Wait(CoroutineLike[ProductionStatus], AsyncIterator[Transition]):
         "_is_begun",
         "_is_closed",
         "_is_consumed",
-        "_is_polling",
         "_options",
         "_poller",
-        "_reader",
     )
 
     __name__ = "wait_until_final"
@@ -79,8 +78,6 @@ class Wait(CoroutineLike[ProductionStatus], AsyncIterator[Transition]):
         self._is_consumed = False  # by `await`, `async for` or `close`
         self._is_begun = False  # by `anext`
         self._is_closed = False
-        self._is_polling = False
-        self._reader: asyncio.Task[Any] | None = None  # whose task polls, if any does
 
     @property
     def last(self) -> ProductionStatus | None:
@@ -133,14 +130,14 @@ class Wait(CoroutineLike[ProductionStatus], AsyncIterator[Transition]):
         Raises:
             UsageError: It is awaited or iterated in an event loop, and this is another thread.
         """
-        if self._reader is not None:
+        if self._entry is not None and self._entry.cut_off is not None:
             words = "close must be called in the event loop of the wait; from another thread use call_soon_threadsafe"
-            check_loop(self._reader.get_loop(), words)
+            check_loop(self._entry.cut_off.task.get_loop(), words)
         self._is_consumed = self._is_closed = True
         if self._entry is not None:
             self._poller.end(self._entry)
-        if self._is_polling and self._entry is not None and _is_in_another_task(self._reader):
-            self._entry.give_up()  # the other task, which awaits or iterates it, then finds that it has ended
+        if self._entry is not None and self._entry.is_awaited_elsewhere():
+            self._entry.move_on()  # the other task, which awaits or iterates it, then finds that it has ended
         elif self._coroutine is not None:
             self._coroutine.close()
 
@@ -178,36 +175,48 @@ class Wait(CoroutineLike[ProductionStatus], AsyncIterator[Transition]):
 
     async def _next_step(self) -> Transition | None:
         """Sleep and poll until there is a transition to deliver; None when there will be no more."""
-        if self._is_polling:
+        entry = self._entry
+        if entry is None:
+            entry = self._begin()
+        elif entry.cut_off is not None:
             raise UsageError(
                 "another task awaits or iterates this wait already: ask the client for another", card=self._card
             )
-        self._is_polling, self._reader = True, asyncio.current_task()
+        elif not entry.is_over:  # it has left if a step was cancelled
+            self._poller.subscriptions.join(self._card, entry)
+        entry.cut_off = cut_off = CutOff()
         try:
-            entry = self._entry
-            if entry is None:
-                self._poller.transport.check_usable()
-                now = asyncio.get_running_loop().time()
-                entry = _Entry(self._card, self._options, now, self._poller, self._checkpoint_id, after=self._after)
-                self._entry = entry
-                self._poller.begin(entry)
-            elif not entry.is_over:
-                self._poller.subscriptions.join(self._card, entry)
             while not (entry.steps or entry.is_over or self._is_closed):
-                await entry.poll_when_due()
-                entry.raise_aborted()
-        except BaseException as exc:  # noqa: BLE001 - it is raised
+                await entry.poll_when_due(cut_off)
+                if entry.aborted_by is not None:
+                    entry.raise_aborted()
+        except Exception as exc:  # noqa: BLE001 - it is raised
             if isinstance(exc, CardprodError):
                 exc.card = self._card
-            # After a cancellation the iteration may be continued, which joins again; mostly it is not.
-            if self._entry is not None and (isinstance(exc, Exception) or self._coroutine is not None):
-                self._poller.end(self._entry, exc if isinstance(exc, Exception) else None)
-            elif self._entry is not None:
-                self._poller.subscriptions.leave(self._card, self._entry)
+            self._poller.end(entry, exc)
             raise not_an_end(exc)  # noqa: B904 - it has its cause
+        except BaseException:
+            if self._coroutine is not None:
+                self._poller.end(entry)
+            else:  # the iteration may be continued after this cancellation; mostly it is not
+                self._poller.subscriptions.leave(self._card, entry)
+            raise
         finally:
-            self._is_polling, self._reader = False, None
+            entry.cut_off = None
+            cut_off.close()
         return None if self._is_closed else entry.take_step()
+
+    def _begin(self) -> _Entry:
+        try:
+            self._poller.transport.check_usable()
+        except UsageError as error:
+            error.card = self._card
+            raise
+        now = asyncio.get_running_loop().time()
+        entry = _Entry(self._card, self._options, now, self._poller, self._checkpoint_id, after=self._after)
+        self._entry = entry  # before an observer is called, who may ask for it
+        self._poller.begin(entry)
+        return entry
 
 
 class _Entry(PollEntry):
@@ -216,18 +225,7 @@ class _Entry(PollEntry):
     It has no reference to the wait, so that a wait that is dropped is freed.
     """
 
-    is_interruptible = True
-
-    __slots__ = (
-        "_aborted_by",
-        "_checkpoint_id",
-        "_is_interrupted",
-        "_is_queued",
-        "_limit",
-        "_poller",
-        "_signal",
-        "steps",
-    )
+    __slots__ = ("_checkpoint_id", "_poller", "_signal", "aborted_by", "cut_off", "steps")
 
     def __init__(  # noqa: PLR0913 - what a wait is made of
         self,
@@ -243,10 +241,10 @@ class _Entry(PollEntry):
         self._poller = poller
         self._checkpoint_id = checkpoint_id
         self._signal = Signal()
-        self._aborted_by: BaseException | None = None
-        self._limit: asyncio.Timeout | None = None
-        self._is_interrupted = False
-        self._is_queued = False  # for a permit
+        self.aborted_by: BaseException | None = None
+        """The error of a schedule or a token source, if there was one."""
+        self.cut_off: CutOff | None = None
+        """What ends a poll, its queueing included; None while nobody waits for a step."""
         self.steps: deque[Transition] = deque()
         """Transitions seen but not delivered yet."""
 
@@ -254,74 +252,83 @@ class _Entry(PollEntry):
     def poller(self) -> Poller:
         return self._poller
 
-    @property
-    def is_interrupted(self) -> bool:
-        return self._is_interrupted
+    def is_awaited_elsewhere(self) -> bool:
+        """Whether a task waits for a step, and is not the current one."""
+        try:
+            return self.cut_off is not None and asyncio.current_task() is not self.cut_off.task
+        except RuntimeError:  # in no event loop at all
+            return False
 
-    async def poll_when_due(self) -> None:
+    async def poll_when_due(self, cut_off: CutOff) -> None:
         """Sleep until the next poll is due, and poll; or return earlier, after an event or another wait's poll."""
-        loop, subscriptions = asyncio.get_running_loop(), self._poller.subscriptions
-        due_at = min(self.next_poll_at, self.expires_at)
-        if due_at > loop.time() and await self._signal.wait_until(due_at):
-            return
-        now = loop.time()
-        if due_at < self.next_poll_at or self.next_poll_at == self.expires_at:  # a `Retry-After` forbids a last poll
+        loop, poller = asyncio.get_running_loop(), self._poller
+        subscriptions = poller.subscriptions
+        self._signal.clear()  # what it was set for is in the state by now
+        now, expires_at = loop.time(), self.expires_at
+        due_at = min(self.next_poll_at, expires_at)
+        if due_at > now:
+            if await self._signal.wait_until(due_at):
+                return
+            now = loop.time()
+        if due_at == expires_at:  # a `Retry-After` forbids a last poll
             self.expire(now)
-            self._poller.settle(self)
+            poller.settle(self)
             return
         if self.postpone(now, subscriptions.trust.gap(now)):
-            self._poller.settle(self)
+            poller.settle(self)
             return
         self.mark_due(now)
-        if not subscriptions.is_polled(self.card):
-            queue = self._poller.waits if self.polls and not self.is_last_poll else None
-            permit = None if queue is None else await self._acquire(queue)
-            if queue is None or permit is not None:
-                shared = subscriptions.begin_poll(self.card, self, loop.time())
-                await self._poller.poll_once(self, shared, queue, permit)
-        else:
-            due_at, cut_off_at = self.next_poll_at, self.cut_off_at
-            await self._signal.wait_until(cut_off_at)
-            if self.next_poll_at == due_at and cut_off_at is not None and loop.time() >= cut_off_at - TICK:
-                self._poller.apply_cut_off(self)
+        if subscriptions.is_polled(self.card):
+            await self._follow()
+            return
+        # The first and the last poll go before the later ones of all waits, and queue while they count as under way.
+        queue = poller.waits if self.polls and not self.is_last_poll else None
+        permit = None
+        cut_off.start(self.cut_off_at)
+        try:
+            if queue is not None:
+                permit = poller.transport.limiter.try_acquire(now, queue) or await self._acquire(queue, cut_off)
+                if permit is None:
+                    return
+                now = permit.acquired_at
+            await poller.poll_once(self, subscriptions.begin_poll(self.card, self, now), queue, permit, cut_off)
+        finally:
+            cut_off.stop()
 
-    async def _acquire(self, queue: LimiterQueue) -> Permit | None:
-        """Wait for a permit; None if an event or another wait's poll came first, or the time of the last poll.
+    async def _follow(self) -> None:
+        """Wait until another wait's poll of the card has ended, or time is up."""
+        due_at, cut_off_at = self.next_poll_at, self.cut_off_at
+        await self._signal.wait_until(cut_off_at)
+        is_time_up = cut_off_at is not None and asyncio.get_running_loop().time() >= cut_off_at - TICK
+        if is_time_up and self.next_poll_at == due_at:
+            self._poller.apply_cut_off(self)
+
+    async def _acquire(self, queue: LimiterQueue, cut_off: CutOff) -> Permit | None:
+        """Queue for a permit; None if an event or another wait's poll came first, or the time of the last poll.
 
         Meanwhile no poll of the card is in flight: another wait, whose poll is more urgent, need not follow this one.
         """
-        permit = self._poller.transport.limiter.try_acquire(asyncio.get_running_loop().time(), queue)
-        if permit is not None:
-            return permit
         cut_off_at = self.cut_off_at
-        failure: CardprodError | None = None
-        limit = asyncio.timeout_at(cut_off_at)
         try:
-            async with limit:
-                self.limit_poll(limit)
-                self._is_queued = True
-                permit = await self._poller.transport.acquire(queue, self.urgent_at)
-        except CardprodError as error:  # the client was closed
-            failure = error.with_traceback(None)
-        except TimeoutError:
-            if not limit.expired():
+            self._poller.transport.check_usable()
+            permit = await self._poller.transport.limiter.acquire(queue, self.urgent_at)
+        except asyncio.CancelledError:
+            if not cut_off.stop():
                 raise
-            if cut_off_at is not None and not self._is_interrupted:
+            if cut_off_at is not None and not cut_off.is_called_off:
                 self.mark_due(cut_off_at)
-        finally:
-            is_needed = not (self._is_interrupted or self._poller.subscriptions.is_polled(self.card))
-            self._is_queued = False
-            self.limit_poll(None)
-        if failure is not None:
-            self._poller.apply(self, failure)
-        if permit is not None and not is_needed:
+            return None
+        except CardprodError as error:  # the client was closed
+            self._poller.apply(self, error.with_traceback(None))
+            return None
+        if cut_off.is_called_off or self._poller.subscriptions.is_polled(self.card):
             permit.give_back()
             return None
         return permit
 
     def raise_aborted(self) -> None:
-        """Raise the error of a schedule or a token source, if there was one."""
-        error, self._aborted_by = self._aborted_by, None
+        """Raise the error of a schedule or a token source."""
+        error, self.aborted_by = self.aborted_by, None
         if error is not None:
             try:
                 raise error
@@ -360,38 +367,17 @@ class _Entry(PollEntry):
         self.steps.append(transition)
 
     def move_on(self) -> None:
+        """End the sleep or the poll in progress: what it was for has come, or does not count any more."""
         self._signal.set()
-        if self._is_queued:
-            self._interrupt()
+        if self.cut_off is not None:
+            self.cut_off.call_off()
 
     def abort(self, error: BaseException) -> None:
-        self._aborted_by = error
-        self._signal.set()
-        self._interrupt()
-
-    def give_up(self) -> None:
-        """End the sleep or the poll in progress."""
-        self._signal.set()
-        self._interrupt()
-
-    def limit_poll(self, limit: asyncio.Timeout | None) -> None:
-        self._limit = limit
-        self._is_interrupted = False
-
-    def take_event(self, event: ProductionEvent, wall_now: float) -> bool:
-        """Process an event. If something is new, the poll in flight is not needed any more, and is cut off."""
-        is_news = super().take_event(event, wall_now)
-        if is_news:
-            self._interrupt()
-        return is_news
+        self.aborted_by = error
+        self.move_on()
 
     def poll_yourself(self) -> None:
         self._signal.set()
-
-    def _interrupt(self) -> None:
-        if self._limit is not None and not self._limit.expired():
-            self._is_interrupted = True
-            self._limit.reschedule(asyncio.get_running_loop().time())
 
 
 class _Steps(AsyncIterator[Transition]):
@@ -404,10 +390,3 @@ class _Steps(AsyncIterator[Transition]):
 
     async def __anext__(self) -> Transition:
         return await anext(self._wait)
-
-
-def _is_in_another_task(task: asyncio.Task[Any] | None) -> bool:
-    try:
-        return asyncio.current_task() is not task
-    except RuntimeError:  # in no event loop at all
-        return False

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import ipaddress
 import re
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final, TypeAlias
 from urllib.parse import urlencode, urlsplit
 
@@ -159,6 +160,7 @@ def _check_base_url(base_url: str, *, allow_plain_http: bool) -> None:
         raise UsageError(_NO_URL) from None
 
 
+@lru_cache  # each new connection asks, mostly for the same address
 def is_loopback(host: str) -> bool:
     """Whether a host of a URL is this machine, by its address or as `localhost`."""
     try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from typing import TYPE_CHECKING, Any, Literal
-from uuid import uuid4
 
 import aiohttp
 import pytest
@@ -13,8 +12,7 @@ from aiohttp.connector import Connection
 
 import cardprod
 from cardprod import Client
-from cardprod._http.session import Channel, send
-from cardprod._protocol.correlation import CorrelationIds
+from cardprod._http.session import Channel
 from cardprod._protocol.requests import Endpoint
 from tests.cards import CARD
 from tests.fast_path import needs_fast_path
@@ -43,12 +41,13 @@ async def status_of(client: Client) -> str:
 def by_session(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The URLs of the requests that went through a session."""
     urls: list[str] = []
+    send = Channel.send
 
-    def record(session: aiohttp.ClientSession, method: Literal["GET"], request: Any, **settings: Any) -> Any:
+    def record(channel: Channel, method: Literal["GET"], request: Any, **settings: Any) -> Any:
         urls.append(str(request[0]))
-        return send(session, method, request, **settings)
+        return send(channel, method, request, **settings)
 
-    monkeypatch.setattr("cardprod._http.session.send", record)
+    monkeypatch.setattr(Channel, "send", record)
     return urls
 
 
@@ -127,7 +126,7 @@ async def test_host_is_the_same() -> None:
     with Table() as table:
         for base_url in ("https://h", "https://H:443/", "http://[::1]:8080", "https://bücher.example"):
             with table.row(base_url):
-                channel: Any = Channel(Endpoint(base_url).prefix, None, ssl=True, ids=CorrelationIds(uuid4()))
+                channel: Any = Channel(Endpoint(base_url).prefix, None, ssl=True)
                 assert f"\r\nHost: {channel._fast._to.headers['Host']}\r\n" in channel._fast._head
                 await channel.close()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import logging
 import sys
@@ -822,6 +823,23 @@ async def test_closed_coroutine_in_the_queue_keeps_no_permit(kiosk: Simulator) -
         assert_idle(client)
 
 
+async def test_request_outside_of_a_task_keeps_no_permit(kiosk: Simulator) -> None:
+    """A poll that runs in no task is refused, and takes no permit from those that do."""
+    kiosk.add(CARD, "never")
+    async with Client(kiosk.token, base_url=kiosk.base_url, max_concurrency=1) as client:
+        refused = asyncio.get_running_loop().create_future()
+
+        def run_by_hand() -> None:
+            with pytest.raises(UsageError, match="inside a task") as caught:
+                poll(client).send(None)
+            refused.set_result(caught.value)
+
+        asyncio.get_running_loop().call_soon(run_by_hand)
+        await refused
+        assert (await asyncio.wait_for(poll(client), 60)).status == "READY"
+        assert_idle(client)
+
+
 @pytest.mark.parametrize("is_borrowed", [True, False])
 async def test_permit_granted_while_closing_is_not_used(kiosk: Simulator, *, is_borrowed: bool) -> None:
     """A poll that gets its permit while the client is being closed ends with `UsageError`, unsent."""
@@ -857,22 +875,34 @@ async def test_token_source_has_as_long_as_a_request(kiosk: Simulator) -> None:
 
 
 async def test_failed_poll_leaves_no_garbage(kiosk: Simulator, client: Client) -> None:
-    """A failed poll and its error leave nothing for the garbage collector."""
+    """A poll that failed, for good or until another attempt, leaves no error for the garbage collector."""
 
     def errors_there_are() -> int:  # other tests keep some as their parameters
-        return sum(isinstance(thing, cardprod.CardNotFound) for thing in gc.get_objects())
+        return sum(isinstance(thing, cardprod.CardprodError) for thing in gc.get_objects())
 
-    gc.collect()
-    before = errors_there_are()
-    gc.disable()
-    try:
-        for _ in range(3):
-            with pytest.raises(cardprod.CardNotFound):
-                await poll(client)
-        await asyncio.sleep(0)
-        assert errors_there_are() == before
-    finally:
-        gc.enable()
+    missing = Card(CARD.profile_id, "missing")
+    kiosk.add(CARD, "never")
+    failures: dict[str, tuple[Card, list[Fault]]] = {
+        "no such card": (missing, []),
+        "a server's failure once": (CARD, [Fault.server_error()]),
+        "too many requests once": (CARD, [Fault.too_many_requests()]),
+        "broken connections": (CARD, [Fault.reset()] * 3),
+    }
+    with Table() as table:
+        for name, (card, faults) in failures.items():
+            with table.row(name):
+                gc.collect()
+                before = errors_there_are()
+                gc.disable()
+                try:
+                    for fault in faults:
+                        kiosk.fail_next(fault)
+                    with contextlib.suppress(cardprod.CardprodError):
+                        await poll(client, card)
+                    await asyncio.sleep(0)
+                    assert errors_there_are() == before
+                finally:
+                    gc.enable()
 
 
 @needs_fast_path

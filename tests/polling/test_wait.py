@@ -18,7 +18,7 @@ import pytest
 import cardprod
 from cardprod import Backoff, Client, Status, UsageError, Wait
 from cardprod.simulator import Fault, Simulator, Stage
-from tests.cards import CARD, event_of
+from tests.cards import CARD, event_of, poll
 from tests.leftovers import assert_idle, assert_nothing_left
 from tests.raw_server import RawServer, http_answer
 from tests.table import Table
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from cardprod import ProductionStatus, Schedule, Transition
 
+OTHERS = [cardprod.Card(CARD.profile_id, f"other-{number}") for number in range(2)]
 EVERY_10 = Backoff(first=10, factor=1, jitter=0)
 
 
@@ -461,6 +462,28 @@ async def test_queued_poll_is_cut_off_at_the_deadline() -> None:
         ahead.cancel()
         await asyncio.wait([ahead])
         assert len(server.heads) == 1
+        assert_idle(client)
+
+
+async def test_deadline_while_it_follows_a_poll_that_it_queued_behind(kiosk: Simulator) -> None:
+    """A wait whose permit comes while another wait polls its card follows that poll, and times out at its deadline."""
+    for card in (CARD, *OTHERS):
+        kiosk.add(card, "never")
+    async with Client(kiosk.token, base_url=kiosk.base_url, request_timeout=100, max_concurrency=1) as client:
+        began = now()
+        queued = asyncio.create_task(wait(client, timeout=40))
+        await asyncio.sleep(1)
+        for _ in OTHERS:
+            kiosk.fail_next(Fault.stall(12))
+        ahead = [asyncio.create_task(poll(client, card)) for card in OTHERS]
+        await asyncio.sleep(15)  # the next permit is a later poll's, and the one after that a first poll's
+        kiosk.fail_next(Fault.stall(60))
+        first = asyncio.create_task(wait(client))
+        with pytest.raises(cardprod.WaitTimeout):
+            await queued
+        assert now() - began == pytest.approx(40, abs=0.01)
+        first.cancel()
+        await asyncio.wait([first, *ahead])
         assert_idle(client)
 
 
