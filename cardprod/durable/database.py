@@ -178,6 +178,16 @@ class _Pool(psycopg_pool.AsyncConnectionPool["AsyncConnection[Any]"]):
     async def _configure(self, connection: AsyncConnection[Any]) -> None:
         self._sound.add(connection)
 
+    async def getconn(self, timeout: float | None = None) -> AsyncConnection[Any]:  # noqa: ASYNC109
+        """Lend a connection, unless cancelled: Python 3.11's `wait_for` loses a cancellation that comes with one."""
+        task = asyncio.current_task()
+        cancellations = task.cancelling() if task else 0
+        connection = await super().getconn(timeout)
+        if task and task.cancelling() > cancellations:
+            await self.putconn(connection)
+            raise asyncio.CancelledError
+        return connection
+
     @asynccontextmanager
     async def connection(self, timeout: float | None = None) -> AsyncGenerator[AsyncConnection[Any]]:  # noqa: ASYNC109
         """Lend a connection: one transaction, committed at the end of the block."""

@@ -13,6 +13,9 @@ import psycopg
 import pytest
 
 from cardprod import Client, DurableError
+from cardprod.durable.database import Database
+from cardprod.durable.schema import prepare
+from cardprod.durable.settings import Settings
 from cardprod.simulator import Fault, Simulator
 from cardprod.telemetry import PollStarted
 from tests.durable.proxy import freezing_proxy
@@ -384,3 +387,25 @@ async def test_sink_that_fails_for_long(
         await until("a failure", lambda: "(ConnectionError: the queue is full); again in 60 s" in caplog.text)
         await until("a deadline", lambda: durable.status(batch_id), lambda status: status.errors == 1, limit=LIMIT)
     assert sweeps(postgres) == []
+
+
+async def test_cancelled_as_a_connection_comes(postgres: str) -> None:
+    """Cancelled in the moment in which it gets a connection, a task ends, and the connection serves others."""
+    database = Database(postgres, Settings(most_connections=1, call=5.0), prepare)
+    await database.open()
+    pool = database.check_open()
+    try:
+        for steps in range(10):
+            held = await pool.getconn()
+            waiting = asyncio.create_task(pool.getconn())
+            await until("its wait", pool.get_stats, lambda stats: stats["requests_waiting"])
+            await pool.putconn(held)
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            if not waiting.cancel():
+                await pool.putconn(await waiting)
+                continue
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+    finally:
+        await database.close()
