@@ -17,6 +17,7 @@ import aiohttp
 import pytest
 from aioresponses import aioresponses
 from hypothesis import settings
+from xdist.scheduler import LoadScopeScheduling
 
 import cardprod
 from cardprod.durable.schema import migration_script
@@ -103,6 +104,18 @@ def pytest_runtest_makereport(
         report.outcome = "failed"
         report.longrepr = f"skipped, although the run has --no-skips: {call.excinfo and call.excinfo.value}"
     return report
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give each worker that is free the next test, or all those that share a browser, which takes seconds to start.
+
+    The option and the marks that pytest-xdist 3.8 has for this change nothing with pytest 9.2.
+    """
+    scheduling: Any = LoadScopeScheduling(config, log)
+    browser = "tests/simulator/test_browser.py"
+    scheduling._split_scope = lambda nodeid: browser if nodeid.startswith(browser) else nodeid
+    return scheduling
 
 
 @pytest.fixture(autouse=True, scope="module")
