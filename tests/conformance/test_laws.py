@@ -468,16 +468,14 @@ async def test_log_handler_that_raises(interface: Interface) -> None:
         def handle(self, record: logging.LogRecord) -> bool:
             raise LookupError(record.getMessage())
 
-    async def answer(writer: asyncio.StreamWriter) -> None:
-        writer.write(http_answer(body='{"status":"PRODUCED","occurredAt":"illegible"}'))
-
     events: list[Event] = []
     logger, handler = logging.getLogger("cardprod"), Broken()
     level = logger.level
     logger.addHandler(handler)
     logger.setLevel(logging.DEBUG)
     try:
-        async with RawServer(answer) as server, Client("token", base_url=server.base_url) as client:
+        answer = http_answer(body='{"status":"PRODUCED","occurredAt":"illegible"}')
+        async with RawServer.saying(answer) as server, Client("token", base_url=server.base_url) as client:
             client.on_event = events.append
             report = await interface.follow(client, CARD, schedule=EVERY_5)
     finally:
