@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import importlib
 import inspect
 import itertools
 import os
@@ -17,7 +18,6 @@ import aiohttp
 import pytest
 from aioresponses import aioresponses
 from hypothesis import settings
-from xdist.scheduler import LoadScopeScheduling
 
 import cardprod
 from cardprod.durable.schema import migration_script
@@ -112,9 +112,13 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
     The option and the marks that pytest-xdist 3.8 has for this change nothing with pytest 9.2.
     """
-    scheduling: Any = LoadScopeScheduling(config, log)
     browser = "tests/simulator/test_browser.py"
-    scheduling._split_scope = lambda nodeid: browser if nodeid.startswith(browser) else nodeid
+
+    def group_of(nodeid: str) -> str:
+        return browser if nodeid.startswith(browser) else nodeid
+
+    scheduling = importlib.import_module("xdist.scheduler").LoadScopeScheduling(config, log)
+    scheduling._split_scope = group_of
     return scheduling
 
 
