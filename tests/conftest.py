@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import importlib
 import inspect
 import itertools
 import os
@@ -103,6 +104,22 @@ def pytest_runtest_makereport(
         report.outcome = "failed"
         report.longrepr = f"skipped, although the run has --no-skips: {call.excinfo and call.excinfo.value}"
     return report
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give each worker that is free the next test, or all those that share a browser, which takes seconds to start.
+
+    The option and the marks that pytest-xdist 3.8 has for this change nothing with pytest 9.2.
+    """
+    browser = "tests/simulator/test_browser.py"
+
+    def group_of(nodeid: str) -> str:
+        return browser if nodeid.startswith(browser) else nodeid
+
+    scheduling = importlib.import_module("xdist.scheduler").LoadScopeScheduling(config, log)
+    scheduling._split_scope = group_of
+    return scheduling
 
 
 @pytest.fixture(autouse=True, scope="module")

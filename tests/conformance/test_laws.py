@@ -96,7 +96,7 @@ def requests_at(kiosk: Simulator) -> list[float]:
 
 @each_interface
 async def test_transitions(kiosk: Simulator, client: Client, interface: Interface) -> None:
-    """Every new status is reported once, in order, and so is a new request of the same status."""
+    """Every new status is reported once, in order, with its time and polls; so is a new request of the same status."""
     kiosk.add(CARD, JAMS_AND_PRINTS)
     report = await interface.follow(client, CARD, schedule=EVERY_5)
     assert report.error is None
@@ -110,6 +110,7 @@ async def test_transitions(kiosk: Simulator, client: Client, interface: Interfac
             None,
             *(step.current for step in report.transitions[:-1]),
         ]
+        assert [(round(step.elapsed), step.polls) for step in report.transitions] == [(0, 1), (15, 4), (25, 6), (40, 9)]
     assert_idle(client)
 
 
@@ -286,6 +287,7 @@ async def test_timeout_in_a_pause(kiosk: Simulator, client: Client, interface: I
     kiosk.fail_next(Fault.too_many_requests(100), times=9)
     report = await interface.follow(client, CARD, schedule=EVERY_5, timeout=20)
     assert isinstance(report.error, WaitTimeout)
+    assert now() <= 35 or not interface.is_continuous  # the next sweep is after the pause
     assert re.search(r"requests are paused for \d+ s more, after a 429", str(report.error))
 
 
@@ -468,16 +470,14 @@ async def test_log_handler_that_raises(interface: Interface, error: type[BaseExc
         def handle(self, record: logging.LogRecord) -> bool:
             raise error(record.getMessage())
 
-    async def answer(writer: asyncio.StreamWriter) -> None:
-        writer.write(http_answer(body='{"status":"PRODUCED","occurredAt":"illegible"}'))
-
     events: list[Event] = []
     logger, handler = logging.getLogger("cardprod"), Broken()
     level = logger.level
     logger.addHandler(handler)
     logger.setLevel(logging.DEBUG)
     try:
-        async with RawServer(answer) as server, Client("token", base_url=server.base_url) as client:
+        answer = http_answer(body='{"status":"PRODUCED","occurredAt":"illegible"}')
+        async with RawServer.saying(answer) as server, Client("token", base_url=server.base_url) as client:
             client.on_event = events.append
             report = await interface.follow(client, CARD, schedule=EVERY_5)
     finally:
@@ -515,7 +515,7 @@ async def test_record_factory_of_an_application(kiosk: Simulator, client: Client
 async def test_cancelled_at_any_moment(
     kiosk: Simulator, client: Client, interface: Interface, *, full_size: bool
 ) -> None:
-    """Cancelled at any moment, a wait ends at once and leaves no task, permit, request or subscription behind."""
+    """Cancelled at any moment, a wait ends then, leaves no task, permit or subscription behind, and polls no more."""
     kiosk.add(CARD, "never")
     kiosk.slow_down(0.5)
     for steps in range(60 if full_size else 30):
@@ -525,14 +525,19 @@ async def test_cancelled_at_any_moment(
         if steps % 3 == 2:
             await asyncio.sleep(steps / 10)
         waiting.cancel()
+        cancelled_at = now()
         with pytest.raises(asyncio.CancelledError):
             await waiting
+        assert now() == cancelled_at
         del waiting
         gc.collect()
         assert_idle(client)
         assert len(client._poller.subscriptions) == 0  # pyright: ignore[reportPrivateUsage]
     kiosk.clear_faults()
     await asyncio.sleep(1)
+    requests = len(kiosk.requests)
+    await asyncio.sleep(60)
+    assert len(kiosk.requests) == requests
     await assert_nothing_left(but=1)  # the simulator's connection
 
 

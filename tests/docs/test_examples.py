@@ -412,7 +412,6 @@ async def test_server_sent_events_recipe() -> None:
 
 @pytest.mark.slow
 @pytest.mark.looptime(False)  # a browser goes by real time
-@pytest.mark.xdist_group("browser")
 async def test_server_sent_events_in_a_browser() -> None:
     """The recipe's page shows transitions, and closes its side at the end: it does not connect again."""
     pytest.importorskip("selenium", reason="selenium is not installed: pip install -e '.[browser]'")

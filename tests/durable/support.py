@@ -27,16 +27,17 @@ SHORT: Plan = [("READY", 0.1), ("PRODUCED", 0)]
 PRODUCED: Plan = [("PRODUCED", 0)]
 STATUSES: Final = ["READY", "IN_PROGRESS", "PRODUCED"]
 _connections: Final = dict[str, "psycopg.Connection[Any]"]()
-_OPTIONS: Final = {"schema", "owner", "keep", "grace", "most_connections"}
+_OPTIONS: Final = {"schema", "owner", "keep", "grace"}
 
 
-def quick(database: str, *, heartbeat: float = 60, **options: Any) -> Durable:
+def quick(database: str, *, heartbeat: float = 60, most_connections: int = 4, **options: Any) -> Durable:
     """Return durable waits whose workers do everything more often: these tests take real time.
 
-    No worker is taken for dead because the machine is busy.
+    No worker is taken for dead because the machine is busy. There are few connections: each costs PostgreSQL as much as
+    many statements.
     """
     settings = {name: options.pop(name) for name in [*options] if name not in _OPTIONS}
-    durable = Durable(database, heartbeat=heartbeat, **options)
+    durable = Durable(database, heartbeat=heartbeat, most_connections=most_connections, **options)
     durable.settings = attrs.evolve(durable.settings, **{**OFTEN, **settings})
     return durable
 

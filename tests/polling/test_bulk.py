@@ -25,7 +25,6 @@ from cardprod import (
     ProductionStatus,
     Progress,
     RateLimit,
-    RateLimited,
     ServerError,
     Status,
     Transition,
@@ -437,22 +436,6 @@ async def test_waits_take_all(kiosk: Simulator, client: Client) -> None:
 # --- What is reported ---
 
 
-async def test_same_steps_as_a_single_wait(kiosk: Simulator, client: Client) -> None:
-    """A batch reports of each card what a single wait reports."""
-    cards = [kiosk.add((123456, plan), plan) for plan in ("prints", "jams", "rejected", "retried")]
-    reported: dict[Card, list[Transition]] = {card: [] for card in cards}
-    async with client.wait_until_all_final(cards, schedule=Backoff(first=1, factor=1)) as steps:
-        async for card, step in steps:
-            assert isinstance(step, Transition)
-            reported[card].append(step)
-    for card in cards:
-        kiosk.add(card, card.card_token)
-        alone = await steps_of(client, card, schedule=Backoff(first=1, factor=1))
-        assert [step.current.status for step in reported[card]] == [step.current.status for step in alone]
-        assert [step.current.error_code for step in reported[card]] == [step.current.error_code for step in alone]
-        assert [step.previous for step in reported[card]] == [None, *(step.current for step in reported[card][:-1])]
-
-
 class Counted(dict[Any, Any]):
     """Statuses by card, which count how many entries are read."""
 
@@ -693,23 +676,6 @@ async def test_single_poll_beside_many(kiosk: Simulator, client: Client, *, full
 # --- Deadlines ---
 
 
-async def test_timeout_of_each_card(kiosk: Simulator, client: Client) -> None:
-    """A card that is not final in time ends with a WaitTimeout that says what was seen."""
-    slow = kiosk.add((1, "slow"), "never")
-    quick = kiosk.add((1, "quick"), "prints")
-    loop = asyncio.get_running_loop()
-    began_at = loop.time()
-    outcome = await client.wait_until_all_final([slow, quick], timeout=60, schedule=Backoff())
-    assert loop.time() - began_at == pytest.approx(60, abs=1)
-    error = outcome[slow]
-    assert isinstance(error, WaitTimeout)
-    assert error.last is not None
-    assert error.last.status == "READY"
-    assert error.polls > 3
-    assert error.card == slow
-    assert isinstance(outcome[quick], ProductionStatus)
-
-
 async def test_deadline_without_permits(kiosk: Simulator) -> None:
     """Without a permit for its last poll a wait still ends soon after its deadline."""
     loop = asyncio.get_running_loop()
@@ -724,17 +690,6 @@ async def test_deadline_without_permits(kiosk: Simulator) -> None:
                     assert len(outcome) == 500
                     assert sum(isinstance(error, WaitTimeout) for error in outcome.values()) >= 498
                     assert_nothing_subscribed(client)
-
-
-async def test_deadline_during_a_pause(kiosk: Simulator, client: Client) -> None:
-    """Deadlines hold while a 429 pauses the client."""
-    cards = add(kiosk, 20)
-    kiosk.fail_next(Fault.too_many_requests(retry_after=3000), times=1)
-    loop = asyncio.get_running_loop()
-    began_at = loop.time()
-    outcome = await client.wait_until_all_final(cards, timeout=100)
-    assert loop.time() - began_at < 115
-    assert {type(error) for error in outcome.values()} <= {WaitTimeout, RateLimited}
 
 
 async def test_batch_timeout_leaves_the_source(kiosk: Simulator, client: Client) -> None:

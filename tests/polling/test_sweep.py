@@ -19,14 +19,12 @@ from cardprod import (
     Client,
     ProductionStatus,
     RateLimit,
-    ServerError,
-    Status,
     Transition,
     UsageError,
     WaitTimeout,
 )
 from cardprod._protocol.codec import unix_time
-from cardprod.simulator import Fault, Simulator, Stage
+from cardprod.simulator import Fault, Simulator
 from tests.cards import event_of
 from tests.clock import wall_clock_of_the_loop
 from tests.leftovers import assert_idle, assert_nothing_left
@@ -104,16 +102,6 @@ async def test_swept_to_the_end(kiosk: Simulator, client: Client) -> None:
     await assert_nothing_left(but=1)
 
 
-async def test_same_transitions_as_a_wait(kiosk: Simulator, client: Client) -> None:
-    """Sweeps report the same transitions as a wait: previous, elapsed and polls run on from job to job."""
-    (card,) = cards_of(kiosk, 1, [("READY", 25.0), ("IN_PROGRESS", 30.0), ("PRODUCED", 0.0)])
-    steps, sweeps = await swept_to_the_end(client, Checkpoint.for_cards([card], schedule=EVERY_10))
-    reported = [what for _, what in steps if isinstance(what, Transition)]
-    assert [(round(step.elapsed), step.polls) for step in reported] == [(0, 1), (30, 4), (60, 7)]
-    assert [step.previous and step.previous.status for step in reported] == [None, "READY", "IN_PROGRESS"]
-    assert len(sweeps) == 7
-
-
 async def test_sweep_never_sleeps(kiosk: Simulator, client: Client) -> None:
     """A sweep with nothing due polls nothing, takes no time and says when to come back."""
     (card,) = cards_of(kiosk, 1, "never")
@@ -133,52 +121,6 @@ async def test_cards_stay_together(kiosk: Simulator, client: Client) -> None:
     cards = cards_of(kiosk, 20, [("READY", 200.0), ("PRODUCED", 0.0)])
     _, sweeps = await swept_to_the_end(client, Checkpoint.for_cards(cards, schedule=Backoff()))
     assert all(sweep.polls == 20 for sweep in sweeps)
-
-
-async def test_failures_are_counted_across_sweeps(kiosk: Simulator) -> None:
-    """Polls that fail in successive sweeps end the wait as in one process, and an answer resets their count."""
-    (card,) = cards_of(kiosk, 1, "never")
-    async with Client(kiosk.token, base_url=kiosk.base_url, attempts=1) as client:
-        kiosk.fail_next(Fault.server_error(500), times=2, card=card)
-        checkpoint = Checkpoint.for_cards([card], max_failures=3, max_outage=0, timeout=1e6)
-        failures: list[int] = []
-        for _ in range(4):
-            sweep = await client.sweep(checkpoint)
-            checkpoint = sweep.checkpoint
-            failures.append(checkpoint.pending[0].failures)
-            assert sweep.next_poll_at is not None
-            await until(sweep.next_poll_at)
-        assert failures == [1, 2, 0, 0]
-        kiosk.fail_next(Fault.server_error(500), times=3, card=card)
-        steps, _ = await swept_to_the_end(client, checkpoint)
-        ((_, error),) = steps
-        assert isinstance(error, ServerError)
-
-
-async def test_deadline_of_a_sweep(kiosk: Simulator, client: Client) -> None:
-    """The deadline is kept across sweeps: one last poll at it, and an error whose checkpoint can be resumed."""
-    (card,) = cards_of(kiosk, 1, [("READY", 100.0), ("PRODUCED", 0.0)])
-    steps, _ = await swept_to_the_end(client, Checkpoint.for_cards([card], timeout=65, schedule=EVERY_10))
-    assert names(steps, card) == ["READY", "WaitTimeout"]
-    error = steps[-1][1]
-    assert isinstance(error, WaitTimeout)
-    assert round(error.elapsed) == 65
-    assert error.checkpoint is not None
-    more, _ = await swept_to_the_end(client, error.checkpoint.extended(600))
-    assert names(more, card) == ["PRODUCED"]
-    assert isinstance(more[0][1], Transition)
-    assert more[0][1].previous == ProductionStatus(**_status_fields(error.last))
-
-
-def _status_fields(status: ProductionStatus | None) -> dict[str, Any]:
-    assert status is not None
-    return {
-        "status": status.status,
-        "kiosk_id": status.kiosk_id,
-        "occurred_at": status.occurred_at,
-        "error_code": status.error_code,
-        "description": status.description,
-    }
 
 
 async def test_429_leaves_cards_due(kiosk: Simulator, client: Client) -> None:
@@ -512,47 +454,6 @@ async def test_deadlines_of_resumed_cards(kiosk: Simulator, client: Client) -> N
             if isinstance(what, WaitTimeout):
                 ended[card] = round(asyncio.get_running_loop().time())
     assert [ended[card] for card in cards] == [300, 100, 200]
-
-
-async def test_resumed_batch_takes_more(kiosk: Simulator, client: Client) -> None:
-    """A card of the checkpoint that is added once more is waited for once."""
-    cards = cards_of(kiosk, 2, [("READY", 20.0), ("PRODUCED", 0.0)])
-    async with client.resume(Checkpoint.for_cards(cards[:1])) as steps:
-        steps.add(cards[0])
-        steps.add(cards[1])
-        reported = [pair async for pair in steps]
-    for card in cards:
-        assert names(reported, card) == ["READY", "PRODUCED"]
-
-
-async def test_timeout_can_be_resumed(kiosk: Simulator, client: Client) -> None:
-    """The `WaitTimeout` of a card in a batch, and of a wait, carries a checkpoint to resume it."""
-    (card,) = cards_of(kiosk, 1, [Stage("READY", 100.0), Stage("PRODUCED")])
-    outcome = (await client.wait_until_all_final([card], timeout=20))[card]
-    assert isinstance(outcome, WaitTimeout)
-    assert outcome.checkpoint is not None
-    with pytest.raises(WaitTimeout) as caught:
-        await client.wait_until_final(card.profile_id, card.card_token, timeout=20)
-    assert caught.value.checkpoint is not None
-    for checkpoint in (outcome.checkpoint, caught.value.checkpoint):
-        async with client.resume(checkpoint.extended(600)) as steps:
-            reported = [what async for _, what in steps]
-        (step,) = reported
-        assert isinstance(step, Transition)
-        assert step.previous is not None
-        assert (step.previous.status, step.current.status) == (Status.READY, Status.PRODUCED)
-
-
-async def test_events_reach_resumed_waits(kiosk: Simulator, client: Client) -> None:
-    """A resumed wait receives events from the moment it is resumed."""
-    (card,) = cards_of(kiosk, 1, "never")
-    async with client.resume(Checkpoint.for_cards([card], schedule=EVERY_10)) as steps:
-        pairs = aiter(steps)
-        await anext(pairs)
-        assert client.notify(event_of(card, "PRODUCED", sent_at=wall_now())) == 1
-        _, step = await anext(pairs)
-        assert isinstance(step, Transition)
-        assert (step.source, step.current.status) == ("webhook", "PRODUCED")
 
 
 # --- Paused, and with another limit ---

@@ -20,7 +20,7 @@ from cardprod import Backoff, Client, Status, UsageError, Wait
 from cardprod.simulator import Fault, Simulator, Stage
 from tests.cards import CARD, event_of, poll
 from tests.leftovers import assert_idle, assert_nothing_left
-from tests.raw_server import RawServer, http_answer
+from tests.raw_server import RawServer, answer_nothing, http_answer
 from tests.table import Table
 
 if TYPE_CHECKING:
@@ -42,10 +42,6 @@ def wait(client: Client, *, timeout: float | None = 900, schedule: Schedule = EV
     return client.wait_until_final(
         CARD.profile_id, CARD.card_token, timeout=timeout, schedule=schedule, max_failures=max_failures
     )
-
-
-async def answer_nothing(_: asyncio.StreamWriter) -> None:
-    """Answer nothing, and keep the connection open."""
 
 
 # --- Every way to wait ---
@@ -159,14 +155,6 @@ async def test_retried_plan_ends_at_the_first_error(kiosk: Simulator, client: Cl
     assert (await wait(client, schedule=Backoff(first=1))).status is Status.PRODUCED
 
 
-async def test_new_request_is_a_transition(kiosk: Simulator, client: Client) -> None:
-    """The same status under a new time, because the card was sent to the kiosk again, is a transition."""
-    again = Stage("IN_PROGRESS", 20, is_new_request=True)
-    kiosk.add(CARD, [("IN_PROGRESS", 25), again, Stage("PRODUCED")])
-    steps = [step.current.status async for step in wait(client)]
-    assert steps == ["IN_PROGRESS", "IN_PROGRESS", "PRODUCED"]
-
-
 async def test_last_polls_and_repr_follow(kiosk: Simulator, client: Client) -> None:
     """A wait has what it saw so far, and its repr no whole card token."""
     kiosk.add(CARD, [("READY", 25), Stage("PRODUCED")])
@@ -242,31 +230,16 @@ async def test_first_step_then_the_rest(kiosk: Simulator, client: Client) -> Non
 
 
 async def test_break_leaves_nothing(kiosk: Simulator, client: Client) -> None:
-    """Breaking out of the iteration leaves no task, no connection in use, and no later poll."""
+    """Breaking out of the iteration leaves no task, no connection in use and no later poll, and ends its events."""
     kiosk.add(CARD, "never")
     async for step in wait(client):
         assert step.current.status is Status.READY
         break
     assert_idle(client)
+    assert client.notify(event_of(CARD, "PRODUCED")) == 0
     await assert_nothing_left(but=1)  # the kiosk keeps the connection open
     await asyncio.sleep(600)
     assert len(kiosk.requests) == 1
-
-
-async def test_cancelled_while_sleeping(kiosk: Simulator, client: Client) -> None:
-    """A wait cancelled between two polls ends at once, and polls no more."""
-    kiosk.add(CARD, "never")
-    task = asyncio.create_task(wait(client))
-    await asyncio.sleep(15)
-    assert_idle(client)
-    requests = len(kiosk.requests)
-    task.cancel()
-    began = now()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    assert now() == began
-    await asyncio.sleep(600)
-    assert len(kiosk.requests) == requests
 
 
 @pytest.mark.parametrize("is_iterated", [True, False])
@@ -303,18 +276,6 @@ async def test_cancelled_while_queued() -> None:
         assert len(server.heads) == 1
 
 
-async def test_cancelled_before_its_first_step(kiosk: Simulator, client: Client) -> None:
-    """A wait whose task is cancelled before it begins never polls."""
-    kiosk.add(CARD, "never")
-    task = asyncio.create_task(wait(client))
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    await asyncio.sleep(60)
-    assert kiosk.requests == []
-    assert_idle(client)
-
-
 async def test_group_that_fails_cancels_its_waits(kiosk: Simulator, client: Client) -> None:
     """A wait in a task group ends with the group when another task of it fails."""
     kiosk.add(CARD, "never")
@@ -336,26 +297,26 @@ async def test_group_that_fails_cancels_its_waits(kiosk: Simulator, client: Clie
 
 
 async def test_outer_timeout_is_the_callers(kiosk: Simulator, client: Client) -> None:
-    """A timeout of the caller's around a wait is a plain `TimeoutError` and no `WaitTimeout`."""
+    """A timeout of the caller's around a wait is a plain `TimeoutError` and no `WaitTimeout`, and ends its polls."""
     kiosk.add(CARD, "never")
+
+    async def under_timeout(seconds: float) -> None:
+        async with asyncio.timeout(seconds):
+            await wait(client)
+
+    async def waited_for(seconds: float) -> None:
+        await asyncio.wait_for(wait(client), seconds)
+
     with Table() as table:
-        for seconds in (15.0, 10.0, 0.0):
-            with table.row(seconds):
+        for ends, seconds in product((under_timeout, waited_for), (15.0, 10.0, 0.0)):
+            with table.row(ends.__name__, seconds):
                 with pytest.raises(TimeoutError) as caught:
-                    async with asyncio.timeout(seconds):
-                        await wait(client)
+                    await ends(seconds)
                 assert type(caught.value) is TimeoutError
                 assert_idle(client)
-
-
-async def test_wait_for_is_the_callers(kiosk: Simulator, client: Client) -> None:
-    """A wait that outlasts `asyncio.wait_for` is cancelled by it, and polls no more."""
-    kiosk.add(CARD, "never")
-    with pytest.raises(TimeoutError) as caught:
-        await asyncio.wait_for(wait(client), 15)
-    assert type(caught.value) is TimeoutError
+    requests = len(kiosk.requests)
     await asyncio.sleep(60)
-    assert len(kiosk.requests) == 2
+    assert len(kiosk.requests) == requests
 
 
 async def test_never_awaited_wait_warns(kiosk: Simulator, client: Client) -> None:
@@ -388,30 +349,6 @@ async def test_closed_wait_is_consumed(kiosk: Simulator, client: Client, *, is_b
 # --- The deadline ---
 
 
-async def test_last_poll_is_at_the_deadline(kiosk: Simulator, client: Client) -> None:
-    """A change just before the deadline is seen by the poll at the deadline."""
-    kiosk.add(CARD, [("READY", 24.9), Stage("PRODUCED")])
-    final = await wait(client, timeout=25)
-    assert final.status is Status.PRODUCED
-    first = kiosk.requests[0].at
-    assert [round(request.at - first, 3) for request in kiosk.requests] == [0, 10, 20, 25]
-
-
-async def test_wait_timeout_has_what_was_seen(kiosk: Simulator, client: Client) -> None:
-    """At the deadline `WaitTimeout` has the last status, the answered polls and the time."""
-    kiosk.add(CARD, "never")
-    waiting = wait(client, timeout=25)
-    with pytest.raises(cardprod.WaitTimeout) as caught:
-        await waiting
-    assert isinstance(caught.value, TimeoutError)
-    assert caught.value.card == CARD
-    assert caught.value.last == waiting.last
-    assert caught.value.last is not None
-    assert caught.value.last.status is Status.READY
-    assert caught.value.polls == len(kiosk.requests) == 4
-    assert caught.value.elapsed == pytest.approx(25, abs=0.01)
-
-
 async def test_iterated_wait_times_out_after_its_steps(kiosk: Simulator, client: Client) -> None:
     """An iterated wait gives its transitions, then `WaitTimeout` once, and then its end."""
     kiosk.add(CARD, "never")
@@ -427,24 +364,6 @@ async def test_iterated_wait_times_out_after_its_steps(kiosk: Simulator, client:
     assert len(steps) == 1
     with pytest.raises(StopAsyncIteration):
         await anext(waiting)
-
-
-async def test_stalled_poll_is_cut_off_at_the_deadline() -> None:
-    """A poll that stalls before the deadline is cut off there, and its connection is closed."""
-    async with (
-        RawServer(answer_nothing) as server,
-        Client("token", base_url=server.base_url, request_timeout=100) as client,
-    ):
-        began = now()
-        with pytest.raises(cardprod.WaitTimeout) as caught:
-            await wait(client, timeout=25)
-        assert now() - began == pytest.approx(25, abs=0.01)
-        assert (caught.value.last, caught.value.polls) == (None, 0)
-        assert isinstance(caught.value.__cause__, cardprod.RequestTimeout)
-        assert_idle(client)
-        task = asyncio.current_task()
-        assert task is not None
-        assert task.cancelling() == 0
 
 
 async def test_queued_poll_is_cut_off_at_the_deadline() -> None:
@@ -487,14 +406,18 @@ async def test_deadline_while_it_follows_a_poll_that_it_queued_behind(kiosk: Sim
         assert_idle(client)
 
 
-async def test_request_timeout_at_the_deadline() -> None:
-    """A request whose own time limit is the deadline ends the wait once, with `WaitTimeout`."""
+@pytest.mark.parametrize("request_timeout", [25, 100])
+async def test_request_under_way_at_the_deadline(request_timeout: float) -> None:
+    """A request that goes on until the deadline or later ends the wait there, once, with `WaitTimeout`."""
     async with (
         RawServer(answer_nothing) as server,
-        Client("token", base_url=server.base_url, request_timeout=25, attempts=1) as client,
+        Client("token", base_url=server.base_url, request_timeout=request_timeout, attempts=1) as client,
     ):
-        with pytest.raises(cardprod.WaitTimeout):
+        with pytest.raises(cardprod.WaitTimeout) as caught:
             await wait(client, timeout=25)
+        assert now() == pytest.approx(25, abs=0.01)
+        assert (caught.value.last, caught.value.polls) == (None, 0)
+        assert isinstance(caught.value.__cause__, cardprod.RequestTimeout)
         task = asyncio.current_task()
         assert task is not None
         assert task.cancelling() == 0
@@ -693,28 +616,6 @@ async def test_clock_starts_with_the_first_step(kiosk: Simulator, client: Client
 # --- Failed polls ---
 
 
-async def test_few_failures_do_not_end_it(kiosk: Simulator) -> None:
-    """Failures below the limit do not end a wait, and an answer starts the count again."""
-    async with Client(kiosk.token, base_url=kiosk.base_url, attempts=1) as client:
-        kiosk.add(CARD, [("READY", 65), Stage("PRODUCED")])
-        steps: list[str] = []
-        kiosk.fail_next(Fault.server_error(), times=2)
-        async for step in wait(client, max_failures=3):
-            steps.append(step.current.status)
-            kiosk.fail_next(Fault.bad_reply(), times=2)
-        assert steps == ["READY", "PRODUCED"]
-        assert [request.fault is None for request in kiosk.requests] == [
-            False,
-            False,
-            True,
-            False,
-            False,
-            True,
-            True,
-            True,
-        ]
-
-
 async def test_many_failures_end_it() -> None:
     """Failures up to the limit end a wait with the last of them, as it is."""
     failures = [
@@ -732,17 +633,6 @@ async def test_many_failures_end_it() -> None:
                 assert waiting.polls == 0
 
 
-async def test_hopeless_answer_ends_it_at_once() -> None:
-    """An answer that no later poll would change ends a wait at the first."""
-    failures = {401: cardprod.Unauthorized, 403: cardprod.Forbidden, 404: cardprod.CardNotFound}
-    with Table() as table:
-        for http_status, failure in failures.items():
-            began = now()
-            with table.row(http_status):
-                await _assert_wait_fails(Fault.server_error(http_status), failure, requests=1, attempts=3)
-                assert now() - began < 0.2
-
-
 async def _assert_wait_fails(fault: Fault, failure: type[Exception], *, requests: int, attempts: int) -> Wait:
     """Wait while every answer has this fault; check how it ends, and after how many requests."""
     async with Simulator() as kiosk, Client(kiosk.token, base_url=kiosk.base_url, attempts=attempts) as client:
@@ -756,17 +646,6 @@ async def _assert_wait_fails(fault: Fault, failure: type[Exception], *, requests
         if fault.kind != "stall":  # a stalled request is logged when it ends
             assert len(kiosk.requests) == requests
         return waiting
-
-
-async def test_closed_client_ends_its_waits(kiosk: Simulator) -> None:
-    """A wait that is asleep when its client is closed ends with `UsageError` at its next poll."""
-    kiosk.add(CARD, "never")
-    async with Client(kiosk.token, base_url=kiosk.base_url) as client:
-        task = asyncio.create_task(wait(client))
-        await asyncio.sleep(15)
-    with pytest.raises(UsageError, match="closed"):
-        await task
-    assert len(kiosk.requests) == 2
 
 
 async def test_closed_client_ends_its_waits_during_a_poll() -> None:

@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 
     from cardprod.simulator import Plan
 
-pytestmark = pytest.mark.xdist_group("browser")  # one worker's browser serves them all
-
 CARD = cardprod.Card(123456, "my-card")
 ROW = f'#card-rows tr[data-key="123456/{CARD.card_token}"]'
 OFTEN = cardprod.Backoff(first=0.05, factor=1, jitter=0)

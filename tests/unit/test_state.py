@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import attrs
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cardprod._polling.adaptive import AdaptiveSchedule
@@ -88,31 +88,6 @@ def test_first_poll_is_due_at_once() -> None:
     assert (state.last, state.polls, state.failures, state.is_over, state.error) == (None, 0, 0, False, None)
 
 
-def test_first_answer_is_a_transition() -> None:
-    """The first answer is a transition from nothing."""
-    assert new_state(started_at=100.0).process_status(seen("READY"), 100.5) == Transition(
-        previous=None, current=seen("READY"), elapsed=0.5, polls=1
-    )
-
-
-def test_new_status_is_a_transition() -> None:
-    """A new status yields one transition, with the previous status, the seconds since the beginning and the polls."""
-    state = new_state(started_at=100.0)
-    state.process_status(seen("READY"), 100.5)
-    assert state.process_status(seen("IN_PROGRESS"), 130.0) == Transition(
-        previous=seen("READY"), current=seen("IN_PROGRESS"), elapsed=30.0, polls=2
-    )
-
-
-@pytest.mark.parametrize("status", ["READY", "TELEPORTED"])
-def test_same_status_is_no_transition(status: str) -> None:
-    """A card seen twice in the same status yields one transition."""
-    state = new_state()
-    assert state.process_status(seen(status, NOON), 100.0) is not None
-    assert state.process_status(seen(status, NOON), 110.0) is None
-    assert state.polls == 2
-
-
 def test_other_details_are_no_transition() -> None:
     """A kiosk id, a code or words that change under the same status and time yield nothing, and are remembered."""
     state = new_state()
@@ -120,15 +95,6 @@ def test_other_details_are_no_transition() -> None:
     latest = ProductionStatus("IN_PROGRESS", "WIS00001", NOON, "PRT_PAUSED", "waiting")
     assert state.process_status(latest, 110.0) is None
     assert state.last is latest
-
-
-def test_same_status_at_another_time_is_a_transition() -> None:
-    """The same status under a new `occurred_at` is a new production request, and so a transition."""
-    state = new_state()
-    state.process_status(seen("IN_PROGRESS", NOON), 100.0)
-    step = state.process_status(seen("IN_PROGRESS", ONE_O_CLOCK), 110.0)
-    assert step is not None
-    assert (step.previous, step.current) == (seen("IN_PROGRESS", NOON), seen("IN_PROGRESS", ONE_O_CLOCK))
 
 
 @pytest.mark.parametrize(
@@ -164,42 +130,7 @@ def test_a_time_counts_only_under_its_status() -> None:
     assert state.process_status(seen("IN_PROGRESS", ONE_O_CLOCK), 120.0) is None
 
 
-def test_there_and_back_again() -> None:
-    """A status that comes back is a transition again."""
-    state = new_state()
-    steps = [state.process_status(seen(status), 100.0) for status in ("READY", "IN_PROGRESS", "READY")]
-    assert [step and step.current.status for step in steps] == ["READY", "IN_PROGRESS", "READY"]
-
-
 # --- When it ends well ---
-
-
-@pytest.mark.parametrize("status", ["PRODUCED", "PRODUCTION_ERROR", "REQUEST_ERROR"])
-@pytest.mark.parametrize("before", [[], ["READY"], ["READY", "IN_PROGRESS"]])
-def test_final_status_ends_the_wait(before: list[str], status: str) -> None:
-    """A final status ends the wait well, be it the first thing seen or the last."""
-    state = new_state()
-    for early in before:
-        state.process_status(seen(early), 100.0)
-    step = state.process_status(seen(status), 110.0)
-    assert step is not None
-    assert step.is_final
-    assert (state.is_over, state.error, state.last) == (True, None, seen(status))
-
-
-def test_final_status_counts_after_the_deadline() -> None:
-    """A final status received after the deadline ends the wait well."""
-    state = new_state(started_at=100.0, timeout=5.0)
-    step = state.process_status(seen("PRODUCED"), 500.0)
-    assert step is not None
-    assert (state.is_over, state.error) == (True, None)
-
-
-def test_unknown_status_does_not_end_the_wait() -> None:
-    """A status this package does not know is not final."""
-    state = new_state()
-    state.process_status(seen("TELEPORTED"), 100.0)
-    assert not state.is_over
 
 
 @pytest.mark.parametrize("ending", [seen("PRODUCED"), UsageError("no"), CardNotFound("no", http_status=404)])
@@ -240,18 +171,6 @@ def test_too_many_failures_in_a_row(max_failures: int) -> None:
     assert state.polls == 0
 
 
-def test_an_answer_resets_the_count() -> None:
-    """Failures with an answer in between are not in a row, even if the answer shows nothing new."""
-    state = new_state(max_failures=2)
-    for _ in range(5):
-        state.process_failure(BROKEN, state.next_poll_at)
-        state.process_status(seen("READY"), state.next_poll_at)
-        assert (state.is_over, state.failures) == (False, 0)
-    state.process_failure(BROKEN, state.next_poll_at)
-    state.process_failure(BROKEN, state.next_poll_at)
-    assert final_error(state) is BROKEN
-
-
 @pytest.mark.parametrize(
     "failure",
     [
@@ -269,25 +188,6 @@ def test_some_failures_end_at_once(failure: CardprodError, timeout: float | None
     state = new_state(max_failures=100, timeout=timeout)
     state.process_failure(failure, 100.0)
     assert final_error(state) is failure
-
-
-@pytest.mark.parametrize(
-    "failure",
-    [
-        TransportError("reset"),
-        RequestTimeout("slow"),
-        BadReply("garbage"),
-        ApiError("422", http_status=422),
-        RateLimited("429", http_status=429),
-        ServerError("503", http_status=503),
-    ],
-    ids=lambda failure: type(failure).__name__,
-)
-def test_other_failures_do_not_end_it_at_once(failure: CardprodError) -> None:
-    """A single poll that failed for another reason does not end the wait."""
-    state = new_state(max_failures=2)
-    state.process_failure(failure, 100.0)
-    assert (state.is_over, state.failures, state.next_poll_at) == (False, 1, 110.0)
 
 
 # --- When to poll next ---
@@ -350,16 +250,6 @@ def test_deadline_ends_the_wait() -> None:
     assert error.__cause__ is None
     assert "15 s" in str(error)
     assert "READY" in str(error)
-
-
-def test_last_poll_may_be_final() -> None:
-    """A card that is final at the deadline is a success, not a timeout."""
-    state = new_state(timeout=15.0)
-    state.process_status(seen("READY"), 100.0)
-    state.process_status(seen("READY"), 110.0)
-    step = state.process_status(seen("PRODUCED"), 118.0)
-    assert step is not None
-    assert (state.is_over, state.error) == (True, None)
 
 
 def test_last_poll_may_show_a_transition() -> None:
@@ -447,13 +337,6 @@ def test_timeout_of_zero_polls_once() -> None:
     error = final_error(state)
     assert isinstance(error, WaitTimeout)
     assert error.polls == 1
-
-
-def test_timeout_of_zero_and_a_final_card() -> None:
-    """With a timeout of 0 a card that is final already is a success."""
-    state = new_state(timeout=0.0)
-    assert state.process_status(seen("PRODUCED"), 103.0) is not None
-    assert (state.is_over, state.error) == (True, None)
 
 
 def test_expired() -> None:
@@ -556,7 +439,15 @@ STATUSES = st.builds(
     occurred_at=st.sampled_from([None, None, NOON, ONE_O_CLOCK]),
 )
 FAILURES = st.sampled_from(
-    [BROKEN, BadReply("garbage"), ServerError("503", http_status=503), Unauthorized("401", http_status=401)]
+    [
+        BROKEN,
+        RequestTimeout("slow"),
+        BadReply("garbage"),
+        ApiError("422", http_status=422),
+        RateLimited("429", http_status=429),
+        ServerError("503", http_status=503),
+        Unauthorized("401", http_status=401),
+    ]
 )
 SCHEDULES = st.builds(
     Backoff,
@@ -567,6 +458,7 @@ SCHEDULES = st.builds(
 )
 
 
+@settings(max_examples=4 * settings().max_examples)
 @given(
     story=st.lists(st.tuples(st.one_of(STATUSES, STATUSES, FAILURES), st.floats(0, 40), st.booleans()), max_size=40),
     schedule=SCHEDULES,
