@@ -428,29 +428,27 @@ class PollState:
 
     def _learn(self, previous: ProductionStatus, now: float, *, ended: bool, is_exact: bool) -> None:
         """Pass to a schedule that learns how long the card stayed in a status, and set when the new one began."""
-        before = self._polled_at
+        before, schedule = self._polled_at, self._options.schedule
+        stays = ((before, ended),)
         if ended and is_exact:  # an event: the status lasted until now
-            self._learn_stay(previous, before, now, ended=False)
+            stays = (before, False), (now, True)
             before = now
-        self._learn_stay(previous, before, now, ended=ended)
+        if isinstance(schedule, AdaptiveSchedule) and self.last is not None:
+            for seen_at, has_ended in stays:
+                schedule.learn(
+                    previous.status,
+                    seen_at - self._began_at,
+                    now - self._began_at,
+                    now,
+                    is_first=self._is_first,
+                    ended=has_ended,
+                    is_final=has_ended and self.last.is_final,
+                    unchanged=self._unchanged,
+                    requests_per_second=self._options.requests_per_second,
+                )
         if ended:
             self._is_first = False
             self._began_at = (before + now) / 2  # the best estimate
-
-    def _learn_stay(self, previous: ProductionStatus, before: float, now: float, *, ended: bool) -> None:
-        schedule = self._options.schedule
-        if isinstance(schedule, AdaptiveSchedule) and self.last is not None:
-            schedule.learn(
-                previous.status,
-                before - self._began_at,
-                now - self._began_at,
-                now,
-                is_first=self._is_first,
-                ended=ended,
-                is_final=ended and self.last.is_final,
-                unchanged=self._unchanged,
-                requests_per_second=self._options.requests_per_second,
-            )
 
     def _schedule_next(self, now: float, failure: CardprodError | None) -> None:
         if self.is_last_poll:
