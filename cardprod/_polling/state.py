@@ -120,7 +120,6 @@ class PollState:
     __slots__ = (
         "_began_at",
         "_deadline_at",
-        "_ended_by",
         "_event",
         "_failing",
         "_is_first",
@@ -129,6 +128,7 @@ class PollState:
         "_polled_at",
         "_unchanged",
         "card",
+        "ended_by",
         "last",
         "next_poll_at",
         "polls",
@@ -157,10 +157,11 @@ class PollState:
         self._unchanged = 0
         self._occurred_at = None if after is None else after.occurred_at
         self._failing = _NOT_FAILING  # how many polls have failed since the last answer, and when the first of them did
-        self._ended_by: CardprodError | Literal["a final status"] | None = None
         self._event: tuple[float, datetime | None] | None = None  # when an unconfirmed event came; its `sent_at`
         self.last: ProductionStatus | None = after
         """The last status seen, or `after`."""
+        self.ended_by: CardprodError | Literal["a final status"] | None = None
+        """What has ended the wait; None while it is under way."""
         self.polls: int = 0
         """Answered polls so far."""
         self.next_poll_at: float = started_at
@@ -171,18 +172,18 @@ class PollState:
     @property
     def is_over(self) -> bool:
         """Whether the wait has ended."""
-        return self._ended_by is not None
+        return self.ended_by is not None
 
     @property
     def error(self) -> CardprodError | None:
         """The error that ended the wait; None if a final status did, or it was taken."""
-        return self._ended_by if isinstance(self._ended_by, CardprodError) else None
+        return self.ended_by if isinstance(self.ended_by, CardprodError) else None
 
     def take_error(self) -> CardprodError | None:
         """Return `error`, which is then None."""
         error = self.error
         if error is not None:
-            self._ended_by = "a final status"
+            self.ended_by = "a final status"
         return error
 
     @property
@@ -200,10 +201,12 @@ class PollState:
         that, because nothing ran in time, `last_poll_seconds` later.
         """
         at = self._deadline_at
+        if at == math.inf:
+            return None
         if self.is_last_poll:
             is_too_late = self.next_poll_at >= self.expires_at
             at = self.next_poll_at + self._options.last_poll_seconds if is_too_late else self.expires_at
-        return None if math.isinf(at) else at
+        return None if at == math.inf else at
 
     @property
     def expires_at(self) -> float:
@@ -268,7 +271,8 @@ class PollState:
         Raises:
             UsageError: The wait is already over.
         """
-        self._check_under_way()
+        if self.ended_by is not None:
+            raise self._over()
         self.polls += 1
         self._failing = _NOT_FAILING
         if self.last is not None and self._lags(status, self.last, now):
@@ -294,7 +298,8 @@ class PollState:
         Raises:
             UsageError: The wait is already over.
         """
-        self._check_under_way()
+        if self.ended_by is not None:
+            raise self._over()
         if not self._is_news(event, now, wall_now):
             return None
         transition = self._take(event.status, now, "webhook")
@@ -315,18 +320,19 @@ class PollState:
         Raises:
             UsageError: The wait is already over.
         """
-        self._check_under_way()
+        if self.ended_by is not None:
+            raise self._over()
         failures, failing_since = self._failing
         self._failing = failures, failing_since = failures + 1, min(failing_since, now)
         self._unchanged += 1
         if _is_refusal(failure):
-            self._ended_by = failure
+            self.ended_by = failure
         elif self.is_last_poll or now >= self._deadline_at:
-            self._ended_by = self._timed_out(now, failure)
+            self.ended_by = self._timed_out(now, failure)
         elif failures >= self._options.max_failures and (
             self._is_unanswered or now - failing_since >= self._options.max_outage
         ):
-            self._ended_by = failure
+            self.ended_by = failure
         else:
             self._schedule_next(now, failure)
 
@@ -336,8 +342,9 @@ class PollState:
         Raises:
             UsageError: The wait is already over.
         """
-        self._check_under_way()
-        self._ended_by = self._timed_out(now, None)
+        if self.ended_by is not None:
+            raise self._over()
+        self.ended_by = self._timed_out(now, None)
 
     def _is_news(self, event: ProductionEvent, now: float, wall_now: float) -> bool:
         sent_at = event.sent_at
@@ -402,8 +409,8 @@ class PollState:
         elif source == "webhook":
             self._began_at, self._is_first = now, False  # its beginning was observed
         self._polled_at = now
-        if status.is_final and is_new:
-            self._ended_by = "a final status"
+        if is_new and status.is_final:
+            self.ended_by = "a final status"
         else:
             try:
                 self._schedule_next(now, None)
@@ -451,8 +458,8 @@ class PollState:
             self._began_at = (before + now) / 2  # the best estimate
 
     def _schedule_next(self, now: float, failure: CardprodError | None) -> None:
-        if self.is_last_poll:
-            self._ended_by = self._timed_out(now, failure)
+        if self.next_poll_at >= self._deadline_at:
+            self.ended_by = self._timed_out(now, failure)
             return
         gap, urgent = self._gaps(now, now, self._options.random())
         if failure is not None and isinstance(self._options.schedule, AdaptiveSchedule):
@@ -463,9 +470,10 @@ class PollState:
     def _schedule_at(self, now: float, gap: float, urgent: float, failure: CardprodError | None) -> None:
         if not 0 < gap < math.inf:
             message = f"a schedule's delay must be above 0 seconds and finite, not {gap!r}"
-            self._ended_by = UsageError(message, card=self.card)
+            self.ended_by = UsageError(message, card=self.card)
             return
-        last_at, retry_at = max(now, self._deadline_at), now + _retry_after(failure)
+        last_at = max(now, self._deadline_at)
+        retry_at = now if failure is None else now + _retry_after(failure)
         self.next_poll_at = self.urgent_at = max(min(now + gap, last_at), retry_at)
         if urgent > gap:
             self.urgent_at = max(min(now + urgent, last_at), retry_at)
@@ -491,9 +499,8 @@ class PollState:
     def _timed_out(self, now: float, failure: CardprodError | None) -> WaitTimeout:
         return timed_out(self.card, self.last, self.polls, now - self.started_at, failure)
 
-    def _check_under_way(self) -> None:
-        if self.is_over:
-            raise UsageError("this wait is over: ask the client for another", card=self.card)
+    def _over(self) -> UsageError:
+        return UsageError("this wait is over: ask the client for another", card=self.card)
 
     # --- Saved and restored ---
 
@@ -527,7 +534,7 @@ class PollState:
             event_at=None if event_at is None else unix_time(event_at + ahead),
             event_sent_at=event_sent_at,
             failing_since=unix_time(failing_since + ahead) if is_seen and failures and self.error is None else None,
-            is_after=self.last is not None and self.last.is_final and self._ended_by != "a final status",
+            is_after=self.last is not None and self.last.is_final and self.ended_by != "a final status",
             undelivered=tuple(undelivered),
         )
 
@@ -560,7 +567,7 @@ class PollState:
         self._is_first = saved.is_first
         self._event = None if saved.event_at is None else (at(saved.event_at), saved.event_sent_at)
         if saved.last is not None and saved.last.is_final and not saved.is_after:
-            self._ended_by = "a final status"
+            self.ended_by = "a final status"
         elif isinstance(self._options.schedule, AdaptiveSchedule) and self.last is not None and not self.failures:
             urgent_at = self._polled_at + self._gaps(self._polled_at, now, 0.5)[1]
             self.urgent_at = max(self.next_poll_at, min(urgent_at, self._deadline_at))
@@ -573,7 +580,7 @@ def _is_refusal(failure: CardprodError) -> bool:
     return isinstance(failure, UsageError)
 
 
-def _retry_after(failure: CardprodError | None) -> float:
+def _retry_after(failure: CardprodError) -> float:
     """Return for how many seconds a server that was overloaded or failed asks not to be polled.
 
     After a 429 no longer than the client pauses: its probe shows whether it may go on.

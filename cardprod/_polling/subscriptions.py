@@ -130,6 +130,13 @@ class Subscriptions:
         """Whether a poll of the card is in flight."""
         return card in self._polled
 
+    def claim_poll(self, card: Card) -> bool:
+        """Claim the next poll of a card, which must then begin. False if one is in flight."""
+        polled = self._polled
+        count = len(polled)
+        polled.add(card)
+        return len(polled) > count
+
     def begin_poll(self, card: Card, poller: Subscriber, now: float) -> SharedPoll:
         """Begin a poll of a card. The caller must end it, also if it fails or is cancelled."""
         self._polled.add(card)

@@ -18,6 +18,7 @@ from cardprod._polling.poller import PollEntry
 from cardprod._polling.queue import TICK, Phase, PollQueue, QueuedState
 from cardprod._polling.signal import Signal
 from cardprod._polling.source import TimeSlice, each_item
+from cardprod._polling.subscriptions import SharedPoll
 from cardprod._protocol.validation import check_seconds, check_type
 from cardprod.checkpoint import known_status, wall_clock
 from cardprod.errors import CardprodError, UsageError, WaitTimeout
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from cardprod._polling.poller import Poller
     from cardprod._polling.source import Cards
     from cardprod._polling.state import PollOptions, PollState
-    from cardprod._polling.subscriptions import Outcome, SharedPoll
+    from cardprod._polling.subscriptions import Outcome
     from cardprod.checkpoint import Checkpoint, PendingCard
     from cardprod.models import CardLike
 
@@ -84,12 +85,9 @@ class _Entry(QueuedState, PollEntry):
             super().take_outcome(outcome)
 
     def poll_yourself(self) -> None:
-        if self.phase is Phase.FOLLOWING and not self.is_over:
+        if self.phase is Phase.FOLLOWING and self.ended_by is None:
             self.mark_due(asyncio.get_running_loop().time())
             self.move_on()
-
-    def return_from_poll(self) -> None:
-        self._waits.return_from_poll(self)
 
 
 class Waits(Batch[Transition]):
@@ -319,7 +317,7 @@ class Waits(Batch[Transition]):
                 await self._room.wait_until(None)
             else:
                 permit = await transport.acquire(self._requests)
-                entry = self._queue.take(loop.time() + TICK, subscriptions.is_polled)
+                entry = self._queue.take(loop.time() + TICK, subscriptions.claim_poll)
                 if entry is not None:
                     return entry, permit
                 permit.give_back()
@@ -356,7 +354,7 @@ class Waits(Batch[Transition]):
                 return  # `_poll_due` is awake, or has something to wait for or to postpone
             if (another := limiter.try_acquire(now, self._requests)) is None:
                 return
-            following = self._queue.take(now, subscriptions.is_polled)
+            following = self._queue.take(now, subscriptions.claim_poll)
             if following is None:
                 another.give_back()
                 return
@@ -365,14 +363,9 @@ class Waits(Batch[Transition]):
 
     def _begin_poll(self, entry: _Entry, now: float) -> SharedPoll:
         entry.mark_due(now)
-        return self._poller.subscriptions.begin_poll(entry.card, entry, now)
+        return SharedPoll(self._poller.subscriptions, entry.card, entry, now)
 
     # --- What the engine asks for ---
-
-    def return_from_poll(self, entry: _Entry) -> None:
-        """Take a card back from its poll."""
-        if not self._is_left:
-            self._queue.return_from_poll(entry)
 
     def deliver(self, entry: _Entry, transition: Transition) -> None:
         """Add a transition to the results."""
