@@ -123,8 +123,7 @@ class _Load:
         self._mass += mass
         self._waited += waited
         self._delays += delay
-        if delay > self._longest_delay:
-            self._longest_delay = delay
+        self._longest_delay = max(self._longest_delay, delay)
         if is_due:
             self._estimate(requests_per_second)
 

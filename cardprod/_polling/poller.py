@@ -202,8 +202,8 @@ class Poller:
         except Exception as exc:  # noqa: BLE001 - a token source's own, or a fault of this package
             entry.abort(exc)
         finally:
-            if permit is not None:
-                permit.give_back()  # no effect if it was used
+            if permit is not None and outcome is None:
+                permit.give_back()  # no effect if it was used, as for an outcome it was
             entry.return_from_poll()
             shared.end(outcome)
         if outcome is None:

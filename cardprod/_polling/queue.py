@@ -146,10 +146,11 @@ class PollQueue(Generic[_S]):
             Whether its wait is over and it was removed now.
         """
         phase, is_over = state.phase, state.ended_by is not None
-        if phase is Phase.OVER or (phase is Phase.POLLING and not is_over):
-            return False
-        if phase is Phase.SCHEDULED or phase is Phase.DUE:
-            self._leave_stale()
+        if phase is not Phase.IDLE:
+            if phase is Phase.OVER or (phase is Phase.POLLING and not is_over):
+                return False
+            if phase is Phase.SCHEDULED or phase is Phase.DUE:
+                self._leave_stale()
         self._active.discard(state)
         if is_over:
             state.phase = Phase.OVER

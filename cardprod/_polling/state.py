@@ -405,7 +405,10 @@ class PollState:
             self._occurred_at = status.occurred_at or self._occurred_at
         self._unchanged = 0 if is_new else self._unchanged + 1
         if previous is not None:
-            self._learn(previous, now, ended=is_new, is_exact=source == "webhook")
+            if is_new and source == "webhook":  # the status lasted until now
+                self._learn(previous, now, ended=False)
+                self._polled_at = now
+            self._learn(previous, now, ended=is_new)
         elif source == "webhook":
             self._began_at, self._is_first = now, False  # its beginning was observed
         self._polled_at = now
@@ -433,29 +436,24 @@ class PollState:
 
     # --- The schedule ---
 
-    def _learn(self, previous: ProductionStatus, now: float, *, ended: bool, is_exact: bool) -> None:
+    def _learn(self, previous: ProductionStatus, now: float, *, ended: bool) -> None:
         """Pass to a schedule that learns how long the card stayed in a status, and set when the new one began."""
-        before, schedule = self._polled_at, self._options.schedule
-        stays = ((before, ended),)
-        if ended and is_exact:  # an event: the status lasted until now
-            stays = (before, False), (now, True)
-            before = now
+        schedule = self._options.schedule
         if isinstance(schedule, AdaptiveSchedule) and self.last is not None:
-            for seen_at, has_ended in stays:
-                schedule.learn(
-                    previous.status,
-                    seen_at - self._began_at,
-                    now - self._began_at,
-                    now,
-                    is_first=self._is_first,
-                    ended=has_ended,
-                    is_final=has_ended and self.last.is_final,
-                    unchanged=self._unchanged,
-                    requests_per_second=self._options.requests_per_second,
-                )
+            schedule.learn(
+                previous.status,
+                self._polled_at - self._began_at,
+                now - self._began_at,
+                now,
+                is_first=self._is_first,
+                ended=ended,
+                is_final=ended and self.last.is_final,
+                unchanged=self._unchanged,
+                requests_per_second=self._options.requests_per_second,
+            )
         if ended:
             self._is_first = False
-            self._began_at = (before + now) / 2  # the best estimate
+            self._began_at = (self._polled_at + now) / 2  # the best estimate
 
     def _schedule_next(self, now: float, failure: CardprodError | None) -> None:
         if self.next_poll_at >= self._deadline_at:
@@ -473,10 +471,13 @@ class PollState:
             self.ended_by = UsageError(message, card=self.card)
             return
         last_at = max(now, self._deadline_at)
-        retry_at = now if failure is None else now + _retry_after(failure)
-        self.next_poll_at = self.urgent_at = max(min(now + gap, last_at), retry_at)
+        self.next_poll_at = self.urgent_at = min(now + gap, last_at)
         if urgent > gap:
-            self.urgent_at = max(min(now + urgent, last_at), retry_at)
+            self.urgent_at = min(now + urgent, last_at)
+        if failure is not None:
+            retry_at = now + _retry_after(failure)
+            self.next_poll_at = max(self.next_poll_at, retry_at)
+            self.urgent_at = max(self.urgent_at, retry_at)
 
     def _gaps(self, at: float, now: float, jitter: float) -> tuple[float, float]:
         """Return after how many seconds from a time on the next poll is due, and after how many it is urgent."""

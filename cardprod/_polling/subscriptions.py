@@ -106,19 +106,22 @@ class Subscriptions:
         """Subscribe a wait to a card. Subscribing it again changes nothing."""
         shard = self._shard(card)
         there = shard.setdefault(card, subscriber)
+        if there is subscriber:
+            return
         if isinstance(there, dict):
             there[subscriber] = None
-        elif there is not subscriber:
+        else:
             shard[card] = {there: None, subscriber: None}
 
     def leave(self, card: Card, subscriber: Subscriber) -> None:
         """Unsubscribe a wait from a card, if it is subscribed."""
         shard = self._shard(card)
         there = shard.pop(card, None)
+        if there is subscriber or there is None:
+            return
         if isinstance(there, dict):
             there.pop(subscriber, None)
-            there = there or None
-        if there is not None and there is not subscriber:
+        if there:
             shard[card] = there
 
     def of(self, card: Card) -> tuple[Subscriber, ...]:

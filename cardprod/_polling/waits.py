@@ -159,7 +159,7 @@ class Waits(Batch[Transition]):
     def _outcome_of(result: Transition | CardprodError) -> ProductionStatus | CardprodError | None:
         if isinstance(result, CardprodError):
             return result
-        return result.current if result.is_final else None
+        return result.current if result.current.is_final else None
 
     def checkpoint(self) -> Checkpoint:
         """Save the waits as they are, to go on with elsewhere by `Client.resume` or `Client.sweep`.
@@ -381,15 +381,15 @@ class Waits(Batch[Transition]):
             self._wake_poller.set()
 
     def _finish(self, entry: _Entry) -> None:
-        card, error = entry.card, entry.error
+        card, ended_by = entry.card, entry.ended_by
         if not self._is_source_done:
             self._over.add(card)
-        if error is not None:
-            if isinstance(error, WaitTimeout):
+        if isinstance(ended_by, CardprodError):
+            if isinstance(ended_by, WaitTimeout):
                 saved = entry.save(asyncio.get_running_loop().time(), wall_clock())
-                error.checkpoint = self._options.checkpoint(str(uuid.uuid4()), (saved,))
-            self._stream.add((card, error, entry))
-            self._stream.count_end(error)
+                ended_by.checkpoint = self._options.checkpoint(str(uuid.uuid4()), (saved,))
+            self._stream.add((card, ended_by, entry))
+            self._stream.count_end(ended_by)
         elif entry.last is not None:
             self._stream.count_end(entry.last)
 

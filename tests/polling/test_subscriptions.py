@@ -91,11 +91,7 @@ def test_poll_is_shared() -> None:
 def test_poll_is_claimed_once() -> None:
     """The next poll of a card is claimed by one wait; by another only when that poll has ended."""
     subscribed = subscriptions()
-    assert [subscribed.claim_poll(CARD), subscribed.claim_poll(CARD), subscribed.claim_poll(OTHER)] == [
-        True,
-        False,
-        True,
-    ]
+    assert [subscribed.claim_poll(card) for card in (CARD, CARD, OTHER)] == [True, False, True]
     assert subscribed.is_polled(CARD)
     SharedPoll(subscribed, CARD, Recorder(), 10).end(None)
     assert subscribed.claim_poll(CARD)
