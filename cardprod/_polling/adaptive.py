@@ -219,6 +219,7 @@ class AdaptiveSchedule:
         check_number("AdaptiveSchedule: jitter", jitter, least=0, below=1)
         check_type("AdaptiveSchedule: fallback", fallback, Backoff)
         self._fallback = fallback
+        self._idle_gap = max(IDLE_GAP, fallback.first)
         self._progress_weight = progress_weight
         self._shortest = shortest
         self._memory = memory
@@ -263,7 +264,7 @@ class AdaptiveSchedule:
         backoff = self._fallback.delay(unchanged, random)
         learned = self.delay_at(status, age, now, random, is_first=is_first)
         should = max(min(learned, _OVERTAKEN * self._load.longest_gap), self._shortest)
-        may = min(should, self._patience * min(backoff, max(IDLE_GAP, self._fallback.first) * shorter))
+        may = min(should, self._patience * min(backoff, self._idle_gap * shorter))
         least = min(backoff, max(age * _UNCHANGED, least_gap * shorter))
         return max(may, least), max(should, least)
 

@@ -117,6 +117,10 @@ class Poller:
     def begin(self, entry: PollEntry) -> None:
         """Begin a wait: it gets the events and polls of its card."""
         self.subscriptions.join(entry.card, entry)
+        self.report_start(entry)
+
+    def report_start(self, entry: PollEntry) -> None:
+        """Report that a wait has begun."""
         if self.telemetry.is_observed:
             self._observed.add(id(entry))
             self.telemetry.emit(WaitStarted(entry.card, id(entry)))

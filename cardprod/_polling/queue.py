@@ -92,15 +92,17 @@ class PollQueue(Generic[_S]):
                     seen.add(state)
                     yield state
 
-    def add(self, state: _S) -> None:
-        """Add a card. Cards with a deadline must be added in the order of their deadlines."""
+    def add(self, state: _S) -> bool:
+        """Add a card, and return whether it has a deadline. Those must be added in the order of their deadlines."""
         if state.last is None:
             state.phase = Phase.NEW
             self._new.append(state)
         else:
             self._schedule(state)
-        if state.expires_at != math.inf:
+        has_deadline = state.expires_at != math.inf
+        if has_deadline:
             self._deadlines.append(state)
+        return has_deadline
 
     def due_at(self, now: float) -> float:
         """Return when the next card is due; infinite if none is scheduled."""

@@ -116,8 +116,9 @@ class ResultStream(Generic[_T]):
 
     def add(self, result: _T) -> None:
         """Add a result."""
+        if not self._results:  # else its reader does not wait
+            self._readable.set()
         self._results.append(result)
-        self._readable.set()
 
     def count_card(self) -> None:
         """Count a card that was read."""

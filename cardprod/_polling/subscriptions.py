@@ -102,16 +102,17 @@ class Subscriptions:
     def _shard(self, card: Card) -> dict[Card, Subscriber | dict[Subscriber, None]]:
         return self._shards[hash(card.card_token) % _SHARDS]
 
-    def join(self, card: Card, subscriber: Subscriber) -> None:
-        """Subscribe a wait to a card. Subscribing it again changes nothing."""
+    def join(self, card: Card, subscriber: Subscriber) -> tuple[Subscriber, ...]:
+        """Subscribe a wait to a card, and return those that are subscribed beside it. A second time changes nothing."""
         shard = self._shard(card)
         there = shard.setdefault(card, subscriber)
         if there is subscriber:
-            return
+            return ()
         if isinstance(there, dict):
             there[subscriber] = None
         else:
-            shard[card] = {there: None, subscriber: None}
+            shard[card] = there = {there: None, subscriber: None}
+        return tuple(one for one in there if one is not subscriber)
 
     def leave(self, card: Card, subscriber: Subscriber) -> None:
         """Unsubscribe a wait from a card, if it is subscribed."""
@@ -121,8 +122,8 @@ class Subscriptions:
             return
         if isinstance(there, dict):
             there.pop(subscriber, None)
-        if there:
-            shard[card] = there
+            there = there if len(there) > 1 else next(iter(there))
+        shard[card] = there
 
     def of(self, card: Card) -> tuple[Subscriber, ...]:
         """Return the subscribers of a card."""

@@ -268,25 +268,27 @@ class Waits(Batch[Transition]):
             entry.phase = Phase.OVER
             self._stream.count_end(entry.last)
         else:
+            self._poller.subscriptions.join(entry.card, entry)
             self._wait_for(entry, now)
 
     def _register(
         self, card: Card, now: float, after: ProductionStatus | None = None, timeout: float | None = None
     ) -> None:
-        subscribers = self._poller.subscriptions.of(card)
-        if subscribers and any(isinstance(one, _Entry) and one.is_of(self) for one in subscribers):
-            return
         after = after or known_status(card, self._known)
         timeout = self._options.timeout if timeout is None else timeout
         ends_at = self._ends_at if timeout is None else min(now + timeout, self._ends_at)
-        self._stream.count_card()
-        self._wait_for(_Entry(card, self._options, now, ends_at, self, after=after), now)
+        entry = _Entry(card, self._options, now, ends_at, self, after=after)
+        others = self._poller.subscriptions.join(card, entry)
+        if others and any(isinstance(one, _Entry) and one.is_of(self) for one in others):
+            self._poller.subscriptions.leave(card, entry)
+        else:
+            self._stream.count_card()
+            self._wait_for(entry, now)
 
     def _wait_for(self, entry: _Entry, now: float) -> None:
-        self._queue.add(entry)  # first: an observer of its beginning may notify it
-        self._poller.begin(entry)
-        if entry.expires_at != math.inf:
+        if self._queue.add(entry):
             self._wake_expirer.set()
+        self._poller.report_start(entry)  # then it is in its place: an observer may notify it
         if now < self._sleeps_until:
             self._wake_poller.set()
 
