@@ -200,10 +200,14 @@ class PollQueue(Generic[_S]):
 
     def _next_due(self, now: float) -> _S | None:
         """Move the cards that have become due to their heap, and return its first; None if none is due."""
-        while self._first_scheduled_at() <= now:
-            state = heappop(self._scheduled)[1]
-            state.phase = Phase.DUE
-            heappush(self._due, (state.urgent_at, state))
+        scheduled = self._scheduled
+        while scheduled and scheduled[0][0] <= now:
+            at, state = heappop(scheduled)
+            if _is_scheduled(at, state):
+                state.phase = Phase.DUE
+                heappush(self._due, (state.urgent_at, state))
+            else:
+                self._stale -= 1
         return self._first_due()
 
     def _first_scheduled_at(self) -> float:
