@@ -83,8 +83,8 @@ _MEASURED_SECONDS: Final = 30.0
 """Time constant of what is measured: longer than most gaps between polls, shorter than a peak."""
 _MEASURED_POLLS: Final = 100
 """So many polls are measured at least, however few the budget allows: fewer say little."""
-_MEASURED_EVERY: Final = 0.1
-"""Seconds of polls that are measured as one: an `exp` and a few divisions for each poll would cost more than it."""
+_MEASURED_EVERY: Final = 0.02
+"""Seconds of polls that are measured together; within a rate limit of 100 a second those are two at most."""
 _SETTLED: Final = 2.0
 """Seconds of measuring before anything follows from it."""
 _POLL_COST: Final = 0.002
