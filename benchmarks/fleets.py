@@ -113,7 +113,7 @@ def poll_fleet(  # noqa: PLR0913 - what can be varied
         if next_at > now:
             now = next_at
             continue
-        state = queue.take(now, lambda _: False)
+        state = queue.take(now, lambda _: True)
         if state is None:
             continue
         window.record(now)
@@ -130,7 +130,7 @@ def poll_fleet(  # noqa: PLR0913 - what can be varied
         state.process_status(ProductionStatus(status), now)
         if state.is_over:
             lateness[number] = age - ready - printing
-        queue.return_from_poll(state)
+        state.return_from_poll()
         queue.reschedule(state)
     polled.lateness = [lateness[number] for number in range(len(plans))]
     polled.seconds = now - plans[0][0]

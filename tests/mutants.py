@@ -109,9 +109,7 @@ EQUIVALENT: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
             ),
         ),
         "Where nothing has ended, all is multiplied by one.": ("if self._ended: -> if True:",),
-        "A part of 0 seconds has no share of anything.": (
-            "while bin_ < _LAST and end > _EDGES[bin_ + 1]: -> while bin_ < _LAST and end >= _EDGES[bin_ + 1]:",
-        ),
+        "A part of 0 seconds has no share of anything.": ("while end > _ENDS[bin_]: -> while end >= _ENDS[bin_]:",),
     },
     "_polling.ordering": {
         "Equal times were sent back before this line.": (

@@ -66,7 +66,7 @@ import attrs
 if TYPE_CHECKING:
     from typing import Self
 from cardprod._polling.backoff import Backoff
-from cardprod._polling.dwell_time import DwellTime, SavedDwellTime, prior_ends
+from cardprod._polling.dwell_time import REFRESH, DwellTime, SavedDwellTime, prior_ends
 from cardprod._protocol.codec import from_json, to_json
 from cardprod._protocol.validation import check_number, check_type
 
@@ -83,6 +83,8 @@ _MEASURED_SECONDS: Final = 30.0
 """Time constant of what is measured: longer than most gaps between polls, shorter than a peak."""
 _MEASURED_POLLS: Final = 100
 """So many polls are measured at least, however few the budget allows: fewer say little."""
+_MEASURED_EVERY: Final = 0.02
+"""Seconds of polls that are measured together; within a rate limit of 100 a second those are two at most."""
 _SETTLED: Final = 2.0
 """Seconds of measuring before anything follows from it."""
 _POLL_COST: Final = 0.002
@@ -108,11 +110,24 @@ class _Load:
         """The spacing that uses the budget."""
         self.longest_gap = fallback.first
         """For how long `fallback` would leave a card unpolled."""
-        self._at = math.inf  # the last poll
+        self._at = math.inf  # until when the sums have decayed
         self._seconds = self._polls = self._mass = self._waited = self._delays = self._longest_delay = 0.0
 
     def add(self, mass: float, waited: float, unchanged: int, now: float, requests_per_second: float) -> None:
         """Add a poll: the mass and the seconds that its card used up, and the polls that showed nothing new."""
+        is_due = not 0 <= now - self._at < _MEASURED_EVERY
+        if is_due:
+            self._decay(now, requests_per_second)
+        delay = self._fallback.delay(unchanged, 0.0)
+        self._polls += 1
+        self._mass += mass
+        self._waited += waited
+        self._delays += delay
+        self._longest_delay = max(self._longest_delay, delay)
+        if is_due:
+            self._estimate(requests_per_second)
+
+    def _decay(self, now: float, requests_per_second: float) -> None:
         memory = max(_MEASURED_SECONDS, _MEASURED_POLLS / requests_per_second)
         if now < self._at:  # the first poll, or another loop's clock
             keep = self._seconds = 0.0
@@ -120,12 +135,13 @@ class _Load:
             keep = math.exp((self._at - now) / memory)
             self._seconds = self._seconds * keep + memory * (1 - keep)
         self._at = now
-        delay = self._fallback.delay(unchanged, 0.0)
-        self._polls = self._polls * keep + 1
-        self._mass = self._mass * keep + mass
-        self._waited = self._waited * keep + waited
-        self._delays = self._delays * keep + delay
-        self._longest_delay = max(self._longest_delay * keep, delay)
+        self._polls *= keep
+        self._mass *= keep
+        self._waited *= keep
+        self._delays *= keep
+        self._longest_delay *= keep
+
+    def _estimate(self, requests_per_second: float) -> None:
         self.longest_gap = self._longest_delay
         if self._seconds > _SETTLED:
             budget = self._seconds * requests_per_second
@@ -203,6 +219,7 @@ class AdaptiveSchedule:
         check_number("AdaptiveSchedule: jitter", jitter, least=0, below=1)
         check_type("AdaptiveSchedule: fallback", fallback, Backoff)
         self._fallback = fallback
+        self._idle_gap = max(IDLE_GAP, fallback.first)
         self._progress_weight = progress_weight
         self._shortest = shortest
         self._memory = memory
@@ -247,7 +264,7 @@ class AdaptiveSchedule:
         backoff = self._fallback.delay(unchanged, random)
         learned = self.delay_at(status, age, now, random, is_first=is_first)
         should = max(min(learned, _OVERTAKEN * self._load.longest_gap), self._shortest)
-        may = min(should, self._patience * min(backoff, max(IDLE_GAP, self._fallback.first) * shorter))
+        may = min(should, self._patience * min(backoff, self._idle_gap * shorter))
         least = min(backoff, max(age * _UNCHANGED, least_gap * shorter))
         return max(may, least), max(should, least)
 
@@ -261,9 +278,8 @@ class AdaptiveSchedule:
             random: A random number from 0 up to, not including, 1, for the jitter.
             is_first: Whether it is the status the wait began with, whose beginning was not observed.
         """
-        curve = self._computed(status, now, is_first=is_first)
         spacing = self._load.spacing * (1 + self._jitter * (random - 0.5))
-        return max(curve.age_at(curve.mass_at(age) + spacing) - age, self._shortest)
+        return max(self._computed(status, now, is_first=is_first).gap_at(age, spacing), self._shortest)
 
     def learn(  # noqa: PLR0913 - one poll's worth
         self,
@@ -293,11 +309,8 @@ class AdaptiveSchedule:
         """
         age = max(age, before)
         curve = self._computed(status, now, is_first=is_first)
-        self._load.add(curve.mass_at(age) - curve.mass_at(before), age - before, unchanged, now, requests_per_second)
-        if ended:
-            curve.add_end(before, age, is_final=is_final)
-        else:
-            curve.add_stay(before, age)
+        mass = curve.add_end(before, age, is_final=is_final) if ended else curve.add_stay(before, age)
+        self._load.add(mass, age - before, unchanged, now, requests_per_second)
 
     def to_json(self) -> str:
         """Return the settings and what was learned, as JSON. It contains no card."""
@@ -342,6 +355,7 @@ class AdaptiveSchedule:
         return curve
 
     def _computed(self, status: str, now: float, *, is_first: bool) -> DwellTime:
-        curve = self._curve(status, is_first=is_first)
-        curve.compute(now, self._prior, self._progress_weight, self._memory)
+        curve = self._curves.get((status, is_first)) or self._curve(status, is_first=is_first)
+        if not 0 <= now - curve.computed_at < REFRESH:
+            curve.compute(now, self._prior, self._progress_weight, self._memory)
         return curve

@@ -98,10 +98,11 @@ class Batch(CoroutineLike[Outcomes], Generic[_T]):
 
     async def _collect(self) -> Outcomes:
         outcomes: Outcomes = {}
-        async with self as pairs:
-            async for card, result in pairs:
-                if (outcome := self._outcome_of(result)) is not None:
-                    outcomes[card] = outcome
+        async with self:
+            while results := await self._stream.read_all():
+                for card, result, _ in results:
+                    if (outcome := self._outcome_of(result)) is not None:
+                        outcomes[card] = outcome
         return outcomes
 
     @staticmethod

@@ -34,13 +34,14 @@ if TYPE_CHECKING:
 
     from cardprod._polling.backoff import Backoff
 
-__all__ = ["DwellTime", "SavedDwellTime", "prior_ends"]
+__all__ = ["REFRESH", "DwellTime", "SavedDwellTime", "prior_ends"]
 
 _EDGES: Final = (0.0, *(2 ** (step / 4) for step in range(67)))
 """Where the bins of age begin, in seconds: 0, 1, 1.19, 1.41 … to 25 hours; the last bin has no end."""
+_ENDS: Final = (*_EDGES[1:], math.inf)
 _LAST: Final = len(_EDGES) - 1
 _WIDTHS: Final = (*(after - edge for edge, after in pairwise(_EDGES)), _EDGES[-1])
-_REFRESH: Final = 1.0
+REFRESH: Final = 1.0
 """Seconds for which a computed density is used before it is computed again from what was learned."""
 _LEAST_DELAY: Final = 1e-6
 """Seconds. A lower bound of a backoff's delays, so that a density can be squared."""
@@ -63,7 +64,7 @@ def prior_ends(backoff: Backoff) -> tuple[float, ...]:
 class DwellTime:
     """How long cards stay in one status, as far as it was learned, and the density of polls that follows from it."""
 
-    __slots__ = ("_computed_at", "_ended", "at_risk", "density", "ends", "events", "final_ends", "mass")
+    __slots__ = ("_ended", "at_risk", "computed_at", "density", "ends", "events", "final_ends", "mass")
 
     def __init__(self) -> None:
         self.events = [0.0] * len(_EDGES)
@@ -75,14 +76,13 @@ class DwellTime:
         """√(v h) in each bin."""
         self.mass: Sequence[float] = ()
         """The integral of the density from age 0 to the beginning of each bin."""
+        self.computed_at = -math.inf
+        """When density and mass were computed; `REFRESH` seconds later they are out of date."""
         self._ended = 0
-        self._computed_at = -math.inf
 
     def compute(self, now: float, prior: Sequence[float], progress_weight: float, memory: float) -> None:
-        """Compute density and mass, unless that was done less than `_REFRESH` seconds ago."""
-        if 0 <= now - self._computed_at < _REFRESH:
-            return
-        self._computed_at = now
+        """Compute density and mass from what was learned."""
+        self.computed_at = now
         self._forget(memory)
         final_share = (self.final_ends + 0.5) / (self.ends + 1)
         worth = final_share + (1 - final_share) * progress_weight
@@ -91,34 +91,44 @@ class DwellTime:
         self.density = [math.sqrt(worth * ends / seconds) for ends, seconds in bins]
         self.mass = [0.0, *accumulate(map(mul, self.density[:-1], _WIDTHS))]
 
-    def mass_at(self, age: float) -> float:
-        """Return the integral of the density from 0 to an age."""
+    def gap_at(self, age: float, spacing: float) -> float:
+        """Return how many seconds after an age the mass is higher by so much than at that age."""
         bin_ = bisect_right(_EDGES, age) - 1
-        return self.mass[bin_] + self.density[bin_] * (age - _EDGES[bin_])
+        gap = spacing / self.density[bin_]
+        if age + gap > _ENDS[bin_]:
+            mass = self.mass[bin_] + self.density[bin_] * (age - _EDGES[bin_]) + spacing
+            bin_ = bisect_right(self.mass, mass) - 1
+            gap = _EDGES[bin_] + (mass - self.mass[bin_]) / self.density[bin_] - age
+        return gap
 
-    def age_at(self, mass: float) -> float:
-        """Return the age at which the integral of the density reaches a value."""
-        bin_ = bisect_right(self.mass, mass) - 1
-        return _EDGES[bin_] + (mass - self.mass[bin_]) / self.density[bin_]
+    def add_stay(self, begin: float, end: float) -> float:
+        """Record that a card stayed in this status from one age to another. Return the mass between the two."""
+        at_risk, density = self.at_risk, self.density
+        bin_ = bisect_right(_EDGES, begin) - 1
+        mass = 0.0
+        while end > _ENDS[bin_]:
+            at_risk[bin_] += _ENDS[bin_] - begin
+            mass += density[bin_] * (_ENDS[bin_] - begin)
+            begin = _ENDS[bin_]
+            bin_ += 1
+        at_risk[bin_] += end - begin
+        return mass + density[bin_] * (end - begin)
 
-    def add_stay(self, begin: float, end: float) -> None:
-        """Record that a card stayed in this status from one age to another."""
-        for bin_, seconds in _bins(begin, end):
-            self.at_risk[bin_] += seconds
-
-    def add_end(self, begin: float, end: float, *, is_final: bool) -> None:
-        """Record that a card's stay ended at an unknown time between two ages."""
+    def add_end(self, begin: float, end: float, *, is_final: bool) -> float:
+        """Record that a card's stay ended at an unknown time between two ages. Return the mass between the two."""
         shares = [(bin_, seconds, self.density[bin_] ** 2 * seconds) for bin_, seconds in _bins(begin, end)]
         total = sum(share for _, _, share in shares)
-        still_there = 1.0
+        still_there, mass = 1.0, 0.0
         for bin_, seconds, share in shares:
             left = share / total if total > 0 else 1.0  # an interval of 0 seconds is in one bin
             self.events[bin_] += left
             self.at_risk[bin_] += (still_there - left / 2) * seconds
             still_there -= left
+            mass += self.density[bin_] * seconds
         self.ends += 1
         self.final_ends += is_final
         self._ended += 1
+        return mass
 
     def seed(self, seconds: float) -> None:
         """Learn from some made-up cards, whose stays are distributed lognormally around so many seconds."""
@@ -128,7 +138,7 @@ class DwellTime:
             self.events[bin_] += _SEED_CARDS * (until - below)
             self.at_risk[bin_] += _SEED_CARDS * (1 - (below + until) / 2) * width
             below = until
-        self._computed_at = -math.inf
+        self.computed_at = -math.inf
 
     def save(self, status: str, *, is_first: bool) -> SavedDwellTime:
         """Return what was learned."""
@@ -160,10 +170,10 @@ def _bins(begin: float, end: float) -> list[tuple[int, float]]:
     """Divide an interval of ages into bins, with the seconds in each."""
     bin_ = bisect_right(_EDGES, begin) - 1
     parts: list[tuple[int, float]] = []
-    while bin_ < _LAST and end > _EDGES[bin_ + 1]:
-        parts.append((bin_, _EDGES[bin_ + 1] - begin))
+    while end > _ENDS[bin_]:
+        parts.append((bin_, _ENDS[bin_] - begin))
+        begin = _ENDS[bin_]
         bin_ += 1
-        begin = _EDGES[bin_]
     parts.append((bin_, end - begin))
     return parts
 

@@ -113,7 +113,11 @@ class Poller:
     def begin(self, entry: PollEntry) -> None:
         """Begin a wait: it gets the events and polls of its card."""
         self.subscriptions.join(entry.card, entry)
-        if self.telemetry.observer is not None:
+        self.report_start(entry)
+
+    def report_start(self, entry: PollEntry) -> None:
+        """Report that a wait has begun."""
+        if self.telemetry.is_observed:
             self._observed.add(id(entry))
             self.telemetry.emit(WaitStarted(entry.card, id(entry)))
 
@@ -238,21 +242,21 @@ class Poller:
 
     def apply(self, entry: PollEntry, outcome: Outcome) -> None:
         """Apply the outcome of a poll, one's own or somebody else's, to a card's state."""
-        if entry.is_over:
+        if entry.ended_by is not None:
             return
         now = asyncio.get_running_loop().time()
         try:
             if isinstance(outcome, CardprodError):
                 outcome.card = entry.card  # one that came before a request, as of a closed client, names none yet
                 entry.process_failure(outcome, now)
-                seen: list[Transition] = []
+                seen: Sequence[Transition] = ()
             else:
                 seen = self._process_status(entry, outcome, now)
         except BaseException as exc:  # noqa: BLE001 - a user's schedule's own
             entry.abort(_failure_of_schedule(exc))
             return
         self._settle(entry, seen)
-        if isinstance(outcome, CardprodError) and not entry.is_over:
+        if isinstance(outcome, CardprodError) and entry.ended_by is None:
             self.telemetry.emit(PollFailed(entry.card, id(entry), outcome, entry.failures))
 
     def apply_event(self, entry: PollEntry, event: ProductionEvent, wall_now: float) -> bool:
@@ -277,14 +281,14 @@ class Poller:
         """Move a card on whose state has changed without an outcome: it expired, or its poll was postponed."""
         self._settle(entry, ())
 
-    def _process_status(self, entry: PollEntry, status: ProductionStatus, now: float) -> list[Transition]:
+    def _process_status(self, entry: PollEntry, status: ProductionStatus, now: float) -> Sequence[Transition]:
         transition = entry.process_status(status, now)
         if transition is None:
-            return []
+            return ()
         seen = [transition]
         if transition.previous is not None:
             self.subscriptions.trust.found(entry.card, status, now)
-        elif not entry.is_over and (event := self.subscriptions.recent_event(entry.card)) is not None:
+        elif entry.ended_by is None and (event := self.subscriptions.recent_event(entry.card)) is not None:
             later = entry.process_event(event, now, wall_clock())
             if later is not None:
                 seen.append(later)
@@ -294,7 +298,7 @@ class Poller:
         # Everything is in its place before an observer is called: it may call the client.
         for transition in seen:
             entry.deliver(transition)
-        if entry.is_over:
+        if entry.ended_by is not None:
             self.subscriptions.leave(entry.card, entry)
         entry.move_on()
         if seen and self.telemetry.wants_transitions:

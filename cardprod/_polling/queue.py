@@ -48,6 +48,11 @@ class QueuedState(PollState):
 
     phase: Phase
 
+    def return_from_poll(self) -> None:
+        """End the phase POLLING or FOLLOWING; it must be rescheduled."""
+        if self.phase is not Phase.OVER:
+            self.phase = Phase.IDLE
+
     def __lt__(self, other: object) -> bool:
         return False
 
@@ -87,32 +92,34 @@ class PollQueue(Generic[_S]):
                     seen.add(state)
                     yield state
 
-    def add(self, state: _S) -> None:
-        """Add a card. Cards with a deadline must be added in the order of their deadlines."""
+    def add(self, state: _S) -> bool:
+        """Add a card, and return whether it has a deadline. Those must be added in the order of their deadlines."""
         if state.last is None:
             state.phase = Phase.NEW
             self._new.append(state)
         else:
             self._schedule(state)
-        if state.expires_at != math.inf:
+        has_deadline = state.expires_at != math.inf
+        if has_deadline:
             self._deadlines.append(state)
+        return has_deadline
 
     def due_at(self, now: float) -> float:
         """Return when the next card is due; infinite if none is scheduled."""
         is_any_due = bool(self._new) or self._first_due() is not None
         return min(now if is_any_due else math.inf, self._first_scheduled_at())
 
-    def take(self, now: float, is_polled: Callable[[Card], bool]) -> _S | None:
+    def take(self, now: float, claim_poll: Callable[[Card], bool]) -> _S | None:
         """Return a due card, now in the phase POLLING; None if none is due.
 
-        A due card of which `is_polled` says that another wait polls it now is skipped: it is then FOLLOWING that poll.
+        A due card whose poll `claim_poll` refuses, as another wait polls it now, is skipped: it is then FOLLOWING that.
         """
         while True:
             due = self._next_due(now)
             if self._new and (self._is_new_next or due is None or due.urgent_at > now):
                 self._is_new_next = False
                 state = self._new.popleft()
-                if state.phase is not Phase.NEW or state.is_over:
+                if state.phase is not Phase.NEW or state.ended_by is not None:
                     continue  # an event or its deadline came before its first poll
             elif due is not None:
                 self._is_new_next = True
@@ -120,7 +127,7 @@ class PollQueue(Generic[_S]):
             else:
                 return None
             self._active.add(state)
-            if not is_polled(state.card):
+            if claim_poll(state.card):
                 state.phase = Phase.POLLING
                 return state
             state.phase = Phase.FOLLOWING
@@ -134,22 +141,18 @@ class PollQueue(Generic[_S]):
         due = self._next_due(now + TICK)
         return due if due is not None and due.postpone(now, gap) else None
 
-    def return_from_poll(self, state: _S) -> None:
-        """End the phase POLLING or FOLLOWING of a card, which must be rescheduled."""
-        if state.phase is not Phase.OVER:
-            state.phase = Phase.IDLE
-
     def reschedule(self, state: _S) -> bool:
         """Put a card into its new phase after any change of its state.
 
         Returns:
             Whether its wait is over and it was removed now.
         """
-        phase, is_over = state.phase, state.is_over
-        if phase is Phase.OVER or (phase is Phase.POLLING and not is_over):
-            return False
-        if phase is Phase.SCHEDULED or phase is Phase.DUE:
-            self._leave_stale()
+        phase, is_over = state.phase, state.ended_by is not None
+        if phase is not Phase.IDLE:
+            if phase is Phase.OVER or (phase is Phase.POLLING and not is_over):
+                return False
+            if phase is Phase.SCHEDULED or phase is Phase.DUE:
+                self._leave_stale()
         self._active.discard(state)
         if is_over:
             state.phase = Phase.OVER
@@ -197,10 +200,14 @@ class PollQueue(Generic[_S]):
 
     def _next_due(self, now: float) -> _S | None:
         """Move the cards that have become due to their heap, and return its first; None if none is due."""
-        while self._first_scheduled_at() <= now:
-            state = heappop(self._scheduled)[1]
-            state.phase = Phase.DUE
-            heappush(self._due, (state.urgent_at, state))
+        scheduled = self._scheduled
+        while scheduled and scheduled[0][0] <= now:
+            at, state = heappop(scheduled)
+            if _is_scheduled(at, state):
+                state.phase = Phase.DUE
+                heappush(self._due, (state.urgent_at, state))
+            else:
+                self._stale -= 1
         return self._first_due()
 
     def _first_scheduled_at(self) -> float:
@@ -230,8 +237,8 @@ class PollQueue(Generic[_S]):
 
 
 def _is_scheduled(at: float, state: QueuedState) -> bool:
-    return state.phase is Phase.SCHEDULED and state.next_poll_at == at and not state.is_over
+    return state.phase is Phase.SCHEDULED and state.next_poll_at == at and state.ended_by is None
 
 
 def _is_due(at: float, state: QueuedState) -> bool:
-    return state.phase is Phase.DUE and state.urgent_at == at and not state.is_over
+    return state.phase is Phase.DUE and state.urgent_at == at and state.ended_by is None

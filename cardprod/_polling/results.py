@@ -117,8 +117,9 @@ class ResultStream(Generic[_T]):
 
     def add(self, result: _T) -> None:
         """Add a result."""
+        if not self._results:  # else its reader does not wait
+            self._readable.set()
         self._results.append(result)
-        self._readable.set()
 
     def count_card(self) -> None:
         """Count a card that was read."""
@@ -160,6 +161,30 @@ class ResultStream(Generic[_T]):
             StopAsyncIteration: There are no more results.
             UsageError: Another task is reading.
         """
+        if not await self._wait():
+            raise StopAsyncIteration
+        had_room = self.has_room
+        result = self._results.popleft()
+        if not had_room:
+            self._on_room()
+        return result
+
+    async def read_all(self) -> list[_T]:
+        """Wait for the next result, and return it with all that are there; an empty list if there are no more.
+
+        Raises:
+            UsageError: Another task is reading.
+        """
+        await self._wait()
+        had_room = self.has_room
+        results = [*self._results]
+        self._results.clear()
+        if not had_room:
+            self._on_room()
+        return results
+
+    async def _wait(self) -> bool:
+        """Wait until there is a result. Return False if there are no more."""
         if self._is_being_read:
             raise UsageError(
                 "another task iterates this batch already: iterate it in one task, and share what it reads"
@@ -170,12 +195,8 @@ class ResultStream(Generic[_T]):
                 if self._broken_by is not None:
                     raise not_an_end(self._broken_by)
                 if self._is_finished and not self.pending:
-                    raise StopAsyncIteration
+                    return False
                 await self._readable.wait_until(None)
         finally:
             self._is_being_read = False
-        had_room = self.has_room
-        result = self._results.popleft()
-        if not had_room:
-            self._on_room()
-        return result
+        return True

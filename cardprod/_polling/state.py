@@ -121,7 +121,6 @@ class PollState:
     __slots__ = (
         "_began_at",
         "_deadline_at",
-        "_ended_by",
         "_event",
         "_failing",
         "_is_first",
@@ -130,6 +129,7 @@ class PollState:
         "_polled_at",
         "_unchanged",
         "card",
+        "ended_by",
         "last",
         "next_poll_at",
         "polls",
@@ -158,10 +158,11 @@ class PollState:
         self._unchanged = 0
         self._occurred_at = None if after is None else after.occurred_at
         self._failing = _NOT_FAILING  # how many polls have failed since the last answer, and when the first of them did
-        self._ended_by: CardprodError | Literal["a final status"] | None = None
         self._event: tuple[float, datetime | None] | None = None  # when an unconfirmed event came; its `sent_at`
         self.last: ProductionStatus | None = after
         """The last status seen, or `after`."""
+        self.ended_by: CardprodError | Literal["a final status"] | None = None
+        """What has ended the wait; None while it is under way."""
         self.polls: int = 0
         """Answered polls so far."""
         self.next_poll_at: float = started_at
@@ -172,18 +173,18 @@ class PollState:
     @property
     def is_over(self) -> bool:
         """Whether the wait has ended."""
-        return self._ended_by is not None
+        return self.ended_by is not None
 
     @property
     def error(self) -> CardprodError | None:
         """The error that ended the wait; None if a final status did, or it was taken."""
-        return self._ended_by if isinstance(self._ended_by, CardprodError) else None
+        return self.ended_by if isinstance(self.ended_by, CardprodError) else None
 
     def take_error(self) -> CardprodError | None:
         """Return `error`, which is then None."""
         error = self.error
         if error is not None:
-            self._ended_by = "a final status"
+            self.ended_by = "a final status"
         return error
 
     @property
@@ -201,10 +202,12 @@ class PollState:
         that, because nothing ran in time, `last_poll_seconds` later.
         """
         at = self._deadline_at
+        if at == math.inf:
+            return None
         if self.is_last_poll:
             is_too_late = self.next_poll_at >= self.expires_at
             at = self.next_poll_at + self._options.last_poll_seconds if is_too_late else self.expires_at
-        return None if math.isinf(at) else at
+        return None if at == math.inf else at
 
     @property
     def expires_at(self) -> float:
@@ -269,7 +272,8 @@ class PollState:
         Raises:
             UsageError: The wait is already over.
         """
-        self._check_under_way()
+        if self.ended_by is not None:
+            raise self._over()
         self.polls += 1
         self._failing = _NOT_FAILING
         if self.last is not None and self._lags(status, self.last, now):
@@ -295,7 +299,8 @@ class PollState:
         Raises:
             UsageError: The wait is already over.
         """
-        self._check_under_way()
+        if self.ended_by is not None:
+            raise self._over()
         if not self._is_news(event, now, wall_now):
             return None
         transition = self._take(event.status, now, "webhook")
@@ -316,18 +321,19 @@ class PollState:
         Raises:
             UsageError: The wait is already over.
         """
-        self._check_under_way()
+        if self.ended_by is not None:
+            raise self._over()
         failures, failing_since = self._failing
         self._failing = failures, failing_since = failures + 1, min(failing_since, now)
         self._unchanged += 1
         if _is_refusal(failure):
-            self._ended_by = failure
+            self.ended_by = failure
         elif self.is_last_poll or now >= self._deadline_at:
-            self._ended_by = self._timed_out(now, failure)
+            self.ended_by = self._timed_out(now, failure)
         elif failures >= self._options.max_failures and (
             self._is_unanswered or now - failing_since >= self._options.max_outage
         ):
-            self._ended_by = failure
+            self.ended_by = failure
         else:
             self._schedule_next(now, failure)
 
@@ -337,8 +343,9 @@ class PollState:
         Raises:
             UsageError: The wait is already over.
         """
-        self._check_under_way()
-        self._ended_by = self._timed_out(now, None)
+        if self.ended_by is not None:
+            raise self._over()
+        self.ended_by = self._timed_out(now, None)
 
     def _is_news(self, event: ProductionEvent, now: float, wall_now: float) -> bool:
         sent_at = event.sent_at
@@ -399,12 +406,15 @@ class PollState:
             self._occurred_at = status.occurred_at or self._occurred_at
         self._unchanged = 0 if is_new else self._unchanged + 1
         if previous is not None:
-            self._learn(previous, now, ended=is_new, is_exact=source == "webhook")
+            if is_new and source == "webhook":  # the status lasted until now
+                self._learn(previous, now, ended=False)
+                self._polled_at = now
+            self._learn(previous, now, ended=is_new)
         elif source == "webhook":
             self._began_at, self._is_first = now, False  # its beginning was observed
         self._polled_at = now
-        if status.is_final and is_new:
-            self._ended_by = "a final status"
+        if is_new and status.is_final:
+            self.ended_by = "a final status"
         else:
             try:
                 self._schedule_next(now, None)
@@ -427,23 +437,13 @@ class PollState:
 
     # --- The schedule ---
 
-    def _learn(self, previous: ProductionStatus, now: float, *, ended: bool, is_exact: bool) -> None:
+    def _learn(self, previous: ProductionStatus, now: float, *, ended: bool) -> None:
         """Pass to a schedule that learns how long the card stayed in a status, and set when the new one began."""
-        before = self._polled_at
-        if ended and is_exact:  # an event: the status lasted until now
-            self._learn_stay(previous, before, now, ended=False)
-            before = now
-        self._learn_stay(previous, before, now, ended=ended)
-        if ended:
-            self._is_first = False
-            self._began_at = (before + now) / 2  # the best estimate
-
-    def _learn_stay(self, previous: ProductionStatus, before: float, now: float, *, ended: bool) -> None:
         schedule = self._options.schedule
         if isinstance(schedule, AdaptiveSchedule) and self.last is not None:
             schedule.learn(
                 previous.status,
-                before - self._began_at,
+                self._polled_at - self._began_at,
                 now - self._began_at,
                 now,
                 is_first=self._is_first,
@@ -452,10 +452,13 @@ class PollState:
                 unchanged=self._unchanged,
                 requests_per_second=self._options.requests_per_second,
             )
+        if ended:
+            self._is_first = False
+            self._began_at = (self._polled_at + now) / 2  # the best estimate
 
     def _schedule_next(self, now: float, failure: CardprodError | None) -> None:
-        if self.is_last_poll:
-            self._ended_by = self._timed_out(now, failure)
+        if self.next_poll_at >= self._deadline_at:
+            self.ended_by = self._timed_out(now, failure)
             return
         gap, urgent = self._gaps(now, now, self._options.random())
         if failure is not None and isinstance(self._options.schedule, AdaptiveSchedule):
@@ -468,12 +471,16 @@ class PollState:
             check_seconds("a schedule's delay", gap, above_zero=True)
         except UsageError as error:
             error.card = self.card
-            self._ended_by = error.with_traceback(None)  # its frames hold this state
+            self.ended_by = error.with_traceback(None)  # its frames hold this state
             return
-        last_at, retry_at = max(now, self._deadline_at), now + _retry_after(failure)
-        self.next_poll_at = self.urgent_at = max(min(now + gap, last_at), retry_at)
+        last_at = max(now, self._deadline_at)
+        self.next_poll_at = self.urgent_at = min(now + gap, last_at)
         if urgent > gap:
-            self.urgent_at = max(min(now + urgent, last_at), retry_at)
+            self.urgent_at = min(now + urgent, last_at)
+        if failure is not None:
+            retry_at = now + _retry_after(failure)
+            self.next_poll_at = max(self.next_poll_at, retry_at)
+            self.urgent_at = max(self.urgent_at, retry_at)
 
     def _gaps(self, at: float, now: float, jitter: float) -> tuple[float, float]:
         """Return after how many seconds from a time on the next poll is due, and after how many it is urgent."""
@@ -496,9 +503,8 @@ class PollState:
     def _timed_out(self, now: float, failure: CardprodError | None) -> WaitTimeout:
         return timed_out(self.card, self.last, self.polls, now - self.started_at, failure)
 
-    def _check_under_way(self) -> None:
-        if self.is_over:
-            raise UsageError("this wait is over: ask the client for another", card=self.card)
+    def _over(self) -> UsageError:
+        return UsageError("this wait is over: ask the client for another", card=self.card)
 
     # --- Saved and restored ---
 
@@ -532,7 +538,7 @@ class PollState:
             event_at=None if event_at is None else unix_time(event_at + ahead),
             event_sent_at=event_sent_at,
             failing_since=unix_time(failing_since + ahead) if is_seen and failures and self.error is None else None,
-            is_after=self.last is not None and self.last.is_final and self._ended_by != "a final status",
+            is_after=self.last is not None and self.last.is_final and self.ended_by != "a final status",
             undelivered=tuple(undelivered),
         )
 
@@ -566,7 +572,7 @@ class PollState:
         self._is_first = saved.is_first
         self._event = None if saved.event_at is None else (min(at(saved.event_at), now), saved.event_sent_at)
         if saved.has_ended:
-            self._ended_by = "a final status"
+            self.ended_by = "a final status"
         elif isinstance(self._options.schedule, AdaptiveSchedule) and self.last is not None and not self.failures:
             urgent_at = self._polled_at + self._gaps(self._polled_at, now, 0.5)[1]
             self.urgent_at = max(self.next_poll_at, min(urgent_at, self._deadline_at))
@@ -579,7 +585,7 @@ def _is_refusal(failure: CardprodError) -> bool:
     return isinstance(failure, UsageError)
 
 
-def _retry_after(failure: CardprodError | None) -> float:
+def _retry_after(failure: CardprodError) -> float:
     """Return for how many seconds a server that was overloaded or failed asks not to be polled.
 
     After a 429 no longer than the client pauses: its probe shows whether it may go on.

@@ -102,24 +102,28 @@ class Subscriptions:
     def _shard(self, card: Card) -> dict[Card, Subscriber | dict[Subscriber, None]]:
         return self._shards[hash(card.card_token) % _SHARDS]
 
-    def join(self, card: Card, subscriber: Subscriber) -> None:
-        """Subscribe a wait to a card. Subscribing it again changes nothing."""
+    def join(self, card: Card, subscriber: Subscriber) -> tuple[Subscriber, ...]:
+        """Subscribe a wait to a card, and return those that are subscribed beside it. A second time changes nothing."""
         shard = self._shard(card)
         there = shard.setdefault(card, subscriber)
+        if there is subscriber:
+            return ()
         if isinstance(there, dict):
             there[subscriber] = None
-        elif there is not subscriber:
-            shard[card] = {there: None, subscriber: None}
+        else:
+            shard[card] = there = {there: None, subscriber: None}
+        return tuple(one for one in there if one is not subscriber)
 
     def leave(self, card: Card, subscriber: Subscriber) -> None:
         """Unsubscribe a wait from a card, if it is subscribed."""
         shard = self._shard(card)
         there = shard.pop(card, None)
+        if there is subscriber or there is None:
+            return
         if isinstance(there, dict):
             there.pop(subscriber, None)
-            there = there or None
-        if there is not None and there is not subscriber:
-            shard[card] = there
+            there = there if len(there) > 1 else next(iter(there))
+        shard[card] = there
 
     def of(self, card: Card) -> tuple[Subscriber, ...]:
         """Return the subscribers of a card."""
@@ -129,6 +133,13 @@ class Subscriptions:
     def is_polled(self, card: Card) -> bool:
         """Whether a poll of the card is in flight."""
         return card in self._polled
+
+    def claim_poll(self, card: Card) -> bool:
+        """Claim the next poll of a card, which must then begin. False if one is in flight."""
+        polled = self._polled
+        count = len(polled)
+        polled.add(card)
+        return len(polled) > count
 
     def begin_poll(self, card: Card, poller: Subscriber, now: float) -> SharedPoll:
         """Begin a poll of a card. The caller must end it, also if it fails or is cancelled."""

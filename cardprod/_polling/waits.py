@@ -18,6 +18,7 @@ from cardprod._polling.poller import PollEntry
 from cardprod._polling.queue import TICK, Phase, PollQueue, QueuedState
 from cardprod._polling.signal import Signal
 from cardprod._polling.source import TimeSlice, each_item
+from cardprod._polling.subscriptions import SharedPoll
 from cardprod._protocol.validation import check_timeout, check_type
 from cardprod.checkpoint import known_status, wall_clock
 from cardprod.errors import CardprodError, UsageError, WaitTimeout
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from cardprod._polling.poller import Poller
     from cardprod._polling.source import Cards
     from cardprod._polling.state import PollOptions, PollState
-    from cardprod._polling.subscriptions import Outcome, SharedPoll
+    from cardprod._polling.subscriptions import Outcome
     from cardprod.checkpoint import After, Checkpoint, PendingCard
     from cardprod.models import CardLike
 
@@ -82,12 +83,9 @@ class _Entry(QueuedState, PollEntry):
             super().take_outcome(outcome)
 
     def poll_yourself(self) -> None:
-        if self.phase is Phase.FOLLOWING and not self.is_over:
+        if self.phase is Phase.FOLLOWING and self.ended_by is None:
             self.mark_due(asyncio.get_running_loop().time())
             self.move_on()
-
-    def return_from_poll(self) -> None:
-        self._waits.return_from_poll(self)
 
 
 class Waits(Batch[Transition]):
@@ -161,7 +159,7 @@ class Waits(Batch[Transition]):
     def _outcome_of(result: Transition | CardprodError) -> ProductionStatus | CardprodError | None:
         if isinstance(result, CardprodError):
             return result
-        return result.current if result.is_final else None
+        return result.current if result.current.is_final else None
 
     def checkpoint(self) -> Checkpoint:
         """Save the waits as they are, to go on with elsewhere by `Client.resume` or `Client.sweep`.
@@ -277,25 +275,27 @@ class Waits(Batch[Transition]):
             entry.phase = Phase.OVER
             self._stream.count_end(entry.last)
         else:
+            self._poller.subscriptions.join(entry.card, entry)
             self._wait_for(entry, now)
 
     def _register(
         self, card: Card, now: float, after: ProductionStatus | None = None, timeout: float | None = None
     ) -> None:
-        subscribers = self._poller.subscriptions.of(card)
-        if subscribers and any(isinstance(one, _Entry) and one.is_of(self) for one in subscribers):
-            return
         after = after or known_status(card, self._known)
         timeout = self._options.timeout if timeout is None else timeout
         ends_at = self._ends_at if timeout is None else min(now + timeout, self._ends_at)
-        self._stream.count_card()
-        self._wait_for(_Entry(card, self._options, now, ends_at, self, after=after), now)
+        entry = _Entry(card, self._options, now, ends_at, self, after=after)
+        others = self._poller.subscriptions.join(card, entry)
+        if others and any(isinstance(one, _Entry) and one.is_of(self) for one in others):
+            self._poller.subscriptions.leave(card, entry)
+        else:
+            self._stream.count_card()
+            self._wait_for(entry, now)
 
     def _wait_for(self, entry: _Entry, now: float) -> None:
-        self._queue.add(entry)  # first: an observer of its beginning may notify it
-        self._poller.begin(entry)
-        if entry.expires_at != math.inf:
+        if self._queue.add(entry):
             self._wake_expirer.set()
+        self._poller.report_start(entry)  # then it is in its place: an observer may notify it
         if now < self._sleeps_until:
             self._wake_poller.set()
 
@@ -326,7 +326,7 @@ class Waits(Batch[Transition]):
                 await self._room.wait_until(None)
             else:
                 permit = await transport.acquire(self._requests)
-                entry = self._queue.take(loop.time() + TICK, subscriptions.is_polled)
+                entry = self._queue.take(loop.time() + TICK, subscriptions.claim_poll)
                 if entry is not None:
                     return entry, permit
                 permit.give_back()
@@ -363,7 +363,7 @@ class Waits(Batch[Transition]):
                 return  # `_poll_due` is awake, or has something to wait for or to postpone
             if (another := limiter.try_acquire(now, self._requests)) is None:
                 return
-            following = self._queue.take(now, subscriptions.is_polled)
+            following = self._queue.take(now, subscriptions.claim_poll)
             if following is None:
                 another.give_back()
                 return
@@ -372,14 +372,9 @@ class Waits(Batch[Transition]):
 
     def _begin_poll(self, entry: _Entry, now: float) -> SharedPoll:
         entry.mark_due(now)
-        return self._poller.subscriptions.begin_poll(entry.card, entry, now)
+        return SharedPoll(self._poller.subscriptions, entry.card, entry, now)
 
     # --- What the engine asks for ---
-
-    def return_from_poll(self, entry: _Entry) -> None:
-        """Take a card back from its poll."""
-        if not self._is_left:
-            self._queue.return_from_poll(entry)
 
     def deliver(self, entry: _Entry, transition: Transition) -> None:
         """Add a transition to the results."""
@@ -395,15 +390,15 @@ class Waits(Batch[Transition]):
             self._wake_poller.set()
 
     def _finish(self, entry: _Entry) -> None:
-        card, error = entry.card, entry.error
+        card, ended_by = entry.card, entry.ended_by
         if not self._is_source_done:
             self._over.add(card)
-        if error is not None:
-            if isinstance(error, WaitTimeout):
+        if isinstance(ended_by, CardprodError):
+            if isinstance(ended_by, WaitTimeout):
                 saved = entry.save(asyncio.get_running_loop().time(), wall_clock())
-                error.checkpoint = self._options.checkpoint(str(uuid.uuid4()), (saved,))
-            self._stream.add((card, error, entry))
-            self._stream.count_end(error)
+                ended_by.checkpoint = self._options.checkpoint(str(uuid.uuid4()), (saved,))
+            self._stream.add((card, ended_by, entry))
+            self._stream.count_end(ended_by)
         elif entry.last is not None:
             self._stream.count_end(entry.last)
 

@@ -9,7 +9,7 @@ import pytest
 
 from cardprod import Card, ProductionEvent, ProductionStatus, ServerError
 from cardprod._polling.signal import Signal
-from cardprod._polling.subscriptions import Subscriptions
+from cardprod._polling.subscriptions import SharedPoll, Subscriptions
 from cardprod._polling.webhook_trust import WebhookTrust
 from tests.cards import CARD, event_of
 from tests.table import Table
@@ -86,6 +86,15 @@ def test_poll_is_shared() -> None:
     shared.end(None)  # only the first end counts
     assert not subscribed.is_polled(CARD)
     assert [recorder.got for recorder in (poller, before, later, elsewhere)] == [[], [READY], ["poll yourself"], []]
+
+
+def test_poll_is_claimed_once() -> None:
+    """The next poll of a card is claimed by one wait; by another only when that poll has ended."""
+    subscribed = subscriptions()
+    assert [subscribed.claim_poll(card) for card in (CARD, CARD, OTHER)] == [True, False, True]
+    assert subscribed.is_polled(CARD)
+    SharedPoll(subscribed, CARD, Recorder(), 10).end(None)
+    assert subscribed.claim_poll(CARD)
 
 
 def test_poll_given_up() -> None:

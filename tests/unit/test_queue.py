@@ -26,16 +26,16 @@ def state(name: str, *, now: float = 0.0, options: PollOptions = OPTIONS) -> Que
     return QueuedState(Card(1, name), options, now)
 
 
-def not_polled(_: Card) -> bool:
-    return False
+def claim(_: Card) -> bool:
+    return True
 
 
 def poll(queue: PollQueue[QueuedState], now: float, status: ProductionStatus = READY) -> QueuedState:
     """Take what is due, and process the status of its poll."""
-    taken = queue.take(now, not_polled)
+    taken = queue.take(now, claim)
     assert taken is not None
     taken.process_status(status, now)
-    queue.return_from_poll(taken)
+    taken.return_from_poll()
     queue.reschedule(taken)
     return taken
 
@@ -48,8 +48,8 @@ def test_new_cards_are_due_at_once() -> None:
     assert queue.due_at(7) == 7
     poll(queue, 7)
     assert queue.due_at(7) == 17
-    assert queue.take(16.9, not_polled) is None
-    assert queue.take(17, not_polled) is not None
+    assert queue.take(16.9, claim) is None
+    assert queue.take(17, claim) is not None
 
 
 def test_new_and_old_cards_alternate() -> None:
@@ -88,9 +88,9 @@ def test_the_most_urgent_is_next() -> None:
     assert queue.due_at(0) == 5
     new = state("new", options=HURRIED)
     queue.add(new)
-    taken = [queue.take(12, not_polled) for _ in range(4)]
+    taken = [queue.take(12, claim) for _ in range(4)]
     assert [one and one.card.card_token for one in taken] == ["new", "10-20", "10-30", "5-60"]
-    assert queue.take(12, not_polled) is None
+    assert queue.take(12, claim) is None
 
 
 def test_a_due_card_moves_with_its_changes() -> None:
@@ -104,11 +104,11 @@ def test_a_due_card_moves_with_its_changes() -> None:
     assert queue.postpone(6, 0) is None  # they are due now
     one.process_status(ProductionStatus("7 9"), 6)
     queue.reschedule(one)
-    assert queue.take(6, not_polled) is other
+    assert queue.take(6, claim) is other
     other.process_status(DONE, 6)
     queue.reschedule(other)
     assert (queue.due_at(6), [*queue]) == (13, [one])
-    assert [queue.take(13, not_polled), queue.take(99, not_polled)] == [one, None]
+    assert [queue.take(13, claim), queue.take(99, claim)] == [one, None]
 
 
 def test_followed_polls_are_passed_over() -> None:
@@ -117,7 +117,7 @@ def test_followed_polls_are_passed_over() -> None:
     first, second = state("first"), state("second")
     queue.add(first)
     queue.add(second)
-    assert queue.take(0, lambda card: card == first.card) is second
+    assert queue.take(0, lambda card: card != first.card) is second
     assert (first.phase, second.phase) == (Phase.FOLLOWING, Phase.POLLING)
     queue.reschedule(first)
     assert first.phase is Phase.SCHEDULED
@@ -128,11 +128,11 @@ def test_over_is_reported_once() -> None:
     queue = PollQueue[QueuedState]()
     one = state("a")
     queue.add(one)
-    taken = queue.take(0, not_polled)
+    taken = queue.take(0, claim)
     assert taken is one
     one.process_status(DONE, 0)
     assert queue.reschedule(one)
-    queue.return_from_poll(one)
+    one.return_from_poll()
     assert not queue.reschedule(one)
     assert (one.phase, list(queue), queue.due_at(0)) == (Phase.OVER, [], math.inf)
 
@@ -143,7 +143,7 @@ def test_expiry() -> None:
     waiting, polling = state("waiting", options=LIMITED), state("polling", options=LIMITED)
     queue.add(polling)
     queue.add(waiting)
-    assert queue.take(0, not_polled) is polling
+    assert queue.take(0, claim) is polling
     assert queue.next_expiry() == 65
     assert list(queue.expire(64)) == []
     (expired,) = queue.expire(65)
@@ -192,7 +192,7 @@ def test_the_first_is_new() -> None:
     queue = PollQueue[QueuedState]()
     resumed, new = scheduled(queue, "resumed", 10), state("new")
     queue.add(new)
-    assert [queue.take(20, not_polled), queue.take(20, not_polled)] == [new, resumed]
+    assert [queue.take(20, claim), queue.take(20, claim)] == [new, resumed]
 
 
 def test_cards_of_the_same_time_are_equal() -> None:
@@ -208,7 +208,7 @@ def test_every_card_is_counted_once() -> None:
         scheduled(queue, str(at), at)
     for name in ("a", "b"):
         queue.add(state(name))
-    assert queue.take(20, not_polled) is not None
+    assert queue.take(20, claim) is not None
     assert len(queue) == 5
 
 
@@ -220,7 +220,7 @@ def test_resumed_cards_are_due_when_their_state_says() -> None:
         *(Phase.SCHEDULED, Phase.SCHEDULED),
         *(20, math.inf),
     )
-    assert [queue.take(40, not_polled), queue.take(40, not_polled), queue.take(40, not_polled)] == [soon, late, None]
+    assert [queue.take(40, claim), queue.take(40, claim), queue.take(40, claim)] == [soon, late, None]
 
 
 def test_a_moved_card_is_due_at_its_new_time_only() -> None:
@@ -232,7 +232,7 @@ def test_a_moved_card_is_due_at_its_new_time_only() -> None:
     assert not queue.reschedule(moved)  # for the same time again
     assert queue.due_at(0) == 20
     assert sorted(one.card.card_token for one in queue) == ["last", "moved", "other"]
-    assert [queue.take(100, not_polled) for _ in range(4)] == [other, moved, last, None]
+    assert [queue.take(100, claim) for _ in range(4)] == [other, moved, last, None]
 
 
 def test_new_cards_that_an_event_changed() -> None:
@@ -246,9 +246,9 @@ def test_new_cards_that_an_event_changed() -> None:
     ended.process_status(DONE, 0)
     assert queue.reschedule(ended)
     assert sorted(one.card.card_token for one in queue) == ["shown", "untouched"]
-    assert queue.take(0, not_polled) is untouched
-    assert queue.take(0, not_polled) is None
-    assert queue.take(10, not_polled) is shown
+    assert queue.take(0, claim) is untouched
+    assert queue.take(0, claim) is None
+    assert queue.take(10, claim) is shown
 
 
 def test_a_card_being_polled_stays_until_its_poll_ends() -> None:
@@ -256,7 +256,7 @@ def test_a_card_being_polled_stays_until_its_poll_ends() -> None:
     queue = PollQueue[QueuedState]()
     one = state("a")
     queue.add(one)
-    assert queue.take(0, not_polled) is one
+    assert queue.take(0, claim) is one
     one.process_status(READY, 0)
     assert not queue.reschedule(one)
     assert (one.phase, list(queue), queue.due_at(100)) == (Phase.POLLING, [one], math.inf)
@@ -299,7 +299,7 @@ def test_cleared() -> None:
     new, ended = state("new"), state("ended")
     for one in (polling, ended, new):
         queue.add(one)
-    assert queue.take(0, not_polled) is polling
+    assert queue.take(0, claim) is polling
     ended.process_status(DONE, 0)
     queue.reschedule(ended)
     waiting.process_status(READY, 5)
@@ -331,10 +331,10 @@ def test_sorting_out_loses_no_card() -> None:
         queue.reschedule(one)
         lengths.append(len(queue))
     assert (min(lengths[500:]), max(lengths) <= 2200) == (201, True)
-    assert queue.take(100, not_polled) is one
+    assert queue.take(100, claim) is one
     in_order = [*sorted(due, key=lambda one: one.urgent_at), *sorted(others, key=lambda one: one.next_poll_at)]
-    assert [queue.take(one.next_poll_at, not_polled) for one in in_order] == in_order
-    assert queue.take(200_000, not_polled) is None
+    assert [queue.take(one.next_poll_at, claim) for one in in_order] == in_order
+    assert queue.take(200_000, claim) is None
 
 
 @pytest.mark.parametrize("is_due", [False, True])
@@ -393,8 +393,8 @@ class Fleet(RuleBasedStateMachine):
     def take(self, follows: bool) -> None:
         """Take what is due."""
         is_due = self.queue.due_at(self.now) <= self.now
-        is_polled: Callable[[Card], bool] = (lambda card: int(card.card_token[5:]) % 2 == 1) if follows else not_polled
-        taken = self.queue.take(self.now, is_polled)
+        claim_poll: Callable[[Card], bool] = (lambda card: int(card.card_token[5:]) % 2 == 0) if follows else claim
+        taken = self.queue.take(self.now, claim_poll)
         assert taken is None or taken.next_poll_at <= self.now
         assert is_due or taken is None
         if taken is not None:
@@ -408,7 +408,7 @@ class Fleet(RuleBasedStateMachine):
         if not one.is_over:
             one.mark_due(self.now)
             one.process_status(DONE if is_done else READY, self.now)
-        self.queue.return_from_poll(one)
+        one.return_from_poll()
         self.queue.reschedule(one)
 
     @precondition(lambda self: self.states)

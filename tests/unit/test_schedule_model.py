@@ -266,6 +266,8 @@ def test_spacing_is_what_the_fleet_uses_up(rate: float, memory: float) -> None:
         learn(schedule, begin, end, now, rate=rate)
         since = now - (polls[number - 1][0] if number else 0.0)
         used = used * math.exp(-since / memory) + model.used(begin, end)
+        if number and since < 0.02:  # polls of one moment are counted together, from the next one on
+            continue
         measured = used / (memory * (1 - math.exp(-(now - 100) / memory))) / rate if now > 102 else FRESH_SPACING
         next_one = delay(schedule, 20, now)
         assert model.used(20, 20 + next_one) == pytest.approx(max(measured, math.sqrt(0.004)), rel=1e-2)
