@@ -130,7 +130,7 @@ def poll_fleet(  # noqa: PLR0913 - what can be varied
         state.process_status(ProductionStatus(status), now)
         if state.is_over:
             lateness[number] = age - ready - printing
-        state.return_from_poll()
+        state.on_poll_ended()
         queue.reschedule(state)
     polled.lateness = [lateness[number] for number in range(len(plans))]
     polled.seconds = now - plans[0][0]

@@ -406,12 +406,12 @@ class OAuthToken:
 
         now = asyncio.get_running_loop().time
 
-        def is_worth_it(error: BaseException) -> bool:
+        def should_retry(error: BaseException) -> bool:
             return is_retryable(error) and not (_is_lost(error) and self._is_valid(now()))
 
         try:
             return await retry(
-                self._request_token_once, made=0, attempts=_ATTEMPTS, sleep=asyncio.sleep, is_worth_it=is_worth_it
+                self._request_token_once, made=0, attempts=_ATTEMPTS, sleep=asyncio.sleep, should_retry=should_retry
             )
         except CardprodError as error:
             error.args = (f"refreshing the token: {error.args[0]}",)

@@ -41,7 +41,7 @@ async def retry(  # noqa: PLR0913 - one keyword for each option
     made: int,
     attempts: int,
     sleep: Callable[[float], Awaitable[None]],
-    is_worth_it: Callable[[BaseException], bool] = is_retryable,
+    should_retry: Callable[[BaseException], bool] = is_retryable,
     before_sleep: Callable[[int, CardprodError, float], None] | None = None,
 ) -> _T:
     """Call `send` until it succeeds, fails in a way that is not retryable, or the attempts are used up.
@@ -51,7 +51,7 @@ async def retry(  # noqa: PLR0913 - one keyword for each option
         made: Attempts made before.
         attempts: The most attempts, those included.
         sleep: Sleeps between two attempts, for so many seconds.
-        is_worth_it: Whether a failure is retryable.
+        should_retry: Whether a failure is retryable.
         before_sleep: Is called with the number of the failed attempt, its error, and the seconds until the next.
     """
 
@@ -67,7 +67,7 @@ async def retry(  # noqa: PLR0913 - one keyword for each option
         sleep=sleep,
         stop=tenacity.stop_after_attempt(attempts - made),
         wait=lambda state: retry_delay(made + state.attempt_number, error_of(state)),
-        retry=tenacity.retry_if_exception(is_worth_it),
+        retry=tenacity.retry_if_exception(should_retry),
         before_sleep=report,
         reraise=True,
     )

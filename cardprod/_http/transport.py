@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Transport"]
 
-_REFUSED_FOR: Final = 120.0
+_RESENT_FOR: Final = 120.0
 """Seconds from its first 429 on for which a request is sent again, without counting as an attempt."""
 
 
@@ -71,9 +71,9 @@ class Transport:
         self._endpoint = endpoint
         self._source = token if callable(token) else None
         self._token = Secret("" if callable(token) else check_token(token))
-        self._of_source: WeakSet[RateLimited] = WeakSet()  # raised by the token source, and of its own endpoint
+        self._source_errors: WeakSet[RateLimited] = WeakSet()  # raised by the token source, and of its own endpoint
         self._telemetry = telemetry
-        self._lent = session
+        self._lent_session = session
         self._channel: Channel | None = None
         self._ids: CorrelationIds  # made with the channel
         self._request_timeout = request_timeout
@@ -150,7 +150,7 @@ class Transport:
                         return await self._send(card, self._token, loop, permit, permit.acquired_at)
                 return await self._exchange(permit, card, queue)
             except CardprodError as error:
-                if not self._is_worth_another(error, queue) or (self._attempts == 1 and not self._was_refused(error)):
+                if not self._is_retryable(error, queue) or (self._attempts == 1 and not self._is_rate_limited(error)):
                     raise
                 drop_frames(error)  # of which one holds it
                 failure = error
@@ -179,12 +179,12 @@ class Transport:
 
     # --- Attempts ---
 
-    def _is_worth_another(self, error: BaseException, queue: LimiterQueue | None) -> bool:
+    def _is_retryable(self, error: BaseException, queue: LimiterQueue | None) -> bool:
         return is_retryable(error) and (queue is None or queue.waits_for(error))
 
-    def _was_refused(self, error: BaseException) -> bool:
+    def _is_rate_limited(self, error: BaseException) -> bool:
         """Whether a request of this client got a 429; one that a token source got is a failure like any other."""
-        return isinstance(error, RateLimited) and error not in self._of_source
+        return isinstance(error, RateLimited) and error not in self._source_errors
 
     async def _retry(self, card: Card, queue: LimiterQueue | None, failure: CardprodError) -> ProductionStatus:
         """Retry after a failed first attempt. A tenacity loop costs 25 µs, so it is only used here.
@@ -195,33 +195,33 @@ class Transport:
         from cardprod._http.retries import retry, retry_delay  # noqa: PLC0415 - loaded before the first request
 
         loop = asyncio.get_running_loop()
-        made, give_up_at = 0, math.inf
-        refusal: RateLimited | None = None
+        attempts_made, give_up_at = 0, math.inf
+        rate_limited: RateLimited | None = None
 
         async def attempt() -> ProductionStatus:
-            nonlocal refusal, give_up_at
+            nonlocal rate_limited, give_up_at
             while True:
                 permit = None
-                if refusal is not None:
-                    give_up_at = min(give_up_at, loop.time() + _REFUSED_FOR)
-                    self._report_retry(card, made + 1, refusal, self.paused_for)
-                    permit = await self._acquire_again(queue, refusal, give_up_at)
-                    refusal = None
+                if rate_limited is not None:
+                    give_up_at = min(give_up_at, loop.time() + _RESENT_FOR)
+                    self._report_retry(card, attempts_made + 1, rate_limited, self.paused_for)
+                    permit = await self._acquire_again(queue, rate_limited, give_up_at)
+                    rate_limited = None
                 try:
                     return await self._exchange(permit, card, queue)
                 except RateLimited as error:
-                    if not self._was_refused(error) or not self._is_worth_another(error, queue):
+                    if not self._is_rate_limited(error) or not self._is_retryable(error, queue):
                         raise
                     drop_frames(error)
-                    refusal = error
+                    rate_limited = error
 
         def report(number: int, error: CardprodError, seconds: float) -> None:
-            nonlocal made
-            made = number
+            nonlocal attempts_made
+            attempts_made = number
             self._report_retry(card, number, error, seconds)
 
-        if isinstance(failure, RateLimited) and self._was_refused(failure):
-            refusal = failure
+        if isinstance(failure, RateLimited) and self._is_rate_limited(failure):
+            rate_limited = failure
         else:
             delay = retry_delay(1, failure)
             report(1, failure, delay)
@@ -230,16 +230,16 @@ class Transport:
         try:
             return await retry(
                 attempt,
-                made=made,
+                made=attempts_made,
                 attempts=self._attempts,
                 sleep=self._sleep,
-                is_worth_it=lambda error: not self._was_refused(error) and self._is_worth_another(error, queue),
+                should_retry=lambda error: not self._is_rate_limited(error) and self._is_retryable(error, queue),
                 before_sleep=report,
             )
         finally:
-            refusal = None  # as above
+            rate_limited = None  # as above
 
-    async def _acquire_again(self, queue: LimiterQueue | None, refusal: RateLimited, give_up_at: float) -> Permit:
+    async def _acquire_again(self, queue: LimiterQueue | None, error: RateLimited, give_up_at: float) -> Permit:
         """Wait for the permit of a request that got a 429, and raise that when it has waited long enough."""
         limit = asyncio.timeout_at(give_up_at)
         try:
@@ -250,9 +250,9 @@ class Transport:
             if not limit.expired():
                 raise
         try:
-            raise refusal
+            raise error
         finally:
-            del refusal  # as above
+            del error  # as above
 
     def _report_retry(self, card: Card, attempt: int, error: CardprodError, seconds: float) -> None:
         if self._telemetry.wants_everything:
@@ -273,8 +273,8 @@ class Transport:
         A permit that was not used is given back.
         """
         loop = asyncio.get_running_loop()
-        refusal: Unauthorized | None = None
-        refused: Secret | None = None
+        unauthorized: Unauthorized | None = None
+        rejected: Secret | None = None
         try:
             self.check_usable()
             if self._source is None:
@@ -282,20 +282,20 @@ class Transport:
                     permit = self.limiter.try_acquire(loop.time(), queue) or await self.limiter.acquire(queue)
                 return await self._send(card, self._token, loop, permit)
             while True:
-                token = await self._token_from(self._source, loop, refused)
-                if refusal is not None and refused is not None and token.value == refused.value:
-                    raise refusal
+                token = await self._token_from(self._source, loop, rejected)
+                if unauthorized is not None and rejected is not None and token.value == rejected.value:
+                    raise unauthorized
                 if permit is None and (permit := self.limiter.try_acquire(loop.time(), queue)) is None:
                     permit = await self.limiter.acquire(queue)
                     token = await self._token_from(self._source, loop)  # it may have changed since
                 try:
                     return await self._send(card, token, loop, permit)
                 except Unauthorized as error:
-                    if refusal is not None:
+                    if unauthorized is not None:
                         raise
-                    refusal, refused, permit = error, token, None
+                    unauthorized, rejected, permit = error, token, None
         finally:
-            del refusal  # its traceback holds this frame: break the cycle
+            del unauthorized  # its traceback holds this frame: break the cycle
             if permit is not None:
                 permit.give_back()
 
@@ -334,7 +334,7 @@ class Transport:
             if not self._time_limit.has_expired(task):
                 raise
             self._drop_idle()
-            raise self._cut_off("no whole answer") from exc
+            raise self._time_limit_error("no whole answer") from exc
         finally:
             self._time_limit.stop(task)
             permit.release()
@@ -345,7 +345,7 @@ class Transport:
         # The ids are made here and not in the constructor, so that forked workers do not send the same ones.
         self._ids = CorrelationIds(uuid.uuid4())
         prefix, is_local = self._endpoint.prefix, self._endpoint.is_local
-        self._channel = Channel(prefix, self._lent, self._ssl, proxy=self._proxy, is_local=is_local)
+        self._channel = Channel(prefix, self._lent_session, self._ssl, proxy=self._proxy, is_local=is_local)
         return self._channel
 
     def _drop_idle(self) -> None:
@@ -353,15 +353,15 @@ class Transport:
             self._channel.drop_idle()
 
     async def _token_from(
-        self, source: TokenSource, loop: asyncio.AbstractEventLoop, refused: Secret | None = None
+        self, source: TokenSource, loop: asyncio.AbstractEventLoop, rejected: Secret | None = None
     ) -> Secret:
         """Get a token from the source, after one that got a 401, within the time limit of a request."""
         task = self._time_limit.start(loop, loop.time())
         cancelling = task.cancelling()
         try:
             invalidate = getattr(source, "invalidate", None)
-            if refused is not None and callable(invalidate):
-                invalidating: object = invalidate(refused.value)
+            if rejected is not None and callable(invalidate):
+                invalidating: object = invalidate(rejected.value)
                 if isawaitable(invalidating):
                     await invalidating
             giving: object = source()
@@ -369,11 +369,11 @@ class Transport:
                 raise UsageError("the token source must be an async callable: what it returns is awaited")
             return Secret(check_token(await giving))
         except RateLimited as error:
-            self._of_source.add(error)
+            self._source_errors.add(error)
             raise
         except asyncio.CancelledError as exc:
             if self._time_limit.has_expired(task):
-                raise self._cut_off("no token from its source") from exc
+                raise self._time_limit_error("no token from its source") from exc
             if task.cancelling() > cancelling:
                 raise
             # This task is not cancelled: the source awaited something that was.
@@ -383,7 +383,7 @@ class Transport:
         finally:
             self._time_limit.stop(task)
 
-    def _cut_off(self, what: str) -> CardprodError:
+    def _time_limit_error(self, what: str) -> CardprodError:
         """Make the error for an exchange that was ended by closing, or by its time limit."""
         if self._time_limit.is_closed:
             return UsageError(CLOSED)

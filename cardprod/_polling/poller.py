@@ -36,7 +36,7 @@ __all__ = ["PollEntry", "Poller"]
 class PollEntry(PollState):
     """One card that is waited for, as the engine sees it. Each interface has a kind of its own.
 
-    After every change the engine calls `move_on`: the one place where an interface moves a card on.
+    After every change the engine calls `on_change`: the one place where an interface moves a card on.
     """
 
     __slots__ = ()
@@ -54,24 +54,24 @@ class PollEntry(PollState):
         """Take a transition, to be delivered to the user."""
 
     @abstractmethod
-    def move_on(self) -> None:
-        """Move the card on: its state has changed."""
+    def on_change(self) -> None:
+        """Go on to its next poll, or, if the wait is over, to its end: its state has changed."""
 
     @abstractmethod
     def abort(self, error: BaseException) -> None:
         """End the interface, by an error that is not this card's: a schedule's own, a token source's."""
 
-    def return_from_poll(self) -> None:
-        """Take the card back from its poll, before the outcome is applied."""
+    def on_poll_ended(self) -> None:
+        """Note that its own poll has ended; the outcome is applied next."""
 
     def postpone(self, now: float, gap: float) -> bool:
         try:
             return super().postpone(now, gap)
         except BaseException as exc:  # noqa: BLE001 - a user's schedule's own
-            raise _failure_of_schedule(exc)  # noqa: B904 - it has its cause
+            raise _error_of_schedule(exc)  # noqa: B904 - it has its cause
 
     def _timed_out(self, now: float, failure: CardprodError | None) -> WaitTimeout:
-        return super()._timed_out(now, failure or self.poller.pause_failure(self.card))
+        return super()._timed_out(now, failure or self.poller.pause_error(self.card))
 
     # --- A subscriber ---
 
@@ -84,8 +84,8 @@ class PollEntry(PollState):
         return self.poller.apply_event(self, event, wall_now)
 
     @abstractmethod
-    def poll_yourself(self) -> None:
-        """Go on: somebody else's poll of the card is over, and its outcome does not count here."""
+    def on_shared_poll_lost(self) -> None:
+        """Poll the card again: the poll of somebody else that it followed is over, without an outcome for it."""
 
 
 class Poller:
@@ -104,9 +104,9 @@ class Poller:
         """Who waits for which card."""
         self.telemetry: Telemetry = telemetry
         """Where events go."""
-        self.waits: LimiterQueue = LimiterQueue()
-        """The polls of waits for one card each, which share the budget as those of one batch do."""
-        self._observed: set[int] = set()  # the waits whose end the observer is still to get
+        self.single_waits: LimiterQueue = LimiterQueue()
+        """The queue of the later polls of waits for one card each: together they have the share of one batch."""
+        self._ends_to_report: set[int] = set()  # the waits whose end the observer is still to get
 
     # --- A wait begins and ends ---
 
@@ -118,7 +118,7 @@ class Poller:
     def report_start(self, entry: PollEntry) -> None:
         """Report that a wait has begun."""
         if self.telemetry.is_observed:
-            self._observed.add(id(entry))
+            self._ends_to_report.add(id(entry))
             self.telemetry.emit(WaitStarted(entry.card, id(entry)))
 
     def end(self, entry: PollEntry, error: Exception | None = None) -> None:
@@ -127,8 +127,8 @@ class Poller:
         self._report_end(entry, error)
 
     def _report_end(self, entry: PollEntry, error: Exception | None) -> None:
-        if id(entry) in self._observed:
-            self._observed.discard(id(entry))
+        if id(entry) in self._ends_to_report:
+            self._ends_to_report.discard(id(entry))
             self.telemetry.emit(WaitEnded(entry.card, id(entry), error))
 
     # --- A poll ---
@@ -138,30 +138,30 @@ class Poller:
         card: Card,
         queue: LimiterQueue | None = None,
         permit: Permit | None = None,
-        wait: int | None = None,
+        wait_id: int | None = None,
     ) -> Coroutine[object, object, ProductionStatus]:
-        """Ask for a card's status, its retries included. For a poll that belongs to no wait, this is all.
+        """Request a card's status, with its retries. For a poll that belongs to no wait, this is all.
 
         Args:
             card: Which card.
             queue: The batch it is for; None for one that somebody awaits alone.
             permit: One that was acquired, for the first attempt.
-            wait: Which wait it is for.
+            wait_id: Which wait it is for.
 
         Raises:
             CardprodError, WouldBlock: As `Transport.request`.
         """
         if self.telemetry.wants_everything:
-            return self._observed_request(card, queue, permit, wait)
+            return self._reported_request(card, queue, permit, wait_id)
         return self.transport.request(card, queue, permit)
 
-    async def _observed_request(
-        self, card: Card, queue: LimiterQueue | None, permit: Permit | None, wait: int | None
+    async def _reported_request(
+        self, card: Card, queue: LimiterQueue | None, permit: Permit | None, wait_id: int | None
     ) -> ProductionStatus:
         loop = asyncio.get_running_loop()
         began_at = loop.time()
         outcome: Outcome | None = None
-        self.telemetry.emit(PollStarted(card, wait))
+        self.telemetry.emit(PollStarted(card, wait_id))
         try:
             outcome = await self.transport.request(card, queue, permit)
         except CardprodError as error:
@@ -170,7 +170,7 @@ class Poller:
         else:
             return outcome
         finally:
-            self.telemetry.emit(PollEnded(card, wait, loop.time() - began_at, outcome))
+            self.telemetry.emit(PollEnded(card, wait_id, loop.time() - began_at, outcome))
             del outcome  # if it is an error, its traceback holds this frame: separate them
 
     async def poll_once(
@@ -186,12 +186,12 @@ class Poller:
         Args:
             entry: The card.
             shared: The poll, as it was begun in the subscriptions; it is ended here.
-            queue: The batch it is for, or `waits`; None for a poll that goes before all of them.
+            queue: The batch it is for, or `single_waits`; None for a poll that goes before all of them.
             permit: One that was acquired; it is used or given back.
             cut_off: What ends the poll at the card's deadline, or earlier, and was started; None to do that here.
 
         Returns:
-            Whether something came of it: False if requests are paused, an event made it unnecessary, or the interface
+            Whether there was an outcome: none if requests are paused, an event made it unnecessary, or the interface
             was ended.
         """
         outcome: Outcome | None = None
@@ -205,12 +205,12 @@ class Poller:
             pass
         except CardprodError as error:
             # Without its traceback, whose frames hold the card's state, which may hold the error: no cycle is left.
-            outcome = _failure_for(error.with_traceback(None), entry, queue)
+            outcome = _outcome_of_failure(error.with_traceback(None), entry, queue)
         except asyncio.CancelledError:
             if cut_off is None or not cut_off.stop():
                 raise
             shared.end(None)  # the others who wait for the card have more time
-            outcome = None if cut_off.is_called_off else self._cut_off(entry.card)
+            outcome = None if cut_off.is_called_off else self._deadline_error(entry.card)
         except Exception as exc:  # noqa: BLE001 - a token source's own, or a fault of this package
             entry.abort(exc)
         finally:
@@ -218,14 +218,14 @@ class Poller:
                 cut_off.stop()
             if own is not None:
                 own.close()
-            entry.return_from_poll()
-            shared.end(outcome)
+            entry.on_poll_ended()
+            shared.end(outcome)  # no effect after the first time
         if outcome is None:
             return False
         self.apply(entry, outcome)
         return True
 
-    def pause_failure(self, card: Card) -> RequestTimeout | None:
+    def pause_error(self, card: Card) -> RequestTimeout | None:
         """Return why no poll is possible at this moment, if requests are paused."""
         seconds = self.transport.paused_for
         if seconds <= 0:
@@ -234,9 +234,9 @@ class Poller:
             f"requests are paused for {seconds:.0f} s more, after a 429 or `pause`: wait longer", card=card
         )
 
-    def _cut_off(self, card: Card) -> RequestTimeout:
-        why = "no answer to it came within the wait's time: wait again"
-        return self.pause_failure(card) or RequestTimeout(why, card=card)
+    def _deadline_error(self, card: Card) -> RequestTimeout:
+        why = "no answer for this card came within the wait's time: wait again"
+        return self.pause_error(card) or RequestTimeout(why, card=card)
 
     # --- What comes ---
 
@@ -253,9 +253,9 @@ class Poller:
             else:
                 seen = self._process_status(entry, outcome, now)
         except BaseException as exc:  # noqa: BLE001 - a user's schedule's own
-            entry.abort(_failure_of_schedule(exc))
+            entry.abort(_error_of_schedule(exc))
             return
-        self._settle(entry, seen)
+        self.settle(entry, seen)
         if isinstance(outcome, CardprodError) and entry.ended_by is None:
             self.telemetry.emit(PollFailed(entry.card, id(entry), outcome, entry.failures))
 
@@ -266,20 +266,16 @@ class Poller:
         try:
             transition = entry.process_event(event, asyncio.get_running_loop().time(), wall_now)
         except BaseException as exc:  # noqa: BLE001 - as above
-            entry.abort(_failure_of_schedule(exc))
+            entry.abort(_error_of_schedule(exc))
             return False
         if transition is None:
             return False
-        self._settle(entry, [transition])
+        self.settle(entry, [transition])
         return True
 
-    def apply_cut_off(self, entry: PollEntry) -> None:
+    def expire_follower(self, entry: PollEntry) -> None:
         """Apply a card's deadline, which came while it followed another wait's poll; that poll goes on."""
-        self.apply(entry, self._cut_off(entry.card))
-
-    def settle(self, entry: PollEntry) -> None:
-        """Move a card on whose state has changed without an outcome: it expired, or its poll was postponed."""
-        self._settle(entry, ())
+        self.apply(entry, self._deadline_error(entry.card))
 
     def _process_status(self, entry: PollEntry, status: ProductionStatus, now: float) -> Sequence[Transition]:
         transition = entry.process_status(status, now)
@@ -294,22 +290,28 @@ class Poller:
                 seen.append(later)
         return seen
 
-    def _settle(self, entry: PollEntry, seen: Sequence[Transition]) -> None:
+    def settle(self, entry: PollEntry, seen: Sequence[Transition] = ()) -> None:
+        """Deliver what was seen of a card, and move it on: called after every change of its state, also by itself.
+
+        Args:
+            entry: The card.
+            seen: Its transitions; none if it expired, its poll was postponed or nothing came of it.
+        """
         # Everything is in its place before an observer is called: it may call the client.
         for transition in seen:
             entry.deliver(transition)
         if entry.ended_by is not None:
             self.subscriptions.leave(entry.card, entry)
-        entry.move_on()
+        entry.on_change()
         if seen and self.telemetry.wants_transitions:
             for transition in seen:
                 self.telemetry.emit(TransitionSeen(entry.card, id(entry), transition))
-        if self._observed and entry.is_over:
+        if self._ends_to_report and entry.is_over:
             self._report_end(entry, entry.error)
 
 
-def _failure_for(error: CardprodError, entry: PollEntry, queue: LimiterQueue | None) -> Outcome | None:
-    """Return what a failure means for a card; None if nothing is known of it, and nothing wrong with it."""
+def _outcome_of_failure(error: CardprodError, entry: PollEntry, queue: LimiterQueue | None) -> Outcome | None:
+    """Return a failure as an outcome; None if it says nothing about the card, or if it has ended the interface."""
     if isinstance(error, RateLimited) and queue is not None and not queue.waits_for(error):
         return None
     if entry.aborts_on_usage_errors and isinstance(error, UsageError):
@@ -318,8 +320,8 @@ def _failure_for(error: CardprodError, entry: PollEntry, queue: LimiterQueue | N
     return error
 
 
-def _failure_of_schedule(exc: BaseException) -> BaseException:
-    """Return what ends the waits that a schedule belongs to; nothing is awaited there, so nobody has cancelled it."""
+def _error_of_schedule(exc: BaseException) -> BaseException:
+    """Return what ends the waits of a schedule that raised. It awaits nothing, so a cancellation is its own."""
     if isinstance(exc, KeyboardInterrupt | SystemExit):
         raise exc
     if not isinstance(exc, asyncio.CancelledError):

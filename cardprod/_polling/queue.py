@@ -48,7 +48,7 @@ class QueuedState(PollState):
 
     phase: Phase
 
-    def return_from_poll(self) -> None:
+    def on_poll_ended(self) -> None:
         """End the phase POLLING or FOLLOWING; it must be rescheduled."""
         if self.phase is not Phase.OVER:
             self.phase = Phase.IDLE

@@ -40,7 +40,7 @@ class Subscriber(Protocol):
         """Process an event of the card. Return whether something was new."""
         ...
 
-    def poll_yourself(self) -> None:
+    def on_shared_poll_lost(self) -> None:
         """Called when another wait's poll of the card has ended without an outcome for this wait: poll when due."""
         ...
 
@@ -75,7 +75,7 @@ class SharedPoll:
         self._is_ended = True
         for subscriber in self._subscriptions.end_poll(self._card, self._poller):
             if outcome is None or subscriber.started_at > self._began_at:
-                subscriber.poll_yourself()
+                subscriber.on_shared_poll_lost()
             else:
                 subscriber.take_outcome(copy_of(outcome) if isinstance(outcome, CardprodError) else outcome)
 

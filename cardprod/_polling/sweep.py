@@ -153,7 +153,7 @@ class _Entry(PollEntry):
     def deliver(self, transition: Transition) -> None:
         self._pass.steps.append((self.card, transition))
 
-    def move_on(self) -> None:
+    def on_change(self) -> None:
         if self.error is not None:
             self._pass.steps.append((self.card, self.error))
 
@@ -167,7 +167,7 @@ class _Entry(PollEntry):
         else:
             super().process_failure(failure, now)
 
-    def poll_yourself(self) -> None:
+    def on_shared_poll_lost(self) -> None:
         """Do nothing: a card of a sweep does not wait for another wait's poll, but stays due."""
 
 

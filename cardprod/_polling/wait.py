@@ -137,7 +137,7 @@ class Wait(CoroutineLike[ProductionStatus], AsyncIterator[Transition]):
         if self._entry is not None:
             self._poller.end(self._entry)
         if self._entry is not None and self._entry.is_awaited_elsewhere():
-            self._entry.move_on()  # the other task, which awaits or iterates it, then finds that it has ended
+            self._entry.on_change()  # the other task, which awaits or iterates it, then finds that it has ended
         elif self._coroutine is not None:
             self._coroutine.close()
 
@@ -282,7 +282,7 @@ class _Entry(PollEntry):
             await self._follow()
             return
         # The first and the last poll go before the later ones of all waits, and queue while they count as under way.
-        queue = poller.waits if self.polls and not self.is_last_poll else None
+        queue = poller.single_waits if self.polls and not self.is_last_poll else None
         permit = None
         cut_off.start(self.cut_off_at)
         try:
@@ -301,7 +301,7 @@ class _Entry(PollEntry):
         await self._signal.wait_until(cut_off_at)
         is_time_up = cut_off_at is not None and asyncio.get_running_loop().time() >= cut_off_at - TICK
         if is_time_up and self.next_poll_at == due_at:
-            self._poller.apply_cut_off(self)
+            self._poller.expire_follower(self)
 
     async def _acquire(self, queue: LimiterQueue, cut_off: CutOff) -> Permit | None:
         """Queue for a permit; None if an event or another wait's poll came first, or the time of the last poll.
@@ -366,7 +366,7 @@ class _Entry(PollEntry):
     def deliver(self, transition: Transition) -> None:
         self.steps.append(transition)
 
-    def move_on(self) -> None:
+    def on_change(self) -> None:
         """End the sleep or the poll in progress: what it was for has come, or does not count any more."""
         self._signal.set()
         if self.cut_off is not None:
@@ -374,9 +374,9 @@ class _Entry(PollEntry):
 
     def abort(self, error: BaseException) -> None:
         self.aborted_by = error
-        self.move_on()
+        self.on_change()
 
-    def poll_yourself(self) -> None:
+    def on_shared_poll_lost(self) -> None:
         self._signal.set()
 
 

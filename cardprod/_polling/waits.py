@@ -69,8 +69,8 @@ class _Entry(QueuedState, PollEntry):
     def deliver(self, transition: Transition) -> None:
         self._waits.deliver(self, transition)
 
-    def move_on(self) -> None:
-        self._waits.move_on(self)
+    def on_change(self) -> None:
+        self._waits.on_change(self)
 
     def abort(self, error: BaseException) -> None:
         self._waits.break_off(error)
@@ -78,14 +78,14 @@ class _Entry(QueuedState, PollEntry):
     def take_outcome(self, outcome: Outcome) -> None:
         """Take the outcome of another's poll; if there is no room for it, it is dropped, and the card due again."""
         if self._waits.is_held_back:
-            self.poll_yourself()
+            self.on_shared_poll_lost()
         else:
             super().take_outcome(outcome)
 
-    def poll_yourself(self) -> None:
+    def on_shared_poll_lost(self) -> None:
         if self.phase is Phase.FOLLOWING and self.ended_by is None:
             self.mark_due(asyncio.get_running_loop().time())
-            self.move_on()
+            self.on_change()
 
 
 class Waits(Batch[Transition]):
@@ -132,18 +132,18 @@ class Waits(Batch[Transition]):
         self._known = after
         self._options = options
         self._batch_timeout = batch_timeout
-        self._ends_at = math.inf
-        self._expires_from = -math.inf
+        self._batch_deadline = math.inf
+        self._no_expiry_before = -math.inf
         # The cards to resume, the one with the nearest deadline last.
         self._to_resume = {} if resumed is None else {one.card: one for one in _by_deadline(resumed)}
         self._sweep = 0 if resumed is None else resumed.sweep
         self._checkpoint_id = "" if resumed is None else resumed.id
         self._queue: PollQueue[_Entry] = PollQueue()
-        self._wake_poller, self._wake_expirer = Signal(), Signal()
-        self._sleeps_until = -math.inf  # when `_poll_due` wakes; -inf while it is awake
-        self._polls, self._poll_ended = 0, Signal()  # tasks that poll; one has ended
+        self._wake_scheduler, self._wake_expirer = Signal(), Signal()
+        self._sleeps_until = -math.inf  # when `_schedule_polls` wakes; -inf while it is awake
+        self._running_polls, self._poll_ended = 0, Signal()  # tasks that poll; one has ended
         self._is_source_done = cards is None
-        self._over: set[Card] = set()  # kept while the source may bring them again
+        self._ended_cards: set[Card] = set()  # kept while the source may bring them again
 
     @property
     def poller(self) -> Poller:
@@ -175,14 +175,14 @@ class Waits(Batch[Transition]):
             raise UsageError("take a checkpoint inside the `async with` block, before it is left or has ended")
         now, wall_now = _time("checkpoint"), wall_clock()
         undelivered: dict[Card, list[Transition]] = {}
-        over: list[PollState] = []  # their end is still in the stream; a card that was added again is in the queue too
+        ended: list[PollState] = []  # their end is still in the stream; a card that was added again is in the queue too
         for card, result, state in self._stream:
             if isinstance(result, Transition):
                 undelivered.setdefault(card, []).append(result)
             if state is not None and state.is_over:
-                over.append(state)
+                ended.append(state)
         saved = {
-            state.card: state.save(now, wall_now, undelivered.get(state.card, ())) for state in (*over, *self._queue)
+            state.card: state.save(now, wall_now, undelivered.get(state.card, ())) for state in (*ended, *self._queue)
         }
         self._checkpoint_id = self._checkpoint_id or str(uuid.uuid4())
         pending = tuple((self._to_resume | saved).values())
@@ -230,13 +230,13 @@ class Waits(Batch[Transition]):
 
     def _begin(self) -> None:
         if self._batch_timeout is not None:
-            self._ends_at = asyncio.get_running_loop().time() + self._batch_timeout
-        if self._to_resume:  # deadlines that passed while nothing ran leave time for a last poll
-            self._expires_from = asyncio.get_running_loop().time() + self._options.last_poll_seconds
+            self._batch_deadline = asyncio.get_running_loop().time() + self._batch_timeout
+        if self._to_resume:  # cards whose deadline passed while nothing ran have time for one last poll
+            self._no_expiry_before = asyncio.get_running_loop().time() + self._options.last_poll_seconds
         if self._source is not None:
             source = self._source
             self._run(lambda: self._feed(source))
-        self._run(self._poll_due)
+        self._run(self._schedule_polls)
         self._run(self._expire)
 
     async def _feed(self, source: Cards) -> None:
@@ -245,13 +245,13 @@ class Waits(Batch[Transition]):
         while self._to_resume:
             self._resume(self._to_resume.popitem()[1], loop.time())
             await work.pause_if_over()
-        limit = asyncio.timeout_at(None if math.isinf(self._ends_at) else self._ends_at)
+        limit = asyncio.timeout_at(None if math.isinf(self._batch_deadline) else self._batch_deadline)
         try:
             async with limit:
                 async for item, card in each_item(source):
                     if isinstance(card, UsageError):
                         await self._refuse(item, card)
-                    elif card not in self._over:
+                    elif card not in self._ended_cards:
                         try:
                             self._register(card, loop.time())
                         except UsageError as exc:  # what is known of it is invalid
@@ -260,7 +260,7 @@ class Waits(Batch[Transition]):
             if not limit.expired():
                 raise
         self._is_source_done = True
-        self._over.clear()
+        self._ended_cards.clear()
         self._stream.finish()
 
     def _resume(self, saved: PendingCard, now: float) -> None:
@@ -283,8 +283,8 @@ class Waits(Batch[Transition]):
     ) -> None:
         after = after or known_status(card, self._known)
         timeout = self._options.timeout if timeout is None else timeout
-        ends_at = self._ends_at if timeout is None else min(now + timeout, self._ends_at)
-        entry = _Entry(card, self._options, now, ends_at, self, after=after)
+        deadline_at = self._batch_deadline if timeout is None else min(now + timeout, self._batch_deadline)
+        entry = _Entry(card, self._options, now, deadline_at, self, after=after)
         others = self._poller.subscriptions.join(card, entry)
         if others and any(isinstance(one, _Entry) and one.is_of(self) for one in others):
             self._poller.subscriptions.leave(card, entry)
@@ -297,16 +297,16 @@ class Waits(Batch[Transition]):
             self._wake_expirer.set()
         self._poller.report_start(entry)  # then it is in its place: an observer may notify it
         if now < self._sleeps_until:
-            self._wake_poller.set()
+            self._wake_scheduler.set()
 
     # --- Cards are polled ---
 
-    async def _poll_due(self) -> None:
+    async def _schedule_polls(self) -> None:
         """Start a task for each card that is due, until every place is taken; then each task takes the next card."""
         while True:
             entry, permit = await self._next_due()
             self._start_poll(entry, permit)
-            while self._polls >= self._poller.transport.limiter.places:
+            while self._running_polls >= self._poller.transport.limiter.places:
                 await self._poll_ended.wait_until(None)
 
     async def _next_due(self) -> tuple[_Entry, Permit]:
@@ -318,7 +318,7 @@ class Waits(Batch[Transition]):
             due_at = self._queue.due_at(now)
             if due_at > now + TICK:
                 self._sleeps_until = due_at
-                await self._wake_poller.wait_until(None if math.isinf(due_at) else due_at)
+                await self._wake_scheduler.wait_until(None if math.isinf(due_at) else due_at)
                 self._sleeps_until = -math.inf
             elif (postponed := self._queue.postpone(now, subscriptions.trust.gap(now))) is not None:
                 self._poller.settle(postponed)
@@ -340,11 +340,11 @@ class Waits(Batch[Transition]):
             shared.end(None)  # no effect if the task has run, and so ended it
             permit.give_back()
             self._stream.unreserve()
-            self._polls -= 1
+            self._running_polls -= 1
             self._poll_ended.set()
 
         self._stream.reserve()
-        self._polls += 1
+        self._running_polls += 1
         self._run(lambda: self._poll(entry, shared, permit), ended)
 
     async def _poll(self, entry: _Entry, shared: SharedPoll, permit: Permit) -> None:
@@ -359,8 +359,8 @@ class Waits(Batch[Transition]):
                 self._poller.settle(entry)  # nothing came of it, but its phase has changed
             await asyncio.sleep(0)  # so that polls that end together are followed by requests that are sent together
             now = loop.time()
-            if self._polls < limiter.places or not self._stream.has_room or subscriptions.trust.gap(now) > 0:
-                return  # `_poll_due` is awake, or has something to wait for or to postpone
+            if self._running_polls < limiter.places or not self._stream.has_room or subscriptions.trust.gap(now) > 0:
+                return  # `_schedule_polls` is awake, or has something to wait for or to postpone
             if (another := limiter.try_acquire(now, self._requests)) is None:
                 return
             following = self._queue.take(now, subscriptions.claim_poll)
@@ -380,19 +380,19 @@ class Waits(Batch[Transition]):
         """Add a transition to the results."""
         self._stream.add((entry.card, transition, entry))
 
-    def move_on(self, entry: _Entry) -> None:
+    def on_change(self, entry: _Entry) -> None:
         """Move a card on after a change: to its next poll, or, if its wait is over, out."""
         if self._is_left:
             return
         if self._queue.reschedule(entry):
             self._finish(entry)
         elif entry.next_poll_at < self._sleeps_until:
-            self._wake_poller.set()
+            self._wake_scheduler.set()
 
     def _finish(self, entry: _Entry) -> None:
         card, ended_by = entry.card, entry.ended_by
         if not self._is_source_done:
-            self._over.add(card)
+            self._ended_cards.add(card)
         if isinstance(ended_by, CardprodError):
             if isinstance(ended_by, WaitTimeout):
                 saved = entry.save(asyncio.get_running_loop().time(), wall_clock())
@@ -409,7 +409,7 @@ class Waits(Batch[Transition]):
         loop = asyncio.get_running_loop()
         work = TimeSlice()
         while True:
-            at = max(self._queue.next_expiry(), self._expires_from)
+            at = max(self._queue.next_expiry(), self._no_expiry_before)
             if at > loop.time() + TICK:
                 await self._wake_expirer.wait_until(None if math.isinf(at) else at)
             elif self._stream.is_full:
@@ -424,14 +424,14 @@ class Waits(Batch[Transition]):
         self._wake_expirer.set()
 
     async def _end(self) -> None:
-        left = self._queue.clear()
+        remaining = self._queue.clear()  # one by one, so the second loop goes on where the first was cancelled
         work = TimeSlice()
         try:
-            for entry in left:
+            for entry in remaining:
                 self._poller.end(entry)
                 await work.pause_if_over()
         finally:
-            for entry in left:  # cancelled meanwhile
+            for entry in remaining:
                 self._poller.end(entry)
 
 

@@ -39,7 +39,7 @@ class Recorder:
         self.got.append(event)
         return self._is_news
 
-    def poll_yourself(self) -> None:
+    def on_shared_poll_lost(self) -> None:
         """Record that a poll brought nothing."""
         self.got.append("poll yourself")
 

@@ -35,7 +35,7 @@ def poll(queue: PollQueue[QueuedState], now: float, status: ProductionStatus = R
     taken = queue.take(now, claim)
     assert taken is not None
     taken.process_status(status, now)
-    taken.return_from_poll()
+    taken.on_poll_ended()
     queue.reschedule(taken)
     return taken
 
@@ -132,7 +132,7 @@ def test_over_is_reported_once() -> None:
     assert taken is one
     one.process_status(DONE, 0)
     assert queue.reschedule(one)
-    one.return_from_poll()
+    one.on_poll_ended()
     assert not queue.reschedule(one)
     assert (one.phase, list(queue), queue.due_at(0)) == (Phase.OVER, [], math.inf)
 
@@ -408,7 +408,7 @@ class Fleet(RuleBasedStateMachine):
         if not one.is_over:
             one.mark_due(self.now)
             one.process_status(DONE if is_done else READY, self.now)
-        one.return_from_poll()
+        one.on_poll_ended()
         self.queue.reschedule(one)
 
     @precondition(lambda self: self.states)
