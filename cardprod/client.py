@@ -526,7 +526,7 @@ class Client:
             timeout: Seconds to wait for each card, from when it is read; None for no limit. At the deadline there is
                 one last poll; if it gets no permit within `request_timeout` seconds, the wait ends without it.
             batch_timeout: Seconds to wait for all cards, from when the block is entered; None for no limit. Cards not
-                read from their source by then stay there.
+                read from their source by then stay there; with None it ends then.
             schedule: As for `wait_until_final`; what the client's own learns serves all of its waits.
             max_failures: For each card, as for `wait_until_final`.
             max_outage: For each card, as for `wait_until_final`.

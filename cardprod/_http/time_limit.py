@@ -57,6 +57,11 @@ class TimeLimit:
         cancelling = self._expired.pop(task, None)
         return cancelling is not None and task.uncancel() <= cancelling
 
+    def is_cancelled(self, task: asyncio.Task[Any]) -> bool:
+        """Whether a caller cancelled a task; if not, and no limit expired, something cancelled was awaited there."""
+        _, cancelling = self._running.get(task, (0.0, -1))
+        return task.cancelling() > cancelling
+
     def stop(self, task: asyncio.Task[Any]) -> None:
         """Stop the time limit of a task."""
         if self._running.pop(task, None) is None and self._expired.pop(task, None) is not None:

@@ -10,7 +10,7 @@ import math
 import uuid
 from importlib import import_module
 from inspect import isawaitable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakSet
 
 from cardprod._http.auth import OAuthToken, check_token
@@ -331,10 +331,11 @@ class Transport:
                 self._telemetry.emit(RequestRefused(card, error.retry_after, error.limited_by))
             raise
         except asyncio.CancelledError as exc:
-            if not self._time_limit.has_expired(task):
+            failure = self._failure_of_cancellation(task, "no whole answer")
+            if failure is None:
                 raise
             self._drop_idle()
-            raise self._time_limit_error("no whole answer") from exc
+            raise failure from exc
         finally:
             self._time_limit.stop(task)
             permit.release()
@@ -357,7 +358,6 @@ class Transport:
     ) -> Secret:
         """Get a token from the source, after one that got a 401, within the time limit of a request."""
         task = self._time_limit.start(loop, loop.time())
-        cancelling = task.cancelling()
         try:
             invalidate = getattr(source, "invalidate", None)
             if rejected is not None and callable(invalidate):
@@ -372,19 +372,23 @@ class Transport:
             self._source_errors.add(error)
             raise
         except asyncio.CancelledError as exc:
-            if self._time_limit.has_expired(task):
-                raise self._time_limit_error("no token from its source") from exc
-            if task.cancelling() > cancelling:
+            failure = self._failure_of_cancellation(task, "no token from its source")
+            if failure is None:
                 raise
-            # This task is not cancelled: the source awaited something that was.
-            raise TransportError(
-                "no token from its source, which awaited something that was cancelled: try again"
-            ) from exc
+            raise failure from exc
         finally:
             self._time_limit.stop(task)
 
-    def _time_limit_error(self, what: str) -> CardprodError:
-        """Make the error for an exchange that was ended by closing, or by its time limit."""
-        if self._time_limit.is_closed:
-            return UsageError(CLOSED)
-        return RequestTimeout(f"{what} within {self._request_timeout:g} s: try again")
+    def _failure_of_cancellation(self, task: asyncio.Task[Any], what: str) -> CardprodError | None:
+        """Return what a `CancelledError` in an exchange means; None if its caller cancelled it.
+
+        Besides closing and the time limit, a token source or a trace config of the user's may have awaited something
+        that was cancelled.
+        """
+        if self._time_limit.has_expired(task):
+            if self._time_limit.is_closed:
+                return UsageError(CLOSED)
+            return RequestTimeout(f"{what} within {self._request_timeout:g} s: try again")
+        if self._time_limit.is_cancelled(task):
+            return None
+        return TransportError(f"{what}, because something that it awaited was cancelled: try again")

@@ -236,8 +236,15 @@ class Waits(Batch[Transition]):
         if self._source is not None:
             source = self._source
             self._run(lambda: self._feed(source))
+        elif not math.isinf(self._batch_deadline):
+            self._run(self._finish_in_time)
         self._run(self._schedule_polls)
         self._run(self._expire)
+
+    async def _finish_in_time(self) -> None:
+        """Let no more cards come to an open batch after its `batch_timeout`, or it would never end."""
+        await asyncio.sleep(self._batch_deadline - asyncio.get_running_loop().time())
+        self._stream.finish()
 
     async def _feed(self, source: Cards) -> None:
         loop = asyncio.get_running_loop()

@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
+import aiohttp
 import pytest
 
 from cardprod import (
@@ -587,6 +588,25 @@ async def test_token_source_that_ends_in_a_cancellation(kiosk: Simulator, interf
         async with asyncio.timeout(600):
             report = await interface.follow(client, CARD, schedule=EVERY_5, max_failures=2)
         assert type(report.error) is TransportError
+        assert_idle(client)
+    assert kiosk.requests == []
+
+
+@each_interface
+async def test_trace_config_that_ends_in_a_cancellation(kiosk: Simulator, interface: Interface) -> None:
+    """A `CancelledError` of a lent session's own, as of its trace config, is a failed poll, and nothing hangs."""
+
+    async def cancelled(*_: object) -> None:
+        raise asyncio.CancelledError
+
+    kiosk.add(CARD, "never")
+    trace = aiohttp.TraceConfig()
+    trace.on_request_start.append(cancelled)
+    async with aiohttp.ClientSession(trace_configs=[trace]) as session:
+        async with Client(kiosk.token, base_url=kiosk.base_url, session=session) as client, asyncio.timeout(600):
+            report = await interface.follow(client, CARD, schedule=EVERY_5, max_failures=2)
+        assert type(report.error) is TransportError
+        assert "something that it awaited was cancelled" in str(report.error)
         assert_idle(client)
     assert kiosk.requests == []
 

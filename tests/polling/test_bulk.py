@@ -576,6 +576,16 @@ async def test_the_timeout_of_a_card_that_is_added(kiosk: Simulator, client: Cli
     assert ends == {card: pytest.approx(after, abs=1) for card, after in seconds.items()}
 
 
+async def test_open_batch_ends_at_its_timeout(kiosk: Simulator, client: Client) -> None:
+    """A batch to which cards are added ends at its `batch_timeout`, without `no_more`."""
+    card = kiosk.add(cards_of(1)[0], "never")
+    async with asyncio.timeout(600), client.wait_until_all_final(None, timeout=None, batch_timeout=20) as steps:
+        steps.add(card)
+        *_, (_, end) = [pair async for pair in steps]
+    assert isinstance(end, WaitTimeout)
+    assert end.elapsed == pytest.approx(20, abs=1)
+
+
 async def _read(pairs: AsyncIterator[tuple[Card, Any]]) -> list[tuple[Card, Any]]:
     return [pair async for pair in pairs]
 

@@ -36,8 +36,9 @@ async def use(kiosk: Simulator) -> None:
     async with Client(kiosk.token, base_url=kiosk.base_url) as client:
         for card in kiosk.cards:
             with suppress(CardprodError):
-                await client.get_status(*card)
-        await client.wait_until_final(*kiosk.cards[-1], schedule=Backoff(first=0.5, factor=1))
+                await client.get_status(card.profile_id, card.card_token)
+        last = kiosk.cards[-1]
+        await client.wait_until_final(last.profile_id, last.card_token, schedule=Backoff(first=0.5, factor=1))
     kiosk.fail_next(Fault.too_many_requests(5), times=3)
     kiosk.slow_down(2)
 
