@@ -236,7 +236,8 @@ class Checkpoint:
                 requests are left over, `Client.sweep` is due every second or two: with a `Backoff` it takes fewer jobs.
             max_failures: How many polls in a row may fail, each after its own attempts, before a card's wait does.
             max_outage: Once the wait has had an answer, the first of these must also be so many seconds ago.
-            after: Statuses that are known already, by card, as for `Client.wait_until_all_final`.
+            after: Statuses that are known already, by card, as for `Client.wait_until_all_final`; an invalid one is an
+                error of the call.
             now: The time, aware; None for the machine's clock.
 
         Raises:

@@ -532,8 +532,8 @@ class Client:
             max_outage: For each card, as for `wait_until_final`.
             after: Statuses that are known already, by card, as `get_statuses` or an earlier wait gave them: errors
                 among them are ignored, and what equals the status of its card is not reported and does not end its
-                wait, PRODUCED included. It is looked up when a card is read: an invalid entry after the first 1,000 is
-                an error of its card.
+                wait, PRODUCED included. It is looked up when a card is read, so leave it unchanged until then; an
+                invalid entry after the first 1,000 is an error of its card.
 
         Returns:
             The waits, not started yet.

@@ -130,9 +130,9 @@ class Wait(CoroutineLike[ProductionStatus], AsyncIterator[Transition]):
         Raises:
             UsageError: It is awaited or iterated in an event loop, and this is another thread.
         """
-        if self._entry is not None and self._entry.cut_off is not None:
+        if self._entry is not None:
             words = "close must be called in the event loop of the wait; from another thread use call_soon_threadsafe"
-            check_loop(self._entry.cut_off.task.get_loop(), words)
+            check_loop(self._poller.transport.loop, words)
         self._is_consumed = self._is_closed = True
         if self._entry is not None:
             self._poller.end(self._entry)
@@ -261,6 +261,8 @@ class _Entry(PollEntry):
 
     async def poll_when_due(self, cut_off: CutOff) -> None:
         """Sleep until the next poll is due, and poll; or return earlier, after an event or another wait's poll."""
+        if self.aborted_by is not None:  # an event between two steps asked a schedule that raised
+            return
         loop, poller = asyncio.get_running_loop(), self._poller
         subscriptions = poller.subscriptions
         self._signal.clear()  # what it was set for is in the state by now

@@ -262,6 +262,7 @@ class Waits(Batch[Transition]):
                         try:
                             self._register(card, loop.time())
                         except UsageError as exc:  # what is known of it is invalid
+                            self._ended_cards.add(card)
                             await self._refuse(card, exc)
         except TimeoutError:
             if not limit.expired():

@@ -61,9 +61,9 @@ The commands `cardprod submit`, `worker`, `batch` and `migrate` do the same, wit
 the extra `durable` and PostgreSQL (tested: 15, 18; PgBouncer in transaction mode works).
 
 - **What is delivered**: each step that was stored, at least once: again with the same key if the sink raises or its
-  worker dies. A webhook's is stored when `notify` returns, a poll's when its sweep (of one chunk of cards, five
-  seconds at most) is over. If a worker is killed before, those cards are polled again: a status that came and went
-  meanwhile is not delivered; a final one that stays is.
+  worker dies. A webhook's is stored when `notify` returns, a poll's when its sweep is over: of one chunk of cards,
+  after five seconds, and what its last polls then take. If a worker is killed before, those cards are polled again: a
+  status that came and went meanwhile is not delivered; a final one that stays is.
 - **The tables** have a schema of their own, `cardprod`, made by the first call. Where the role may not create it, the
   database's owner or a superuser runs what `cardprod migrate --sql --role ROLE` prints, and again after an upgrade.
   That role can submit, work, read and take webhooks; for one that only reads, see `cardprod migrate --help`. A table of

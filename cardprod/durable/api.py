@@ -205,7 +205,8 @@ class Durable:
             schedule: When to poll; None for the `AdaptiveSchedule` of each worker's client.
             max_failures: How many polls in a row may fail, each after its own attempts, before a card's wait does.
             max_outage: Once the wait has had an answer, the first of these must also be so many seconds ago.
-            after: Statuses that are known already, by card, as for `Client.wait_until_all_final`.
+            after: Statuses that are known already, by card, as for `Client.wait_until_all_final`; an invalid one is an
+                error of the call.
             batch_size: How many cards are swept in one job.
 
         Returns:

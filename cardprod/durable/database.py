@@ -202,7 +202,11 @@ class _Pool(psycopg_pool.AsyncConnectionPool["AsyncConnection[Any]"]):
                 if loop.time() >= timer.when():
                     seconds = self._settings.call
                     warn("the database did not answer for %g s; the connection is dropped", seconds)
-                    await self.drain()
+                    try:
+                        await self.drain()
+                    except asyncio.CancelledError:
+                        await self.putconn(connection)
+                        raise
                 await self.putconn(connection)
                 if task is not None and task.cancelling() > cancellations:
                     # Python 3.11's `wait_for`, by which psycopg waits, loses one that comes just with an answer.

@@ -21,7 +21,7 @@ __all__ = ["Intake"]
 
 _Entry: TypeAlias = "tuple[ProductionEvent, asyncio.Future[int]]"
 
-_MOST: Final = 100
+_MOST: Final = 50
 """Events that are applied in one transaction, at most: it locks their chunks, and workers wait."""
 
 

@@ -228,17 +228,21 @@ class KioskSimulation:
             return
         self._kiosks[kiosk_id] = is_online
         now = self.clock.now()
-        for card, simulated in [*self.cards.items()]:
-            if simulated.kiosk_id != kiosk_id:
-                continue
+        begun: list[Card] = []
+        concerned = [card for card, simulated in self.cards.items() if simulated.kiosk_id == kiosk_id]
+        for card in concerned:
+            simulated = self.cards[card]
             if not is_online:
                 simulated.pause(now)
             elif simulated.is_pending:
                 simulated.enter(Stage("IN_PROGRESS", is_new_request=True), now)
-                self._send_webhooks(card)
+                begun.append(card)
             else:
                 simulated.resume(now)
-            self._reschedule([card])
+        self._reschedule(concerned)
+        for card in begun:  # all are as they are to be before an observer is called: it may move the kiosk
+            self._send_webhooks(card)
+        for card in concerned:
             self.publish(card)
         self.publish("kiosks")
 

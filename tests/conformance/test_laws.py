@@ -711,7 +711,7 @@ async def test_schedule_whose_delay_is_invalid(
     await asyncio.sleep(4)
     client.notify(event_of(CARD, "IN_PROGRESS"))  # news: a poll due less than 8 s later is postponed
     report = await waiting
-    assert "a schedule's delay must be above 0 seconds" in str(report.error)
+    assert "a schedule's delay must be a finite number of seconds above 0" in str(report.error)
     assert ended == [(ends_at, UsageError)]
     assert_idle(client)
 

@@ -513,3 +513,20 @@ async def test_no_timer_runs_when_nobody_observes(kiosk: Simulator) -> None:
     assert not scheduler.is_idle
     kiosk.stop_observing(observer)
     assert scheduler.is_idle
+
+
+async def test_observer_that_moves_the_kiosk(kiosk: Simulator) -> None:
+    """An observer that brings a kiosk back while it goes offline leaves no card of it paused."""
+    cards = [kiosk.add((1, token), [Stage("IN_PROGRESS", 10), Stage("PRODUCED")]) for token in "ab"]
+    was_moved = False
+
+    def bring_back(_: object) -> None:
+        nonlocal was_moved
+        if not was_moved:
+            was_moved = True
+            kiosk.bring_online()
+
+    kiosk.observe(bring_back)
+    kiosk.take_offline()
+    assert was_moved
+    assert [kiosk.state_of(card).is_paused for card in cards] == [False, False]

@@ -45,7 +45,7 @@ const keyOf = (card) => `${card.profile_id}/${card.card_token}`;
 
 const begin = JSON.parse(document.querySelector("meta[name=begin]").content);
 let state = begin.state;
-const view = { status: "", words: "", page: 0, rows: new Map(), faults: "", polls: 0, timer: 0 };
+const view = { status: "", words: "", page: 0, rows: new Map(), faults: "", polls: 0, timer: 0, isOther: false };
 
 /** Show a state; `isOther` if it is of other cards than the one before, and not of the same a moment later. */
 function show(shown, isOther) {
@@ -71,12 +71,14 @@ async function poll(isOther = false) {
   if (document.hidden) return;
   const number = ++view.polls;
   const began = performance.now();
+  view.isOther ||= isOther; // until those are shown: another poll may overtake this one
   const query = new URLSearchParams({ status: view.status, words: view.words, page: view.page });
   const answer = await fetch(`/_kiosk/state?${query}`).catch(() => null);
   const shown = answer?.ok ? await answer.json().catch(() => null) : null;
   if (number !== view.polls) return; // another was begun meanwhile
   if (shown && shown.started_at !== state.started_at) return location.reload(); // it is another simulator
-  if (shown) show(shown, isOther);
+  if (shown) show(shown, view.isOther);
+  if (shown) view.isOther = false;
   showConnection(shown ? "live" : "lost", shown ? "Live" : "Connection lost, trying again…");
   // Very many cards cost no more than a tenth of the time.
   view.timer = setTimeout(poll, Math.max(POLL_EVERY, 10 * (performance.now() - began)));
