@@ -363,7 +363,7 @@ def test_no_minute_exceeds_the_limit(lives: list[tuple[float, float]], is_idle: 
     ends_at = [at + lasts if lasts < 120 else math.inf for at, lasts in lives]
     windows = [SlidingWindow(limit) for _ in lives]
     may_send = [True] * len(windows)
-    reports: dict[int, tuple[float, list[int]]] = {}
+    reports: dict[int, tuple[float, list[int], bool]] = {}
     sent: list[float] = []
     for now in (number * step for number in range(int(240 / step))):
         for worker, window in enumerate(windows):
@@ -371,11 +371,11 @@ def test_no_minute_exceeds_the_limit(lives: list[tuple[float, float]], is_idle: 
             if at < 0 or now >= ends_at[worker] + step:
                 continue
             if worker not in reports or at % tick < step or not is_at_work:
-                reports[worker] = now, [window.sent_since(now - seconds) for seconds in SPANS]
+                reports[worker] = now, [window.sent_since(now - seconds) for seconds in SPANS], is_at_work
                 others = [
-                    Report(counts, now - reported_at, now < ends_at[number])
-                    for number, (reported_at, counts) in reports.items()
-                    if number != worker and (now < ends_at[number] or now - reported_at < 60)
+                    Report(counts, now - reported_at, was_at_work)
+                    for number, (reported_at, counts, was_at_work) in reports.items()
+                    if number != worker and (was_at_work or now - reported_at < 60)
                 ]
                 share = share_of(limit, others)
                 window.change(share or RateLimit(1, 1))
