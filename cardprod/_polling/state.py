@@ -24,8 +24,7 @@ from __future__ import annotations
 
 import math
 import random
-from numbers import Real
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import attrs
 
@@ -34,6 +33,7 @@ from cardprod._polling.backoff import Backoff
 from cardprod._polling.ordering import Order, are_ordered, compare, compare_times
 from cardprod._protocol.api_errors import LONGEST_PAUSE, is_transient
 from cardprod._protocol.codec import unix_time
+from cardprod._protocol.validation import is_delay
 from cardprod.checkpoint import Checkpoint, PendingCard
 from cardprod.errors import (
     ApiError,
@@ -467,7 +467,7 @@ class PollState:
         self._schedule_at(now, gap, urgent, failure)
 
     def _schedule_at(self, now: float, gap: float, urgent: float, failure: CardprodError | None) -> None:
-        if not _is_delay(gap):
+        if not is_delay(gap):
             message = f"a schedule's delay must be a finite number of seconds above 0, not {one_line(repr(gap), 100)}"
             self.ended_by = UsageError(message, card=self.card)
             return
@@ -574,14 +574,6 @@ class PollState:
         elif isinstance(self._options.schedule, AdaptiveSchedule) and self.last is not None and not self.failures:
             urgent_at = self._polled_at + self._gaps(self._polled_at, now, 0.5)[1]
             self.urgent_at = max(self.next_poll_at, min(urgent_at, self._deadline_at))
-
-
-def _is_delay(value: Any) -> bool:  # noqa: ANN401 - what a user's schedule returned
-    """Whether it is a finite number above 0, be it numpy's or a Fraction."""
-    if isinstance(value, bool) or not isinstance(value, (float, int, Real)):
-        return False
-    number: Any = value  # of any of these types
-    return bool(0 < number < math.inf)
 
 
 def _is_refusal(failure: CardprodError) -> bool:

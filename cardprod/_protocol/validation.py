@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import re
 from datetime import datetime
-from typing import Final, TypeGuard, cast
+from numbers import Real
+from typing import Any, Final, TypeGuard, cast
 
 from cardprod.card import UsageError
 
@@ -19,12 +20,21 @@ __all__ = [
     "check_text",
     "check_timeout",
     "check_type",
+    "is_delay",
     "is_finite_number",
 ]
 
 _NOT_EMPTY: Final = re.compile(r".+", re.DOTALL)
 _MOST: Final = 2**63 - 1
 _SHOWN: Final = 100
+
+
+def is_delay(value: Any) -> bool:  # noqa: ANN401 - what a user's schedule returned
+    """Whether a value is a finite number above 0: also one of numpy's or a Fraction, but no bool."""
+    if isinstance(value, bool) or not isinstance(value, (float, int, Real)):
+        return False
+    number = cast("float", value)  # as far as it is compared
+    return bool(0 < number < math.inf)
 
 
 def is_finite_number(value: object) -> TypeGuard[float]:
