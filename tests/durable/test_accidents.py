@@ -13,6 +13,7 @@ import psycopg
 import pytest
 
 from cardprod import Client, DurableError
+from cardprod.durable.database import fetch
 from cardprod.simulator import Fault, Simulator
 from cardprod.telemetry import PollStarted
 from tests.durable.proxy import freezing_proxy
@@ -394,3 +395,20 @@ async def test_sink_that_fails_for_long(
         await until("a failure", lambda: "(ConnectionError: the queue is full); again in 60 s" in caplog.text)
         await until("a deadline", lambda: durable.status(batch_id), lambda status: status.errors == 1, limit=LIMIT)
     assert sweeps(postgres) == []
+
+
+async def test_chunks_that_finish_together(kiosk: Simulator, postgres: str, durable: Durable) -> None:
+    """Two transactions that each write and finish a chunk of one batch do not wait for each other."""
+    batch_id = await durable.submit(cards_of(kiosk, 2, "never"), batch_size=1)
+    chunks = [chunk_id for (chunk_id,) in execute(postgres, "SELECT id FROM chunks ORDER BY id")]
+    async with (
+        await psycopg.AsyncConnection.connect(postgres) as first,
+        await psycopg.AsyncConnection.connect(postgres) as second,
+    ):
+        for connection, chunk_id in zip((first, second), chunks, strict=True):
+            await connection.execute("SET LOCAL search_path TO cardprod; SET LOCAL lock_timeout TO '2s'")
+            await connection.execute("UPDATE chunks SET version = version + 1, pending = 0 WHERE id = %s", [chunk_id])
+            assert await fetch(connection, "finish_chunk", id=chunk_id)
+        await fetch(first, "lock_batch", id=batch_id)  # or LockNotAvailable
+        await first.rollback()
+        await second.rollback()

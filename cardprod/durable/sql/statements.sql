@@ -131,8 +131,9 @@ WHERE id = %(id)s AND finished_at IS NULL AND pending = 0
 RETURNING batch_id
 
 -- name: lock_batch
--- Of two that finish the last two chunks, the second sees what the first did.
-SELECT FROM batches WHERE id = %(id)s FOR UPDATE
+-- Of two that finish the last two chunks, the second sees what the first did. FOR UPDATE would be a deadlock: to write and
+-- to finish a chunk in one transaction has PostgreSQL check its batch, and so hold it, in both.
+SELECT FROM batches WHERE id = %(id)s FOR NO KEY UPDATE
 
 -- name: finish_batch
 UPDATE batches SET finished_at = now()
