@@ -23,7 +23,7 @@ def now() -> float:
 
 @contextlib.contextmanager
 def wall_clock_of_the_loop() -> Generator[None]:
-    """Let the wall clock of checkpoints follow the event loop's virtual time, which begins at noon."""
+    """Make the wall clock of checkpoints follow the event loop's virtual time, which begins at noon."""
     noon = datetime(2026, 11, 24, 12, tzinfo=UTC).timestamp()
     reached = 0.0
 

@@ -23,7 +23,7 @@ class Signal:
             self._waiter.set_result(None)
 
     def clear(self) -> None:
-        """Let the next wait begin anew."""
+        """Reset it: the next wait waits until it is set again."""
         self._is_set = False
 
     async def wait_until(self, at: float | None) -> bool:

@@ -758,6 +758,18 @@ async def test_schedule_that_raises(  # noqa: PLR0917 - what it is tried with
     assert_idle(client)
 
 
+async def test_schedule_that_raises_between_two_steps(kiosk: Simulator, client: Client) -> None:
+    """What a schedule raises at an event between two steps is raised by the next one at once, and no poll is made."""
+    kiosk.add(CARD, "never")
+    steps = aiter(client.wait_until_final(CARD.profile_id, CARD.card_token, schedule=RaisesLater(1, LookupError)))
+    await anext(steps)
+    began, requests = asyncio.get_running_loop().time(), len(kiosk.requests)
+    client.notify(event_of(CARD, "IN_PROGRESS"))
+    with pytest.raises(LookupError):
+        await anext(steps)
+    assert (asyncio.get_running_loop().time(), len(kiosk.requests)) == (began, requests)
+
+
 class InvalidDelay(InvalidLater):
     """A schedule whose delay is no number of seconds."""
 

@@ -36,7 +36,7 @@ OCCURRED: Final = (
 
 @pytest.fixture(autouse=True)
 def wall() -> Generator[None]:
-    """Let the wall clock follow the event loop's virtual time."""
+    """Make the wall clock follow the event loop's virtual time."""
     with wall_clock_of_the_loop():
         yield
 

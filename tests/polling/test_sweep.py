@@ -41,7 +41,7 @@ EVERY_10: Final = Backoff(first=10, factor=1, ceiling=10, jitter=0)
 
 @pytest.fixture(autouse=True)
 def wall() -> Generator[None]:
-    """Let the wall clock follow the event loop's virtual time."""
+    """Make the wall clock follow the event loop's virtual time."""
     with wall_clock_of_the_loop():
         yield
 

@@ -406,33 +406,6 @@ async def test_deadline_while_it_follows_a_poll_that_it_queued_behind(kiosk: Sim
         assert_idle(client)
 
 
-class RaisesAtTheSecond:
-    """A schedule that raises when it is asked for its second delay."""
-
-    def __init__(self) -> None:
-        self.delays = 0
-
-    def delay(self, unchanged: int, random: float) -> float:
-        """Return 30 seconds, once."""
-        del unchanged, random
-        self.delays += 1
-        if self.delays > 1:
-            raise LookupError("no delay")
-        return 30
-
-
-async def test_schedule_that_raises_between_two_steps(kiosk: Simulator, client: Client) -> None:
-    """What a schedule raises at an event between two steps is raised by the next one at once, and no poll is made."""
-    kiosk.add(CARD, "never")
-    steps = aiter(client.wait_until_final(CARD.profile_id, CARD.card_token, schedule=RaisesAtTheSecond()))
-    await anext(steps)
-    began, requests = now(), len(kiosk.requests)
-    client.notify(event_of(CARD, "IN_PROGRESS"))
-    with pytest.raises(LookupError):
-        await anext(steps)
-    assert (now(), len(kiosk.requests)) == (began, requests)
-
-
 @pytest.mark.parametrize("request_timeout", [25, 100])
 async def test_request_under_way_at_the_deadline(request_timeout: float) -> None:
     """A request that goes on until the deadline or later ends the wait there, once, with `WaitTimeout`."""
