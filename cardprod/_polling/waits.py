@@ -111,7 +111,7 @@ class Waits(Batch[Transition]):
         UsageError: It was used before, or its client is closed or belongs to another event loop.
     """
 
-    __name__ = "wait_until_all_final"
+    __name__: str = "wait_until_all_final"
     _named = "steps"
 
     def __init__(  # noqa: PLR0913 - what it is made of, and two ways to begin
