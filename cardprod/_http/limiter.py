@@ -185,7 +185,7 @@ class RequestLimiter:
     def close(self) -> None:
         """End all waiting requests with `UsageError`."""
         self._set_timer(None)
-        _refuse(self._requests(), lambda: UsageError(CLOSED))
+        _fail_requests(self._requests(), lambda: UsageError(CLOSED))
         self._single.clear()
         for queue in self._queues:
             queue.waiting.clear()
@@ -234,7 +234,7 @@ class RequestLimiter:
         self._follow_recovery()
         for queue in self._queues:
             if not queue.waits_for_pauses:
-                _refuse((request for *_, request in queue.waiting), WouldBlock)
+                _fail_requests((request for *_, request in queue.waiting), WouldBlock)
 
     def _follow_recovery(self) -> None:
         if self._recovery is None or self._recovery.is_over:
@@ -292,7 +292,7 @@ def _ceiling_of(rate_limit: RateLimit | None) -> float:
     return _UNLIMITED if rate_limit is None else rate_limit.per_second
 
 
-def _refuse(requests: Iterable[asyncio.Future[Permit]], make_error: Callable[[], Exception]) -> None:
+def _fail_requests(requests: Iterable[asyncio.Future[Permit]], make_error: Callable[[], Exception]) -> None:
     for request in requests:
         if not request.done():
             request.set_exception(make_error())

@@ -148,7 +148,7 @@ class Transport:
                     permit = permit or self.limiter.try_acquire(loop.time(), queue)
                     if permit is not None:
                         return await self._send(card, self._token, loop, permit, permit.acquired_at)
-                return await self._exchange(permit, card, queue)
+                return await self._send_authorized(permit, card, queue)
             except CardprodError as error:
                 if not self._is_retryable(error, queue) or (self._attempts == 1 and not self._is_rate_limited(error)):
                     raise
@@ -208,7 +208,7 @@ class Transport:
                     permit = await self._acquire_again(queue, rate_limited, give_up_at)
                     rate_limited = None
                 try:
-                    return await self._exchange(permit, card, queue)
+                    return await self._send_authorized(permit, card, queue)
                 except RateLimited as error:
                     if not self._is_rate_limited(error) or not self._is_retryable(error, queue):
                         raise
@@ -267,7 +267,7 @@ class Transport:
 
     # --- One attempt ---
 
-    async def _exchange(self, permit: Permit | None, card: Card, queue: LimiterQueue | None) -> ProductionStatus:
+    async def _send_authorized(self, permit: Permit | None, card: Card, queue: LimiterQueue | None) -> ProductionStatus:
         """Send one request with a permit, and once more after a 401 if the source returns another token.
 
         A permit that was not used is given back.

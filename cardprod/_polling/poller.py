@@ -104,7 +104,7 @@ class Poller:
         """Who waits for which card."""
         self.telemetry: Telemetry = telemetry
         """Where events go."""
-        self.single_waits: LimiterQueue = LimiterQueue()
+        self.single_wait_queue: LimiterQueue = LimiterQueue()
         """The queue of the later polls of waits for one card each: together they have the share of one batch."""
         self._ends_to_report: set[int] = set()  # the waits whose end the observer is still to get
 
@@ -186,7 +186,7 @@ class Poller:
         Args:
             entry: The card.
             shared: The poll, as it was begun in the subscriptions; it is ended here.
-            queue: The batch it is for, or `single_waits`; None for a poll that goes before all of them.
+            queue: The batch it is for, or `single_wait_queue`; None for a poll that goes before all of them.
             permit: One that was acquired; it is used or given back.
             cut_off: What ends the poll at the card's deadline, or earlier, and was started; None to do that here.
 

@@ -214,8 +214,8 @@ class PollState:
         """When the last poll must have ended; infinite without a deadline."""
         return self._deadline_at + self._options.last_poll_seconds
 
-    def mark_due(self, now: float) -> None:
-        """Begin the poll that is due. If it begins late, at or after the deadline, it is the last."""
+    def delay_until(self, now: float) -> None:
+        """Let the poll that is due begin now, if that is later. Begun at or after the deadline, it is the last."""
         self.next_poll_at = max(self.next_poll_at, now)
 
     def postpone(self, now: float, gap: float) -> bool:

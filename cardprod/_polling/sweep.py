@@ -256,7 +256,7 @@ class _Pass:
             if entry.is_over or entry.next_poll_at > now + TICK or self._aborted_by is not None or self._refusals:
                 permit.give_back()  # an event or another wait's poll came first
                 continue
-            entry.mark_due(now)
+            entry.delay_until(now)
             shared = self.poller.subscriptions.begin_poll(entry.card, entry, now)
 
             async def poll(entry: _Entry = entry, shared: SharedPoll = shared, permit: Permit = permit) -> None:

@@ -279,12 +279,12 @@ class _Entry(PollEntry):
         if self.postpone(now, subscriptions.trust.gap(now)):
             poller.settle(self)
             return
-        self.mark_due(now)
+        self.delay_until(now)
         if subscriptions.is_polled(self.card):
             await self._follow()
             return
         # The first and the last poll go before the later ones of all waits, and queue while they count as under way.
-        queue = poller.single_waits if self.polls and not self.is_last_poll else None
+        queue = poller.single_wait_queue if self.polls and not self.is_last_poll else None
         permit = None
         cut_off.start(self.cut_off_at)
         try:
@@ -318,7 +318,7 @@ class _Entry(PollEntry):
             if not cut_off.stop():
                 raise
             if cut_off_at is not None and not cut_off.is_called_off:
-                self.mark_due(cut_off_at)
+                self.delay_until(cut_off_at)
             return None
         except CardprodError as error:  # the client was closed
             self._poller.apply(self, error.with_traceback(None))

@@ -84,7 +84,7 @@ class _Entry(QueuedState, PollEntry):
 
     def on_shared_poll_lost(self) -> None:
         if self.phase is Phase.FOLLOWING and self.ended_by is None:
-            self.mark_due(asyncio.get_running_loop().time())
+            self.delay_until(asyncio.get_running_loop().time())
             self.on_change()
 
 
@@ -379,7 +379,7 @@ class Waits(Batch[Transition]):
             shared = self._begin_poll(entry, now)
 
     def _begin_poll(self, entry: _Entry, now: float) -> SharedPoll:
-        entry.mark_due(now)
+        entry.delay_until(now)
         return SharedPoll(self._poller.subscriptions, entry.card, entry, now)
 
     # --- What the engine asks for ---

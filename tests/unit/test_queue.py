@@ -406,7 +406,7 @@ class Fleet(RuleBasedStateMachine):
         """End a poll with an answer."""
         one = self.polling.pop()
         if not one.is_over:
-            one.mark_due(self.now)
+            one.delay_until(self.now)
             one.process_status(DONE if is_done else READY, self.now)
         one.on_poll_ended()
         self.queue.reschedule(one)

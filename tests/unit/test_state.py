@@ -391,7 +391,7 @@ def test_poll_that_begins_late(began_at: float, due_at: float) -> None:
     """A poll that begins later than it was due is due then, and so is the last one if that is past the deadline."""
     state = new_state(timeout=15.0)
     state.process_status(seen("READY"), 100.0)
-    state.mark_due(began_at)
+    state.delay_until(began_at)
     assert (state.next_poll_at, state.cut_off_at) == (due_at, None if due_at == 115.0 else 115.0)
 
 
@@ -725,7 +725,7 @@ def test_last_poll_has_its_own_time() -> None:
     state.process_status(seen("READY"), 101.0)
     state.process_status(seen("READY"), 111.0)
     assert (state.next_poll_at, state.cut_off_at) == (115.0, 122.0)
-    state.mark_due(118.0)
+    state.delay_until(118.0)
     assert (state.cut_off_at, state.expires_at) == (122.0, 122.0)
 
 
@@ -733,7 +733,7 @@ def test_last_poll_after_nothing_ran_for_long() -> None:
     """A last poll that could not begin before it would have expired still has its own time."""
     state = PollState(CARD, PollOptions(schedule=EVERY_10, timeout=15.0, max_failures=5, last_poll_seconds=7.0), 100.0)
     state.process_status(seen("READY"), 111.0)
-    state.mark_due(200.0)
+    state.delay_until(200.0)
     assert (state.cut_off_at, state.expires_at) == (207.0, 122.0)
 
 
