@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import math
 import re
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -782,7 +784,7 @@ class InvalidDelay(InvalidLater):
         return super().delay(unchanged, random) or self.invalid
 
 
-@pytest.mark.parametrize("delay", [None, "5", Decimal(5), True, float("nan")], ids=repr)
+@pytest.mark.parametrize("delay", [None, "5", Decimal(5), True, math.nan, 10**5000, Fraction(1, 10**400)], ids=lambda one: type(one).__name__)
 @pytest.mark.parametrize("interface", [one for one in INTERFACES if one.name in {"awaited", "iterated", "batch"}])
 async def test_schedule_whose_delay_is_no_number(
     kiosk: Simulator, client: Client, interface: Interface, delay: Any
