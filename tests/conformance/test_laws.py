@@ -784,7 +784,9 @@ class InvalidDelay(InvalidLater):
         return super().delay(unchanged, random) or self.invalid
 
 
-@pytest.mark.parametrize("delay", [None, "5", Decimal(5), True, math.nan, 10**5000, Fraction(1, 10**400)], ids=lambda one: type(one).__name__)
+@pytest.mark.parametrize(
+    "delay", [None, "5", Decimal(5), True, math.nan, 10**5000, Fraction(1, 10**400)], ids=lambda one: type(one).__name__
+)
 @pytest.mark.parametrize("interface", [one for one in INTERFACES if one.name in {"awaited", "iterated", "batch"}])
 async def test_schedule_whose_delay_is_no_number(
     kiosk: Simulator, client: Client, interface: Interface, delay: Any
