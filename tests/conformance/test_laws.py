@@ -594,6 +594,21 @@ async def test_token_source_that_ends_in_a_cancellation(kiosk: Simulator, interf
     assert kiosk.requests == []
 
 
+@each_interface_of_one_client
+async def test_token_source_that_closes_its_client(kiosk: Simulator, interface: Interface) -> None:
+    """A client that its token source closes ends the wait with a `UsageError`, and cancels nothing of the caller's."""
+
+    async def closing() -> str:
+        await client.close()
+        return kiosk.token
+
+    client = Client(closing, base_url=kiosk.base_url)
+    error = await _ending(interface, client)
+    assert "closed" in str(error)
+    await asyncio.sleep(1)
+    await assert_nothing_left(but=1)
+
+
 @each_interface
 async def test_trace_config_that_ends_in_a_cancellation(kiosk: Simulator, interface: Interface) -> None:
     """A `CancelledError` of a lent session's own, as of its trace config, is a failed poll, and nothing hangs."""
