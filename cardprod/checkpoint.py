@@ -338,7 +338,7 @@ def known_status(card: Card, after: After) -> ProductionStatus | None:
     try:
         end = known[card] if known and card in known else None
     except Exception as exc:
-        raise UsageError(f"after: what it has of this card cannot be read: {exc!r}", card=card) from exc
+        raise UsageError(f"after: what it has of this card cannot be read, check it: {exc!r}", card=card) from exc
     status = None if end is None else _status_of(end)
     return card.after if status is None and isinstance(card, KnownCard) else status
 
