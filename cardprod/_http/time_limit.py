@@ -8,8 +8,6 @@ from typing import Any, Final
 from cardprod._http.limiter import CLOSED
 from cardprod.errors import UsageError
 
-__all__ = ["CutOff", "TimeLimit"]
-
 _NO_TASK: Final = "a request must be awaited inside a task, as every coroutine under asyncio.run is"
 
 

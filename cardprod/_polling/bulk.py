@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from cardprod._polling.state import PollState
     from cardprod._polling.subscriptions import Outcome
 
-__all__ = ["Batch", "Batches", "Statuses"]
-
 Batches: TypeAlias = "set[Batch[Any]]"
 """The batches of one client that are under way."""
 

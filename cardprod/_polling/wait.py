@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from cardprod._polling.state import PollOptions
     from cardprod.models import Card
 
-__all__ = ["Wait"]
-
 
 class Wait(CoroutineLike[ProductionStatus], AsyncIterator[Transition]):
     """The wait for one card. Await it for the final status, or iterate it for each transition.
