@@ -19,7 +19,7 @@ from cardprod._http.limiter import CLOSED, RequestLimiter
 from cardprod._http.proxies import proxy_for
 from cardprod._http.secrets import Secret, drop_frames, drop_inner_frames, parse_redacted, redact, redact_status
 from cardprod._http.session import Channel, check_verifies, pool_size
-from cardprod._http.time_limit import TimeLimit
+from cardprod._http.time_limit import TimeLimit, is_cancelled
 from cardprod._protocol.correlation import CorrelationIds
 from cardprod._protocol.documents import status_structurer
 from cardprod._protocol.responses import parse_response
@@ -304,8 +304,10 @@ class Transport:
     ) -> ProductionStatus:
         """Send one request and read its whole answer, within one time limit that starts now, or a moment ago."""
         try:
+            if is_cancelled():
+                await asyncio.sleep(0)  # raises it if it is still to come, while it cannot be taken for a failure
             task = self._time_limit.start(loop, loop.time() if began_at is None else began_at)
-        except UsageError:  # it was closed since the permit was granted
+        except BaseException:  # closed since the permit was granted, or cancelled
             permit.give_back()
             raise
         if self._telemetry.is_observed:
@@ -357,6 +359,8 @@ class Transport:
         self, source: TokenSource, loop: asyncio.AbstractEventLoop, rejected: Secret | None = None
     ) -> Secret:
         """Get a token from the source, after one that got a 401, within the time limit of a request."""
+        if is_cancelled():
+            await asyncio.sleep(0)  # as above
         task = self._time_limit.start(loop, loop.time())
         try:
             invalidate = getattr(source, "invalidate", None)

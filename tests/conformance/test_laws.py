@@ -8,7 +8,7 @@ import logging
 import re
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import aiohttp
 import pytest
@@ -17,6 +17,7 @@ from cardprod import (
     ApiError,
     Backoff,
     CardNotFound,
+    Checkpoint,
     Client,
     Forbidden,
     RateLimit,
@@ -25,6 +26,7 @@ from cardprod import (
     Unauthorized,
     UsageError,
     WaitTimeout,
+    telemetry,
 )
 from cardprod.simulator import Fault, Simulator, Stage
 from cardprod.telemetry import PollEnded, PollFailed, TransitionSeen, WaitEnded, WaitStarted
@@ -34,11 +36,12 @@ from tests.conformance.durably import virtual_time_for_databases
 from tests.conformance.interfaces import DATABASE, INTERFACES, Interface, Report
 from tests.leftovers import assert_idle, assert_nothing_left
 from tests.raw_server import RawServer, http_answer
+from tests.table import Table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Coroutine, Iterator
 
-    from cardprod import Schedule
+    from cardprod import Schedule, Wait
     from cardprod.telemetry import Event
 
 EVERY_5 = Backoff(first=5, factor=1, jitter=0)
@@ -49,6 +52,9 @@ JAMS_AND_PRINTS = [
     Stage("IN_PROGRESS", 12, is_new_request=True),
     Stage("PRODUCTION_ERROR", error_code="PRD_FEEDER_JAM"),
 ]
+
+EVENTS: tuple[type, ...] = get_args(telemetry.Event)
+EVENTS_OF_POLLS = [kind for kind in EVENTS if kind not in {WaitStarted, TransitionSeen, PollFailed, WaitEnded}]
 
 each_interface = pytest.mark.parametrize("interface", INTERFACES, ids=lambda interface: interface.name)
 # A refused token, or a client that cannot be used, leaves a durable wait to another worker.
@@ -540,6 +546,91 @@ async def test_cancelled_at_any_moment(
     await asyncio.sleep(60)
     assert len(kiosk.requests) == requests
     await assert_nothing_left(but=1)  # the simulator's connection
+
+
+def fail_in_every_way(kiosk: Simulator) -> None:
+    """Let the next polls of the card cause every kind of event, before it stays READY."""
+    kiosk.clear_faults()
+    kiosk.add(CARD, "never")
+    kiosk.fail_next(Fault.too_many_requests(1))
+    kiosk.fail_next(Fault.server_error(500), times=3)
+
+
+@each_interface
+async def test_observer_that_cancels(kiosk: Simulator, interface: Interface) -> None:
+    """A wait whose task an observer cancels ends at once, whichever event it was called for, and leaves nothing."""
+    with Table() as table:
+        for kind in EVENTS:
+            with table.row(kind.__name__):
+                await _cancel_at(kind, kiosk, interface)
+
+
+async def _cancel_at(kind: type, kiosk: Simulator, interface: Interface) -> None:
+    cancelled_at: list[float] = []
+
+    def cancel(event: Event) -> None:
+        if isinstance(event, kind):
+            cancelled_at.append(now())
+            waiting.cancel()
+
+    fail_in_every_way(kiosk)
+    async with Client(kiosk.token, base_url=kiosk.base_url, attempts=2) as client:
+        client.on_event = cancel
+        waiting = asyncio.create_task(interface.follow(client, CARD, schedule=EVERY_5, timeout=30))
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        assert now() == cancelled_at[0]
+        assert_idle(client)
+
+
+async def _iterated(wait: Wait) -> None:
+    async for _ in wait:
+        pass
+    raise UsageError("it was closed, as an iteration shows by its end")
+
+
+async def _awaited(one: Any) -> None:
+    await one
+
+
+CLOSABLE: dict[str, tuple[Callable[[Client], Any], Callable[[Any], Coroutine[Any, Any, None]]]] = {
+    "awaited": (lambda client: client.wait_until_final(*CARD, schedule=EVERY_5, timeout=30), _awaited),
+    "iterated": (lambda client: client.wait_until_final(*CARD, schedule=EVERY_5, timeout=30), _iterated),
+    "batch": (lambda client: client.wait_until_all_final([CARD], schedule=EVERY_5, timeout=30), _awaited),
+    "resumed": (lambda client: client.resume(Checkpoint.for_cards([CARD], schedule=EVERY_5, timeout=30)), _awaited),
+    "statuses": (lambda client: client.get_statuses([CARD]), _awaited),
+}
+
+
+@pytest.mark.parametrize("name", CLOSABLE)
+async def test_observer_that_closes(kiosk: Simulator, name: str, caplog: pytest.LogCaptureFixture) -> None:
+    """A wait or a batch that an observer closes ends at once, whichever event it was called for, and leaves nothing."""
+    with Table() as table:
+        for kind in EVENTS_OF_POLLS if name == "statuses" else EVENTS:
+            with table.row(kind.__name__):
+                await _close_at(kind, kiosk, *CLOSABLE[name])
+    assert "an observer" not in caplog.text
+
+
+async def _close_at(
+    kind: type, kiosk: Simulator, make: Callable[[Client], Any], use: Callable[[Any], Coroutine[Any, Any, None]]
+) -> None:
+    closed_at: list[float] = []
+
+    def close(event: Event) -> None:
+        if isinstance(event, kind):
+            closed_at.append(now())
+            one.close()
+
+    fail_in_every_way(kiosk)
+    async with Client(kiosk.token, base_url=kiosk.base_url, attempts=2) as client:
+        client.on_event = close
+        one = make(client)
+        with pytest.raises(UsageError, match="closed"):
+            await use(one)
+        assert now() == closed_at[0]
+        assert_idle(client)
+        assert len(client._poller.subscriptions) == 0  # pyright: ignore[reportPrivateUsage]
 
 
 @each_interface_of_one_client
