@@ -6,6 +6,7 @@ import asyncio
 import gc
 import logging
 import re
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, get_args
@@ -17,10 +18,12 @@ from cardprod import (
     ApiError,
     Backoff,
     CardNotFound,
+    CardprodError,
     Checkpoint,
     Client,
     Forbidden,
     RateLimit,
+    RateLimited,
     ServerError,
     TransportError,
     Unauthorized,
@@ -29,7 +32,7 @@ from cardprod import (
     telemetry,
 )
 from cardprod.simulator import Fault, Simulator, Stage
-from cardprod.telemetry import PollEnded, PollFailed, TransitionSeen, WaitEnded, WaitStarted
+from cardprod.telemetry import PollEnded, PollFailed, PollStarted, TransitionSeen, WaitEnded, WaitStarted
 from tests.cards import CARD, event_of
 from tests.clock import wall_clock_of_the_loop
 from tests.conformance.durably import virtual_time_for_databases
@@ -404,6 +407,46 @@ async def test_observer_sees_every_wait(kiosk: Simulator, client: Client, interf
     assert seen == ["READY", "IN_PROGRESS", "PRODUCED"]
     assert [event.failures for event in extract(events, PollFailed)] == [1]
     assert all(event.error is None for event in ended)
+
+
+@each_interface
+async def test_events_add_up(kiosk: Simulator, interface: Interface) -> None:
+    """Each poll that starts ends once; each request is a poll's first or a retry; each failed poll, one of its wait."""
+    ways: dict[str, list[Fault]] = {
+        "it fails, and then goes on": [Fault.too_many_requests(1), *[Fault.server_error(500)] * 5],
+        "it fails to the end": [Fault.server_error(503)] * 99,
+        "the deadline comes in a pause": [Fault.too_many_requests(100)] * 9,
+        "the deadline comes before a retry": [Fault.server_error(503, 60)] * 9,
+        "the deadline comes in a request": [Fault.stall()] * 9,
+        "the client gives up a request after two minutes": [Fault.too_many_requests(50)] * 9,
+        "it is refused": [Fault.server_error(403)],
+    }
+    with Table() as table:
+        for name, faults in ways.items():
+            with table.row(name):
+                await _add_up(kiosk, interface, faults, 600 if "minutes" in name else 20)
+
+
+async def _add_up(kiosk: Simulator, interface: Interface, faults: list[Fault], seconds: float) -> None:
+    kiosk.clear_faults()
+    kiosk.add(CARD, "never")
+    for fault in faults:
+        kiosk.fail_next(fault)
+    events: list[Event] = []
+    async with Client(kiosk.token, base_url=kiosk.base_url, attempts=2, rate_limit=None) as client:
+        client.on_event = events.append
+        await interface.follow(client, CARD, schedule=EVERY_5, timeout=seconds)
+    counts = Counter(type(event).__name__ for event in events)
+    polls = [type(event).__name__ for event in events if isinstance(event, PollStarted | PollEnded)]
+    assert polls == ["PollStarted", "PollEnded"] * counts["PollStarted"]
+    assert counts["RequestStarted"] == counts["RequestEnded"] == counts["PollStarted"] + counts["RequestRetried"]
+    outcomes = [event.outcome for event in extract(events, PollEnded)]
+    failed = [one for one in outcomes if isinstance(one, CardprodError)]
+    if not interface.is_continuous:  # it does not wait for the end of a pause: its card stays due, and nothing failed
+        failed = [one for one in failed if not isinstance(one, RateLimited)]
+    ended_by = extract(events, WaitEnded)[-1].error
+    is_last = bool(failed) and failed[-1] in {ended_by, ended_by.__cause__}
+    assert counts["PollFailed"] + is_last == len(failed)
 
 
 @each_interface
