@@ -132,12 +132,13 @@ class Wait(CoroutineLike[ProductionStatus], AsyncIterator[Transition]):
             words = "close must be called in the event loop of the wait; from another thread use call_soon_threadsafe"
             check_loop(self._poller.transport.loop, words)
         self._is_consumed = self._is_closed = True
+        is_elsewhere = False
         if self._entry is not None:
             self._poller.end(self._entry)
-        if self._entry is not None and self._entry.is_awaited_elsewhere():
-            self._entry.on_change()  # the other task, which awaits or iterates it, then finds that it has ended
-        elif self._coroutine is not None:
-            self._coroutine.close()
+            self._entry.on_change()  # whatever awaits or iterates it then finds that it has ended
+            is_elsewhere = self._entry.is_awaited_elsewhere()
+        if not is_elsewhere:
+            self._close_coroutine()
 
     # --- An iterator ---
 
