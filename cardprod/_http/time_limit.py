@@ -8,9 +8,17 @@ from typing import Any, Final
 from cardprod._http.limiter import CLOSED
 from cardprod.errors import UsageError
 
-__all__ = ["CutOff", "TimeLimit"]
-
 _NO_TASK: Final = "a request must be awaited inside a task, as every coroutine under asyncio.run is"
+
+
+def is_cancelled() -> bool:
+    """Whether the current task was cancelled: long ago, or in this step of the event loop, and so by itself.
+
+    The latter, as of an observer, is raised where the task next suspends. In an exchange, nothing would tell it from a
+    cancellation that something awaited there ended in.
+    """
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 class TimeLimit:

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from cardprod.models import Card, ProductionEvent, ProductionStatus, Transition
     from cardprod.telemetry import Telemetry
 
-__all__ = ["PollEntry", "Poller"]
-
 
 class PollEntry(PollState):
     """One card that is waited for, as the engine sees it. Each interface has a kind of its own.

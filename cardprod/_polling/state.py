@@ -54,8 +54,6 @@ if TYPE_CHECKING:
     from cardprod._polling.backoff import Schedule
     from cardprod.models import Card, ProductionEvent, ProductionStatus
 
-__all__ = ["LAG", "PollOptions", "PollState", "timed_out"]
-
 _REFUSALS: Final = (Unauthorized, Forbidden, CardNotFound)
 """Answers of the API after which no later poll can succeed."""
 

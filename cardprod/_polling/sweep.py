@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from cardprod.checkpoint import Checkpoint, PendingCard
     from cardprod.models import Card, ProductionEvent, Transition
 
-__all__ = ["Sweep", "sweep"]
-
 _TOGETHER: Final = 0.1
 """Cards that are due later than the first, by up to this share of the time until then, are polled together with it."""
 

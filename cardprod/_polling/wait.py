@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from cardprod._polling.state import PollOptions
     from cardprod.models import Card
 
-__all__ = ["Wait"]
-
 
 class Wait(CoroutineLike[ProductionStatus], AsyncIterator[Transition]):
     """The wait for one card. Await it for the final status, or iterate it for each transition.
@@ -138,8 +136,8 @@ class Wait(CoroutineLike[ProductionStatus], AsyncIterator[Transition]):
             self._poller.end(self._entry)
         if self._entry is not None and self._entry.is_awaited(self._coroutine):
             self._entry.on_change()  # the task that awaits or iterates it, and may be this one, finds that it has ended
-        elif self._coroutine is not None:
-            self._coroutine.close()
+        else:
+            self._close_coroutine()
 
     # --- An iterator ---
 

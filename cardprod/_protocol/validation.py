@@ -10,20 +10,6 @@ from typing import Any, Final, TypeGuard, cast
 
 from cardprod.card import UsageError
 
-__all__ = [
-    "check_aware",
-    "check_callable",
-    "check_count",
-    "check_delay",
-    "check_flag",
-    "check_number",
-    "check_seconds",
-    "check_text",
-    "check_timeout",
-    "check_type",
-    "is_finite_number",
-]
-
 _NOT_EMPTY: Final = re.compile(r".+", re.DOTALL)
 _MOST: Final = 2**63 - 1
 _SHOWN: Final = 100
