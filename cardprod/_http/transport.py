@@ -47,6 +47,8 @@ if TYPE_CHECKING:
     from cardprod.models import Card, ProductionStatus
     from cardprod.telemetry import Telemetry
 
+_LATE: Final = 0.01
+"""Seconds for which a permit may wait for the token."""
 _RESENT_FOR: Final = 120.0
 """Seconds from its first 429 on for which a request is sent again, without counting as an attempt."""
 
@@ -297,6 +299,9 @@ class Transport:
                 token = await self._token_from(self._source, loop, rejected)
                 if unauthorized is not None and rejected is not None and token.value == rejected.value:
                     raise unauthorized
+                if permit is not None and loop.time() > permit.acquired_at + _LATE:
+                    permit.give_back()  # it counts from its grant on: sent only now, it would be beside those of now
+                    permit = None
                 if permit is None and (permit := self.limiter.try_acquire(loop.time(), queue)) is None:
                     permit = await self.limiter.acquire(queue)
                     token = await self._token_from(self._source, loop)  # it may have changed since

@@ -647,6 +647,28 @@ async def test_token_source_that_raises(kiosk: Simulator) -> None:
         assert_nothing_subscribed(client)
 
 
+async def test_refresh_that_takes_a_second(kiosk: Simulator) -> None:
+    """Polls that waited together for a token stay within the rate limit, beside those that come after it."""
+    cards = [kiosk.add(card, "never") for card in cards_of(250)]
+
+    async def refreshing() -> str:
+        await asyncio.sleep(max(0.0, began + 1 - asyncio.get_running_loop().time()))
+        return kiosk.token
+
+    for poll_all in (
+        lambda client: client.get_statuses(cards),
+        lambda client: client.wait_until_all_final(cards, timeout=5),
+        lambda client: client.sweep(Checkpoint.for_cards(cards)),
+    ):
+        before, began = len(kiosk.requests), asyncio.get_running_loop().time()
+        async with Client(refreshing, base_url=kiosk.base_url) as client:
+            await poll_all(client)
+        sent = [request.at for request in kiosk.requests[before:]]
+        assert max(sum(first <= at < first + 1 for at in sent) for first in sent) <= 100
+        assert len(sent) >= len(cards)
+        await asyncio.sleep(60)
+
+
 async def test_one_error_that_a_token_source_raises_again_and_again(kiosk: Simulator) -> None:
     """An error that a token source keeps, as that of a shared future, names its own card for each who gets it."""
     kept = TransportError("the vault does not answer")
