@@ -418,6 +418,9 @@ class Waits(Batch[Transition]):
             at = max(self._queue.next_expiry(), self._no_expiry_before)
             if at > loop.time() + TICK:
                 await self._wake_expirer.wait_until(None if math.isinf(at) else at)
+                now, last_poll_seconds = loop.time(), self._options.last_poll_seconds
+                if now > at + last_poll_seconds:  # nothing ran, as on a laptop that slept: there is time for last polls
+                    self._no_expiry_before = now + last_poll_seconds
             elif self._stream.is_full:
                 await self._wake_expirer.wait_until(None)  # until there is room
             else:

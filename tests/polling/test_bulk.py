@@ -609,6 +609,17 @@ async def test_the_timeout_of_a_card_that_is_added(kiosk: Simulator, client: Cli
     assert ends == {card: pytest.approx(after + 10 * is_paused, abs=1) for card, after in seconds.items()}
 
 
+async def test_deadlines_that_pass_while_nothing_runs(kiosk: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cards whose deadline passes while their process stands still have their last poll when it goes on."""
+    loop, slept = asyncio.get_running_loop(), [0.0]
+    time = loop.time
+    monkeypatch.setattr(loop, "time", lambda: time() + slept[-1])
+    async with Client(kiosk.token, base_url=kiosk.base_url, max_concurrency=2) as client:
+        loop.call_later(45, slept.append, 3600.0)
+        outcome = await client.wait_until_all_final(add(kiosk, 20), timeout=60, schedule=Backoff(first=20, factor=1))
+    assert [end.status for end in outcome.values() if isinstance(end, ProductionStatus)] == ["PRODUCED"] * 20
+
+
 async def test_open_batch_ends_at_its_timeout(kiosk: Simulator, client: Client) -> None:
     """A batch to which cards are added ends at its `batch_timeout`, without `no_more`."""
     card = kiosk.add(cards_of(1)[0], "never")
