@@ -188,7 +188,8 @@ async def test_timers_that_fire_early(
 
     def early(when: float, *args: Any, **options: Any) -> asyncio.TimerHandle:
         is_ahead = when - 0.0005 > now()  # else time would stand still
-        return call_at(when - 0.0005 if is_ahead else when, *args, **options)
+        handle: asyncio.TimerHandle = call_at(when - 0.0005 if is_ahead else when, *args, **options)
+        return handle
 
     monkeypatch.setattr(loop, "call_at", early)
     report = await interface.follow(client, CARD, schedule=EVERY_5, timeout=4)

@@ -42,7 +42,7 @@ from tests.table import Table
 from tests.waiting import until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
     from cardprod._polling.source import Cards
     from cardprod.telemetry import Event
@@ -666,11 +666,12 @@ async def test_refresh_that_takes_a_second(kiosk: Simulator) -> None:
         await asyncio.sleep(max(0.0, began + 1 - asyncio.get_running_loop().time()))
         return kiosk.token
 
-    for poll_all in (
+    ways: list[Callable[[Client], Awaitable[object]]] = [
         lambda client: client.get_statuses(cards),
         lambda client: client.wait_until_all_final(cards, timeout=5),
         lambda client: client.sweep(Checkpoint.for_cards(cards)),
-    ):
+    ]
+    for poll_all in ways:
         before, began = len(kiosk.requests), asyncio.get_running_loop().time()
         async with Client(refreshing, base_url=kiosk.base_url) as client:
             await poll_all(client)
