@@ -63,7 +63,5 @@ async def run(arguments: argparse.Namespace, output: Output) -> int:
                     raise
                 output.emit(Result(counted_on(card, error, elapsed, polls), card, elapsed + error.elapsed))
                 return NOT_FINAL
-            if known is None:
-                return NOT_FINAL
             polls += wait.polls
     return exit_code_of(known)
