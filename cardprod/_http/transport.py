@@ -19,7 +19,7 @@ from cardprod._http.limiter import CLOSED, RequestLimiter
 from cardprod._http.proxies import proxy_for
 from cardprod._http.secrets import Secret, drop_frames, drop_inner_frames, parse_redacted, redact, redact_status
 from cardprod._http.session import Channel, check_verifies, pool_size
-from cardprod._http.time_limit import TimeLimit
+from cardprod._http.time_limit import TimeLimit, is_cancelled
 from cardprod._protocol.correlation import CorrelationIds
 from cardprod._protocol.documents import status_structurer
 from cardprod._protocol.responses import parse_response
@@ -194,6 +194,7 @@ class Transport:
 
         loop = asyncio.get_running_loop()
         attempts_made, give_up_at = 0, math.inf
+        failed: CardprodError | None = None
         rate_limited: RateLimited | None = None
 
         async def attempt() -> ProductionStatus:
@@ -201,9 +202,10 @@ class Transport:
             while True:
                 permit = None
                 if rate_limited is not None:
-                    give_up_at = min(give_up_at, loop.time() + _RESENT_FOR)
-                    self._report_retry(card, attempts_made + 1, rate_limited, self.paused_for)
+                    refused_at = loop.time()
+                    give_up_at = min(give_up_at, refused_at + _RESENT_FOR)
                     permit = await self._acquire_again(queue, rate_limited, give_up_at)
+                    self._report_retry(card, attempts_made + 1, rate_limited, loop.time() - refused_at)
                     rate_limited = None
                 try:
                     return await self._send_authorized(permit, card, queue)
@@ -213,29 +215,32 @@ class Transport:
                     drop_frames(error)
                     rate_limited = error
 
-        def report(number: int, error: CardprodError, seconds: float) -> None:
-            nonlocal attempts_made
-            attempts_made = number
-            self._report_retry(card, number, error, seconds)
+        def before_sleep(number: int, error: CardprodError) -> None:
+            nonlocal attempts_made, failed
+            attempts_made, failed = number, error
+
+        async def sleep(seconds: float) -> None:
+            await self._sleep(seconds)
+            if failed is not None:
+                self._report_retry(card, attempts_made, failed, seconds)
 
         if isinstance(failure, RateLimited) and self._is_rate_limited(failure):
             rate_limited = failure
         else:
-            delay = retry_delay(1, failure)
-            report(1, failure, delay)
-            await self._sleep(delay)
+            before_sleep(1, failure)
+            await sleep(retry_delay(1, failure))
         del failure  # its traceback holds frames that hold it: break the cycle
         try:
             return await retry(
                 attempt,
                 made=attempts_made,
                 attempts=self._attempts,
-                sleep=self._sleep,
+                sleep=sleep,
                 should_retry=lambda error: not self._is_rate_limited(error) and self._is_retryable(error, queue),
-                before_sleep=report,
+                before_sleep=before_sleep,
             )
         finally:
-            rate_limited = None  # as above
+            failed = rate_limited = None  # as above
 
     async def _acquire_again(self, queue: LimiterQueue | None, error: RateLimited, give_up_at: float) -> Permit:
         """Wait for the permit of a request that got a 429, and raise that when it has waited long enough."""
@@ -252,16 +257,17 @@ class Transport:
         finally:
             del error  # as above
 
-    def _report_retry(self, card: Card, attempt: int, error: CardprodError, seconds: float) -> None:
+    def _report_retry(self, card: Card, attempt: int, error: CardprodError, waited: float) -> None:
         if self._telemetry.wants_everything:
             error.card = card
             drop_frames(error)
-            self._telemetry.emit(RequestRetried(card, attempt, error, seconds))
+            self._telemetry.emit(RequestRetried(card, attempt, error, waited))
 
     async def _sleep(self, seconds: float) -> None:
-        """Sleep, but only until the client is closed: the next attempt then raises `UsageError`."""
+        """Sleep, but only until the client is closed, and raise `UsageError` then."""
         if self._closing is not None:
             await asyncio.wait([self._closing], timeout=seconds)
+        self.check_usable()
 
     # --- One attempt ---
 
@@ -302,8 +308,10 @@ class Transport:
     ) -> ProductionStatus:
         """Send one request and read its whole answer, within one time limit that starts now, or a moment ago."""
         try:
+            if is_cancelled():
+                await asyncio.sleep(0)  # raises it if it is still to come, while it cannot be taken for a failure
             task = self._time_limit.start(loop, loop.time() if began_at is None else began_at)
-        except UsageError:  # it was closed since the permit was granted
+        except BaseException:  # closed since the permit was granted, or cancelled
             permit.give_back()
             raise
         if self._telemetry.is_observed:
@@ -355,6 +363,8 @@ class Transport:
         self, source: TokenSource, loop: asyncio.AbstractEventLoop, rejected: Secret | None = None
     ) -> Secret:
         """Get a token from the source, after one that got a 401, within the time limit of a request."""
+        if is_cancelled():
+            await asyncio.sleep(0)  # as above
         task = self._time_limit.start(loop, loop.time())
         try:
             invalidate = getattr(source, "invalidate", None)

@@ -55,6 +55,11 @@ class CoroutineLike(Coroutine[Any, Any, _T]):
             self._coroutine = self._start()
         return self._coroutine
 
+    def _close_coroutine(self) -> None:
+        """Close the coroutine, if there is one; but not while it runs: then an observer that it has called ends it."""
+        if self._coroutine is not None and not getattr(self._coroutine, "cr_running", False):
+            self._coroutine.close()
+
     def __reduce__(self) -> NoReturn:
         # As of a coroutine: a copy would share what each of the two ends once.
         raise TypeError(f"cannot copy or pickle {self.__name__}: ask the client for another")

@@ -241,7 +241,7 @@ class _Pass:
     async def _start_all(self, due: Sequence[_Entry], stop: asyncio.Event | None) -> None:
         loop = asyncio.get_running_loop()
         for entry in due:
-            if (stop is not None and stop.is_set()) or self._refusals:
+            if (stop is not None and stop.is_set()) or self._refusals or self._aborted_by is not None:
                 return
             now = loop.time()
             if self._can_wait(entry, now):

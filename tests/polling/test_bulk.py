@@ -34,6 +34,7 @@ from cardprod import (
 from cardprod.simulator import Fault, Simulator
 from cardprod.telemetry import RequestStarted
 from tests.cards import CARD, event_of
+from tests.clock import wall_clock_of_the_loop
 from tests.leftovers import assert_idle, assert_nothing_left
 from tests.raw_server import RawServer, http_answer
 from tests.table import Table
@@ -47,6 +48,12 @@ if TYPE_CHECKING:
 
 FOREVER = RateLimit(per_second=1, per_minute=1)
 PLAN = [("READY", 20.0), ("IN_PROGRESS", 30.0), ("PRODUCED", 0.0)]
+
+
+@pytest.fixture(autouse=True)
+def _wall_clock() -> Iterator[None]:
+    with wall_clock_of_the_loop():
+        yield
 
 
 def cards_of(count: int) -> list[Card]:
