@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import math
 import uuid
+from contextlib import suppress
 from importlib import import_module
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Any, Final
@@ -244,14 +245,10 @@ class Transport:
 
     async def _acquire_again(self, queue: LimiterQueue | None, error: RateLimited, give_up_at: float) -> Permit:
         """Wait for the permit of a request that got a 429, and raise that when it has waited long enough."""
-        limit = asyncio.timeout_at(give_up_at)
-        try:
-            if self.limiter.paused_until < give_up_at:
-                async with limit:
+        if self.limiter.paused_until < give_up_at:
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(give_up_at):
                     return await self.limiter.acquire(queue, was_refused=True)
-        except TimeoutError:
-            if not limit.expired():
-                raise
         try:
             raise error
         finally:
