@@ -121,7 +121,7 @@ async def sweep(  # noqa: PLR0913 - what it works with, and how
 
 
 def _due_at(entry: PollEntry, paused_until: float = -math.inf) -> float:
-    """Return when a card's next poll is due, or its wait ends without one, because a pause or `Retry-After` is longer."""
+    """Return when a card's next poll is due, or its wait ends without one: a pause or a `Retry-After` is longer."""
     return min(max(entry.next_poll_at, paused_until), entry.expires_at)
 
 
