@@ -401,7 +401,7 @@ def _to_row(one: PendingCard) -> Sequence[object]:
     if not (has_rest or one.undelivered or more != _NO_MORE):
         return seen
     rest = (one.failing_since, one.is_after) if has_rest else ()
-    return (*seen, *more, to_plain(one.undelivered), *rest)
+    return (*seen, *more, to_plain(one.undelivered, tuple[Transition, ...]), *rest)
 
 
 _NO_MORE: Final = (None,) * 5

@@ -11,7 +11,7 @@ import attrs
 from cardprod._http.limiter import LimiterQueue, WouldBlock
 from cardprod._polling.poller import PollEntry
 from cardprod._polling.queue import TICK
-from cardprod._protocol.codec import as_datetime, unix_time
+from cardprod._protocol.codec import MOST, as_datetime, unix_time
 from cardprod.checkpoint import wall_clock
 from cardprod.errors import CardprodError, Unauthorized, WaitTimeout
 
@@ -114,7 +114,7 @@ async def sweep(  # noqa: PLR0913 - what it works with, and how
     next_poll_at = _next_of([_due_at(entry, paused_until) for entry in entries if not entry.is_over], now)
     return Sweep(
         steps=tuple(this.steps),
-        checkpoint=attrs.evolve(checkpoint, sweep=checkpoint.sweep + 1, pending=tuple(pending)),
+        checkpoint=attrs.evolve(checkpoint, sweep=min(checkpoint.sweep + 1, MOST), pending=tuple(pending)),
         next_poll_at=None if next_poll_at is None else as_datetime(unix_time(wall_now + next_poll_at - now)),
         polls=this.polls,
     )
