@@ -34,16 +34,6 @@ if TYPE_CHECKING:
 
     from cardprod._protocol.correlation import CorrelationIds
 
-__all__ = [
-    "FastPath",
-    "drop_idle",
-    "guard_connector",
-    "lent_options",
-    "open_fast_path",
-    "ssl_setting",
-    "turn_off_resending",
-]
-
 _SENDER: Final = "_request"
 """The method that aiohttp's session sends with, which most test tools replace."""
 _RESENDS: Final = "_retry_connection"

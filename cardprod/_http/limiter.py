@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     from cardprod._http.rate_limit import RateLimit
 
-__all__ = ["CLOSED", "LimiterQueue", "Permit", "RequestLimiter", "WouldBlock"]
-
 _UNLIMITED: Final = 1000.0
 """Requests per second at which a client without a rate limit has recovered from a 429."""
 

@@ -17,8 +17,6 @@ from cardprod.errors import ApiError, CardprodError
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-__all__ = ["retry", "retry_delay"]
-
 _T = TypeVar("_T")
 
 _FIRST: Final = 0.5

@@ -16,9 +16,6 @@ from cardprod.models import ProductionStatus
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-
-__all__ = ["Secret", "drop_frames", "drop_inner_frames", "parse_redacted", "redact", "redact_status"]
-
 _Said = TypeVar("_Said")
 _ESCAPE: Final = re.compile(r"\\u([0-9a-fA-F]{4})|\\x([0-9a-fA-F]{2})|\\([\\/\"'=&])")
 """The escapes of JSON and JavaScript."""

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from cardprod._protocol.correlation import CorrelationIds
     from cardprod._protocol.requests import Request
 
-__all__ = ["Channel", "check_verifies", "pool_size"]
-
 
 def _load_fast_path() -> Any:  # noqa: ANN401 - a module, or None
     try:

@@ -39,8 +39,6 @@ if TYPE_CHECKING:
     from cardprod.models import Card, ProductionStatus
     from cardprod.telemetry import Telemetry
 
-__all__ = ["Transport"]
-
 _RESENT_FOR: Final = 120.0
 """Seconds from its first 429 on for which a request is sent again, without counting as an attempt."""
 

@@ -70,8 +70,6 @@ from cardprod._polling.dwell_time import REFRESH, DwellTime, SavedDwellTime, pri
 from cardprod._protocol.codec import from_json, to_json
 from cardprod._protocol.validation import check_number, check_type
 
-__all__ = ["IDLE_GAP", "AdaptiveSchedule"]
-
 IDLE_GAP: Final = 6.5
 """Seconds until a card may be polled again at most, while requests are left over. With the jitter its change is seen
 2.94 s late on average, by 103 polls in ten minutes, and two more after each change, as `fallback` makes them."""

@@ -12,8 +12,6 @@ import attrs
 
 from cardprod._protocol.validation import check_number
 
-__all__ = ["Backoff", "Schedule"]
-
 
 class Schedule(Protocol):
     """The protocol of a schedule: any object with this method."""

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from cardprod._polling.state import PollState
     from cardprod._polling.subscriptions import Outcome
 
-__all__ = ["Batch", "Batches", "Statuses"]
-
 Batches: TypeAlias = "set[Batch[Any]]"
 """The batches of one client that are under way."""
 
@@ -115,8 +113,8 @@ class Batch(CoroutineLike[Outcomes], Generic[_T]):
     async def __aenter__(self) -> Self:
         if self._is_entered:
             raise UsageError(f"a batch can be used once, and this one was used before: call {self.__name__} again")
-        self._poller.transport.check_usable()
         self._is_entered = True
+        self._poller.transport.check_usable()
         self._batches.add(self)
         self._begin()
         return self

@@ -15,8 +15,6 @@ from cardprod.errors import UsageError
 if TYPE_CHECKING:
     from types import TracebackType
 
-__all__ = ["CoroutineLike", "check_loop", "not_an_end", "returns_coroutine"]
-
 _T = TypeVar("_T")
 _F = TypeVar("_F", bound=Callable[..., object])
 

@@ -22,15 +22,13 @@ from cardprod.errors import CardprodError, RateLimited, RequestTimeout, UsageErr
 from cardprod.telemetry import PollEnded, PollFailed, PollStarted, TransitionSeen, WaitEnded, WaitStarted
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Sequence
+    from collections.abc import Coroutine
 
     from cardprod._http.limiter import Permit
     from cardprod._http.transport import Transport
     from cardprod._polling.subscriptions import Outcome, SharedPoll, Subscriptions
     from cardprod.models import Card, ProductionEvent, ProductionStatus, Transition
     from cardprod.telemetry import Telemetry
-
-__all__ = ["PollEntry", "Poller"]
 
 
 class PollEntry(PollState):
@@ -245,19 +243,26 @@ class Poller:
         if entry.ended_by is not None:
             return
         now = asyncio.get_running_loop().time()
+        transition: Transition | None = None
         try:
             if isinstance(outcome, CardprodError):
                 outcome.card = entry.card  # one that came before a request, as of a closed client, names none yet
                 entry.process_failure(outcome, now)
-                seen: Sequence[Transition] = ()
             else:
-                seen = self._process_status(entry, outcome, now)
+                transition = entry.process_status(outcome, now)
         except BaseException as exc:  # noqa: BLE001 - a user's schedule's own
             entry.abort(_error_of_schedule(exc))
             return
-        self.settle(entry, seen)
-        if isinstance(outcome, CardprodError) and entry.ended_by is None:
-            self.telemetry.emit(PollFailed(entry.card, id(entry), outcome, entry.failures))
+        if transition is not None and transition.previous is not None:
+            self.subscriptions.trust.found(entry.card, transition.current, now)
+        self.settle(entry, transition)
+        if isinstance(outcome, CardprodError):
+            if entry.ended_by is None:
+                self.telemetry.emit(PollFailed(entry.card, id(entry), outcome, entry.failures))
+        elif transition is not None and transition.previous is None:
+            event = self.subscriptions.recent_event(entry.card)
+            if event is not None:
+                self.apply_event(entry, event, wall_clock())
 
     def apply_event(self, entry: PollEntry, event: ProductionEvent, wall_now: float) -> bool:
         """Apply an event to a card's state. Return whether it was news."""
@@ -270,42 +275,28 @@ class Poller:
             return False
         if transition is None:
             return False
-        self.settle(entry, [transition])
+        self.settle(entry, transition)
         return True
 
     def expire_follower(self, entry: PollEntry) -> None:
         """Apply a card's deadline, which came while it followed another wait's poll; that poll goes on."""
         self.apply(entry, self._deadline_error(entry.card))
 
-    def _process_status(self, entry: PollEntry, status: ProductionStatus, now: float) -> Sequence[Transition]:
-        transition = entry.process_status(status, now)
-        if transition is None:
-            return ()
-        seen = [transition]
-        if transition.previous is not None:
-            self.subscriptions.trust.found(entry.card, status, now)
-        elif entry.ended_by is None and (event := self.subscriptions.recent_event(entry.card)) is not None:
-            later = entry.process_event(event, now, wall_clock())
-            if later is not None:
-                seen.append(later)
-        return seen
-
-    def settle(self, entry: PollEntry, seen: Sequence[Transition] = ()) -> None:
+    def settle(self, entry: PollEntry, transition: Transition | None = None) -> None:
         """Deliver what was seen of a card, and move it on: called after every change of its state, also by itself.
 
         Args:
             entry: The card.
-            seen: Its transitions; none if it expired, its poll was postponed or nothing came of it.
+            transition: Its transition; None if it expired, its poll was postponed or nothing came of it.
         """
         # Everything is in its place before an observer is called: it may call the client.
-        for transition in seen:
+        if transition is not None:
             entry.deliver(transition)
         if entry.ended_by is not None:
             self.subscriptions.leave(entry.card, entry)
         entry.on_change()
-        if seen and self.telemetry.wants_transitions:
-            for transition in seen:
-                self.telemetry.emit(TransitionSeen(entry.card, id(entry), transition))
+        if transition is not None and self.telemetry.wants_transitions:
+            self.telemetry.emit(TransitionSeen(entry.card, id(entry), transition))
         if self._ends_to_report and entry.is_over:
             self._report_end(entry, entry.error)
 

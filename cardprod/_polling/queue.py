@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     from cardprod.models import Card
 
-__all__ = ["TICK", "Phase", "PollQueue", "QueuedState"]
-
 TICK: Final = 0.001
 """Seconds by which a timer of the event loop may fire early."""
 

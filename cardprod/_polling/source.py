@@ -14,8 +14,6 @@ from cardprod.models import Card
 if TYPE_CHECKING:
     from cardprod.models import CardLike
 
-__all__ = ["Cards", "TimeSlice", "check_source", "each_card", "each_item"]
-
 Cards: TypeAlias = "Iterable[CardLike] | AsyncIterable[CardLike]"
 """What cards can come from: anything that can be iterated, by `for` or `async for`."""
 

@@ -33,7 +33,7 @@ from cardprod._polling.backoff import Backoff
 from cardprod._polling.ordering import Order, are_ordered, compare, compare_times
 from cardprod._protocol.api_errors import LONGEST_PAUSE, is_transient
 from cardprod._protocol.codec import MOST, unix_time
-from cardprod._protocol.validation import is_delay
+from cardprod._protocol.validation import check_delay
 from cardprod.checkpoint import Checkpoint, PendingCard
 from cardprod.errors import (
     ApiError,
@@ -53,8 +53,6 @@ if TYPE_CHECKING:
 
     from cardprod._polling.backoff import Schedule
     from cardprod.models import Card, ProductionEvent, ProductionStatus
-
-__all__ = ["LAG", "PollOptions", "PollState", "timed_out"]
 
 _REFUSALS: Final = (Unauthorized, Forbidden, CardNotFound)
 """Answers of the API after which no later poll can succeed."""
@@ -467,12 +465,14 @@ class PollState:
         self._schedule_at(now, gap, urgent, failure)
 
     def _schedule_at(self, now: float, gap: float, urgent: float, failure: CardprodError | None) -> None:
-        if not is_delay(gap):
-            message = f"a schedule's delay must be a finite number of seconds above 0, not {one_line(repr(gap), 100)}"
-            self.ended_by = UsageError(message, card=self.card)
+        try:
+            seconds = check_delay("a schedule's delay", gap)
+        except UsageError as error:
+            error.card = self.card
+            self.ended_by = error.with_traceback(None)
             return
         last_at = max(now, self._deadline_at)
-        self.next_poll_at = self.urgent_at = min(now + gap, last_at)
+        self.next_poll_at = self.urgent_at = min(now + seconds, last_at)
         if urgent > gap:
             self.urgent_at = min(now + urgent, last_at)
         if failure is not None:

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from cardprod.checkpoint import Checkpoint, PendingCard
     from cardprod.models import Card, ProductionEvent, Transition
 
-__all__ = ["Sweep", "sweep"]
-
 _TOGETHER: Final = 0.1
 """Cards that are due later than the first, by up to this share of the time until then, are polled together with it."""
 
@@ -242,7 +240,7 @@ class _Pass:
     async def _start_all(self, due: Sequence[_Entry], stop: asyncio.Event | None) -> None:
         loop = asyncio.get_running_loop()
         for entry in due:
-            if (stop is not None and stop.is_set()) or self._refusals:
+            if (stop is not None and stop.is_set()) or self._refusals or self._aborted_by is not None:
                 return
             now = loop.time()
             if self._can_wait(entry, now):

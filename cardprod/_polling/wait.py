@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from cardprod._polling.state import PollOptions
     from cardprod.models import Card
 
-__all__ = ["Wait"]
-
 
 class Wait(CoroutineLike[ProductionStatus], AsyncIterator[Transition]):
     """The wait for one card. Await it for the final status, or iterate it for each transition.
@@ -134,12 +132,11 @@ class Wait(CoroutineLike[ProductionStatus], AsyncIterator[Transition]):
             words = "close must be called in the event loop of the wait; from another thread use call_soon_threadsafe"
             check_loop(self._poller.transport.loop, words)
         self._is_consumed = self._is_closed = True
-        is_elsewhere = False
         if self._entry is not None:
             self._poller.end(self._entry)
-            self._entry.on_change()  # whatever awaits or iterates it then finds that it has ended
-            is_elsewhere = self._entry.is_awaited_elsewhere()
-        if not is_elsewhere:
+        if self._entry is not None and self._entry.is_awaited():
+            self._entry.on_change()  # the task that awaits or iterates it, and may be this one, finds that it has ended
+        else:
             self._close_coroutine()
 
     # --- An iterator ---
@@ -176,16 +173,16 @@ class Wait(CoroutineLike[ProductionStatus], AsyncIterator[Transition]):
 
     async def _next_step(self) -> Transition | None:
         """Sleep and poll until there is a transition to deliver; None when there will be no more."""
-        entry = self._entry
+        entry, cut_off = self._entry, CutOff()
         if entry is None:
-            entry = self._begin()
+            entry = self._begin(cut_off)
         elif entry.cut_off is not None:
             raise UsageError(
                 "another task awaits or iterates this wait already: ask the client for another", card=self._card
             )
         elif not entry.is_over:  # it has left if a step was cancelled
             self._poller.subscriptions.join(self._card, entry)
-        entry.cut_off = cut_off = CutOff()
+        entry.cut_off = cut_off
         try:
             while not (entry.steps or entry.is_over or self._is_closed):
                 await entry.poll_when_due(cut_off)
@@ -207,7 +204,7 @@ class Wait(CoroutineLike[ProductionStatus], AsyncIterator[Transition]):
             cut_off.close()
         return None if self._is_closed else entry.take_step()
 
-    def _begin(self) -> _Entry:
+    def _begin(self, cut_off: CutOff) -> _Entry:
         try:
             self._poller.transport.check_usable()
         except UsageError as error:
@@ -215,7 +212,7 @@ class Wait(CoroutineLike[ProductionStatus], AsyncIterator[Transition]):
             raise
         now = asyncio.get_running_loop().time()
         entry = _Entry(self._card, self._options, now, self._poller, self._checkpoint_id, after=self._after)
-        self._entry = entry  # before an observer is called, who may ask for it
+        self._entry, entry.cut_off = entry, cut_off  # before an observer is called, who may ask for it, or close it
         self._poller.begin(entry)
         return entry
 
@@ -253,12 +250,9 @@ class _Entry(PollEntry):
     def poller(self) -> Poller:
         return self._poller
 
-    def is_awaited_elsewhere(self) -> bool:
-        """Whether a task waits for a step, and is not the current one."""
-        try:
-            return self.cut_off is not None and asyncio.current_task() is not self.cut_off.task
-        except RuntimeError:  # in no event loop at all
-            return False
+    def is_awaited(self) -> bool:
+        """Whether a task waits for a step, in an event loop that runs."""
+        return self.cut_off is not None and self.cut_off.task.get_loop().is_running()
 
     async def poll_when_due(self, cut_off: CutOff) -> None:
         """Sleep until the next poll is due, and poll; or return earlier, after an event or another wait's poll."""

@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from cardprod.checkpoint import After, Checkpoint, PendingCard
     from cardprod.models import CardLike
 
-__all__ = ["Waits"]
-
 _NOTHING_KNOWN: Final[After] = MappingProxyType[Card, ProductionStatus]({})
 
 

@@ -24,19 +24,6 @@ if TYPE_CHECKING:
 
     from cattrs import Converter
 
-__all__ = [
-    "MOST",
-    "Count",
-    "UnixTime",
-    "as_datetime",
-    "from_json",
-    "to_json",
-    "to_plain",
-    "to_unix_time",
-    "unix_time",
-    "write_as_rows",
-]
-
 _T = TypeVar("_T")
 
 Count = Annotated[int, "0 or more"]

@@ -21,18 +21,6 @@ from cardprod.errors import UsageError
 if TYPE_CHECKING:
     from cardprod.models import Card
 
-__all__ = [
-    "CORRELATION_ID",
-    "PRODUCTION",
-    "PRODUCTION_MTLS",
-    "SANDBOX",
-    "SANDBOX_MTLS",
-    "Endpoint",
-    "Request",
-    "is_loopback",
-    "is_token",
-]
-
 PRODUCTION: Final = "https://api.wise.com"
 """Wise's production API."""
 SANDBOX: Final = "https://api.wise-sandbox.com"

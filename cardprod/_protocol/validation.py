@@ -11,32 +11,9 @@ from typing import Any, Final, TypeGuard, cast
 
 from cardprod.card import Card, UsageError
 
-__all__ = [
-    "check_aware",
-    "check_callable",
-    "check_cards",
-    "check_count",
-    "check_flag",
-    "check_number",
-    "check_seconds",
-    "check_text",
-    "check_timeout",
-    "check_type",
-    "is_delay",
-    "is_finite_number",
-]
-
 _NOT_EMPTY: Final = re.compile(r".+", re.DOTALL)
 _MOST: Final = 2**63 - 1
 _SHOWN: Final = 100
-
-
-def is_delay(value: Any) -> bool:  # noqa: ANN401 - what a user's schedule returned
-    """Whether a value is a finite number above 0: also one of numpy's or a Fraction, but no bool."""
-    if isinstance(value, bool) or not isinstance(value, (float, int, Real)):
-        return False
-    number = cast("float", value)  # as far as it is compared
-    return bool(0 < number < math.inf)
 
 
 def is_finite_number(value: object) -> TypeGuard[float]:
@@ -82,6 +59,19 @@ def check_seconds(name: str, value: object, *, above_zero: bool = False) -> None
         raise UsageError(f"{name} must be a finite number of seconds, not {_shown(value)}")
     if value < 0 or (above_zero and value == 0):
         raise UsageError(f"{name} must be {'above' if above_zero else 'at least'} 0 seconds, not {_shown(value)}")
+
+
+def check_delay(name: str, value: Any) -> float:  # noqa: ANN401 - what a user's schedule returned
+    """Check a finite number of seconds above 0, also one of numpy's or a Fraction, and return it as a float."""
+    if isinstance(value, (float, int, Real)) and not isinstance(value, bool):
+        try:
+            # Not as it is: a time plus a number of numpy's has only the digits of that.
+            seconds = float(cast("float", value))
+        except OverflowError:
+            seconds = math.inf
+        if 0 < seconds < math.inf:
+            return seconds
+    raise UsageError(f"{name} must be a finite number of seconds above 0, not {_shown(value)}")
 
 
 def check_timeout(name: str, value: object) -> float | None:

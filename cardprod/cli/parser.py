@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     from cardprod.cli.output import Output
 
-__all__ = ["Commands", "make_parser"]
-
 _EPILOG: Final = f"""\
 environment:
   CARDPROD_TOKEN            the user token; there is no option for it, which others could read

@@ -51,8 +51,6 @@ if TYPE_CHECKING:
     from cardprod.errors import CardprodError
     from cardprod.models import ProductionStatus
 
-__all__ = ["Durable", "is_sink"]
-
 _TOKEN_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,32}")
 """Too short for a token: Wise's are UUIDs or longer, and one given by mistake must not get into the database."""
 

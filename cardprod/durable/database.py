@@ -41,8 +41,6 @@ if TYPE_CHECKING:
 
     from cardprod.durable.settings import Settings
 
-__all__ = ["FOREIGN", "Database", "fetch", "fetch_one", "is_away", "lacks", "sql_file", "translate"]
-
 _T = TypeVar("_T")
 
 _SHOWN: Final = 300

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from cardprod.durable.database import Database
     from cardprod.durable.settings import Settings
 
-__all__ = ["Recovery", "repeat"]
-
 _MOST: Final = 200
 """Chunks that are recovered in one transaction."""
 

@@ -6,8 +6,6 @@ from typing import Final
 
 import attrs
 
-__all__ = ["DAY", "Settings"]
-
 DAY: Final = 86_400.0
 
 

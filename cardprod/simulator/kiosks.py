@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
     from cardprod.models import Card
 
-__all__ = ["FIRST_KIOSK", "CardState", "KioskState", "Move", "moves_from"]
-
 FIRST_KIOSK: Final = "WIS00001"
 Move: TypeAlias = Literal["start", "finish", "fail", "refuse", "retry"]
 

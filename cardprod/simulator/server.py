@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from cardprod.simulator.simulation import Change, LoggedRequest
     from cardprod.simulator.webhook_sender import LoggedDelivery
 
-__all__ = ["Simulator"]
-
 
 class Simulator:
     """A kiosk on loopback, for as long as the `async with` block.

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from cardprod.simulator.plans import Plan
     from cardprod.simulator.webhook_sender import Subscription
 
-__all__ = ["Change", "KioskSimulation", "LoggedRequest"]
-
 _log: Final = logging.getLogger("cardprod.simulator")
 _KIOSK_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,32}")
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import math
 import re
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any, get_args
 
 import aiohttp
@@ -730,6 +732,21 @@ async def test_token_source_that_ends_in_a_cancellation(kiosk: Simulator, interf
     assert kiosk.requests == []
 
 
+@each_interface_of_one_client
+async def test_token_source_that_closes_its_client(kiosk: Simulator, interface: Interface) -> None:
+    """A client that its token source closes ends the wait with a `UsageError`, and cancels nothing of the caller's."""
+
+    async def closing() -> str:
+        await client.close()
+        return kiosk.token
+
+    client = Client(closing, base_url=kiosk.base_url)
+    error = await _ending(interface, client)
+    assert "closed" in str(error)
+    await asyncio.sleep(1)
+    await assert_nothing_left(but=1)
+
+
 @each_interface
 async def test_trace_config_that_ends_in_a_cancellation(kiosk: Simulator, interface: Interface) -> None:
     """A `CancelledError` of a lent session's own, as of its trace config, is a failed poll, and nothing hangs."""
@@ -920,7 +937,9 @@ class InvalidDelay(InvalidLater):
         return super().delay(unchanged, random) or self.invalid
 
 
-@pytest.mark.parametrize("delay", [None, "5", Decimal(5), True, float("nan")], ids=repr)
+@pytest.mark.parametrize(
+    "delay", [None, "5", Decimal(5), True, math.nan, 10**5000, Fraction(1, 10**400)], ids=lambda one: type(one).__name__
+)
 @pytest.mark.parametrize("interface", [one for one in INTERFACES if one.name in {"awaited", "iterated", "batch"}])
 async def test_schedule_whose_delay_is_no_number(
     kiosk: Simulator, client: Client, interface: Interface, delay: Any

@@ -239,15 +239,21 @@ async def test_client_closed_meanwhile(kiosk: Simulator) -> None:
 
 
 async def test_token_source_that_raises(kiosk: Simulator) -> None:
-    """What a token source raises ends the sweep, and no card's wait."""
+    """What a token source raises ends the sweep at once, however many polls are left, and no card's wait."""
+    is_locked = False
 
-    async def locked() -> str:
-        raise RuntimeError("the vault is locked")
+    async def vault() -> str:
+        if is_locked:
+            raise RuntimeError("the vault is locked")
+        return kiosk.token
 
-    cards = cards_of(kiosk, 10)
-    async with Client(locked, base_url=kiosk.base_url) as client:
+    cards = cards_of(kiosk, 100)
+    async with Client(vault, base_url=kiosk.base_url, rate_limit=RateLimit(per_second=50, per_minute=60)) as client:
+        await client.get_statuses(cards[:50])
+        is_locked, began = True, asyncio.get_running_loop().time()
         with pytest.raises(RuntimeError, match="the vault is locked"):
             await client.sweep(Checkpoint.for_cards(cards))
+        assert asyncio.get_running_loop().time() < began + 60
         assert_idle(client)
 
 

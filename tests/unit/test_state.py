@@ -778,6 +778,25 @@ def test_impossible_delay_ends_the_wait(delay: float) -> None:
     assert isinstance(final_error(state), UsageError)
 
 
+class OfFewDigits(float):
+    """A number of seconds whose sums have few digits, as numpy's float16."""
+
+    def __radd__(self, other: float) -> float:
+        return round(other + float(self), -3)
+
+
+def test_delay_of_few_digits() -> None:
+    """A delay counts to the microsecond, however few digits its type has."""
+
+    class Coarse:
+        def delay(self, unchanged: int, random: float) -> float:
+            return OfFewDigits(0.25)
+
+    state = new_state(schedule=Coarse())
+    state.process_status(seen("READY"), 101.0)
+    assert state.next_poll_at == 101.25
+
+
 def test_schedule_that_fails() -> None:
     """Where a schedule raises, the status that was not reported is not known either, so that it is reported later."""
 

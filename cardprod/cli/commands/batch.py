@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from cardprod.cli.output import Output
     from cardprod.cli.parser import Commands
 
-__all__ = ["add", "run"]
-
 _DOES: Final = """show how far a batch is
 
 It is finished when no card is pending, however they ended, and all was delivered.

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from cardprod.cli.output import Output
     from cardprod.cli.parser import Commands
 
-__all__ = ["SHELLS", "add", "run"]
-
 SHELLS: Final = ("bash", "zsh", "fish")
 
 

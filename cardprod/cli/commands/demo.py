@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from cardprod.cli.parser import Commands
     from cardprod.models import ProductionStatus
 
-__all__ = ["add", "run"]
-
-
 _PLANS: Final = ("prints", "jams", "prints", "rejected", "retried", "never", "prints")
 _UNLUCKY: Final = 2
 """The card whose first requests fail."""

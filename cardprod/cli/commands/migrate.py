@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from cardprod.cli.output import Output
     from cardprod.cli.parser import Commands
 
-__all__ = ["DOES", "add", "run"]
-
 DOES = """make the tables of durable waits, or bring them up to date
 
 Workers do it themselves where their role may. Where it may not, an administrator runs the SQL: the database's owner, or

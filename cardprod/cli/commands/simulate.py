@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from cardprod.models import Card
     from cardprod.simulator import Change, LoggedRequest, Simulator
 
-__all__ = ["add", "run"]
-
 _MOST_KEPT: Final = 1_000_000
 """Bytes that are kept for a reader who does not read; the requests after that are not shown."""
 

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from cardprod.cli.output import Output
     from cardprod.cli.parser import Commands
 
-__all__ = ["add", "run"]
-
 
 def add(to: Commands) -> None:
     """Add the command."""

@@ -7,8 +7,9 @@ import math
 import shlex
 from typing import TYPE_CHECKING
 
+from cardprod._http.environment import base_url
 from cardprod.cli.arguments import add_database, add_list, add_timeout
-from cardprod.cli.connection import base_url, find_database
+from cardprod.cli.connection import find_database
 from cardprod.cli.exit_codes import PRODUCED
 from cardprod.cli.lists import read_list, report_bad_rows
 from cardprod.cli.output.events import Report, Warned
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
 
     from cardprod.cli.output import Output
     from cardprod.cli.parser import Commands
-
-__all__ = ["add", "run"]
 
 
 def add(to: Commands) -> None:

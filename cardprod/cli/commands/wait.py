@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from cardprod.cli.parser import Commands
     from cardprod.models import ProductionStatus
 
-__all__ = ["add", "run"]
-
 _DOES = """wait until a card is final, and show each transition
 
 PRODUCTION_ERROR and REQUEST_ERROR end it, but a card can be sent to the kiosk

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from cardprod.cli.output import Output
     from cardprod.cli.parser import Commands
 
-__all__ = ["add", "run"]
-
 _DOES: Final = """wait until all cards of a list are final, with a live view in a terminal
 
 With --checkpoint the same command continues where it was, whatever ended it, even

@@ -11,8 +11,9 @@ from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cardprod._http.environment import base_url
 from cardprod.cli.arguments import add_connection, add_database, count
-from cardprod.cli.connection import base_url, find_database, import_durable, make_clients
+from cardprod.cli.connection import find_database, import_durable, make_clients
 from cardprod.cli.exit_codes import PRODUCED
 from cardprod.cli.output.events import Result, Warned
 from cardprod.cli.output.streams import OutputLost
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     from cardprod.cli.parser import Commands
     from cardprod.durable import Step
     from cardprod.durable.worker import Sink
-
-__all__ = ["add", "run"]
 
 
 def add(to: Commands) -> None:

@@ -48,8 +48,6 @@ if TYPE_CHECKING:
 
     from cardprod.models import Transition
 
-__all__ = ["CheckpointStore", "Saved"]
-
 _T = TypeVar("_T")
 _Row: TypeAlias = tuple[Any, ...]
 
