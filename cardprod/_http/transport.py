@@ -24,7 +24,15 @@ from cardprod._http.time_limit import TimeLimit, is_cancelled
 from cardprod._protocol.correlation import CorrelationIds
 from cardprod._protocol.documents import status_structurer
 from cardprod._protocol.responses import parse_response
-from cardprod.errors import CardprodError, RateLimited, RequestTimeout, TransportError, Unauthorized, UsageError
+from cardprod.errors import (
+    CardprodError,
+    RateLimited,
+    RequestTimeout,
+    TransportError,
+    Unauthorized,
+    UsageError,
+    copy_of,
+)
 from cardprod.telemetry import RequestEnded, RequestRefused, RequestRetried, RequestStarted
 
 if TYPE_CHECKING:
@@ -373,9 +381,11 @@ class Transport:
             if not isawaitable(giving):
                 raise UsageError("the token source must be an async callable: what it returns is awaited")
             return Secret(check_token(await giving))
-        except RateLimited as error:
-            self._source_errors.add(error)
-            raise
+        except CardprodError as error:
+            own = copy_of(error)  # the source may raise one for all who ask, and each sets its card on it
+            if isinstance(own, RateLimited):
+                self._source_errors.add(own)
+            raise own from error.__cause__
         except asyncio.CancelledError as exc:
             failure = self._failure_of_cancellation(task, "no token from its source")
             if failure is None:

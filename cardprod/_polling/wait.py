@@ -134,7 +134,7 @@ class Wait(CoroutineLike[ProductionStatus], AsyncIterator[Transition]):
         self._is_consumed = self._is_closed = True
         if self._entry is not None:
             self._poller.end(self._entry)
-        if self._entry is not None and self._entry.is_awaited():
+        if self._entry is not None and self._entry.is_awaited(self._coroutine):
             self._entry.on_change()  # the task that awaits or iterates it, and may be this one, finds that it has ended
         else:
             self._close_coroutine()
@@ -250,9 +250,13 @@ class _Entry(PollEntry):
     def poller(self) -> Poller:
         return self._poller
 
-    def is_awaited(self) -> bool:
-        """Whether a task waits for a step, in an event loop that runs."""
-        return self.cut_off is not None and self.cut_off.task.get_loop().is_running()
+    def is_awaited(self, coroutine: Any) -> bool:  # noqa: ANN401 - what awaits it; None if it is iterated
+        """Whether a task waits for a step: another, or the current one, which runs the wait's own coroutine then."""
+        try:
+            is_elsewhere = self.cut_off is not None and asyncio.current_task() is not self.cut_off.task
+        except RuntimeError:  # in no event loop at all
+            return False
+        return is_elsewhere or (self.cut_off is not None and (coroutine is None or coroutine.cr_running))
 
     async def poll_when_due(self, cut_off: CutOff) -> None:
         """Sleep until the next poll is due, and poll; or return earlier, after an event or another wait's poll."""
