@@ -7,7 +7,7 @@ import html
 import json
 import re
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import quote, quote_plus, unquote
 
 import attrs
@@ -146,7 +146,7 @@ def redact_status(secret: Secret, body: bytes, status: ProductionStatus) -> Prod
     if len(secret.value) < _SECRET:
         return status
     texts = {name: getattr(status, name) for name in ("status", "kiosk_id", "error_code", "description")}
-    shown = {name: _without([secret], text) for name, text in texts.items() if text is not None}
+    shown: dict[str, Any] = {name: _without([secret], text) for name, text in texts.items() if text is not None}
     return attrs.evolve(status, **shown)
 
 
