@@ -184,7 +184,7 @@ async def test_timers_that_fire_early(
     kiosk.add(CARD, "never")
     kiosk.fail_next(Fault.stall(), times=9)
     loop = asyncio.get_running_loop()
-    call_at: Any = loop.call_at
+    call_at: Callable[..., asyncio.TimerHandle] = loop.call_at
 
     def early(when: float, *args: Any, **options: Any) -> asyncio.TimerHandle:
         is_ahead = when - 0.0005 > now()  # else time would stand still
