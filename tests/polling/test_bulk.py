@@ -6,7 +6,7 @@ import asyncio
 import gc
 import tracemalloc
 from datetime import datetime
-from itertools import groupby, product
+from itertools import count, groupby, product
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -773,6 +773,37 @@ async def test_batch_timeout_leaves_the_source(kiosk: Simulator, client: Client)
 
 
 # --- Leaving ---
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+async def test_generator_of_a_batch_that_was_left(client: Client, *, is_async: bool) -> None:
+    """A generator that only its batch holds is closed when the batch is left, and not by the garbage collector."""
+    closed: list[str] = []
+
+    def given() -> Iterator[Card]:
+        try:
+            yield from (Card(1, f"card-{number}") for number in count())
+        finally:
+            closed.append("plain")
+
+    async def asked() -> AsyncIterator[Card]:
+        try:
+            for number in count():
+                yield Card(1, f"card-{number}")
+        finally:
+            await asyncio.sleep(0)
+            closed.append("async")
+
+    gc.disable()
+    try:
+        for batch in (client.get_statuses, client.wait_until_all_final):
+            async with batch(asked() if is_async else given()) as results:
+                await anext(aiter(results))
+            await asyncio.sleep(1)
+            assert closed.pop() == ("async" if is_async else "plain")
+            del results
+    finally:
+        gc.enable()
 
 
 async def test_leaving_early(kiosk: Simulator, client: Client) -> None:
