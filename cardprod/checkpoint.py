@@ -91,7 +91,14 @@ from cardprod._protocol.codec import (
     unix_time,
     write_as_rows,
 )
-from cardprod._protocol.validation import check_aware, check_count, check_seconds, check_timeout, check_type
+from cardprod._protocol.validation import (
+    check_aware,
+    check_cards,
+    check_count,
+    check_seconds,
+    check_timeout,
+    check_type,
+)
 from cardprod.card import CardprodError, UsageError
 from cardprod.models import Card, KnownCard, ProductionStatus, Transition
 
@@ -243,7 +250,8 @@ class Checkpoint:
         Raises:
             UsageError: An argument is invalid.
         """
-        _check_cards(cards)
+        check_cards(cards)
+        check_type("cards", cards, Iterable, "Cards or (profile_id, card_token) tuples, in any iterable")
         timeout = check_timeout("timeout", timeout)
         check_type("schedule", schedule, Backoff, or_none=True)  # no other can be saved
         seconds = _seconds_of(now)
@@ -302,11 +310,6 @@ class Checkpoint:
             UsageError: It is something else; the message says what is wrong with it.
         """
         return from_json(cls, text, version=_VERSION, writer="Checkpoint.to_json")
-
-
-def _check_cards(cards: object) -> None:
-    if isinstance(cards, str | bytes) or not isinstance(cards, Iterable):
-        raise UsageError(f"cards must be Cards or (profile_id, card_token) tuples, not a {type(cards).__name__}")
 
 
 def check_after(after: After | None) -> After:
@@ -405,7 +408,7 @@ def _to_row(one: PendingCard) -> Sequence[object]:
     if not (has_rest or one.undelivered or more != _NO_MORE):
         return seen
     rest = (one.failing_since, one.is_after) if has_rest else ()
-    return (*seen, *more, to_plain(one.undelivered), *rest)
+    return (*seen, *more, to_plain(one.undelivered, tuple[Transition, ...]), *rest)
 
 
 _NOT_SEEN: Final = ProductionStatus("")

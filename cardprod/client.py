@@ -582,7 +582,7 @@ class Client:
 
         It does not sleep until cards are due: it returns once every due poll was answered or has failed, after its own
         attempts. Requests stay within the rate limit. After a 429 with a `Retry-After` no further poll starts: the
-        remaining cards stay due, and `next_poll_at` is when requests may be sent again.
+        remaining cards stay due, and `next_poll_at` is when requests may be sent again, or a wait's time is over.
 
         Args:
             checkpoint: The waits.

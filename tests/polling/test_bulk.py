@@ -392,15 +392,24 @@ async def test_tuples_find_their_cards(kiosk: Simulator, client: Client) -> None
 
 
 async def test_no_source(client: Client) -> None:
-    """What cannot be iterated, or is a text, is refused before any I/O."""
-    bad: list[Any] = ["123456/card", b"bytes", 5, None]
+    """What cannot be iterated, or is a text, one card or a dict of something else, is refused at each call."""
+    bad: list[Any] = ["123456/card", b"bytes", bytearray(), 5, CARD, (123456, "card"), {"profile_id": 1, "card": "a"}]
+    calls: list[Any] = [client.get_statuses, client.wait_until_all_final, Checkpoint.for_cards]
     with Table() as table:
-        for source in bad:
-            with table.row("get_statuses", source), pytest.raises(UsageError, match="cards must be"):
-                client.get_statuses(source)
-        for source in bad[:-1]:  # a batch of None is one that cards are added to
-            with table.row("wait_until_all_final", source), pytest.raises(UsageError, match="cards must be"):
-                client.wait_until_all_final(source)
+        for call, source in product(calls, bad):
+            with table.row(call.__name__, source), pytest.raises(UsageError, match="cards must be"):
+                call(source)
+    with pytest.raises(UsageError, match="cards must be"):
+        client.get_statuses(None)  # type: ignore[arg-type] # a batch of None is one that cards are added to
+
+
+async def test_dict_by_card_is_a_source(kiosk: Simulator, client: Client) -> None:
+    """A dict by card, such as what a batch was awaited for, is taken as its cards."""
+    cards = add(kiosk, 2)
+    outcome = await client.get_statuses(cards)
+    assert (await client.get_statuses(outcome)).keys() == {*cards}
+    assert (await client.get_statuses({(123456, "card-0"): 1})).keys() == {cards[0]}
+    assert len(Checkpoint.for_cards(outcome).pending) == 2
 
 
 async def test_source_that_raises(kiosk: Simulator, client: Client) -> None:

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cardprod.checkpoint import Checkpoint, PendingCard
 from cardprod.error_codes import ErrorCode, ErrorOrigin
 from cardprod.errors import ProductionFailed, UsageError
 from cardprod.models import Card, KnownCard, ProductionEvent, ProductionStatus, Status, Transition, one_line
@@ -366,6 +367,23 @@ def test_event_is_written_as_before() -> None:
 def test_json_of_an_event(event: ProductionEvent) -> None:
     """An event that is written as JSON is read as the same event."""
     assert ProductionEvent.from_json(event.to_json()) == event
+
+
+def test_json_of_subclasses() -> None:
+    """What is of a subclass, as a `KnownCard` is, is written as what it is read as, in events and checkpoints alike."""
+
+    @attrs.frozen
+    class Noted(ProductionStatus):
+        note: str = "a caller's own"
+
+    plain, noted, produced = ProductionStatus("READY"), Noted("READY"), Noted("PRODUCED")
+    event = ProductionEvent(card=KnownCard(1, TOKEN, plain), status=noted)
+    assert ProductionEvent.from_json(event.to_json()) == ProductionEvent(card=Card(1, TOKEN), status=plain)
+    step = Transition(previous=noted, current=produced, elapsed=1.0, polls=1)
+    one = PendingCard(card=Card(1, TOKEN), started_at=0, next_poll_at=0, last=noted, undelivered=(step,))
+    (again,) = Checkpoint.from_json(Checkpoint(id="x", pending=(one,)).to_json()).pending
+    assert (again.last, again.undelivered[0].previous) == (plain, plain)
+    assert again.undelivered[0].current == ProductionStatus("PRODUCED")
 
 
 def test_bad_json_of_an_event() -> None:

@@ -342,18 +342,30 @@ def test_sorting_out_loses_no_card() -> None:
     assert queue.take(200_000, claim) is None
 
 
-@pytest.mark.parametrize("is_due", [False, True])
-def test_entries_are_sorted_out_seldom(*, is_due: bool) -> None:
+@pytest.mark.parametrize(("step", "asks_when"), [(0.001, True), (6, False), (10, True)])
+def test_dropped_entries_count_no_longer(*, step: float, asks_when: bool) -> None:
+    """An entry that is dropped when it comes first, scheduled or due, brings the next sorting out no nearer."""
+    queue = PollQueue[QueuedState]()
+    first, last, now = scheduled(queue, "first", 10), scheduled(queue, "last", 1e6), 0.0
+    lengths: list[int] = []
+    for _ in range(3000):
+        now += step
+        assert queue.postpone(now, 0) is None
+        first.process_status(READY, now)  # leaves an entry that comes first
+        queue.reschedule(first)
+        if asks_when:
+            queue.due_at(now)
+        last.process_status(READY, 1e6 + now)  # leaves one that stays
+        queue.reschedule(last)
+        lengths.append(len(queue))
+    assert max(lengths[:1000]) == pytest.approx(1001, abs=2)
+    assert max(lengths) == pytest.approx(1026, abs=2)
+
+
+def test_entries_are_sorted_out_seldom() -> None:
     """Entries are sorted out, which costs time, only where over a thousand and over half of them no longer count."""
     queue = PollQueue[QueuedState]()
     one, now = scheduled(queue, "restless", 10), 0.0
-    for _ in range(1000):  # entries that come first and no longer count are dropped one by one
-        now += 10 if is_due else 0.001
-        assert queue.postpone(now, 0) is None
-        one.process_status(READY, now)
-        queue.reschedule(one)
-        queue.due_at(now)
-        assert len(queue) == 1
     for _ in range(1000):  # polls leave none
         now += 10
         poll(queue, now)
