@@ -31,6 +31,7 @@ from cardprod import (
     UsageError,
     WaitTimeout,
 )
+from cardprod.models import KnownCard
 from cardprod.simulator import Fault, Simulator
 from cardprod.telemetry import RequestStarted
 from tests.cards import CARD, event_of
@@ -41,7 +42,7 @@ from tests.table import Table
 from tests.waiting import until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
 
     from cardprod._polling.source import Cards
     from cardprod.telemetry import Event
@@ -400,6 +401,26 @@ async def test_no_source(client: Client) -> None:
                 call(source)
     with pytest.raises(UsageError, match="cards must be"):
         client.get_statuses(None)  # type: ignore[arg-type] # a batch of None is one that cards are added to
+
+
+async def test_no_known_status(client: Client) -> None:
+    """What is no status, or holds what none does, is refused as a known one at each call."""
+    status: Any = 5
+    naive = datetime(2026, 11, 24)  # noqa: DTZ001 - what is wrong with it
+    bad: list[Any] = ["PRODUCED", ProductionStatus(status), ProductionStatus("READY", occurred_at=naive)]
+    async with client.wait_until_all_final(None) as steps:
+        calls: dict[str, Callable[[Any], object]] = {
+            "wait_until_final": lambda after: client.wait_until_final(CARD.profile_id, CARD.card_token, after=after),
+            "wait_until_all_final": lambda after: client.wait_until_all_final([CARD], after={CARD: after}),
+            "add": lambda after: steps.add(CARD, after=after),
+            "for_cards": lambda after: Checkpoint.for_cards([CARD], after={CARD: after}),
+            "KnownCard": lambda after: KnownCard(CARD.profile_id, CARD.card_token, after),
+        }
+        with Table() as table:
+            for (name, call), known in product(calls.items(), bad):
+                with table.row(name, known), pytest.raises(UsageError, match=r"^after|: after"):
+                    call(known)
+        steps.no_more()
 
 
 async def test_dict_by_card_is_a_source(kiosk: Simulator, client: Client) -> None:
