@@ -39,7 +39,7 @@ A card's array contains, in this order:
 | `started_at` `deadline_at` `next_poll_at` | when the wait began and ends, and its next poll is due |
 | `failures` `unchanged` | polls that failed in a row; polls since the last transition |
 
-and, if a poll or an event has shown the card,
+and, if a poll or an event has shown the card, or `undelivered` is not empty: then `status` may be null,
 
 | | |
 | --- | --- |
@@ -338,7 +338,11 @@ def known_status(card: Card, after: After) -> ProductionStatus | None:
     """
     # A tuple's entry is found by its card. Of a million cards a lookup in nothing is a third of a second.
     known = cast("Mapping[Card, object]", after)
-    status = _status_of(known[card]) if known and card in known else None
+    try:
+        end = known[card] if known and card in known else None
+    except Exception as exc:
+        raise UsageError(f"after: what it has of this card cannot be read, check it: {exc!r}", card=card) from exc
+    status = None if end is None else _status_of(end)
     return card.after if status is None and isinstance(card, KnownCard) else status
 
 
@@ -372,8 +376,8 @@ _LENGTHS: Final = (7, 14, 20, 22)
 def _to_row(one: PendingCard) -> Sequence[object]:
     # Each attribute by its name, and the tuple whole: for a million cards that is a second faster than
     # `operator.attrgetter`, and a quarter of one faster than to extend a tuple.
-    card, last = one.card, one.last
-    if last is None:
+    card, last = one.card, one.last or _NOT_SEEN
+    if last is _NOT_SEEN and not one.undelivered:
         return (
             card.profile_id,
             card.card_token,
@@ -395,7 +399,7 @@ def _to_row(one: PendingCard) -> Sequence[object]:
         one.began_at,
         one.polled_at,
         one.is_first,
-        last.status,
+        last.status or None,
         last.kiosk_id,
         None if last.occurred_at is None else to_unix_time(last.occurred_at),
     )
@@ -407,6 +411,7 @@ def _to_row(one: PendingCard) -> Sequence[object]:
     return (*seen, *more, to_plain(one.undelivered, tuple[Transition, ...]), *rest)
 
 
+_NOT_SEEN: Final = ProductionStatus("")
 _NO_MORE: Final = (None,) * 5
 
 
@@ -418,8 +423,9 @@ def _from_row(row: list[Any]) -> dict[str, object]:
     fields["card"] = dict(zip(_CARD, row[:2], strict=True))
     if len(row) > _LENGTHS[0]:
         fields |= zip(_SEEN, row[7:11], strict=True)
-        fields["last"] = dict(zip(_STATUS, row[11:16], strict=False))
         fields |= zip(_MORE, row[16:], strict=False)
+        is_seen = row[11] is not None or not fields.get("undelivered")
+        fields["last"] = dict(zip(_STATUS, row[11:16], strict=False)) if is_seen else None
     return fields
 
 

@@ -717,13 +717,15 @@ class Client:
         """The observer called with each event of `cardprod.telemetry`; `cardprod.otel.instrument` sets one.
 
         Raises (when set):
-            UsageError: It is neither callable nor None.
+            UsageError: It is neither callable nor None, or async: nothing would await it.
         """
         return self._telemetry.observer
 
     @on_event.setter
     def on_event(self, observer: Observer | None) -> None:
         check_callable("on_event", observer, "a callable that takes an event")
+        if inspect.iscoroutinefunction(observer):
+            raise UsageError("on_event must not be async: nothing would await it; let it put events into a queue")
         self._telemetry.observer = observer
 
     def _check_loop(self, name: str) -> None:

@@ -267,7 +267,8 @@ class RequestLimiter:
                 self._single.popleft().set_result(self._grant(now, None))
 
     def _queues_ready_at(self, now: float) -> float:
-        return max(self.window.ready_at(), self._queue_sent_at + self.window.min_interval(now))
+        ready_at, spaced_at = self.window.ready_at(), self._queue_sent_at + self.window.min_interval(now)
+        return ready_at if ready_at > spaced_at else spaced_at
 
     def _drop_cancelled(self) -> None:
         while self._single and self._single[0].done():

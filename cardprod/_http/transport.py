@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import math
 import uuid
+from contextlib import suppress
 from importlib import import_module
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Any, Final
@@ -32,6 +33,7 @@ from cardprod.errors import (
     TransportError,
     Unauthorized,
     UsageError,
+    copy_of,
 )
 from cardprod.telemetry import RequestEnded, RequestRefused, RequestRetried, RequestStarted
 
@@ -253,14 +255,10 @@ class Transport:
 
     async def _acquire_again(self, queue: LimiterQueue | None, error: RateLimited, give_up_at: float) -> Permit:
         """Wait for the permit of a request that got a 429, and raise that when it has waited long enough."""
-        limit = asyncio.timeout_at(give_up_at)
-        try:
-            if self.limiter.paused_until < give_up_at:
-                async with limit:
+        if self.limiter.paused_until < give_up_at:
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(give_up_at):
                     return await self.limiter.acquire(queue, was_refused=True)
-        except TimeoutError:
-            if not limit.expired():
-                raise
         try:
             raise error
         finally:
@@ -386,9 +384,11 @@ class Transport:
             if not isawaitable(giving):
                 raise UsageError("the token source must be an async callable: what it returns is awaited")
             return Secret(check_token(await giving))
-        except RateLimited as error:
-            self._source_errors.add(error)
-            raise
+        except CardprodError as error:
+            own = copy_of(error)  # the source may raise one for all who ask, and each sets its card on it
+            if isinstance(own, RateLimited):
+                self._source_errors.add(own)
+            raise own from error.__cause__
         except asyncio.CancelledError as exc:
             failure = self._failure_of_cancellation(task, "no token from its source")
             if failure is None:

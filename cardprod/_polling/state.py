@@ -214,7 +214,8 @@ class PollState:
 
     def delay_until(self, now: float) -> None:
         """Let the poll that is due begin now, if that is later. Begun at or after the deadline, it is the last."""
-        self.next_poll_at = max(self.next_poll_at, now)
+        if self.next_poll_at < now:
+            self.next_poll_at = now
 
     def postpone(self, now: float, gap: float) -> bool:
         """Postpone the poll that is due, if a poll or an event showed the card less than `gap` seconds ago.
@@ -471,10 +472,10 @@ class PollState:
             error.card = self.card
             self.ended_by = error.with_traceback(None)
             return
-        last_at = max(now, self._deadline_at)
-        self.next_poll_at = self.urgent_at = min(now + seconds, last_at)
+        last_at = now if now > self._deadline_at else self._deadline_at
+        self.next_poll_at = self.urgent_at = now + seconds if now + seconds < last_at else last_at
         if urgent > gap:
-            self.urgent_at = min(now + urgent, last_at)
+            self.urgent_at = now + urgent if now + urgent < last_at else last_at
         if failure is not None:
             retry_at = now + _retry_after(failure)
             self.next_poll_at = max(self.next_poll_at, retry_at)

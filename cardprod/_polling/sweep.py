@@ -219,11 +219,6 @@ class _Pass:
         self._refusals.append(failure)
         return True
 
-    @property
-    def _has_ended(self) -> bool:
-        """Whether no further poll is to start: the sweep was aborted, or the token refused."""
-        return self._aborted_by is not None or bool(self._refusals)
-
     def expire(self, due: Sequence[_Entry]) -> None:
         """End the waits whose deadline passed while a pause, or a `Retry-After`, forbade their last poll."""
         now, is_paused = asyncio.get_running_loop().time(), self.poller.transport.paused_for > 0
@@ -242,10 +237,13 @@ class _Pass:
             return True
         return False
 
+    def _has_ended(self, stop: asyncio.Event | None) -> bool:
+        return (stop is not None and stop.is_set()) or bool(self._refusals) or self._aborted_by is not None
+
     async def _start_all(self, due: Sequence[_Entry], stop: asyncio.Event | None) -> None:
         loop = asyncio.get_running_loop()
         for entry in due:
-            if self._has_ended or (stop is not None and stop.is_set()):
+            if self._has_ended(stop):
                 return
             now = loop.time()
             if self._can_wait(entry, now):
@@ -255,7 +253,7 @@ class _Pass:
             except WouldBlock:
                 return
             now = loop.time()
-            if entry.is_over or entry.next_poll_at > now + TICK or self._has_ended:
+            if entry.is_over or entry.next_poll_at > now + TICK or self._has_ended(stop):
                 permit.give_back()  # an event or another wait's poll came first
                 continue
             entry.delay_until(now)

@@ -66,7 +66,7 @@ def check_delay(name: str, value: Any) -> float:  # noqa: ANN401 - what a user's
     if isinstance(value, (float, int, Real)) and not isinstance(value, bool):
         try:
             # Not as it is: a time plus a number of numpy's has only the digits of that.
-            seconds = float(cast("float", value))
+            seconds = float(value)
         except OverflowError:
             seconds = math.inf
         if 0 < seconds < math.inf:

@@ -177,6 +177,26 @@ async def test_request_is_cut_off_by_the_deadline(kiosk: Simulator, client: Clie
 
 
 @each_interface
+async def test_timers_that_fire_early(
+    kiosk: Simulator, client: Client, interface: Interface, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A wait whose deadline comes half a millisecond early, as uvloop rounds it, is cut off there as on any loop."""
+    kiosk.add(CARD, "never")
+    kiosk.fail_next(Fault.stall(), times=9)
+    loop = asyncio.get_running_loop()
+    call_at: Callable[..., asyncio.TimerHandle] = loop.call_at
+
+    def early(when: float, *args: Any, **options: Any) -> asyncio.TimerHandle:
+        is_ahead = when - 0.0005 > now()  # else time would stand still
+        return call_at(when - 0.0005 if is_ahead else when, *args, **options)
+
+    monkeypatch.setattr(loop, "call_at", early)
+    report = await interface.follow(client, CARD, schedule=EVERY_5, timeout=4)
+    assert isinstance(report.error, WaitTimeout)
+    assert report.error.elapsed == pytest.approx(4, abs=0.1)
+
+
+@each_interface
 async def test_failures_in_a_row_end_it(kiosk: Simulator, interface: Interface) -> None:
     """As many failed polls in a row as `max_failures` end the wait with the last of them; an answer starts anew."""
     async with Client(kiosk.token, base_url=kiosk.base_url, attempts=1) as client:

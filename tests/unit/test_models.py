@@ -135,6 +135,31 @@ def test_token_of_a_subclass_of_str() -> None:
     assert {card: "found"}[Card(1, "card-1")] == "found"
 
 
+def test_card_of_a_subclass() -> None:
+    """A card that hashes or compares in a way of its own is taken as the plain one; another is taken as it is."""
+
+    class Unhashable(Card):
+        __hash__ = None  # type: ignore[assignment]
+
+    class Escaped(Card):
+        def __eq__(self, other: object) -> bool:
+            raise LookupError
+
+        def __hash__(self) -> int:
+            raise LookupError
+
+    class Order(Card):
+        pass
+
+    plain = Card(1, TOKEN)
+    for cls in (Unhashable, Escaped):
+        card = Card.of(cls(1, TOKEN))
+        assert (type(card), card) == (Card, plain)
+    order, known = Order(1, TOKEN), KnownCard(1, TOKEN, READY)
+    assert Card.of(order) is order
+    assert Card.of(known) is known
+
+
 def test_card_of() -> None:
     """A card is taken as it is and a pair as a card, which is checked; what is neither is refused."""
     card = Card(1, TOKEN)
@@ -388,15 +413,16 @@ def test_bad_json_of_an_event() -> None:
 
 
 def test_event_that_cannot_be() -> None:
-    """An invalid event is refused when it is made, not when it is delivered."""
+    """An invalid event or status is refused when it is made, not when it is delivered or compared."""
     naive = datetime(2026, 1, 1)  # noqa: DTZ001 - it is what must be refused
     wrong: list[tuple[dict[str, Any], str]] = [
         ({"card": (1, "a")}, "card must be a Card or None, not a tuple"),
         ({"status": "PRODUCED"}, "status must be a ProductionStatus, not a str"),
         ({"sent_at": naive}, "sent_at must be an aware datetime or None, not "),
         ({"sent_at": "2026-01-01T00:00:00Z"}, "sent_at must be an aware datetime or None, not "),
-        ({"status": ProductionStatus("READY", occurred_at=naive)}, "occurred_at must be an aware datetime or None"),
     ]
+    with pytest.raises(UsageError, match=r"^occurred_at must be an aware datetime or None"):
+        ProductionStatus("READY", occurred_at=naive)  # which also begins a wait, as `after`
     with Table() as table:
         for change, problem in wrong:
             fields: dict[str, Any] = {"card": Card(1, TOKEN), "status": READY} | change
