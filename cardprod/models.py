@@ -155,7 +155,7 @@ class ProductionStatus:
 
 
 def check_known(name: str, status: object) -> None:
-    """Check a status that a caller says is known: one made by hand may hold anything."""
+    """Check a status that a caller says is known: its constructor, which is for answers, accepts anything."""
     check_type(name, status, ProductionStatus, "a ProductionStatus (of a transition: step.current)")
     known = cast("ProductionStatus", status)
     check_text(f"{name}: its status", known.status, "a text, such as PRODUCTION_ERROR")
