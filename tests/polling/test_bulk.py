@@ -407,8 +407,7 @@ async def test_no_source(client: Client) -> None:
 async def test_no_known_status(client: Client) -> None:
     """What is no status, or holds what none does, is refused as a known one at each call."""
     status: Any = 5
-    naive = datetime(2026, 11, 24)  # noqa: DTZ001 - what is wrong with it
-    bad: list[Any] = ["PRODUCED", ProductionStatus(status), ProductionStatus("READY", occurred_at=naive)]
+    bad: list[Any] = ["PRODUCED", ProductionStatus(status), ProductionStatus("")]
     async with client.wait_until_all_final(None) as steps:
         calls: dict[str, Callable[[Any], object]] = {
             "wait_until_final": lambda after: client.wait_until_final(CARD.profile_id, CARD.card_token, after=after),
