@@ -18,13 +18,14 @@ import json
 import re
 from contextlib import suppress
 from datetime import datetime
+from difflib import get_close_matches
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import attrs
 
 from cardprod.errors import UsageError
-from cardprod.models import Card, KnownCard, ProductionStatus
+from cardprod.models import Card, KnownCard, ProductionStatus, Status
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -232,4 +233,7 @@ def _status_of(status: object, occurred_at: object, error_code: object) -> Produ
             )
     if not isinstance(status, str) or not isinstance(error_code, str | None):
         raise UsageError("after_status and after_error_code must be texts, such as PRODUCTION_ERROR")
+    # One that Wise does not document may have been reported; one that is nearly documented is mistyped.
+    if status not in {*Status} and (meant := get_close_matches(status.upper(), [*Status], 1, 0.85)):
+        raise UsageError(f"after_status must be as it was reported: {meant[0]}, not {status!a:.40}")
     return ProductionStatus(status, occurred_at=moment, error_code=error_code)

@@ -100,7 +100,7 @@ from cardprod._protocol.validation import (
     check_type,
 )
 from cardprod.card import CardprodError, UsageError
-from cardprod.models import Card, KnownCard, ProductionStatus, Transition
+from cardprod.models import Card, KnownCard, ProductionStatus, Transition, check_known
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -351,7 +351,7 @@ def _status_of(end: object) -> ProductionStatus | None:
     if isinstance(end, CardprodError):
         last: object = getattr(end, "last", None)  # a WaitTimeout has one
         return last if isinstance(last, ProductionStatus) and last.is_final else None
-    check_type("after: a status", end, ProductionStatus)
+    check_known("after: a status", end)
     return cast("ProductionStatus", end)
 
 

@@ -246,7 +246,7 @@ from cardprod._protocol.validation import (
 )
 from cardprod.checkpoint import Checkpoint, check_after
 from cardprod.errors import UsageError
-from cardprod.models import Card, ProductionEvent, ProductionStatus
+from cardprod.models import Card, ProductionEvent, ProductionStatus, check_known
 from cardprod.telemetry import Telemetry
 
 if TYPE_CHECKING:
@@ -473,7 +473,8 @@ class Client:
             CardprodError: When awaited or iterated: it was refused, or polls failed too often; see `Wait`.
         """
         card = Card(profile_id, card_token)
-        check_type("after", after, ProductionStatus, "a ProductionStatus (of a transition: step.current)", or_none=True)
+        if after is not None:
+            check_known("after", after)
         options = self._options(schedule, timeout, max_failures, max_outage, least_gap=IDLE_GAP)
         return Wait(card, self._poller, options, after)
 

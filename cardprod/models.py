@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from datetime import datetime  # noqa: TC003 - cattrs reads the types of fields
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, cast
 
 import attrs
 
 from cardprod._protocol.codec import from_json, to_json
-from cardprod._protocol.validation import check_aware, check_type
+from cardprod._protocol.validation import check_aware, check_text, check_type
 from cardprod.card import Card, CardLike, CardprodError, one_line
 from cardprod.error_codes import PRODUCTION_ERROR_MEANINGS, REQUEST_ERROR_MEANINGS, ErrorCode, ErrorOrigin
 
@@ -25,6 +25,7 @@ __all__ = [
     "ProductionStatus",
     "Status",
     "Transition",
+    "check_known",
     "one_line",
 ]
 
@@ -153,6 +154,12 @@ class ProductionStatus:
         return one_line(text, _SHOWN_STATUS)
 
 
+def check_known(name: str, status: object) -> None:
+    """Check a status that a caller says is known: its constructor, which is for answers, takes any."""
+    check_type(name, status, ProductionStatus, "a ProductionStatus (of a transition: step.current)")
+    check_text(f"{name}: its status", cast("ProductionStatus", status).status, "a text, such as PRODUCTION_ERROR")
+
+
 @attrs.frozen(repr=False, eq=False)
 class KnownCard(Card):
     """A card whose status is known: it is taken wherever a card is, and a wait for it waits for what comes after that.
@@ -168,7 +175,7 @@ class KnownCard(Card):
 
     def __attrs_post_init__(self) -> None:
         super().__attrs_post_init__()
-        check_type("after", self.after, ProductionStatus)
+        check_known("after", self.after)
 
 
 @attrs.frozen

@@ -293,7 +293,7 @@ def log(
     extra: Mapping[str, object] | None = None,
     stacklevel: int = 2,
 ) -> None:
-    """Log what is about no event. What a handler raises is ignored."""
+    """Log what is about no event. What a handler raises is ignored, whatever it is: else it would end what logs."""
     try:
         LOGGER.log(level, message, *args, exc_info=exc_info, extra=extra, stacklevel=stacklevel)
     except (KeyboardInterrupt, SystemExit):

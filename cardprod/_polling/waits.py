@@ -19,10 +19,10 @@ from cardprod._polling.queue import TICK, Phase, PollQueue, QueuedState
 from cardprod._polling.signal import Signal
 from cardprod._polling.source import TimeSlice, each_item
 from cardprod._polling.subscriptions import SharedPoll
-from cardprod._protocol.validation import check_timeout, check_type
+from cardprod._protocol.validation import check_timeout
 from cardprod.checkpoint import known_status, wall_clock
 from cardprod.errors import CardprodError, UsageError, WaitTimeout
-from cardprod.models import Card, ProductionStatus, Transition
+from cardprod.models import Card, ProductionStatus, Transition, check_known
 
 if TYPE_CHECKING:
     from cardprod._http.limiter import Permit
@@ -190,7 +190,8 @@ class Waits(Batch[Transition]):
                 or this is not its event loop.
         """
         card = Card.of(card)
-        check_type("after", after, ProductionStatus, "a ProductionStatus (of a transition: step.current)", or_none=True)
+        if after is not None:
+            check_known("after", after)
         check_timeout("timeout", timeout)
         if not self._is_entered:
             raise UsageError("this batch was not entered yet: add cards inside its `async with` block", card=card)

@@ -51,6 +51,10 @@ class SimulatedCard:
         """Return the stage that it is in."""
         return self._phase(self._index_at(now))
 
+    def status_at(self, now: float) -> str:
+        """Return the status that it is in; of very many cards this is all that is asked for."""
+        return self._stages[self._index_at(now)].status
+
     def phases_after(self, now: float) -> list[Phase]:
         """List the stages that it will reach by itself."""
         if self._paused_at is not None:

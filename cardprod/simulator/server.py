@@ -241,6 +241,10 @@ class Simulator:
         """Return a card's state."""
         return self._simulation.state_of(Card.of(card))
 
+    def statuses(self) -> dict[Card, str]:
+        """Return each card's status, in the order in which they were first added."""
+        return self._simulation.statuses()
+
     def _move(self, move: Move, card: CardLike, *, kiosk_id: str | None = None, code: str | None = None) -> CardState:
         self._check_running("move cards")
         return self._simulation.move(move, Card.of(card), kiosk_id=kiosk_id, code=code)

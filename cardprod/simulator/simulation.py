@@ -173,6 +173,11 @@ class KioskSimulation:
             moves=moves_from(phase.stage.status, is_online=self._kiosks[simulated.kiosk_id]),
         )
 
+    def statuses(self) -> dict[Card, str]:
+        """Return each card's status."""
+        now = self.clock.now()
+        return {card: simulated.status_at(now) for card, simulated in self.cards.items()}
+
     def phase_of(self, card: Card) -> Phase:
         """Return the stage that a card is in."""
         return self.cards[card].phase_at(self.clock.now())
@@ -199,9 +204,9 @@ class KioskSimulation:
     @property
     def kiosks(self) -> tuple[KioskState, ...]:
         """The state of each kiosk."""
-        in_production = dict.fromkeys(self._kiosks, 0)
-        for card, simulated in self.cards.items():
-            in_production[simulated.kiosk_id] += self.phase_of(card).stage.status == "IN_PROGRESS"
+        in_production, now = dict.fromkeys(self._kiosks, 0), self.clock.now()
+        for simulated in self.cards.values():
+            in_production[simulated.kiosk_id] += simulated.status_at(now) == "IN_PROGRESS"
         return tuple(
             KioskState(kiosk_id=kiosk_id, is_online=is_online, in_production=in_production[kiosk_id])
             for kiosk_id, is_online in self._kiosks.items()

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from cardprod import Card, CardNotFound, CardprodError, ProductionStatus, TransportError, WaitTimeout
 from cardprod.cli.exit_codes import FAILED, NO_ANSWER, NOT_FINAL, PRODUCED, USAGE, exit_code_of
+from cardprod.cli.output.text import headline
 from cardprod.cli.watch.stats import Growth, OutcomeKind, WatchStats, exit_code_for
 from cardprod.cli.words import message_of
 from tests.table import Table
@@ -104,8 +105,10 @@ def test_what_an_earlier_run_knew_counts() -> None:
         stats.restore(card, status, is_end=status is not None and status.is_final)
     assert stats.add(CARDS) == CARDS[3:]
     assert [stats.number_of(card) for card in CARDS] == [0, 1, 2, 3, 4]
-    progress = stats.progress(1, 0)
+    progress = stats.progress(1, 7)
     assert (progress.pending, progress.unseen, progress.produced) == (4, 3, 1)
+    assert headline(progress).endswith("; 7 requests in 0:01 of this run")  # unlike the cards
+    assert "of this run" not in headline(stats_of(CARDS).progress(1, 7))
     assert (progress.seconds_left, progress.statuses) == (None, {"READY": 1})
 
 

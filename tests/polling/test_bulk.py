@@ -32,6 +32,7 @@ from cardprod import (
     UsageError,
     WaitTimeout,
 )
+from cardprod.models import KnownCard
 from cardprod.simulator import Fault, Simulator
 from cardprod.telemetry import RequestStarted
 from tests.cards import CARD, event_of
@@ -401,6 +402,25 @@ async def test_no_source(client: Client) -> None:
                 call(source)
     with pytest.raises(UsageError, match="cards must be"):
         client.get_statuses(None)  # type: ignore[arg-type] # a batch of None is one that cards are added to
+
+
+async def test_no_known_status(client: Client) -> None:
+    """What is no status, or holds what none does, is refused as a known one at each call."""
+    status: Any = 5
+    bad: list[Any] = ["PRODUCED", ProductionStatus(status), ProductionStatus("")]
+    async with client.wait_until_all_final(None) as steps:
+        calls: dict[str, Callable[[Any], object]] = {
+            "wait_until_final": lambda after: client.wait_until_final(CARD.profile_id, CARD.card_token, after=after),
+            "wait_until_all_final": lambda after: client.wait_until_all_final([CARD], after={CARD: after}),
+            "add": lambda after: steps.add(CARD, after=after),
+            "for_cards": lambda after: Checkpoint.for_cards([CARD], after={CARD: after}),
+            "KnownCard": lambda after: KnownCard(CARD.profile_id, CARD.card_token, after),
+        }
+        with Table() as table:
+            for (name, call), known in product(calls.items(), bad):
+                with table.row(name, known), pytest.raises(UsageError, match=r"^after|: after"):
+                    call(known)
+        steps.no_more()
 
 
 async def test_dict_by_card_is_a_source(kiosk: Simulator, client: Client) -> None:

@@ -12,12 +12,16 @@ import aiohttp
 import pytest
 
 from cardprod.simulator import PLANS, Fault, FaultSettings, Simulator, Stage
+from cardprod.simulator.page.state import state_as_json
 from tests.cards import CARD
 from tests.simulator.test_moves import hooks as hooks  # noqa: PLC0414 - a fixture
 from tests.table import Table
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+    from cardprod.models import CardLike
+    from cardprod.simulator.kiosks import CardState
 
 _CARD = {"profile_id": str(CARD.profile_id), "card_token": CARD.card_token}
 _PATH = f"/v3/spend/profiles/{CARD.profile_id}/cards/{CARD.card_token}/production"
@@ -108,6 +112,23 @@ async def test_the_page_has_the_state(http: aiohttp.ClientSession, kiosk: Simula
     assert (card["status"], card["plan"], card["requests"]) == ("READY", "prints", 0)
     assert card["moves"] == ["start", "refuse"]
     assert (card["next_status"], card["next_at"] - card["since"]) == ("IN_PROGRESS", pytest.approx(2, abs=0.01))
+
+
+async def test_only_what_is_shown_is_described() -> None:
+    """However many cards there are, no more of them are described than are shown at once."""
+
+    class Counting(Simulator):
+        described = 0
+
+        def state_of(self, card: CardLike) -> CardState:
+            self.described += 1
+            return super().state_of(card)
+
+    async with Counting() as kiosk:
+        for number in range(500):
+            kiosk.add((1, f"card-{number}"), "prints")
+        assert state_as_json(kiosk, "READY", "card-4")["found"] == 111
+        assert kiosk.described == 50
 
 
 async def test_which_cards_it_shows(http: aiohttp.ClientSession, kiosk: Simulator) -> None:

@@ -125,6 +125,8 @@ def test_a_known_status_is_one() -> None:
     [
         (",2026-11-26T09:30:00Z,", "after_status must be given"),
         (",,JAM", "after_status must be given"),
+        ("PRODUCTON_ERROR,,", "after_status must be as it was reported: PRODUCTION_ERROR, not 'PRODUCTON_ERROR'"),
+        ("ready,,", "after_status must be as it was reported: READY, not 'ready'"),
         ("READY,2026-11-26T09:30:00,", "after_occurred_at must be a time with its offset"),
         ("READY,yesterday,", "after_occurred_at must be a time with its offset"),
     ],

@@ -159,8 +159,9 @@ def test_for_cards_of_another_zone() -> None:
 )
 def test_for_cards_that_cannot_be(arguments: dict[str, Any], words: str) -> None:
     """What a checkpoint cannot be made of is named."""
+    options: dict[str, Any] = {"cards": [CARD], **arguments}
     with pytest.raises(UsageError, match=words):
-        Checkpoint.for_cards(**{"cards": [CARD], **arguments})
+        Checkpoint.for_cards(**options)
 
 
 def test_infinite_timeout_is_none() -> None:

@@ -57,7 +57,8 @@ class WatchProgress:
 
     `unseen` and `statuses` count what is pending: cards that were never polled, and the others by their last status.
     `seconds_left` is an estimate, None if there is none; `failed_polls` are those of the last minute, which are
-    repeated; `paused_for` is for how many seconds more the API asked to send nothing.
+    repeated; `paused_for` is for how many seconds more the API asked to send nothing. `requests` and `seconds` are this
+    run's; if it `is_resumed`, the cards are also those of earlier ones.
     """
 
     cards: int
@@ -78,6 +79,7 @@ class WatchProgress:
     failed_polls: int
     why_failed: str
     saved_ago: float | None
+    is_resumed: bool = False
 
 
 @attrs.frozen

@@ -231,7 +231,7 @@ def _requests(started: events.WatchStarted, progress: events.WatchProgress, widt
     if width >= _NARROW:
         filled = min(_METER, -(-used * _METER // most))
         lines[0].append("  ").append("━" * filled, "blue").append("─" * (_METER - filled), "dim")
-        lines[0].append(f"  {progress.requests:,} in all", "dim")
+        lines[0].append(f"  {progress.requests:,} in {'this run' if progress.is_resumed else 'all'}", "dim")
     if progress.paused_for > 0:
         lines.append(Text(f"paused for {progress.paused_for:.0f} s more, as the API asked", "yellow"))
     if words := trouble(progress):

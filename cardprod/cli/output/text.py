@@ -128,7 +128,8 @@ def headline(progress: events.WatchProgress) -> str:
     text = ", ".join(f"{count:,} {words}" for words, count in counts.items() if count) or "nothing to wait for"
     bad_rows = f", {count_of(progress.bad_rows, 'bad row')}" if progress.bad_rows else ""
     requests = count_of(progress.requests, "request")
-    return f"{count_of(progress.cards, 'card')}{bad_rows}: {text}; {requests} in {clock(progress.seconds)}"
+    this_run = " of this run" if progress.is_resumed else ""
+    return f"{count_of(progress.cards, 'card')}{bad_rows}: {text}; {requests} in {clock(progress.seconds)}{this_run}"
 
 
 def stop_message(ended: events.WatchEnded) -> str:

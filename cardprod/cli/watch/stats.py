@@ -96,6 +96,7 @@ class WatchStats:
         self._statuses: Counter[str] = Counter()
         self._ends: Counter[OutcomeKind] = Counter()
         self._began_at = self._last_end_at = now
+        self._is_resumed = False
         self._ended_here = self._failed_polls = 0
         self._why_failed = ""
         self._ends_growth = Growth(_RATE_WINDOW, now)
@@ -130,6 +131,7 @@ class WatchStats:
 
     def restore(self, card: Card, outcome: ProductionStatus | None, *, is_end: bool) -> None:
         """Add a card as an earlier run knew it."""
+        self._is_resumed = True
         self.add([card])
         if outcome is not None:
             self._set(card, outcome, is_end=is_end)
@@ -191,6 +193,7 @@ class WatchStats:
             failed_polls=self._failures_growth.growth[0],
             why_failed=self._why_failed,
             saved_ago=None if self.saved_at is None else max(0.0, now - self.saved_at),
+            is_resumed=self._is_resumed,
         )
 
     def _seconds_left(self, now: float) -> float | None:

@@ -2,6 +2,7 @@
 // It decides nothing itself. Everything that comes from outside goes into the document as text.
 
 const POLL_EVERY = 500; // milliseconds
+const SEARCH_AFTER = 150; // after the last key
 const PAGE_LENGTH = 50;
 const STATUSES = ["READY", "IN_PROGRESS", "PRODUCED", "PRODUCTION_ERROR", "REQUEST_ERROR"];
 const MOVES = { start: "Start", finish: "Finish", retry: "Retry", fail: "Fail…", refuse: "Refuse…" };
@@ -349,7 +350,12 @@ async function turn(pages) {
 }
 $("page-before").addEventListener("click", () => turn(-1));
 $("page-after").addEventListener("click", () => turn(1));
-$("search").addEventListener("input", () => showOthers({ words: $("search").value.trim(), page: 0 }));
+$("search").addEventListener("input", () => {
+  // What a poll under way brings is not what is searched for: as if it had been overtaken.
+  Object.assign(view, { words: $("search").value.trim(), page: 0, isOther: true, polls: view.polls + 1 });
+  clearTimeout(view.timer);
+  view.timer = setTimeout(poll, SEARCH_AFTER);
+});
 $("card-rows").addEventListener("animationend", (event) => event.target.closest("tr").classList.remove("changed"));
 
 // --- The choice of an error ---

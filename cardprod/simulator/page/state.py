@@ -30,23 +30,17 @@ def state_as_json(kiosk: Simulator, status: str = "", words: str = "", page: int
         words: … and whose profile or token has this in it.
         page: Which page of them, from 0; the last one if there are fewer.
     """
-    counts: Counter[str] = Counter()
-    found: list[CardState] = []
-    words = words.lower()
-    for card in reversed(kiosk.cards):
-        if words in f"{card.profile_id}/{card.card_token}".lower():
-            state = kiosk.state_of(card)
-            counts[state.status] += 1
-            if status in {"", state.status}:
-                found.append(state)
+    words, statuses = words.lower(), kiosk.statuses()
+    counted = [(card, its) for card, its in statuses.items() if words in f"{card.profile_id}/{card.card_token}".lower()]
+    found = [card for card, its in reversed(counted) if status in {"", its}]
     page = max(0, min(page, (len(found) - 1) // _PAGE_LENGTH))
     faults = kiosk.faults
     return {
         "started_at": kiosk.started_at.timestamp(),
-        "cards": [card_as_json(state) for state in found[page * _PAGE_LENGTH : (page + 1) * _PAGE_LENGTH]],
-        "all_cards": len(kiosk.cards),
+        "cards": [card_as_json(kiosk.state_of(card)) for card in found[page * _PAGE_LENGTH :][:_PAGE_LENGTH]],
+        "all_cards": len(statuses),
         "found": len(found),
-        "counts": counts,
+        "counts": Counter(its for _, its in counted),
         "page": page,
         "kiosks": [attrs.asdict(each) for each in kiosk.kiosks],
         "faults": {
