@@ -413,6 +413,7 @@ class OAuthToken:
             )
         except CardprodError as error:
             error.args = (f"refreshing the token: {error.args[0]}",)
+            self._endpoint.name_server(error)
             drop_frames(error)
             raise
         except Exception as error:

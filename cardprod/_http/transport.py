@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import math
 import uuid
+from contextlib import suppress
 from importlib import import_module
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Any, Final
@@ -23,7 +24,17 @@ from cardprod._http.time_limit import TimeLimit, is_cancelled
 from cardprod._protocol.correlation import CorrelationIds
 from cardprod._protocol.documents import status_structurer
 from cardprod._protocol.responses import parse_response
-from cardprod.errors import CardprodError, RateLimited, RequestTimeout, TransportError, Unauthorized, UsageError
+from cardprod.errors import (
+    ApiError,
+    BadReply,
+    CardprodError,
+    RateLimited,
+    RequestTimeout,
+    TransportError,
+    Unauthorized,
+    UsageError,
+    copy_of,
+)
 from cardprod.telemetry import RequestEnded, RequestRefused, RequestRetried, RequestStarted
 
 if TYPE_CHECKING:
@@ -244,14 +255,10 @@ class Transport:
 
     async def _acquire_again(self, queue: LimiterQueue | None, error: RateLimited, give_up_at: float) -> Permit:
         """Wait for the permit of a request that got a 429, and raise that when it has waited long enough."""
-        limit = asyncio.timeout_at(give_up_at)
-        try:
-            if self.limiter.paused_until < give_up_at:
-                async with limit:
+        if self.limiter.paused_until < give_up_at:
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(give_up_at):
                     return await self.limiter.acquire(queue, was_refused=True)
-        except TimeoutError:
-            if not limit.expired():
-                raise
         try:
             raise error
         finally:
@@ -326,20 +333,21 @@ class Transport:
                 correlation_id,
             )
             return redact_status(token, body, parse_redacted((token,), parse_response, http_status, headers, body))
-        except TransportError as error:
-            redact((token,), error)
-            self._drop_idle()
-            raise
-        except RateLimited as error:
-            # Before the next request gets the permit's place.
-            self.limiter.refuse(permit, loop.time(), error.retry_after)
-            if self._telemetry.is_observed:
+        except (TransportError, ApiError, BadReply) as error:
+            self._endpoint.name_server(error)
+            if isinstance(error, TransportError):
+                redact((token,), error)
+                self._drop_idle()
+            elif isinstance(error, RateLimited):
+                # Before the next request gets the permit's place.
+                self.limiter.refuse(permit, loop.time(), error.retry_after)
                 self._telemetry.emit(RequestRefused(card, error.retry_after, error.limited_by))
             raise
         except asyncio.CancelledError as exc:
             failure = self._failure_of_cancellation(task, "no whole answer")
             if failure is None:
                 raise
+            self._endpoint.name_server(failure)
             self._drop_idle()
             raise failure from exc
         finally:
@@ -376,9 +384,11 @@ class Transport:
             if not isawaitable(giving):
                 raise UsageError("the token source must be an async callable: what it returns is awaited")
             return Secret(check_token(await giving))
-        except RateLimited as error:
-            self._source_errors.add(error)
-            raise
+        except CardprodError as error:
+            own = copy_of(error)  # the source may raise one for all who ask, and each sets its card on it
+            if isinstance(own, RateLimited):
+                self._source_errors.add(own)
+            raise own from error.__cause__
         except asyncio.CancelledError as exc:
             failure = self._failure_of_cancellation(task, "no token from its source")
             if failure is None:

@@ -275,7 +275,8 @@ class Statuses(Batch[ProductionStatus]):
 
     async def _poll_all(self) -> None:
         taken: set[Card] = set()
-        async for item, card in each_item(self._source):
+        source, self._source = self._source, ()  # a generator is closed as soon as nobody holds it
+        async for item, card in each_item(source):
             if isinstance(card, UsageError):
                 await self._refuse(item, card)
             elif card not in taken:

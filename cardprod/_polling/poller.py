@@ -208,7 +208,7 @@ class Poller:
             if cut_off is None or not cut_off.stop():
                 raise
             shared.end(None)  # the others who wait for the card have more time
-            outcome = None if cut_off.is_called_off else self._deadline_error(entry.card)
+            outcome = None if cut_off.is_called_off else self._outcome_at_deadline(entry)
         except Exception as exc:  # noqa: BLE001 - a token source's own, or a fault of this package
             entry.abort(exc)
         finally:
@@ -232,9 +232,12 @@ class Poller:
             f"requests are paused for {seconds:.0f} s more, after a 429 or `pause`: wait longer", card=card
         )
 
-    def _deadline_error(self, card: Card) -> RequestTimeout:
+    def _outcome_at_deadline(self, entry: PollEntry) -> RequestTimeout:
+        """Make the poll that the deadline has ended the last one, and return its outcome."""
+        if (cut_off_at := entry.cut_off_at) is not None:
+            entry.delay_until(cut_off_at)  # the loop's clock may still be a little before it
         why = "no answer for this card came within the wait's time: wait again"
-        return self.pause_error(card) or RequestTimeout(why, card=card)
+        return self.pause_error(entry.card) or RequestTimeout(why, card=entry.card)
 
     # --- What comes ---
 
@@ -280,7 +283,7 @@ class Poller:
 
     def expire_follower(self, entry: PollEntry) -> None:
         """Apply a card's deadline, which came while it followed another wait's poll; that poll goes on."""
-        self.apply(entry, self._deadline_error(entry.card))
+        self.apply(entry, self._outcome_at_deadline(entry))
 
     def settle(self, entry: PollEntry, transition: Transition | None = None) -> None:
         """Deliver what was seen of a card, and move it on: called after every change of its state, also by itself.

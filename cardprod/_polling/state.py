@@ -32,7 +32,7 @@ from cardprod._polling.adaptive import AdaptiveSchedule
 from cardprod._polling.backoff import Backoff
 from cardprod._polling.ordering import Order, are_ordered, compare, compare_times
 from cardprod._protocol.api_errors import LONGEST_PAUSE, is_transient
-from cardprod._protocol.codec import unix_time
+from cardprod._protocol.codec import MOST, unix_time
 from cardprod._protocol.validation import check_delay
 from cardprod.checkpoint import Checkpoint, PendingCard
 from cardprod.errors import (
@@ -526,9 +526,9 @@ class PollState:
             started_at=unix_time(self.started_at + ahead),
             deadline_at=None if math.isinf(self._deadline_at) else unix_time(self._deadline_at + ahead),
             next_poll_at=unix_time((now if self.is_over else self.next_poll_at) + ahead),
-            polls=self.polls,
-            failures=failures if self.error is None else min(failures, self._options.max_failures - 1),
-            unchanged=self._unchanged,
+            polls=min(self.polls, MOST),
+            failures=min(failures, MOST if self.error is None else self._options.max_failures - 1),
+            unchanged=min(self._unchanged, MOST),
             last=self.last,
             known_at=self._occurred_at if self.last is None or self.last.occurred_at is None else None,
             began_at=unix_time(self._began_at + ahead) if is_seen else None,

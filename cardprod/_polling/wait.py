@@ -134,9 +134,7 @@ class Wait(CoroutineLike[ProductionStatus], AsyncIterator[Transition]):
         self._is_consumed = self._is_closed = True
         if self._entry is not None:
             self._poller.end(self._entry)
-        if self._entry is not None and self._entry.is_awaited():
-            self._entry.on_change()  # the task that awaits or iterates it, and may be this one, finds that it has ended
-        else:
+        if self._entry is None or not self._entry.end_step():
             self._close_coroutine()
 
     # --- An iterator ---
@@ -250,9 +248,12 @@ class _Entry(PollEntry):
     def poller(self) -> Poller:
         return self._poller
 
-    def is_awaited(self) -> bool:
-        """Whether a task waits for a step, in an event loop that runs."""
-        return self.cut_off is not None and self.cut_off.task.get_loop().is_running()
+    def end_step(self) -> bool:
+        """End the step that is waited for, if there is one. Return whether another task than this one does."""
+        if self.cut_off is None or not self.cut_off.task.get_loop().is_running():
+            return False
+        self.on_change()
+        return asyncio.current_task() is not self.cut_off.task
 
     async def poll_when_due(self, cut_off: CutOff) -> None:
         """Sleep until the next poll is due, and poll; or return earlier, after an event or another wait's poll."""

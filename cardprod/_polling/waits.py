@@ -218,7 +218,7 @@ class Waits(Batch[Transition]):
         if self._to_resume:  # cards whose deadline passed while nothing ran have time for one last poll
             self._no_expiry_before = asyncio.get_running_loop().time() + self._options.last_poll_seconds
         if self._source is not None:
-            source = self._source
+            source, self._source = self._source, ()  # a generator is closed as soon as nobody holds it
             self._run(lambda: self._feed(source))
         elif not math.isinf(self._batch_deadline):
             self._run(self._finish_in_time)

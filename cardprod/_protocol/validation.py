@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from numbers import Real
 from typing import Any, Final, TypeGuard, cast
 
-from cardprod.card import UsageError
+from cardprod.card import Card, UsageError
 
 _NOT_EMPTY: Final = re.compile(r".+", re.DOTALL)
 _MOST: Final = 2**63 - 1
@@ -109,6 +110,20 @@ def check_type(
     if not ((or_none and value is None) or isinstance(value, expected)):
         words = (words or f"a {expected.__name__}") + (" or None" if or_none else "")
         raise UsageError(f"{name} must be {words}, not a {type(value).__name__}")
+
+
+def check_cards(cards: object) -> None:
+    """Check that a value that can be iterated may be cards: that it is no text, not one card, and no dict of others."""
+    first: object = next(iter(cast("Iterable[object]", cards)), None) if isinstance(cards, tuple | Mapping) else None
+    if isinstance(cards, Card) or type(first) is int:
+        found = "one card: pass a list, [card]"
+    elif isinstance(cards, str | bytes | bytearray):
+        found = "a text"
+    elif isinstance(cards, Mapping) and not isinstance(first, Card | tuple | None):
+        found = "a dict of something else"
+    else:
+        return
+    raise UsageError(f"cards must be Cards or (profile_id, card_token) tuples, not {found}")
 
 
 def check_callable(name: str, value: object, words: str) -> None:

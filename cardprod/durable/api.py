@@ -293,13 +293,13 @@ class Durable:
             DurableError: The database failed.
         """
         lifetime = self.settings.lifetime
-        row = await self._database.fetch_one("batch_status", id=_checked_id(batch_id), lifetime=lifetime)
-        if row is None:
+        rows = await self._database.fetch("batch_status", id=_checked_id(batch_id), lifetime=lifetime)
+        if not rows:
             schema, days = self.settings.schema, f"{self.settings.keep / DAY:.3g} days"
             raise UsageError(
                 f"there is no batch {batch_id} in the schema {schema}: check both; ended ones are removed after {days}"
             )
-        return BatchStatus(**row)
+        return BatchStatus(**rows[0])
 
     async def results(self, batch_id: str) -> AsyncIterator[tuple[Card, ProductionStatus | CardprodError]]:
         """Read how the cards of a batch ended, as far as they have, in the order of their ids and tokens.

@@ -334,10 +334,6 @@ class Database:
         """Run one statement in a transaction of its own; see the function `fetch`, and `run`."""
         return await self.run(lambda connection: fetch(connection, name, **values))
 
-    async def fetch_one(self, name: str, **values: object) -> dict[str, Any] | None:
-        """Run one statement in a transaction of its own; see the function `fetch_one`, and `run`."""
-        return await self.run(lambda connection: fetch_one(connection, name, **values))
-
     async def _refusal(self, error: psycopg.Error) -> CardprodError:
         drop_frames(error)
         try:

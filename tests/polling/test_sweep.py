@@ -223,6 +223,22 @@ async def test_sweep_cancelled(kiosk: Simulator) -> None:
     await assert_nothing_left(but=1)
 
 
+async def test_end_of_a_card_that_was_added_again(kiosk: Simulator, client: Client) -> None:
+    """The end of a card that was added again, before its end was read, is in a checkpoint like any other result."""
+    [card] = cards_of(kiosk, 1)
+    async with client.wait_until_all_final(None, schedule=EVERY_10) as steps:
+        steps.add(card)
+        async for _ in steps:
+            break
+        client.notify(event_of(card, "PRODUCTION_ERROR", sent_at=wall_now()))
+        steps.add(card)
+        saved = steps.checkpoint().to_json()
+    async with client.resume(Checkpoint.from_json(saved)) as steps:
+        ended = [step.current.status for _, step in [await anext(aiter(steps))] if isinstance(step, Transition)]
+        assert ended == ["PRODUCTION_ERROR"]
+        assert steps.progress.pending == 1
+
+
 async def test_client_closed_meanwhile(kiosk: Simulator) -> None:
     """A client that is closed during a sweep ends it with `UsageError`, and not its cards' waits."""
     cards = cards_of(kiosk, 50, "never")

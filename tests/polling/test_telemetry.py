@@ -206,6 +206,12 @@ def test_observer_must_be_callable() -> None:
     with pytest.raises(cardprod.UsageError, match="on_event"):
         client.on_event = 5  # type: ignore[assignment]
 
+    async def observe(event: Event) -> None:
+        raise AssertionError(event)
+
+    with pytest.raises(cardprod.UsageError, match="on_event must not be async"):
+        client.on_event = observe
+
 
 async def test_lent_trace_configs_go_on(kiosk: Simulator) -> None:
     """The trace configs of a lent session see each request, retries too, and each failure."""

@@ -160,7 +160,7 @@ def test_for_cards_of_another_zone() -> None:
 def test_for_cards_that_cannot_be(arguments: dict[str, Any], words: str) -> None:
     """What a checkpoint cannot be made of is named."""
     with pytest.raises(UsageError, match=words):
-        Checkpoint.for_cards(arguments.pop("cards", [CARD]), **arguments)
+        Checkpoint.for_cards(**{"cards": [CARD], **arguments})
 
 
 def test_infinite_timeout_is_none() -> None:
