@@ -211,18 +211,24 @@ class PollQueue(Generic[_S]):
     def _first_scheduled_at(self) -> float:
         """Return when the first scheduled card is due, after removing stale entries before it."""
         heap = self._scheduled
-        while heap and not _is_scheduled(*heap[0]):
+        while heap:
+            at, state = heap[0]
+            if _is_scheduled(at, state):
+                return at
             self._stale -= 1
             heappop(heap)
-        return heap[0][0] if heap else math.inf
+        return math.inf
 
     def _first_due(self) -> _S | None:
         """Return the first due card, after removing stale entries before it."""
         heap = self._due
-        while heap and not _is_due(*heap[0]):
+        while heap:
+            at, state = heap[0]
+            if _is_due(at, state):
+                return state
             self._stale -= 1
             heappop(heap)
-        return heap[0][1] if heap else None
+        return None
 
     def _leave_stale(self) -> None:
         self._stale += 1

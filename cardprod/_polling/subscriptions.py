@@ -27,6 +27,8 @@ _MOST_RECENT: Final = 4096
 class Subscriber(Protocol):
     """A wait for a card."""
 
+    card: Card
+    """The card."""
     started_at: float
     """When the wait began."""
 
@@ -90,43 +92,49 @@ class Subscriptions:
         """How reliably events come."""
         self._recent: dict[Card, tuple[float, ProductionEvent]] = {}
         # Many small dicts, because a dict is copied when it grows: with a million cards that would block the event loop
-        # for 20 ms. Most cards have one wait; only several of them are in a dict of their own.
-        self._shards: tuple[dict[Card, Subscriber | dict[Subscriber, None]], ...] = tuple({} for _ in range(_SHARDS))
+        # for 20 ms. Most cards have one wait; only several of them are in a dict of their own. By token, because a
+        # card's hash is computed each time; should two profiles have cards with the same token, `of` tells them apart.
+        self._shards: tuple[dict[str, Subscriber | dict[Subscriber, None]], ...] = tuple({} for _ in range(_SHARDS))
         self._polled: set[Card] = set()
 
     def __len__(self) -> int:
         return sum(map(len, self._shards))
 
-    def _shard(self, card: Card) -> dict[Card, Subscriber | dict[Subscriber, None]]:
-        return self._shards[hash(card.card_token) % _SHARDS]
+    def _shard(self, token: str) -> dict[str, Subscriber | dict[Subscriber, None]]:
+        return self._shards[hash(token) % _SHARDS]
 
     def join(self, card: Card, subscriber: Subscriber) -> tuple[Subscriber, ...]:
         """Subscribe a wait to a card, and return those that are subscribed beside it. A second time changes nothing."""
-        shard = self._shard(card)
-        there = shard.setdefault(card, subscriber)
+        token = card.card_token
+        shard = self._shard(token)
+        there = shard.setdefault(token, subscriber)
         if there is subscriber:
             return ()
         if isinstance(there, dict):
             there[subscriber] = None
         else:
-            shard[card] = there = {there: None, subscriber: None}
-        return tuple(one for one in there if one is not subscriber)
+            shard[token] = {there: None, subscriber: None}
+        return self.of(card, but=subscriber)
 
     def leave(self, card: Card, subscriber: Subscriber) -> None:
         """Unsubscribe a wait from a card, if it is subscribed."""
-        shard = self._shard(card)
-        there = shard.pop(card, None)
+        token = card.card_token
+        shard = self._shard(token)
+        there = shard.pop(token, None)
         if there is subscriber or there is None:
             return
         if isinstance(there, dict):
             there.pop(subscriber, None)
             there = there if len(there) > 1 else next(iter(there))
-        shard[card] = there
+        shard[token] = there
 
-    def of(self, card: Card) -> tuple[Subscriber, ...]:
-        """Return the subscribers of a card."""
-        there = self._shard(card).get(card)
-        return () if there is None else tuple(there) if isinstance(there, dict) else (there,)
+    def of(self, card: Card, but: Subscriber | None = None) -> tuple[Subscriber, ...]:
+        """Return the subscribers of a card, but one."""
+        there = self._shard(card.card_token).get(card.card_token)
+        if there is but or there is None:
+            return ()
+        subscribers = there if isinstance(there, dict) else (there,)
+        return tuple(one for one in subscribers if one is not but and one.card == card)
 
     def is_polled(self, card: Card) -> bool:
         """Whether a poll of the card is in flight."""
@@ -147,10 +155,7 @@ class Subscriptions:
     def end_poll(self, card: Card, poller: Subscriber) -> tuple[Subscriber, ...]:
         """End the poll of a card, and return its subscribers but the one that polled. Called by `SharedPoll.end`."""
         self._polled.discard(card)
-        there = self._shard(card).get(card)
-        if there is poller or there is None:
-            return ()
-        return tuple(one for one in there if one is not poller) if isinstance(there, dict) else (there,)
+        return self.of(card, but=poller)
 
     def notify(self, event: ProductionEvent, wall_now: float | None = None, *, is_news: bool = False) -> int:
         """Deliver an event to all waits for its card.

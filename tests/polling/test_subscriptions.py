@@ -24,7 +24,8 @@ READY = ProductionStatus("READY")
 class Recorder:
     """A subscriber that records what it gets."""
 
-    def __init__(self, started_at: float = 0.0, *, is_news: bool = True) -> None:
+    def __init__(self, started_at: float = 0.0, *, card: Card = CARD, is_news: bool = True) -> None:
+        self.card = card
         self.started_at = started_at
         self.got: list[object] = []
         self._is_news = is_news
@@ -76,7 +77,7 @@ def _join_and_leave(recorders: list[Recorder]) -> None:
 def test_poll_is_shared() -> None:
     """The outcome of a poll is for those who waited when it began; those who came later poll themselves."""
     subscribed = subscriptions()
-    poller, before, later, elsewhere = Recorder(0), Recorder(5), Recorder(11), Recorder(0)
+    poller, before, later, elsewhere = Recorder(0), Recorder(5), Recorder(11), Recorder(0, card=OTHER)
     for recorder in (poller, before, later):
         subscribed.join(CARD, recorder)
     subscribed.join(OTHER, elsewhere)
@@ -86,6 +87,23 @@ def test_poll_is_shared() -> None:
     shared.end(None)  # only the first end counts
     assert not subscribed.is_polled(CARD)
     assert [recorder.got for recorder in (poller, before, later, elsewhere)] == [[], [READY], ["poll yourself"], []]
+
+
+def test_one_token_of_two_profiles() -> None:
+    """Cards of two profiles with one token share nothing: no poll, no event, no place."""
+    subscribed = subscriptions()
+    other = Card(CARD.profile_id + 1, CARD.card_token)
+    one, two, three = Recorder(), Recorder(card=other), Recorder(card=other)
+    assert subscribed.join(CARD, one) == subscribed.join(other, two) == ()
+    assert subscribed.claim_poll(other)
+    assert not subscribed.is_polled(CARD)
+    assert subscribed.join(other, three) == (two,)
+    SharedPoll(subscribed, other, two, 10).end(READY)
+    assert [recorder.got for recorder in (one, two, three)] == [[], [], [READY]]
+    subscribed.leave(other, two)
+    assert (subscribed.of(CARD), subscribed.of(other)) == ((one,), (three,))
+    subscribed.leave(CARD, one)
+    assert (subscribed.of(CARD), subscribed.of(other)) == ((), (three,))
 
 
 def test_poll_is_claimed_once() -> None:
