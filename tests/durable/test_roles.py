@@ -29,6 +29,7 @@ from tests.durable.support import (
     run_script,
     working,
 )
+from tests.table import Table
 from tests.waiting import LIMIT, until
 
 if TYPE_CHECKING:
@@ -38,65 +39,58 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.looptime(False), pytest.mark.usefixtures("quiet")]
 
 
-@pytest.fixture
-def postgres(empty_postgres: str) -> str:
-    """A database without tables: who makes them matters here."""
-    return empty_postgres
-
-
 # --- A role with little ---
 
 
-async def test_role_that_may_not_make_the_schema(postgres: str, role: str) -> None:
+async def test_role_that_may_not_make_the_schema(empty_postgres: str, role: str) -> None:
     """A role that may not make the schema gets an error that says so, and how an administrator makes it."""
-    async with Durable(as_role(postgres, role)) as durable:
+    async with Durable(as_role(empty_postgres, role)) as durable:
         with pytest.raises(
             UsageError, match=r"`cardprod migrate --sql --role little` prints; it lacks .*denied for database"
         ):
             await durable.submit([(1, "a")])
 
 
-async def test_script_for_a_role(kiosk: Simulator, client: Client, postgres: str, role: str) -> None:
+async def test_script_for_a_role(kiosk: Simulator, client: Client, empty_postgres: str, role: str) -> None:
     """What `migration_script` returns makes all that a role needs which may create nothing, and twice does no harm."""
-    script = Durable(postgres).migration_script(role=role)
-    run_script(postgres, script)
-    run_script(postgres, script)
-    async with quick(as_role(postgres, role)) as durable, working(durable, client):
+    script = Durable(empty_postgres).migration_script(role=role)
+    run_script(empty_postgres, script)
+    run_script(empty_postgres, script)
+    async with quick(as_role(empty_postgres, role)) as durable, working(durable, client):
         batch_id = await durable.submit(cards_of(kiosk, 3, SHORT), schedule=QUICK)
         assert (await over(durable, batch_id)).produced == 3
 
 
-@pytest.mark.parametrize(
-    ("revoked", "named"),
-    [
-        ("USAGE ON SCHEMA cardprod", "USAGE on schema cardprod"),
-        ("INSERT ON cardprod.chunks", "INSERT on cardprod.chunks"),
-        ("UPDATE ON cardprod.procrastinate_jobs", "UPDATE on cardprod.procrastinate_jobs"),
-        ("USAGE ON SEQUENCE cardprod.procrastinate_jobs_id_seq", "USAGE on cardprod.procrastinate_jobs_id_seq"),
-        ("DELETE ON cardprod.transitions", "DELETE on cardprod.transitions"),
-    ],
-)
-async def test_missing_grant(client: Client, postgres: str, role: str, revoked: str, named: str) -> None:
+async def test_missing_grant(client: Client, empty_postgres: str, role: str) -> None:
     """A grant that is missing is named, by a worker before it begins, and by any other call; no trap is run for it."""
-    run_script(postgres, Durable(postgres).migration_script(role=role))
-    run_script(postgres, _TRAP)
-    run_script(postgres, f"ALTER ROLE {role} SET search_path = public, pg_catalog")
-    run_script(postgres, f"REVOKE {revoked} FROM {role}")
-    async with quick(as_role(postgres, role)) as durable:
-        with pytest.raises(UsageError, match=named):
-            await durable.work(client)
-        if revoked.startswith("INSERT"):
-            with pytest.raises(UsageError, match=named):
-                await durable.submit([(1, "a")])
+    run_script(empty_postgres, Durable(empty_postgres).migration_script(role=role))
+    run_script(empty_postgres, _TRAP)
+    run_script(empty_postgres, f"ALTER ROLE {role} SET search_path = public, pg_catalog")
+    with Table() as table:
+        for revoked, named in (
+            ("USAGE ON SCHEMA cardprod", "USAGE on schema cardprod"),
+            ("INSERT ON cardprod.chunks", "INSERT on cardprod.chunks"),
+            ("UPDATE ON cardprod.procrastinate_jobs", "UPDATE on cardprod.procrastinate_jobs"),
+            ("USAGE ON SEQUENCE cardprod.procrastinate_jobs_id_seq", "USAGE on cardprod.procrastinate_jobs_id_seq"),
+            ("DELETE ON cardprod.transitions", "DELETE on cardprod.transitions"),
+        ):
+            run_script(empty_postgres, f"REVOKE {revoked} FROM {role}")
+            async with quick(as_role(empty_postgres, role)) as durable:
+                with table.row(revoked), pytest.raises(UsageError, match=named):
+                    await durable.work(client)
+                if revoked.startswith("INSERT"):
+                    with table.row(revoked, "submit"), pytest.raises(UsageError, match=named):
+                        await durable.submit([(1, "a")])
+            run_script(empty_postgres, f"GRANT {revoked} TO {role}")
 
 
-async def test_role_that_only_reads(client: Client, postgres: str, role: str) -> None:
+async def test_role_that_only_reads(client: Client, empty_postgres: str, role: str) -> None:
     """What `cardprod migrate --help` says to grant to a role that only reads is enough, and no more than that."""
-    async with Durable(postgres) as durable:
+    async with Durable(empty_postgres) as durable:
         batch_id = await durable.submit([(1, "a")])
     [grants] = re.findall("GRANT .* TO reader;", DOES)
-    run_script(postgres, grants.replace("reader", role))
-    async with quick(as_role(postgres, role)) as reading:
+    run_script(empty_postgres, grants.replace("reader", role))
+    async with quick(as_role(empty_postgres, role)) as reading:
         assert (await reading.status(batch_id)).pending == 1
         assert [card async for card, _ in reading.results(batch_id)] == []
         with pytest.raises(UsageError, match=rf"--role {role}` prints; it lacks INSERT, UPDATE, DELETE on cardprod\."):
@@ -106,24 +100,24 @@ async def test_role_that_only_reads(client: Client, postgres: str, role: str) ->
 
 
 @pytest.mark.slow
-async def test_login_that_is_refused_later(postgres: str, role: str) -> None:
+async def test_login_that_is_refused_later(empty_postgres: str, role: str) -> None:
     """A login that is refused while it is used is said to be, and not tried again at once."""
-    run_script(postgres, Durable(postgres).migration_script(role=role))
-    async with quick(as_role(postgres, role), call=1.0) as durable:
+    run_script(empty_postgres, Durable(empty_postgres).migration_script(role=role))
+    async with quick(as_role(empty_postgres, role), call=1.0) as durable:
         await durable.migrate()
-        run_script(postgres, f"ALTER ROLE {role} NOLOGIN")
-        execute(postgres, f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{role}'")  # noqa: S608 - our own
+        run_script(empty_postgres, f"ALTER ROLE {role} NOLOGIN")
+        execute(empty_postgres, f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{role}'")  # noqa: S608 - our own
         for _ in range(2):
             with pytest.raises(DurableError, match=r"refuses this login .*check the connection string's user"):
                 await durable.migrate()
-        run_script(postgres, f"ALTER ROLE {role} LOGIN")
+        run_script(empty_postgres, f"ALTER ROLE {role} LOGIN")
         with pytest.raises(DurableError, match="refuses this login"):  # of the last time
             await durable.migrate()
 
 
-async def test_another_schema(kiosk: Simulator, client: Client, postgres: str) -> None:
+async def test_another_schema(kiosk: Simulator, client: Client, empty_postgres: str) -> None:
     """Two schemas of one database are as two databases."""
-    async with quick(postgres) as one, quick(postgres, schema="Cards: $$ of 100 % \\") as two:
+    async with quick(empty_postgres) as one, quick(empty_postgres, schema="Cards: $$ of 100 % \\") as two:
         batch_id = await two.submit(cards_of(kiosk, 1, PRODUCED), schedule=QUICK)
         with pytest.raises(UsageError, match="there is no batch"):
             await one.status(batch_id)
@@ -161,7 +155,7 @@ async def test_worker_of_another_application(kiosk: Simulator, client: Client, p
 
 
 @pytest.mark.slow
-async def test_tables_of_the_first_edition(kiosk: Simulator, client: Client, postgres: str, durable: Durable) -> None:
+async def test_tables_of_the_first_edition(kiosk: Simulator, client: Client, empty_postgres: str) -> None:
     """Waits that the first edition stored in `public` are taken over once: none is lost, and none delivered twice."""
     cards = cards_of(kiosk, 3, PRODUCED)
     batch_id = "00000000-0000-0000-0000-000000000001"
@@ -182,9 +176,9 @@ async def test_tables_of_the_first_edition(kiosk: Simulator, client: Client, pos
         ],
     }
     checkpoint = Checkpoint.for_cards(cards[1:], schedule=QUICK).to_json()
-    async with procrastinate.App(connector=procrastinate.PsycopgConnector(conninfo=postgres)).open_async() as app:
+    async with procrastinate.App(connector=procrastinate.PsycopgConnector(conninfo=empty_postgres)).open_async() as app:
         await app.schema_manager.apply_schema_async()
-    with psycopg.connect(postgres) as connection:
+    with psycopg.connect(empty_postgres) as connection:
         connection.execute(_FIRST_EDITION)
         connection.execute("INSERT INTO cardprod_batches (id, token_name) VALUES (%s, 'default')", [batch_id])
         connection.execute(
@@ -201,44 +195,45 @@ async def test_tables_of_the_first_edition(kiosk: Simulator, client: Client, pos
             "VALUES ('cardprod-default', 'cardprod.sweep', '{\"part_id\": 1}'), ('mine', 'mine', '{}')"
         )
     sink = Sink()
-    async with working(durable, client, sink):
-        status = await over(durable, batch_id)
-        another = await durable.submit(cards_of(kiosk, 1, PRODUCED), schedule=QUICK)
-        await over(durable, another)
+    async with quick(empty_postgres) as durable:
+        async with working(durable, client, sink):
+            status = await over(durable, batch_id)
+            another = await durable.submit(cards_of(kiosk, 1, PRODUCED), schedule=QUICK)
+            await over(durable, another)
+        assert len([card async for card, _ in durable.results(batch_id)]) == 3
     assert (status.total, status.produced, status.pending) == (3, 3, 0)
-    assert len([card async for card, _ in durable.results(batch_id)]) == 3
     assert (sink.steps[0].key, sink.steps[0].what) == (f"{batch_id}.1.7.0", seen)
     assert len({step.key for step in sink.steps}) == len(sink.steps) == 4
-    assert execute(postgres, "SELECT to_regclass('public.cardprod_parts') IS NULL") == [(True,)]
-    assert execute(postgres, "SELECT task_name FROM public.procrastinate_jobs") == [("mine",)]
+    assert execute(empty_postgres, "SELECT to_regclass('public.cardprod_parts') IS NULL") == [(True,)]
+    assert execute(empty_postgres, "SELECT task_name FROM public.procrastinate_jobs") == [("mine",)]
 
 
 # --- Roles that mean ill ---
 
 
 @pytest.mark.parametrize("trap", ["the schema", "a table"])
-async def test_schema_of_another_owner(postgres: str, role: str, trap: str) -> None:
+async def test_schema_of_another_owner(empty_postgres: str, role: str, trap: str) -> None:
     """A schema or a table that some other role owns, who could run code in it, is refused unless it is named."""
     if trap == "the schema":
-        run_script(postgres, f"CREATE SCHEMA cardprod AUTHORIZATION {role}")
+        run_script(empty_postgres, f"CREATE SCHEMA cardprod AUTHORIZATION {role}")
     else:
-        run_script(postgres, "CREATE SCHEMA cardprod; CREATE TABLE cardprod.batches (id int)")
-        run_script(postgres, f"ALTER TABLE cardprod.batches OWNER TO {role}")
-    async with Durable(postgres) as durable:
+        run_script(empty_postgres, "CREATE SCHEMA cardprod; CREATE TABLE cardprod.batches (id int)")
+        run_script(empty_postgres, f"ALTER TABLE cardprod.batches OWNER TO {role}")
+    async with Durable(empty_postgres) as durable:
         with pytest.raises(UsageError, match=f"belongs to the role {role}"):
             await durable.submit([(1, "a")])
     if trap == "the schema":
-        async with Durable(postgres, owner=role) as durable:
+        async with Durable(empty_postgres, owner=role) as durable:
             await durable.submit([(1, "a")])
 
 
 async def test_objects_in_the_search_path(
-    kiosk: Simulator, client: Client, postgres_server: Postgres, postgres: str, role: str
+    kiosk: Simulator, client: Client, postgres_server: Postgres, empty_postgres: str, role: str
 ) -> None:
     """Functions, operators and tables that another role put where names are looked up are never used."""
-    run_script(postgres, f"GRANT CREATE ON SCHEMA public TO {role}")
+    run_script(empty_postgres, f"GRANT CREATE ON SCHEMA public TO {role}")
     run_script(
-        as_role(postgres, role),
+        as_role(empty_postgres, role),
         """
         CREATE TABLE trapped (how text);
         GRANT ALL ON trapped TO public;
@@ -256,14 +251,14 @@ async def test_objects_in_the_search_path(
         CREATE TABLE procrastinate_jobs (id int);
         """,
     )
-    run_script(postgres, "ALTER ROLE tester SET search_path = public, pg_catalog")
+    run_script(empty_postgres, "ALTER ROLE tester SET search_path = public, pg_catalog")
     try:
-        async with quick(postgres) as durable, working(durable, client):
+        async with quick(empty_postgres) as durable, working(durable, client):
             batch_id = await durable.submit(cards_of(kiosk, 3, SHORT), schedule=QUICK, timeout=60)
             assert (await over(durable, batch_id)).produced == 3
     finally:
-        run_script(postgres, "ALTER ROLE tester RESET ALL")
-    assert execute(postgres, "SELECT * FROM public.trapped") == []
+        run_script(empty_postgres, "ALTER ROLE tester RESET ALL")
+    assert execute(empty_postgres, "SELECT * FROM public.trapped") == []
 
 
 @pytest.mark.parametrize(

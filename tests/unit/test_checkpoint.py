@@ -399,7 +399,7 @@ def _moved(
     if what == "event":
         event = ProductionEvent(card=CARD, status=status, sent_at=datetime.fromtimestamp(wall_now, UTC))
         return state.process_event(event, now, wall_now)
-    state.mark_due(now)
+    state.delay_until(now)
     return state.process_status(status, now)
 
 
@@ -549,7 +549,7 @@ def test_restored_past_its_deadline() -> None:
     state.process_status(ProductionStatus("READY"), 1.0)
     restored = PollState(CARD, _options(0, Backoff()), 0.0)
     restored.restore(state.save(1.0, WALL_NOON), 0.0, WALL_NOON + 1000)
-    restored.mark_due(0.0)
+    restored.delay_until(0.0)
     assert restored.process_status(ProductionStatus("READY"), 0.2) is None
     assert isinstance(restored.error, WaitTimeout)
     assert restored.error.elapsed == pytest.approx(1001.2)

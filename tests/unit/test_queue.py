@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+import attrs
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -279,7 +280,7 @@ def test_postponing_takes_the_first_that_is_due() -> None:
 
 
 def test_deadlines_pass_in_their_order() -> None:
-    """The next deadline is that of the first card whose wait is not over, and passes a millisecond early at most."""
+    """The next deadline is the earliest of those whose wait is not over, and passes a millisecond early at most."""
     queue = PollQueue[QueuedState]()
     endless, first, second = state("endless"), state("first", options=LIMITED), state("second", now=7, options=LIMITED)
     for one in (endless, first, second):
@@ -288,7 +289,11 @@ def test_deadlines_pass_in_their_order() -> None:
     first.process_status(DONE, 1)
     assert queue.reschedule(first)
     assert queue.next_expiry() == 72
-    assert list(queue.expire(72 - 2 * TICK)) == []
+    sooner = QueuedState(Card(1, "sooner"), LIMITED, 8, deadline_at=17)
+    queue.add(sooner)
+    assert queue.next_expiry() == 22
+    assert list(queue.expire(72 - 2 * TICK)) == [sooner]
+    assert queue.reschedule(sooner)
     assert list(queue.expire(72 - TICK)) == [second]
 
 
@@ -386,10 +391,10 @@ class Fleet(RuleBasedStateMachine):
         self.states: list[QueuedState] = []
         self.polling: list[QueuedState] = []
 
-    @rule(limited=st.booleans())
-    def add(self, limited: bool) -> None:
+    @rule(timeout=st.sampled_from([None, 60, 5]))
+    def add(self, timeout: float | None) -> None:
         """Add a card."""
-        options = LIMITED if limited and not any(s.expires_at < math.inf for s in self.states) else OPTIONS
+        options = attrs.evolve(LIMITED, timeout=timeout)
         one = state(f"card-{len(self.states)}", now=self.now, options=options)
         self.states.append(one)
         self.queue.add(one)
@@ -418,7 +423,7 @@ class Fleet(RuleBasedStateMachine):
         """End a poll with an answer."""
         one = self.polling.pop()
         if not one.is_over:
-            one.mark_due(self.now)
+            one.delay_until(self.now)
             one.process_status(DONE if is_done else READY, self.now)
         one.on_poll_ended()
         self.queue.reschedule(one)
