@@ -136,7 +136,6 @@ class DwellTime:
             self.events[bin_] += _SEED_CARDS * (until - below)
             self.at_risk[bin_] += _SEED_CARDS * (1 - (below + until) / 2) * width
             below = until
-        self.computed_at = -math.inf
 
     def save(self, status: str, *, is_first: bool) -> SavedDwellTime:
         """Return what was learned."""

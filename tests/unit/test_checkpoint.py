@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from random import Random
@@ -21,14 +22,20 @@ from cardprod._polling.state import PollOptions, PollState
 from cardprod._protocol.codec import as_datetime, unix_time
 from cardprod.checkpoint import PendingCard
 from cardprod.errors import CardprodError, ServerError, WaitTimeout
+from cardprod.models import KnownCard
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from cardprod import CardLike
 
 DATA: Final = Path(__file__).parent / "data"
 NOON: Final = datetime(2026, 11, 24, 12, tzinfo=UTC)
 WALL_NOON: Final = NOON.timestamp()
 CARD: Final = Card(123456, "ca0c8154-1e14-4464-a1ce-dcea7dc3de52")
+OTHER: Final = Card(1, "other")
+READY: Final = ProductionStatus(Status.READY)
+FINAL: Final = ProductionStatus(Status.PRODUCTION_ERROR)
 SAMPLE: Final = (DATA / "checkpoint-1.json").read_text()
 
 
@@ -107,7 +114,10 @@ def test_now_is_now() -> None:
 def test_defaults() -> None:
     """By default a wait ends with the fifth failure in a row; one is the least."""
     assert Checkpoint(id="x", pending=()) == Checkpoint(id="x", sweep=0, max_failures=5, schedule=None, pending=())
-    assert Checkpoint.for_cards([CARD]).max_failures == 5
+    usual = Checkpoint.for_cards([CARD])
+    assert (usual.max_failures, usual.max_outage, usual.schedule) == (5, 300.0, None)
+    other = Checkpoint.for_cards([CARD], max_outage=9.0, schedule=Backoff(first=2))
+    assert (other.max_outage, other.schedule) == (9.0, Backoff(first=2))
     once = Checkpoint.for_cards([CARD], max_failures=1)
     assert Checkpoint.from_json(once.to_json()) == once
     assert once.max_failures == 1
@@ -134,6 +144,46 @@ def test_an_earlier_outcome_is_what_is_known() -> None:
     assert [one.last for one in pending] == [error, error, None, None, None]
 
 
+@pytest.mark.parametrize(
+    ("card", "after", "expected"),
+    [
+        (CARD, None, None),
+        (CARD, {CARD: FINAL}, FINAL),
+        (CARD, {tuple(CARD): READY}, READY),
+        (CARD, {OTHER: FINAL}, None),
+        (KnownCard(*CARD, READY), {}, READY),
+        (KnownCard(*CARD, READY), {OTHER: FINAL}, READY),
+        (KnownCard(*CARD, READY), {CARD: FINAL}, FINAL),
+    ],
+)
+def test_what_is_known_of_a_card(
+    card: Card, after: dict[CardLike, ProductionStatus] | None, expected: ProductionStatus | None
+) -> None:
+    """A card's status is known as `after` says, or as the card itself does, as if it had been polled now."""
+    (one,) = Checkpoint.for_cards([card], after=after, now=NOON).pending
+    at = None if expected is None else unix_time(WALL_NOON)
+    assert (one.last, one.began_at, one.polled_at, one.is_after) == (expected, at, at, expected is FINAL)
+
+
+class Endless(Mapping[Card, ProductionStatus]):
+    """Knows every card's status."""
+
+    def __getitem__(self, card: Card) -> ProductionStatus:
+        return READY
+
+    def __iter__(self) -> Iterator[Card]:
+        return (Card(1, f"card-{number}") for number in range(len(self)))
+
+    def __len__(self) -> int:
+        return 100_000_000
+
+
+def test_very_much_is_known() -> None:
+    """Of what is known of a great many cards only some is read at once."""
+    (one,) = Checkpoint.for_cards([CARD], after=Endless()).pending
+    assert one.last == READY
+
+
 def test_for_cards_of_another_zone() -> None:
     """A time of another zone is the same time in UTC."""
     there = NOON.astimezone(timezone(timedelta(hours=9)))
@@ -154,6 +204,9 @@ def test_for_cards_of_another_zone() -> None:
         ({"schedule": AdaptiveSchedule()}, "schedule must be a Backoff or None"),
         ({"max_failures": 0}, "max_failures must be"),
         ({"max_failures": True}, "max_failures must be"),
+        ({"after": 5}, "^after must be a dict of ProductionStatus by card, as get_statuses gives"),
+        ({"after": {CARD: 5}}, "^after: a status must be a ProductionStatus"),
+        ({"after": {5: ProductionStatus(Status.READY)}}, "expected a Card"),
         ({"now": datetime(2026, 1, 1)}, "now must be an aware"),  # noqa: DTZ001 - what is wrong with it
     ],
 )

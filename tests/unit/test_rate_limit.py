@@ -51,7 +51,10 @@ def test_refuses_other_numbers() -> None:
                 ):
                     RateLimit(**{name: value})
         for value in refused:
-            with table.row("share", value), pytest.raises(UsageError, match="workers must be an int of 1 or more, not"):
+            with (
+                table.row("share", value),
+                pytest.raises(UsageError, match=r"^RateLimit\.share: workers must be an int of 1 or more, not"),
+            ):
                 RateLimit().share(value)
     assert RateLimit(per_second=1, per_minute=1).share(1) == RateLimit(per_second=1, per_minute=1)
 

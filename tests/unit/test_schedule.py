@@ -293,7 +293,25 @@ def test_saved_and_restored() -> None:
     ages = [0.0, 50.0, 150.0, 250.0, 1000.0]
     assert polls_by_age(restored, ages) == pytest.approx(polls_by_age(schedule, ages), rel=0.02)
     assert restored.delay(3, 0.5) == schedule.delay(3, 0.5)
-    assert "IN_PROGRESS" in repr(restored)
+
+
+def test_repr_says_what_was_learned() -> None:
+    """A schedule's repr counts the stays that it has learned from, by status."""
+    schedule = AdaptiveSchedule()
+    assert repr(schedule) == "<AdaptiveSchedule that has learned from nothing yet>"
+    for status, stays in ((READY, 1), (PRINTING, 2)):
+        for _ in range(stays):
+            schedule.learn(
+                status, 0, 5, 1, is_first=False, ended=True, is_final=False, unchanged=1, requests_per_second=1
+            )
+    assert repr(schedule) == "<AdaptiveSchedule that has learned from READY: 1, IN_PROGRESS: 2>"
+
+
+def test_least_gap_has_jitter() -> None:
+    """Jitter shortens the gap that is left over at least, as it shortens a backoff's."""
+    schedule = AdaptiveSchedule(typical={READY: 2}, fallback=Backoff(first=10, factor=1, jitter=0))
+    gaps = schedule.gaps_at(READY, 2, 1e6, 0.5, is_first=True, unchanged=0, least_gap=5)
+    assert gaps == pytest.approx((4.5, 4.5))
 
 
 JSON = st.recursive(
@@ -318,8 +336,8 @@ def test_hostile_save(name: str, value: Any) -> None:
     "text", ["", "[]", "{}", "null", "{", "[" * 100_000, '{"version": 2, "curves": []}', '{"version": 1}']
 )
 def test_no_save(text: str) -> None:
-    """What was never saved by a schedule is refused."""
-    with pytest.raises(UsageError):
+    """What was never saved by a schedule is refused, and the message says what it should be."""
+    with pytest.raises(UsageError, match=r" AdaptiveSchedule\.to_json (?:gave|in version)"):
         AdaptiveSchedule.from_json(text)
 
 
@@ -329,11 +347,20 @@ def test_fallback_without_delay() -> None:
     assert 0 < schedule.delay_at(READY, 1, 1, 0.5, is_first=True) < math.inf
 
 
-@pytest.mark.parametrize("curve", [{}, [], {"status": "READY"}, {"status": "READY", "is_first": True, "events": [1]}])
-def test_no_curve(curve: Any) -> None:
-    """A save with a broken curve is refused."""
-    saved = json.loads(AdaptiveSchedule().to_json()) | {"curves": [curve]}
-    with pytest.raises(UsageError):
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"ends": None}, "ends is missing"),
+        ({"events": [1]}, "AdaptiveSchedule: events must be 68 numbers, not 1"),
+        ({"at_risk": [1] * 69}, "AdaptiveSchedule: at_risk must be 68 numbers, not 69"),
+        ({"final_ends": -1}, "AdaptiveSchedule: what was learned must be at least 0"),
+    ],
+)
+def test_no_curve(changed: dict[str, Any], words: str) -> None:
+    """A save with a broken curve is refused, and the message says what is wrong with it."""
+    saved = json.loads(AdaptiveSchedule(typical={READY: 1}).to_json())
+    saved["curves"][0] = {name: value for name, value in (saved["curves"][0] | changed).items() if value is not None}
+    with pytest.raises(UsageError, match=f"gave: {words}"):
         AdaptiveSchedule.from_json(json.dumps(saved))
 
 
