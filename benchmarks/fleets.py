@@ -126,7 +126,7 @@ def poll_fleet(  # noqa: PLR0913 - what can be varied
         comes_at, ready, printing = plans[number]
         age = now - comes_at
         status = Status.READY if age < ready else Status.IN_PROGRESS if age < ready + printing else Status.PRODUCED
-        state.mark_due(now)
+        state.delay_until(now)
         state.process_status(ProductionStatus(status), now)
         if state.is_over:
             lateness[number] = age - ready - printing

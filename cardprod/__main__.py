@@ -11,6 +11,4 @@ if sys.path[0] in {"", os.getcwd()}:  # noqa: PTH109 - as Python has put it ther
 
 from cardprod.cli import main
 
-__all__: list[str] = []
-
 sys.exit(main())

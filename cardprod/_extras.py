@@ -7,8 +7,6 @@ from importlib.metadata import Distribution, PackageNotFoundError
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
-__all__ = ["install_command", "needs_extra"]
-
 _NAME: Final = "cardprod"
 
 

@@ -135,11 +135,15 @@ class Card:
     def of(cls, card: CardLike) -> Card:
         """Return a card as it is, or the card of a `(profile_id, card_token)` tuple.
 
+        Of a subclass that hashes or compares in its own way it is the plain card, which events and other waits name.
+
         Raises:
             UsageError: It is neither, or is invalid.
         """
         if isinstance(card, Card):
-            return card
+            cls_ = type(card)
+            is_plain = cls_ is Card or (cls_.__hash__ is Card.__hash__ and cls_.__eq__ is Card.__eq__)
+            return card if is_plain else Card(card.profile_id, card.card_token)
         # A caller without a type checker may pass anything at all.
         if isinstance(card, tuple) and len(card) == 2:  # type: ignore[redundant-expr]  # noqa: PLR2004
             return cls(*card)

@@ -89,7 +89,16 @@ def read_cards(lines: Iterable[str]) -> Iterator[Card | BadRow]:
 
     Returns:
         A `Card` for each row, a `KnownCard` for one that names its status, and a `BadRow` for one that is no card.
+
+    Raises:
+        UsageError: They are one text instead.
     """
+    if isinstance(lines, str):
+        raise UsageError("lines must be many, such as an open file, not one text: pass text.splitlines(keepends=True)")
+    return _named(lines)
+
+
+def _named(lines: Iterable[str]) -> Iterator[Card | BadRow]:
     name = getattr(lines, "name", None)
     for row in _read(iter(lines)):
         yield attrs.evolve(row, file=name) if isinstance(row, BadRow) and isinstance(name, str) else row

@@ -39,7 +39,7 @@ A card's array contains, in this order:
 | `started_at` `deadline_at` `next_poll_at` | when the wait began and ends, and its next poll is due |
 | `failures` `unchanged` | polls that failed in a row; polls since the last transition |
 
-and, if a poll or an event has shown the card,
+and, if a poll or an event has shown the card, or `undelivered` is not empty: then `status` may be null,
 
 | | |
 | --- | --- |
@@ -91,7 +91,14 @@ from cardprod._protocol.codec import (
     unix_time,
     write_as_rows,
 )
-from cardprod._protocol.validation import check_aware, check_count, check_seconds, check_timeout, check_type
+from cardprod._protocol.validation import (
+    check_aware,
+    check_cards,
+    check_count,
+    check_seconds,
+    check_timeout,
+    check_type,
+)
 from cardprod.card import CardprodError, UsageError
 from cardprod.models import Card, KnownCard, ProductionStatus, Transition
 
@@ -243,7 +250,8 @@ class Checkpoint:
         Raises:
             UsageError: An argument is invalid.
         """
-        _check_cards(cards)
+        check_cards(cards)
+        check_type("cards", cards, Iterable, "Cards or (profile_id, card_token) tuples, in any iterable")
         timeout = check_timeout("timeout", timeout)
         check_type("schedule", schedule, Backoff, or_none=True)  # no other can be saved
         seconds = _seconds_of(now)
@@ -304,11 +312,6 @@ class Checkpoint:
         return from_json(cls, text, version=_VERSION, writer="Checkpoint.to_json")
 
 
-def _check_cards(cards: object) -> None:
-    if isinstance(cards, str | bytes) or not isinstance(cards, Iterable):
-        raise UsageError(f"cards must be Cards or (profile_id, card_token) tuples, not a {type(cards).__name__}")
-
-
 def check_after(after: After | None) -> After:
     """Check the statuses that are known, and of a great many the first ones: the others when their cards are read.
 
@@ -335,7 +338,11 @@ def known_status(card: Card, after: After) -> ProductionStatus | None:
     """
     # A tuple's entry is found by its card. Of a million cards a lookup in nothing is a third of a second.
     known = cast("Mapping[Card, object]", after)
-    status = _status_of(known[card]) if known and card in known else None
+    try:
+        end = known[card] if known and card in known else None
+    except Exception as exc:
+        raise UsageError(f"after: what it has of this card cannot be read, check it: {exc!r}", card=card) from exc
+    status = None if end is None else _status_of(end)
     return card.after if status is None and isinstance(card, KnownCard) else status
 
 
@@ -369,8 +376,8 @@ _LENGTHS: Final = (7, 14, 20, 22)
 def _to_row(one: PendingCard) -> Sequence[object]:
     # Each attribute by its name, and the tuple whole: for a million cards that is a second faster than
     # `operator.attrgetter`, and a quarter of one faster than to extend a tuple.
-    card, last = one.card, one.last
-    if last is None:
+    card, last = one.card, one.last or _NOT_SEEN
+    if last is _NOT_SEEN and not one.undelivered:
         return (
             card.profile_id,
             card.card_token,
@@ -392,7 +399,7 @@ def _to_row(one: PendingCard) -> Sequence[object]:
         one.began_at,
         one.polled_at,
         one.is_first,
-        last.status,
+        last.status or None,
         last.kiosk_id,
         None if last.occurred_at is None else to_unix_time(last.occurred_at),
     )
@@ -401,9 +408,10 @@ def _to_row(one: PendingCard) -> Sequence[object]:
     if not (has_rest or one.undelivered or more != _NO_MORE):
         return seen
     rest = (one.failing_since, one.is_after) if has_rest else ()
-    return (*seen, *more, to_plain(one.undelivered), *rest)
+    return (*seen, *more, to_plain(one.undelivered, tuple[Transition, ...]), *rest)
 
 
+_NOT_SEEN: Final = ProductionStatus("")
 _NO_MORE: Final = (None,) * 5
 
 
@@ -415,8 +423,9 @@ def _from_row(row: list[Any]) -> dict[str, object]:
     fields["card"] = dict(zip(_CARD, row[:2], strict=True))
     if len(row) > _LENGTHS[0]:
         fields |= zip(_SEEN, row[7:11], strict=True)
-        fields["last"] = dict(zip(_STATUS, row[11:16], strict=False))
         fields |= zip(_MORE, row[16:], strict=False)
+        is_seen = row[11] is not None or not fields.get("undelivered")
+        fields["last"] = dict(zip(_STATUS, row[11:16], strict=False)) if is_seen else None
     return fields
 
 

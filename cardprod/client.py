@@ -582,7 +582,7 @@ class Client:
 
         It does not sleep until cards are due: it returns once every due poll was answered or has failed, after its own
         attempts. Requests stay within the rate limit. After a 429 with a `Retry-After` no further poll starts: the
-        remaining cards stay due, and `next_poll_at` is when requests may be sent again.
+        remaining cards stay due, and `next_poll_at` is when requests may be sent again, or a wait's time is over.
 
         Args:
             checkpoint: The waits.
@@ -716,13 +716,15 @@ class Client:
         """The observer called with each event of `cardprod.telemetry`; `cardprod.otel.instrument` sets one.
 
         Raises (when set):
-            UsageError: It is neither callable nor None.
+            UsageError: It is neither callable nor None, or async: nothing would await it.
         """
         return self._telemetry.observer
 
     @on_event.setter
     def on_event(self, observer: Observer | None) -> None:
         check_callable("on_event", observer, "a callable that takes an event")
+        if inspect.iscoroutinefunction(observer):
+            raise UsageError("on_event must not be async: nothing would await it; let it put events into a queue")
         self._telemetry.observer = observer
 
     def _check_loop(self, name: str) -> None:

@@ -98,6 +98,9 @@ class ProductionStatus:
     error_code: ErrorCode | str | None = attrs.field(default=None, converter=_known_code)
     description: str | None = None
 
+    def __attrs_post_init__(self) -> None:
+        check_aware("occurred_at", self.occurred_at)  # it is compared with others, which are
+
     @property
     def is_final(self) -> bool:
         """Whether it is PRODUCED, PRODUCTION_ERROR or REQUEST_ERROR, which ends a wait without `after`."""
@@ -230,7 +233,6 @@ class ProductionEvent:
         check_type("an event's card", self.card, Card, or_none=True)
         check_type("an event's status", self.status, ProductionStatus)
         check_aware("an event's sent_at", self.sent_at)
-        check_aware("an event's occurred_at", self.status.occurred_at)
 
     def to_json(self) -> str:
         """Return it as one line of JSON, to pass to another process. It contains the card's token, no other secret."""

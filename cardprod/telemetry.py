@@ -18,7 +18,7 @@ It is called in the event loop, so it must be fast. An exception that it raises 
 | event | logged | fields of the record, each with the prefix `cardprod_` |
 | --- | --- | --- |
 | `RequestStarted` `RequestEnded` `RequestRefused` | | |
-| `RequestRetried` | DEBUG | `card attempt error retry_in` |
+| `RequestRetried` | DEBUG | `card attempt error waited` |
 | `PollStarted` | | |
 | `PollEnded` | DEBUG | `card seconds status error` |
 | `WaitStarted` | | |
@@ -101,12 +101,12 @@ class RequestRefused:
 
 @attrs.frozen
 class RequestRetried:
-    """A request failed, and is retried in `retry_in` seconds. `attempt` is the failed one, from 1."""
+    """A request that failed, `waited` seconds ago, is sent again now. `attempt` is the failed one, from 1."""
 
     card: Card
     attempt: int
     error: CardprodError
-    retry_in: float
+    waited: float
 
 
 @attrs.frozen
@@ -119,7 +119,10 @@ class PollStarted:
 
 @attrs.frozen
 class PollEnded:
-    """A poll was answered or failed, or, with an `outcome` of None, cancelled. In the task of its `PollStarted`."""
+    """A poll ended: answered, failed, or, with an `outcome` of None, cancelled, by an event or its wait's deadline too.
+
+    In the task of its `PollStarted`, each of which is followed by one.
+    """
 
     card: Card
     wait: int | None
@@ -146,7 +149,10 @@ class TransitionSeen:
 
 @attrs.frozen
 class PollFailed:
-    """A poll failed, after its own attempts, and the wait goes on. `failures` counts those in a row."""
+    """A poll failed, after its own attempts, and the wait goes on. `failures` counts those in a row.
+
+    The failure that ends a wait is the `error` of its `WaitEnded`, or, of a `WaitTimeout`, the error's cause.
+    """
 
     card: Card
     wait: int
@@ -249,11 +255,11 @@ def _log(event: Event) -> None:
             shown = name if status is None else status
             extra = record_fields(card=str(card), seconds=seconds, status=status, error=name)
             LOGGER.debug("poll of card %s: %s in %.3f s", card, shown, seconds, extra=extra)
-        case RequestRetried(card, attempt, error, retry_in) if LOGGER.isEnabledFor(logging.DEBUG):
+        case RequestRetried(card, attempt, error, waited) if LOGGER.isEnabledFor(logging.DEBUG):
             name = type(error).__name__
-            extra = record_fields(card=str(card), attempt=attempt, error=name, retry_in=retry_in)
-            message = "card %s: attempt %d failed with %s, again in %.3f s"
-            LOGGER.debug(message, card, attempt, name, retry_in, extra=extra)
+            extra = record_fields(card=str(card), attempt=attempt, error=name, waited=waited)
+            message = "card %s: attempt %d failed with %s, sent again after %.3f s"
+            LOGGER.debug(message, card, attempt, name, waited, extra=extra)
         case _:
             pass
 

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 import cardprod
+from cardprod.checkpoint import wall_clock
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -23,4 +24,5 @@ def event_of(
 ) -> cardprod.ProductionEvent:
     """Make an event about a card, by default sent just now."""
     reported = cardprod.ProductionStatus(status, kiosk_id="WIS00001", occurred_at=occurred_at)
-    return cardprod.ProductionEvent(card=card, status=reported, sent_at=sent_at or datetime.now(UTC))
+    now = datetime.fromtimestamp(wall_clock(), UTC)
+    return cardprod.ProductionEvent(card=card, status=reported, sent_at=sent_at or now)

@@ -11,8 +11,6 @@ from cardprod._protocol.api_errors import MAX_BODY
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["NO_TIMEOUT", "Answer", "read_body"]
-
 Answer: TypeAlias = "tuple[int, Mapping[str, str], bytes]"
 """The HTTP status, the headers and the body. A body over `MAX_BODY` is truncated, to a length that is over it too."""
 

@@ -43,8 +43,6 @@ if TYPE_CHECKING:
     from cardprod._http.proxies import ProxySetting
     from cardprod._protocol.responses import TokenGrant
 
-__all__ = ["OAuthToken", "TokenPair", "TokenSource", "check_token"]
-
 _ATTEMPTS: Final = 3
 """How often one refresh is sent before it fails."""
 _BACKOFF_FIRST: Final = 1.0
@@ -415,6 +413,7 @@ class OAuthToken:
             )
         except CardprodError as error:
             error.args = (f"refreshing the token: {error.args[0]}",)
+            self._endpoint.name_server(error)
             drop_frames(error)
             raise
         except Exception as error:

@@ -9,8 +9,6 @@ from typing import Any, Final
 from cardprod._protocol.requests import PRODUCTION
 from cardprod.errors import UsageError
 
-__all__ = ["TOKEN", "base_url", "server_from_env", "tls_from_env", "token_from_env"]
-
 TOKEN: Final = "CARDPROD_TOKEN"  # noqa: S105 - a variable's name
 
 

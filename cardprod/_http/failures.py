@@ -19,8 +19,6 @@ from cardprod.errors import ApiError, RequestTimeout, TransportError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["is_retryable", "transport_error"]
-
 _MAX_RETRY_AFTER: Final = 60.0
 """Seconds. After a longer `Retry-After` a request fails at once instead of sleeping that long."""
 _NO_HEADERS: Final = CIMultiDictProxy[str](CIMultiDict())

@@ -34,19 +34,8 @@ if TYPE_CHECKING:
 
     from cardprod._protocol.correlation import CorrelationIds
 
-__all__ = [
-    "FastPath",
-    "drop_idle",
-    "guard_connector",
-    "lent_options",
-    "open_fast_path",
-    "ssl_setting",
-    "turn_off_resending",
-]
-
 _SENDER: Final = "_request"
 """The method that aiohttp's session sends with, which most test tools replace."""
-_RESENDS: Final = "_retry_connection"
 _PROTOCOL: Final = "ResponseHandler"
 _PROTOCOL_FACTORY: Final = "_factory"
 _SSL_SETTING: Final = "_ssl"
@@ -104,17 +93,6 @@ async def _send_checked(
 
     setattr(request, _WRITER, write_checked)
     return await send(request)
-
-
-def turn_off_resending(session: aiohttp.ClientSession) -> bool:
-    """Keep aiohttp from resending a GET by itself when a kept-alive connection breaks; return whether that worked.
-
-    Neither the rate limit nor `attempts` would count it. aiohttp's own test client sets this attribute.
-    """
-    if not hasattr(session, _RESENDS):
-        return False
-    setattr(session, _RESENDS, False)
-    return True
 
 
 def guard_connector(connector: aiohttp.BaseConnector) -> None:

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     from cardprod._http.rate_limit import RateLimit
 
-__all__ = ["CLOSED", "LimiterQueue", "Permit", "RequestLimiter", "WouldBlock"]
-
 _UNLIMITED: Final = 1000.0
 """Requests per second at which a client without a rate limit has recovered from a 429."""
 
@@ -185,7 +183,7 @@ class RequestLimiter:
     def close(self) -> None:
         """End all waiting requests with `UsageError`."""
         self._set_timer(None)
-        _refuse(self._requests(), lambda: UsageError(CLOSED))
+        _fail_requests(self._requests(), lambda: UsageError(CLOSED))
         self._single.clear()
         for queue in self._queues:
             queue.waiting.clear()
@@ -234,7 +232,7 @@ class RequestLimiter:
         self._follow_recovery()
         for queue in self._queues:
             if not queue.waits_for_pauses:
-                _refuse((request for *_, request in queue.waiting), WouldBlock)
+                _fail_requests((request for *_, request in queue.waiting), WouldBlock)
 
     def _follow_recovery(self) -> None:
         if self._recovery is None or self._recovery.is_over:
@@ -269,7 +267,8 @@ class RequestLimiter:
                 self._single.popleft().set_result(self._grant(now, None))
 
     def _queues_ready_at(self, now: float) -> float:
-        return max(self.window.ready_at(), self._queue_sent_at + self.window.min_interval(now))
+        ready_at, spaced_at = self.window.ready_at(), self._queue_sent_at + self.window.min_interval(now)
+        return ready_at if ready_at > spaced_at else spaced_at
 
     def _drop_cancelled(self) -> None:
         while self._single and self._single[0].done():
@@ -292,7 +291,7 @@ def _ceiling_of(rate_limit: RateLimit | None) -> float:
     return _UNLIMITED if rate_limit is None else rate_limit.per_second
 
 
-def _refuse(requests: Iterable[asyncio.Future[Permit]], make_error: Callable[[], Exception]) -> None:
+def _fail_requests(requests: Iterable[asyncio.Future[Permit]], make_error: Callable[[], Exception]) -> None:
     for request in requests:
         if not request.done():
             request.set_exception(make_error())

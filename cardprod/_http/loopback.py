@@ -16,8 +16,6 @@ from cardprod.errors import TransportError
 if TYPE_CHECKING:
     import asyncio
 
-__all__ = ["check_is_local", "loopback_socket"]
-
 
 def loopback_socket(addr_info: tuple[Any, ...]) -> socket.socket:
     """Make the socket for a connection to an address, as aiohttp's `socket_factory`; refuse any but loopback."""

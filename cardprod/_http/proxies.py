@@ -12,8 +12,6 @@ from yarl import URL
 from cardprod._protocol.requests import is_loopback
 from cardprod.errors import UsageError
 
-__all__ = ["ProxySetting", "proxy_for"]
-
 ProxySetting: TypeAlias = "str | Literal[False] | None"
 """The URL of a proxy; False for none; None for what the environment says."""
 

@@ -17,8 +17,6 @@ import attrs
 from cardprod._protocol.validation import check_count
 from cardprod.errors import UsageError
 
-__all__ = ["RateLimit", "SlidingWindow"]
-
 _GUARD: Final = 0.001
 """Seconds added to each window, against rounding and requests that arrive closer together than they were sent."""
 

@@ -29,8 +29,6 @@ from cardprod._protocol.api_errors import LONGEST_PAUSE
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Recovery"]
-
 _FIRST_PAUSE: Final = 0.5
 _PAUSE_CEILING: Final = 60.0
 """Seconds of a pause without `Retry-After` at most: the first one, and after probes that were refused."""

@@ -17,8 +17,6 @@ from cardprod.errors import ApiError, CardprodError
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-__all__ = ["retry", "retry_delay"]
-
 _T = TypeVar("_T")
 
 _FIRST: Final = 0.5
@@ -42,7 +40,7 @@ async def retry(  # noqa: PLR0913 - one keyword for each option
     attempts: int,
     sleep: Callable[[float], Awaitable[None]],
     should_retry: Callable[[BaseException], bool] = is_retryable,
-    before_sleep: Callable[[int, CardprodError, float], None] | None = None,
+    before_sleep: Callable[[int, CardprodError], None] | None = None,
 ) -> _T:
     """Call `send` until it succeeds, fails in a way that is not retryable, or the attempts are used up.
 
@@ -52,7 +50,7 @@ async def retry(  # noqa: PLR0913 - one keyword for each option
         attempts: The most attempts, those included.
         sleep: Sleeps between two attempts, for so many seconds.
         should_retry: Whether a failure is retryable.
-        before_sleep: Is called with the number of the failed attempt, its error, and the seconds until the next.
+        before_sleep: Is called with the number of the failed attempt, and its error.
     """
 
     def error_of(state: tenacity.RetryCallState) -> BaseException | None:
@@ -61,7 +59,7 @@ async def retry(  # noqa: PLR0913 - one keyword for each option
     def report(state: tenacity.RetryCallState) -> None:
         error = error_of(state)
         if before_sleep is not None and isinstance(error, CardprodError):
-            before_sleep(made + state.attempt_number, error, state.upcoming_sleep)
+            before_sleep(made + state.attempt_number, error)
 
     retrying = tenacity.AsyncRetrying(
         sleep=sleep,

@@ -7,18 +7,17 @@ import html
 import json
 import re
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import quote, quote_plus, unquote
 
+import attrs
+
 from cardprod.errors import ApiError, BadReply
-from cardprod.models import ProductionStatus
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-
-__all__ = ["Secret", "drop_frames", "drop_inner_frames", "parse_redacted", "redact", "redact_status"]
-
+    from cardprod.models import ProductionStatus
 _Said = TypeVar("_Said")
 _ESCAPE: Final = re.compile(r"\\u([0-9a-fA-F]{4})|\\x([0-9a-fA-F]{2})|\\([\\/\"'=&])")
 """The escapes of JSON and JavaScript."""
@@ -146,17 +145,9 @@ def redact_status(secret: Secret, body: bytes, status: ProductionStatus) -> Prod
         return status
     if len(secret.value) < _SECRET:
         return status
-    name, kiosk_id, error_code, description = (
-        None if text is None else _without([secret], text)
-        for text in (status.status, status.kiosk_id, status.error_code, status.description)
-    )
-    return ProductionStatus(
-        name or "",
-        kiosk_id=kiosk_id,
-        occurred_at=status.occurred_at,
-        error_code=error_code,
-        description=description,
-    )
+    texts = {name: getattr(status, name) for name in ("status", "kiosk_id", "error_code", "description")}
+    shown: dict[str, Any] = {name: _without([secret], text) for name, text in texts.items() if text is not None}
+    return attrs.evolve(status, **shown)
 
 
 def _without(secrets: Sequence[Secret], text: str) -> str:

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from cardprod._protocol.correlation import CorrelationIds
     from cardprod._protocol.requests import Request
 
-__all__ = ["Channel", "check_verifies", "pool_size"]
-
 
 def _load_fast_path() -> Any:  # noqa: ANN401 - a module, or None
     try:
@@ -170,11 +168,6 @@ def _open_session(*, is_local: bool) -> aiohttp.ClientSession:
     connector = aiohttp.TCPConnector(limit=0, socket_factory=loopback_socket if is_local else None)
     if _FAST_PATH is not None:
         _FAST_PATH.guard_connector(connector)
-    session = aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
-    if _FAST_PATH is not None and _FAST_PATH.turn_off_resending(session):
-        return session
-    session.detach()
-    # This keeps aiohttp from resending a GET by itself as well, at a cost of 4 µs a request.
     return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar(), middlewares=(_send_once,))
 
 
@@ -230,7 +223,10 @@ def check_verifies(context: _ssl.SSLContext | None, session: aiohttp.ClientSessi
 
 
 async def _send_once(request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
-    """Keep aiohttp from resending a GET by itself: it does so after these two errors, but not after ours."""
+    """Keep aiohttp from resending a GET by itself, which neither the rate limit nor `attempts` would count.
+
+    It does so when a kept-alive connection breaks, after these two errors, but not after ours.
+    """
     try:
         return await send(request)
     except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as exc:

@@ -8,9 +8,17 @@ from typing import Any, Final
 from cardprod._http.limiter import CLOSED
 from cardprod.errors import UsageError
 
-__all__ = ["CutOff", "TimeLimit"]
-
 _NO_TASK: Final = "a request must be awaited inside a task, as every coroutine under asyncio.run is"
+
+
+def is_cancelled() -> bool:
+    """Whether the current task was cancelled: long ago, or in this step of the event loop, and so by itself.
+
+    The latter, as of an observer, is raised where the task next suspends. In an exchange, nothing would tell it from a
+    cancellation that something awaited there ended in.
+    """
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 class TimeLimit:
@@ -26,7 +34,7 @@ class TimeLimit:
         # Each task → when its limit expires, and its `cancelling()` at the start; in the order they started.
         self._running: dict[asyncio.Task[Any], tuple[float, int]] = {}
         self._expired: dict[asyncio.Task[Any], int] = {}
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
         self.is_closed: bool = False
         """Whether no exchange may start any more."""
 
@@ -68,13 +76,16 @@ class TimeLimit:
             task.uncancel()  # it expired, but its exchange ended in another way at the same time
 
     def close(self) -> None:
-        """End all exchanges in flight, and let no other start."""
+        """Let no exchange start, and end all in flight as soon as the event loop runs.
+
+        Not at once: what closes it may be called within one, such as a token source, and would cancel its own task.
+        """
         self.is_closed = True
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        while self._running:
-            self._expire_first()
+        if self._running:
+            self._timer = next(iter(self._running)).get_loop().call_soon(self._expire_overdue)
 
     def _expire_overdue(self) -> None:
         loop = asyncio.get_running_loop()
@@ -82,7 +93,7 @@ class TimeLimit:
         now = loop.time()
         while self._running:
             due_at, _ = next(iter(self._running.values()))
-            if due_at > now:
+            if due_at > now and not self.is_closed:
                 self._timer = loop.call_at(due_at, self._expire_overdue)
                 return
             self._expire_first()

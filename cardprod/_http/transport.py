@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import math
 import uuid
+from contextlib import suppress
 from importlib import import_module
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Any, Final
@@ -19,11 +20,21 @@ from cardprod._http.limiter import CLOSED, RequestLimiter
 from cardprod._http.proxies import proxy_for
 from cardprod._http.secrets import Secret, drop_frames, drop_inner_frames, parse_redacted, redact, redact_status
 from cardprod._http.session import Channel, check_verifies, pool_size
-from cardprod._http.time_limit import TimeLimit
+from cardprod._http.time_limit import TimeLimit, is_cancelled
 from cardprod._protocol.correlation import CorrelationIds
 from cardprod._protocol.documents import status_structurer
 from cardprod._protocol.responses import parse_response
-from cardprod.errors import CardprodError, RateLimited, RequestTimeout, TransportError, Unauthorized, UsageError
+from cardprod.errors import (
+    ApiError,
+    BadReply,
+    CardprodError,
+    RateLimited,
+    RequestTimeout,
+    TransportError,
+    Unauthorized,
+    UsageError,
+    copy_of,
+)
 from cardprod.telemetry import RequestEnded, RequestRefused, RequestRetried, RequestStarted
 
 if TYPE_CHECKING:
@@ -38,8 +49,6 @@ if TYPE_CHECKING:
     from cardprod._protocol.requests import Endpoint
     from cardprod.models import Card, ProductionStatus
     from cardprod.telemetry import Telemetry
-
-__all__ = ["Transport"]
 
 _RESENT_FOR: Final = 120.0
 """Seconds from its first 429 on for which a request is sent again, without counting as an attempt."""
@@ -148,7 +157,7 @@ class Transport:
                     permit = permit or self.limiter.try_acquire(loop.time(), queue)
                     if permit is not None:
                         return await self._send(card, self._token, loop, permit, permit.acquired_at)
-                return await self._exchange(permit, card, queue)
+                return await self._send_authorized(permit, card, queue)
             except CardprodError as error:
                 if not self._is_retryable(error, queue) or (self._attempts == 1 and not self._is_rate_limited(error)):
                     raise
@@ -196,6 +205,7 @@ class Transport:
 
         loop = asyncio.get_running_loop()
         attempts_made, give_up_at = 0, math.inf
+        failed: CardprodError | None = None
         rate_limited: RateLimited | None = None
 
         async def attempt() -> ProductionStatus:
@@ -203,71 +213,72 @@ class Transport:
             while True:
                 permit = None
                 if rate_limited is not None:
-                    give_up_at = min(give_up_at, loop.time() + _RESENT_FOR)
-                    self._report_retry(card, attempts_made + 1, rate_limited, self.paused_for)
+                    refused_at = loop.time()
+                    give_up_at = min(give_up_at, refused_at + _RESENT_FOR)
                     permit = await self._acquire_again(queue, rate_limited, give_up_at)
+                    self._report_retry(card, attempts_made + 1, rate_limited, loop.time() - refused_at)
                     rate_limited = None
                 try:
-                    return await self._exchange(permit, card, queue)
+                    return await self._send_authorized(permit, card, queue)
                 except RateLimited as error:
                     if not self._is_rate_limited(error) or not self._is_retryable(error, queue):
                         raise
                     drop_frames(error)
                     rate_limited = error
 
-        def report(number: int, error: CardprodError, seconds: float) -> None:
-            nonlocal attempts_made
-            attempts_made = number
-            self._report_retry(card, number, error, seconds)
+        def before_sleep(number: int, error: CardprodError) -> None:
+            nonlocal attempts_made, failed
+            attempts_made, failed = number, error
+
+        async def sleep(seconds: float) -> None:
+            await self._sleep(seconds)
+            if failed is not None:
+                self._report_retry(card, attempts_made, failed, seconds)
 
         if isinstance(failure, RateLimited) and self._is_rate_limited(failure):
             rate_limited = failure
         else:
-            delay = retry_delay(1, failure)
-            report(1, failure, delay)
-            await self._sleep(delay)
+            before_sleep(1, failure)
+            await sleep(retry_delay(1, failure))
         del failure  # its traceback holds frames that hold it: break the cycle
         try:
             return await retry(
                 attempt,
                 made=attempts_made,
                 attempts=self._attempts,
-                sleep=self._sleep,
+                sleep=sleep,
                 should_retry=lambda error: not self._is_rate_limited(error) and self._is_retryable(error, queue),
-                before_sleep=report,
+                before_sleep=before_sleep,
             )
         finally:
-            rate_limited = None  # as above
+            failed = rate_limited = None  # as above
 
     async def _acquire_again(self, queue: LimiterQueue | None, error: RateLimited, give_up_at: float) -> Permit:
         """Wait for the permit of a request that got a 429, and raise that when it has waited long enough."""
-        limit = asyncio.timeout_at(give_up_at)
-        try:
-            if self.limiter.paused_until < give_up_at:
-                async with limit:
+        if self.limiter.paused_until < give_up_at:
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(give_up_at):
                     return await self.limiter.acquire(queue, was_refused=True)
-        except TimeoutError:
-            if not limit.expired():
-                raise
         try:
             raise error
         finally:
             del error  # as above
 
-    def _report_retry(self, card: Card, attempt: int, error: CardprodError, seconds: float) -> None:
+    def _report_retry(self, card: Card, attempt: int, error: CardprodError, waited: float) -> None:
         if self._telemetry.wants_everything:
             error.card = card
             drop_frames(error)
-            self._telemetry.emit(RequestRetried(card, attempt, error, seconds))
+            self._telemetry.emit(RequestRetried(card, attempt, error, waited))
 
     async def _sleep(self, seconds: float) -> None:
-        """Sleep, but only until the client is closed: the next attempt then raises `UsageError`."""
+        """Sleep, but only until the client is closed, and raise `UsageError` then."""
         if self._closing is not None:
             await asyncio.wait([self._closing], timeout=seconds)
+        self.check_usable()
 
     # --- One attempt ---
 
-    async def _exchange(self, permit: Permit | None, card: Card, queue: LimiterQueue | None) -> ProductionStatus:
+    async def _send_authorized(self, permit: Permit | None, card: Card, queue: LimiterQueue | None) -> ProductionStatus:
         """Send one request with a permit, and once more after a 401 if the source returns another token.
 
         A permit that was not used is given back.
@@ -304,8 +315,10 @@ class Transport:
     ) -> ProductionStatus:
         """Send one request and read its whole answer, within one time limit that starts now, or a moment ago."""
         try:
+            if is_cancelled():
+                await asyncio.sleep(0)  # raises it if it is still to come, while it cannot be taken for a failure
             task = self._time_limit.start(loop, loop.time() if began_at is None else began_at)
-        except UsageError:  # it was closed since the permit was granted
+        except BaseException:  # closed since the permit was granted, or cancelled
             permit.give_back()
             raise
         if self._telemetry.is_observed:
@@ -320,20 +333,21 @@ class Transport:
                 correlation_id,
             )
             return redact_status(token, body, parse_redacted((token,), parse_response, http_status, headers, body))
-        except TransportError as error:
-            redact((token,), error)
-            self._drop_idle()
-            raise
-        except RateLimited as error:
-            # Before the next request gets the permit's place.
-            self.limiter.refuse(permit, loop.time(), error.retry_after)
-            if self._telemetry.is_observed:
+        except (TransportError, ApiError, BadReply) as error:
+            self._endpoint.name_server(error)
+            if isinstance(error, TransportError):
+                redact((token,), error)
+                self._drop_idle()
+            elif isinstance(error, RateLimited):
+                # Before the next request gets the permit's place.
+                self.limiter.refuse(permit, loop.time(), error.retry_after)
                 self._telemetry.emit(RequestRefused(card, error.retry_after, error.limited_by))
             raise
         except asyncio.CancelledError as exc:
             failure = self._failure_of_cancellation(task, "no whole answer")
             if failure is None:
                 raise
+            self._endpoint.name_server(failure)
             self._drop_idle()
             raise failure from exc
         finally:
@@ -357,6 +371,8 @@ class Transport:
         self, source: TokenSource, loop: asyncio.AbstractEventLoop, rejected: Secret | None = None
     ) -> Secret:
         """Get a token from the source, after one that got a 401, within the time limit of a request."""
+        if is_cancelled():
+            await asyncio.sleep(0)  # as above
         task = self._time_limit.start(loop, loop.time())
         try:
             invalidate = getattr(source, "invalidate", None)
@@ -368,9 +384,11 @@ class Transport:
             if not isawaitable(giving):
                 raise UsageError("the token source must be an async callable: what it returns is awaited")
             return Secret(check_token(await giving))
-        except RateLimited as error:
-            self._source_errors.add(error)
-            raise
+        except CardprodError as error:
+            own = copy_of(error)  # the source may raise one for all who ask, and each sets its card on it
+            if isinstance(own, RateLimited):
+                self._source_errors.add(own)
+            raise own from error.__cause__
         except asyncio.CancelledError as exc:
             failure = self._failure_of_cancellation(task, "no token from its source")
             if failure is None:

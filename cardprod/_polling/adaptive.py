@@ -70,8 +70,6 @@ from cardprod._polling.dwell_time import REFRESH, DwellTime, SavedDwellTime, pri
 from cardprod._protocol.codec import from_json, to_json
 from cardprod._protocol.validation import check_number, check_type
 
-__all__ = ["IDLE_GAP", "AdaptiveSchedule"]
-
 IDLE_GAP: Final = 6.5
 """Seconds until a card may be polled again at most, while requests are left over. With the jitter its change is seen
 2.94 s late on average, by 103 polls in ten minutes, and two more after each change, as `fallback` makes them."""
@@ -123,7 +121,8 @@ class _Load:
         self._mass += mass
         self._waited += waited
         self._delays += delay
-        self._longest_delay = max(self._longest_delay, delay)
+        if self._longest_delay < delay:
+            self._longest_delay = delay
         if is_due:
             self._estimate(requests_per_second)
 
@@ -261,12 +260,19 @@ class AdaptiveSchedule:
                 waited for one by one, which a budget that is left over does not give.
         """
         shorter = 1 - self._jitter * random
-        backoff = self._fallback.delay(unchanged, random)
-        learned = self.delay_at(status, age, now, random, is_first=is_first)
-        should = max(min(learned, _OVERTAKEN * self._load.longest_gap), self._shortest)
-        may = min(should, self._patience * min(backoff, self._idle_gap * shorter))
-        least = min(backoff, max(age * _UNCHANGED, least_gap * shorter))
-        return max(may, least), max(should, least)
+        backoff, idle = self._fallback.delay(unchanged, random), self._idle_gap * shorter
+        should, latest = self.delay_at(status, age, now, random, is_first=is_first), _OVERTAKEN * self._load.longest_gap
+        if should > latest:
+            should = latest if latest > self._shortest else self._shortest
+        may = self._patience * (idle if idle < backoff else backoff)
+        if may > should:
+            may = should
+        least, limit = age * _UNCHANGED, least_gap * shorter
+        if least < limit:
+            least = limit
+        if least > backoff:
+            least = backoff
+        return (may if may > least else least), (should if should > least else least)
 
     def delay_at(self, status: str, age: float, now: float, random: float, *, is_first: bool) -> float:
         """Return after how many seconds a card should be polled again by what was learned, and nothing else.
@@ -279,7 +285,8 @@ class AdaptiveSchedule:
             is_first: Whether it is the status the wait began with, whose beginning was not observed.
         """
         spacing = self._load.spacing * (1 + self._jitter * (random - 0.5))
-        return max(self._computed(status, now, is_first=is_first).gap_at(age, spacing), self._shortest)
+        gap = self._computed(status, now, is_first=is_first).gap_at(age, spacing)
+        return gap if gap > self._shortest else self._shortest
 
     def learn(  # noqa: PLR0913 - one poll's worth
         self,
@@ -307,7 +314,8 @@ class AdaptiveSchedule:
             unchanged: Polls since the last transition, this one included.
             requests_per_second: The budget of polls for all cards on this schedule.
         """
-        age = max(age, before)
+        if age < before:
+            age = before
         curve = self._computed(status, now, is_first=is_first)
         mass = curve.add_end(before, age, is_final=is_final) if ended else curve.add_stay(before, age)
         self._load.add(mass, age - before, unchanged, now, requests_per_second)

@@ -6,13 +6,12 @@ to change again.
 
 from __future__ import annotations
 
+import math
 from typing import Protocol
 
 import attrs
 
 from cardprod._protocol.validation import check_number
-
-__all__ = ["Backoff", "Schedule"]
 
 
 class Schedule(Protocol):
@@ -68,7 +67,7 @@ class Backoff:
             random: A random number from 0 up to, not including, 1, for the jitter.
         """
         try:
-            base = min(self.first * float(self.factor) ** unchanged, self.ceiling)
+            base = self.first * float(self.factor) ** unchanged
         except OverflowError:  # after a thousand polls the power exceeds a float, and so the ceiling
-            base = self.ceiling
-        return base * (1 - self.jitter * random)
+            base = math.inf
+        return (base if base < self.ceiling else self.ceiling) * (1 - self.jitter * random)

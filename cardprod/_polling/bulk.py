@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from cardprod._polling.state import PollState
     from cardprod._polling.subscriptions import Outcome
 
-__all__ = ["Batch", "Batches", "Statuses"]
-
 Batches: TypeAlias = "set[Batch[Any]]"
 """The batches of one client that are under way."""
 
@@ -81,11 +79,11 @@ class Batch(CoroutineLike[Outcomes], Generic[_T]):
             UsageError: It runs in an event loop, and this is another thread.
         """
         self._check_thread("close")
-        self._is_entered = True
-        if self._coroutine is not None and self in self._batches:
+        if not self._is_entered:
+            self._is_entered = True
+            self._close_coroutine()
+        elif self._coroutine is not None and self in self._batches:  # else it is about to end
             self.break_off(UsageError(f"this batch was closed while it was awaited: call {self.__name__} again"))
-        elif self._coroutine is not None:
-            self._coroutine.close()
 
     def _check_thread(self, name: str) -> None:
         words = f"{name} must be called in the event loop of the batch; from another thread use call_soon_threadsafe"
@@ -115,8 +113,8 @@ class Batch(CoroutineLike[Outcomes], Generic[_T]):
     async def __aenter__(self) -> Self:
         if self._is_entered:
             raise UsageError(f"a batch can be used once, and this one was used before: call {self.__name__} again")
-        self._poller.transport.check_usable()
         self._is_entered = True
+        self._poller.transport.check_usable()
         self._batches.add(self)
         self._begin()
         return self
@@ -277,7 +275,8 @@ class Statuses(Batch[ProductionStatus]):
 
     async def _poll_all(self) -> None:
         taken: set[Card] = set()
-        async for item, card in each_item(self._source):
+        source, self._source = self._source, ()  # a generator is closed as soon as nobody holds it
+        async for item, card in each_item(source):
             if isinstance(card, UsageError):
                 await self._refuse(item, card)
             elif card not in taken:

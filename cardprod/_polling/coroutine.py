@@ -15,8 +15,6 @@ from cardprod.errors import UsageError
 if TYPE_CHECKING:
     from types import TracebackType
 
-__all__ = ["CoroutineLike", "check_loop", "not_an_end", "returns_coroutine"]
-
 _T = TypeVar("_T")
 _F = TypeVar("_F", bound=Callable[..., object])
 
@@ -56,6 +54,11 @@ class CoroutineLike(Coroutine[Any, Any, _T]):
         if self._coroutine is None:
             self._coroutine = self._start()
         return self._coroutine
+
+    def _close_coroutine(self) -> None:
+        """Close the coroutine, if there is one; but not while it runs: then an observer that it has called ends it."""
+        if self._coroutine is not None and not getattr(self._coroutine, "cr_running", False):
+            self._coroutine.close()
 
     def __reduce__(self) -> NoReturn:
         # As of a coroutine: a copy would share what each of the two ends once.

@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 
     from cardprod._polling.backoff import Backoff
 
-__all__ = ["REFRESH", "DwellTime", "SavedDwellTime", "prior_ends"]
-
 _EDGES: Final = (0.0, *(2 ** (step / 4) for step in range(67)))
 """Where the bins of age begin, in seconds: 0, 1, 1.19, 1.41 … to 25 hours; the last bin has no end."""
 _ENDS: Final = (*_EDGES[1:], math.inf)

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     from cardprod.models import ProductionStatus
 
-__all__ = ["Order", "are_ordered", "compare", "compare_times"]
-
 _PRECISION: Final = timedelta(seconds=1)
 """Events of schema version 2.0.0 have whole seconds: a time of whole seconds equals any that is closer than this."""
 

@@ -22,15 +22,13 @@ from cardprod.errors import CardprodError, RateLimited, RequestTimeout, UsageErr
 from cardprod.telemetry import PollEnded, PollFailed, PollStarted, TransitionSeen, WaitEnded, WaitStarted
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Sequence
+    from collections.abc import Coroutine
 
     from cardprod._http.limiter import Permit
     from cardprod._http.transport import Transport
     from cardprod._polling.subscriptions import Outcome, SharedPoll, Subscriptions
     from cardprod.models import Card, ProductionEvent, ProductionStatus, Transition
     from cardprod.telemetry import Telemetry
-
-__all__ = ["PollEntry", "Poller"]
 
 
 class PollEntry(PollState):
@@ -104,7 +102,7 @@ class Poller:
         """Who waits for which card."""
         self.telemetry: Telemetry = telemetry
         """Where events go."""
-        self.single_waits: LimiterQueue = LimiterQueue()
+        self.single_wait_queue: LimiterQueue = LimiterQueue()
         """The queue of the later polls of waits for one card each: together they have the share of one batch."""
         self._ends_to_report: set[int] = set()  # the waits whose end the observer is still to get
 
@@ -186,7 +184,7 @@ class Poller:
         Args:
             entry: The card.
             shared: The poll, as it was begun in the subscriptions; it is ended here.
-            queue: The batch it is for, or `single_waits`; None for a poll that goes before all of them.
+            queue: The batch it is for, or `single_wait_queue`; None for a poll that goes before all of them.
             permit: One that was acquired; it is used or given back.
             cut_off: What ends the poll at the card's deadline, or earlier, and was started; None to do that here.
 
@@ -210,7 +208,7 @@ class Poller:
             if cut_off is None or not cut_off.stop():
                 raise
             shared.end(None)  # the others who wait for the card have more time
-            outcome = None if cut_off.is_called_off else self._deadline_error(entry.card)
+            outcome = None if cut_off.is_called_off else self._outcome_at_deadline(entry)
         except Exception as exc:  # noqa: BLE001 - a token source's own, or a fault of this package
             entry.abort(exc)
         finally:
@@ -234,9 +232,12 @@ class Poller:
             f"requests are paused for {seconds:.0f} s more, after a 429 or `pause`: wait longer", card=card
         )
 
-    def _deadline_error(self, card: Card) -> RequestTimeout:
+    def _outcome_at_deadline(self, entry: PollEntry) -> RequestTimeout:
+        """Make the poll that the deadline has ended the last one, and return its outcome."""
+        if (cut_off_at := entry.cut_off_at) is not None:
+            entry.delay_until(cut_off_at)  # the loop's clock may still be a little before it
         why = "no answer for this card came within the wait's time: wait again"
-        return self.pause_error(card) or RequestTimeout(why, card=card)
+        return self.pause_error(entry.card) or RequestTimeout(why, card=entry.card)
 
     # --- What comes ---
 
@@ -245,19 +246,26 @@ class Poller:
         if entry.ended_by is not None:
             return
         now = asyncio.get_running_loop().time()
+        transition: Transition | None = None
         try:
             if isinstance(outcome, CardprodError):
                 outcome.card = entry.card  # one that came before a request, as of a closed client, names none yet
                 entry.process_failure(outcome, now)
-                seen: Sequence[Transition] = ()
             else:
-                seen = self._process_status(entry, outcome, now)
+                transition = entry.process_status(outcome, now)
         except BaseException as exc:  # noqa: BLE001 - a user's schedule's own
             entry.abort(_error_of_schedule(exc))
             return
-        self.settle(entry, seen)
-        if isinstance(outcome, CardprodError) and entry.ended_by is None:
-            self.telemetry.emit(PollFailed(entry.card, id(entry), outcome, entry.failures))
+        if transition is not None and transition.previous is not None:
+            self.subscriptions.trust.found(entry.card, transition.current, now)
+        self.settle(entry, transition)
+        if isinstance(outcome, CardprodError):
+            if entry.ended_by is None:
+                self.telemetry.emit(PollFailed(entry.card, id(entry), outcome, entry.failures))
+        elif transition is not None and transition.previous is None:
+            event = self.subscriptions.recent_event(entry.card)
+            if event is not None:
+                self.apply_event(entry, event, wall_clock())
 
     def apply_event(self, entry: PollEntry, event: ProductionEvent, wall_now: float) -> bool:
         """Apply an event to a card's state. Return whether it was news."""
@@ -270,42 +278,28 @@ class Poller:
             return False
         if transition is None:
             return False
-        self.settle(entry, [transition])
+        self.settle(entry, transition)
         return True
 
     def expire_follower(self, entry: PollEntry) -> None:
         """Apply a card's deadline, which came while it followed another wait's poll; that poll goes on."""
-        self.apply(entry, self._deadline_error(entry.card))
+        self.apply(entry, self._outcome_at_deadline(entry))
 
-    def _process_status(self, entry: PollEntry, status: ProductionStatus, now: float) -> Sequence[Transition]:
-        transition = entry.process_status(status, now)
-        if transition is None:
-            return ()
-        seen = [transition]
-        if transition.previous is not None:
-            self.subscriptions.trust.found(entry.card, status, now)
-        elif entry.ended_by is None and (event := self.subscriptions.recent_event(entry.card)) is not None:
-            later = entry.process_event(event, now, wall_clock())
-            if later is not None:
-                seen.append(later)
-        return seen
-
-    def settle(self, entry: PollEntry, seen: Sequence[Transition] = ()) -> None:
+    def settle(self, entry: PollEntry, transition: Transition | None = None) -> None:
         """Deliver what was seen of a card, and move it on: called after every change of its state, also by itself.
 
         Args:
             entry: The card.
-            seen: Its transitions; none if it expired, its poll was postponed or nothing came of it.
+            transition: Its transition; None if it expired, its poll was postponed or nothing came of it.
         """
         # Everything is in its place before an observer is called: it may call the client.
-        for transition in seen:
+        if transition is not None:
             entry.deliver(transition)
         if entry.ended_by is not None:
             self.subscriptions.leave(entry.card, entry)
         entry.on_change()
-        if seen and self.telemetry.wants_transitions:
-            for transition in seen:
-                self.telemetry.emit(TransitionSeen(entry.card, id(entry), transition))
+        if transition is not None and self.telemetry.wants_transitions:
+            self.telemetry.emit(TransitionSeen(entry.card, id(entry), transition))
         if self._ends_to_report and entry.is_over:
             self._report_end(entry, entry.error)
 

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     from cardprod.models import Card
 
-__all__ = ["TICK", "Phase", "PollQueue", "QueuedState"]
-
 TICK: Final = 0.001
 """Seconds by which a timer of the event loop may fire early."""
 
@@ -41,7 +39,7 @@ class Phase(Enum):
 
 
 class QueuedState(PollState):
-    """One card's state, and its phase in its queue. The heap takes two that are due at the same time as equal."""
+    """One card's state, and its phase in its queue. The heaps order those that are due together by their deadline."""
 
     # It is a subclass, not an object with a state, to save memory: with 1,000,000 cards each byte is a megabyte.
     __slots__ = ("phase",)
@@ -53,8 +51,8 @@ class QueuedState(PollState):
         if self.phase is not Phase.OVER:
             self.phase = Phase.IDLE
 
-    def __lt__(self, other: object) -> bool:
-        return False
+    def __lt__(self, other: QueuedState) -> bool:
+        return self._deadline_at < other._deadline_at
 
 
 _S = TypeVar("_S", bound=QueuedState)
@@ -75,7 +73,7 @@ class PollQueue(Generic[_S]):
         self._stale = 0
         self._is_new_next = True
         self._active: set[_S] = set()  # POLLING and FOLLOWING
-        self._deadlines: deque[_S] = deque()
+        self._deadlines: list[_S] = []  # a heap
 
     def __len__(self) -> int:
         """Count the entries, stale ones included."""
@@ -93,7 +91,7 @@ class PollQueue(Generic[_S]):
                     yield state
 
     def add(self, state: _S) -> bool:
-        """Add a card, and return whether it has a deadline. Those must be added in the order of their deadlines."""
+        """Add a card, and return whether it has a deadline."""
         if state.last is None:
             state.phase = Phase.NEW
             self._new.append(state)
@@ -101,7 +99,7 @@ class PollQueue(Generic[_S]):
             self._schedule(state)
         has_deadline = state.expires_at != math.inf
         if has_deadline:
-            self._deadlines.append(state)
+            heappush(self._deadlines, state)
         return has_deadline
 
     def due_at(self, now: float) -> float:
@@ -163,7 +161,7 @@ class PollQueue(Generic[_S]):
     def next_expiry(self) -> float:
         """Return the first `expires_at` of the cards, when even a late last poll must have ended; infinite for none."""
         while self._deadlines and self._deadlines[0].phase is Phase.OVER:
-            self._deadlines.popleft()
+            heappop(self._deadlines)
         return self._deadlines[0].expires_at if self._deadlines else math.inf
 
     def expire(self, now: float) -> Iterator[_S]:
@@ -172,7 +170,7 @@ class PollQueue(Generic[_S]):
         A card that is being polled is skipped: its poll ends its wait.
         """
         while self.next_expiry() <= now + TICK:
-            state = self._deadlines.popleft()
+            state = heappop(self._deadlines)
             if state.phase is not Phase.POLLING:
                 state.expire(now)
                 yield state

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from cardprod.models import ProductionStatus
 
-__all__ = ["Progress", "ResultStream"]
-
 _T = TypeVar("_T")
 
 _CAPACITY = 256

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 
-__all__ = ["Signal"]
-
 
 class Signal:
     """Like an `asyncio.Event` for one waiter, but with a deadline, and cleared at the end of each wait."""

@@ -7,13 +7,12 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
 from time import perf_counter
 from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
 
+from cardprod._protocol.validation import check_cards
 from cardprod.errors import UsageError
 from cardprod.models import Card
 
 if TYPE_CHECKING:
     from cardprod.models import CardLike
-
-__all__ = ["Cards", "TimeSlice", "check_source", "each_card", "each_item"]
 
 Cards: TypeAlias = "Iterable[CardLike] | AsyncIterable[CardLike]"
 """What cards can come from: anything that can be iterated, by `for` or `async for`."""
@@ -52,8 +51,7 @@ def check_source(cards: object) -> None:
     Raises:
         UsageError: They may not.
     """
-    if isinstance(cards, str | bytes):
-        raise UsageError("cards must be Cards or (profile_id, card_token) tuples, not a text")
+    check_cards(cards)
     if not isinstance(cards, Iterable | AsyncIterable):
         raise UsageError(f"cards must be iterable, by for or async for; this is a {type(cards).__name__}")
 

@@ -32,8 +32,8 @@ from cardprod._polling.adaptive import AdaptiveSchedule
 from cardprod._polling.backoff import Backoff
 from cardprod._polling.ordering import Order, are_ordered, compare, compare_times
 from cardprod._protocol.api_errors import LONGEST_PAUSE, is_transient
-from cardprod._protocol.codec import unix_time
-from cardprod._protocol.validation import is_delay
+from cardprod._protocol.codec import MOST, unix_time
+from cardprod._protocol.validation import check_delay
 from cardprod.checkpoint import Checkpoint, PendingCard
 from cardprod.errors import (
     ApiError,
@@ -53,8 +53,6 @@ if TYPE_CHECKING:
 
     from cardprod._polling.backoff import Schedule
     from cardprod.models import Card, ProductionEvent, ProductionStatus
-
-__all__ = ["LAG", "PollOptions", "PollState", "timed_out"]
 
 _REFUSALS: Final = (Unauthorized, Forbidden, CardNotFound)
 """Answers of the API after which no later poll can succeed."""
@@ -214,9 +212,10 @@ class PollState:
         """When the last poll must have ended; infinite without a deadline."""
         return self._deadline_at + self._options.last_poll_seconds
 
-    def mark_due(self, now: float) -> None:
-        """Begin the poll that is due. If it begins late, at or after the deadline, it is the last."""
-        self.next_poll_at = max(self.next_poll_at, now)
+    def delay_until(self, now: float) -> None:
+        """Let the poll that is due begin now, if that is later. Begun at or after the deadline, it is the last."""
+        if self.next_poll_at < now:
+            self.next_poll_at = now
 
     def postpone(self, now: float, gap: float) -> bool:
         """Postpone the poll that is due, if a poll or an event showed the card less than `gap` seconds ago.
@@ -467,14 +466,16 @@ class PollState:
         self._schedule_at(now, gap, urgent, failure)
 
     def _schedule_at(self, now: float, gap: float, urgent: float, failure: CardprodError | None) -> None:
-        if not is_delay(gap):
-            message = f"a schedule's delay must be a finite number of seconds above 0, not {one_line(repr(gap), 100)}"
-            self.ended_by = UsageError(message, card=self.card)
+        try:
+            seconds = check_delay("a schedule's delay", gap)
+        except UsageError as error:
+            error.card = self.card
+            self.ended_by = error.with_traceback(None)
             return
-        last_at = max(now, self._deadline_at)
-        self.next_poll_at = self.urgent_at = min(now + gap, last_at)
+        last_at = now if now > self._deadline_at else self._deadline_at
+        self.next_poll_at = self.urgent_at = now + seconds if now + seconds < last_at else last_at
         if urgent > gap:
-            self.urgent_at = min(now + urgent, last_at)
+            self.urgent_at = now + urgent if now + urgent < last_at else last_at
         if failure is not None:
             retry_at = now + _retry_after(failure)
             self.next_poll_at = max(self.next_poll_at, retry_at)
@@ -525,9 +526,9 @@ class PollState:
             started_at=unix_time(self.started_at + ahead),
             deadline_at=None if math.isinf(self._deadline_at) else unix_time(self._deadline_at + ahead),
             next_poll_at=unix_time((now if self.is_over else self.next_poll_at) + ahead),
-            polls=self.polls,
-            failures=failures if self.error is None else min(failures, self._options.max_failures - 1),
-            unchanged=self._unchanged,
+            polls=min(self.polls, MOST),
+            failures=min(failures, MOST if self.error is None else self._options.max_failures - 1),
+            unchanged=min(self._unchanged, MOST),
             last=self.last,
             known_at=self._occurred_at if self.last is None or self.last.occurred_at is None else None,
             began_at=unix_time(self._began_at + ahead) if is_seen else None,

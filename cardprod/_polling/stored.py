@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from cardprod.errors import CardprodError
     from cardprod.models import Card, ProductionEvent, Transition
 
-__all__ = ["apply_events", "expire", "merge"]
-
 
 def apply_events(
     checkpoint: Checkpoint, events: Sequence[ProductionEvent], wall_now: float

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from cardprod._polling.webhook_trust import WebhookTrust
     from cardprod.models import Card, ProductionEvent, ProductionStatus
 
-__all__ = ["Outcome", "SharedPoll", "Subscriber", "Subscriptions"]
-
 Outcome: TypeAlias = "ProductionStatus | CardprodError"
 """The outcome of a poll."""
 

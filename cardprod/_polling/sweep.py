@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import TYPE_CHECKING, Final
 
 import attrs
@@ -10,7 +11,7 @@ import attrs
 from cardprod._http.limiter import LimiterQueue, WouldBlock
 from cardprod._polling.poller import PollEntry
 from cardprod._polling.queue import TICK
-from cardprod._protocol.codec import as_datetime, unix_time
+from cardprod._protocol.codec import MOST, as_datetime, unix_time
 from cardprod.checkpoint import wall_clock
 from cardprod.errors import CardprodError, Unauthorized, WaitTimeout
 
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
     from cardprod._polling.subscriptions import SharedPoll
     from cardprod.checkpoint import Checkpoint, PendingCard
     from cardprod.models import Card, ProductionEvent, Transition
-
-__all__ = ["Sweep", "sweep"]
 
 _TOGETHER: Final = 0.1
 """Cards that are due later than the first, by up to this share of the time until then, are polled together with it."""
@@ -103,27 +102,25 @@ async def sweep(  # noqa: PLR0913 - what it works with, and how
             poller.end(entry)
 
     now, wall_now = loop.time(), clock()
-    paused_for = poller.transport.paused_for
+    paused_until = now + poller.transport.paused_for
     pending: list[PendingCard] = []
     for entry in entries:
         if not entry.is_over:
             pending.append(entry.save(now, wall_now))
         elif isinstance(entry.error, WaitTimeout):
             entry.error.checkpoint = attrs.evolve(checkpoint, pending=(entry.save(now, wall_now),))
-    next_poll_at = _next_of([_due_at(entry) for entry in entries if not entry.is_over], now)
-    if next_poll_at is not None:
-        next_poll_at = max(next_poll_at, now + paused_for)
+    next_poll_at = _next_of([_due_at(entry, paused_until) for entry in entries if not entry.is_over], now)
     return Sweep(
         steps=tuple(this.steps),
-        checkpoint=attrs.evolve(checkpoint, sweep=checkpoint.sweep + 1, pending=tuple(pending)),
+        checkpoint=attrs.evolve(checkpoint, sweep=min(checkpoint.sweep + 1, MOST), pending=tuple(pending)),
         next_poll_at=None if next_poll_at is None else as_datetime(unix_time(wall_now + next_poll_at - now)),
         polls=this.polls,
     )
 
 
-def _due_at(entry: PollEntry) -> float:
-    """Return when a card's next poll is due, or its wait ends without one, because a `Retry-After` is later."""
-    return min(entry.next_poll_at, entry.expires_at)
+def _due_at(entry: PollEntry, paused_until: float = -math.inf) -> float:
+    """Return when a card's next poll is due, or its wait ends without one: a pause or a `Retry-After` is longer."""
+    return min(max(entry.next_poll_at, paused_until), entry.expires_at)
 
 
 def _next_of(dues: Iterable[float], now: float) -> float | None:
@@ -226,7 +223,7 @@ class _Pass:
         """End the waits whose deadline passed while a pause, or a `Retry-After`, forbade their last poll."""
         now, is_paused = asyncio.get_running_loop().time(), self.poller.transport.paused_for > 0
         for entry in due:
-            if not entry.is_over and entry.expires_at <= now and (is_paused or entry.next_poll_at > now + TICK):
+            if not entry.is_over and entry.expires_at <= now + TICK and (is_paused or entry.next_poll_at > now + TICK):
                 entry.expire(now)
                 self.poller.settle(entry)
 
@@ -240,10 +237,13 @@ class _Pass:
             return True
         return False
 
+    def _has_ended(self, stop: asyncio.Event | None) -> bool:
+        return (stop is not None and stop.is_set()) or bool(self._refusals) or self._aborted_by is not None
+
     async def _start_all(self, due: Sequence[_Entry], stop: asyncio.Event | None) -> None:
         loop = asyncio.get_running_loop()
         for entry in due:
-            if (stop is not None and stop.is_set()) or self._refusals:
+            if self._has_ended(stop):
                 return
             now = loop.time()
             if self._can_wait(entry, now):
@@ -253,10 +253,10 @@ class _Pass:
             except WouldBlock:
                 return
             now = loop.time()
-            if entry.is_over or entry.next_poll_at > now + TICK or self._aborted_by is not None or self._refusals:
+            if entry.is_over or entry.next_poll_at > now + TICK or self._has_ended(stop):
                 permit.give_back()  # an event or another wait's poll came first
                 continue
-            entry.mark_due(now)
+            entry.delay_until(now)
             shared = self.poller.subscriptions.begin_poll(entry.card, entry, now)
 
             async def poll(entry: _Entry = entry, shared: SharedPoll = shared, permit: Permit = permit) -> None:

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from cardprod._polling.state import PollOptions
     from cardprod.models import Card
 
-__all__ = ["Wait"]
-
 
 class Wait(CoroutineLike[ProductionStatus], AsyncIterator[Transition]):
     """The wait for one card. Await it for the final status, or iterate it for each transition.
@@ -136,10 +134,8 @@ class Wait(CoroutineLike[ProductionStatus], AsyncIterator[Transition]):
         self._is_consumed = self._is_closed = True
         if self._entry is not None:
             self._poller.end(self._entry)
-        if self._entry is not None and self._entry.is_awaited_elsewhere():
-            self._entry.on_change()  # the other task, which awaits or iterates it, then finds that it has ended
-        elif self._coroutine is not None:
-            self._coroutine.close()
+        if self._entry is None or not self._entry.end_step():
+            self._close_coroutine()
 
     # --- An iterator ---
 
@@ -175,16 +171,16 @@ class Wait(CoroutineLike[ProductionStatus], AsyncIterator[Transition]):
 
     async def _next_step(self) -> Transition | None:
         """Sleep and poll until there is a transition to deliver; None when there will be no more."""
-        entry = self._entry
+        entry, cut_off = self._entry, CutOff()
         if entry is None:
-            entry = self._begin()
+            entry = self._begin(cut_off)
         elif entry.cut_off is not None:
             raise UsageError(
                 "another task awaits or iterates this wait already: ask the client for another", card=self._card
             )
         elif not entry.is_over:  # it has left if a step was cancelled
             self._poller.subscriptions.join(self._card, entry)
-        entry.cut_off = cut_off = CutOff()
+        entry.cut_off = cut_off
         try:
             while not (entry.steps or entry.is_over or self._is_closed):
                 await entry.poll_when_due(cut_off)
@@ -206,7 +202,7 @@ class Wait(CoroutineLike[ProductionStatus], AsyncIterator[Transition]):
             cut_off.close()
         return None if self._is_closed else entry.take_step()
 
-    def _begin(self) -> _Entry:
+    def _begin(self, cut_off: CutOff) -> _Entry:
         try:
             self._poller.transport.check_usable()
         except UsageError as error:
@@ -214,7 +210,7 @@ class Wait(CoroutineLike[ProductionStatus], AsyncIterator[Transition]):
             raise
         now = asyncio.get_running_loop().time()
         entry = _Entry(self._card, self._options, now, self._poller, self._checkpoint_id, after=self._after)
-        self._entry = entry  # before an observer is called, who may ask for it
+        self._entry, entry.cut_off = entry, cut_off  # before an observer is called, who may ask for it, or close it
         self._poller.begin(entry)
         return entry
 
@@ -252,12 +248,12 @@ class _Entry(PollEntry):
     def poller(self) -> Poller:
         return self._poller
 
-    def is_awaited_elsewhere(self) -> bool:
-        """Whether a task waits for a step, and is not the current one."""
-        try:
-            return self.cut_off is not None and asyncio.current_task() is not self.cut_off.task
-        except RuntimeError:  # in no event loop at all
+    def end_step(self) -> bool:
+        """End the step that is waited for, if there is one. Return whether another task than this one does."""
+        if self.cut_off is None or not self.cut_off.task.get_loop().is_running():
             return False
+        self.on_change()
+        return asyncio.current_task() is not self.cut_off.task
 
     async def poll_when_due(self, cut_off: CutOff) -> None:
         """Sleep until the next poll is due, and poll; or return earlier, after an event or another wait's poll."""
@@ -279,12 +275,12 @@ class _Entry(PollEntry):
         if self.postpone(now, subscriptions.trust.gap(now)):
             poller.settle(self)
             return
-        self.mark_due(now)
+        self.delay_until(now)
         if subscriptions.is_polled(self.card):
             await self._follow()
             return
         # The first and the last poll go before the later ones of all waits, and queue while they count as under way.
-        queue = poller.single_waits if self.polls and not self.is_last_poll else None
+        queue = poller.single_wait_queue if self.polls and not self.is_last_poll else None
         permit = None
         cut_off.start(self.cut_off_at)
         try:
@@ -318,7 +314,7 @@ class _Entry(PollEntry):
             if not cut_off.stop():
                 raise
             if cut_off_at is not None and not cut_off.is_called_off:
-                self.mark_due(cut_off_at)
+                self.delay_until(cut_off_at)
             return None
         except CardprodError as error:  # the client was closed
             self._poller.apply(self, error.with_traceback(None))

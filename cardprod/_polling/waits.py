@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from cardprod.checkpoint import After, Checkpoint, PendingCard
     from cardprod.models import CardLike
 
-__all__ = ["Waits"]
-
 _NOTHING_KNOWN: Final[After] = MappingProxyType[Card, ProductionStatus]({})
 
 
@@ -43,48 +41,34 @@ class _Entry(QueuedState, PollEntry):
     """One card of a batch."""
 
     # Of 1,000,000 cards each byte is a megabyte.
-    __slots__ = ("_waits",)
+    __slots__ = ("batch",)
 
-    def __init__(  # noqa: PLR0913 - what a card of a batch is made of
-        self,
-        card: Card,
-        options: PollOptions,
-        started_at: float,
-        deadline_at: float,
-        waits: Waits,
-        *,
-        after: ProductionStatus | None = None,
-    ) -> None:
-        super().__init__(card, options, started_at, deadline_at, after)
-        self._waits = waits
+    batch: Waits
+    """The batch, which sets this."""
 
     @property
     def poller(self) -> Poller:
-        return self._waits.poller
-
-    def is_of(self, waits: Waits) -> bool:
-        """Whether it belongs to this batch."""
-        return self._waits is waits
+        return self.batch.poller
 
     def deliver(self, transition: Transition) -> None:
-        self._waits.deliver(self, transition)
+        self.batch.deliver(self, transition)
 
     def on_change(self) -> None:
-        self._waits.on_change(self)
+        self.batch.on_change(self)
 
     def abort(self, error: BaseException) -> None:
-        self._waits.break_off(error)
+        self.batch.break_off(error)
 
     def take_outcome(self, outcome: Outcome) -> None:
         """Take the outcome of another's poll; if there is no room for it, it is dropped, and the card due again."""
-        if self._waits.is_held_back:
+        if self.batch.is_held_back:
             self.on_shared_poll_lost()
         else:
             super().take_outcome(outcome)
 
     def on_shared_poll_lost(self) -> None:
         if self.phase is Phase.FOLLOWING and self.ended_by is None:
-            self.mark_due(asyncio.get_running_loop().time())
+            self.delay_until(asyncio.get_running_loop().time())
             self.on_change()
 
 
@@ -234,7 +218,7 @@ class Waits(Batch[Transition]):
         if self._to_resume:  # cards whose deadline passed while nothing ran have time for one last poll
             self._no_expiry_before = asyncio.get_running_loop().time() + self._options.last_poll_seconds
         if self._source is not None:
-            source = self._source
+            source, self._source = self._source, ()  # a generator is closed as soon as nobody holds it
             self._run(lambda: self._feed(source))
         elif not math.isinf(self._batch_deadline):
             self._run(self._finish_in_time)
@@ -273,7 +257,8 @@ class Waits(Batch[Transition]):
 
     def _resume(self, saved: PendingCard, now: float) -> None:
         """Deliver what was not delivered yet, and wait for the card as before."""
-        entry = _Entry(saved.card, self._options, now, math.inf, self)
+        entry = _Entry(saved.card, self._options, now, math.inf)
+        entry.batch = self
         entry.restore(saved, now, wall_clock())
         for transition in saved.undelivered:
             self.deliver(entry, transition)
@@ -292,9 +277,10 @@ class Waits(Batch[Transition]):
         after = after or known_status(card, self._known)
         timeout = self._options.timeout if timeout is None else timeout
         deadline_at = self._batch_deadline if timeout is None else min(now + timeout, self._batch_deadline)
-        entry = _Entry(card, self._options, now, deadline_at, self, after=after)
+        entry = _Entry(card, self._options, now, deadline_at, after)
+        entry.batch = self
         others = self._poller.subscriptions.join(card, entry)
-        if others and any(isinstance(one, _Entry) and one.is_of(self) for one in others):
+        if others and any(isinstance(one, _Entry) and one.batch is self for one in others):
             self._poller.subscriptions.leave(card, entry)
         else:
             self._stream.count_card()
@@ -379,7 +365,7 @@ class Waits(Batch[Transition]):
             shared = self._begin_poll(entry, now)
 
     def _begin_poll(self, entry: _Entry, now: float) -> SharedPoll:
-        entry.mark_due(now)
+        entry.delay_until(now)
         return SharedPoll(self._poller.subscriptions, entry.card, entry, now)
 
     # --- What the engine asks for ---

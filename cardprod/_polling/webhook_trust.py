@@ -20,8 +20,6 @@ from cardprod._protocol.validation import check_seconds
 if TYPE_CHECKING:
     from cardprod.models import Card, ProductionStatus
 
-__all__ = ["WebhookTrust"]
-
 _GRACE: Final = 15.0
 """Seconds after a poll that found a change, within which the event of that change is still a hit."""
 

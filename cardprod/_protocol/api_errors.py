@@ -32,17 +32,6 @@ if TYPE_CHECKING:
 
     from cardprod._protocol.documents import Json
 
-__all__ = [
-    "LONGEST_PAUSE",
-    "MAX_BODY",
-    "api_error",
-    "bad_reply",
-    "is_page",
-    "is_transient",
-    "lowered",
-    "meaning_of_refresh",
-]
-
 MAX_BODY: Final = 1024 * 1024
 """Bytes. The answer for one card is a few hundred; a larger body than this is not read to its end."""
 _KEPT_BODY: Final = 2048

@@ -24,18 +24,6 @@ if TYPE_CHECKING:
 
     from cattrs import Converter
 
-__all__ = [
-    "Count",
-    "UnixTime",
-    "as_datetime",
-    "from_json",
-    "to_json",
-    "to_plain",
-    "to_unix_time",
-    "unix_time",
-    "write_as_rows",
-]
-
 _T = TypeVar("_T")
 
 Count = Annotated[int, "0 or more"]
@@ -44,7 +32,8 @@ Count = Annotated[int, "0 or more"]
 UnixTime = Annotated[int, "microseconds since 1970, in UTC"]
 """A time as an int, which takes less memory than a `datetime`."""
 
-_MOST: Final = 2**63 - 1
+MOST: Final = 2**63 - 1
+"""The largest `Count` that is read, so that no other is to be written."""
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 _FIRST_TIME: Final = (datetime.min.replace(tzinfo=UTC) - _EPOCH) // _MICROSECOND
@@ -85,9 +74,14 @@ def write_as_rows(
     _ROWS[cls] = to_row, from_row
 
 
-def to_plain(value: object) -> Any:  # noqa: ANN401 - JSON, but for its times
-    """Convert a value to plain objects, arrays and scalars; times stay `datetime`s."""
-    return _converter().unstructure(value)
+def to_plain(value: object, as_type: object = None) -> Any:  # noqa: ANN401 - JSON, but for its times
+    """Convert a value to plain objects, arrays and scalars; times stay `datetime`s.
+
+    Args:
+        value: The value.
+        as_type: The type that it is read as: of a subclass, what that has besides is left out. None for its own.
+    """
+    return _converter().unstructure(value, unstructure_as=as_type)
 
 
 def to_json(value: attrs.AttrsInstance, *, version: int) -> str:
@@ -98,11 +92,11 @@ def to_json(value: attrs.AttrsInstance, *, version: int) -> str:
 
 def _parts_of_json(value: attrs.AttrsInstance, version: int) -> Iterator[str]:
     yield f'{{"version":{version}'
-    for field in attrs.fields(type(value)):
+    for field in attrs.fields(attrs.resolve_types(type(value))):
         yield f',"{field.name}":'
         items = cast("Sequence[object]", getattr(value, field.name))
         if not (isinstance(items, tuple) and items and type(items[0]) in _ROWS):
-            yield _dump(to_plain(items))
+            yield _dump(to_plain(items, field.type))
             continue
         to_row = _ROWS[type(items[0])][0]
         for first in range(0, len(items), _SLICE):
@@ -235,7 +229,7 @@ def _read_text_or_enum(value: object, type_: object) -> str | None:
 
 
 def _read_count(value: object, _: object) -> int:
-    if type(value) is not int or not 0 <= value <= _MOST:
+    if type(value) is not int or not 0 <= value <= MOST:
         raise ValueError("expected an integer of 0 or more")
     return value
 

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     import uuid
     from collections.abc import Callable, Mapping, Sequence
 
-__all__ = ["CorrelationIds"]
-
 _OK: Final = 200
 _HALF: Final = 2**47 - 1
 """The counter begins below this, so that it never needs a 13th digit."""

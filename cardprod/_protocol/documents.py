@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from cattrs import BaseValidationError
 
-__all__ = ["Json", "Malformed", "NotJson", "kind_of", "load_object", "parse_time", "status_structurer"]
-
 _ISO_8601: Final = re.compile(r"[0-9-]{10}T[0-9:]{8}(\.[0-9]{1,9})?(Z|[+-][0-9]{2}:?[0-9]{2})")
 _LONGEST_NAME: Final = 100
 _LONGEST_DESCRIPTION: Final = 2048

@@ -9,8 +9,6 @@ from cardprod._protocol.documents import Json, Malformed, kind_of, load_object, 
 from cardprod.errors import BadEvent, UsageError
 from cardprod.models import Card, ProductionEvent, ProductionStatus, one_line
 
-__all__ = ["parse_event"]
-
 _EVENT_TYPE: Final = "cards#card-production-status-change"
 
 

@@ -22,8 +22,6 @@ from cardprod.card import UsageError
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-__all__ = ["HasGet", "HasItems", "HeadersLike", "read_headers"]
-
 _WSGI_PREFIX: Final = "http_"
 _ACCEPTED: Final = "the headers of a request: your framework's own, pairs of a name and a value, or a WSGI environ"
 

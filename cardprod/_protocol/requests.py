@@ -16,22 +16,10 @@ import attrs
 
 from cardprod._protocol.validation import check_type
 from cardprod._version import VERSION
-from cardprod.errors import UsageError
+from cardprod.errors import CardprodError, UsageError
 
 if TYPE_CHECKING:
     from cardprod.models import Card
-
-__all__ = [
-    "CORRELATION_ID",
-    "PRODUCTION",
-    "PRODUCTION_MTLS",
-    "SANDBOX",
-    "SANDBOX_MTLS",
-    "Endpoint",
-    "Request",
-    "is_loopback",
-    "is_token",
-]
 
 PRODUCTION: Final = "https://api.wise.com"
 """Wise's production API."""
@@ -91,6 +79,11 @@ class Endpoint:
     def is_local(self) -> bool:
         """Whether requests may go to this machine only, because they are plain http."""
         return urlsplit(self.base_url).scheme == "http" and not self.allow_plain_http
+
+    def name_server(self, error: CardprodError) -> None:
+        """Say in an error's message which server it is about: the host, and the port if the URL names it."""
+        if not isinstance(error, UsageError):
+            error.args = (f"{error.args[0]}; server {urlsplit(self.base_url).netloc}",)
 
     def build_request(self, card: Card, *, token: str, correlation_id: str) -> Request:
         """Build the request for a card's production status.

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from cardprod._protocol.documents import Json
     from cardprod.models import ProductionStatus
 
-__all__ = ["TokenGrant", "parse_response", "parse_token_response"]
-
 _UNDONE: Final = frozenset({"", "identity", "gzip", "deflate", "br", "zstd"})
 """Content codings of which nothing is left in a body that came here."""
 _TOO_LONG: Final = "the body is over 1 MiB, and was not read to its end: check base_url"

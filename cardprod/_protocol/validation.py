@@ -4,37 +4,16 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from numbers import Real
 from typing import Any, Final, TypeGuard, cast
 
-from cardprod.card import UsageError
-
-__all__ = [
-    "check_aware",
-    "check_callable",
-    "check_count",
-    "check_flag",
-    "check_number",
-    "check_seconds",
-    "check_text",
-    "check_timeout",
-    "check_type",
-    "is_delay",
-    "is_finite_number",
-]
+from cardprod.card import Card, UsageError
 
 _NOT_EMPTY: Final = re.compile(r".+", re.DOTALL)
 _MOST: Final = 2**63 - 1
 _SHOWN: Final = 100
-
-
-def is_delay(value: Any) -> bool:  # noqa: ANN401 - what a user's schedule returned
-    """Whether a value is a finite number above 0: also one of numpy's or a Fraction, but no bool."""
-    if isinstance(value, bool) or not isinstance(value, (float, int, Real)):
-        return False
-    number = cast("float", value)  # as far as it is compared
-    return bool(0 < number < math.inf)
 
 
 def is_finite_number(value: object) -> TypeGuard[float]:
@@ -82,6 +61,19 @@ def check_seconds(name: str, value: object, *, above_zero: bool = False) -> None
         raise UsageError(f"{name} must be {'above' if above_zero else 'at least'} 0 seconds, not {_shown(value)}")
 
 
+def check_delay(name: str, value: Any) -> float:  # noqa: ANN401 - what a user's schedule returned
+    """Check a finite number of seconds above 0, also one of numpy's or a Fraction, and return it as a float."""
+    if isinstance(value, (float, int, Real)) and not isinstance(value, bool):
+        try:
+            # Not as it is: a time plus a number of numpy's has only the digits of that.
+            seconds = float(value)
+        except OverflowError:
+            seconds = math.inf
+        if 0 < seconds < math.inf:
+            return seconds
+    raise UsageError(f"{name} must be a finite number of seconds above 0, not {_shown(value)}")
+
+
 def check_timeout(name: str, value: object) -> float | None:
     """Check a finite number of seconds, 0 or more; infinite and None are no limit, for which None is returned."""
     if value is None or (isinstance(value, float) and math.isinf(value) and value > 0):
@@ -118,6 +110,20 @@ def check_type(
     if not ((or_none and value is None) or isinstance(value, expected)):
         words = (words or f"a {expected.__name__}") + (" or None" if or_none else "")
         raise UsageError(f"{name} must be {words}, not a {type(value).__name__}")
+
+
+def check_cards(cards: object) -> None:
+    """Check that a value that can be iterated may be cards: that it is no text, not one card, and no dict of others."""
+    first: object = next(iter(cast("Iterable[object]", cards)), None) if isinstance(cards, tuple | Mapping) else None
+    if isinstance(cards, Card) or type(first) is int:
+        found = "one card: pass a list, [card]"
+    elif isinstance(cards, str | bytes | bytearray):
+        found = "a text"
+    elif isinstance(cards, Mapping) and not isinstance(first, Card | tuple | None):
+        found = "a dict of something else"
+    else:
+        return
+    raise UsageError(f"cards must be Cards or (profile_id, card_token) tuples, not {found}")
 
 
 def check_callable(name: str, value: object, words: str) -> None:

@@ -11,21 +11,6 @@ from typing import Any, Final
 from cardprod.errors import UsageError
 from cardprod.models import Card
 
-__all__ = [
-    "add_connection",
-    "add_database",
-    "add_file",
-    "add_follow",
-    "add_list",
-    "add_profile",
-    "add_timeout",
-    "card_token",
-    "count",
-    "duration",
-    "port",
-    "profile",
-]
-
 _UNITS: Final = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 _PART: Final = re.compile(r"(\d+(?:\.\d+)?)([smhd])", re.ASCII)
 _DURATION: Final = re.compile(rf"(?:{_PART.pattern})+|\d+(?:\.\d+)?", re.ASCII)

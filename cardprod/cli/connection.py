@@ -6,7 +6,7 @@ import logging
 import os
 from typing import TYPE_CHECKING
 
-from cardprod._http.environment import TOKEN, base_url, server_from_env, tls_from_env, token_from_env
+from cardprod._http.environment import TOKEN, server_from_env, tls_from_env, token_from_env
 from cardprod._http.rate_limit import RateLimit
 from cardprod.client import Client
 from cardprod.errors import CardprodError, TransportError, UsageError
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from cardprod._http.proxies import ProxySetting
     from cardprod.durable import Durable
-
-__all__ = ["base_url", "find_database", "import_durable", "make_client", "make_clients"]
 
 
 def make_client(arguments: argparse.Namespace, rate_limit: RateLimit | None = None, *, variable: str = TOKEN) -> Client:

@@ -11,20 +11,6 @@ if TYPE_CHECKING:
 
     from cardprod.models import ProductionStatus
 
-__all__ = [
-    "DEFECT",
-    "EXIT_CODES",
-    "FAILED",
-    "INTERRUPTED",
-    "NOT_FINAL",
-    "NO_ANSWER",
-    "PRODUCED",
-    "SIGNALLED",
-    "USAGE",
-    "exit_code_of",
-    "worst_of",
-]
-
 EXIT_CODES: Final = """\
 exit codes:
   0    produced (status, wait, watch); finished and delivered (batch); done (the others)

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from cardprod.errors import CardprodError
     from cardprod.models import Card
 
-__all__ = ["counted_on"]
-
 
 def counted_on(
     card: Card, result: Transition | CardprodError, elapsed: float, polls: int

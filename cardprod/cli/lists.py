@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
     from cardprod.cli.output import Output
 
-__all__ = ["CardList", "read_blocks", "read_list", "report_bad_rows", "warn_of_bad_rows"]
-
 _STDIN: Final = 0
 _BLOCK: Final = 65_536
 _LONGEST_LINE: Final = 1_048_576

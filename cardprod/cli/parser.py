@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import Any, Final, NoReturn
 
 from cardprod._version import VERSION
 from cardprod.cli.commands import batch, completion, demo, migrate, simulate, status, submit, wait, watch, worker
@@ -12,13 +12,6 @@ from cardprod.cli.exit_codes import EXIT_CODES, USAGE
 from cardprod.cli.output.streams import Stream, print_stderr
 from cardprod.cli.words import printable
 from cardprod.client import PRODUCTION
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
-    from cardprod.cli.output import Output
-
-__all__ = ["Commands", "make_parser"]
 
 _EPILOG: Final = f"""\
 environment:
@@ -71,36 +64,22 @@ class _Parser(argparse.ArgumentParser):
         self.exit(USAGE)
 
 
-class Commands:
-    """The commands of a parser."""
-
-    def __init__(self, top: argparse.ArgumentParser) -> None:
-        self._commands = top.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
-
-    def add(
-        self, name: str, run: Callable[[argparse.Namespace, Output], Awaitable[int]], does: str, *examples: str
-    ) -> argparse.ArgumentParser:
-        """Add a command: what runs it and returns the exit code, what it does, in a line and more, and examples."""
-        line, _, more = does.partition("\n")
-        command: argparse.ArgumentParser = self._commands.add_parser(
-            name,
-            help=line,
-            description=f"{line[0].upper()}{line[1:]}.\n{more}",
-            epilog="\n  ".join(("examples:", *examples))
-            + "\n\n`cardprod --help` has the exit codes, and the environment.",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        command.set_defaults(run=run, is_live=False, plain=False)
-        command.add_argument("--json", action="store_true", help="JSON lines instead of text")
-        return command
-
-
 def make_parser() -> argparse.ArgumentParser:
     """Make the parser of the command line."""
     description, formatter = "Is my card printed yet? Asks the Wise Platform API.", argparse.RawDescriptionHelpFormatter
     top = _Parser(prog="cardprod", description=description, epilog=_EPILOG, formatter_class=formatter)
     top.add_argument("--version", action="version", version=f"cardprod {VERSION}")
-    commands = Commands(top)
+    commands = top.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
     for command in (demo, status, wait, watch, simulate, submit, worker, batch, migrate, completion):
-        command.add(commands)
+        line, _, more = command.DOES.partition("\n")
+        parser = commands.add_parser(
+            command.__name__.rpartition(".")[2],
+            help=line,
+            description=f"{line[0].upper()}{line[1:]}.\n{more}",
+            epilog=f"examples:{command.EXAMPLES}\n\n`cardprod --help` has the exit codes, and the environment.",
+            formatter_class=formatter,
+        )
+        parser.set_defaults(run=command.run, is_live=False, plain=False)
+        parser.add_argument("--json", action="store_true", help="JSON lines instead of text")
+        command.add_arguments(parser)
     return top

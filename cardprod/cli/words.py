@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from cardprod import errors
-from cardprod.cli.connection import base_url
+from cardprod._http.environment import base_url
 from cardprod.models import one_line
 
 if TYPE_CHECKING:
@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
     from cardprod.errors import CardprodError
     from cardprod.models import Card
-
-__all__ = ["clock", "count_of", "in_words", "meaning_of", "message_of", "printable", "roughly", "whole"]
 
 _MINUTE: Final = 60
 _HOUR: Final = 3600

@@ -51,8 +51,6 @@ if TYPE_CHECKING:
     from cardprod.errors import CardprodError
     from cardprod.models import ProductionStatus
 
-__all__ = ["Durable", "is_sink"]
-
 _TOKEN_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,32}")
 """Too short for a token: Wise's are UUIDs or longer, and one given by mistake must not get into the database."""
 
@@ -295,13 +293,13 @@ class Durable:
             DurableError: The database failed.
         """
         lifetime = self.settings.lifetime
-        row = await self._database.fetch_one("batch_status", id=_checked_id(batch_id), lifetime=lifetime)
-        if row is None:
+        rows = await self._database.fetch("batch_status", id=_checked_id(batch_id), lifetime=lifetime)
+        if not rows:
             schema, days = self.settings.schema, f"{self.settings.keep / DAY:.3g} days"
             raise UsageError(
                 f"there is no batch {batch_id} in the schema {schema}: check both; ended ones are removed after {days}"
             )
-        return BatchStatus(**row)
+        return BatchStatus(**rows[0])
 
     async def results(self, batch_id: str) -> AsyncIterator[tuple[Card, ProductionStatus | CardprodError]]:
         """Read how the cards of a batch ended, as far as they have, in the order of their ids and tokens.

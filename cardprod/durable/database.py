@@ -41,8 +41,6 @@ if TYPE_CHECKING:
 
     from cardprod.durable.settings import Settings
 
-__all__ = ["FOREIGN", "Database", "fetch", "fetch_one", "is_away", "lacks", "sql_file", "translate"]
-
 _T = TypeVar("_T")
 
 _SHOWN: Final = 300
@@ -335,10 +333,6 @@ class Database:
     async def fetch(self, name: str, **values: object) -> list[dict[str, Any]]:
         """Run one statement in a transaction of its own; see the function `fetch`, and `run`."""
         return await self.run(lambda connection: fetch(connection, name, **values))
-
-    async def fetch_one(self, name: str, **values: object) -> dict[str, Any] | None:
-        """Run one statement in a transaction of its own; see the function `fetch_one`, and `run`."""
-        return await self.run(lambda connection: fetch_one(connection, name, **values))
 
     async def _refusal(self, error: psycopg.Error) -> CardprodError:
         drop_frames(error)

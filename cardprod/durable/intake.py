@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from cardprod.durable.database import Database
     from cardprod.models import ProductionEvent
 
-__all__ = ["Intake"]
-
 _Entry: TypeAlias = "tuple[ProductionEvent, asyncio.Future[int]]"
 
 _MOST: Final = 50

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from cardprod.durable.database import Database
     from cardprod.durable.settings import Settings
 
-__all__ = ["Recovery", "repeat"]
-
 _MOST: Final = 200
 """Chunks that are recovered in one transaction."""
 
@@ -115,13 +113,11 @@ class Recovery:
         """Remove what is old, some rows at a time."""
         await self._database.fetch("drop_old_workers")
         await self._drop("drop_old_events")
-        while True:
-            batch = await self._database.fetch_one("old_batch", keep=self._settings.keep)
-            if batch is None:
-                return
-            await self._drop("drop_old_cards", id=batch["id"])
-            await self._drop("drop_old_chunks", id=batch["id"])
-            await self._database.fetch("drop_old_batch", id=batch["id"])
+        while batches := await self._database.fetch("old_batch", keep=self._settings.keep):
+            batch_id = batches[0]["id"]
+            await self._drop("drop_old_cards", id=batch_id)
+            await self._drop("drop_old_chunks", id=batch_id)
+            await self._database.fetch("drop_old_batch", id=batch_id)
 
     async def _drop(self, statement: str, **values: object) -> None:
         """Run a statement until it finds no more rows."""

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     from cardprod.durable.settings import Settings
 
-__all__ = ["check_grants", "migration_script", "prepare"]
-
 _LOCK: Final = 0x63617264_70726F64 % 2**63
 """Held while the script runs: "cardprod" in ASCII."""
 

@@ -6,8 +6,6 @@ from typing import Final
 
 import attrs
 
-__all__ = ["DAY", "Settings"]
-
 DAY: Final = 86_400.0
 
 
@@ -16,12 +14,7 @@ class Settings:
     """What is chosen, and how often a worker does what. All times are seconds.
 
     Args:
-        schema: The schema of the tables.
-        owner: A role that may own the tables, beside superusers, the database's owner and the role of the connection.
-        keep: For how long a batch that is over can be read.
-        heartbeat: The time between a worker's signs of life.
-        most_connections: The most connections to the database.
-        grace: For how long a worker that was asked to stop waits for sinks, requests and the database.
+        schema, owner, keep, heartbeat, most_connections, grace: As for `Durable`.
         call: The time limit of a transaction, and of making a connection.
         poll: The time between two questions for jobs that have fallen due. Listening would be quicker for new ones; it
             needs sessions, which PgBouncer does not give in transaction mode.

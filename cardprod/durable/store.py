@@ -35,17 +35,6 @@ if TYPE_CHECKING:
     from cardprod.durable.transitions import Step
     from cardprod.models import ProductionEvent, Transition
 
-__all__ = [
-    "BatchStatus",
-    "Chunk",
-    "apply_events",
-    "chunks",
-    "plan",
-    "queue_name",
-    "undelivered",
-    "write_sweep",
-]
-
 _LONGEST_NAME: Final = 23
 """A trigger of procrastinate's notifies "procrastinate_queue_v1#cardprod-deliver-" and this: 63 bytes at most."""
 

@@ -13,8 +13,6 @@ from cardprod.checkpoint import Checkpoint  # noqa: TC001 - cattrs reads the typ
 from cardprod.errors import CardprodError, UsageError
 from cardprod.models import Card, ProductionStatus, Transition  # noqa: TC001 - cattrs reads the types of fields
 
-__all__ = ["Step", "read_outcome", "read_step", "written_outcome", "written_step"]
-
 _VERSION: Final = 1
 _T = TypeVar("_T")
 

@@ -52,8 +52,6 @@ if TYPE_CHECKING:
     from cardprod.durable.transitions import Step
     from cardprod.errors import Unauthorized
 
-__all__ = ["DatabaseClock", "Sink", "Worker"]
-
 _T = TypeVar("_T")
 
 _SWEEP: Final = "cardprod.sweep"

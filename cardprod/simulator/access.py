@@ -24,8 +24,6 @@ from cardprod.simulator.api import problem
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-__all__ = ["Connections", "refusal"]
-
 _KEEP_ALIVE: Final = 20.3
 """Seconds that a connection may be without a complete header. Not whole, or a client that polls every 20 seconds of
 virtual time would do so at the moment that its connection is closed."""

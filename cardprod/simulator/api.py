@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from cardprod.simulator.simulation import KioskSimulation
     from cardprod.simulator.tokens import TokenIssuer
 
-__all__ = ["KEY_PATH", "KioskApi", "json_object", "problem"]
-
 KEY_PATH: Final = "/webhooks/public-key.pem"
 _PRODUCTION: Final = "spend/profiles/{profile_id:[0-9]{1,19}}/cards/{card_token}/production"
 _CORRELATION_ID: Final = re.compile(r"[\x21-\x7e]{1,128}")

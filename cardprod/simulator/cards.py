@@ -12,8 +12,6 @@ import attrs
 if TYPE_CHECKING:
     from cardprod.simulator.plans import Stage
 
-__all__ = ["Phase", "SimulatedCard"]
-
 
 @attrs.frozen
 class Phase:

@@ -7,8 +7,6 @@ from datetime import UTC, datetime, timedelta
 
 from cardprod.errors import UsageError
 
-__all__ = ["Clock"]
-
 
 class Clock:
     """Counts seconds from its first start on."""

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from cardprod.models import Card
 
-__all__ = ["Fault", "FaultInjector", "FaultSettings"]
-
 _MOST_TIMES: Final = 1_000_000_000
 _MOST_RETRY_AFTER: Final = 10**15
 _HEADER_VALUE: Final = re.compile(r"[\x20-\x7e]+")

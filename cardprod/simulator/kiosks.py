@@ -1,16 +1,9 @@
 """What can be done with simulated cards and kiosks, and what is seen of them. No HTTP and no clock.
 
-| move | from | to |
-| --- | --- | --- |
-| start | READY | IN_PROGRESS |
-| refuse | READY, PRODUCTION_ERROR, REQUEST_ERROR | REQUEST_ERROR with any of the 22 codes |
-| finish | IN_PROGRESS, at a kiosk that is online | PRODUCED |
-| fail | IN_PROGRESS | PRODUCTION_ERROR with any of the 36 codes |
-| retry | PRODUCTION_ERROR, REQUEST_ERROR | IN_PROGRESS, as a new request with a new `occurredAt` |
-
-While a kiosk is offline, the plans of its cards are paused, and nothing can be finished there. A card that is started
-or retried there gets REQUEST_ERROR with REQUEST_CREATED_BUT_NOT_STARTED, as Wise documents it, and becomes IN_PROGRESS
-by itself when the kiosk is back: its request is sent to the kiosk then, so with a new `occurredAt`.
+What each move does, the methods of `Simulator` say. While a kiosk is offline, the plans of its cards are paused, and
+nothing can be finished there. A card that is started or retried there gets REQUEST_ERROR with
+REQUEST_CREATED_BUT_NOT_STARTED, as Wise documents it, and becomes IN_PROGRESS by itself when the kiosk is back: its
+request is sent to the kiosk then, so with a new `occurredAt`.
 """
 
 from __future__ import annotations
@@ -23,8 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from cardprod.models import Card
-
-__all__ = ["FIRST_KIOSK", "CardState", "KioskState", "Move", "moves_from"]
 
 FIRST_KIOSK: Final = "WIS00001"
 Move: TypeAlias = Literal["start", "finish", "fail", "refuse", "retry"]

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from cardprod.error_codes import ErrorCode
 
-__all__ = ["PLANS", "Plan", "Stage", "as_stages", "error_stage"]
-
 
 @attrs.frozen
 class Stage:

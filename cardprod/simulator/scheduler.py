@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from cardprod.simulator.cards import Phase
     from cardprod.simulator.clock import Clock
 
-__all__ = ["Scheduler"]
-
 
 class Scheduler:
     """Calls `on_change` with a card and the phase that it enters, when that is due."""

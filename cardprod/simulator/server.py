@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from cardprod.simulator.simulation import Change, LoggedRequest
     from cardprod.simulator.webhook_sender import LoggedDelivery
 
-__all__ = ["Simulator"]
-
 
 class Simulator:
     """A kiosk on loopback, for as long as the `async with` block.
@@ -196,7 +194,7 @@ class Simulator:
         """Give so many of the next answers of `/oauth/token` a fault."""
         self._simulation.faults.next_refresh.add(fault, times)
 
-    # --- Cards: `kiosks` has a table of the moves ---
+    # --- Cards ---
 
     def add(self, card: CardLike, plan: Plan = "prints") -> Card:
         """Put a card, or a `(profile_id, card_token)` tuple, on a plan from now on; one that is there starts again."""

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from cardprod.simulator.plans import Plan
     from cardprod.simulator.webhook_sender import Subscription
 
-__all__ = ["Change", "KioskSimulation", "LoggedRequest"]
-
 _log: Final = logging.getLogger("cardprod.simulator")
 _KIOSK_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,32}")
 
@@ -77,7 +75,7 @@ class KioskSimulation:
         self.faults: FaultInjector = FaultInjector(lambda: self.publish("faults"))
         self.webhooks: WebhookSender = WebhookSender(self.clock, log_size, lambda: self.publish("deliveries"))
         self.requests: Log[LoggedRequest] = Log(log_size)
-        self.scheduler: Scheduler = Scheduler(self.clock, self._publish_planned)
+        self.scheduler: Scheduler = Scheduler(self.clock, self._publish_phase)
         self._observers: list[Callable[[Change], None]] = []
         self._has_failed = False
 
@@ -241,7 +239,7 @@ class KioskSimulation:
                 simulated.resume(now)
         self._reschedule(concerned)
         for card in begun:  # all are as they are to be before an observer is called: it may move the kiosk
-            self._send_webhooks(card)
+            self.webhooks.send(card, self.phase_of(card))
         for card in concerned:
             self.publish(card)
         self.publish("kiosks")
@@ -314,12 +312,8 @@ class KioskSimulation:
 
     def _publish_moved(self, card: Card) -> None:
         self._reschedule([card])
-        self._send_webhooks(card)
-        self.publish(card)
+        self._publish_phase(card, self.phase_of(card))
 
-    def _publish_planned(self, card: Card, phase: Phase) -> None:
-        self._send_webhooks(card, phase)
+    def _publish_phase(self, card: Card, phase: Phase) -> None:
+        self.webhooks.send(card, phase)
         self.publish(card)
-
-    def _send_webhooks(self, card: Card, phase: Phase | None = None) -> None:
-        self.webhooks.send(card, phase or self.phase_of(card))

@@ -8,8 +8,6 @@ import math
 from typing import Final, TypeAlias
 from urllib.parse import parse_qs
 
-__all__ = ["CLIENT_ID", "CLIENT_SECRET", "EXPIRED", "TokenIssuer"]
-
 CLIENT_ID: Final = "simulated-client"
 CLIENT_SECRET: Final = "simulated-client-secret"  # noqa: S105 - not a secret
 EXPIRED: Final = "expired"

@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from cardprod.models import Card
     from cardprod.simulator.clock import Clock
 
-__all__ = ["LoggedDelivery", "Subscription", "WebhookSender", "public_key"]
-
 _EVENT_TYPE: Final = "cards#card-production-status-change"
 _ANSWER_WITHIN: Final = 5.0
 _TRIES: Final = 25

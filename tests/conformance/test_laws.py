@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import math
 import re
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any, get_args
 
 import aiohttp
 import pytest
@@ -17,28 +20,33 @@ from cardprod import (
     ApiError,
     Backoff,
     CardNotFound,
+    CardprodError,
+    Checkpoint,
     Client,
     Forbidden,
     RateLimit,
+    RateLimited,
     ServerError,
     TransportError,
     Unauthorized,
     UsageError,
     WaitTimeout,
+    telemetry,
 )
 from cardprod.simulator import Fault, Simulator, Stage
-from cardprod.telemetry import PollEnded, PollFailed, TransitionSeen, WaitEnded, WaitStarted
+from cardprod.telemetry import PollEnded, PollFailed, PollStarted, TransitionSeen, WaitEnded, WaitStarted
 from tests.cards import CARD, event_of
 from tests.clock import wall_clock_of_the_loop
 from tests.conformance.durably import virtual_time_for_databases
 from tests.conformance.interfaces import DATABASE, INTERFACES, Interface, Report
 from tests.leftovers import assert_idle, assert_nothing_left
 from tests.raw_server import RawServer, http_answer
+from tests.table import Table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Coroutine, Iterator
 
-    from cardprod import Schedule
+    from cardprod import Schedule, Wait
     from cardprod.telemetry import Event
 
 EVERY_5 = Backoff(first=5, factor=1, jitter=0)
@@ -49,6 +57,9 @@ JAMS_AND_PRINTS = [
     Stage("IN_PROGRESS", 12, is_new_request=True),
     Stage("PRODUCTION_ERROR", error_code="PRD_FEEDER_JAM"),
 ]
+
+EVENTS: tuple[type, ...] = get_args(telemetry.Event)
+EVENTS_OF_POLLS = [kind for kind in EVENTS if kind not in {WaitStarted, TransitionSeen, PollFailed, WaitEnded}]
 
 each_interface = pytest.mark.parametrize("interface", INTERFACES, ids=lambda interface: interface.name)
 # A refused token, or a client that cannot be used, leaves a durable wait to another worker.
@@ -163,6 +174,26 @@ async def test_request_is_cut_off_by_the_deadline(kiosk: Simulator, client: Clie
 
 
 # --- Failures ---
+
+
+@each_interface
+async def test_timers_that_fire_early(
+    kiosk: Simulator, client: Client, interface: Interface, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A wait whose deadline comes half a millisecond early, as uvloop rounds it, is cut off there as on any loop."""
+    kiosk.add(CARD, "never")
+    kiosk.fail_next(Fault.stall(), times=9)
+    loop = asyncio.get_running_loop()
+    call_at: Callable[..., asyncio.TimerHandle] = loop.call_at
+
+    def early(when: float, *args: Any, **options: Any) -> asyncio.TimerHandle:
+        is_ahead = when - 0.0005 > now()  # else time would stand still
+        return call_at(when - 0.0005 if is_ahead else when, *args, **options)
+
+    monkeypatch.setattr(loop, "call_at", early)
+    report = await interface.follow(client, CARD, schedule=EVERY_5, timeout=4)
+    assert isinstance(report.error, WaitTimeout)
+    assert report.error.elapsed == pytest.approx(4, abs=0.1)
 
 
 @each_interface
@@ -288,7 +319,7 @@ async def test_timeout_in_a_pause(kiosk: Simulator, client: Client, interface: I
     kiosk.fail_next(Fault.too_many_requests(100), times=9)
     report = await interface.follow(client, CARD, schedule=EVERY_5, timeout=20)
     assert isinstance(report.error, WaitTimeout)
-    assert now() <= 35 or not interface.is_continuous  # the next sweep is after the pause
+    assert now() <= 31  # the last poll has had `request_timeout` to begin
     assert re.search(r"requests are paused for \d+ s more, after a 429", str(report.error))
 
 
@@ -398,6 +429,46 @@ async def test_observer_sees_every_wait(kiosk: Simulator, client: Client, interf
     assert seen == ["READY", "IN_PROGRESS", "PRODUCED"]
     assert [event.failures for event in extract(events, PollFailed)] == [1]
     assert all(event.error is None for event in ended)
+
+
+@each_interface
+async def test_events_add_up(kiosk: Simulator, interface: Interface) -> None:
+    """Each poll that starts ends once; each request is a poll's first or a retry; each failed poll, one of its wait."""
+    ways: dict[str, list[Fault]] = {
+        "it fails, and then goes on": [Fault.too_many_requests(1), *[Fault.server_error(500)] * 5],
+        "it fails to the end": [Fault.server_error(503)] * 99,
+        "the deadline comes in a pause": [Fault.too_many_requests(100)] * 9,
+        "the deadline comes before a retry": [Fault.server_error(503, 60)] * 9,
+        "the deadline comes in a request": [Fault.stall()] * 9,
+        "the client gives up a request after two minutes": [Fault.too_many_requests(50)] * 9,
+        "it is refused": [Fault.server_error(403)],
+    }
+    with Table() as table:
+        for name, faults in ways.items():
+            with table.row(name):
+                await _add_up(kiosk, interface, faults, 600 if "minutes" in name else 20)
+
+
+async def _add_up(kiosk: Simulator, interface: Interface, faults: list[Fault], seconds: float) -> None:
+    kiosk.clear_faults()
+    kiosk.add(CARD, "never")
+    for fault in faults:
+        kiosk.fail_next(fault)
+    events: list[Event] = []
+    async with Client(kiosk.token, base_url=kiosk.base_url, attempts=2, rate_limit=None) as client:
+        client.on_event = events.append
+        await interface.follow(client, CARD, schedule=EVERY_5, timeout=seconds)
+    counts = Counter(type(event).__name__ for event in events)
+    polls = [type(event).__name__ for event in events if isinstance(event, PollStarted | PollEnded)]
+    assert polls == ["PollStarted", "PollEnded"] * counts["PollStarted"]
+    assert counts["RequestStarted"] == counts["RequestEnded"] == counts["PollStarted"] + counts["RequestRetried"]
+    outcomes = [event.outcome for event in extract(events, PollEnded)]
+    failed = [one for one in outcomes if isinstance(one, CardprodError)]
+    if not interface.is_continuous:  # it does not wait for the end of a pause: its card stays due, and nothing failed
+        failed = [one for one in failed if not isinstance(one, RateLimited)]
+    ended_by = extract(events, WaitEnded)[-1].error
+    is_last = bool(failed) and failed[-1] in {ended_by, ended_by.__cause__}
+    assert counts["PollFailed"] + is_last == len(failed)
 
 
 @each_interface
@@ -542,6 +613,95 @@ async def test_cancelled_at_any_moment(
     await assert_nothing_left(but=1)  # the simulator's connection
 
 
+def fail_in_every_way(kiosk: Simulator) -> None:
+    """Let the next polls of the card cause every kind of event, before it stays READY."""
+    kiosk.clear_faults()
+    kiosk.add(CARD, "never")
+    kiosk.fail_next(Fault.too_many_requests(1))
+    kiosk.fail_next(Fault.server_error(500), times=3)
+
+
+@each_interface
+async def test_observer_that_cancels(kiosk: Simulator, interface: Interface) -> None:
+    """A wait whose task an observer cancels ends at once, whichever event it was called for, and leaves nothing."""
+    with Table() as table:
+        for kind in EVENTS:
+            with table.row(kind.__name__):
+                await _cancel_at(kind, kiosk, interface)
+
+
+async def _cancel_at(kind: type, kiosk: Simulator, interface: Interface) -> None:
+    cancelled_at: list[float] = []
+
+    def cancel(event: Event) -> None:
+        if isinstance(event, kind):
+            cancelled_at.append(now())
+            waiting.cancel()
+
+    fail_in_every_way(kiosk)
+    async with Client(kiosk.token, base_url=kiosk.base_url, attempts=2) as client:
+        client.on_event = cancel
+        waiting = asyncio.create_task(interface.follow(client, CARD, schedule=EVERY_5, timeout=30))
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        assert now() == cancelled_at[0]
+        assert_idle(client)
+
+
+async def _iterated(wait: Wait) -> None:
+    async for _ in wait:
+        pass
+    raise UsageError("it was closed, as an iteration shows by its end")
+
+
+def _wait(client: Client) -> Wait:
+    return client.wait_until_final(CARD.profile_id, CARD.card_token, schedule=EVERY_5, timeout=30)
+
+
+async def _awaited(one: Any) -> None:
+    await one
+
+
+CLOSABLE: dict[str, tuple[Callable[[Client], Any], Callable[[Any], Coroutine[Any, Any, None]]]] = {
+    "awaited": (_wait, _awaited),
+    "iterated": (_wait, _iterated),
+    "batch": (lambda client: client.wait_until_all_final([CARD], schedule=EVERY_5, timeout=30), _awaited),
+    "resumed": (lambda client: client.resume(Checkpoint.for_cards([CARD], schedule=EVERY_5, timeout=30)), _awaited),
+    "statuses": (lambda client: client.get_statuses([CARD]), _awaited),
+}
+
+
+@pytest.mark.parametrize("name", CLOSABLE)
+async def test_observer_that_closes(kiosk: Simulator, name: str, caplog: pytest.LogCaptureFixture) -> None:
+    """A wait or a batch that an observer closes ends at once, whichever event it was called for, and leaves nothing."""
+    with Table() as table:
+        for kind in EVENTS_OF_POLLS if name == "statuses" else EVENTS:
+            with table.row(kind.__name__):
+                await _close_at(kind, kiosk, *CLOSABLE[name])
+    assert "an observer" not in caplog.text
+
+
+async def _close_at(
+    kind: type, kiosk: Simulator, make: Callable[[Client], Any], use: Callable[[Any], Coroutine[Any, Any, None]]
+) -> None:
+    closed_at: list[float] = []
+
+    def close(event: Event) -> None:
+        if isinstance(event, kind):
+            closed_at.append(now())
+            one.close()
+
+    fail_in_every_way(kiosk)
+    async with Client(kiosk.token, base_url=kiosk.base_url, attempts=2) as client:
+        client.on_event = close
+        one = make(client)
+        with pytest.raises(UsageError, match="closed"):
+            await use(one)
+        assert now() == closed_at[0]
+        assert_idle(client)
+        assert len(client._poller.subscriptions) == 0  # pyright: ignore[reportPrivateUsage]
+
+
 @each_interface_of_one_client
 async def test_closing_the_client_ends_it(kiosk: Simulator, interface: Interface) -> None:
     """A wait whose client is closed ends with a `UsageError` that says so."""
@@ -590,6 +750,21 @@ async def test_token_source_that_ends_in_a_cancellation(kiosk: Simulator, interf
         assert type(report.error) is TransportError
         assert_idle(client)
     assert kiosk.requests == []
+
+
+@each_interface_of_one_client
+async def test_token_source_that_closes_its_client(kiosk: Simulator, interface: Interface) -> None:
+    """A client that its token source closes ends the wait with a `UsageError`, and cancels nothing of the caller's."""
+
+    async def closing() -> str:
+        await client.close()
+        return kiosk.token
+
+    client = Client(closing, base_url=kiosk.base_url)
+    error = await _ending(interface, client)
+    assert "closed" in str(error)
+    await asyncio.sleep(1)
+    await assert_nothing_left(but=1)
 
 
 @each_interface
@@ -782,7 +957,9 @@ class InvalidDelay(InvalidLater):
         return super().delay(unchanged, random) or self.invalid
 
 
-@pytest.mark.parametrize("delay", [None, "5", Decimal(5), True, float("nan")], ids=repr)
+@pytest.mark.parametrize(
+    "delay", [None, "5", Decimal(5), True, math.nan, 10**5000, Fraction(1, 10**400)], ids=lambda one: type(one).__name__
+)
 @pytest.mark.parametrize("interface", [one for one in INTERFACES if one.name in {"awaited", "iterated", "batch"}])
 async def test_schedule_whose_delay_is_no_number(
     kiosk: Simulator, client: Client, interface: Interface, delay: Any

@@ -643,6 +643,8 @@ async def test_written_by_another(postgres: str, durable: Durable) -> None:
     ("arguments", "words"),
     [
         ({"cards": 5}, "cards must be iterable"),
+        ({"cards": (123456, "card")}, "cards must be .* not one card"),
+        ({"cards": {"card_token": "card"}}, "cards must be .* not a dict"),
         ({"token": "a token with spaces"}, "never the token itself"),
         ({"token": "01234567-89ab-cdef-0123-456789abcdef"}, "never the token itself"),
         ({"batch_size": 0}, "batch_size must be"),

@@ -93,7 +93,8 @@ async def test_what_came_instead_of_an_answer(what: str, is_direct: bool, monkey
         with pytest.raises(cls) as caught:
             await client.get_status(CARD.profile_id, CARD.card_token)
     assert type(caught.value) is cls
-    assert re.sub(r" \(\w+\)$", "", str(caught.value)) == f"card {CARD}: {words}"  # without the name of the cause
+    said = f"card {re.escape(str(CARD))}: {re.escape(words)} \\(\\w+\\); server 127\\.0\\.0\\.1:\\d+"  # with its cause
+    assert re.fullmatch(said, str(caught.value))
 
 
 def test_every_class_is_reached() -> None:
@@ -114,7 +115,7 @@ async def ask(client: cardprod.Client, how: str) -> None:
 
 @pytest.mark.parametrize(("cls", "how", "reply", "words"), REACHED, ids=[cls.__name__ for cls, *_ in REACHED])
 async def test_reached_error_is_whole(cls: type[errors.CardprodError], how: str, reply: bytes, words: str) -> None:
-    """A real call's error is one line with what came, what to do and the trace id, and survives pickle and copy."""
+    """A real call's error is one line with what came, what to do, the trace id and the server; it survives pickle."""
     async with RawServer.saying(reply) as server:
         token: Any = "token"
         if how == "refresh":
@@ -129,6 +130,8 @@ async def test_reached_error_is_whole(cls: type[errors.CardprodError], how: str,
     assert str(error).isprintable()
     assert re.search(words, str(error))
     assert (getattr(error, "trace_id", None) is not None) == (b"x-trace-id" in reply) == ("t-123" in str(error))
+    is_of_the_server = cls not in {errors.UsageError, errors.WaitTimeout, errors.ProductionFailed}
+    assert str(error).count(server.base_url.removeprefix("http://")) == is_of_the_server
     if cls is not errors.ProductionFailed:  # a status does not know its card
         assert error.card == CARD
         assert str(error).startswith(f"card {CARD}: ")

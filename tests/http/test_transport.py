@@ -906,9 +906,8 @@ async def test_failed_poll_leaves_no_garbage(kiosk: Simulator, client: Client) -
 
 
 @needs_fast_path
-async def test_sent_once_without_the_attribute_too(kiosk: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without aiohttp's attribute, a poll whose connection breaks is still sent no more than `attempts` times."""
-    monkeypatch.setattr("cardprod._http.fast_path._RESENDS", "_gone_one_day")
+async def test_sent_once_by_the_session_too(kiosk: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through aiohttp's session, too, a poll whose connection breaks is sent no more than `attempts` times."""
     monkeypatch.setattr("cardprod._http.fast_path._SENDER", "_gone_one_day")
     kiosk.add(CARD, "never")
     async with Client(kiosk.token, base_url=kiosk.base_url, attempts=1) as client:

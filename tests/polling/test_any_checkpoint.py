@@ -25,7 +25,7 @@ CARDS: Final = 100
 DAY: Final = 86400.0
 TIMES: Final = (-1e12, -DAY, -61.0, -1.0, 0.0, 1.0, 30.0, DAY, 1e12)
 """Seconds from now; the first and the last are the ends of the calendar."""
-COUNTS: Final = (0, 0, 1, 4, 5, 1000, 2**62)
+COUNTS: Final = (0, 0, 1, 4, 5, 1000, 2**63 - 1)
 OCCURRED: Final = (
     None,
     datetime(1, 1, 1, tzinfo=UTC),

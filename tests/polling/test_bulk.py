@@ -6,7 +6,7 @@ import asyncio
 import gc
 import tracemalloc
 from datetime import datetime
-from itertools import groupby, product
+from itertools import count, groupby, product
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -28,12 +28,14 @@ from cardprod import (
     ServerError,
     Status,
     Transition,
+    TransportError,
     UsageError,
     WaitTimeout,
 )
 from cardprod.simulator import Fault, Simulator
 from cardprod.telemetry import RequestStarted
 from tests.cards import CARD, event_of
+from tests.clock import wall_clock_of_the_loop
 from tests.leftovers import assert_idle, assert_nothing_left
 from tests.raw_server import RawServer, http_answer
 from tests.table import Table
@@ -47,6 +49,12 @@ if TYPE_CHECKING:
 
 FOREVER = RateLimit(per_second=1, per_minute=1)
 PLAN = [("READY", 20.0), ("IN_PROGRESS", 30.0), ("PRODUCED", 0.0)]
+
+
+@pytest.fixture(autouse=True)
+def _wall_clock() -> Iterator[None]:
+    with wall_clock_of_the_loop():
+        yield
 
 
 def cards_of(count: int) -> list[Card]:
@@ -384,15 +392,24 @@ async def test_tuples_find_their_cards(kiosk: Simulator, client: Client) -> None
 
 
 async def test_no_source(client: Client) -> None:
-    """What cannot be iterated, or is a text, is refused before any I/O."""
-    bad: list[Any] = ["123456/card", b"bytes", 5, None]
+    """What cannot be iterated, or is a text, one card or a dict of something else, is refused at each call."""
+    bad: list[Any] = ["123456/card", b"bytes", bytearray(), 5, CARD, (123456, "card"), {"profile_id": 1, "card": "a"}]
+    calls: list[Any] = [client.get_statuses, client.wait_until_all_final, Checkpoint.for_cards]
     with Table() as table:
-        for source in bad:
-            with table.row("get_statuses", source), pytest.raises(UsageError, match="cards must be"):
-                client.get_statuses(source)
-        for source in bad[:-1]:  # a batch of None is one that cards are added to
-            with table.row("wait_until_all_final", source), pytest.raises(UsageError, match="cards must be"):
-                client.wait_until_all_final(source)
+        for call, source in product(calls, bad):
+            with table.row(call.__name__, source), pytest.raises(UsageError, match="cards must be"):
+                call(source)
+    with pytest.raises(UsageError, match="cards must be"):
+        client.get_statuses(None)  # type: ignore[arg-type] # a batch of None is one that cards are added to
+
+
+async def test_dict_by_card_is_a_source(kiosk: Simulator, client: Client) -> None:
+    """A dict by card, such as what a batch was awaited for, is taken as its cards."""
+    cards = add(kiosk, 2)
+    outcome = await client.get_statuses(cards)
+    assert (await client.get_statuses(outcome)).keys() == {*cards}
+    assert (await client.get_statuses({(123456, "card-0"): 1})).keys() == {cards[0]}
+    assert len(Checkpoint.for_cards(outcome).pending) == 2
 
 
 async def test_source_that_raises(kiosk: Simulator, client: Client) -> None:
@@ -467,6 +484,25 @@ async def test_very_many_known_statuses(kiosk: Simulator, client: Client) -> Non
     async with client.wait_until_all_final(None, after=known) as steps:
         with pytest.raises(UsageError, match="after: a status must be a ProductionStatus"):
             steps.add(second)
+
+
+class Lazy(dict[Any, Any]):
+    """Statuses by card that are read when they are asked for, and one of which cannot be."""
+
+    def __getitem__(self, card: Any) -> Any:
+        if card == (123456, "card-0"):
+            raise OSError("the disk is gone")
+        return super().__getitem__(card)
+
+
+async def test_known_status_that_cannot_be_read(kiosk: Simulator, client: Client) -> None:
+    """What the statuses that are known raise for one card is an error of that card, and ends no other wait."""
+    first, second = add(kiosk, 2)
+    error = CardprodError("of an earlier wait")
+    outcome = await client.wait_until_all_final([first, second], after=Lazy({first: error, second: error}))
+    assert isinstance(outcome[first], UsageError)
+    assert "the disk is gone" in str(outcome[first])
+    assert isinstance(outcome[second], ProductionStatus)
 
 
 def test_invalid_known_statuses(client: Client) -> None:
@@ -559,21 +595,27 @@ async def test_cards_added(kiosk: Simulator, client: Client) -> None:
         steps.add(cards[2])
 
 
-async def test_the_timeout_of_a_card_that_is_added(kiosk: Simulator, client: Client) -> None:
-    """A card that is added with a timeout of its own has that one, and the others have the batch's."""
+@pytest.mark.parametrize("is_paused", [False, True])
+async def test_the_timeout_of_a_card_that_is_added(kiosk: Simulator, client: Client, *, is_paused: bool) -> None:
+    """A card that is added with a timeout of its own has that one, and the others have the batch's.
+
+    That is so whatever their order, and also where a pause lets none have its last poll: it could take 10 s.
+    """
     shorter, longer, other, endless = [kiosk.add(card, "never") for card in cards_of(4)]
     async with client.wait_until_all_final(None, timeout=60, batch_timeout=200) as steps:
         for wrong in (-1, float("nan"), True):
             with pytest.raises(UsageError, match="timeout must be"):
                 steps.add(shorter, timeout=wrong)
-        steps.add(shorter, timeout=5)
+        if is_paused:
+            client.pause(1000)
         steps.add(longer, timeout=90)
         steps.add(other)
+        steps.add(shorter, timeout=5)
         steps.add(endless, timeout=float("inf"))
         steps.no_more()
         ends = {card: step.elapsed async for card, step in steps if isinstance(step, WaitTimeout)}
     seconds = {shorter: 5, other: 60, longer: 90, endless: 200}
-    assert ends == {card: pytest.approx(after, abs=1) for card, after in seconds.items()}
+    assert ends == {card: pytest.approx(after + 10 * is_paused, abs=1) for card, after in seconds.items()}
 
 
 async def test_open_batch_ends_at_its_timeout(kiosk: Simulator, client: Client) -> None:
@@ -612,6 +654,22 @@ async def test_token_source_that_raises(kiosk: Simulator) -> None:
             with pytest.raises(PermissionError, match="the vault is locked"):
                 await batch
         assert_nothing_subscribed(client)
+
+
+async def test_one_error_that_a_token_source_raises_again_and_again(kiosk: Simulator) -> None:
+    """An error that a token source keeps, as that of a shared future, names its own card for each who gets it."""
+    kept = TransportError("the vault does not answer")
+
+    async def vault() -> str:
+        raise kept
+
+    async with Client(vault, base_url=kiosk.base_url, attempts=1) as client:
+        for batch in (client.get_statuses(add(kiosk, 3)), client.wait_until_all_final(add(kiosk, 3), max_failures=1)):
+            outcome = await batch
+            assert {card: getattr(error, "card", None) for card, error in outcome.items()} == {
+                card: card for card in cards_of(3)
+            }
+        assert kept.card is None
 
 
 async def test_impossible_schedule(kiosk: Simulator, client: Client) -> None:
@@ -715,6 +773,37 @@ async def test_batch_timeout_leaves_the_source(kiosk: Simulator, client: Client)
 
 
 # --- Leaving ---
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+async def test_generator_of_a_batch_that_was_left(client: Client, *, is_async: bool) -> None:
+    """A generator that only its batch holds is closed when the batch is left, and not by the garbage collector."""
+    closed: list[str] = []
+
+    def given() -> Iterator[Card]:
+        try:
+            yield from (Card(1, f"card-{number}") for number in count())
+        finally:
+            closed.append("plain")
+
+    async def asked() -> AsyncIterator[Card]:
+        try:
+            for number in count():
+                yield Card(1, f"card-{number}")
+        finally:
+            await asyncio.sleep(0)
+            closed.append("async")
+
+    gc.disable()
+    try:
+        for batch in (client.get_statuses, client.wait_until_all_final):
+            async with batch(asked() if is_async else given()) as results:
+                await anext(aiter(results))
+            await asyncio.sleep(1)
+            assert closed.pop() == ("async" if is_async else "plain")
+            del results
+    finally:
+        gc.enable()
 
 
 async def test_leaving_early(kiosk: Simulator, client: Client) -> None:

@@ -223,6 +223,22 @@ async def test_sweep_cancelled(kiosk: Simulator) -> None:
     await assert_nothing_left(but=1)
 
 
+async def test_end_of_a_card_that_was_added_again(kiosk: Simulator, client: Client) -> None:
+    """The end of a card that was added again, before its end was read, is in a checkpoint like any other result."""
+    [card] = cards_of(kiosk, 1)
+    async with client.wait_until_all_final(None, schedule=EVERY_10) as steps:
+        steps.add(card)
+        async for _ in steps:
+            break
+        client.notify(event_of(card, "PRODUCTION_ERROR", sent_at=wall_now()))
+        steps.add(card)
+        saved = steps.checkpoint().to_json()
+    async with client.resume(Checkpoint.from_json(saved)) as steps:
+        ended = [step.current.status for _, step in [await anext(aiter(steps))] if isinstance(step, Transition)]
+        assert ended == ["PRODUCTION_ERROR"]
+        assert steps.progress.pending == 1
+
+
 async def test_client_closed_meanwhile(kiosk: Simulator) -> None:
     """A client that is closed during a sweep ends it with `UsageError`, and not its cards' waits."""
     cards = cards_of(kiosk, 50, "never")
@@ -239,15 +255,21 @@ async def test_client_closed_meanwhile(kiosk: Simulator) -> None:
 
 
 async def test_token_source_that_raises(kiosk: Simulator) -> None:
-    """What a token source raises ends the sweep, and no card's wait."""
+    """What a token source raises ends the sweep at once, however many polls are left, and no card's wait."""
+    is_locked = False
 
-    async def locked() -> str:
-        raise RuntimeError("the vault is locked")
+    async def vault() -> str:
+        if is_locked:
+            raise RuntimeError("the vault is locked")
+        return kiosk.token
 
-    cards = cards_of(kiosk, 10)
-    async with Client(locked, base_url=kiosk.base_url) as client:
+    cards = cards_of(kiosk, 100)
+    async with Client(vault, base_url=kiosk.base_url, rate_limit=RateLimit(per_second=50, per_minute=60)) as client:
+        await client.get_statuses(cards[:50])
+        is_locked, began = True, asyncio.get_running_loop().time()
         with pytest.raises(RuntimeError, match="the vault is locked"):
             await client.sweep(Checkpoint.for_cards(cards))
+        assert asyncio.get_running_loop().time() < began + 60
         assert_idle(client)
 
 

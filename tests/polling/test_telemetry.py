@@ -27,7 +27,7 @@ _PLAIN = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName
 
 _MESSAGES = {
     "poll": (logging.DEBUG, r"poll of card \S+: \w+ in [0-9.]+ s"),
-    "retry": (logging.DEBUG, r"card \S+: attempt \d+ failed with \w+, again in [0-9.]+ s"),
+    "retry": (logging.DEBUG, r"card \S+: attempt \d+ failed with \w+, sent again after [0-9.]+ s"),
     "transition": (logging.INFO, r"card \S+: .+ after [0-9.]+ s"),
     "failed poll": (logging.WARNING, r"a poll failed and the wait goes on \(\d+ in a row\): card .+"),
     "token": (logging.WARNING, r"the token could not be refreshed, .+"),
@@ -205,6 +205,12 @@ def test_observer_must_be_callable() -> None:
     client = cardprod.Client("user-token")
     with pytest.raises(cardprod.UsageError, match="on_event"):
         client.on_event = 5  # type: ignore[assignment]
+
+    async def observe(event: Event) -> None:
+        raise AssertionError(event)
+
+    with pytest.raises(cardprod.UsageError, match="on_event must not be async"):
+        client.on_event = observe
 
 
 async def test_lent_trace_configs_go_on(kiosk: Simulator) -> None:

@@ -8,6 +8,7 @@ import math
 import pickle
 import sys
 from contextlib import aclosing
+from datetime import UTC, datetime
 from functools import partial
 from importlib import import_module
 from itertools import pairwise, product
@@ -18,6 +19,7 @@ import pytest
 import cardprod
 from cardprod import Backoff, Client, Status, UsageError, Wait
 from cardprod.simulator import Fault, Simulator, Stage
+from cardprod.telemetry import PollStarted, TransitionSeen, WaitStarted
 from tests.cards import CARD, event_of, poll
 from tests.leftovers import assert_idle, assert_nothing_left
 from tests.raw_server import RawServer, answer_nothing, http_answer
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from cardprod import ProductionStatus, Schedule, Transition
+    from cardprod.telemetry import Event
 
 OTHERS = [cardprod.Card(CARD.profile_id, f"other-{number}") for number in range(2)]
 EVERY_10 = Backoff(first=10, factor=1, jitter=0)
@@ -709,14 +712,47 @@ async def test_awaited_wait_closed_by_another_task(kiosk: Simulator, client: Cli
         assert_idle(client)
 
 
-async def test_failing_schedule_costs_no_transition(kiosk: Simulator, client: Client) -> None:
+@pytest.mark.parametrize("moment", [WaitStarted, PollStarted, TransitionSeen])
+async def test_wait_closed_by_an_observer(kiosk: Simulator, client: Client, moment: type) -> None:
+    """A wait that is closed while it runs, as by an observer, ends as if another task had closed it: at once."""
+    kiosk.add(CARD, "never")
+    raised: list[BaseException] = []
+
+    def close(event: Event) -> None:
+        if isinstance(event, moment):
+            try:
+                waiting.close()
+            except BaseException as error:
+                raised.append(error)
+                raise
+
+    client.on_event = close
+    if moment is PollStarted:
+        kiosk.fail_next(Fault.stall(), times=2)
+    began = now()
+    waiting = wait(client)
+    with pytest.raises(UsageError, match="this wait was closed while it was awaited"):
+        await waiting
+    waiting = wait(client)
+    assert [step async for step in waiting] == []
+    assert (round(now() - began, 3), raised) == (0, [])
+    assert_idle(client)
+
+
+@pytest.mark.parametrize("valid", [0, 1], ids=["after a poll", "after an event that came before it"])
+async def test_failing_schedule_costs_no_transition(kiosk: Simulator, client: Client, valid: int) -> None:
     """A transition that a failing schedule has kept from its reader is in no checkpoint as known: it comes later."""
+    delays = iter([EVERY_10.first] * valid)
 
     class Broken:
         def delay(self, unchanged: int, random: float) -> float:
+            for delay in delays:
+                return delay
             raise LookupError(unchanged, random)
 
     kiosk.add(CARD, [Stage("READY", 15), Stage("PRODUCED")])
+    if valid:
+        client.notify(event_of(CARD, "IN_PROGRESS", occurred_at=datetime.now(UTC)))
     waiting = wait(client, schedule=Broken())
     with pytest.raises(LookupError):
         await anext(waiting)

@@ -271,3 +271,9 @@ def test_encodings(encoding: str) -> None:
     for text in ("profile_id,card_token\n1,ä\n", "1,a", '{"profile_id": 1}'):
         written = text.encode(encoding)
         assert written.decode(encoding_of(written[:4])) == text
+
+
+def test_one_text_is_no_list() -> None:
+    """A text is refused at the call: it would be read character by character."""
+    with pytest.raises(UsageError, match="lines must be many"):
+        read_cards("profile_id,card_token\n")

@@ -160,7 +160,7 @@ def test_for_cards_of_another_zone() -> None:
 def test_for_cards_that_cannot_be(arguments: dict[str, Any], words: str) -> None:
     """What a checkpoint cannot be made of is named."""
     with pytest.raises(UsageError, match=words):
-        Checkpoint.for_cards(arguments.pop("cards", [CARD]), **arguments)
+        Checkpoint.for_cards(**{"cards": [CARD], **arguments})
 
 
 def test_infinite_timeout_is_none() -> None:
@@ -346,7 +346,7 @@ def _moved(
     if what == "event":
         event = ProductionEvent(card=CARD, status=status, sent_at=datetime.fromtimestamp(wall_now, UTC))
         return state.process_event(event, now, wall_now)
-    state.mark_due(now)
+    state.delay_until(now)
     return state.process_status(status, now)
 
 
@@ -496,7 +496,7 @@ def test_restored_past_its_deadline() -> None:
     state.process_status(ProductionStatus("READY"), 1.0)
     restored = PollState(CARD, _options(0, Backoff()), 0.0)
     restored.restore(state.save(1.0, WALL_NOON), 0.0, WALL_NOON + 1000)
-    restored.mark_due(0.0)
+    restored.delay_until(0.0)
     assert restored.process_status(ProductionStatus("READY"), 0.2) is None
     assert isinstance(restored.error, WaitTimeout)
     assert restored.error.elapsed == pytest.approx(1001.2)

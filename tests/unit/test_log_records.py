@@ -57,8 +57,8 @@ def test_records(caplog: pytest.LogCaptureFixture) -> None:
         ),
         (
             RequestRetried(CARD, 2, TransportError("reset"), 1.5),
-            f"card {_SHORT}: attempt 2 failed with TransportError, again in 1.500 s",
-            {"card": _SHORT, "attempt": 2, "error": "TransportError", "retry_in": 1.5},
+            f"card {_SHORT}: attempt 2 failed with TransportError, sent again after 1.500 s",
+            {"card": _SHORT, "attempt": 2, "error": "TransportError", "waited": 1.5},
         ),
         (
             TransitionSeen(CARD, 7, first),

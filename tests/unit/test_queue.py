@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+import attrs
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -279,7 +280,7 @@ def test_postponing_takes_the_first_that_is_due() -> None:
 
 
 def test_deadlines_pass_in_their_order() -> None:
-    """The next deadline is that of the first card whose wait is not over, and passes a millisecond early at most."""
+    """The next deadline is the earliest of those whose wait is not over, and passes a millisecond early at most."""
     queue = PollQueue[QueuedState]()
     endless, first, second = state("endless"), state("first", options=LIMITED), state("second", now=7, options=LIMITED)
     for one in (endless, first, second):
@@ -288,7 +289,11 @@ def test_deadlines_pass_in_their_order() -> None:
     first.process_status(DONE, 1)
     assert queue.reschedule(first)
     assert queue.next_expiry() == 72
-    assert list(queue.expire(72 - 2 * TICK)) == []
+    sooner = QueuedState(Card(1, "sooner"), LIMITED, 8, deadline_at=17)
+    queue.add(sooner)
+    assert queue.next_expiry() == 22
+    assert list(queue.expire(72 - 2 * TICK)) == [sooner]
+    assert queue.reschedule(sooner)
     assert list(queue.expire(72 - TICK)) == [second]
 
 
@@ -337,18 +342,30 @@ def test_sorting_out_loses_no_card() -> None:
     assert queue.take(200_000, claim) is None
 
 
-@pytest.mark.parametrize("is_due", [False, True])
-def test_entries_are_sorted_out_seldom(*, is_due: bool) -> None:
+@pytest.mark.parametrize(("step", "asks_when"), [(0.001, True), (6, False), (10, True)])
+def test_dropped_entries_count_no_longer(*, step: float, asks_when: bool) -> None:
+    """An entry that is dropped when it comes first, scheduled or due, brings the next sorting out no nearer."""
+    queue = PollQueue[QueuedState]()
+    first, last, now = scheduled(queue, "first", 10), scheduled(queue, "last", 1e6), 0.0
+    lengths: list[int] = []
+    for _ in range(3000):
+        now += step
+        assert queue.postpone(now, 0) is None
+        first.process_status(READY, now)  # leaves an entry that comes first
+        queue.reschedule(first)
+        if asks_when:
+            queue.due_at(now)
+        last.process_status(READY, 1e6 + now)  # leaves one that stays
+        queue.reschedule(last)
+        lengths.append(len(queue))
+    assert max(lengths[:1000]) == pytest.approx(1001, abs=2)
+    assert max(lengths) == pytest.approx(1026, abs=2)
+
+
+def test_entries_are_sorted_out_seldom() -> None:
     """Entries are sorted out, which costs time, only where over a thousand and over half of them no longer count."""
     queue = PollQueue[QueuedState]()
     one, now = scheduled(queue, "restless", 10), 0.0
-    for _ in range(1000):  # entries that come first and no longer count are dropped one by one
-        now += 10 if is_due else 0.001
-        assert queue.postpone(now, 0) is None
-        one.process_status(READY, now)
-        queue.reschedule(one)
-        queue.due_at(now)
-        assert len(queue) == 1
     for _ in range(1000):  # polls leave none
         now += 10
         poll(queue, now)
@@ -374,10 +391,10 @@ class Fleet(RuleBasedStateMachine):
         self.states: list[QueuedState] = []
         self.polling: list[QueuedState] = []
 
-    @rule(limited=st.booleans())
-    def add(self, limited: bool) -> None:
+    @rule(timeout=st.sampled_from([None, 60, 5]))
+    def add(self, timeout: float | None) -> None:
         """Add a card."""
-        options = LIMITED if limited and not any(s.expires_at < math.inf for s in self.states) else OPTIONS
+        options = attrs.evolve(LIMITED, timeout=timeout)
         one = state(f"card-{len(self.states)}", now=self.now, options=options)
         self.states.append(one)
         self.queue.add(one)
@@ -406,7 +423,7 @@ class Fleet(RuleBasedStateMachine):
         """End a poll with an answer."""
         one = self.polling.pop()
         if not one.is_over:
-            one.mark_due(self.now)
+            one.delay_until(self.now)
             one.process_status(DONE if is_done else READY, self.now)
         one.on_poll_ended()
         self.queue.reschedule(one)

@@ -391,7 +391,7 @@ def test_poll_that_begins_late(began_at: float, due_at: float) -> None:
     """A poll that begins later than it was due is due then, and so is the last one if that is past the deadline."""
     state = new_state(timeout=15.0)
     state.process_status(seen("READY"), 100.0)
-    state.mark_due(began_at)
+    state.delay_until(began_at)
     assert (state.next_poll_at, state.cut_off_at) == (due_at, None if due_at == 115.0 else 115.0)
 
 
@@ -725,7 +725,7 @@ def test_last_poll_has_its_own_time() -> None:
     state.process_status(seen("READY"), 101.0)
     state.process_status(seen("READY"), 111.0)
     assert (state.next_poll_at, state.cut_off_at) == (115.0, 122.0)
-    state.mark_due(118.0)
+    state.delay_until(118.0)
     assert (state.cut_off_at, state.expires_at) == (122.0, 122.0)
 
 
@@ -733,7 +733,7 @@ def test_last_poll_after_nothing_ran_for_long() -> None:
     """A last poll that could not begin before it would have expired still has its own time."""
     state = PollState(CARD, PollOptions(schedule=EVERY_10, timeout=15.0, max_failures=5, last_poll_seconds=7.0), 100.0)
     state.process_status(seen("READY"), 111.0)
-    state.mark_due(200.0)
+    state.delay_until(200.0)
     assert (state.cut_off_at, state.expires_at) == (207.0, 122.0)
 
 
@@ -776,6 +776,25 @@ def test_impossible_delay_ends_the_wait(delay: float) -> None:
     state = new_state(schedule=Impossible())
     assert state.process_status(seen("READY"), 101.0) is not None
     assert isinstance(final_error(state), UsageError)
+
+
+class OfFewDigits(float):
+    """A number of seconds whose sums have few digits, as numpy's float16."""
+
+    def __radd__(self, other: float) -> float:
+        return round(other + float(self), -3)
+
+
+def test_delay_of_few_digits() -> None:
+    """A delay counts to the microsecond, however few digits its type has."""
+
+    class Coarse:
+        def delay(self, unchanged: int, random: float) -> float:
+            return OfFewDigits(0.25)
+
+    state = new_state(schedule=Coarse())
+    state.process_status(seen("READY"), 101.0)
+    assert state.next_poll_at == 101.25
 
 
 def test_schedule_that_fails() -> None:

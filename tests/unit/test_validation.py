@@ -6,6 +6,7 @@ import ast
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
@@ -14,6 +15,7 @@ from cardprod._protocol.validation import (
     check_aware,
     check_callable,
     check_count,
+    check_delay,
     check_flag,
     check_number,
     check_seconds,
@@ -43,6 +45,7 @@ RIGHT: Final[list[tuple[Callable[..., object], Any, dict[str, Any]]]] = [
     (check_number, 0.5, {"above": 0, "below": 1}),
     (check_number, 1, {"least": 1, "most": 1}),
     (check_seconds, 0, {}),
+    (check_delay, Fraction(1, 3), {}),
     (check_count, 1, {}),
     (check_count, 2, {"least": 2, "most": 2}),
     (check_flag, False, {}),
@@ -68,6 +71,9 @@ WRONG: Final[list[tuple[Callable[..., object], Any, dict[str, Any], str]]] = [
     (check_timeout, -1, {}, "must be at least 0 seconds, not -1"),
     (check_seconds, -1, {}, "must be at least 0 seconds, not -1"),
     (check_seconds, 0, {"above_zero": True}, "must be above 0 seconds, not 0"),
+    (check_delay, True, {}, "must be a finite number of seconds above 0, not True"),
+    (check_delay, 0, {}, "must be a finite number of seconds above 0, not 0"),
+    (check_delay, 10**5000, {}, "must be a finite number of seconds above 0, not a int that has no repr"),
     (check_count, 0, {}, "must be an int of 1 or more, not 0"),
     (check_count, True, {}, "must be an int of 1 or more, not True"),
     (check_count, 1, {"least": 2}, "must be an int of 2 or more, not 1"),

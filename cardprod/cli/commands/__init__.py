@@ -1,5 +1,1 @@
-"""The commands, a module for each: `add` adds it to the parser, and `run` runs it."""
-
-from __future__ import annotations
-
-__all__: list[str] = []
+"""The commands, a module for each: what it does, examples, its arguments, and `run`, which returns the exit code."""

@@ -17,30 +17,24 @@ if TYPE_CHECKING:
     import argparse
 
     from cardprod.cli.output import Output
-    from cardprod.cli.parser import Commands
 
-__all__ = ["add", "run"]
-
-_DOES: Final = """show how far a batch is
+DOES: Final = """show how far a batch is
 
 It is finished when no card is pending, however they ended, and all was delivered.
 A worker that was killed is counted for 15 s more."""
 
+EXAMPLES: Final = """
+  cardprod batch ID
+  cardprod batch ID --results --json
+  cardprod batch ID --cancel"""
 
-def add(to: Commands) -> None:
-    """Add the command."""
-    batch = to.add(
-        "batch",
-        run,
-        _DOES,
-        "cardprod batch ID",
-        "cardprod batch ID --results --json",
-        "cardprod batch ID --cancel",
-    )
-    batch.add_argument("batch", metavar="BATCH", help="what `submit` printed")
-    batch.add_argument("--results", action="store_true", help="show how each card ended, as far as it has")
-    batch.add_argument("--cancel", action="store_true", help="stop waiting for its cards")
-    add_database(batch)
+
+def add_arguments(to: argparse.ArgumentParser) -> None:
+    """Add what it takes."""
+    to.add_argument("batch", metavar="BATCH", help="what `submit` printed")
+    to.add_argument("--results", action="store_true", help="show how each card ended, as far as it has")
+    to.add_argument("--cancel", action="store_true", help="stop waiting for its cards")
+    add_database(to)
 
 
 async def run(arguments: argparse.Namespace, output: Output) -> int:

@@ -12,24 +12,22 @@ if TYPE_CHECKING:
     import argparse
 
     from cardprod.cli.output import Output
-    from cardprod.cli.parser import Commands
-
-__all__ = ["SHELLS", "add", "run"]
 
 SHELLS: Final = ("bash", "zsh", "fish")
 
+DOES: Final = """print a script that completes this command in a shell
 
-def add(to: Commands) -> None:
-    """Add the command."""
-    command = to.add(
-        "completion",
-        run,
-        "print a script that completes this command in a shell\n\nIt needs the extra cli.",
-        "source <(cardprod completion bash)",
-        'cardprod completion zsh > "${fpath[1]}/_cardprod"',
-        "cardprod completion fish > ~/.config/fish/completions/cardprod.fish",
-    )
-    command.add_argument("shell", choices=SHELLS, help="which shell")
+It needs the extra cli."""
+
+EXAMPLES: Final = """
+  source <(cardprod completion bash)
+  cardprod completion zsh > "${fpath[1]}/_cardprod"
+  cardprod completion fish > ~/.config/fish/completions/cardprod.fish"""
+
+
+def add_arguments(to: argparse.ArgumentParser) -> None:
+    """Add what it takes."""
+    to.add_argument("shell", choices=SHELLS, help="which shell")
 
 
 async def run(arguments: argparse.Namespace, output: Output) -> int:

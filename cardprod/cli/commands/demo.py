@@ -15,11 +15,7 @@ if TYPE_CHECKING:
     import argparse
 
     from cardprod.cli.output import Output
-    from cardprod.cli.parser import Commands
     from cardprod.models import ProductionStatus
-
-__all__ = ["add", "run"]
-
 
 _PLANS: Final = ("prints", "jams", "prints", "rejected", "retried", "never", "prints")
 _UNLUCKY: Final = 2
@@ -31,11 +27,15 @@ _RETRIED: Final = 4
 _SCHEDULE: Final = Backoff(first=0.4, factor=1.4, ceiling=1.0)
 _TIMEOUT: Final = 9.0
 
+DOES: Final = "wait for seven cards at a simulated kiosk, for ten seconds or so"
 
-def add(to: Commands) -> None:
-    """Add the command."""
-    does = "wait for seven cards at a simulated kiosk, for ten seconds or so"
-    to.add("demo", run, does, "cardprod demo", "cardprod demo --json")
+EXAMPLES: Final = """
+  cardprod demo
+  cardprod demo --json"""
+
+
+def add_arguments(_: argparse.ArgumentParser) -> None:
+    """Add nothing: it takes none."""
 
 
 async def run(_: argparse.Namespace, output: Output) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from cardprod.cli.arguments import add_database
 from cardprod.cli.connection import find_database
@@ -15,11 +15,8 @@ if TYPE_CHECKING:
     import argparse
 
     from cardprod.cli.output import Output
-    from cardprod.cli.parser import Commands
 
-__all__ = ["DOES", "add", "run"]
-
-DOES = """make the tables of durable waits, or bring them up to date
+DOES: Final = """make the tables of durable waits, or bring them up to date
 
 Workers do it themselves where their role may. Where it may not, an administrator runs the SQL: the database's owner, or
 a superuser, or another role, which workers then trust with --owner. The role of --role can submit, work, read and take
@@ -27,13 +24,16 @@ webhooks. One that only reads (`batch`) needs no more than
 
   GRANT USAGE ON SCHEMA cardprod TO reader; GRANT SELECT ON ALL TABLES IN SCHEMA cardprod TO reader;"""
 
+EXAMPLES: Final = """
+  cardprod migrate
+  cardprod migrate --sql --role app | psql -q DATABASE"""
 
-def add(to: Commands) -> None:
-    """Add the command."""
-    migrate = to.add("migrate", run, DOES, "cardprod migrate", "cardprod migrate --sql --role app | psql -q DATABASE")
-    migrate.add_argument("--sql", action="store_true", help="print the SQL and connect to nothing")
-    migrate.add_argument("--role", metavar="ROLE", help="with --sql: grant this role what workers and submitters need")
-    add_database(migrate)
+
+def add_arguments(to: argparse.ArgumentParser) -> None:
+    """Add what it takes."""
+    to.add_argument("--sql", action="store_true", help="print the SQL and connect to nothing")
+    to.add_argument("--role", metavar="ROLE", help="with --sql: grant this role what workers and submitters need")
+    add_database(to)
 
 
 async def run(arguments: argparse.Namespace, output: Output) -> int:

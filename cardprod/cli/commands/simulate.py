@@ -18,19 +18,17 @@ if TYPE_CHECKING:
     import argparse
 
     from cardprod.cli.output import Output
-    from cardprod.cli.parser import Commands
     from cardprod.models import Card
     from cardprod.simulator import Change, LoggedRequest, Simulator
-
-__all__ = ["add", "run"]
 
 _MOST_KEPT: Final = 1_000_000
 """Bytes that are kept for a reader who does not read; the requests after that are not shown."""
 
 _BAD_REQUEST: Final = 400
 _UNKNOWN: Final = "unknown"
+_FIELDS: Final = ("method", "path", "http_status", "status")
 
-_DOES: Final = """run the kiosk simulator until Ctrl-C or SIGTERM
+DOES: Final = """run the kiosk simulator until Ctrl-C or SIGTERM
 
 A card of any profile begins the plan when it is requested first. One whose token
 begins with the name of a plan, or an error code, and a dash has that plan: jams-1,
@@ -41,22 +39,17 @@ Its page shows everything live, with a button for each move. By HTTP, a move is:
     -d '{"profile_id": 123456, "card_token": "never-1"}'
 `python -m pydoc cardprod.simulator` lists the moves and their fields."""
 
-_FIELDS: Final = ("method", "path", "http_status", "status")
+EXAMPLES: Final = """
+  cardprod simulate --plan PRD_HOPPER_JAM
+  cardprod simulate --port 0 --webhooks-to http://127.0.0.1:8000/wise"""
 
 
-def add(to: Commands) -> None:
-    """Add the command."""
-    simulate = to.add(
-        "simulate",
-        run,
-        _DOES,
-        "cardprod simulate --plan PRD_HOPPER_JAM",
-        "cardprod simulate --port 0 --webhooks-to http://127.0.0.1:8000/wise",
-    )
+def add_arguments(to: argparse.ArgumentParser) -> None:
+    """Add what it takes."""
     plans = "what becomes of a card: prints, jams, rejected, retried, never, or an error code (default prints)"
-    simulate.add_argument("--port", type=port, default=8080, help="port on 127.0.0.1, 0 for any (default 8080)")
-    simulate.add_argument("--plan", default="prints", help=plans)
-    simulate.add_argument("--webhooks-to", metavar="URL", help="send a signed webhook there for each change of a card")
+    to.add_argument("--port", type=port, default=8080, help="port on 127.0.0.1, 0 for any (default 8080)")
+    to.add_argument("--plan", default="prints", help=plans)
+    to.add_argument("--webhooks-to", metavar="URL", help="send a signed webhook there for each change of a card")
 
 
 async def run(arguments: argparse.Namespace, output: Output) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from cardprod.cli.arguments import add_connection, add_list, add_profile, card_token
 from cardprod.cli.connection import make_client
@@ -17,26 +17,22 @@ if TYPE_CHECKING:
     import argparse
 
     from cardprod.cli.output import Output
-    from cardprod.cli.parser import Commands
 
-__all__ = ["add", "run"]
+DOES: Final = "request the status of a card, or of each of many, once"
+
+EXAMPLES: Final = """
+  cardprod status 123456 ca0c8154-1e14-4464-a1ce-dcea7dc3de52
+  cardprod status 123456 card-1 card-2 card-3
+  cardprod status --file cards.csv --json"""
 
 
-def add(to: Commands) -> None:
-    """Add the command."""
-    status = to.add(
-        "status",
-        run,
-        "request the status of a card, or of each of many, once",
-        "cardprod status 123456 ca0c8154-1e14-4464-a1ce-dcea7dc3de52",
-        "cardprod status 123456 card-1 card-2 card-3",
-        "cardprod status --file cards.csv --json",
-    )
-    add_profile(status, nargs="?")
-    status.add_argument("cards", nargs="*", type=card_token, metavar="CARD", help="a card's token")
-    add_list(status, "--file", words="a list of cards instead: ")
-    status.add_argument("--strict", action="store_true", help="request nothing if a row of the list is no card")
-    add_connection(status)
+def add_arguments(to: argparse.ArgumentParser) -> None:
+    """Add what it takes."""
+    add_profile(to, nargs="?")
+    to.add_argument("cards", nargs="*", type=card_token, metavar="CARD", help="a card's token")
+    add_list(to, "--file", words="a list of cards instead: ")
+    to.add_argument("--strict", action="store_true", help="request nothing if a row of the list is no card")
+    add_connection(to)
 
 
 async def run(arguments: argparse.Namespace, output: Output) -> int:

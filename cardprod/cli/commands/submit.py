@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import math
 import shlex
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from cardprod._http.environment import base_url
 from cardprod.cli.arguments import add_database, add_list, add_timeout
-from cardprod.cli.connection import base_url, find_database
+from cardprod.cli.connection import find_database
 from cardprod.cli.exit_codes import PRODUCED
 from cardprod.cli.lists import read_list, report_bad_rows
 from cardprod.cli.output.events import Report, Warned
@@ -18,30 +19,27 @@ if TYPE_CHECKING:
     import argparse
 
     from cardprod.cli.output import Output
-    from cardprod.cli.parser import Commands
 
-__all__ = ["add", "run"]
+DOES: Final = """submit cards, to be waited for by workers
+
+Only workers with the same CARDPROD_BASE_URL and a token of that name take them."""
+
+EXAMPLES: Final = """
+  cardprod submit cards.csv --timeout 2h
+  list-cards | cardprod submit - --token my-bank"""
 
 
-def add(to: Commands) -> None:
-    """Add the command."""
-    submit = to.add(
-        "submit",
-        run,
-        "submit cards, to be waited for by workers\n\nOnly workers with the same CARDPROD_BASE_URL and a token of that "
-        "name take them.",
-        "cardprod submit cards.csv --timeout 2h",
-        "list-cards | cardprod submit - --token my-bank",
-    )
-    add_list(submit)
-    add_timeout(submit, math.inf, "none")
-    submit.add_argument(
+def add_arguments(to: argparse.ArgumentParser) -> None:
+    """Add what it takes."""
+    add_list(to)
+    add_timeout(to, math.inf, "none")
+    to.add_argument(
         "--token",
         default="default",
         metavar="NAME",
         help="poll with the token of this name: my-bank is a worker's CARDPROD_TOKEN_MY_BANK",
     )
-    add_database(submit)
+    add_database(to)
 
 
 async def run(arguments: argparse.Namespace, output: Output) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from cardprod.cli.arguments import add_connection, add_follow, add_profile, add_timeout, card_token
 from cardprod.cli.connection import make_client
@@ -17,32 +17,26 @@ if TYPE_CHECKING:
     import argparse
 
     from cardprod.cli.output import Output
-    from cardprod.cli.parser import Commands
     from cardprod.models import ProductionStatus
 
-__all__ = ["add", "run"]
-
-_DOES = """wait until a card is final, and show each transition
+DOES: Final = """wait until a card is final, and show each transition
 
 PRODUCTION_ERROR and REQUEST_ERROR end it, but a card can be sent to the kiosk
 again once the cause is gone: with --follow it goes on until the card is PRODUCED."""
 
+EXAMPLES: Final = """
+  cardprod wait 123456 ca0c8154-1e14-4464-a1ce-dcea7dc3de52
+  cardprod wait 123456 ca0c8154-1e14-4464-a1ce-dcea7dc3de52 --timeout 10m && echo printed
+  cardprod wait 123456 ca0c8154-1e14-4464-a1ce-dcea7dc3de52 --follow --timeout 2h"""
 
-def add(to: Commands) -> None:
-    """Add the command."""
-    wait = to.add(
-        "wait",
-        run,
-        _DOES,
-        "cardprod wait 123456 ca0c8154-1e14-4464-a1ce-dcea7dc3de52",
-        "cardprod wait 123456 ca0c8154-1e14-4464-a1ce-dcea7dc3de52 --timeout 10m && echo printed",
-        "cardprod wait 123456 ca0c8154-1e14-4464-a1ce-dcea7dc3de52 --follow --timeout 2h",
-    )
-    add_profile(wait)
-    wait.add_argument("card", type=card_token, metavar="CARD", help="the card's token")
-    add_timeout(wait, 900.0, "15m")
-    add_follow(wait)
-    add_connection(wait)
+
+def add_arguments(to: argparse.ArgumentParser) -> None:
+    """Add what it takes."""
+    add_profile(to)
+    to.add_argument("card", type=card_token, metavar="CARD", help="the card's token")
+    add_timeout(to, 900.0, "15m")
+    add_follow(to)
+    add_connection(to)
 
 
 async def run(arguments: argparse.Namespace, output: Output) -> int:
@@ -68,8 +62,6 @@ async def run(arguments: argparse.Namespace, output: Output) -> int:
                 if error.last is None:  # it is no result
                     raise
                 output.emit(Result(counted_on(card, error, elapsed, polls), card, elapsed + error.elapsed))
-                return NOT_FINAL
-            if known is None:
                 return NOT_FINAL
             polls += wait.polls
     return exit_code_of(known)

@@ -17,11 +17,8 @@ if TYPE_CHECKING:
     import argparse
 
     from cardprod.cli.output import Output
-    from cardprod.cli.parser import Commands
 
-__all__ = ["add", "run"]
-
-_DOES: Final = """wait until all cards of a list are final, with a live view in a terminal
+DOES: Final = """wait until all cards of a list are final, with a live view in a terminal
 
 With --checkpoint the same command continues where it was, whatever ended it, even
 kill -9: what was shown is in the file within a second, and is shown again only if
@@ -52,29 +49,26 @@ A list on standard input is read while its first cards are waited for already; w
 
 Rows that are no cards are shown and counted, and the others go on."""
 
+EXAMPLES: Final = """
+  cardprod watch cards.csv
+  cardprod watch cards.csv --checkpoint cards.state --timeout 2h
+  list-cards | cardprod watch - --checkpoint cards.state --json >> steps.jsonl"""
 
-def add(to: Commands) -> None:
-    """Add the command."""
-    watch = to.add(
-        "watch",
-        run,
-        _DOES,
-        "cardprod watch cards.csv",
-        "cardprod watch cards.csv --checkpoint cards.state --timeout 2h",
-        "list-cards | cardprod watch - --checkpoint cards.state --json >> steps.jsonl",
-    )
-    add_list(watch)
-    add_file(watch, "--checkpoint", help="keep in this file how far it is, and continue from it if it is there")
-    add_timeout(watch, math.inf, "none")
-    add_follow(watch)
-    watch.add_argument("--strict", action="store_true", help="begin nothing if a row of the list is no card")
-    watch.add_argument("--plain", action="store_true", help="lines instead of a live view, in a terminal too")
+
+def add_arguments(to: argparse.ArgumentParser) -> None:
+    """Add what it takes."""
+    add_list(to)
+    add_file(to, "--checkpoint", help="keep in this file how far it is, and continue from it if it is there")
+    add_timeout(to, math.inf, "none")
+    add_follow(to)
+    to.add_argument("--strict", action="store_true", help="begin nothing if a row of the list is no card")
+    to.add_argument("--plain", action="store_true", help="lines instead of a live view, in a terminal too")
     limit = RateLimit()
     for name, most in (("second", limit.per_second), ("minute", limit.per_minute)):
         words = f"the most requests in a {name} (default {most:,})"
-        watch.add_argument(f"--per-{name}", type=count, default=most, metavar="N", help=words)
-    add_connection(watch)
-    watch.set_defaults(is_live=True)
+        to.add_argument(f"--per-{name}", type=count, default=most, metavar="N", help=words)
+    add_connection(to)
+    to.set_defaults(is_live=True)
 
 
 async def run(arguments: argparse.Namespace, output: Output) -> int:

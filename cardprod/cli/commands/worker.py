@@ -9,10 +9,11 @@ import sys
 import traceback
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from cardprod._http.environment import base_url
 from cardprod.cli.arguments import add_connection, add_database, count
-from cardprod.cli.connection import base_url, find_database, import_durable, make_clients
+from cardprod.cli.connection import find_database, import_durable, make_clients
 from cardprod.cli.exit_codes import PRODUCED
 from cardprod.cli.output.events import Result, Warned
 from cardprod.cli.output.streams import OutputLost
@@ -24,27 +25,23 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from cardprod.cli.output import Output
-    from cardprod.cli.parser import Commands
     from cardprod.durable import Step
     from cardprod.durable.worker import Sink
 
-__all__ = ["add", "run"]
+DOES: Final = "work on what was submitted, until SIGTERM or Ctrl-C"
+
+EXAMPLES: Final = """
+  cardprod worker
+  cardprod worker --on-steps my_app.cards:on_steps --concurrency 8"""
 
 
-def add(to: Commands) -> None:
-    """Add the command."""
-    worker = to.add(
-        "worker",
-        run,
-        "work on what was submitted, until SIGTERM or Ctrl-C",
-        "cardprod worker",
-        "cardprod worker --on-steps my_app.cards:on_steps --concurrency 8",
-    )
+def add_arguments(to: argparse.ArgumentParser) -> None:
+    """Add what it takes."""
     words = "an async function that is called with the steps; without one they are printed"
-    worker.add_argument("--on-steps", metavar="MODULE:FUNCTION", help=words)
-    worker.add_argument("--concurrency", type=count, default=4, metavar="N", help="jobs at once (default 4)")
-    add_database(worker)
-    add_connection(worker)
+    to.add_argument("--on-steps", metavar="MODULE:FUNCTION", help=words)
+    to.add_argument("--concurrency", type=count, default=4, metavar="N", help="jobs at once (default 4)")
+    add_database(to)
+    add_connection(to)
 
 
 async def run(arguments: argparse.Namespace, output: Output) -> int:

@@ -13,8 +13,6 @@ from cardprod.cli.words import printable
 if TYPE_CHECKING:
     from cardprod.cli.output.events import Event
 
-__all__ = ["Output"]
-
 
 class Output:
     """What a command reports through; a subclass decides how events are shown."""

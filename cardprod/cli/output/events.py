@@ -14,17 +14,6 @@ if TYPE_CHECKING:
     from cardprod.errors import CardprodError
     from cardprod.models import Card, ProductionStatus, Transition
 
-__all__ = [
-    "BadRowFound",
-    "Event",
-    "Report",
-    "Result",
-    "Warned",
-    "WatchEnded",
-    "WatchProgress",
-    "WatchStarted",
-]
-
 
 @attrs.frozen
 class Result:

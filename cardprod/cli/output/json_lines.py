@@ -16,8 +16,6 @@ from cardprod.cli.words import message_of
 from cardprod.errors import WaitTimeout
 from cardprod.models import ProductionStatus, Transition
 
-__all__ = ["JsonLines"]
-
 _COUNTS = ("cards", "produced", "failed", "unfinished", "errors", "bad_rows", "requests")
 
 

@@ -37,8 +37,6 @@ if TYPE_CHECKING:
     from cardprod.errors import CardprodError
     from cardprod.models import ProductionStatus
 
-__all__ = ["LiveView", "Seen", "frame", "output_to"]
-
 _ERROR: Final = "bold red"
 _COLOURS: Final = {
     "READY": "cyan",

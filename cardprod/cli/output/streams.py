@@ -12,8 +12,6 @@ import select
 from contextlib import suppress
 from typing import Final
 
-__all__ = ["OutputLost", "Stream", "open_missing_streams", "print_stderr"]
-
 _AT_ONCE: Final = getattr(select, "PIPE_BUF", 512)
 """Bytes that a pipe takes without blocking, if it takes any."""
 

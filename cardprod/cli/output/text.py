@@ -20,18 +20,6 @@ if TYPE_CHECKING:
     from cardprod.cli.watch.stats import OutcomeKind
     from cardprod.models import Transition
 
-__all__ = [
-    "TOKEN_REFUSED",
-    "TextLines",
-    "headline",
-    "kind_text",
-    "outcome_text",
-    "pending_counts",
-    "status_of",
-    "stop_message",
-    "trouble",
-]
-
 _SHOWN = 60
 TOKEN_REFUSED = "the token is not accepted: set CARDPROD_TOKEN to a new one"  # noqa: S105 - a message
 

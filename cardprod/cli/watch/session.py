@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
+from cardprod._http.environment import base_url
 from cardprod._polling.adaptive import AdaptiveSchedule
 from cardprod._polling.source import TimeSlice
 from cardprod._protocol.codec import unix_time
 from cardprod.checkpoint import Checkpoint, wall_clock
-from cardprod.cli.connection import base_url
 from cardprod.cli.exit_codes import SIGNALLED, USAGE
 from cardprod.cli.follow import counted_on
 from cardprod.cli.lists import CardList, read_blocks, report_bad_rows, warn_of_bad_rows
@@ -49,8 +49,6 @@ if TYPE_CHECKING:
     from cardprod.client import Client
     from cardprod.models import Card
     from cardprod.telemetry import Event
-
-__all__ = ["WatchSession", "no_long_collections"]
 
 _AT_LEAST_EVERY: Final = 60.0
 """Seconds after which progress is reported though nothing has changed."""

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
     from cardprod.models import Card, ProductionStatus
 
-__all__ = ["Growth", "OutcomeKind", "WatchStats", "exit_code_for"]
-
 _MINUTE: Final = 60.0
 _RATE_WINDOW: Final = 300.0
 """Seconds in which cards that ended predict how fast others will."""

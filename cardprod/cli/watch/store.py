@@ -38,7 +38,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 import attrs
 
 from cardprod._polling.adaptive import AdaptiveSchedule
-from cardprod._protocol.codec import as_datetime, unix_time
+from cardprod._protocol.codec import MOST, as_datetime, unix_time
 from cardprod.checkpoint import PendingCard, wall_clock
 from cardprod.errors import CardprodError, UsageError, WaitTimeout
 from cardprod.models import Card, ProductionStatus, one_line
@@ -47,8 +47,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from cardprod.models import Transition
-
-__all__ = ["CheckpointStore", "Saved"]
 
 _T = TypeVar("_T")
 _Row: TypeAlias = tuple[Any, ...]
@@ -139,7 +137,7 @@ class CheckpointStore:
         if isinstance(result, CardprodError):
             status, error = result.last if isinstance(result, WaitTimeout) else None, type(result).__name__
         else:
-            status, before, polls = result.current, result.previous, result.polls
+            status, before, polls = result.current, result.previous, min(result.polls, MOST)
             if before is not None:
                 previous = str(before.status)
                 started_at = unix_time(now - result.elapsed) if before.is_final else None  # it is followed

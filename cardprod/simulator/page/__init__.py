@@ -40,8 +40,6 @@ if TYPE_CHECKING:
     from cardprod.error_codes import ErrorCode
     from cardprod.simulator.server import Simulator
 
-__all__ = ["Page"]
-
 _FILES: Final[Mapping[str, str]] = {
     "style.css": "text/css",
     "script.js": "text/javascript",

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from cardprod.simulator.server import Simulator
 
-__all__ = ["COMMANDS", "Fields"]
-
 Fields: TypeAlias = "defaultdict[str, Any]"
 """The arguments; one that is missing is None."""
 

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from cardprod.simulator.log import Log
     from cardprod.simulator.server import Simulator
 
-__all__ = ["card_as_json", "state_as_json"]
-
 _PAGE_LENGTH: Final = 50
 _LOG_LENGTH: Final = 100
 _OK: Final = 200
