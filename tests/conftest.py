@@ -6,11 +6,9 @@ import asyncio
 import gc
 import importlib
 import inspect
-import itertools
 import os
 import sys
 import time
-import traceback
 from typing import TYPE_CHECKING, Any, Protocol
 from unittest import mock
 
@@ -27,7 +25,6 @@ from tests.durable.postgres import Postgres, SharedDatabase, postgres_programs, 
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Generator, Iterator
-    from types import FrameType
 
 # looptime asks for the current loop before every test; without this, asyncio would make one for a test that has none,
 # and leave it open.
@@ -160,15 +157,10 @@ def pool_ages_in_virtual_time() -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="session")
 def short_stacks_in_debug_mode(pytestconfig: pytest.Config) -> Iterator[None]:
-    """Let asyncio's debug mode keep three frames of where a thing was made: all of them cost more than all tests."""
+    """Let asyncio's debug mode keep one frame of where a thing was made: ten of them cost more than all tests."""
     with pytest.MonkeyPatch.context() as patch:
         if pytestconfig.getini("asyncio_debug"):
-            walk_stack = traceback.walk_stack
-
-            def walk_three(frame: FrameType | None) -> Iterator[tuple[FrameType, int]]:
-                return itertools.islice(walk_stack(frame), 3)
-
-            patch.setattr(traceback, "walk_stack", walk_three)
+            patch.setattr("asyncio.constants.DEBUG_STACK_DEPTH", 1)
         yield
 
 

@@ -119,7 +119,7 @@ def check_ends(checkpoint: Checkpoint, results: list[tuple[Card, Transition | Ca
             assert isinstance(of_card[-1], Transition | WaitTimeout), one
 
 
-@pytest.mark.seeds(4, 200)
+@pytest.mark.seeds(4, 40)
 async def test_each_card_of_a_resumed_checkpoint_ends(seed: int, kiosk: Simulator, client: Client) -> None:
     """Whatever is saved of a card, it ends exactly once when it is resumed, or its checkpoint is refused."""
     checkpoint = drawn(seed, kiosk)
@@ -127,7 +127,7 @@ async def test_each_card_of_a_resumed_checkpoint_ends(seed: int, kiosk: Simulato
         check_ends(checkpoint, [pair async for pair in steps])
 
 
-@pytest.mark.seeds(4, 200)
+@pytest.mark.seeds(4, 40)
 async def test_each_card_of_a_swept_checkpoint_ends(seed: int, kiosk: Simulator, client: Client) -> None:
     """Whatever is saved of a card, it ends exactly once when it is swept, or its checkpoint is refused."""
     checkpoint = drawn(seed, kiosk)
