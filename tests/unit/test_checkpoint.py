@@ -144,6 +144,9 @@ def test_an_earlier_outcome_is_what_is_known() -> None:
     assert [one.last for one in pending] == [error, error, None, None, None]
 
 
+KNOWN = KnownCard(CARD.profile_id, CARD.card_token, READY)
+
+
 @pytest.mark.parametrize(
     ("card", "after", "expected"),
     [
@@ -151,14 +154,12 @@ def test_an_earlier_outcome_is_what_is_known() -> None:
         (CARD, {CARD: FINAL}, FINAL),
         (CARD, {tuple(CARD): READY}, READY),
         (CARD, {OTHER: FINAL}, None),
-        (KnownCard(*CARD, READY), {}, READY),
-        (KnownCard(*CARD, READY), {OTHER: FINAL}, READY),
-        (KnownCard(*CARD, READY), {CARD: FINAL}, FINAL),
+        (KNOWN, {}, READY),
+        (KNOWN, {OTHER: FINAL}, READY),
+        (KNOWN, {CARD: FINAL}, FINAL),
     ],
 )
-def test_what_is_known_of_a_card(
-    card: Card, after: dict[CardLike, ProductionStatus] | None, expected: ProductionStatus | None
-) -> None:
+def test_what_is_known_of_a_card(card: Card, after: Any, expected: ProductionStatus | None) -> None:
     """A card's status is known as `after` says, or as the card itself does, as if it had been polled now."""
     (one,) = Checkpoint.for_cards([card], after=after, now=NOON).pending
     at = None if expected is None else unix_time(WALL_NOON)
