@@ -181,12 +181,13 @@ class _Pass:
         """How many polls were answered or failed."""
         self._requests = LimiterQueue(waits_for_pauses=False)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._starting: asyncio.Task[None] | None = None  # what waits for permits and starts the polls
         self._aborted_by: BaseException | None = None
 
     async def poll_all(self, due: Sequence[_Entry], stop: asyncio.Event | None) -> None:
         """Poll each card as permits are granted, until requests are paused, `stop` is set, or it is aborted."""
         loop = asyncio.get_running_loop()
-        starting = loop.create_task(self._start_all(due, stop))
+        self._starting = starting = loop.create_task(self._start_all(due, stop))
         stopping = None if stop is None else loop.create_task(_cancel_at(stop, starting))
         try:
             await asyncio.wait({starting})
@@ -209,6 +210,7 @@ class _Pass:
     def abort(self, error: BaseException) -> None:
         """End the sweep with an error that is not about one card."""
         self._aborted_by = self._aborted_by or error
+        self._start_no_more()
         for task in self._tasks:
             task.cancel()
 
@@ -217,7 +219,12 @@ class _Pass:
         if self._refusals is None or not isinstance(failure, Unauthorized) or failure.from_gateway:
             return False
         self._refusals.append(failure)
+        self._start_no_more()
         return True
+
+    def _start_no_more(self) -> None:
+        if self._starting is not None:
+            self._starting.cancel()
 
     def expire(self, due: Sequence[_Entry]) -> None:
         """End the waits whose deadline passed while a pause, or a `Retry-After`, forbade their last poll."""
