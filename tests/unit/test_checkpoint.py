@@ -151,13 +151,13 @@ def test_an_earlier_outcome_is_what_is_known() -> None:
         (CARD, {CARD: FINAL}, FINAL),
         (CARD, {tuple(CARD): READY}, READY),
         (CARD, {OTHER: FINAL}, None),
-        (KnownCard(*CARD, READY), {}, READY),
-        (KnownCard(*CARD, READY), {OTHER: FINAL}, READY),
-        (KnownCard(*CARD, READY), {CARD: FINAL}, FINAL),
+        (KnownCard(CARD.profile_id, CARD.card_token, READY), {}, READY),
+        (KnownCard(CARD.profile_id, CARD.card_token, READY), {OTHER: FINAL}, READY),
+        (KnownCard(CARD.profile_id, CARD.card_token, READY), {CARD: FINAL}, FINAL),
     ],
 )
 def test_what_is_known_of_a_card(
-    card: Card, after: dict[CardLike, ProductionStatus] | None, expected: ProductionStatus | None
+    card: Card, after: Mapping[Card, ProductionStatus] | None, expected: ProductionStatus | None
 ) -> None:
     """A card's status is known as `after` says, or as the card itself does, as if it had been polled now."""
     (one,) = Checkpoint.for_cards([card], after=after, now=NOON).pending
@@ -213,8 +213,9 @@ def test_for_cards_of_another_zone() -> None:
 )
 def test_for_cards_that_cannot_be(arguments: dict[str, Any], words: str) -> None:
     """What a checkpoint cannot be made of is named."""
+    usual: dict[str, Any] = {"cards": [CARD]}
     with pytest.raises(UsageError, match=words):
-        Checkpoint.for_cards(**{"cards": [CARD], **arguments})
+        Checkpoint.for_cards(**(usual | arguments))
 
 
 def test_infinite_timeout_is_none() -> None:
