@@ -205,6 +205,7 @@ def test_for_cards_of_another_zone() -> None:
         ({"schedule": AdaptiveSchedule()}, "schedule must be a Backoff or None"),
         ({"max_failures": 0}, "max_failures must be"),
         ({"max_failures": True}, "max_failures must be"),
+        ({"max_outage": -1}, "^max_outage must be"),
         ({"after": 5}, "^after must be a dict of ProductionStatus by card, as get_statuses gives"),
         ({"after": {CARD: 5}}, "^after: a status must be a ProductionStatus"),
         ({"after": {5: ProductionStatus(Status.READY)}}, "expected a Card"),
