@@ -135,7 +135,7 @@ class Card:
     def of(cls, card: CardLike) -> Card:
         """Return a card as it is, or the card of a `(profile_id, card_token)` tuple.
 
-        Of a subclass that hashes or compares in its own way it is the plain card, which events and other waits name.
+        Of a subclass that hashes or compares in its own way it is one that does not, which events and other waits name.
 
         Raises:
             UsageError: It is neither, or is invalid.
@@ -143,11 +143,15 @@ class Card:
         if isinstance(card, Card):
             cls_ = type(card)
             is_plain = cls_ is Card or (cls_.__hash__ is Card.__hash__ and cls_.__eq__ is Card.__eq__)
-            return card if is_plain else Card(card.profile_id, card.card_token)
+            return card if is_plain else card._plain()  # noqa: SLF001 - its own class
         # A caller without a type checker may pass anything at all.
         if isinstance(card, tuple) and len(card) == 2:  # type: ignore[redundant-expr]  # noqa: PLR2004
             return cls(*card)
         raise UsageError(f"expected a Card or a (profile_id, card_token) tuple, got a {type(card).__name__}")
+
+    def _plain(self) -> Card:
+        """Return it without what a subclass adds that this package does not know."""
+        return Card(self.profile_id, self.card_token)
 
     def __iter__(self) -> Iterator[int | str]:
         """Unpack as the tuple does: `profile_id, card_token = card`."""

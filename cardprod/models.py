@@ -177,6 +177,9 @@ class KnownCard(Card):
         super().__attrs_post_init__()
         check_known("after", self.after)
 
+    def _plain(self) -> Card:
+        return KnownCard(self.profile_id, self.card_token, self.after)
+
 
 @attrs.frozen
 class Transition:

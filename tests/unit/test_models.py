@@ -136,7 +136,7 @@ def test_token_of_a_subclass_of_str() -> None:
 
 
 def test_card_of_a_subclass() -> None:
-    """A card that hashes or compares in a way of its own is taken as the plain one; another is taken as it is."""
+    """A card that hashes or compares in its own way is taken as one that does not, and another as it is."""
 
     class Unhashable(Card):
         __hash__ = None  # type: ignore[assignment]
@@ -151,6 +151,10 @@ def test_card_of_a_subclass() -> None:
     class Order(Card):
         pass
 
+    @attrs.frozen
+    class Row(KnownCard):
+        row: int
+
     plain = Card(1, TOKEN)
     for cls in (Unhashable, Escaped):
         card = Card.of(cls(1, TOKEN))
@@ -158,6 +162,9 @@ def test_card_of_a_subclass() -> None:
     order, known = Order(1, TOKEN), KnownCard(1, TOKEN, READY)
     assert Card.of(order) is order
     assert Card.of(known) is known
+    plain_row = Card.of(Row(1, TOKEN, READY, row=7))
+    assert isinstance(plain_row, KnownCard)
+    assert (type(plain_row), plain_row, plain_row.after) == (KnownCard, plain, READY)
 
 
 def test_card_of() -> None:
