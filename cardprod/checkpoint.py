@@ -296,8 +296,11 @@ class Checkpoint:
         return attrs.evolve(self, pending=tuple(pending))
 
     def to_json(self) -> str:
-        """Return it as one line of JSON. It contains the cards' tokens, no other secret."""
-        return to_json(self, version=_VERSION)
+        """Return it as one line of JSON. It contains the cards' tokens, no other secret.
+
+        Of a subclass, what that has besides is left out.
+        """
+        return to_json(Checkpoint, self, version=_VERSION)
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
@@ -309,7 +312,8 @@ class Checkpoint:
         Raises:
             UsageError: It is something else; the message says what is wrong with it.
         """
-        return from_json(cls, text, version=_VERSION, writer="Checkpoint.to_json")
+        checkpoint = from_json(Checkpoint, text, version=_VERSION, writer="Checkpoint.to_json")
+        return cast("Self", checkpoint) if cls is Checkpoint else cls(**attrs.asdict(checkpoint, recurse=False))
 
 
 def check_after(after: After | None) -> After:

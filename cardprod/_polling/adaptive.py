@@ -324,7 +324,7 @@ class AdaptiveSchedule:
         """Return the settings and what was learned, as JSON. It contains no card."""
         curves = tuple(curve.save(status, is_first=is_first) for (status, is_first), curve in self._curves.items())
         saved = _Saved(fallback=self._fallback, curves=curves, **self._settings)
-        return to_json(saved, version=_SAVED_VERSION)
+        return to_json(_Saved, saved, version=_SAVED_VERSION)
 
     @classmethod
     def from_json(cls, text: str) -> Self:

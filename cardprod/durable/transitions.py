@@ -96,8 +96,8 @@ class _SavedOutcome:
 def written_step(card: Card, what: Transition | CardprodError) -> str:
     """Write what was seen of a card."""
     if isinstance(what, CardprodError):
-        return to_json(_SavedStep(card=card, error=_SavedError.of(what)), version=_VERSION)
-    return to_json(_SavedStep(card=card, transition=what), version=_VERSION)
+        return to_json(_SavedStep, _SavedStep(card=card, error=_SavedError.of(what)), version=_VERSION)
+    return to_json(_SavedStep, _SavedStep(card=card, transition=what), version=_VERSION)
 
 
 def read_step(batch_id: str, key: str, text: str) -> Step:
@@ -110,8 +110,8 @@ def read_step(batch_id: str, key: str, text: str) -> Step:
 def written_outcome(outcome: ProductionStatus | CardprodError) -> str:
     """Write how a card ended."""
     if isinstance(outcome, CardprodError):
-        return to_json(_SavedOutcome(error=_SavedError.of(outcome)), version=_VERSION)
-    return to_json(_SavedOutcome(status=outcome), version=_VERSION)
+        return to_json(_SavedOutcome, _SavedOutcome(error=_SavedError.of(outcome)), version=_VERSION)
+    return to_json(_SavedOutcome, _SavedOutcome(status=outcome), version=_VERSION)
 
 
 def read_outcome(card: Card, text: str) -> ProductionStatus | CardprodError:

@@ -7,7 +7,7 @@ import json
 import pickle
 import re
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import pytest
@@ -19,6 +19,9 @@ from cardprod.error_codes import ErrorCode, ErrorOrigin
 from cardprod.errors import ProductionFailed, UsageError
 from cardprod.models import Card, KnownCard, ProductionEvent, ProductionStatus, Status, Transition, one_line
 from tests.table import Table
+
+if TYPE_CHECKING:
+    from decimal import Decimal
 
 TOKEN = "ca0c8154-1e14-4464-a1ce-dcea7dc3de52"
 READY = ProductionStatus("READY")
@@ -391,6 +394,36 @@ def test_json_of_subclasses() -> None:
     (again,) = Checkpoint.from_json(Checkpoint(id="x", pending=(one,)).to_json()).pending
     assert (again.last, again.undelivered[0].previous) == (plain, plain)
     assert again.undelivered[0].current == ProductionStatus("PRODUCED")
+
+
+@attrs.frozen(kw_only=True)
+class PricedEvent(ProductionEvent):
+    """An event with fields of the caller's own, the type of one of which only a type checker knows."""
+
+    row: int = 0
+    price: Decimal | None = None
+
+
+@attrs.frozen(kw_only=True)
+class PricedCheckpoint(Checkpoint):
+    """A checkpoint with such fields."""
+
+    row: int = 0
+    price: Decimal | None = None
+
+
+def test_json_of_subclasses_with_fields_of_their_own() -> None:
+    """A subclass is written as what it is read as, and reads that, whatever fields it has and of whatever types."""
+    priced = PricedEvent(card=Card(1, TOKEN), status=READY, row=7)
+    event = ProductionEvent(card=Card(1, TOKEN), status=READY)
+    assert priced.to_json() == event.to_json()
+    assert ProductionEvent.from_json(priced.to_json()) == event
+    assert PricedEvent.from_json(event.to_json()) == attrs.evolve(priced, row=0)
+    waits = Checkpoint.for_cards([(1, TOKEN)])
+    priced_waits = PricedCheckpoint(id=waits.id, pending=waits.pending, row=7)
+    assert priced_waits.to_json() == waits.to_json()
+    assert Checkpoint.from_json(priced_waits.to_json()) == waits
+    assert PricedCheckpoint.from_json(waits.to_json()) == attrs.evolve(priced_waits, row=0)
 
 
 def test_bad_json_of_an_event() -> None:
