@@ -114,15 +114,15 @@ def check_type(
 
 def check_cards(cards: object) -> None:
     """Check that a value that can be iterated may be cards: that it is no text, not one card, and no dict of others."""
-    first: object = next(iter(cast("Iterable[object]", cards)), None) if isinstance(cards, tuple | Mapping) else None
-    if isinstance(cards, Card) or type(first) is int:
-        found = "one card: pass a list, [card]"
-    elif isinstance(cards, str | bytes | bytearray):
-        found = "a text"
-    elif isinstance(cards, Mapping) and not isinstance(first, Card | tuple | None):
-        found = "a dict of something else"
-    else:
-        return
+    match cards:
+        case Card() | tuple((int(), object())):
+            found = "one card: pass a list, [card]"
+        case str() | bytes() | bytearray():
+            found = "a text"
+        case Mapping() if not isinstance(next(iter(cast("Iterable[object]", cards)), None), Card | tuple | None):
+            found = "a dict of something else"
+        case _:
+            return
     raise UsageError(f"cards must be Cards or (profile_id, card_token) tuples, not {found}")
 
 

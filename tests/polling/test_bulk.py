@@ -8,6 +8,7 @@ import tracemalloc
 from datetime import datetime
 from itertools import count, groupby, product
 from random import Random
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -394,13 +395,24 @@ async def test_tuples_find_their_cards(kiosk: Simulator, client: Client) -> None
 
 async def test_no_source(client: Client) -> None:
     """What cannot be iterated, or is a text, one card or a dict of something else, is refused at each call."""
-    bad: list[Any] = ["123456/card", b"bytes", bytearray(), 5, CARD, (123456, "card"), {"profile_id": 1, "card": "a"}]
+    a_card, a_dict = r"not one card: pass a list, \[card\]$", "not a dict of something else$"
+    bad: list[tuple[Any, str]] = [
+        ("123456/card", "not a text$"),
+        (b"bytes", "not a text$"),
+        (bytearray(), "not a text$"),
+        (5, "int$"),
+        (CARD, a_card),
+        ((123456, "card"), a_card),
+        ({"profile_id": 1, "card": "a"}, a_dict),
+        ({123456: "card"}, a_dict),
+        (MappingProxyType({123456: "card"}), a_dict),
+    ]
     calls: list[Any] = [client.get_statuses, client.wait_until_all_final, Checkpoint.for_cards]
     with Table() as table:
-        for call, source in product(calls, bad):
-            with table.row(call.__name__, source), pytest.raises(UsageError, match="cards must be"):
+        for call, (source, words) in product(calls, bad):
+            with table.row(call.__name__, source), pytest.raises(UsageError, match=f"^cards must be .*{words}"):
                 call(source)
-    with pytest.raises(UsageError, match="cards must be"):
+    with pytest.raises(UsageError, match=r"^cards must be iterable, .* NoneType$"):
         client.get_statuses(None)  # type: ignore[arg-type] # a batch of None is one that cards are added to
 
 
