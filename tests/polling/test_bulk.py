@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import tracemalloc
+from collections import UserDict
+from collections.abc import Mapping
 from datetime import datetime
 from itertools import count, groupby, product
 from random import Random
@@ -485,16 +487,15 @@ async def test_waits_take_all(kiosk: Simulator, client: Client) -> None:
 # --- What is reported ---
 
 
-class Counted(dict[Any, Any]):
-    """Statuses by card, which count how many entries are read."""
+class Counted(UserDict[Any, Any]):
+    """Statuses by card, which count how many entries are iterated."""
 
     read = 0
 
-    def items(self) -> Any:
-        """Return what a dict does, entry by entry."""
-        for item in super().items():
+    def __iter__(self) -> Iterator[Any]:
+        for card in super().__iter__():
             self.read += 1
-            yield item
+            yield card
 
 
 async def test_very_many_known_statuses(kiosk: Simulator, client: Client) -> None:
@@ -518,7 +519,7 @@ async def test_very_many_known_statuses(kiosk: Simulator, client: Client) -> Non
             steps.add(second)
 
 
-class Lazy(dict[Any, Any]):
+class LazyDict(dict[Any, Any]):
     """Statuses by card that are read when they are asked for, and one of which cannot be."""
 
     def __getitem__(self, card: Any) -> Any:
@@ -527,14 +528,37 @@ class Lazy(dict[Any, Any]):
         return super().__getitem__(card)
 
 
-async def test_known_status_that_cannot_be_read(kiosk: Simulator, client: Client) -> None:
+class LazyMapping(Mapping[Any, Any]):
+    """Such a mapping that is no dict, and reads as well what `items` gives."""
+
+    def __init__(self, ends: dict[Any, Any]) -> None:
+        self._ends = LazyDict(ends)
+
+    def __getitem__(self, card: Any) -> Any:
+        return self._ends[card]
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._ends)
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+
+@pytest.mark.parametrize("lazy", [LazyDict, LazyMapping])
+async def test_known_status_that_cannot_be_read(
+    kiosk: Simulator, client: Client, lazy: type[LazyDict | LazyMapping]
+) -> None:
     """What the statuses that are known raise for one card is an error of that card, and ends no other wait."""
     first, second = add(kiosk, 2)
     error = CardprodError("of an earlier wait")
-    outcome = await client.wait_until_all_final([first, second], after=Lazy({first: error, second: error}))
+    after = lazy({first: error, second: error})
+    outcome = await client.wait_until_all_final([first, second], after=after)
     assert isinstance(outcome[first], UsageError)
     assert "the disk is gone" in str(outcome[first])
     assert isinstance(outcome[second], ProductionStatus)
+    with pytest.raises(UsageError, match="the disk is gone"):
+        Checkpoint.for_cards([second, first], after=after)
+    assert len(Checkpoint.for_cards([second], after=after).pending) == 1
 
 
 def test_invalid_known_statuses(client: Client) -> None:
