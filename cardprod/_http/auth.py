@@ -72,7 +72,8 @@ class TokenSource(Protocol):
     It is awaited before every request, for at most `request_timeout` seconds, so it should return a cached token and
     fetch one only when it must. After a 401 it is called once more, and if it returns another token, the request is
     repeated with that one; if it has a method `invalidate(token)`, that is called with the refused token first. An
-    exception that it raises is raised as it is, and ends a wait.
+    exception that it raises is raised as it is, and ends a wait; but a `CardprodError` is a failure of the request, of
+    which each caller gets a copy that names its card.
     """
 
     def __call__(self) -> Awaitable[str]:
@@ -321,7 +322,7 @@ class OAuthToken:
         if is_usable and self._access_token is not None:
             return self._access_token
         try:
-            # Each caller raises its own, because it sets its card on it.
+            # Each caller raises its own: this one is kept, and would keep the frames of all of them.
             raise (
                 copy_of(failure)
                 if isinstance(failure, CardprodError)

@@ -390,7 +390,8 @@ class Transport:
                 raise UsageError("the token source must be an async callable: what it returns is awaited")
             return Secret(check_token(await giving))
         except CardprodError as error:
-            own = copy_of(error)  # the source may raise one for all who ask, and each sets its card on it
+            # A source may raise one for all who ask, and each sets its card on it; `OAuthToken` makes each its own.
+            own = error if type(source) is OAuthToken else copy_of(error)
             if isinstance(own, RateLimited):
                 self._source_errors.add(own)
             raise own from error.__cause__

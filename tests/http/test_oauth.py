@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import traceback
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -278,6 +280,21 @@ async def test_refusal_for_good_is_raised_without_asking_again(
             await client.wait_until_final(1, "card-1")
         assert len(kiosk.requests) - asked <= 1  # a poll with the old token, where there is one
     assert refreshes(kiosk) == 1
+
+
+async def test_refusal_is_copied_once(kiosk: Simulator) -> None:
+    """A refusal is each caller's own error, with nothing behind it but its cause, and keeps no caller's frames."""
+    kiosk.revoke_tokens()
+    token = oauth(kiosk, access_token=None)
+    errors: list[BaseException] = []
+    async with client_of(kiosk, token, attempts=1) as client:
+        for call in (token, token, partial(poll, client), partial(poll, client)):
+            with pytest.raises(cardprod.TokenRefreshFailed) as caught:
+                await call()
+            assert caught.value.__context__ is caught.value.__cause__
+            errors.append(caught.value)
+        assert len({*map(id, errors)}) == len(errors)
+        assert len([*traceback.walk_tb(errors[0].__traceback__)]) == len([*traceback.walk_tb(errors[1].__traceback__)])
 
 
 async def test_failing_endpoint_is_named() -> None:
