@@ -20,7 +20,7 @@ from cardprod._http.limiter import CLOSED, RequestLimiter
 from cardprod._http.proxies import proxy_for
 from cardprod._http.secrets import Secret, drop_frames, drop_inner_frames, parse_redacted, redact, redact_status
 from cardprod._http.session import Channel, check_verifies, pool_size
-from cardprod._http.time_limit import TimeLimit, is_cancelled
+from cardprod._http.time_limit import TimeLimit, was_ever_cancelled
 from cardprod._protocol.correlation import CorrelationIds
 from cardprod._protocol.documents import status_structurer
 from cardprod._protocol.responses import parse_response
@@ -325,13 +325,13 @@ class Transport:
     ) -> ProductionStatus:
         """Send one request and read its whole answer, within one time limit."""
         try:
-            if is_cancelled():
+            if was_ever_cancelled():
                 await asyncio.sleep(0)  # raises it if it is still to come, while it cannot be taken for a failure
             task = self._time_limit.start(loop, loop.time() if now is None else now)
         except BaseException:  # closed since the permit was granted, or cancelled
             permit.give_back()
             raise
-        if self._telemetry.is_observed:
+        if report_retry is not None or self._telemetry.is_observed:
             self._report_start(card, report_retry)
         try:
             channel = self._channel or self._open_channel()
@@ -388,7 +388,7 @@ class Transport:
         """Get a token, after one that got a 401, from the source if there is one, within the limit of a request."""
         if source is None:
             return self._token
-        if is_cancelled():
+        if was_ever_cancelled():
             await asyncio.sleep(0)  # as above
         task = self._time_limit.start(loop, loop.time())
         try:
