@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 _UNLIMITED: Final = 1000.0
 """Requests per second at which a client without a rate limit has recovered from a 429."""
 
+_LATE: Final = 0.01
+"""Seconds after its grant for which a permit counts from then."""
+
 _TICK: Final = 0.001
 """Seconds: a pause that ends so soon is waited for by all; other clocks may differ so much from rounding."""
 
@@ -38,12 +41,14 @@ class WouldBlock(Exception):
 class Permit:
     """The permission to send one request. Its owner releases it or gives it back; only the first call counts."""
 
-    __slots__ = ("_limiter", "acquired_at")
+    __slots__ = ("_limiter", "acquired_at", "queue")
 
-    def __init__(self, limiter: RequestLimiter, acquired_at: float) -> None:
+    def __init__(self, limiter: RequestLimiter, acquired_at: float, queue: LimiterQueue | None) -> None:
         self._limiter: RequestLimiter | None = limiter
         self.acquired_at: float = acquired_at
-        """When it was granted, on the loop's clock."""
+        """When it was granted, or renewed, on the loop's clock."""
+        self.queue: LimiterQueue | None = queue
+        """The batch that it is for; None for a single poll."""
 
     def release(self, *, was_sent: bool = True) -> None:
         """End the request and free its place."""
@@ -70,7 +75,7 @@ class LimiterQueue:
         self.waiting: list[tuple[float, int, asyncio.Future[Permit]]] = []
         """Requests that wait for a permit: a heap by when they are urgent, and in their order."""
         self.requests: int = 0
-        """Permits granted so far."""
+        """Permits granted so far, but for those that were given back."""
 
     def waits_for(self, error: BaseException) -> bool:
         """Whether its requests are retried after an error: if it asks to wait, only a queue that waits for pauses."""
@@ -156,6 +161,22 @@ class RequestLimiter:
             self._grant_next()
             raise
 
+    def renew(self, permit: Permit, now: float) -> bool:
+        """Count a permit from now on, when its request is sent, if that is a while after it was granted.
+
+        Requests that waited together, for a token or while the event loop stood still, would else be sent beside those
+        that the limit allows now.
+
+        Returns:
+            Whether it may be sent now; else, as the limit is used up or a pause has begun, it is to be given back.
+        """
+        if now <= permit.acquired_at + _LATE:
+            return True
+        if self.paused_until > now or not self.window.move(permit.acquired_at, now):
+            return False
+        permit.acquired_at = now
+        return True
+
     def pause_until(self, at: float) -> None:
         """Grant nothing before a time, and then one permit, as after a 429."""
         self._begin_recovery().pause_until(at)
@@ -204,6 +225,8 @@ class RequestLimiter:
             self._recovery.end_probe(was_sent=was_sent)
             self._follow_recovery()
         if not was_sent:
+            if permit.queue is not None:
+                permit.queue.requests -= 1
             self.window.withdraw(permit.acquired_at)
             self._set_timer(None)  # it is too late now
         self.in_use -= 1
@@ -216,7 +239,7 @@ class RequestLimiter:
         if queue is not None:
             self._queue_sent_at = now
             queue.requests += 1
-        permit = Permit(self, now)
+        permit = Permit(self, now, queue)
         if self._recovery is not None:
             if self._recovery.record(now):
                 self._probe = permit

@@ -9,7 +9,7 @@ although it reaches the server a little later if it must open a connection first
 from __future__ import annotations
 
 import math
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left, bisect_right, insort
 from typing import Final
 
 import attrs
@@ -138,6 +138,16 @@ class SlidingWindow:
         if len(self._sent) >= self._prune_at:
             del self._sent[: bisect_right(self._sent, now - _MINUTE)]
             self._prune_at = 2 * len(self._sent) + _FEWEST  # so that it is done once in as many requests as are left
+
+    def move(self, recorded_at: float, now: float) -> bool:
+        """Count a request that was recorded at exactly this time from now on. Return whether the limit allows that."""
+        self.withdraw(recorded_at)
+        sent = self._sent
+        if any(len(sent) >= most and sent[-most] + length > now for length, most in self._limits):
+            insort(sent, recorded_at)
+            return False
+        self.record(now)
+        return True
 
     def withdraw(self, recorded_at: float) -> None:
         """Remove a request that was recorded at exactly this time and was not sent."""

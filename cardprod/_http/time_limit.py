@@ -11,7 +11,7 @@ from cardprod.errors import UsageError
 _NO_TASK: Final = "a request must be awaited inside a task, as every coroutine under asyncio.run is"
 
 
-def is_cancelled() -> bool:
+def was_ever_cancelled() -> bool:
     """Whether the current task was cancelled: long ago, or in this step of the event loop, and so by itself.
 
     The latter, as of an observer, is raised where the task next suspends. In an exchange, nothing would tell it from a

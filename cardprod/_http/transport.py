@@ -20,7 +20,7 @@ from cardprod._http.limiter import CLOSED, RequestLimiter
 from cardprod._http.proxies import proxy_for
 from cardprod._http.secrets import Secret, drop_frames, drop_inner_frames, parse_redacted, redact, redact_status
 from cardprod._http.session import Channel, check_verifies, pool_size
-from cardprod._http.time_limit import TimeLimit, is_cancelled
+from cardprod._http.time_limit import TimeLimit, was_ever_cancelled
 from cardprod._protocol.correlation import CorrelationIds
 from cardprod._protocol.documents import status_structurer
 from cardprod._protocol.responses import parse_response
@@ -39,6 +39,7 @@ from cardprod.telemetry import RequestEnded, RequestRefused, RequestRetried, Req
 
 if TYPE_CHECKING:
     import ssl as _ssl
+    from collections.abc import Callable
 
     import aiohttp
 
@@ -50,8 +51,6 @@ if TYPE_CHECKING:
     from cardprod.models import Card, ProductionStatus
     from cardprod.telemetry import Telemetry
 
-_LATE: Final = 0.01
-"""Seconds for which a permit may wait for the token."""
 _RESENT_FOR: Final = 120.0
 """Seconds from its first 429 on for which a request is sent again, without counting as an attempt."""
 
@@ -156,9 +155,10 @@ class Transport:
             try:
                 # Each nested coroutine costs time, so the usual case sends from here.
                 if self._source is None and self._loop is loop:
-                    permit = permit or self.limiter.try_acquire(loop.time(), queue)
-                    if permit is not None:
-                        return await self._send(card, self._token, loop, permit, permit.acquired_at)
+                    now = loop.time()
+                    permit = permit or self.limiter.try_acquire(now, queue)
+                    if permit is not None and self.limiter.renew(permit, now):
+                        return await self._send(card, self._token, loop, permit, now)
                 return await self._send_authorized(permit, card, queue)
             except CardprodError as error:
                 if not self._is_retryable(error, queue) or (self._attempts == 1 and not self._is_rate_limited(error)):
@@ -207,21 +207,29 @@ class Transport:
 
         loop = asyncio.get_running_loop()
         attempts_made, give_up_at = 0, math.inf
-        failed: CardprodError | None = None
         rate_limited: RateLimited | None = None
+        failed: tuple[int, CardprodError, float] | None = None  # the last attempt, its error, and when that came
+
+        def report_retry() -> None:
+            nonlocal failed
+            if failed is not None and self._telemetry.wants_everything:
+                attempt, error, failed_at = failed
+                error.card = card
+                drop_frames(error)
+                self._telemetry.emit(RequestRetried(card, attempt, error, loop.time() - failed_at))
+            failed = None
 
         async def attempt() -> ProductionStatus:
-            nonlocal rate_limited, give_up_at
+            nonlocal rate_limited, failed, give_up_at
             while True:
                 permit = None
                 if rate_limited is not None:
-                    refused_at = loop.time()
-                    give_up_at = min(give_up_at, refused_at + _RESENT_FOR)
+                    failed = attempts_made + 1, rate_limited, loop.time()
+                    give_up_at = min(give_up_at, loop.time() + _RESENT_FOR)
                     permit = await self._acquire_again(queue, rate_limited, give_up_at)
-                    self._report_retry(card, attempts_made + 1, rate_limited, loop.time() - refused_at)
                     rate_limited = None
                 try:
-                    return await self._send_authorized(permit, card, queue)
+                    return await self._send_authorized(permit, card, queue, report_retry)
                 except RateLimited as error:
                     if not self._is_rate_limited(error) or not self._is_retryable(error, queue):
                         raise
@@ -230,25 +238,20 @@ class Transport:
 
         def before_sleep(number: int, error: CardprodError) -> None:
             nonlocal attempts_made, failed
-            attempts_made, failed = number, error
-
-        async def sleep(seconds: float) -> None:
-            await self._sleep(seconds)
-            if failed is not None:
-                self._report_retry(card, attempts_made, failed, seconds)
+            attempts_made, failed = number, (number, error, loop.time())
 
         if isinstance(failure, RateLimited) and self._is_rate_limited(failure):
             rate_limited = failure
         else:
             before_sleep(1, failure)
-            await sleep(retry_delay(1, failure))
+            await self._sleep(retry_delay(1, failure))
         del failure  # its traceback holds frames that hold it: break the cycle
         try:
             return await retry(
                 attempt,
                 made=attempts_made,
                 attempts=self._attempts,
-                sleep=sleep,
+                sleep=self._sleep,
                 should_retry=lambda error: not self._is_rate_limited(error) and self._is_retryable(error, queue),
                 before_sleep=before_sleep,
             )
@@ -266,12 +269,6 @@ class Transport:
         finally:
             del error  # as above
 
-    def _report_retry(self, card: Card, attempt: int, error: CardprodError, waited: float) -> None:
-        if self._telemetry.wants_everything:
-            error.card = card
-            drop_frames(error)
-            self._telemetry.emit(RequestRetried(card, attempt, error, waited))
-
     async def _sleep(self, seconds: float) -> None:
         """Sleep, but only until the client is closed, and raise `UsageError` then."""
         if self._closing is not None:
@@ -280,7 +277,13 @@ class Transport:
 
     # --- One attempt ---
 
-    async def _send_authorized(self, permit: Permit | None, card: Card, queue: LimiterQueue | None) -> ProductionStatus:
+    async def _send_authorized(
+        self,
+        permit: Permit | None,
+        card: Card,
+        queue: LimiterQueue | None,
+        report_retry: Callable[[], None] | None = None,
+    ) -> ProductionStatus:
         """Send one request with a permit, and once more after a 401 if the source returns another token.
 
         A permit that was not used is given back.
@@ -290,24 +293,20 @@ class Transport:
         rejected: Secret | None = None
         try:
             self.check_usable()
-            if self._source is None:
-                if permit is None:
-                    permit = self.limiter.try_acquire(loop.time(), queue) or await self.limiter.acquire(queue)
-                return await self._send(card, self._token, loop, permit)
             while True:
                 token = await self._token_from(self._source, loop, rejected)
                 if unauthorized is not None and rejected is not None and token.value == rejected.value:
                     raise unauthorized
-                if permit is not None and loop.time() > permit.acquired_at + _LATE:
-                    permit.give_back()  # it counts from its grant on: sent only now, it would be beside those of now
+                if permit is not None and not self.limiter.renew(permit, loop.time()):
+                    permit.give_back()
                     permit = None
                 if permit is None and (permit := self.limiter.try_acquire(loop.time(), queue)) is None:
                     permit = await self.limiter.acquire(queue)
                     token = await self._token_from(self._source, loop)  # it may have changed since
                 try:
-                    return await self._send(card, token, loop, permit)
+                    return await self._send(card, token, loop, permit, report_retry=report_retry)
                 except Unauthorized as error:
-                    if unauthorized is not None:
+                    if self._source is None or unauthorized is not None:
                         raise
                     unauthorized, rejected, permit = error, token, None
         finally:
@@ -315,19 +314,25 @@ class Transport:
             if permit is not None:
                 permit.give_back()
 
-    async def _send(
-        self, card: Card, token: Secret, loop: asyncio.AbstractEventLoop, permit: Permit, began_at: float | None = None
+    async def _send(  # noqa: PLR0913, PLR0917 - by position, as it is called for each request
+        self,
+        card: Card,
+        token: Secret,
+        loop: asyncio.AbstractEventLoop,
+        permit: Permit,
+        now: float | None = None,
+        report_retry: Callable[[], None] | None = None,
     ) -> ProductionStatus:
-        """Send one request and read its whole answer, within one time limit that starts now, or a moment ago."""
+        """Send one request and read its whole answer, within one time limit."""
         try:
-            if is_cancelled():
+            if was_ever_cancelled():
                 await asyncio.sleep(0)  # raises it if it is still to come, while it cannot be taken for a failure
-            task = self._time_limit.start(loop, loop.time() if began_at is None else began_at)
+            task = self._time_limit.start(loop, loop.time() if now is None else now)
         except BaseException:  # closed since the permit was granted, or cancelled
             permit.give_back()
             raise
-        if self._telemetry.is_observed:
-            self._telemetry.emit(RequestStarted(card))
+        if report_retry is not None or self._telemetry.is_observed:
+            self._report_start(card, report_retry)
         try:
             channel = self._channel or self._open_channel()
             correlation_id = self._ids.make()
@@ -361,6 +366,11 @@ class Transport:
             if self._telemetry.is_observed:
                 self._telemetry.emit(RequestEnded(card))
 
+    def _report_start(self, card: Card, report_retry: Callable[[], None] | None) -> None:
+        if report_retry is not None:
+            report_retry()
+        self._telemetry.emit(RequestStarted(card))
+
     def _open_channel(self) -> Channel:
         # The ids are made here and not in the constructor, so that forked workers do not send the same ones.
         self._ids = CorrelationIds(uuid.uuid4())
@@ -373,10 +383,12 @@ class Transport:
             self._channel.drop_idle()
 
     async def _token_from(
-        self, source: TokenSource, loop: asyncio.AbstractEventLoop, rejected: Secret | None = None
+        self, source: TokenSource | None, loop: asyncio.AbstractEventLoop, rejected: Secret | None = None
     ) -> Secret:
-        """Get a token from the source, after one that got a 401, within the time limit of a request."""
-        if is_cancelled():
+        """Get a token, after one that got a 401, from the source if there is one, within the limit of a request."""
+        if source is None:
+            return self._token
+        if was_ever_cancelled():
             await asyncio.sleep(0)  # as above
         task = self._time_limit.start(loop, loop.time())
         try:

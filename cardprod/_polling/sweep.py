@@ -159,7 +159,7 @@ class _Entry(PollEntry):
 
     def process_failure(self, failure: CardprodError, now: float) -> None:
         if self._pass.is_refused_by(failure):
-            if self.expires_at <= now:
+            if self.expires_at <= now + TICK:
                 self.expire(now)
         else:
             super().process_failure(failure, now)

@@ -258,8 +258,7 @@ class Waits(Batch[Transition]):
 
     def _resume(self, saved: PendingCard, now: float) -> None:
         """Deliver what was not delivered yet, and wait for the card as before."""
-        entry = _Entry(saved.card, self._options, now, math.inf)
-        entry.batch = self
+        entry = self._entry_of(saved.card, now, math.inf)
         entry.restore(saved, now, wall_clock())
         for transition in saved.undelivered:
             self.deliver(entry, transition)
@@ -278,14 +277,18 @@ class Waits(Batch[Transition]):
         after = after or known_status(card, self._known)
         timeout = self._options.timeout if timeout is None else timeout
         deadline_at = self._batch_deadline if timeout is None else min(now + timeout, self._batch_deadline)
-        entry = _Entry(card, self._options, now, deadline_at, after)
-        entry.batch = self
+        entry = self._entry_of(card, now, deadline_at, after)
         others = self._poller.subscriptions.join(card, entry)
         if others and any(isinstance(one, _Entry) and one.batch is self for one in others):
             self._poller.subscriptions.leave(card, entry)
         else:
             self._stream.count_card()
             self._wait_for(entry, now)
+
+    def _entry_of(self, card: Card, now: float, deadline_at: float, after: ProductionStatus | None = None) -> _Entry:
+        entry = _Entry(card, self._options, now, deadline_at, after)
+        entry.batch = self
+        return entry
 
     def _wait_for(self, entry: _Entry, now: float) -> None:
         if self._queue.add(entry):
@@ -408,7 +411,7 @@ class Waits(Batch[Transition]):
             if at > loop.time() + TICK:
                 await self._wake_expirer.wait_until(None if math.isinf(at) else at)
                 now, last_poll_seconds = loop.time(), self._options.last_poll_seconds
-                if now > at + last_poll_seconds:  # nothing ran, as on a laptop that slept: there is time for last polls
+                if now > at + last_poll_seconds:  # nothing ran, as in a stopped process: there is time for last polls
                     self._no_expiry_before = now + last_poll_seconds
             elif self._stream.is_full:
                 await self._wake_expirer.wait_until(None)  # until there is room

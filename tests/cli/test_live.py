@@ -233,13 +233,14 @@ async def test_what_the_terminal_or_the_user_wants(kiosk: Simulator, tmp_path: P
         (): ({"TERM": "dumb"}, False),
         ("--plain",): ({}, False),
         ("--json",): ({}, False),
-        ("--follow", "--timeout", "1"): ({"NO_COLOR": "1"}, True),
+        ("--follow",): ({"NO_COLOR": "1"}, True),
     }
     with Table() as table:
         for arguments, (environment, moves) in rows.items():
-            exit_code, written = await in_terminal(kiosk, two_cards(kiosk, tmp_path), *arguments, **environment)
+            cards, interrupt_at = two_cards(kiosk, tmp_path), "PRD_FEEDER_JAM" if moves else None
+            exit_code, written = await in_terminal(kiosk, cards, *arguments, interrupt_at=interrupt_at, **environment)
             with table.row(arguments, environment):
-                assert exit_code == (3 if moves else 1)
+                assert exit_code == (130 if moves else 1)
                 assert (HIDE in written, CURSOR_UP in written) == (moves, moves)
                 assert "PRD_FEEDER_JAM" in written
                 assert not moves or not re.search(r"\x1b\[[0-9;]*3[0-7]m", written)

@@ -34,7 +34,17 @@ from cardprod import (
     telemetry,
 )
 from cardprod.simulator import Fault, Simulator, Stage
-from cardprod.telemetry import PollEnded, PollFailed, PollStarted, TransitionSeen, WaitEnded, WaitStarted
+from cardprod.telemetry import (
+    PollEnded,
+    PollFailed,
+    PollStarted,
+    RequestEnded,
+    RequestRetried,
+    RequestStarted,
+    TransitionSeen,
+    WaitEnded,
+    WaitStarted,
+)
 from tests.cards import CARD, event_of
 from tests.clock import wall_clock_of_the_loop
 from tests.conformance.durably import virtual_time_for_databases
@@ -450,6 +460,42 @@ async def test_events_add_up(kiosk: Simulator, interface: Interface) -> None:
                 await _add_up(kiosk, interface, faults, 600 if "minutes" in name else 20)
 
 
+@each_interface
+async def test_retry_that_is_never_sent(kiosk: Simulator, interface: Interface) -> None:
+    """A request whose retry a pause, or a token source that fails, prevents is not reported as retried."""
+    tokens = [kiosk.token]
+
+    async def source() -> str:
+        if not tokens:
+            raise TransportError("the vault does not answer")
+        return tokens.pop()
+
+    with Table() as table:
+        for name, token, pause in (("its token source fails", source, 0), ("requests are paused", kiosk.token, 60)):
+            with table.row(name):
+                events = await _events_of_a_failed_request(kiosk, interface, token, pause)
+                assert len(extract(events, RequestStarted)) == 1
+                assert extract(events, RequestRetried) == []
+
+
+async def _events_of_a_failed_request(
+    kiosk: Simulator, interface: Interface, token: str | Callable[[], Coroutine[Any, Any, str]], pause: float
+) -> list[Event]:
+    kiosk.add(CARD, "never")
+    kiosk.fail_next(Fault.server_error(503))
+    events: list[Event] = []
+
+    def observe(event: Event) -> None:
+        events.append(event)
+        if isinstance(event, RequestEnded) and pause:
+            client.pause(pause)
+
+    async with Client(token, base_url=kiosk.base_url, attempts=2) as client:
+        client.on_event = observe
+        await interface.follow(client, CARD, schedule=EVERY_5, timeout=4)
+    return events
+
+
 async def _add_up(kiosk: Simulator, interface: Interface, faults: list[Fault], seconds: float) -> None:
     kiosk.clear_faults()
     kiosk.add(CARD, "never")
@@ -462,6 +508,8 @@ async def _add_up(kiosk: Simulator, interface: Interface, faults: list[Fault], s
     counts = Counter(type(event).__name__ for event in events)
     polls = [type(event).__name__ for event in events if isinstance(event, PollStarted | PollEnded)]
     assert polls == ["PollStarted", "PollEnded"] * counts["PollStarted"]
+    names = [type(event).__name__ for event in events]
+    assert {names[at + 1] for at, name in enumerate(names) if name == "RequestRetried"} <= {"RequestStarted"}
     assert counts["RequestStarted"] == counts["RequestEnded"] == counts["PollStarted"] + counts["RequestRetried"]
     outcomes = [event.outcome for event in extract(events, PollEnded)]
     failed = [one for one in outcomes if isinstance(one, CardprodError)]

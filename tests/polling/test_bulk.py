@@ -746,6 +746,43 @@ async def test_refresh_that_takes_a_second(kiosk: Simulator) -> None:
         await asyncio.sleep(60)
 
 
+@pytest.mark.parametrize("refused", [0, 10])
+async def test_slow_token_source(kiosk: Simulator, refused: int) -> None:
+    """A token source that takes its time at each request costs no request of the limit, and none is counted unsent."""
+    cards, loop = [kiosk.add(card, "never") for card in cards_of(60)], asyncio.get_running_loop()
+
+    async def slow() -> str:
+        await asyncio.sleep(0.02)
+        return kiosk.token
+
+    kiosk.fail_next(Fault.too_many_requests(1), times=refused)
+    async with Client(slow, base_url=kiosk.base_url, rate_limit=RateLimit(per_second=20, per_minute=1000)) as client:
+        began = loop.time()
+        async with client.get_statuses(cards) as outcomes:
+            answered = [outcome async for _, outcome in outcomes if isinstance(outcome, ProductionStatus)]
+        assert outcomes.progress.requests == len(kiosk.requests) == len(answered) + refused == len(cards) + refused
+        assert loop.time() < began + (3.5 if not refused else 9)
+
+
+async def test_requests_that_a_standstill_held_back(kiosk: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests whose permits were granted before their process stood still stay within the rate limit after it."""
+    loop, stood = asyncio.get_running_loop(), 0.0
+    time = loop.time
+    monkeypatch.setattr(loop, "time", lambda: time() + stood)
+
+    def cards() -> Iterator[Card]:
+        nonlocal stood
+        for number, card in enumerate(cards_of(300)):
+            if number == 90:
+                stood = 1.5
+            yield kiosk.add(card, "never")
+
+    async with Client(kiosk.token, base_url=kiosk.base_url, max_concurrency=300) as client:
+        assert len(await client.get_statuses(cards())) == 300
+    sent = [request.at for request in kiosk.requests]
+    assert max(sum(first <= at < first + 1 for at in sent) for first in sent) <= 100
+
+
 async def test_one_error_that_a_token_source_raises_again_and_again(kiosk: Simulator) -> None:
     """An error that a token source keeps, as that of a shared future, names its own card for each who gets it."""
     kept = TransportError("the vault does not answer")

@@ -134,22 +134,24 @@ LIMITS = st.builds(RateLimit, per_second=st.integers(1, 6), per_minute=st.intege
 @given(
     limit=LIMITS,
     started_at=st.one_of(st.just(0.0), st.floats(0, 1e6)),
-    requests=st.lists(st.tuples(GAPS, st.booleans()), max_size=80),
+    requests=st.lists(st.tuples(GAPS, st.sampled_from(["sent", "sent late", "withdrawn"])), max_size=80),
     pauses=st.dictionaries(st.integers(0, 79), st.floats(0, 90), max_size=3),
 )
 def test_no_window_is_too_full(
-    limit: RateLimit, started_at: float, requests: list[tuple[float, bool]], pauses: dict[int, float]
+    limit: RateLimit, started_at: float, requests: list[tuple[float, str]], pauses: dict[int, float]
 ) -> None:
-    """However requests arrive, and some are withdrawn, no second and no minute holds more than the limit."""
+    """However requests arrive, and some are withdrawn or late, no second and no minute holds more than the limit."""
     window = SlidingWindow(limit)
     asked_at, now = started_at, started_at
     departures: list[float] = []
-    for number, (gap, is_withdrawn) in enumerate(requests):
+    for number, (gap, end) in enumerate(requests):
         asked_at += gap
         if number in pauses:
             window.held_until = max(window.held_until, now + pauses[number])
         now = leave(window, max(asked_at, now))
-        if is_withdrawn:
+        if end == "sent late" and window.move(now, now + gap):
+            now += gap
+        if end == "withdrawn":
             window.withdraw(now)
         else:
             departures.append(now)
