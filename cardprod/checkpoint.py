@@ -108,7 +108,7 @@ if TYPE_CHECKING:
 
     from cardprod.models import CardLike
 
-__all__ = ["After", "Checkpoint", "PendingCard", "check_after", "known_status", "wall_clock"]
+__all__ = ["After", "Checkpoint", "PendingCard", "known_status", "wall_clock"]
 
 After: TypeAlias = (
     Mapping[Card, ProductionStatus | CardprodError]

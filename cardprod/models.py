@@ -25,7 +25,6 @@ __all__ = [
     "ProductionStatus",
     "Status",
     "Transition",
-    "check_known",
     "one_line",
 ]
 

@@ -32,8 +32,8 @@ from cardprod._polling.adaptive import AdaptiveSchedule
 from cardprod._polling.backoff import Backoff
 from cardprod._polling.ordering import Order, are_ordered, compare, compare_times
 from cardprod._protocol.api_errors import LONGEST_PAUSE, is_transient
-from cardprod._protocol.codec import MOST, unix_time
-from cardprod._protocol.validation import check_delay
+from cardprod._protocol.codec import unix_time
+from cardprod._protocol.validation import MOST, check_delay
 from cardprod.checkpoint import Checkpoint, PendingCard
 from cardprod.errors import (
     ApiError,

@@ -11,7 +11,8 @@ import attrs
 from cardprod._http.limiter import LimiterQueue, WouldBlock
 from cardprod._polling.poller import PollEntry
 from cardprod._polling.queue import TICK
-from cardprod._protocol.codec import MOST, as_datetime, unix_time
+from cardprod._protocol.codec import as_datetime, unix_time
+from cardprod._protocol.validation import MOST
 from cardprod.checkpoint import wall_clock
 from cardprod.errors import CardprodError, Unauthorized, WaitTimeout
 

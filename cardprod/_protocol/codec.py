@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar, cast, get_args
 
 import attrs
 
-from cardprod._protocol.validation import is_finite_number
+from cardprod._protocol.validation import MOST, is_finite_number
 from cardprod.card import UsageError
 
 if TYPE_CHECKING:
@@ -28,13 +28,11 @@ _T = TypeVar("_T")
 _A = TypeVar("_A", bound=attrs.AttrsInstance)
 
 Count = Annotated[int, "0 or more"]
-"""A number of occurrences, 0 or more."""
+"""A number of occurrences, from 0 to `MOST`."""
 
 UnixTime = Annotated[int, "microseconds since 1970, in UTC"]
 """A time as an int, which takes less memory than a `datetime`."""
 
-MOST: Final = 2**63 - 1
-"""The largest `Count` that is read, so that no other is to be written."""
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 _FIRST_TIME: Final = (datetime.min.replace(tzinfo=UTC) - _EPOCH) // _MICROSECOND

@@ -11,8 +11,10 @@ from typing import Any, Final, TypeGuard, cast
 
 from cardprod.card import Card, UsageError
 
+MOST: Final = 2**63 - 1
+"""The largest count: databases can hold no larger one."""
+
 _NOT_EMPTY: Final = re.compile(r".+", re.DOTALL)
-_MOST: Final = 2**63 - 1
 _SHOWN: Final = 100
 
 
@@ -82,10 +84,10 @@ def check_timeout(name: str, value: object) -> float | None:
     return cast("float", value)
 
 
-def check_count(name: str, value: object, *, least: int = 1, most: int = _MOST) -> None:
-    """Check an int of 1 or more, or of another range; at most what JSON and databases can hold."""
+def check_count(name: str, value: object, *, least: int = 1, most: int = MOST) -> None:
+    """Check an int of 1 or more, or of another range."""
     if type(value) is not int or not least <= value <= most:
-        words = f"of {least} or more" if most == _MOST else f"from {least} to {most}"
+        words = f"of {least} or more" if most == MOST else f"from {least} to {most}"
         raise UsageError(f"{name} must be an int {words}, not {_shown(value)}")
 
 

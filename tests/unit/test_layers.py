@@ -353,6 +353,7 @@ def test_all_is_sorted_and_true() -> None:
                 names: list[str] = vars(loaded).get("__all__", [])
                 assert names == sorted(set(names), key=_kind_and_name)
                 assert [name for name in names if not hasattr(loaded, name)] == []
+                assert [name for name in names if name.startswith("check_")] == [], "it checks our own arguments"
 
 
 def _listed_for_type_checkers(module: ModuleType) -> list[str]:

@@ -38,7 +38,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 import attrs
 
 from cardprod._polling.adaptive import AdaptiveSchedule
-from cardprod._protocol.codec import MOST, as_datetime, unix_time
+from cardprod._protocol.codec import as_datetime, unix_time
+from cardprod._protocol.validation import MOST
 from cardprod.checkpoint import PendingCard, wall_clock
 from cardprod.errors import CardprodError, UsageError, WaitTimeout
 from cardprod.models import Card, ProductionStatus, one_line
