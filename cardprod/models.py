@@ -98,9 +98,6 @@ class ProductionStatus:
     error_code: ErrorCode | str | None = attrs.field(default=None, converter=_known_code)
     description: str | None = None
 
-    def __attrs_post_init__(self) -> None:
-        check_aware("occurred_at", self.occurred_at)  # it is compared with others, which are
-
     @property
     def is_final(self) -> bool:
         """Whether it is PRODUCED, PRODUCTION_ERROR or REQUEST_ERROR, which ends a wait without `after`."""
@@ -156,7 +153,9 @@ class ProductionStatus:
 def check_known(name: str, status: object) -> None:
     """Check a status that a caller says is known: its constructor, which is for answers, takes any."""
     check_type(name, status, ProductionStatus, "a ProductionStatus (of a transition: step.current)")
-    check_text(f"{name}: its status", cast("ProductionStatus", status).status, "a text, such as PRODUCTION_ERROR")
+    known = cast("ProductionStatus", status)
+    check_text(f"{name}: its status", known.status, "a text, such as PRODUCTION_ERROR")
+    check_aware(f"{name}: its occurred_at", known.occurred_at)  # it is compared with others, which are
 
 
 @attrs.frozen(repr=False, eq=False)
@@ -242,6 +241,7 @@ class ProductionEvent:
         check_type("an event's card", self.card, Card, or_none=True)
         check_type("an event's status", self.status, ProductionStatus)
         check_aware("an event's sent_at", self.sent_at)
+        check_aware("an event's occurred_at", self.status.occurred_at)
 
     def to_json(self) -> str:
         """Return it as one line of JSON, to pass to another process. It contains the card's token, no other secret.

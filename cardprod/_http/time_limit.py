@@ -11,16 +11,6 @@ from cardprod.errors import UsageError
 _NO_TASK: Final = "a request must be awaited inside a task, as every coroutine under asyncio.run is"
 
 
-def was_ever_cancelled() -> bool:
-    """Whether the current task was cancelled: long ago, or in this step of the event loop, and so by itself.
-
-    The latter, as of an observer, is raised where the task next suspends. In an exchange, nothing would tell it from a
-    cancellation that something awaited there ended in.
-    """
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
-
-
 class TimeLimit:
     """Ends exchanges that exceed the time limit, with one timer for all of them.
 

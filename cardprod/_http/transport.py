@@ -20,7 +20,7 @@ from cardprod._http.limiter import CLOSED, RequestLimiter
 from cardprod._http.proxies import proxy_for
 from cardprod._http.secrets import Secret, drop_frames, drop_inner_frames, parse_redacted, redact, redact_status
 from cardprod._http.session import Channel, check_verifies, pool_size
-from cardprod._http.time_limit import TimeLimit, was_ever_cancelled
+from cardprod._http.time_limit import TimeLimit
 from cardprod._protocol.correlation import CorrelationIds
 from cardprod._protocol.documents import status_structurer
 from cardprod._protocol.responses import parse_response
@@ -155,9 +155,9 @@ class Transport:
             try:
                 # Each nested coroutine costs time, so the usual case sends from here.
                 if self._source is None and self._loop is loop:
-                    now = loop.time()
+                    now, is_granted_now = loop.time(), permit is None
                     permit = permit or self.limiter.try_acquire(now, queue)
-                    if permit is not None and self.limiter.renew(permit, now):
+                    if permit is not None and (is_granted_now or self.limiter.renew(permit, now)):
                         return await self._send(card, self._token, loop, permit, now)
                 return await self._send_authorized(permit, card, queue)
             except CardprodError as error:
@@ -325,8 +325,10 @@ class Transport:
     ) -> ProductionStatus:
         """Send one request and read its whole answer, within one time limit."""
         try:
-            if was_ever_cancelled():
-                await asyncio.sleep(0)  # raises it if it is still to come, while it cannot be taken for a failure
+            if (current := asyncio.current_task()) is not None and current.cancelling():
+                # Perhaps in this step of the event loop, as by an observer. This raises it, while nothing is awaited
+                # whose own CancelledError it could be taken for.
+                await asyncio.sleep(0)
             task = self._time_limit.start(loop, loop.time() if now is None else now)
         except BaseException:  # closed since the permit was granted, or cancelled
             permit.give_back()
@@ -388,7 +390,7 @@ class Transport:
         """Get a token, after one that got a 401, from the source if there is one, within the limit of a request."""
         if source is None:
             return self._token
-        if was_ever_cancelled():
+        if (current := asyncio.current_task()) is not None and current.cancelling():
             await asyncio.sleep(0)  # as above
         task = self._time_limit.start(loop, loop.time())
         try:

@@ -458,11 +458,15 @@ def test_event_that_cannot_be() -> None:
     wrong: list[tuple[dict[str, Any], str]] = [
         ({"card": (1, "a")}, "card must be a Card or None, not a tuple"),
         ({"status": "PRODUCED"}, "status must be a ProductionStatus, not a str"),
+        (
+            {"status": ProductionStatus("READY", occurred_at=naive)},
+            "occurred_at must be an aware datetime or None, not ",
+        ),
         ({"sent_at": naive}, "sent_at must be an aware datetime or None, not "),
         ({"sent_at": "2026-01-01T00:00:00Z"}, "sent_at must be an aware datetime or None, not "),
     ]
-    with pytest.raises(UsageError, match=r"^occurred_at must be an aware datetime or None"):
-        ProductionStatus("READY", occurred_at=naive)  # which also begins a wait, as `after`
+    with pytest.raises(UsageError, match=r"^after: its occurred_at must be an aware datetime or None"):
+        KnownCard(1, TOKEN, ProductionStatus("READY", occurred_at=naive))
     with Table() as table:
         for change, problem in wrong:
             fields: dict[str, Any] = {"card": Card(1, TOKEN), "status": READY} | change
