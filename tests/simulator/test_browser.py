@@ -165,6 +165,7 @@ def test_every_move(page: Browser, live: Live) -> None:
     page.wait_for(lambda: not page.find("#choose").is_displayed(), "Escape closes it")
     assert not page.find("#error").is_displayed()
     click(page, "Retry", ROW)
+    page.wait_for(lambda: live.status() == "IN_PROGRESS", "the production begins again")
     waiting, steps = live.wait_for_card()
     page.wait_for(lambda: steps, "the client sees the production")
     click(page, "Fail", ROW)
