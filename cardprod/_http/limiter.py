@@ -162,7 +162,7 @@ class RequestLimiter:
             raise
 
     def renew(self, permit: Permit, now: float) -> bool:
-        """Count a permit from now on, when its request is sent, if that is a while after it was granted.
+        """Record a permit that was granted a while ago as of now, because its request is sent only now.
 
         Requests that waited together, for a token or while the event loop stood still, would else be sent beside those
         that the limit allows now.

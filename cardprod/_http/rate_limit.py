@@ -140,7 +140,7 @@ class SlidingWindow:
             self._prune_at = 2 * len(self._sent) + _FEWEST  # so that it is done once in as many requests as are left
 
     def move(self, recorded_at: float, now: float) -> bool:
-        """Count a request that was recorded at exactly this time from now on. Return whether the limit allows that."""
+        """Change the time of a recorded request to now, if the limit allows that. Return whether it did."""
         self.withdraw(recorded_at)
         sent = self._sent
         if any(len(sent) >= most and sent[-most] + length > now for length, most in self._limits):

@@ -213,7 +213,7 @@ class PollState:
         return self._deadline_at + self._options.last_poll_seconds
 
     def delay_until(self, now: float) -> None:
-        """Let the poll that is due begin now, if that is later. Begun at or after the deadline, it is the last."""
+        """Move the next poll to now, if it was due earlier. One at or after the deadline is the last."""
         if self.next_poll_at < now:
             self.next_poll_at = now
 

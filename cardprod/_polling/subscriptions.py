@@ -92,8 +92,8 @@ class Subscriptions:
         """How reliably events come."""
         self._recent: dict[Card, tuple[float, ProductionEvent]] = {}
         # Many small dicts, because a dict is copied when it grows: with a million cards that would block the event loop
-        # for 20 ms. Most cards have one wait; only several of them are in a dict of their own. By token, because a
-        # card's hash is computed each time; should two profiles have cards with the same token, `of` tells them apart.
+        # for 20 ms. Most cards have one wait; only several of them are in a dict of their own. The key is the
+        # token, because a card's hash is computed each time. Cards of two profiles may share one: `of` separates them.
         self._shards: tuple[dict[str, Subscriber | dict[Subscriber, None]], ...] = tuple({} for _ in range(_SHARDS))
         self._polled: set[Card] = set()
 

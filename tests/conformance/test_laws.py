@@ -663,7 +663,7 @@ async def test_cancelled_at_any_moment(
 
 
 def fail_in_every_way(kiosk: Simulator) -> None:
-    """Let the next polls of the card cause every kind of event, before it stays READY."""
+    """Make the next polls of the card fail in ways that emit every kind of event; after them it stays READY."""
     kiosk.clear_faults()
     kiosk.add(CARD, "never")
     kiosk.fail_next(Fault.too_many_requests(1))
