@@ -137,7 +137,7 @@ class PendingCard:
         next_poll_at: When the next poll is due.
         polls: Answered polls so far.
         failures: Polls that failed since the last answer.
-        unchanged: Polls since the last transition.
+        unchanged: Polls since the last transition, failed and postponed ones included.
         last: The last status seen; None before the first. The fields below have no meaning without it.
         known_at: The last `occurred_at` known of that status, if `last` has none.
         began_at: When that status began, as far as it is known.

@@ -226,9 +226,9 @@ from cardprod._http.secrets import drop_frames
 from cardprod._http.transport import Transport
 from cardprod._polling.adaptive import IDLE_GAP, AdaptiveSchedule
 from cardprod._polling.bulk import Batches, Statuses
+from cardprod._polling.card_source import check_source
 from cardprod._polling.coroutine import check_loop, returns_coroutine
 from cardprod._polling.poller import Poller
-from cardprod._polling.source import check_source
 from cardprod._polling.state import PollOptions
 from cardprod._polling.subscriptions import Subscriptions
 from cardprod._polling.sweep import sweep
@@ -257,7 +257,7 @@ if TYPE_CHECKING:
     from cardprod._http.auth import TokenSource
     from cardprod._http.proxies import ProxySetting
     from cardprod._polling.backoff import Schedule
-    from cardprod._polling.source import Cards
+    from cardprod._polling.card_source import Cards
     from cardprod._polling.sweep import Sweep
     from cardprod.checkpoint import After
     from cardprod.errors import Unauthorized

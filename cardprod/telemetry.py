@@ -111,7 +111,11 @@ class RequestRetried:
 
 @attrs.frozen
 class PollStarted:
-    """A poll starts, with its queueing and retries. `wait` identifies its wait; None for one without a wait."""
+    """A poll starts, with its retries. `wait` identifies its wait; None for one without a wait.
+
+    It has its first permit by then; only `get_status`, and the first and the last poll of a wait for one card, queue
+    for it still.
+    """
 
     card: Card
     wait: int | None

@@ -8,10 +8,10 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeAlias, TypeVar
 
 from cardprod._http.limiter import LimiterQueue
+from cardprod._polling.card_source import each_item
 from cardprod._polling.coroutine import CoroutineLike, check_loop
 from cardprod._polling.results import Progress, ResultStream
 from cardprod._polling.signal import Signal
-from cardprod._polling.source import each_item
 from cardprod.errors import CardprodError, UsageError
 from cardprod.models import Card, ProductionStatus
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from typing import Self
 
     from cardprod._http.limiter import Permit
+    from cardprod._polling.card_source import Cards
     from cardprod._polling.poller import Poller
-    from cardprod._polling.source import Cards
     from cardprod._polling.state import PollState
     from cardprod._polling.subscriptions import Outcome
 

@@ -1,11 +1,10 @@
 """`Poller`, the engine: the one place that polls a card, applies what comes to its state, and reports it.
 
-A wait for one card, a batch and a sweep differ in what they poll when, and in where transitions go. Everything else
-they promise is here, once: a poll is shared with all who wait for the card and cut off at the deadline; a failure, an
-answer and an event change the state in the same way; logs and observers see the same events; what a user's schedule or
-token source raises ends the interface it belongs to and nobody else's.
-
-An interface is what a user holds: a `Wait`, a batch (`Waits`), or a sweep. Each has its own kind of `PollEntry`.
+An interface is what a user holds: a `Wait` for one card, a batch (`Waits`), or a sweep. Each chooses which card is
+polled next, acquires the permit for that, and takes the transitions, by its own kind of `PollEntry`. The rest is here,
+once: a poll is shared with all who wait for the card and cut off at the deadline; a failure, an answer and an event
+change the state in the same way; logs and observers get the same telemetry; what a user's schedule or token source
+raises ends the interface that it belongs to, and no other.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ class PollEntry(PollState):
     __slots__ = ()
 
     aborts_on_usage_errors: ClassVar[bool] = False
-    """Whether a client that cannot be used ends the interface, rather than this card's wait."""
+    """Whether a `UsageError`, as of a closed client, ends the interface, and not only this card's wait."""
 
     @property
     @abstractmethod
@@ -53,14 +52,14 @@ class PollEntry(PollState):
 
     @abstractmethod
     def on_change(self) -> None:
-        """Go on to its next poll, or, if the wait is over, to its end: its state has changed."""
+        """Schedule its next poll, or, if its wait is over, end it: its state has changed."""
 
     @abstractmethod
     def abort(self, error: BaseException) -> None:
         """End the interface, by an error that is not this card's: a schedule's own, a token source's."""
 
     def on_poll_ended(self) -> None:
-        """Note that its own poll has ended; the outcome is applied next."""
+        """Note that its own poll has ended. If that has an outcome, it is applied next."""
 
     def postpone(self, now: float, gap: float) -> bool:
         try:
@@ -83,7 +82,7 @@ class PollEntry(PollState):
 
     @abstractmethod
     def on_shared_poll_lost(self) -> None:
-        """Poll the card again: the poll of somebody else that it followed is over, without an outcome for it."""
+        """Poll the card itself: another wait's poll, which it followed, has ended without an outcome for it."""
 
 
 class Poller:
@@ -103,7 +102,8 @@ class Poller:
         self.telemetry: Telemetry = telemetry
         """Where events go."""
         self.single_wait_queue: LimiterQueue = LimiterQueue()
-        """The queue of the later polls of waits for one card each: together they have the share of one batch."""
+        """The queue of waits for one card each, which have the share of one batch together. Their first and last polls
+        go before all queues."""
         self._ends_to_report: set[int] = set()  # the waits whose end the observer is still to get
 
     # --- A wait begins and ends ---
@@ -185,8 +185,9 @@ class Poller:
             entry: The card.
             shared: The poll, as it was begun in the subscriptions; it is ended here.
             queue: The batch it is for, or `single_wait_queue`; None for a poll that goes before all of them.
-            permit: One that was acquired; it is used or given back.
-            cut_off: What ends the poll at the card's deadline, or earlier, and was started; None to do that here.
+            permit: The permit that the interface has acquired, to be used or given back; None to acquire one.
+            cut_off: A `CutOff` that the interface has started, to end the poll at the card's deadline or earlier; None
+                to make one that ends it at the deadline.
 
         Returns:
             Whether there was an outcome: none if requests are paused, an event made it unnecessary, or the interface
@@ -217,7 +218,7 @@ class Poller:
             if own is not None:
                 own.close()
             entry.on_poll_ended()
-            shared.end(outcome)  # no effect after the first time
+            shared.end(outcome)  # no effect if it was ended above
         if outcome is None:
             return False
         self.apply(entry, outcome)
@@ -233,7 +234,7 @@ class Poller:
         )
 
     def _outcome_at_deadline(self, entry: PollEntry) -> RequestTimeout:
-        """Make the poll that the deadline has ended the last one, and return its outcome."""
+        """Return the outcome of a poll that the deadline has ended; it is the last one."""
         if (cut_off_at := entry.cut_off_at) is not None:
             entry.delay_until(cut_off_at)  # the loop's clock may still be a little before it
         why = "no answer for this card came within the wait's time: wait again"
@@ -286,7 +287,7 @@ class Poller:
         self.apply(entry, self._outcome_at_deadline(entry))
 
     def settle(self, entry: PollEntry, transition: Transition | None = None) -> None:
-        """Deliver what was seen of a card, and move it on: called after every change of its state, also by itself.
+        """Deliver what was seen of a card, and move it on. Must be called after every change of its state.
 
         Args:
             entry: The card.

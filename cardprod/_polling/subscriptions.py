@@ -51,16 +51,16 @@ class SharedPoll:
     Args:
         subscriptions: The subscriptions that it belongs to.
         card: The card.
-        poller: The wait that polls.
+        owner: The wait that polls.
         began_at: When the poll began, on the loop's clock.
     """
 
-    __slots__ = ("_began_at", "_card", "_is_ended", "_poller", "_subscriptions")
+    __slots__ = ("_began_at", "_card", "_is_ended", "_owner", "_subscriptions")
 
-    def __init__(self, subscriptions: Subscriptions, card: Card, poller: Subscriber, began_at: float) -> None:
+    def __init__(self, subscriptions: Subscriptions, card: Card, owner: Subscriber, began_at: float) -> None:
         self._subscriptions = subscriptions
         self._card = card
-        self._poller = poller
+        self._owner = owner
         self._began_at = began_at
         self._is_ended = False
 
@@ -73,7 +73,7 @@ class SharedPoll:
         if self._is_ended:
             return
         self._is_ended = True
-        for subscriber in self._subscriptions.end_poll(self._card, self._poller):
+        for subscriber in self._subscriptions.end_poll(self._card, self._owner):
             if outcome is None or subscriber.started_at > self._began_at:
                 subscriber.on_shared_poll_lost()
             else:
@@ -147,15 +147,15 @@ class Subscriptions:
         polled.add(card)
         return len(polled) > count
 
-    def begin_poll(self, card: Card, poller: Subscriber, now: float) -> SharedPoll:
+    def begin_poll(self, card: Card, owner: Subscriber, now: float) -> SharedPoll:
         """Begin a poll of a card. The caller must end it, also if it fails or is cancelled."""
         self._polled.add(card)
-        return SharedPoll(self, card, poller, now)
+        return SharedPoll(self, card, owner, now)
 
-    def end_poll(self, card: Card, poller: Subscriber) -> tuple[Subscriber, ...]:
+    def end_poll(self, card: Card, owner: Subscriber) -> tuple[Subscriber, ...]:
         """End the poll of a card, and return its subscribers but the one that polled. Called by `SharedPoll.end`."""
         self._polled.discard(card)
-        return self.of(card, but=poller)
+        return self.of(card, but=owner)
 
     def notify(self, event: ProductionEvent, wall_now: float | None = None, *, is_news: bool = False) -> int:
         """Deliver an event to all waits for its card.

@@ -14,10 +14,10 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from cardprod._polling.bulk import Batch
+from cardprod._polling.card_source import TimeSlice, each_item
 from cardprod._polling.poller import PollEntry
 from cardprod._polling.queue import TICK, Phase, PollQueue, QueuedState
 from cardprod._polling.signal import Signal
-from cardprod._polling.source import TimeSlice, each_item
 from cardprod._polling.subscriptions import SharedPoll
 from cardprod._protocol.validation import check_timeout
 from cardprod.checkpoint import known_status, wall_clock
@@ -27,8 +27,8 @@ from cardprod.models import Card, ProductionStatus, Transition, check_known
 if TYPE_CHECKING:
     from cardprod._http.limiter import Permit
     from cardprod._polling.bulk import Batches
+    from cardprod._polling.card_source import Cards
     from cardprod._polling.poller import Poller
-    from cardprod._polling.source import Cards
     from cardprod._polling.state import PollOptions, PollState
     from cardprod._polling.subscriptions import Outcome
     from cardprod.checkpoint import After, Checkpoint, PendingCard

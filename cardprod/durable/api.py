@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from cardprod._http.secrets import drop_frames
 from cardprod._polling.backoff import Backoff
-from cardprod._polling.source import check_source, each_card
+from cardprod._polling.card_source import check_source, each_card
 from cardprod._protocol.requests import Endpoint
 from cardprod._protocol.validation import (
     check_count,
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
     from psycopg import AsyncConnection
 
-    from cardprod._polling.source import Cards
+    from cardprod._polling.card_source import Cards
     from cardprod.checkpoint import After
     from cardprod.durable.worker import Sink
     from cardprod.errors import CardprodError

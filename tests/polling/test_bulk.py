@@ -48,7 +48,7 @@ from tests.waiting import until
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
-    from cardprod._polling.source import Cards
+    from cardprod._polling.card_source import Cards
     from cardprod.telemetry import Event
 
 FOREVER = RateLimit(per_second=1, per_minute=1)

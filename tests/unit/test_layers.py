@@ -66,7 +66,7 @@ LAYERS: Final = [
     "_polling.results",
     "_polling.poller",
     "_polling.wait",
-    "_polling.source",
+    "_polling.card_source",
     "_polling.bulk",
     "_polling.waits",
     "_polling.sweep",

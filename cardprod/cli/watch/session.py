@@ -23,7 +23,7 @@ import attrs
 
 from cardprod._http.environment import base_url
 from cardprod._polling.adaptive import AdaptiveSchedule
-from cardprod._polling.source import TimeSlice
+from cardprod._polling.card_source import TimeSlice
 from cardprod._protocol.codec import unix_time
 from cardprod.checkpoint import Checkpoint, wall_clock
 from cardprod.cli.exit_codes import SIGNALLED, USAGE
