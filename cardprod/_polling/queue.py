@@ -110,7 +110,10 @@ class PollQueue(Generic[_S]):
     def take(self, now: float, claim_poll: Callable[[Card], bool]) -> _S | None:
         """Return a due card, now in the phase POLLING; None if none is due.
 
-        A due card whose poll `claim_poll` refuses, as another wait polls it now, is skipped: it is then FOLLOWING that.
+        Args:
+            now: The time.
+            claim_poll: Claims the poll of a card. If it returns False, another wait polls the card now: the card is
+                then FOLLOWING that poll, and the next one is taken.
         """
         while True:
             due = self._next_due(now)

@@ -88,7 +88,7 @@ class Wait(CoroutineLike[ProductionStatus], AsyncIterator[Transition]):
         return 0 if self._entry is None else self._entry.polls
 
     def checkpoint(self) -> Checkpoint:
-        """Save the wait as it is, for `Client.resume` or `Client.sweep` to continue.
+        """Return the wait as it is, for `Client.resume` or `Client.sweep` to continue. It stores nothing.
 
         Delivered transitions will not be delivered again; those seen but undelivered come first. If the wait was not
         started yet, its time starts now. If its end was delivered, the checkpoint is empty.

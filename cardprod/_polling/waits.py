@@ -44,7 +44,7 @@ class _Entry(QueuedState, PollEntry):
     __slots__ = ("batch",)
 
     batch: Waits
-    """The batch, which sets this."""
+    """The batch."""
 
     @property
     def poller(self) -> Poller:
@@ -118,7 +118,7 @@ class Waits(Batch[Transition]):
         self._batch_timeout = batch_timeout
         self._batch_deadline = math.inf
         self._no_expiry_before = -math.inf
-        # The cards to resume, the one with the nearest deadline last.
+        # The cards to resume. The one with the nearest deadline is the last, and so taken first.
         self._to_resume = {} if resumed is None else {one.card: one for one in _by_deadline(resumed)}
         self._sweep = 0 if resumed is None else resumed.sweep
         self._checkpoint_id = "" if resumed is None else resumed.id
@@ -146,7 +146,7 @@ class Waits(Batch[Transition]):
         return result.current if result.current.is_final else None
 
     def checkpoint(self) -> Checkpoint:
-        """Save the waits as they are, to go on with elsewhere by `Client.resume` or `Client.sweep`.
+        """Return the waits as they are, to continue elsewhere by `Client.resume` or `Client.sweep`. It stores nothing.
 
         What was delivered to you will not be delivered again; what was seen and not delivered yet comes first. Cards
         that are still in their source are not in it. It is made at once, so of a million cards it holds the event loop
@@ -222,11 +222,11 @@ class Waits(Batch[Transition]):
             source, self._source = self._source, ()  # a generator is closed as soon as nobody holds it
             self._run(lambda: self._feed(source))
         elif not math.isinf(self._batch_deadline):
-            self._run(self._finish_in_time)
+            self._run(self._end_source_in_time)
         self._run(self._schedule_polls)
         self._run(self._expire)
 
-    async def _finish_in_time(self) -> None:
+    async def _end_source_in_time(self) -> None:
         """Let no more cards come to an open batch after its `batch_timeout`, or it would never end."""
         await asyncio.sleep(self._batch_deadline - asyncio.get_running_loop().time())
         self._stream.finish()
@@ -383,11 +383,11 @@ class Waits(Batch[Transition]):
         if self._is_left:
             return
         if self._queue.reschedule(entry):
-            self._finish(entry)
+            self._end_wait(entry)
         elif entry.next_poll_at < self._sleeps_until:
             self._wake_scheduler.set()
 
-    def _finish(self, entry: _Entry) -> None:
+    def _end_wait(self, entry: _Entry) -> None:
         card, ended_by = entry.card, entry.ended_by
         if not self._is_source_done:
             self._ended_cards.add(card)
@@ -414,7 +414,7 @@ class Waits(Batch[Transition]):
                 if now > at + last_poll_seconds:  # nothing ran, as in a stopped process: there is time for last polls
                     self._no_expiry_before = now + last_poll_seconds
             elif self._stream.is_full:
-                await self._wake_expirer.wait_until(None)  # until there is room
+                await self._wake_expirer.wait_until(None)  # `_on_room` wakes it
             else:
                 for entry in islice(self._queue.expire(loop.time()), self._stream.room):
                     self._poller.settle(entry)
