@@ -112,6 +112,17 @@ def test_withdrawn_once() -> None:
     assert window.ready_at() > 6.0
 
 
+def test_late_request() -> None:
+    """A request that is sent later than it was recorded counts from then, if the limit allows it; else as before."""
+    window = SlidingWindow(RateLimit(per_second=2, per_minute=100))
+    for at in (1.0, 2.5, 2.75):
+        window.record(at)
+    assert not window.move(1.0, 3.25)
+    assert window.sent_since(1.0) == 3
+    assert window.move(1.0, window.ready_at())
+    assert (window.sent_since(1.25), window.sent_since(3.0)) == (3, 1)
+
+
 def test_hold() -> None:
     """While requests are held, none is sent, with a limit or without, and the window is no looser after it."""
     for limit in (None, RateLimit()):
