@@ -104,7 +104,14 @@ class Poller:
         """Where events go."""
         self.single_wait_queue: LimiterQueue = LimiterQueue()
         """The queue of the later polls of waits for one card each: together they have the share of one batch."""
+        self.sleeping: set[PollEntry] = set()
+        """The waits for one card each that sleep until their next poll."""
         self._ends_to_report: set[int] = set()  # the waits whose end the observer is still to get
+
+    def close(self) -> None:
+        """Wake the waits that sleep, because the client is being closed: they end when they run."""
+        for entry in self.sleeping:
+            entry.on_change()
 
     # --- A wait begins and ends ---
 
