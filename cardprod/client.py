@@ -752,6 +752,7 @@ class Client:
             batch.break_off(
                 UsageError("this client was closed while cards were waited for: keep it open until the batch has ended")
             )
+        self._poller.close()
         await self._transport.close()
 
     async def __aenter__(self) -> Self:

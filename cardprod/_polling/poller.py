@@ -104,7 +104,14 @@ class Poller:
         self.single_wait_queue: LimiterQueue = LimiterQueue()
         """The queue of waits for one card each, which have the share of one batch together. Their first and last polls
         go before all queues."""
+        self.sleeping: set[PollEntry] = set()
+        """The waits for one card each that sleep until their next poll."""
         self._ends_to_report: set[int] = set()  # the waits whose end the observer is still to get
+
+    def close(self) -> None:
+        """Wake the waits that sleep, because the client is being closed: they end when they run."""
+        for entry in self.sleeping:
+            entry.on_change()
 
     # --- A wait begins and ends ---
 

@@ -260,13 +260,18 @@ class _Entry(PollEntry):
         if self.aborted_by is not None:  # an event between two steps asked a schedule that raised
             return
         loop, poller = asyncio.get_running_loop(), self._poller
+        poller.transport.check_usable()
         subscriptions = poller.subscriptions
         self._signal.clear()  # what it was set for is in the state by now
         now, expires_at = loop.time(), self.expires_at
         due_at = min(self.next_poll_at, expires_at)
         if due_at > now:
-            if await self._signal.wait_until(due_at):
-                return
+            poller.sleeping.add(self)
+            try:
+                if await self._signal.wait_until(due_at):
+                    return
+            finally:
+                poller.sleeping.discard(self)
             now = loop.time()
         if due_at == expires_at:  # a `Retry-After` forbids a last poll
             self.expire(now)
