@@ -112,8 +112,7 @@ from cardprod._extras import needs_extra
 from cardprod._http.secrets import drop_frames
 from cardprod._protocol.api_errors import MAX_BODY
 from cardprod._protocol.documents import status_structurer
-from cardprod._protocol.events import parse_event
-from cardprod._protocol.headers import HeadersLike, read_headers
+from cardprod._protocol.events import HeadersLike, parse_event, read_headers
 from cardprod._protocol.validation import check_type
 from cardprod.errors import BadSignature, UsageError
 from cardprod.models import ProductionEvent, one_line
