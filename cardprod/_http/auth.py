@@ -19,9 +19,8 @@ import aiohttp
 import attrs
 
 from cardprod._http.failures import is_retryable
-from cardprod._http.proxies import proxy_for
 from cardprod._http.secrets import Secret, drop_frames, drop_inner_frames, parse_redacted, redact
-from cardprod._http.session import Channel, check_verifies
+from cardprod._http.session import Channel
 from cardprod._protocol.requests import PRODUCTION, Endpoint, is_token
 from cardprod._protocol.responses import parse_token_response
 from cardprod._protocol.validation import check_aware, check_callable, check_flag, check_seconds, check_text, check_type
@@ -198,9 +197,8 @@ class OAuthToken:
             check_type("session", session, aiohttp.ClientSession, or_none=True)
             check_flag("allow_plain_http", allow_plain_http)
             check_type("ssl", ssl, _ssl.SSLContext, or_none=True)
-            check_verifies(ssl, session)
             self._endpoint = Endpoint(base_url, api_version, allow_plain_http)
-            self._proxy = None if session is not None and proxy is None else proxy_for(base_url, proxy)
+            self._channel = Channel(self._endpoint, session, ssl, proxy)
         except UsageError as error:
             drop_frames(error)
             # This frame stays in the traceback, and any of these may hold a secret.
@@ -214,8 +212,6 @@ class OAuthToken:
         self._expires_at = expires_at
         self._on_refresh = on_refresh
         self._refresh_before = refresh_before
-        self._session = session
-        self._ssl: _ssl.SSLContext | bool = True if ssl is None else ssl
         self._request_timeout = request_timeout
         # On the event loop's clock; None until the first call computes it from `expires_at`.
         self._refresh_at: float | None = None
@@ -428,20 +424,18 @@ class OAuthToken:
         )
         basic = request[1]["Authorization"].removeprefix("Basic ")
         secrets = [*map(Secret, (basic, self._client_secret, self._refresh_token, self._access_token or ""))]
-        is_local = self._endpoint.is_local
-        channel = Channel(request[0], self._session, self._ssl, proxy=self._proxy, is_local=is_local)
         try:
             async with asyncio.timeout(self._request_timeout):
-                answer = await channel.send("POST", request, body=body)
+                answer = await self._channel.send("POST", request, body=body)
         except CardprodError as error:
             redact(secrets, error)
-            channel.drop_idle()
+            self._channel.drop_idle()
             raise
         except TimeoutError as exc:
-            channel.drop_idle()
+            self._channel.drop_idle()
             raise RequestTimeout(f"no whole answer within {self._request_timeout:g} s: try again") from exc
         finally:
-            await channel.close()
+            await self._channel.close()
         return parse_redacted(secrets, parse_token_response, *answer)
 
 

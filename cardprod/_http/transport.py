@@ -17,9 +17,8 @@ from weakref import WeakSet
 from cardprod._http.auth import OAuthToken, check_token
 from cardprod._http.failures import is_retryable
 from cardprod._http.limiter import CLOSED, RequestLimiter
-from cardprod._http.proxies import proxy_for
 from cardprod._http.secrets import Secret, drop_frames, drop_inner_frames, parse_redacted, redact, redact_status
-from cardprod._http.session import Channel, check_verifies, pool_size
+from cardprod._http.session import Channel, pool_size
 from cardprod._http.time_limit import TimeLimit
 from cardprod._protocol.correlation import CorrelationIds
 from cardprod._protocol.documents import status_structurer
@@ -75,23 +74,18 @@ class Transport:
         ssl: _ssl.SSLContext | None,
         proxy: ProxySetting = None,
     ) -> None:
-        check_verifies(ssl, session)
-        # A lent session has proxies of its own; one that is set counts for it too.
-        self._proxy = None if session is not None and proxy is None else proxy_for(endpoint.base_url, proxy)
         self._endpoint = endpoint
         self._source = token if callable(token) else None
         self._token = Secret("" if callable(token) else check_token(token))
         self._source_errors: WeakSet[RateLimited] = WeakSet()  # raised by the token source, and of its own endpoint
         self._telemetry = telemetry
-        self._lent_session = session
-        self._channel: Channel | None = None
-        self._ids: CorrelationIds  # made with the channel
+        self._channel = Channel(endpoint, session, ssl, proxy)
+        self._ids: CorrelationIds  # made with the first request, so that forked workers do not send the same ones
         self._request_timeout = request_timeout
         self._time_limit = TimeLimit(request_timeout)
         self._attempts = attempts
         self.limiter: RequestLimiter = RequestLimiter(rate_limit, min(max_concurrency, pool_size(session)))
         """Grants the permits."""
-        self._ssl: _ssl.SSLContext | bool = True if ssl is None else ssl
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closing: asyncio.Future[None] | None = None
 
@@ -125,6 +119,7 @@ class Transport:
         try:
             import_module("cardprod._http.retries")  # after a failure an import may fail as well
             status_structurer("answer")
+            self._ids = CorrelationIds(uuid.uuid4())
         except (ImportError, OSError) as exc:
             self._loop = None
             raise UsageError(
@@ -183,8 +178,7 @@ class Transport:
             self._closing.set_result(None)
         self.limiter.close()
         self._time_limit.close()
-        if self._channel is not None:
-            await self._channel.close()
+        await self._channel.close()
         if isinstance(self._source, OAuthToken):
             await self._source.close()
 
@@ -326,9 +320,8 @@ class Transport:
         if report_retry is not None or self._telemetry.is_observed:
             self._report_start(card, report_retry)
         try:
-            channel = self._channel or self._open_channel()
             correlation_id = self._ids.make()
-            http_status, headers, body = await channel.get(
+            http_status, headers, body = await self._channel.get(
                 # Not a local variable: it holds the token.
                 self._endpoint.build_request(card, token=token.value, correlation_id=correlation_id),
                 self._ids,
@@ -339,7 +332,7 @@ class Transport:
             self._endpoint.name_server(error)
             if isinstance(error, TransportError):
                 redact((token,), error)
-                self._drop_idle()
+                self._channel.drop_idle()
             elif isinstance(error, RateLimited):
                 # Before the next request gets the permit's place.
                 self.limiter.refuse(permit, loop.time(), error.retry_after)
@@ -350,7 +343,7 @@ class Transport:
             if failure is None:
                 raise
             self._endpoint.name_server(failure)
-            self._drop_idle()
+            self._channel.drop_idle()
             raise failure from exc
         finally:
             self._time_limit.stop(task)
@@ -362,17 +355,6 @@ class Transport:
         if report_retry is not None:
             report_retry()
         self._telemetry.emit(RequestStarted(card))
-
-    def _open_channel(self) -> Channel:
-        # The ids are made here and not in the constructor, so that forked workers do not send the same ones.
-        self._ids = CorrelationIds(uuid.uuid4())
-        prefix, is_local = self._endpoint.prefix, self._endpoint.is_local
-        self._channel = Channel(prefix, self._lent_session, self._ssl, proxy=self._proxy, is_local=is_local)
-        return self._channel
-
-    def _drop_idle(self) -> None:
-        if self._channel is not None:
-            self._channel.drop_idle()
 
     async def _token_from(
         self, source: TokenSource | None, loop: asyncio.AbstractEventLoop, rejected: Secret | None = None
