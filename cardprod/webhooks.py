@@ -105,6 +105,7 @@ Source: the pages "Webhooks" and "Card production status change event" of the Wi
 from __future__ import annotations
 
 import base64
+from contextlib import suppress
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Final
 
@@ -265,7 +266,11 @@ class Verifier:
             signature = base64.b64decode(signatures[0].strip(" \t"), validate=True)
         except ValueError:  # not Base64, or not ASCII
             return False
-        return any(_has_signed(key, signature, body) for key in self._keys)
+        for key in self._keys:
+            with suppress(InvalidSignature):
+                key.verify(signature, body, PKCS1v15(), SHA256())
+                return True
+        return False
 
     def __repr__(self) -> str:
         return f"<Verifier with {len(self._keys)} keys>"
@@ -298,14 +303,6 @@ def sign(body: bytes, private_key: str | bytes | RSAPrivateKey) -> str:
 def _check_extra() -> None:
     if not _HAS_EXTRA:
         raise ImportError(needs_extra("cardprod.webhooks", "webhooks"))
-
-
-def _has_signed(key: RSAPublicKey, signature: bytes, body: bytes) -> bool:
-    try:
-        key.verify(signature, body, PKCS1v15(), SHA256())
-    except InvalidSignature:
-        return False
-    return True
 
 
 def _public_key(key: str | bytes | RSAPublicKey) -> RSAPublicKey:

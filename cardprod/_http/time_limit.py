@@ -82,17 +82,13 @@ class TimeLimit:
         self._timer = None
         now = loop.time()
         while self._running:
-            due_at, _ = next(iter(self._running.values()))
+            task, (due_at, cancelling) = next(iter(self._running.items()))
             if due_at > now and not self.is_closed:
                 self._timer = loop.call_at(due_at, self._expire_overdue)
                 return
-            self._expire_first()
-
-    def _expire_first(self) -> None:
-        task, (_, cancelling) = next(iter(self._running.items()))
-        del self._running[task]
-        self._expired[task] = cancelling
-        task.cancel()
+            del self._running[task]
+            self._expired[task] = cancelling
+            task.cancel()
 
 
 class CutOff:
