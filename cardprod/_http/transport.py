@@ -313,7 +313,7 @@ class Transport:
                 # Perhaps in this step of the event loop, as by an observer. This raises it, while nothing is awaited
                 # whose own CancelledError it could be taken for.
                 await asyncio.sleep(0)
-            task = self._time_limit.start(loop, loop.time() if now is None else now)
+            task = self._time_limit.start(current, loop.time() if now is None else now)
         except BaseException:  # closed since the permit was granted, or cancelled
             permit.give_back()
             raise
@@ -364,7 +364,7 @@ class Transport:
             return self._token
         if (current := asyncio.current_task()) is not None and current.cancelling():
             await asyncio.sleep(0)  # as above
-        task = self._time_limit.start(loop, loop.time())
+        task = self._time_limit.start(current, loop.time())
         try:
             invalidate = getattr(source, "invalidate", None)
             if rejected is not None and callable(invalidate):
