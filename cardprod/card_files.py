@@ -96,14 +96,11 @@ def read_cards(lines: Iterable[str]) -> Iterator[Card | BadRow]:
     """
     if isinstance(lines, str):
         raise UsageError("lines must be many, such as an open file, not one text: pass text.splitlines(keepends=True)")
-    return _with_file_name(lines)
-
-
-def _with_file_name(lines: Iterable[str]) -> Iterator[Card | BadRow]:
-    """Read the rows, and give each `BadRow` the name of the file, if the lines have one."""
     name = getattr(lines, "name", None)
-    for row in _read(iter(lines)):
-        yield attrs.evolve(row, file=name) if isinstance(row, BadRow) and isinstance(name, str) else row
+    rows = _read(iter(lines))
+    if not isinstance(name, str):
+        return rows
+    return (attrs.evolve(row, file=name) if isinstance(row, BadRow) else row for row in rows)
 
 
 def _read(lines: Iterator[str]) -> Iterator[Card | BadRow]:

@@ -83,6 +83,8 @@ class ApiError(CardprodError):
         retry_after: Seconds to wait before the next request; None if the answer did not say.
         from_gateway: Whether the body is not JSON, as the API's own errors are: the answer is likely that of a proxy
             or a gateway on the way. A wait then goes on, whatever `http_status` is.
+        limited_by: What refused the request with a 429, as the answer's `X-Rate-Limited-By` names it, such as
+            "wise-public-api"; None if it did not say. Some calls of Wise's have a limit of their own.
     """
 
     def __init__(  # noqa: PLR0913 - one keyword for each field of an answer
@@ -95,6 +97,8 @@ class ApiError(CardprodError):
         trace_id: str | None = None,
         body: str = "",
         retry_after: float | None = None,
+        from_gateway: bool = False,
+        limited_by: str | None = None,
         card: Card | None = None,
     ) -> None:
         super().__init__(message, card=card)
@@ -104,7 +108,8 @@ class ApiError(CardprodError):
         self.trace_id = trace_id
         self.body = body
         self.retry_after = retry_after
-        self.from_gateway = False
+        self.from_gateway = from_gateway
+        self.limited_by = limited_by
 
 
 class Unauthorized(ApiError):
@@ -137,37 +142,7 @@ class CardNotFound(ApiError):
 
 
 class RateLimited(ApiError):
-    """429: more requests than Wise allows. `retry_after` says how long to wait.
-
-    Attributes:
-        limited_by: What refused the request, as the answer's `X-Rate-Limited-By` names it, such as "wise-public-api";
-            None if it did not say. Some calls of Wise's have a limit of their own.
-    """
-
-    def __init__(  # noqa: PLR0913 - as above
-        self,
-        message: str,
-        *,
-        http_status: int,
-        code: str | None = None,
-        detail: str | None = None,
-        trace_id: str | None = None,
-        body: str = "",
-        retry_after: float | None = None,
-        limited_by: str | None = None,
-        card: Card | None = None,
-    ) -> None:
-        super().__init__(
-            message,
-            http_status=http_status,
-            code=code,
-            detail=detail,
-            trace_id=trace_id,
-            body=body,
-            retry_after=retry_after,
-            card=card,
-        )
-        self.limited_by = limited_by
+    """429: more requests than Wise allows. `retry_after` says how long to wait, `limited_by` names the limit."""
 
 
 class ServerError(ApiError):

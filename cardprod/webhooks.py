@@ -105,6 +105,7 @@ Source: the pages "Webhooks" and "Card production status change event" of the Wi
 from __future__ import annotations
 
 import base64
+from contextlib import suppress
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Final
 
@@ -112,8 +113,7 @@ from cardprod._extras import needs_extra
 from cardprod._http.secrets import drop_frames
 from cardprod._protocol.api_errors import MAX_BODY
 from cardprod._protocol.documents import status_structurer
-from cardprod._protocol.events import parse_event
-from cardprod._protocol.headers import HeadersLike, read_headers
+from cardprod._protocol.events import HeadersLike, parse_event, read_headers
 from cardprod._protocol.validation import check_type
 from cardprod.errors import BadSignature, UsageError
 from cardprod.models import ProductionEvent, one_line
@@ -266,7 +266,11 @@ class Verifier:
             signature = base64.b64decode(signatures[0].strip(" \t"), validate=True)
         except ValueError:  # not Base64, or not ASCII
             return False
-        return any(_has_signed(key, signature, body) for key in self._keys)
+        for key in self._keys:
+            with suppress(InvalidSignature):
+                key.verify(signature, body, PKCS1v15(), SHA256())
+                return True
+        return False
 
     def __repr__(self) -> str:
         return f"<Verifier with {len(self._keys)} keys>"
@@ -299,14 +303,6 @@ def sign(body: bytes, private_key: str | bytes | RSAPrivateKey) -> str:
 def _check_extra() -> None:
     if not _HAS_EXTRA:
         raise ImportError(needs_extra("cardprod.webhooks", "webhooks"))
-
-
-def _has_signed(key: RSAPublicKey, signature: bytes, body: bytes) -> bool:
-    try:
-        key.verify(signature, body, PKCS1v15(), SHA256())
-    except InvalidSignature:
-        return False
-    return True
 
 
 def _public_key(key: str | bytes | RSAPublicKey) -> RSAPublicKey:

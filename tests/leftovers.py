@@ -26,5 +26,6 @@ def assert_idle(client: cardprod.Client) -> None:
     assert transport._time_limit.running == 0
     assert transport.limiter.in_use == 0
     assert transport.limiter.waiting == 0
-    if transport._channel is not None and transport._channel.session.connector is not None:
-        assert not transport._channel.session.connector._acquired
+    session = transport._channel.session
+    if session is not None and session.connector is not None:
+        assert not session.connector._acquired

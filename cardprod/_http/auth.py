@@ -19,9 +19,8 @@ import aiohttp
 import attrs
 
 from cardprod._http.failures import is_retryable
-from cardprod._http.proxies import proxy_for
 from cardprod._http.secrets import Secret, drop_frames, drop_inner_frames, parse_redacted, redact
-from cardprod._http.session import Channel, check_verifies
+from cardprod._http.session import Channel
 from cardprod._protocol.requests import PRODUCTION, Endpoint, is_token
 from cardprod._protocol.responses import parse_token_response
 from cardprod._protocol.validation import check_aware, check_callable, check_flag, check_seconds, check_text, check_type
@@ -198,9 +197,8 @@ class OAuthToken:
             check_type("session", session, aiohttp.ClientSession, or_none=True)
             check_flag("allow_plain_http", allow_plain_http)
             check_type("ssl", ssl, _ssl.SSLContext, or_none=True)
-            check_verifies(ssl, session)
             self._endpoint = Endpoint(base_url, api_version, allow_plain_http)
-            self._proxy = None if session is not None and proxy is None else proxy_for(base_url, proxy)
+            self._channel = Channel(self._endpoint, session, ssl, proxy)
         except UsageError as error:
             drop_frames(error)
             # This frame stays in the traceback, and any of these may hold a secret.
@@ -214,15 +212,13 @@ class OAuthToken:
         self._expires_at = expires_at
         self._on_refresh = on_refresh
         self._refresh_before = refresh_before
-        self._session = session
-        self._ssl: _ssl.SSLContext | bool = True if ssl is None else ssl
         self._request_timeout = request_timeout
         # On the event loop's clock; None until the first call computes it from `expires_at`.
         self._refresh_at: float | None = None
         self._valid_until = float("inf")
         self._is_refused = False  # the current access token got a 401
         self._unstored: TokenPair | None = None  # received, but not stored by `on_refresh` yet
-        self._refreshing: asyncio.Task[Exception | None] | None = None
+        self._refreshing: asyncio.Task[Exception | None] | None = None  # the newest refresh
         self._began_at = 0.0
         self._failure: CardprodError | None = None
         self._no_refresh_until = 0.0
@@ -311,10 +307,9 @@ class OAuthToken:
         is_kept = now < self._lost_until and self._is_valid(now)
         if failure is None or (now >= self._no_refresh_until and not is_kept):
             task = self._refreshing
-            if task is None:
+            if task is None or task.done():
                 self._began_at = now
                 task = self._refreshing = loop.create_task(self._refresh(loop))
-                task.add_done_callback(self._end_refresh)
             elif task.get_loop() is not loop:
                 raise UsageError("this token is being refreshed in another event loop; make one in each loop")
             failure = await self._outcome_of(task, loop)
@@ -346,9 +341,6 @@ class OAuthToken:
                 "the token's refresh was cancelled, for instance by the end of its event loop: try again"
             )
         return task.result()
-
-    def _end_refresh(self, _: object) -> None:
-        self._refreshing = None
 
     async def _refresh(self, loop: asyncio.AbstractEventLoop) -> Exception | None:
         """Get a new pair and have it stored. A failure is returned, because each caller raises its own copy."""
@@ -401,7 +393,7 @@ class OAuthToken:
 
     async def _request_token(self) -> TokenGrant:
         """Send the refresh, with retries, unless the old token is valid and it may have been carried out."""
-        from cardprod._http.retries import retry  # noqa: PLC0415 - loaded by the constructor
+        from cardprod._http.retries import retrying  # noqa: PLC0415 - loaded by the constructor
 
         now = asyncio.get_running_loop().time
 
@@ -409,9 +401,7 @@ class OAuthToken:
             return is_retryable(error) and not (_is_lost(error) and self._is_valid(now()))
 
         try:
-            return await retry(
-                self._request_token_once, made=0, attempts=_ATTEMPTS, sleep=asyncio.sleep, should_retry=should_retry
-            )
+            return await retrying(_ATTEMPTS, sleep=asyncio.sleep, should_retry=should_retry)(self._request_token_once)
         except CardprodError as error:
             error.args = (f"refreshing the token: {error.args[0]}",)
             self._endpoint.name_server(error)
@@ -430,20 +420,18 @@ class OAuthToken:
         )
         basic = request[1]["Authorization"].removeprefix("Basic ")
         secrets = [*map(Secret, (basic, self._client_secret, self._refresh_token, self._access_token or ""))]
-        is_local = self._endpoint.is_local
-        channel = Channel(request[0], self._session, self._ssl, proxy=self._proxy, is_local=is_local)
         try:
             async with asyncio.timeout(self._request_timeout):
-                answer = await channel.send("POST", request, body=body)
+                answer = await self._channel.send("POST", request, body=body)
         except CardprodError as error:
             redact(secrets, error)
-            channel.drop_idle()
+            self._channel.drop_idle()
             raise
         except TimeoutError as exc:
-            channel.drop_idle()
+            self._channel.drop_idle()
             raise RequestTimeout(f"no whole answer within {self._request_timeout:g} s: try again") from exc
         finally:
-            await channel.close()
+            await self._channel.close()
         return parse_redacted(secrets, parse_token_response, *answer)
 
 

@@ -89,8 +89,7 @@ class RequestLimiter:
     def __init__(self, rate_limit: RateLimit | None, places: float) -> None:
         self.window: SlidingWindow = SlidingWindow(rate_limit)
         """When the next request may be sent."""
-        self._ceiling = _ceiling_of(rate_limit)
-        self._recovery: Recovery | None = None  # after a 429, until it is over
+        self._recovery = Recovery(_ceiling_of(rate_limit))  # a new one when one is over
         self._probe: Permit | None = None  # of the last request that was sent after a pause, alone
         self.places: float = places
         """The most requests at once."""
@@ -112,7 +111,7 @@ class RequestLimiter:
     @property
     def paused_until(self) -> float:
         """When the current pause ends, or the last one ended."""
-        return -math.inf if self._recovery is None else self._recovery.paused_until
+        return self._recovery.paused_until
 
     def try_acquire(self, now: float, queue: LimiterQueue | None) -> Permit | None:
         """Return a permit if one can be granted now and no request is waiting; else None."""
@@ -179,26 +178,24 @@ class RequestLimiter:
 
     def pause_until(self, at: float) -> None:
         """Grant nothing before a time, and then one permit, as after a 429."""
-        self._begin_recovery().pause_until(at)
+        self._recovery.pause_until(at)
         self._end_requests_that_do_not_wait()
 
     def refuse(self, permit: Permit, now: float, retry_after: float | None) -> None:
         """Grant nothing for a while, because the request of a permit got a 429, perhaps with a `Retry-After`."""
-        self._begin_recovery().refuse(now, permit.acquired_at, retry_after)
+        self._recovery.refuse(now, permit.acquired_at, retry_after)
         self._end_requests_that_do_not_wait()
 
     def resume(self) -> None:
         """End a pause, and what follows it, now."""
-        self._recovery = None
-        self.window.held_until = -math.inf
+        self._recovery = Recovery(self._recovery.ceiling)
+        self._follow_recovery()
         self._grant_next()
 
     def change_limit(self, rate_limit: RateLimit | None) -> None:
         """Use another rate limit from now on."""
         self.window.change(rate_limit)
-        self._ceiling = _ceiling_of(rate_limit)
-        if self._recovery is not None:
-            self._recovery.ceiling = self._ceiling
+        self._recovery.ceiling = _ceiling_of(rate_limit)
         self._grant_next()
 
     def close(self) -> None:
@@ -221,7 +218,7 @@ class RequestLimiter:
             yield from (request for *_, request in queue.waiting)
 
     def _end(self, permit: Permit, was_sent: bool) -> None:
-        if self._recovery is not None and permit is self._probe:
+        if permit is self._probe:
             self._recovery.end_probe(was_sent=was_sent)
             self._follow_recovery()
         if not was_sent:
@@ -240,16 +237,11 @@ class RequestLimiter:
             self._queue_sent_at = now
             queue.requests += 1
         permit = Permit(self, now, queue)
-        if self._recovery is not None:
+        if self._recovery.is_under_way:
             if self._recovery.record(now):
                 self._probe = permit
             self._follow_recovery()
         return permit
-
-    def _begin_recovery(self) -> Recovery:
-        if self._recovery is None:
-            self._recovery = Recovery(self._ceiling)
-        return self._recovery
 
     def _end_requests_that_do_not_wait(self) -> None:
         self._follow_recovery()
@@ -258,11 +250,9 @@ class RequestLimiter:
                 _fail_requests((request for *_, request in queue.waiting), WouldBlock)
 
     def _follow_recovery(self) -> None:
-        if self._recovery is None or self._recovery.is_over:
-            self._recovery = None
-            self.window.held_until = -math.inf
-        else:
-            self.window.held_until = self._recovery.ready_at
+        if self._recovery.is_over:
+            self._recovery = Recovery(self._recovery.ceiling)
+        self.window.held_until = self._recovery.ready_at
 
     def _grant_next(self) -> None:
         """Grant the permits that can be granted now, and set the timer for the next one. Called after every change."""

@@ -60,12 +60,15 @@ class Recovery:
         "_refused_rate",
         "_risen_for",
         "ceiling",
+        "is_under_way",
         "paused_until",
     )
 
     def __init__(self, ceiling: float, random: Callable[[], float] = random.random) -> None:
         self.ceiling: float = ceiling
         """The rate, in requests per second, at which it is over."""
+        self.is_under_way: bool = False
+        """Whether there was a pause."""
         self.paused_until: float = -math.inf
         """When the current pause ends, or the last one ended."""
         self._random = random
@@ -99,6 +102,7 @@ class Recovery:
         """Send nothing before a time, and then a probe. A longer pause is not shortened."""
         self.paused_until = max(self.paused_until, at)
         self._phase = _Phase.PAUSED
+        self.is_under_way = True
 
     def refuse(self, now: float, sent_at: float, retry_after: float | None) -> None:
         """Pause, because a request was answered with 429, perhaps with a `Retry-After`."""

@@ -15,14 +15,16 @@ from yarl import URL
 from cardprod._http.answer import NO_TIMEOUT, read_body
 from cardprod._http.failures import transport_error
 from cardprod._http.loopback import loopback_socket
+from cardprod._http.proxies import proxy_for
 from cardprod.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
 
     from cardprod._http.answer import Answer
+    from cardprod._http.proxies import ProxySetting
     from cardprod._protocol.correlation import CorrelationIds
-    from cardprod._protocol.requests import Request
+    from cardprod._protocol.requests import Endpoint, Request
 
 
 def _load_fast_path() -> Any:  # noqa: ANN401 - a module, or None
@@ -36,44 +38,54 @@ _FAST_PATH: Final[Any] = _load_fast_path()
 
 
 class Channel:
-    """Sends requests to one server. Creating it does no I/O; it belongs to the running event loop.
+    """Sends requests to one server. Creating it does no I/O; it belongs to the event loop of its first request.
 
     Args:
-        prefix: The beginning of every request's URL: scheme, host, and the start of the path.
-        session: A lent session, which is not closed; None to open one.
-        ssl: The TLS context; True for the session's own.
-        proxy: The proxy that they go through; None for none, or for a lent session's own.
-        is_local: Whether they may go to this machine only, because they are plain http.
+        endpoint: The server.
+        session: A lent session, which is not closed; None to open one with the first request.
+        ssl: The TLS context; None for the session's own.
+        proxy: The proxy, as for `proxy_for`; None for a lent session's own.
 
     Raises:
-        UsageError: A lent session cannot be kept from sending plain http elsewhere.
+        UsageError: The TLS context verifies nothing, the proxy is invalid, or a lent session cannot be kept from
+            sending plain http elsewhere.
     """
-
-    __slots__ = ("_fast", "_is_own", "_length", "_options", "_parsed", "_path", "_proxy", "_ssl", "session")
 
     def __init__(
         self,
-        prefix: str,
+        endpoint: Endpoint,
         session: aiohttp.ClientSession | None,
-        ssl: _ssl.SSLContext | bool,
-        *,
-        proxy: URL | None = None,
-        is_local: bool = False,
+        ssl: _ssl.SSLContext | None,
+        proxy: ProxySetting,
     ) -> None:
-        self._proxy = proxy
-        self._length = len(prefix)
-        self._parsed = URL(prefix)
+        _check_verifies(ssl, session)
+        self._proxy = None if session is not None and proxy is None else proxy_for(endpoint.base_url, proxy)
+        self._ssl: _ssl.SSLContext | bool = True if ssl is None else ssl
+        self._length = len(endpoint.prefix)
+        self._parsed = URL(endpoint.prefix)
         self._path = self._parsed.raw_path
-        self._ssl = ssl
+        self._is_local = endpoint.is_local
         self._is_own = session is None
-        self._options: Mapping[str, Any] = (
-            {} if session is None else _lent_options(session, self._parsed, is_local=is_local)
+        self._options: dict[str, Any] = (
+            {} if session is None else _lent_options(session, self._parsed, is_local=endpoint.is_local)
         )
-        self.session: aiohttp.ClientSession = _open_session(is_local=is_local) if session is None else session
-        """The session, with its pool of connections."""
-        self._fast = None
-        if self._is_own and _FAST_PATH is not None and proxy is None:
-            self._fast = _FAST_PATH.open_fast_path(self.session, self._parsed, ssl)
+        self._fast: Any = None
+        self.session: aiohttp.ClientSession | None = session
+        """The session, with its pool of connections; None before the first request, unless it is lent."""
+
+    def _open(self) -> aiohttp.ClientSession:
+        """Open a session of our own, without cookies and without a limit of connections.
+
+        The limiter limits concurrent requests; with aiohttp's limit, time spent queueing would count as the request's.
+        """
+        connector = aiohttp.TCPConnector(limit=0, socket_factory=loopback_socket if self._is_local else None)
+        cookies = aiohttp.DummyCookieJar()
+        self.session = aiohttp.ClientSession(connector=connector, cookie_jar=cookies, middlewares=(_send_once,))
+        if _FAST_PATH is not None:
+            _FAST_PATH.guard_connector(connector)
+            if self._proxy is None:
+                self._fast = _FAST_PATH.open_fast_path(self.session, self._parsed, self._ssl)
+        return self.session
 
     def get(self, request: Request, ids: CorrelationIds, correlation_id: str) -> Coroutine[object, object, Answer]:
         """Send a GET, whose URL begins with the prefix and needs no escaping, and read its whole answer.
@@ -83,6 +95,8 @@ class Channel:
             UsageError: The session is closed or cannot be used.
         """
         prefixed, headers = request
+        if self.session is None:
+            self._open()
         path = self._path + prefixed[self._length :]  # parsing the whole URL each time would cost more
         if self._fast is not None and self._fast.is_usable():
             answer: Coroutine[object, object, Answer] = self._fast.get(path, headers, ids, correlation_id)
@@ -110,7 +124,7 @@ class Channel:
             TransportError, UsageError: As `get`.
         """
         url, headers = request
-        session = self.session
+        session = self.session or self._open()
         if not session.auto_decompress:
             headers = {**headers, ACCEPT_ENCODING: "identity"}
         try:
@@ -145,6 +159,8 @@ class Channel:
 
         A firewall can forget connections without closing them, and each of them would cost an attempt.
         """
+        if self.session is None:  # it was closed meanwhile
+            return
         server = self._parsed
         if _FAST_PATH is None or not _FAST_PATH.drop_idle(self.session, server.raw_host, server.port):
             # A pool keeps connections apart by this option, which changes nothing else: it is the host by default. When
@@ -154,26 +170,15 @@ class Channel:
             self._options = others if is_named else {**others, "server_hostname": server.raw_host}
 
     async def close(self) -> None:
-        """Close the session, if it is our own."""
-        if self._is_own:
-            await self.session.close()
+        """Close the session, if it is our own; the next request would open another."""
+        if self._is_own and self.session is not None:
+            session, self.session = self.session, None
+            await session.close()
 
 
-def _open_session(*, is_local: bool) -> aiohttp.ClientSession:
-    """Open a session of our own, without cookies and without a limit of connections.
-
-    The limiter limits concurrent requests; with aiohttp's limit, time spent queueing would count as the request's.
-    If `is_local`, it connects to this machine only.
-    """
-    connector = aiohttp.TCPConnector(limit=0, socket_factory=loopback_socket if is_local else None)
-    if _FAST_PATH is not None:
-        _FAST_PATH.guard_connector(connector)
-    return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar(), middlewares=(_send_once,))
-
-
-def _lent_options(lent: aiohttp.ClientSession, server: URL, *, is_local: bool) -> Mapping[str, Any]:
+def _lent_options(lent: aiohttp.ClientSession, server: URL, *, is_local: bool) -> dict[str, Any]:
     """Return the options of a lent session's requests that check the connection before they are written to it."""
-    options: Mapping[str, Any] | None = None
+    options: dict[str, Any] | None = None
     if _FAST_PATH is not None:
         options = _FAST_PATH.lent_options(lent, is_local=is_local)
     if options is None and is_local and server.host == "localhost":
@@ -205,7 +210,7 @@ def pool_size(session: aiohttp.ClientSession | None) -> float:
     return min((limit for limit in limits if limit), default=math.inf)
 
 
-def check_verifies(context: _ssl.SSLContext | None, session: aiohttp.ClientSession | None) -> None:
+def _check_verifies(context: _ssl.SSLContext | None, session: aiohttp.ClientSession | None) -> None:
     """Refuse a TLS context that does not verify the server's certificate and host; without one, the session's own."""
     own = "the ssl context"
     if context is None and session is not None and _FAST_PATH is not None:

@@ -33,21 +33,20 @@ class TimeLimit:
         """How many exchanges are in flight."""
         return len(self._running) + len(self._expired)
 
-    def start(self, loop: asyncio.AbstractEventLoop, now: float) -> asyncio.Task[Any]:
-        """Start the time limit of the current task, and return that task.
+    def start(self, task: asyncio.Task[Any] | None, now: float) -> asyncio.Task[Any]:
+        """Start the time limit of the current task, and return that.
 
         Raises:
             UsageError: It is closed, or the current code runs in no task.
         """
         if self.is_closed:
             raise UsageError(CLOSED)
-        task = asyncio.current_task()
         if task is None:
             raise UsageError(_NO_TASK)
         due_at = now + self._seconds
         self._running[task] = due_at, task.cancelling()
         if self._timer is None:
-            self._timer = loop.call_at(due_at, self._expire_overdue)
+            self._timer = task.get_loop().call_at(due_at, self._expire_overdue)
         return task
 
     def has_expired(self, task: asyncio.Task[Any]) -> bool:
@@ -82,17 +81,13 @@ class TimeLimit:
         self._timer = None
         now = loop.time()
         while self._running:
-            due_at, _ = next(iter(self._running.values()))
+            task, (due_at, cancelling) = next(iter(self._running.items()))
             if due_at > now and not self.is_closed:
                 self._timer = loop.call_at(due_at, self._expire_overdue)
                 return
-            self._expire_first()
-
-    def _expire_first(self) -> None:
-        task, (_, cancelling) = next(iter(self._running.items()))
-        del self._running[task]
-        self._expired[task] = cancelling
-        task.cancel()
+            del self._running[task]
+            self._expired[task] = cancelling
+            task.cancel()
 
 
 class CutOff:

@@ -17,9 +17,8 @@ from weakref import WeakSet
 from cardprod._http.auth import OAuthToken, check_token
 from cardprod._http.failures import is_retryable
 from cardprod._http.limiter import CLOSED, RequestLimiter
-from cardprod._http.proxies import proxy_for
 from cardprod._http.secrets import Secret, drop_frames, drop_inner_frames, parse_redacted, redact, redact_status
-from cardprod._http.session import Channel, check_verifies, pool_size
+from cardprod._http.session import Channel, pool_size
 from cardprod._http.time_limit import TimeLimit
 from cardprod._protocol.correlation import CorrelationIds
 from cardprod._protocol.documents import status_structurer
@@ -75,23 +74,18 @@ class Transport:
         ssl: _ssl.SSLContext | None,
         proxy: ProxySetting = None,
     ) -> None:
-        check_verifies(ssl, session)
-        # A lent session has proxies of its own; one that is set counts for it too.
-        self._proxy = None if session is not None and proxy is None else proxy_for(endpoint.base_url, proxy)
         self._endpoint = endpoint
         self._source = token if callable(token) else None
         self._token = Secret("" if callable(token) else check_token(token))
         self._source_errors: WeakSet[RateLimited] = WeakSet()  # raised by the token source, and of its own endpoint
         self._telemetry = telemetry
-        self._lent_session = session
-        self._channel: Channel | None = None
-        self._ids: CorrelationIds  # made with the channel
+        self._channel = Channel(endpoint, session, ssl, proxy)
+        self._ids: CorrelationIds  # made with the first request, so that forked workers do not send the same ones
         self._request_timeout = request_timeout
         self._time_limit = TimeLimit(request_timeout)
         self._attempts = attempts
         self.limiter: RequestLimiter = RequestLimiter(rate_limit, min(max_concurrency, pool_size(session)))
         """Grants the permits."""
-        self._ssl: _ssl.SSLContext | bool = True if ssl is None else ssl
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closing: asyncio.Future[None] | None = None
 
@@ -125,6 +119,7 @@ class Transport:
         try:
             import_module("cardprod._http.retries")  # after a failure an import may fail as well
             status_structurer("answer")
+            self._ids = CorrelationIds(uuid.uuid4())
         except (ImportError, OSError) as exc:
             self._loop = None
             raise UsageError(
@@ -161,7 +156,7 @@ class Transport:
                         return await self._send(card, self._token, loop, permit, now)
                 return await self._send_authorized(permit, card, queue)
             except CardprodError as error:
-                if not self._is_retryable(error, queue) or (self._attempts == 1 and not self._is_rate_limited(error)):
+                if not self._is_retryable(error, queue):
                     raise
                 drop_frames(error)  # of which one holds it
                 failure = error
@@ -183,8 +178,7 @@ class Transport:
             self._closing.set_result(None)
         self.limiter.close()
         self._time_limit.close()
-        if self._channel is not None:
-            await self._channel.close()
+        await self._channel.close()
         if isinstance(self._source, OAuthToken):
             await self._source.close()
 
@@ -203,62 +197,52 @@ class Transport:
         A 429 is no attempt: the request goes back to the limiter's queue, before those that were never sent, until two
         minutes after its first 429.
         """
-        from cardprod._http.retries import retry, retry_delay  # noqa: PLC0415 - loaded before the first request
+        from cardprod._http.retries import retrying  # noqa: PLC0415 - loaded before the first request
 
         loop = asyncio.get_running_loop()
-        attempts_made, give_up_at = 0, math.inf
-        rate_limited: RateLimited | None = None
+        first: CardprodError | None = failure  # the outcome of the first attempt, until it was taken into account
+        number, give_up_at = 1, math.inf
         failed: tuple[int, CardprodError, float] | None = None  # the last attempt, its error, and when that came
+        del failure  # its traceback holds frames that hold it: break the cycle
 
         def report_retry() -> None:
             nonlocal failed
             if failed is not None and self._telemetry.wants_everything:
                 attempt, error, failed_at = failed
                 error.card = card
-                drop_frames(error)
                 self._telemetry.emit(RequestRetried(card, attempt, error, loop.time() - failed_at))
             failed = None
 
         async def attempt() -> ProductionStatus:
-            nonlocal rate_limited, failed, give_up_at
+            nonlocal first, number, failed, give_up_at
+            permit: Permit | None = None
             while True:
-                permit = None
-                if rate_limited is not None:
-                    failed = attempts_made + 1, rate_limited, loop.time()
-                    give_up_at = min(give_up_at, loop.time() + _RESENT_FOR)
-                    permit = await self._acquire_again(queue, rate_limited, give_up_at)
-                    rate_limited = None
                 try:
+                    if first is not None:
+                        raise first
                     return await self._send_authorized(permit, card, queue, report_retry)
-                except RateLimited as error:
-                    if not self._is_rate_limited(error) or not self._is_retryable(error, queue):
-                        raise
+                except CardprodError as error:
                     drop_frames(error)
-                    rate_limited = error
+                    first, failed = None, (number, error, loop.time())
+                    if not self._is_rate_limited(error) or not self._is_retryable(error, queue):
+                        number += 1
+                        raise
+                    refused = error
+                give_up_at = min(give_up_at, loop.time() + _RESENT_FOR)
+                try:
+                    permit = await self._acquire_again(queue, refused, give_up_at)
+                finally:
+                    del refused  # as above
 
-        def before_sleep(number: int, error: CardprodError) -> None:
-            nonlocal attempts_made, failed
-            attempts_made, failed = number, (number, error, loop.time())
+        def should_retry(error: BaseException) -> bool:
+            return not self._is_rate_limited(error) and self._is_retryable(error, queue)
 
-        if isinstance(failure, RateLimited) and self._is_rate_limited(failure):
-            rate_limited = failure
-        else:
-            before_sleep(1, failure)
-            await self._sleep(retry_delay(1, failure))
-        del failure  # its traceback holds frames that hold it: break the cycle
         try:
-            return await retry(
-                attempt,
-                made=attempts_made,
-                attempts=self._attempts,
-                sleep=self._sleep,
-                should_retry=lambda error: not self._is_rate_limited(error) and self._is_retryable(error, queue),
-                before_sleep=before_sleep,
-            )
+            return await retrying(self._attempts, sleep=self._sleep, should_retry=should_retry)(attempt)
         finally:
-            failed = rate_limited = None  # as above
+            first = failed = None  # as above
 
-    async def _acquire_again(self, queue: LimiterQueue | None, error: RateLimited, give_up_at: float) -> Permit:
+    async def _acquire_again(self, queue: LimiterQueue | None, error: CardprodError, give_up_at: float) -> Permit:
         """Wait for the permit of a request that got a 429, and raise that when it has waited long enough."""
         if self.limiter.paused_until < give_up_at:
             with suppress(TimeoutError):
@@ -329,16 +313,15 @@ class Transport:
                 # Perhaps in this step of the event loop, as by an observer. This raises it, while nothing is awaited
                 # whose own CancelledError it could be taken for.
                 await asyncio.sleep(0)
-            task = self._time_limit.start(loop, loop.time() if now is None else now)
+            task = self._time_limit.start(current, loop.time() if now is None else now)
         except BaseException:  # closed since the permit was granted, or cancelled
             permit.give_back()
             raise
         if report_retry is not None or self._telemetry.is_observed:
             self._report_start(card, report_retry)
         try:
-            channel = self._channel or self._open_channel()
             correlation_id = self._ids.make()
-            http_status, headers, body = await channel.get(
+            http_status, headers, body = await self._channel.get(
                 # Not a local variable: it holds the token.
                 self._endpoint.build_request(card, token=token.value, correlation_id=correlation_id),
                 self._ids,
@@ -349,7 +332,7 @@ class Transport:
             self._endpoint.name_server(error)
             if isinstance(error, TransportError):
                 redact((token,), error)
-                self._drop_idle()
+                self._channel.drop_idle()
             elif isinstance(error, RateLimited):
                 # Before the next request gets the permit's place.
                 self.limiter.refuse(permit, loop.time(), error.retry_after)
@@ -360,7 +343,7 @@ class Transport:
             if failure is None:
                 raise
             self._endpoint.name_server(failure)
-            self._drop_idle()
+            self._channel.drop_idle()
             raise failure from exc
         finally:
             self._time_limit.stop(task)
@@ -373,17 +356,6 @@ class Transport:
             report_retry()
         self._telemetry.emit(RequestStarted(card))
 
-    def _open_channel(self) -> Channel:
-        # The ids are made here and not in the constructor, so that forked workers do not send the same ones.
-        self._ids = CorrelationIds(uuid.uuid4())
-        prefix, is_local = self._endpoint.prefix, self._endpoint.is_local
-        self._channel = Channel(prefix, self._lent_session, self._ssl, proxy=self._proxy, is_local=is_local)
-        return self._channel
-
-    def _drop_idle(self) -> None:
-        if self._channel is not None:
-            self._channel.drop_idle()
-
     async def _token_from(
         self, source: TokenSource | None, loop: asyncio.AbstractEventLoop, rejected: Secret | None = None
     ) -> Secret:
@@ -392,7 +364,7 @@ class Transport:
             return self._token
         if (current := asyncio.current_task()) is not None and current.cancelling():
             await asyncio.sleep(0)  # as above
-        task = self._time_limit.start(loop, loop.time())
+        task = self._time_limit.start(current, loop.time())
         try:
             invalidate = getattr(source, "invalidate", None)
             if rejected is not None and callable(invalidate):

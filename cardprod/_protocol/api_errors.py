@@ -134,7 +134,7 @@ def api_error(
         parts.append(f"retry after {retry_after:g} s")
     if trace_id:
         parts.append(f"trace id {trace_id}")
-    error = cls(
+    return cls(
         "; ".join(parts),
         http_status=http_status,
         code=code,
@@ -142,11 +142,9 @@ def api_error(
         trace_id=trace_id,
         body=_start_of(body),
         retry_after=retry_after,
+        from_gateway=from_gateway,
+        limited_by=limited_by,
     )
-    error.from_gateway = from_gateway
-    if isinstance(error, RateLimited):
-        error.limited_by = limited_by
-    return error
 
 
 def bad_reply(what: str, headers: Mapping[str, str], body: bytes) -> BadReply:

@@ -104,11 +104,8 @@ def parse_time(value: object, _: object) -> datetime | None:
     return None
 
 
-_NAMES: Final[Mapping[str, Mapping[str, str]]] = {
-    "answer": {"kiosk_id": "kioskId", "occurred_at": "occurredAt", "error_code": "errorCode"},
-    "event": {"kiosk_id": "kiosk_id", "occurred_at": "occurred_at", "error_code": "error_code"},
-}
-"""The field names in an answer and in an event."""
+_NAMES_IN_ANSWER: Final = {"kiosk_id": "kioskId", "occurred_at": "occurredAt", "error_code": "errorCode"}
+"""The names of fields in an answer; in an event they are as ours."""
 
 
 @cache
@@ -117,34 +114,21 @@ def status_structurer(kind: Literal["answer", "event"]) -> Callable[[dict[str, J
     from cattrs import BaseValidationError, Converter  # noqa: PLC0415
     from cattrs.gen import make_dict_structure_fn, override  # noqa: PLC0415
 
-    names = _NAMES[kind]
+    names = _NAMES_IN_ANSWER if kind == "answer" else {}
     name = _optional_text(_LONGEST_NAME)
-
-    def make(
-        *, detailed: bool, moment: Callable[[object, object], datetime | None]
-    ) -> Callable[[dict[str, Json], type[ProductionStatus]], ProductionStatus]:
-        return make_dict_structure_fn(
-            ProductionStatus,
-            Converter(detailed_validation=detailed),
-            status=override(struct_hook=_status_name),
-            kiosk_id=override(rename=names["kiosk_id"], struct_hook=name),
-            occurred_at=override(rename=names["occurred_at"], struct_hook=moment),
-            error_code=override(rename=names["error_code"], struct_hook=name),
-            description=override(struct_hook=_optional_text(_LONGEST_DESCRIPTION)),
-        )
-
-    # The first is faster. The second runs only after it has failed, says which field is wrong, and warns of no time
-    # again.
-    quick = make(detailed=False, moment=parse_time)
-    detailed = make(detailed=True, moment=lambda _, __: None)
+    read = make_dict_structure_fn(
+        ProductionStatus,
+        Converter(),
+        status=override(struct_hook=_status_name),
+        kiosk_id=override(rename=names.get("kiosk_id"), struct_hook=name),
+        occurred_at=override(rename=names.get("occurred_at"), struct_hook=parse_time),
+        error_code=override(rename=names.get("error_code"), struct_hook=name),
+        description=override(struct_hook=_optional_text(_LONGEST_DESCRIPTION)),
+    )
 
     def structure(body: dict[str, Json]) -> ProductionStatus:
         try:
-            return quick(body, ProductionStatus)
-        except (KeyError, Malformed):
-            pass
-        try:
-            return detailed(body, ProductionStatus)
+            return read(body, ProductionStatus)
         except BaseValidationError as exc:
             raise Malformed("; ".join(_faults(exc, names))) from exc
 

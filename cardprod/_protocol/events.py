@@ -1,15 +1,75 @@
-"""The body of a webhook delivery: the event `cards#card-production-status-change`. Pure."""
+"""A webhook delivery: its headers, in whichever shape a server keeps them, and its event. Pure.
+
+| who | has headers as |
+| --- | --- |
+| Starlette, FastAPI, Django, aiohttp, Tornado, API gateways | a mapping; a value may be a list, or None |
+| Flask, Quart and all of Werkzeug | no `Mapping`, but with `.items()` |
+| `http.server` | an `email.message.Message`, which has `.items()` too |
+| ASGI | a list of pairs of bytes |
+| WSGI | the environ, in which `X-Delivery-Id` is `HTTP_X_DELIVERY_ID` |
+
+Any caller of the server chooses the headers, so nothing in them is an error here: a value that is no text is ignored.
+What holds the headers is the programmer's choice, and refused in words where it cannot be that.
+"""
 
 from __future__ import annotations
 
 import re
-from typing import Final, cast
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias, cast
 
 from cardprod._protocol.documents import Json, Malformed, kind_of, load_object, parse_time, status_structurer
 from cardprod.errors import BadEvent, UsageError
 from cardprod.models import Card, ProductionEvent, ProductionStatus, one_line
 
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
 _EVENT_TYPE: Final = "cards#card-production-status-change"
+_WSGI_PREFIX: Final = "http_"
+_ACCEPTED: Final = "the headers of a request: your framework's own, pairs of a name and a value, or a WSGI environ"
+
+
+class HasItems(Protocol):
+    """Headers that give their names and values as pairs, such as a `Mapping`, Werkzeug's, or a `Message`."""
+
+    def items(self) -> Iterable[tuple[object, object]]: ...
+
+
+HeadersLike: TypeAlias = HasItems | Iterable[tuple[str | bytes, str | bytes]]
+"""Headers in any of the shapes that are accepted."""
+
+
+def read_headers(headers: object, names: Collection[str]) -> dict[str, list[str]]:
+    """Read all values, in order, of the headers with some names in lower case; bytes are decoded as latin-1.
+
+    Raises:
+        UsageError: It is nothing that holds headers.
+    """
+    items = getattr(headers, "items", None)
+    pairs: object = items() if callable(items) else headers
+    if isinstance(pairs, str | bytes | bytearray) or not isinstance(pairs, Iterable):
+        raise UsageError(f"headers must be {_ACCEPTED}, not a {type(headers).__name__}")
+    # In one pass: they may be an iterator.
+    found: dict[str, list[str]] = {name: [] for name in names}
+    for pair in cast("Iterable[object]", pairs):
+        if not isinstance(pair, tuple | list) or len(cast("tuple[object, ...]", pair)) != 2:  # noqa: PLR2004 - a pair
+            raise UsageError(f"headers must be {_ACCEPTED}; this {type(headers).__name__} holds other things")
+        name, value = cast("tuple[object, object]", pair)
+        plain = (_text(name) or "").lower()
+        if plain.startswith(_WSGI_PREFIX):
+            plain = plain.removeprefix(_WSGI_PREFIX).replace("_", "-")
+        if plain in found:
+            # A server may keep all that came under one name together.
+            together = cast("list[object]", value) if isinstance(value, tuple | list) else [value]
+            found[plain] += [text for one in together if (text := _text(one)) is not None]
+    return found
+
+
+def _text(value: object) -> str | None:
+    if isinstance(value, bytes):
+        return value.decode("latin-1")
+    return value if isinstance(value, str) else None
 
 
 def parse_event(body: bytes, *, delivery_id: str | None = None, is_test: bool = False) -> ProductionEvent:

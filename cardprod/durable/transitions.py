@@ -74,10 +74,7 @@ class _SavedError:
         """Return the error as it was."""
         cls: type[CardprodError] = getattr(errors, self.name)
         names = signature(cls).parameters.keys() - {"message", "card"}
-        error = cls(self.message, card=card, **{name: getattr(self, name) for name in names})
-        if isinstance(error, errors.ApiError):
-            error.from_gateway = self.from_gateway
-        return error
+        return cls(self.message, card=card, **{name: getattr(self, name) for name in names})
 
 
 @attrs.frozen(kw_only=True)

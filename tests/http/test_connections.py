@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -23,7 +22,7 @@ from tests.raw_server import RawServer, http_answer
 from tests.table import Table
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable
+    from collections.abc import AsyncGenerator
 
 
 KINDS = [
@@ -163,21 +162,26 @@ async def test_localhost_elsewhere(kind: str, own_host: str) -> None:
     """Plain http to a `localhost` that is another machine sends nothing, of a request or of a refresh."""
     async with RawServer(answer, host=own_host) as server, lent(kind) as options:
         host = server.base_url.split("/")[2].partition(":")[0]
-        token = OAuthToken("id", "secret", "refresh", base_url=name_of(server), request_timeout=2, **options)
-        with replace_resolver([host]), Table() as table:
+
+        async def send_poll() -> None:
             async with Client("token", base_url=name_of(server), request_timeout=2, **options) as client:
-                requests: dict[str, Callable[[], Awaitable[object]]] = {"poll": partial(poll, client), "refresh": token}
-                for what, send in requests.items():
-                    with table.row(what):
-                        with pytest.raises(CardprodError) as caught:
-                            await send()
-                        if kind == "no fast path, lent session":
-                            assert isinstance(caught.value, UsageError)
-                            assert "use an address" in str(caught.value)
-                        else:
-                            assert isinstance(caught.value, TransportError)
-                            assert host in str(caught.value)
-                            assert "is not this machine" in str(caught.value)
+                await poll(client)
+
+        async def send_refresh() -> None:
+            await OAuthToken("id", "secret", "refresh", base_url=name_of(server), request_timeout=2, **options)()
+
+        with replace_resolver([host]), Table() as table:
+            for send in (send_poll, send_refresh):
+                with table.row(send.__name__):
+                    with pytest.raises(CardprodError) as caught:
+                        await send()
+                    if kind == "no fast path, lent session":
+                        assert isinstance(caught.value, UsageError)
+                        assert "use an address" in str(caught.value)
+                    else:
+                        assert isinstance(caught.value, TransportError)
+                        assert host in str(caught.value)
+                        assert "is not this machine" in str(caught.value)
         assert server.heads == []
 
 

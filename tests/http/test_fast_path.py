@@ -126,7 +126,8 @@ async def test_host_is_the_same() -> None:
     with Table() as table:
         for base_url in ("https://h", "https://H:443/", "http://[::1]:8080", "https://bücher.example"):
             with table.row(base_url):
-                channel: Any = Channel(Endpoint(base_url).prefix, None, ssl=True)
+                channel: Any = Channel(Endpoint(base_url), None, None, None)
+                channel._open()
                 assert f"\r\nHost: {channel._fast._to.headers['Host']}\r\n" in channel._fast._head
                 await channel.close()
 

@@ -25,7 +25,6 @@ LAYERS: Final = [
     "error_codes",
     "card",
     "_protocol.validation",
-    "_protocol.headers",
     "_protocol.codec",
     "models",
     "_polling.backoff",

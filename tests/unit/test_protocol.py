@@ -867,7 +867,7 @@ def test_limited_by() -> None:
                     assert str(error) == f"429; {SEND_FEWER}; Slow down{by}; retry after 5 s"
         with table.row("another error"):
             other = error_of(503, {"x-rate-limited-by": "wise-public-api"})
-            assert not hasattr(other, "limited_by")
+            assert other.limited_by is None
             assert "limited by" not in str(other)
     unnamed = error_of(429)
     assert isinstance(unnamed, RateLimited)
