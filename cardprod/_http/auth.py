@@ -393,7 +393,7 @@ class OAuthToken:
 
     async def _request_token(self) -> TokenGrant:
         """Send the refresh, with retries, unless the old token is valid and it may have been carried out."""
-        from cardprod._http.retries import retrying  # noqa: PLC0415 - loaded by the constructor
+        from cardprod._http.retries import retry  # noqa: PLC0415 - loaded by the constructor
 
         now = asyncio.get_running_loop().time
 
@@ -401,7 +401,9 @@ class OAuthToken:
             return is_retryable(error) and not (_is_lost(error) and self._is_valid(now()))
 
         try:
-            return await retrying(_ATTEMPTS, sleep=asyncio.sleep, should_retry=should_retry)(self._request_token_once)
+            return await retry(
+                self._request_token_once, made=0, attempts=_ATTEMPTS, sleep=asyncio.sleep, should_retry=should_retry
+            )
         except CardprodError as error:
             error.args = (f"refreshing the token: {error.args[0]}",)
             self._endpoint.name_server(error)

@@ -156,7 +156,7 @@ class Transport:
                         return await self._send(card, self._token, loop, permit, now)
                 return await self._send_authorized(permit, card, queue)
             except CardprodError as error:
-                if not self._is_retryable(error, queue):
+                if not self._is_retryable(error, queue) or (self._attempts == 1 and not self._is_rate_limited(error)):
                     raise
                 drop_frames(error)  # of which one holds it
                 failure = error
@@ -197,52 +197,62 @@ class Transport:
         A 429 is no attempt: the request goes back to the limiter's queue, before those that were never sent, until two
         minutes after its first 429.
         """
-        from cardprod._http.retries import retrying  # noqa: PLC0415 - loaded before the first request
+        from cardprod._http.retries import retry, retry_delay  # noqa: PLC0415 - loaded before the first request
 
         loop = asyncio.get_running_loop()
-        first: CardprodError | None = failure  # the outcome of the first attempt, until it was taken into account
-        number, give_up_at = 1, math.inf
+        attempts_made, give_up_at = 0, math.inf
+        rate_limited: RateLimited | None = None
         failed: tuple[int, CardprodError, float] | None = None  # the last attempt, its error, and when that came
-        del failure  # its traceback holds frames that hold it: break the cycle
 
         def report_retry() -> None:
             nonlocal failed
             if failed is not None and self._telemetry.wants_everything:
                 attempt, error, failed_at = failed
                 error.card = card
+                drop_frames(error)
                 self._telemetry.emit(RequestRetried(card, attempt, error, loop.time() - failed_at))
             failed = None
 
         async def attempt() -> ProductionStatus:
-            nonlocal first, number, failed, give_up_at
-            permit: Permit | None = None
+            nonlocal rate_limited, failed, give_up_at
             while True:
+                permit = None
+                if rate_limited is not None:
+                    failed = attempts_made + 1, rate_limited, loop.time()
+                    give_up_at = min(give_up_at, loop.time() + _RESENT_FOR)
+                    permit = await self._acquire_again(queue, rate_limited, give_up_at)
+                    rate_limited = None
                 try:
-                    if first is not None:
-                        raise first
                     return await self._send_authorized(permit, card, queue, report_retry)
-                except CardprodError as error:
-                    drop_frames(error)
-                    first, failed = None, (number, error, loop.time())
+                except RateLimited as error:
                     if not self._is_rate_limited(error) or not self._is_retryable(error, queue):
-                        number += 1
                         raise
-                    refused = error
-                give_up_at = min(give_up_at, loop.time() + _RESENT_FOR)
-                try:
-                    permit = await self._acquire_again(queue, refused, give_up_at)
-                finally:
-                    del refused  # as above
+                    drop_frames(error)
+                    rate_limited = error
 
-        def should_retry(error: BaseException) -> bool:
-            return not self._is_rate_limited(error) and self._is_retryable(error, queue)
+        def before_sleep(number: int, error: CardprodError) -> None:
+            nonlocal attempts_made, failed
+            attempts_made, failed = number, (number, error, loop.time())
 
+        if isinstance(failure, RateLimited) and self._is_rate_limited(failure):
+            rate_limited = failure
+        else:
+            before_sleep(1, failure)
+            await self._sleep(retry_delay(1, failure))
+        del failure  # its traceback holds frames that hold it: break the cycle
         try:
-            return await retrying(self._attempts, sleep=self._sleep, should_retry=should_retry)(attempt)
+            return await retry(
+                attempt,
+                made=attempts_made,
+                attempts=self._attempts,
+                sleep=self._sleep,
+                should_retry=lambda error: not self._is_rate_limited(error) and self._is_retryable(error, queue),
+                before_sleep=before_sleep,
+            )
         finally:
-            first = failed = None  # as above
+            failed = rate_limited = None  # as above
 
-    async def _acquire_again(self, queue: LimiterQueue | None, error: CardprodError, give_up_at: float) -> Permit:
+    async def _acquire_again(self, queue: LimiterQueue | None, error: RateLimited, give_up_at: float) -> Permit:
         """Wait for the permit of a request that got a 429, and raise that when it has waited long enough."""
         if self.limiter.paused_until < give_up_at:
             with suppress(TimeoutError):
