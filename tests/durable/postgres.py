@@ -17,7 +17,7 @@ from tests.waiting import Child, run_program, wait_until
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-__all__ = ["Postgres", "SharedDatabase", "pgbouncer", "postgres_programs", "running_postgres"]
+__all__ = ["EMPTY", "Postgres", "pgbouncer", "postgres_programs", "running_postgres"]
 
 
 _OPTIONS: Final = (
@@ -115,58 +115,9 @@ class Postgres:
         return f"host={self._directory} user=tester dbname={database}"
 
 
-class SharedDatabase:
-    """A database with the tables of durable waits for one test after the other: making one takes longer than most.
-
-    Args:
-        server: Its server.
-        script: What makes the tables.
-    """
-
-    def __init__(self, server: Postgres, script: str) -> None:
-        self._server = server
-        self._script = script
-        self._address: str | None = None
-        self._shape: object = None
-
-    def lend(self) -> str:
-        """Say where it is. It has no rows; it is another one if a test changed more than rows."""
-        if self._address is not None:
-            with psycopg.connect(self._address, autocommit=True) as connection:
-                connection.execute(_END_CONNECTIONS)
-                if connection.execute(_SHAPE).fetchall() == self._shape:
-                    connection.execute(_EMPTY)
-                    return self._address
-            self._server.drop_database(self._address)
-        self._address = self._server.new_database()
-        with psycopg.connect(self._address, autocommit=True) as connection:
-            connection.execute(self._script.encode())
-            self._shape = connection.execute(_SHAPE).fetchall()
-        return self._address
-
-
-_END_CONNECTIONS: Final = """
+EMPTY: Final = """
 SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
-WHERE datname = current_database() AND pid <> pg_backend_pid()
-"""
-
-_SHAPE: Final = """
-SELECT setconfig::text, '', '' FROM pg_db_role_setting
-UNION ALL SELECT datacl::text, '', '' FROM pg_database WHERE datname = current_database()
-UNION ALL SELECT nspname, nspowner::text, nspacl::text FROM pg_namespace WHERE nspname !~ '^pg_'
-UNION ALL SELECT oid::regclass::text, relowner::text, relacl::text FROM pg_class
-    WHERE relnamespace::regnamespace::text !~ '^pg_'
-UNION ALL SELECT attrelid::text, attname, atttypid::text FROM pg_attribute JOIN pg_class ON pg_class.oid = attrelid
-    WHERE relkind = 'r' AND relnamespace::regnamespace::text !~ '^pg_|information_schema'
-UNION ALL SELECT oid::text, proowner::text, prosrc FROM pg_proc
-    WHERE pronamespace::regnamespace::text !~ '^pg_|information_schema'
-UNION ALL SELECT oid::text, tgname, tgenabled::text FROM pg_trigger
-UNION ALL SELECT oid::text, oprname, '' FROM pg_operator WHERE oprnamespace::regnamespace::text !~ '^pg_'
-ORDER BY 1, 2, 3
-"""
-"""Whatever a test may have changed beside rows."""
-
-_EMPTY: Final = """
+WHERE datname = current_database() AND pid <> pg_backend_pid();
 DO $$
 DECLARE one record;
 BEGIN
@@ -181,6 +132,7 @@ BEGIN
 END;
 $$
 """
+"""Ends what a test has left under way in a database, and removes the rows of durable waits."""
 
 
 @contextlib.contextmanager

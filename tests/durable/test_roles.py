@@ -127,9 +127,11 @@ async def test_another_schema(kiosk: Simulator, client: Client, empty_postgres: 
 
 
 @pytest.mark.slow
-async def test_worker_of_another_application(kiosk: Simulator, client: Client, postgres: str, durable: Durable) -> None:
+async def test_worker_of_another_application(
+    kiosk: Simulator, client: Client, empty_postgres: str, own_durable: Durable
+) -> None:
     """A worker of the user's own procrastinate application, which takes all queues, takes no job of ours."""
-    app = procrastinate.App(connector=procrastinate.PsycopgConnector(conninfo=postgres))
+    app = procrastinate.App(connector=procrastinate.PsycopgConnector(conninfo=empty_postgres))
     done: list[int] = []
 
     @app.task(name="theirs")
@@ -142,9 +144,9 @@ async def test_worker_of_another_application(kiosk: Simulator, client: Client, p
         worker = asyncio.create_task(
             app.run_worker_async(install_signal_handlers=False, fetch_job_polling_interval=0.05, listen_notify=False)
         )
-        async with working(durable, client):
-            batch_id = await durable.submit(cards_of(kiosk, 20, SHORT), schedule=QUICK, batch_size=5)
-            assert (await over(durable, batch_id)).produced == 20
+        async with working(own_durable, client):
+            batch_id = await own_durable.submit(cards_of(kiosk, 20, SHORT), schedule=QUICK, batch_size=5)
+            assert (await over(own_durable, batch_id)).produced == 20
         await until("their job", lambda: done)
         worker.cancel()
         await asyncio.wait([worker])
@@ -255,12 +257,14 @@ async def test_jobs_that_are_none(kiosk: Simulator, client: Client, postgres: st
 
 
 @pytest.mark.parametrize("broken", ["chunks RENAME TO elsewhere", "transitions RENAME COLUMN key TO renamed"])
-async def test_broken_schema(kiosk: Simulator, client: Client, postgres: str, durable: Durable, broken: str) -> None:
+async def test_broken_schema(
+    kiosk: Simulator, client: Client, empty_postgres: str, own_durable: Durable, broken: str
+) -> None:
     """A worker under whose work the database breaks ends with our error and its client as it was, not as if stopped."""
-    await durable.submit(cards_of(kiosk, 1, "never"), schedule=QUICK)
-    execute(postgres, f"ALTER TABLE {broken}")
+    await own_durable.submit(cards_of(kiosk, 1, "never"), schedule=QUICK)
+    execute(empty_postgres, f"ALTER TABLE {broken}")
     with pytest.raises(DurableError, match="does not do what it should") as caught:
-        await asyncio.wait_for(durable.work(client, Sink()), LIMIT)
+        await asyncio.wait_for(own_durable.work(client, Sink()), LIMIT)
     assert isinstance(caught.value.__cause__, (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn))
     assert client.rate_limit == RateLimit()
 
