@@ -190,26 +190,6 @@ async def test_sink_that_fails(
     assert all(record.exc_info for record in logged)
 
 
-async def test_sink_that_is_not_async(client: Client, durable: Durable) -> None:
-    """What cannot be awaited, or takes no argument or several, is refused before it is called."""
-    calls: list[object] = []
-
-    def sync(steps: Sequence[Step]) -> None:
-        calls.append(steps)
-
-    async def nothing() -> None:
-        calls.append(None)
-
-    async def two(steps: Sequence[Step], more: object) -> None:
-        calls.append((steps, more))
-
-    wrong: list[Any] = [list, sync, calls.append, 5, nothing, two]
-    for sink in wrong:
-        with pytest.raises(UsageError, match="on_steps must be an async function"):
-            await durable.work(client, sink)
-    assert calls == []
-
-
 async def test_cancelled(kiosk: Simulator, client: Client, postgres: str, durable: Durable) -> None:
     """A batch that is cancelled is polled no more, and nothing of it is delivered; what was known stays."""
     cards = cards_of(kiosk, 20, "never")
@@ -657,6 +637,8 @@ async def test_written_by_another(postgres: str, durable: Durable) -> None:
         ({"clients": {"a": 5}}, "the client of 'a' must be"),
         ({"clients": {"my-bank": CLIENT, "MY_BANK": CLIENT}}, "differ in more than case"),
         ({"clients": CLIENT, "concurrency": 0}, "concurrency must be"),
+        # not async, no function, without an argument, with two
+        *(({"clients": CLIENT, "on_steps": sink}, "on_steps must be") for sink in (list, print, 5, CLIENT.close, over)),
         ({"database": ""}, "database must be"),
         ({"keep": -1}, "keep must be"),
         ({"keep": 1e12}, r"keep must be at least 0 and at most 1e\+09"),
