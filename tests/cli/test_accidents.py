@@ -102,6 +102,9 @@ FILES: Final = {
         2,
         err=r"(cardprod: noise:\d+: [^\n]+\n)+cardprod: the exit code is 2: no row of the list is a card",
     ),
+    "a list with a bad row, strict": Accident(
+        "watch bad.csv --strict", 2, err="cardprod: bad.csv:2: .*\ncardprod: nothing was begun, because .*"
+    ),
     "a list from a pipe": Accident("status --file /dev/fd/{pipe}", 0, out=PRODUCED),
     "a list of a spreadsheet": Accident("status --file excel.csv", 0, out=PRODUCED),
     "a list of an old spreadsheet": Accident("status --file old.csv", 0, out=PRODUCED),

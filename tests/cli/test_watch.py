@@ -155,15 +155,6 @@ async def test_all_kinds_of_ends(kiosk: Simulator, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("environment")
-async def test_strict(kiosk: Simulator, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """With `--strict` a line that is no card is named, nothing is asked, and it exits 2."""
-    file = write_list(tmp_path / "cards.csv", cards_of(kiosk, 1), "x,b")
-    assert await run("watch", file, "--strict") == (2, "")
-    assert "cards.csv:3: profile_id must be a whole number, such as 123456; this row has 'x'" in capfd.readouterr().err
-    assert kiosk.requests == []
-
-
-@pytest.mark.usefixtures("environment")
 async def test_lines_for_people(kiosk: Simulator, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """Without a terminal transitions alone are on standard output; progress, bad rows and a summary are beside it."""
     cards = cards_of(kiosk, 2)
