@@ -113,6 +113,7 @@ checkpoint cards.state  saved 0:06 ago
     0:24  123456/ca0c8154-1e14-4464-a1ce-000000000024  READY
 """
 
+
 def test_what_it_shows() -> None:
     """A frame says how far it is, where the cards are and how they ended, how much is used, and what was seen last."""
     assert "\n".join(line.rstrip() for line in drawn("", 120, color_system=None)) + "\n" == WIDE
