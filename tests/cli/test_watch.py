@@ -342,7 +342,7 @@ async def watching_json(file: str, state: Path, *more: str) -> AsyncGenerator[tu
     argv = ["watch", file, "--checkpoint", str(state), "--json", *more]
     with output_of(*argv) as (output, printed):
         watching = asyncio.create_task(cli.run(cli.make_parser().parse_args(argv), output))
-        await until("the first result", lambda: '"transition"' in printed())
+        await until("the first result", lambda: '"transition"' in printed(), interval=0)  # which lets no time pass
         yield watching, lambda: [json.loads(line) for line in printed().splitlines()]
 
 
