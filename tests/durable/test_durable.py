@@ -42,7 +42,6 @@ from cardprod import (
     WaitTimeout,
 )
 from cardprod._http.rate_limit import SlidingWindow
-from cardprod.client import requests_of
 from cardprod.durable import Durable, Step, schema, store
 from cardprod.durable.transitions import read_outcome, read_step, written_outcome, written_step
 from cardprod.durable.worker import SPANS, Report, share_of
@@ -274,21 +273,6 @@ async def test_limit_is_divided(kiosk: Simulator, postgres: str, durable: Durabl
         assert second.rate_limit == whole
         await until("its share", lambda: first.rate_limit, lambda limit: limit and limit.per_second == 10)
         assert first.rate_limit == RateLimit(10, 600 - len(kiosk.requests))
-
-
-async def test_few_chunks_are_shared(kiosk: Simulator, postgres: str) -> None:
-    """A worker that has begun with all there is, and is held up by its share, soon leaves some to one that joins."""
-    async with (
-        quick(postgres, sweep=0.5, poll=0.5) as durable,
-        quick(postgres, poll=0.5) as other,
-        Client(kiosk.token, base_url=kiosk.base_url, rate_limit=RateLimit(100, 100)) as first,
-        Client(kiosk.token, base_url=kiosk.base_url, rate_limit=RateLimit(100, 100)) as second,
-    ):
-        await durable.submit(cards_of(kiosk, 400, "never"), schedule=QUICK)
-        async with working(durable, first):
-            await until("requests", lambda: len(kiosk.requests), lambda count: count >= 45)
-            async with working(other, second):
-                await until("requests of the second", lambda: requests_of(second, 60), lambda count: count >= 20)
 
 
 def report(postgres: str, kiosk: Simulator, *, sent: list[int], ago: float = 0.0, has_left: bool = False) -> None:
