@@ -101,12 +101,9 @@ def _place(directory: Path) -> tuple[Path, pwd.struct_passwd]:
 
 
 class _Server:
-    """The server of one folder. Each process that uses it holds a lock, which ends with the process however it ends.
+    """The server of one folder, which has its socket, its data, its locks, and who may connect.
 
-    Args:
-        directory: The folder of its socket, its locks, its data, and who may connect.
-        programs: The folder of its programs.
-        user: Whom it runs as.
+    Each process that uses it holds a lock, which ends with the process however it ends.
     """
 
     def __init__(self, directory: Path, programs: Path, user: pwd.struct_passwd) -> None:

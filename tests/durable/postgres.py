@@ -57,12 +57,7 @@ def _as_whom() -> str | None:
 
 
 class Postgres:
-    """One server, which can be restarted.
-
-    Args:
-        directory: A folder of its own.
-        programs: Where its programs are.
-    """
+    """One server in a folder of its own, which can be restarted."""
 
     def __init__(self, directory: str, programs: Path) -> None:
         self._directory = directory

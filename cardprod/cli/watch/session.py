@@ -90,8 +90,7 @@ class WatchSession:
     async def run(self, listed: CardList | None) -> int:
         """Run until all cards have ended, or it is stopped, and return the exit code.
 
-        Args:
-            listed: The list; None to read it from standard input, from its first line on.
+        Without a list it is read from standard input, from its first line on.
         """
         with self._stopped_by_signals():
             try:
