@@ -60,7 +60,8 @@ class Postgres:
     """One server in a folder of its own, which can be restarted."""
 
     def __init__(self, directory: str, programs: Path) -> None:
-        self._directory = directory
+        self.directory: str = directory
+        """Where its socket is."""
         self._programs = programs
         self._server: Child | None = None
         self._databases = 0
@@ -73,10 +74,10 @@ class Postgres:
         """Start it, unless it runs, and wait until it takes connections."""
         if self._server is not None:
             return
-        options = [*_OPTIONS, f"unix_socket_directories={self._directory}"]
+        options = [*_OPTIONS, f"unix_socket_directories={self.directory}"]
         settings = [word for option in options for word in ("-c", option)]
-        program = [f"{self._programs}/postgres", "-D", f"{self._directory}/data", *settings]
-        self._server = Child(*program, user=_as_whom(), cwd=self._directory)
+        program = [f"{self._programs}/postgres", "-D", f"{self.directory}/data", *settings]
+        self._server = Child(*program, user=_as_whom(), cwd=self.directory)
         _wait_for_line(self._server, "ready to accept connections")
 
     def stop(self, how: signal.Signals = signal.SIGINT) -> None:
@@ -92,11 +93,6 @@ class Postgres:
         with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
             connection.execute(f"DROP DATABASE {url.rpartition('=')[2]} WITH (FORCE)".encode())
 
-    @property
-    def directory(self) -> str:
-        """Where its socket is."""
-        return self._directory
-
     def new_database(self) -> str:
         """Make a database, and say where it is."""
         self._databases += 1
@@ -107,7 +103,7 @@ class Postgres:
 
     def url(self, database: str) -> str:
         """Say where one of its databases is."""
-        return f"host={self._directory} user=tester dbname={database}"
+        return f"host={self.directory} user=tester dbname={database}"
 
 
 EMPTY: Final = """
