@@ -100,7 +100,11 @@ class WatchSession:
                     self._store.forget_changes()  # the reader that has gone may not have read them
                 raise
             finally:
-                self._close_store()
+                if self._store is not None:
+                    try:
+                        self._store.close()
+                    except UsageError as error:
+                        self._warn(error)
         progress, stopped_by = self._progress(), self._stopped.result() if self._stopped.done() else None
         self._output.emit(WatchEnded(progress, stopped_by, self._arguments.checkpoint))
         if stopped_by is not None:
@@ -271,19 +275,16 @@ class WatchSession:
             is_followed = step is not None and is_end and self._arguments.follow and not step.current.is_produced
             self._output.emit(Result(result, card, now - self._began_at, is_followed=is_followed))
             await self._output.drain()
-            self._note(card, result, now, is_end=is_end and not is_followed)
+            outcome = result if isinstance(result, CardprodError) else result.current
+            self._stats.report(card, outcome, now, is_end=is_end and not is_followed)
+            if self._store is not None:
+                self._store.change(self._stats.number_of(card), result)
             if step is not None and is_followed:
                 self._followed[card] = step.elapsed, step.polls
                 left = self._arguments.timeout - step.elapsed
                 opened.add(card, after=step.current, timeout=None if left == math.inf else max(0.0, left))
             elif isinstance(result, Unauthorized):
                 self._stop(type(result).__name__)  # every other card would get the same answer
-
-    def _note(self, card: Card, result: Transition | CardprodError, now: float, *, is_end: bool) -> None:
-        outcome = result if isinstance(result, CardprodError) else result.current
-        self._stats.report(card, outcome, now, is_end=is_end)
-        if self._store is not None:
-            self._store.change(self._stats.number_of(card), result)
 
     async def _report_progress(self) -> None:
         before: object = None
@@ -318,13 +319,6 @@ class WatchSession:
 
     def _warn(self, error: UsageError) -> None:
         self._output.emit(Warned(str(error)))
-
-    def _close_store(self) -> None:
-        if self._store is not None:
-            try:
-                self._store.close()
-            except UsageError as error:
-                self._warn(error)
 
     # --- How it is stopped ---
 
