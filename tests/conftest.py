@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from unittest import mock
 
 import aiohttp
+import psycopg
 import pytest
 from aioresponses import aioresponses
 from hypothesis import settings
@@ -21,7 +22,7 @@ import cardprod
 from cardprod.durable.schema import migration_script
 from cardprod.durable.settings import Settings
 from cardprod.simulator import Simulator
-from tests.durable.postgres import Postgres, SharedDatabase, postgres_programs, running_postgres
+from tests.durable.postgres import EMPTY, Postgres, postgres_programs, running_postgres
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Generator, Iterator
@@ -202,20 +203,25 @@ def postgres_server() -> Iterator[Postgres]:
 
 
 @pytest.fixture(scope="session")
-def shared_database(postgres_server: Postgres) -> SharedDatabase:
-    """A database on that server for one test after the other."""
-    return SharedDatabase(postgres_server, migration_script(Settings()))
+def tables(postgres_server: Postgres) -> str:
+    """A database with the tables of durable waits, for one test after the other: making one takes longer than most."""
+    database = postgres_server.new_database()
+    with psycopg.connect(database, autocommit=True) as connection:
+        connection.execute(migration_script(Settings()).encode())
+    return database
 
 
 @pytest.fixture
-def postgres(shared_database: SharedDatabase) -> str:
-    """A database on that server with the tables of durable waits, by its connection string."""
-    return shared_database.lend()
+def postgres(tables: str) -> str:
+    """A database on that server with the tables of durable waits, in which a test may change rows alone."""
+    with psycopg.connect(tables, autocommit=True) as connection:
+        connection.execute(EMPTY.encode())
+    return tables
 
 
 @pytest.fixture
 def empty_postgres(postgres_server: Postgres) -> Iterator[str]:
-    """A new database on that server without any tables, by its connection string."""
+    """A new database on that server without any tables, in which a test may change everything."""
     database = postgres_server.new_database()
     yield database
     postgres_server.drop_database(database)

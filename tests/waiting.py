@@ -75,14 +75,17 @@ class Child:
                 self._out.fileno() if stdout is None else stdout,
                 self._err.fileno() if stderr is None else stderr,
             ]
-            self._process: subprocess.Popen[bytes] = self._start(argv, streams, env=env, cwd=cwd, user=user)
+            self._process = subprocess.Popen(
+                argv,
+                stdin=streams[0],
+                stdout=streams[1],
+                stderr=streams[2],
+                env=env,
+                cwd=cwd,
+                user=user,
+                start_new_session=True,
+            )
             self._files = files.pop_all()
-
-    def _start(self, argv: tuple[str, ...], streams: list[int], *, env: Any, cwd: Any, user: Any) -> Any:
-        stdin, stdout, stderr = streams
-        return subprocess.Popen(
-            argv, stdin=stdin, stdout=stdout, stderr=stderr, env=env, cwd=cwd, user=user, start_new_session=True
-        )
 
     def __enter__(self) -> Self:
         return self

@@ -100,9 +100,7 @@ def lacks(role: str, settings: Settings, grants: str) -> UsageError:
 def translate(error: BaseException, *, is_new: bool = False) -> CardprodError:
     """Return our error for one of psycopg's or procrastinate's.
 
-    Args:
-        error: Theirs.
-        is_new: Whether nothing was done in the database yet: a login that it refuses is then a mistake of the caller's.
+    A login that the database refuses is a mistake of the caller's if nothing was done there yet (`is_new`).
     """
     cause = error.__cause__ if isinstance(error, ProcrastinateException) and error.__cause__ is not None else error
     drop_frames(cause)  # those of psycopg hold the connection string, with its password
@@ -212,15 +210,9 @@ class _Pool(psycopg_pool.AsyncConnectionPool["AsyncConnection[Any]"]):
 
 
 class Database:
-    """One PostgreSQL database.
+    """One PostgreSQL database: `UsageError` if its address is no connection string of libpq's.
 
-    Args:
-        address: A connection string of libpq's.
-        settings: What is chosen.
-        prepare: Called with the first connection, before anything else: it makes the tables, or checks them.
-
-    Raises:
-        UsageError: The address is no connection string.
+    `prepare` is called with the first connection, before anything else: it makes the tables, or checks them.
     """
 
     def __init__(
@@ -272,11 +264,7 @@ class Database:
             await pool.close(timeout=1.0)
 
     def check_open(self) -> _Pool:
-        """Make sure that it is open, and return its connections.
-
-        Raises:
-            UsageError: It is not.
-        """
+        """Return its connections: `UsageError` if it is not open."""
         if self._pool is None:
             raise UsageError("this Durable is not open: use it inside its `async with` block")
         return self._pool

@@ -69,11 +69,9 @@ def start(directory: Path | None = None) -> str:
     if sys.platform == "win32":
         raise UsageError("name a database: on Windows, one that is started here would be open to every user")
     directory, user = _place(directory or Path(platformdirs.user_data_path("cardprod")) / "postgresql")
-    # The folder of an older version is the data itself.
-    data = directory if (directory / "PG_VERSION").exists() else directory / "data"
-    version = data / "PG_VERSION"
+    version = directory / "data" / "PG_VERSION"
     programs = utils.POSTGRES_VERSIONS[int(version.read_text()) if version.exists() else utils.TARGET_POSTGRES_VERSION]
-    _Server(directory, data, programs, user).start()
+    _Server(directory, programs, user).start()
     # With the port: this process's environment may name another.
     return f"postgresql://postgres@/postgres?host={quote(str(directory), safe='')}&port=5432"
 
@@ -103,18 +101,14 @@ def _place(directory: Path) -> tuple[Path, pwd.struct_passwd]:
 
 
 class _Server:
-    """The server of one folder. Each process that uses it holds a lock, which ends with the process however it ends.
+    """The server of one folder, which has its socket, its data, its locks, and who may connect.
 
-    Args:
-        directory: The folder of its socket, its locks, and who may connect.
-        data: The folder of its data.
-        programs: The folder of its programs.
-        user: Whom it runs as.
+    Each process that uses it holds a lock, which ends with the process however it ends.
     """
 
-    def __init__(self, directory: Path, data: Path, programs: Path, user: pwd.struct_passwd) -> None:
+    def __init__(self, directory: Path, programs: Path, user: pwd.struct_passwd) -> None:
         self._directory = directory
-        self._data = data
+        self._data = directory / "data"
         self._programs = programs
         self._user = user
         self._use = self._open("use.lock")

@@ -42,9 +42,7 @@ _QUOTE: Final = "$cardprod_migration$"
 def migration_script(settings: Settings, *, role: str | None = None) -> str:
     """Return the SQL that makes the schema or brings it up to date, in one transaction.
 
-    Args:
-        settings: What is chosen.
-        role: Grant to this role what a worker needs.
+    What a worker needs is granted to the role, if one is named.
     """
     schema = sql.Identifier(settings.schema).as_string()
     # Not by IF NOT EXISTS alone, which asks for the privilege to create it although it is there.
@@ -141,5 +139,4 @@ def _migrations() -> Iterator[tuple[str, str]]:
     for name, statements in later:
         yield f"procrastinate {name}", statements
     yield "cardprod 1", sql_file("schema.sql")
-    yield "cardprod 1 takeover", sql_file("takeover.sql")
     yield "cardprod 2", sql_file("workers.sql")

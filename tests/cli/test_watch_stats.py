@@ -192,15 +192,6 @@ def test_growth(samples: list[tuple[float, int]], window: float) -> None:
     assert grown >= count - max((seen for at, seen in counts.items() if at <= now - window), default=0)
 
 
-def test_requests_in_the_last_minute() -> None:
-    """Requests of more than a minute ago are no longer counted."""
-    stats = stats_of()
-    counted = [stats.progress(second, 5 * second).requests_in_last_minute for second in range(0, 200, 10)]
-    assert counted[-1] == 300
-    stats.progress(300, 950)
-    assert stats.progress(361, 950).requests_in_last_minute == 0
-
-
 def test_trouble_passes() -> None:
     """Polls that failed are counted for a minute, with why the last one did, and then no more."""
     stats = stats_of()

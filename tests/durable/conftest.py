@@ -25,6 +25,13 @@ async def durable(postgres: str) -> AsyncIterator[Durable]:
         yield durable
 
 
+@pytest.fixture
+async def own_durable(empty_postgres: str) -> AsyncIterator[Durable]:
+    """The same in a database in which a test may change more than rows."""
+    async with quick(empty_postgres) as durable:
+        yield durable
+
+
 @pytest.fixture(autouse=True)
 def connections() -> Iterator[None]:
     """Close the connections through which a test observes its database."""

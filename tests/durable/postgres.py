@@ -17,7 +17,7 @@ from tests.waiting import Child, run_program, wait_until
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-__all__ = ["Postgres", "SharedDatabase", "pgbouncer", "postgres_programs", "running_postgres"]
+__all__ = ["EMPTY", "Postgres", "pgbouncer", "postgres_programs", "running_postgres"]
 
 
 _OPTIONS: Final = (
@@ -57,15 +57,11 @@ def _as_whom() -> str | None:
 
 
 class Postgres:
-    """One server, which can be restarted.
-
-    Args:
-        directory: A folder of its own.
-        programs: Where its programs are.
-    """
+    """One server in a folder of its own, which can be restarted."""
 
     def __init__(self, directory: str, programs: Path) -> None:
-        self._directory = directory
+        self.directory: str = directory
+        """Where its socket is."""
         self._programs = programs
         self._server: Child | None = None
         self._databases = 0
@@ -78,10 +74,10 @@ class Postgres:
         """Start it, unless it runs, and wait until it takes connections."""
         if self._server is not None:
             return
-        options = [*_OPTIONS, f"unix_socket_directories={self._directory}"]
+        options = [*_OPTIONS, f"unix_socket_directories={self.directory}"]
         settings = [word for option in options for word in ("-c", option)]
-        program = [f"{self._programs}/postgres", "-D", f"{self._directory}/data", *settings]
-        self._server = Child(*program, user=_as_whom(), cwd=self._directory)
+        program = [f"{self._programs}/postgres", "-D", f"{self.directory}/data", *settings]
+        self._server = Child(*program, user=_as_whom(), cwd=self.directory)
         _wait_for_line(self._server, "ready to accept connections")
 
     def stop(self, how: signal.Signals = signal.SIGINT) -> None:
@@ -97,11 +93,6 @@ class Postgres:
         with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
             connection.execute(f"DROP DATABASE {url.rpartition('=')[2]} WITH (FORCE)".encode())
 
-    @property
-    def directory(self) -> str:
-        """Where its socket is."""
-        return self._directory
-
     def new_database(self) -> str:
         """Make a database, and say where it is."""
         self._databases += 1
@@ -112,61 +103,12 @@ class Postgres:
 
     def url(self, database: str) -> str:
         """Say where one of its databases is."""
-        return f"host={self._directory} user=tester dbname={database}"
+        return f"host={self.directory} user=tester dbname={database}"
 
 
-class SharedDatabase:
-    """A database with the tables of durable waits for one test after the other: making one takes longer than most.
-
-    Args:
-        server: Its server.
-        script: What makes the tables.
-    """
-
-    def __init__(self, server: Postgres, script: str) -> None:
-        self._server = server
-        self._script = script
-        self._address: str | None = None
-        self._shape: object = None
-
-    def lend(self) -> str:
-        """Say where it is. It has no rows; it is another one if a test changed more than rows."""
-        if self._address is not None:
-            with psycopg.connect(self._address, autocommit=True) as connection:
-                connection.execute(_END_CONNECTIONS)
-                if connection.execute(_SHAPE).fetchall() == self._shape:
-                    connection.execute(_EMPTY)
-                    return self._address
-            self._server.drop_database(self._address)
-        self._address = self._server.new_database()
-        with psycopg.connect(self._address, autocommit=True) as connection:
-            connection.execute(self._script.encode())
-            self._shape = connection.execute(_SHAPE).fetchall()
-        return self._address
-
-
-_END_CONNECTIONS: Final = """
+EMPTY: Final = """
 SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
-WHERE datname = current_database() AND pid <> pg_backend_pid()
-"""
-
-_SHAPE: Final = """
-SELECT setconfig::text, '', '' FROM pg_db_role_setting
-UNION ALL SELECT datacl::text, '', '' FROM pg_database WHERE datname = current_database()
-UNION ALL SELECT nspname, nspowner::text, nspacl::text FROM pg_namespace WHERE nspname !~ '^pg_'
-UNION ALL SELECT oid::regclass::text, relowner::text, relacl::text FROM pg_class
-    WHERE relnamespace::regnamespace::text !~ '^pg_'
-UNION ALL SELECT attrelid::text, attname, atttypid::text FROM pg_attribute JOIN pg_class ON pg_class.oid = attrelid
-    WHERE relkind = 'r' AND relnamespace::regnamespace::text !~ '^pg_|information_schema'
-UNION ALL SELECT oid::text, proowner::text, prosrc FROM pg_proc
-    WHERE pronamespace::regnamespace::text !~ '^pg_|information_schema'
-UNION ALL SELECT oid::text, tgname, tgenabled::text FROM pg_trigger
-UNION ALL SELECT oid::text, oprname, '' FROM pg_operator WHERE oprnamespace::regnamespace::text !~ '^pg_'
-ORDER BY 1, 2, 3
-"""
-"""Whatever a test may have changed beside rows."""
-
-_EMPTY: Final = """
+WHERE datname = current_database() AND pid <> pg_backend_pid();
 DO $$
 DECLARE one record;
 BEGIN
@@ -181,6 +123,7 @@ BEGIN
 END;
 $$
 """
+"""Ends what a test has left under way in a database, and removes the rows of durable waits."""
 
 
 @contextlib.contextmanager

@@ -17,12 +17,7 @@ _KEEPALIVE: Final = 60.0
 
 
 class FreezingProxy:
-    """Forwards bytes in both directions, but for connections that are frozen, which stay open.
-
-    Args:
-        target: The folder of the real server's socket.
-        directory: The folder of its own.
-    """
+    """Forwards bytes between two sockets, each in its folder, but for connections that are frozen, which stay open."""
 
     def __init__(self, target: str, directory: str) -> None:
         self._target = f"{target}/.s.PGSQL.5432"

@@ -77,16 +77,16 @@ class Sink:
         self.at.extend(time.monotonic() for _ in steps)
 
 
-class MovingSink:
-    """Takes steps, and moves a card on at the kiosk once its step was reported: so each is seen on any machine."""
+class MovingSink(Sink):
+    """Moves a card on at the kiosk once its step was reported: so each is seen on any machine."""
 
     def __init__(self, kiosk: Simulator) -> None:
+        super().__init__()
         self._kiosk = kiosk
-        self.steps: list[Step] = []
 
     async def __call__(self, steps: Sequence[Step]) -> None:
         """Take steps; the same again, as it may be, moves nothing."""
-        self.steps.extend(steps)
+        await super().__call__(steps)
         for step in steps:
             if isinstance(step.what, Transition) and step.what.current.status == self._kiosk.state_of(step.card).status:
                 if step.what.current.status == "READY":

@@ -62,24 +62,24 @@ def end_connections(database: str) -> None:
 
 @pytest.mark.slow
 async def test_read_only(
-    kiosk: Simulator, client: Client, postgres: str, durable: Durable, caplog: pytest.LogCaptureFixture
+    kiosk: Simulator, client: Client, empty_postgres: str, own_durable: Durable, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A database that becomes read-only, as one that fails over does, ends no worker: it waits until it is not."""
     cards = cards_of(kiosk, 10, "never")
     sink = MovingSink(kiosk)
-    batch_id = await durable.submit(cards, schedule=QUICK, batch_size=5)
-    set_in(postgres, "default_transaction_read_only = on")
-    end_connections(postgres)
+    batch_id = await own_durable.submit(cards, schedule=QUICK, batch_size=5)
+    set_in(empty_postgres, "default_transaction_read_only = on")
+    end_connections(empty_postgres)
     with pytest.raises(DurableError, match="read-only"):
-        await durable.submit(cards)
-    async with working(durable, client, sink):
+        await own_durable.submit(cards)
+    async with working(own_durable, client, sink):
         await until("a worker that has noticed", lambda: "read-only" in caplog.text)
-        with psycopg.connect(postgres, autocommit=True) as connection:
-            name = postgres.rpartition("=")[2]
+        with psycopg.connect(empty_postgres, autocommit=True) as connection:
+            name = empty_postgres.rpartition("=")[2]
             connection.execute("SET default_transaction_read_only = off")
             connection.execute(f"ALTER DATABASE {name} RESET ALL".encode())
-        end_connections(postgres)
-        await over(durable, batch_id)
+        end_connections(empty_postgres)
+        await over(own_durable, batch_id)
     for card in cards:
         assert_delivered(sink.steps, card)
 

@@ -42,7 +42,6 @@ from cardprod import (
     WaitTimeout,
 )
 from cardprod._http.rate_limit import SlidingWindow
-from cardprod.client import requests_of
 from cardprod.durable import Durable, Step, schema, store
 from cardprod.durable.transitions import read_outcome, read_step, written_outcome, written_step
 from cardprod.durable.worker import SPANS, Report, share_of
@@ -190,26 +189,6 @@ async def test_sink_that_fails(
     assert all(record.exc_info for record in logged)
 
 
-async def test_sink_that_is_not_async(client: Client, durable: Durable) -> None:
-    """What cannot be awaited, or takes no argument or several, is refused before it is called."""
-    calls: list[object] = []
-
-    def sync(steps: Sequence[Step]) -> None:
-        calls.append(steps)
-
-    async def nothing() -> None:
-        calls.append(None)
-
-    async def two(steps: Sequence[Step], more: object) -> None:
-        calls.append((steps, more))
-
-    wrong: list[Any] = [list, sync, calls.append, 5, nothing, two]
-    for sink in wrong:
-        with pytest.raises(UsageError, match="on_steps must be an async function"):
-            await durable.work(client, sink)
-    assert calls == []
-
-
 async def test_cancelled(kiosk: Simulator, client: Client, postgres: str, durable: Durable) -> None:
     """A batch that is cancelled is polled no more, and nothing of it is delivered; what was known stays."""
     cards = cards_of(kiosk, 20, "never")
@@ -294,21 +273,6 @@ async def test_limit_is_divided(kiosk: Simulator, postgres: str, durable: Durabl
         assert second.rate_limit == whole
         await until("its share", lambda: first.rate_limit, lambda limit: limit and limit.per_second == 10)
         assert first.rate_limit == RateLimit(10, 600 - len(kiosk.requests))
-
-
-async def test_few_chunks_are_shared(kiosk: Simulator, postgres: str) -> None:
-    """A worker that has begun with all there is, and is held up by its share, soon leaves some to one that joins."""
-    async with (
-        quick(postgres, sweep=0.5, poll=0.5) as durable,
-        quick(postgres, poll=0.5) as other,
-        Client(kiosk.token, base_url=kiosk.base_url, rate_limit=RateLimit(100, 100)) as first,
-        Client(kiosk.token, base_url=kiosk.base_url, rate_limit=RateLimit(100, 100)) as second,
-    ):
-        await durable.submit(cards_of(kiosk, 400, "never"), schedule=QUICK)
-        async with working(durable, first):
-            await until("requests", lambda: len(kiosk.requests), lambda count: count >= 45)
-            async with working(other, second):
-                await until("requests of the second", lambda: requests_of(second, 60), lambda count: count >= 20)
 
 
 def report(postgres: str, kiosk: Simulator, *, sent: list[int], ago: float = 0.0, has_left: bool = False) -> None:
@@ -657,6 +621,8 @@ async def test_written_by_another(postgres: str, durable: Durable) -> None:
         ({"clients": {"a": 5}}, "the client of 'a' must be"),
         ({"clients": {"my-bank": CLIENT, "MY_BANK": CLIENT}}, "differ in more than case"),
         ({"clients": CLIENT, "concurrency": 0}, "concurrency must be"),
+        # not async, no function, without an argument, with two
+        *(({"clients": CLIENT, "on_steps": sink}, "on_steps must be") for sink in (list, print, 5, CLIENT.close, over)),
         ({"database": ""}, "database must be"),
         ({"keep": -1}, "keep must be"),
         ({"keep": 1e12}, r"keep must be at least 0 and at most 1e\+09"),

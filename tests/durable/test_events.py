@@ -175,25 +175,6 @@ async def test_polls_thin_out(kiosk: Simulator, client: Client, postgres: str, d
         assert len(kiosk.requests) - before < 60  # of 300
 
 
-async def test_lost_events(kiosk: Simulator, durable: Durable) -> None:
-    """What an event that is lost would have brought is found by a poll."""
-    cards = cards_of(kiosk, 10, "never")
-    sink = Sink()
-    batch_id = await durable.submit(cards, schedule=QUICK)
-    async with (
-        Client(kiosk.token, base_url=kiosk.base_url, safety_net=2) as client,
-        working(durable, client, sink),
-    ):
-        await until("the first polls", lambda: len(sink.steps), lambda count: count == 10)
-        for number, card in enumerate(cards):
-            kiosk.start(card)
-            kiosk.finish(card)
-            if number % 2:
-                await durable.notify(event_of(card, "PRODUCED", requested=-1))
-        assert (await over(durable, batch_id)).produced == 10
-    assert {tuple(statuses_of(sink.steps, card)) for card in cards} == {("READY", "PRODUCED")}
-
-
 async def test_fault_in_a_transaction(kiosk: Simulator, durable: Durable, monkeypatch: pytest.MonkeyPatch) -> None:
     """What no database would raise reaches each who notified as a `DurableError`, and later events are applied."""
     cards = cards_of(kiosk, 2, "never")

@@ -517,23 +517,3 @@ async def test_public_key_is_published(kiosk: Simulator, client: Client) -> None
     """The kiosk's key can be fetched, and verifies what it sends."""
     async with aiohttp.ClientSession() as session, session.get(kiosk.public_key_url) as answer:
         assert await answer.text() == kiosk.public_key
-
-
-@pytest.mark.parametrize("error_code", [None, "PRD_FEEDER_JAM"])
-async def test_simulation_call(kiosk: Simulator, client: Client, endpoint: str, error_code: str | None) -> None:
-    """The sandbox's simulation call ends a card's production, and its event ends the wait."""
-    kiosk.subscribe(endpoint)
-    kiosk.add(CARD, [Stage("IN_PROGRESS")])
-    path = f"/v1/simulation/spend/profiles/{CARD.profile_id}/cards/{CARD.card_token}/production"
-    asked = {"status": "PRODUCED"} if error_code is None else {"status": "PRODUCTION_ERROR", "errorCode": error_code}
-    wait = client.wait_until_final(CARD.profile_id, CARD.card_token, schedule=HOURLY, timeout=None)
-    waiting = asyncio.create_task(asyncio.wait_for(wait, None))
-    await asyncio.sleep(1)
-    async with aiohttp.ClientSession(kiosk.base_url, headers={"Authorization": f"Bearer {kiosk.token}"}) as session:
-        async with session.post(path, json=asked) as answer:
-            assert answer.status == 200
-        final = await asyncio.wait_for(waiting, 10)
-        async with session.post(path, json=asked) as answer:
-            assert answer.status == 422  # no longer in production
-    assert (final.status, final.error_code) == (asked["status"], error_code)
-    assert final == await client.get_status(CARD.profile_id, CARD.card_token)

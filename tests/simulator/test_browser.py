@@ -551,15 +551,6 @@ def test_another_simulator_takes_its_place(page: Browser, live: Live) -> None:
     page.complaints()  # the browser's own, of refused connections
 
 
-def test_filters_count_what_is_there(page: Browser, live: Live) -> None:
-    """Each status is counted as long as there is a card with it, also one that Wise does not document."""
-    live.call(live.kiosk.add, CARD, [Stage("QUALITY_CHECK")])
-    page.wait_for_text("#filters", "QUALITY_CHECK 1")
-    live.call(live.kiosk.finish, CARD)
-    page.wait_for_text("#filters", "PRODUCED 1")
-    assert page.text_of("#filters") == "All 1READY 0IN_PROGRESS 0PRODUCED 1PRODUCTION_ERROR 0REQUEST_ERROR 0"
-
-
 def test_tab_in_the_background(page: Browser, live: Live) -> None:
     """A hidden tab asks for nothing, and shows what it missed when it is seen again."""
     hide = (

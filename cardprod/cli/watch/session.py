@@ -32,7 +32,7 @@ from cardprod.cli.lists import CardList, read_blocks, report_bad_rows, warn_of_b
 from cardprod.cli.output.events import Result, Warned, WatchEnded, WatchStarted
 from cardprod.cli.output.streams import OutputLost
 from cardprod.cli.watch.stats import WatchStats, exit_code_for
-from cardprod.cli.words import count_of, message_of, roughly, whole
+from cardprod.cli.words import count_of, message_of, whole
 from cardprod.errors import CardprodError, Unauthorized, UsageError
 from cardprod.models import ProductionStatus, Transition
 from cardprod.telemetry import PollEnded, PollFailed
@@ -60,11 +60,6 @@ _LAST_WORDS: Final = 1.0
 _MOST_FAILURES: Final = 5
 _LONGEST_OUTAGE: Final = 300.0
 """Failed polls in a row after which a card is given up, and for how long they failed if it had an answer."""
-
-_PAUSES: Final = 14
-_REQUESTS: Final = 3
-_AT_A_TIME: Final = 100
-"""What the client does of itself: seconds between all those polls, requests of a failed poll, polls at a time."""
 
 _LONG: Final = 0.01
 
@@ -95,8 +90,7 @@ class WatchSession:
     async def run(self, listed: CardList | None) -> int:
         """Run until all cards have ended, or it is stopped, and return the exit code.
 
-        Args:
-            listed: The list; None to read it from standard input, from its first line on.
+        Without a list it is read from standard input, from its first line on.
         """
         with self._stopped_by_signals():
             try:
@@ -106,7 +100,11 @@ class WatchSession:
                     self._store.forget_changes()  # the reader that has gone may not have read them
                 raise
             finally:
-                self._close_store()
+                if self._store is not None:
+                    try:
+                        self._store.close()
+                    except UsageError as error:
+                        self._warn(error)
         progress, stopped_by = self._progress(), self._stopped.result() if self._stopped.done() else None
         self._output.emit(WatchEnded(progress, stopped_by, self._arguments.checkpoint))
         if stopped_by is not None:
@@ -277,19 +275,16 @@ class WatchSession:
             is_followed = step is not None and is_end and self._arguments.follow and not step.current.is_produced
             self._output.emit(Result(result, card, now - self._began_at, is_followed=is_followed))
             await self._output.drain()
-            self._note(card, result, now, is_end=is_end and not is_followed)
+            outcome = result if isinstance(result, CardprodError) else result.current
+            self._stats.report(card, outcome, now, is_end=is_end and not is_followed)
+            if self._store is not None:
+                self._store.change(self._stats.number_of(card), result)
             if step is not None and is_followed:
                 self._followed[card] = step.elapsed, step.polls
                 left = self._arguments.timeout - step.elapsed
                 opened.add(card, after=step.current, timeout=None if left == math.inf else max(0.0, left))
             elif isinstance(result, Unauthorized):
                 self._stop(type(result).__name__)  # every other card would get the same answer
-
-    def _note(self, card: Card, result: Transition | CardprodError, now: float, *, is_end: bool) -> None:
-        outcome = result if isinstance(result, CardprodError) else result.current
-        self._stats.report(card, outcome, now, is_end=is_end)
-        if self._store is not None:
-            self._store.change(self._stats.number_of(card), result)
 
     async def _report_progress(self) -> None:
         before: object = None
@@ -313,36 +308,17 @@ class WatchSession:
             self._stats.poll_failed(event.error)
             if self._is_unanswered:
                 self._is_unanswered = False
-                self._report_no_answer(event.error)
+                words = f"a card is given up after {_MOST_FAILURES} failed polls in a row"
+                words += f", one that has had an answer not before {_LONGEST_OUTAGE:.0f} s of them"
+                self._output.emit(Warned(f"no usable answer yet: {message_of(event.error)}; {words}"))
         elif isinstance(event, PollEnded) and isinstance(event.outcome, ProductionStatus):
             self._is_unanswered = False
-
-    def _report_no_answer(self, error: CardprodError) -> None:
-        """Report that the first poll failed; and, as an estimate from how long it took, when all cards are given up."""
-        progress, poll = self._progress(), self._loop.time() - self._began_at
-        polls = progress.pending * _MOST_FAILURES
-        by_limit = polls * _REQUESTS / self._per_minute * 60
-        seconds = max(_MOST_FAILURES * poll + _PAUSES, polls * poll / _AT_A_TIME, by_limit)
-        until = f"a card is given up after {_MOST_FAILURES} failed polls in a row"
-        if progress.statuses:  # of cards that an earlier run has seen
-            until, seconds = f"{until}, one with a status not before 5 min", max(seconds, _LONGEST_OUTAGE)
-        until = f"{until}; that takes {roughly(seconds)} for all"
-        if self._arguments.timeout < seconds:
-            until = f"it ends with the timeout, in {roughly(self._arguments.timeout - poll)}"
-        self._output.emit(Warned(f"no usable answer yet: {message_of(error)}; {until}"))
 
     def _note_saved(self) -> None:
         self._stats.saved_at = self._loop.time()
 
     def _warn(self, error: UsageError) -> None:
         self._output.emit(Warned(str(error)))
-
-    def _close_store(self) -> None:
-        if self._store is not None:
-            try:
-                self._store.close()
-            except UsageError as error:
-                self._warn(error)
 
     # --- How it is stopped ---
 

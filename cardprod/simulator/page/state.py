@@ -24,11 +24,8 @@ _Json: TypeAlias = dict[str, Any]
 def state_as_json(kiosk: Simulator, status: str = "", words: str = "", page: int = 0) -> _Json:
     """Describe a simulator: one page of its cards, the newest first, and all else.
 
-    Args:
-        kiosk: The simulator.
-        status: Which cards to show: those in this status, or all.
-        words: … and whose profile or token has this in it.
-        page: Which page of them, from 0; the last one if there are fewer.
+    The cards are those in the status, or all, whose profile or token has the words in it; of their pages, counted from
+    0, this one, or the last one if there are fewer.
     """
     words, statuses = words.lower(), kiosk.statuses()
     counted = [(card, its) for card, its in statuses.items() if words in f"{card.profile_id}/{card.card_token}".lower()]
