@@ -139,4 +139,5 @@ def _migrations() -> Iterator[tuple[str, str]]:
     for name, statements in later:
         yield f"procrastinate {name}", statements
     yield "cardprod 1", sql_file("schema.sql")
+    yield "cardprod 1 takeover", sql_file("takeover.sql")
     yield "cardprod 2", sql_file("workers.sql")

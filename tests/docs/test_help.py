@@ -52,6 +52,8 @@ IDIOM: Final = re.compile(
     re.IGNORECASE,
 )
 """What plain technical English has other words for: poll, report, deliver, receive, fix, honour, random, faults."""
+FIRST_EDITION: Final = {"takeover.sql", "test_roles.py", Path(__file__).name}
+"""These name a column as it was once called, and this file names all of the words."""
 
 
 def _help(thing: object) -> str:
@@ -146,7 +148,7 @@ def test_sources_are_plain() -> None:
     assert len(SOURCES) > 100
     with Table() as table:
         for path in SOURCES:
-            if path != Path(__file__):  # which names all of the words
+            if path.name not in FIRST_EDITION:
                 with table.row(path.relative_to(ROOT).as_posix()):
                     assert IDIOM.findall(path.read_text("utf-8")) == []
 

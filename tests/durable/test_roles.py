@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import re
 from typing import TYPE_CHECKING
@@ -11,9 +12,10 @@ import procrastinate
 import psycopg
 import pytest
 
-from cardprod import Client, DurableError, RateLimit, UsageError
+from cardprod import Checkpoint, Client, DurableError, ProductionStatus, RateLimit, Transition, UsageError
 from cardprod.cli.commands.migrate import DOES
 from cardprod.durable import Durable
+from cardprod.durable.transitions import written_outcome
 from tests.durable.support import (
     PRODUCED,
     QUICK,
@@ -154,6 +156,60 @@ async def test_worker_of_another_application(
     assert jobs == [("theirs", "succeeded")]
 
 
+@pytest.mark.slow
+async def test_tables_of_the_first_edition(kiosk: Simulator, client: Client, empty_postgres: str) -> None:
+    """Waits that the first edition stored in `public` are taken over once: none is lost, and none delivered twice."""
+    cards = cards_of(kiosk, 3, PRODUCED)
+    batch_id = "00000000-0000-0000-0000-000000000001"
+    seen = Transition(None, ProductionStatus("READY"), 1.0, 1, "poll")
+    undelivered = {
+        "version": 1,
+        "steps": [
+            {
+                "card": {"profile_id": 123456, "card_token": "card-1"},
+                "transition": {
+                    "previous": None,
+                    "current": {"status": "READY"},
+                    "elapsed": 1.0,
+                    "polls": 1,
+                    "source": "poll",
+                },
+            }
+        ],
+    }
+    checkpoint = Checkpoint.for_cards(cards[1:], schedule=QUICK).to_json()
+    async with procrastinate.App(connector=procrastinate.PsycopgConnector(conninfo=empty_postgres)).open_async() as app:
+        await app.schema_manager.apply_schema_async()
+    with psycopg.connect(empty_postgres) as connection:
+        connection.execute(_FIRST_EDITION)
+        connection.execute("INSERT INTO cardprod_batches (id, token_name) VALUES (%s, 'default')", [batch_id])
+        connection.execute(
+            "INSERT INTO cardprod_parts (batch_id, version, checkpoint, undelivered, total, pending, produced) "
+            "VALUES (%s, 7, %s, %s, 3, 2, 1)",
+            [batch_id, checkpoint, json.dumps(undelivered)],
+        )
+        connection.execute(
+            "INSERT INTO cardprod_results VALUES (%s, 123456, 'card-0', %s)",
+            [batch_id, written_outcome(ProductionStatus("PRODUCED"))],
+        )
+        connection.execute(
+            "INSERT INTO procrastinate_jobs (queue_name, task_name, args) "
+            "VALUES ('cardprod-default', 'cardprod.sweep', '{\"part_id\": 1}'), ('mine', 'mine', '{}')"
+        )
+    sink = Sink()
+    async with quick(empty_postgres) as durable:
+        async with working(durable, client, sink):
+            status = await over(durable, batch_id)
+            another = await durable.submit(cards_of(kiosk, 1, PRODUCED), schedule=QUICK)
+            await over(durable, another)
+        assert len([card async for card, _ in durable.results(batch_id)]) == 3
+    assert (status.total, status.produced, status.pending) == (3, 3, 0)
+    assert (sink.steps[0].key, sink.steps[0].what) == (f"{batch_id}.1.7.0", seen)
+    assert len({step.key for step in sink.steps}) == len(sink.steps) == 4
+    assert execute(empty_postgres, "SELECT to_regclass('public.cardprod_parts') IS NULL") == [(True,)]
+    assert execute(empty_postgres, "SELECT task_name FROM public.procrastinate_jobs") == [("mine",)]
+
+
 # --- Roles that mean ill ---
 
 
@@ -191,6 +247,9 @@ async def test_objects_in_the_search_path(
         CREATE FUNCTION jsonb_build_object(text, bigint) RETURNS jsonb LANGUAGE sql AS
             $$ INSERT INTO trapped VALUES ('function'); SELECT '{}'::jsonb $$;
         CREATE TABLE batches (id uuid, token_name text, token text);
+        CREATE TABLE cardprod_parts (id int);
+        CREATE TABLE cardprod_batches (id int);
+        CREATE TABLE cardprod_results (id int);
         CREATE TABLE procrastinate_jobs (id int);
         """,
     )
@@ -272,4 +331,25 @@ async def test_broken_schema(
 _TRAP = """
 CREATE FUNCTION public.has_table_privilege(oid, text) RETURNS bool LANGUAGE plpgsql AS
     $$ BEGIN RAISE 'trapped'; END $$
+"""
+
+_FIRST_EDITION = b"""
+CREATE TABLE cardprod_batches (
+    id uuid PRIMARY KEY, token_name text NOT NULL, created_at timestamptz NOT NULL DEFAULT now(),
+    cancelled_at timestamptz, finished_at timestamptz
+);
+CREATE TABLE cardprod_parts (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    batch_id uuid NOT NULL REFERENCES cardprod_batches ON DELETE CASCADE,
+    version bigint NOT NULL DEFAULT 0, checkpoint text NOT NULL, undelivered text, finished_at timestamptz,
+    total integer NOT NULL, pending integer NOT NULL, produced integer NOT NULL DEFAULT 0,
+    failed integer NOT NULL DEFAULT 0, errors integer NOT NULL DEFAULT 0, looks bigint NOT NULL DEFAULT 0
+);
+CREATE TABLE cardprod_results (
+    batch_id uuid NOT NULL REFERENCES cardprod_batches ON DELETE CASCADE, profile_id bigint NOT NULL,
+    card_token text NOT NULL, outcome text NOT NULL, PRIMARY KEY (batch_id, profile_id, card_token)
+);
+CREATE TABLE cardprod_workers (id uuid PRIMARY KEY, seen_at timestamptz NOT NULL DEFAULT now());
+CREATE TABLE cardprod_gates (token_name text PRIMARY KEY, opens_at timestamptz NOT NULL);
+CREATE TABLE cardprod_migrations (name text PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT now());
 """
