@@ -155,12 +155,16 @@ def pool_ages_in_virtual_time() -> Iterator[None]:
         yield
 
 
+def _no_frames(_: object) -> Iterator[Any]:
+    return iter(())
+
+
 @pytest.fixture(autouse=True, scope="session")
 def no_stacks_in_debug_mode(pytestconfig: pytest.Config) -> Iterator[None]:
     """Let asyncio's debug mode not keep the stack of where each future was made: these cost as much as all tests."""
     with pytest.MonkeyPatch.context() as patch:
         if pytestconfig.getini("asyncio_debug"):
-            patch.setattr("traceback.walk_stack", lambda frame: iter(()))
+            patch.setattr("traceback.walk_stack", _no_frames)
         yield
 
 
