@@ -137,8 +137,8 @@ def full_size(request: pytest.FixtureRequest) -> bool:
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Virtual time jumps after the loop was idle 5 times: the 42 of looptime cost more CPU and change no result."""
-    item.add_marker(pytest.mark.looptime(noop_cycles=5))
+    """Virtual time jumps after the loop was idle twice: the 42 of looptime cost more CPU and change no result."""
+    item.add_marker(pytest.mark.looptime(noop_cycles=2))
 
 
 def _monotonic() -> float:
@@ -156,12 +156,16 @@ def pool_ages_in_virtual_time() -> Iterator[None]:
         yield
 
 
+def _no_frames(_: object) -> Iterator[Any]:
+    return iter(())
+
+
 @pytest.fixture(autouse=True, scope="session")
-def short_stacks_in_debug_mode(pytestconfig: pytest.Config) -> Iterator[None]:
-    """Let asyncio's debug mode keep one frame of where a thing was made: ten of them cost more than all tests."""
+def no_stacks_in_debug_mode(pytestconfig: pytest.Config) -> Iterator[None]:
+    """Let asyncio's debug mode not keep the stack of where each future was made: these cost as much as all tests."""
     with pytest.MonkeyPatch.context() as patch:
         if pytestconfig.getini("asyncio_debug"):
-            patch.setattr("asyncio.constants.DEBUG_STACK_DEPTH", 1)
+            patch.setattr("traceback.walk_stack", _no_frames)
         yield
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import io
 import os
@@ -213,11 +214,15 @@ async def test_what_the_terminal_or_the_user_wants(kiosk: Simulator, tmp_path: P
         ("--json",): ({}, False),
         ("--follow",): ({"NO_COLOR": "1"}, True),
     }
+    cards = two_cards(kiosk, tmp_path)
+    runs = [
+        in_terminal(kiosk, cards, *arguments, interrupt_at="PRD_FEEDER_JAM" if moves else None, **environment)
+        for arguments, (environment, moves) in rows.items()
+    ]
     with Table() as table:
-        for arguments, (environment, moves) in rows.items():
-            cards, interrupt_at = two_cards(kiosk, tmp_path), "PRD_FEEDER_JAM" if moves else None
-            exit_code, written = await in_terminal(kiosk, cards, *arguments, interrupt_at=interrupt_at, **environment)
-            with table.row(arguments, environment):
+        for row, (exit_code, written) in zip(rows.items(), await asyncio.gather(*runs), strict=True):
+            with table.row(*row):
+                moves = row[1][1]
                 assert exit_code == (130 if moves else 1)
                 assert (HIDE in written, CURSOR_UP in written) == (moves, moves)
                 assert "PRD_FEEDER_JAM" in written

@@ -639,6 +639,7 @@ async def test_cancelled_at_any_moment(
     """Cancelled at any moment, a wait ends then, leaves no task, permit or subscription behind, and polls no more."""
     kiosk.add(CARD, "never")
     kiosk.slow_down(0.5)
+    gc.freeze()  # or each of the collections below would go through what a hundred tests have left to pytest
     for steps in range(60 if full_size else 30):
         waiting = asyncio.create_task(interface.follow(client, CARD, schedule=EVERY_5))
         for _ in range(steps):
