@@ -137,8 +137,8 @@ def full_size(request: pytest.FixtureRequest) -> bool:
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Virtual time jumps after the loop was idle twice: the 42 of looptime cost more CPU and change no result."""
-    item.add_marker(pytest.mark.looptime(noop_cycles=2))
+    """Virtual time jumps after the loop was idle 5 times: the 42 of looptime cost more CPU and change no result."""
+    item.add_marker(pytest.mark.looptime(noop_cycles=5))
 
 
 def _monotonic() -> float:
