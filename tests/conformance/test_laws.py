@@ -655,6 +655,7 @@ async def test_cancelled_at_any_moment(
         gc.collect()
         assert_idle(client)
         assert len(client._poller.subscriptions) == 0  # pyright: ignore[reportPrivateUsage]
+    gc.unfreeze()
     kiosk.clear_faults()
     await asyncio.sleep(1)
     requests = len(kiosk.requests)
