@@ -56,8 +56,8 @@ _REFUSED_PAUSE: Final = 30.0
 _NEAR_END: Final = 60.0
 """Seconds before the old token's expiry, or a tenth of what is left of it, in which a refresh whose answer was lost is
 sent again."""
-_NOT_TAKEN: Final = frozenset({408, 425, 429, 503})
-"""HTTP statuses that say that a request was not processed; 500, or a gateway's 502 and 504, leave that open."""
+_NOT_TAKEN: Final = 503
+"""The server's failure that says that a request was not processed; 500, or a gateway's 502 and 504, leave that open."""
 _PERMANENT: Final = frozenset({"invalid_grant", "invalid_client", "unauthorized_client"})
 """Error codes after which no later refresh can succeed."""
 _CLIENT_ID: Final = re.compile(r"[\x20-\x39\x3b-\x7e]+")
@@ -440,6 +440,6 @@ class OAuthToken:
 def _is_lost(error: BaseException) -> bool:
     """Whether a refresh that failed may have been carried out: it was sent, and no answer says that it was refused."""
     if isinstance(error, ApiError):
-        return error.http_status >= 500 and error.http_status not in _NOT_TAKEN  # noqa: PLR2004 - a server's failure
+        return error.http_status >= 500 and error.http_status != _NOT_TAKEN  # noqa: PLR2004 - a server's failure
     never_sent = isinstance(error.__cause__, aiohttp.ClientConnectorError | aiohttp.ClientHttpProxyError)
     return isinstance(error, TransportError | BadReply) and not never_sent

@@ -154,7 +154,7 @@ class Transport:
                     permit = permit or self.limiter.try_acquire(now, queue)
                     if permit is not None and (is_granted_now or self.limiter.renew(permit, now)):
                         return await self._send(card, self._token, loop, permit, now)
-                return await self._send_authorized(permit, card, queue)
+                return await self._send_with_token(permit, card, queue)
             except CardprodError as error:
                 if not self._is_retryable(error, queue) or (self._attempts == 1 and not self._is_rate_limited(error)):
                     raise
@@ -223,7 +223,7 @@ class Transport:
                     permit = await self._acquire_again(queue, rate_limited, give_up_at)
                     rate_limited = None
                 try:
-                    return await self._send_authorized(permit, card, queue, report_retry)
+                    return await self._send_with_token(permit, card, queue, report_retry)
                 except RateLimited as error:
                     if not self._is_rate_limited(error) or not self._is_retryable(error, queue):
                         raise
@@ -271,14 +271,14 @@ class Transport:
 
     # --- One attempt ---
 
-    async def _send_authorized(
+    async def _send_with_token(
         self,
         permit: Permit | None,
         card: Card,
         queue: LimiterQueue | None,
         report_retry: Callable[[], None] | None = None,
     ) -> ProductionStatus:
-        """Send one request with a permit, and once more after a 401 if the source returns another token.
+        """Get a token and a permit, send one request, and once more after a 401 if the source returns another token.
 
         A permit that was not used is given back.
         """
