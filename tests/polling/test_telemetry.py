@@ -91,16 +91,6 @@ async def test_every_record_is_a_known_one(kiosk: Simulator, caplog: pytest.LogC
     assert seen == set(_MESSAGES)
 
 
-async def test_extra_is_plain(kiosk: Simulator, caplog: pytest.LogCaptureFixture) -> None:
-    """What `extra` carries is text, numbers or None, so that any formatter can write it, and the card is shortened."""
-    caplog.set_level(logging.DEBUG, "cardprod")
-    await _everything(kiosk)
-    for record in _ours(caplog):
-        extra = _extra(record)
-        assert all(value is None or type(value) in {str, int, float} for value in extra.values()), extra
-        assert extra.get("cardprod_card", str(CARD)) == str(CARD)
-
-
 async def test_happy_path_is_quiet(kiosk: Simulator, client: cardprod.Client, caplog: pytest.LogCaptureFixture) -> None:
     """A wait without trouble logs its transitions at INFO, its polls at DEBUG, and nothing at WARNING or above."""
     caplog.set_level(logging.DEBUG)
