@@ -159,18 +159,6 @@ def test_nothing_more_after_the_end(ending: Received) -> None:
 # --- Failures ---
 
 
-@pytest.mark.parametrize("max_failures", [1, 2, 5])
-def test_too_many_failures_in_a_row(max_failures: int) -> None:
-    """A wait ends with the failure that is one in a row too many, and not before."""
-    state = new_state(max_failures=max_failures)
-    failures = [TransportError(f"failure {number}") for number in range(max_failures)]
-    for failure in failures:
-        assert not state.is_over
-        state.process_failure(failure, state.next_poll_at)
-    assert final_error(state) is failures[-1]
-    assert state.polls == 0
-
-
 @pytest.mark.parametrize(
     "failure",
     [
@@ -229,15 +217,6 @@ def test_failures_slow_down_polling() -> None:
 # --- The deadline ---
 
 
-def test_last_sleep_is_cut_to_the_deadline() -> None:
-    """A sleep that would go past the deadline ends there."""
-    state = new_state(timeout=15.0)
-    state.process_status(seen("READY"), 100.0)
-    assert state.next_poll_at == 110.0
-    state.process_status(seen("READY"), 110.0)
-    assert state.next_poll_at == 115.0
-
-
 def test_deadline_ends_the_wait() -> None:
     """The poll at the deadline is the last: if it is not final, the wait times out and says what it saw."""
     state = new_state(timeout=15.0)
@@ -273,20 +252,6 @@ def test_answer_after_the_deadline_to_an_earlier_poll() -> None:
     assert isinstance(final_error(state), WaitTimeout)
 
 
-@pytest.mark.parametrize(
-    ("failed_at", "case"), [(115.0, "at the deadline"), (125.0, "after it, a last poll that took its time")]
-)
-def test_failed_last_poll(failed_at: float, case: str) -> None:
-    """A last poll that fails ends the wait as timed out, with the failure as its cause."""
-    state = new_state(timeout=15.0)
-    state.process_status(seen("READY"), 100.0)
-    state.process_status(seen("READY"), 110.0)
-    state.process_failure(BROKEN, failed_at)
-    error = final_error(state)
-    assert isinstance(error, WaitTimeout), case
-    assert (error.__cause__, error.polls, error.last) == (BROKEN, 2, seen("READY"))
-
-
 def test_poll_cut_off_by_the_deadline() -> None:
     """A poll that the deadline cuts off ends the wait as timed out, with no poll after it."""
     state = new_state(timeout=15.0)
@@ -317,16 +282,6 @@ def test_polls_end_at_the_deadline() -> None:
     assert state.cut_off_at == 115.0
     state.process_status(seen("READY"), 110.0)
     assert state.cut_off_at is None
-
-
-def test_no_timeout_never_times_out() -> None:
-    """Without a timeout a wait goes on for as long as it takes, and no poll is cut off."""
-    state = new_state(timeout=None)
-    for _ in range(10_000):
-        state.process_status(seen("READY"), state.next_poll_at)
-        assert state.cut_off_at is None
-    assert not state.is_over
-    assert state.next_poll_at == 100_100.0
 
 
 def test_timeout_of_zero_polls_once() -> None:
@@ -378,12 +333,6 @@ def test_an_error_is_taken_once() -> None:
     state.expire(117.0)
     error = final_error(state)
     assert (state.take_error(), state.take_error(), state.error, state.is_over) == (error, None, None, True)
-
-
-def test_deadline_of_its_own() -> None:
-    """A deadline that is given counts, and not the one that the timeout would make."""
-    options = PollOptions(schedule=EVERY_10, timeout=900.0, max_failures=5)
-    assert PollState(CARD, options, 100.0, deadline_at=150.0).cut_off_at == 150.0
 
 
 @pytest.mark.parametrize(("began_at", "due_at"), [(100.0, 110.0), (110.0, 110.0), (112.0, 112.0), (115.0, 115.0)])
@@ -520,17 +469,6 @@ def test_any_story(
 
 
 # --- Outages ---
-
-
-def test_a_wait_that_had_an_answer_survives_an_outage() -> None:
-    """Failures end a wait that had an answer once they are `max_failures` in a row and have lasted `max_outage`."""
-    state = new_state(max_failures=3, max_outage=100.0)
-    state.process_status(seen("READY"), 100.0)
-    for _ in range(10):
-        state.process_failure(BROKEN, state.next_poll_at)
-    assert (state.is_over, state.failures, state.next_poll_at) == (False, 10, 210.0)
-    state.process_failure(BROKEN, 210.0)
-    assert final_error(state) is BROKEN
 
 
 def test_a_short_outage_of_few_polls() -> None:
