@@ -312,6 +312,14 @@ def test_transition_printed() -> None:
                 assert str(Transition(previous=previous, current=current, elapsed=1.0, polls=2)) == text
 
 
+def test_transition_is_as_final_as_its_status() -> None:
+    """A transition is final when the status it leads to is, and comes from a poll by default."""
+    for current, is_final in ((READY, False), (IN_PROGRESS, False), (FAILED, True)):
+        transition = Transition(previous=READY, current=current, elapsed=1.0, polls=2)
+        assert transition.is_final is is_final
+        assert transition.source == "poll"
+
+
 # --- ProductionEvent ---
 
 SENT_AT = datetime(2026, 11, 24, 12, 0, 5, 250_000, UTC)
