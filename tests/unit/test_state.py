@@ -81,13 +81,6 @@ def final_error(state: PollState) -> CardprodError:
 # --- What is a transition ---
 
 
-def test_first_poll_is_due_at_once() -> None:
-    """A wait begins with a poll, and with nothing seen."""
-    state = new_state(started_at=100.0)
-    assert state.next_poll_at == 100.0
-    assert (state.last, state.polls, state.failures, state.is_over, state.error) == (None, 0, 0, False, None)
-
-
 def test_other_details_are_no_transition() -> None:
     """A kiosk id, a code or words that change under the same status and time yield nothing, and are remembered."""
     state = new_state()
@@ -191,29 +184,6 @@ def test_polls_again_as_the_schedule_says() -> None:
     assert due == [101.0, 102.75, 106.0, 112.25, 118.5]
 
 
-def test_backoff_starts_again_after_a_transition() -> None:
-    """After a transition delays start again from the shortest, because more may follow."""
-    state = new_state(schedule=Backoff(first=1, factor=2, ceiling=60, jitter=0))
-    delays: list[float] = []
-    for status in ["READY", "READY", "READY", "IN_PROGRESS", "IN_PROGRESS", "IN_PROGRESS"]:
-        now = state.next_poll_at
-        state.process_status(seen(status), now)
-        delays.append(state.next_poll_at - now)
-    assert delays == [1.0, 2.0, 4.0, 1.0, 2.0, 4.0]
-
-
-def test_failures_slow_down_polling() -> None:
-    """A failed poll lengthens the delay like one that showed nothing new."""
-    state = new_state(schedule=Backoff(first=1, factor=2, ceiling=60, jitter=0), max_failures=10)
-    state.process_status(seen("READY"), 100.0)
-    delays: list[float] = []
-    for _ in range(3):
-        now = state.next_poll_at
-        state.process_failure(BROKEN, now)
-        delays.append(state.next_poll_at - now)
-    assert delays == [2.0, 4.0, 8.0]
-
-
 # --- The deadline ---
 
 
@@ -229,17 +199,6 @@ def test_deadline_ends_the_wait() -> None:
     assert error.__cause__ is None
     assert "15 s" in str(error)
     assert "READY" in str(error)
-
-
-def test_last_poll_may_show_a_transition() -> None:
-    """What the last poll shows is reported, although the wait then times out."""
-    state = new_state(timeout=10.0)
-    state.process_status(seen("READY"), 100.0)
-    step = state.process_status(seen("IN_PROGRESS"), 110.0)
-    assert step is not None
-    error = final_error(state)
-    assert isinstance(error, WaitTimeout)
-    assert error.last == seen("IN_PROGRESS")
 
 
 def test_answer_after_the_deadline_to_an_earlier_poll() -> None:
@@ -282,16 +241,6 @@ def test_polls_end_at_the_deadline() -> None:
     assert state.cut_off_at == 115.0
     state.process_status(seen("READY"), 110.0)
     assert state.cut_off_at is None
-
-
-def test_timeout_of_zero_polls_once() -> None:
-    """With a timeout of 0 there is one poll, with all its own time, and its transition is reported."""
-    state = new_state(timeout=0.0)
-    assert (state.next_poll_at, state.cut_off_at) == (100.0, None)
-    assert state.process_status(seen("READY"), 103.0) is not None
-    error = final_error(state)
-    assert isinstance(error, WaitTimeout)
-    assert error.polls == 1
 
 
 def test_expired() -> None:
@@ -673,11 +622,6 @@ def test_last_poll_after_nothing_ran_for_long() -> None:
     state.process_status(seen("READY"), 111.0)
     state.delay_until(200.0)
     assert (state.cut_off_at, state.expires_at) == (207.0, 122.0)
-
-
-def test_what_never_ends_never_expires() -> None:
-    """A wait without a deadline does not expire."""
-    assert new_state(timeout=None).expires_at == math.inf
 
 
 def test_saved_options() -> None:
