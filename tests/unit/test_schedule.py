@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cardprod._polling.adaptive import AdaptiveSchedule
-from cardprod._polling.backoff import Backoff, Schedule
+from cardprod._polling.backoff import Backoff
 from cardprod.errors import UsageError
 from cardprod.models import Status
 
@@ -111,12 +111,6 @@ def test_is_frozen() -> None:
     """A backoff can be shared by every wait, because it never changes."""
     with pytest.raises(attrs.exceptions.FrozenInstanceError):
         setattr(Backoff(), "first", 2.0)  # noqa: B010 - assigned, a type checker would refuse it first
-
-
-def test_is_a_schedule() -> None:
-    """A `Backoff` is what a wait asks for as a `Schedule`."""
-    schedule: Schedule = Backoff(jitter=0)
-    assert schedule.delay(1, 0.0) == 1.6
 
 
 @given(backoff=backoffs(), unchanged=UNCHANGED, random=RANDOMS)

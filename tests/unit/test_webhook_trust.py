@@ -146,12 +146,6 @@ def test_lost_events_shorten_the_gap(share: float) -> None:
     assert webhooks.gap(now + 20) > 290  # once none is lost any more
 
 
-def test_quiet_night_changes_nothing() -> None:
-    """Time alone neither raises nor lowers the trust."""
-    webhooks = trusting()
-    assert webhooks.gap(0) == webhooks.gap(100_000)
-
-
 def test_a_change_found_by_many_is_one_miss() -> None:
     """A change that several waits for a card have found counts once, from when it was found first."""
     webhooks, once = trusting(), trusting()
