@@ -284,11 +284,13 @@ async def test_source_that_raises(kiosk: Simulator, client: Client, error: type[
 
     is_cancelled = error is asyncio.CancelledError
     raised, words = (UsageError, "source of cards was cancelled") if is_cancelled else (error, "the cursor is gone")
-    for start, source in product((client.get_statuses, client.wait_until_all_final), (plain, asynchronous)):
-        with pytest.raises(raised, match=words):
-            async with asyncio.timeout(600):
-                await start(source())
-        assert_nothing_subscribed(client)
+    for start in (client.get_statuses, client.wait_until_all_final):
+        both: list[Cards] = [plain(), asynchronous()]
+        for source in both:
+            with pytest.raises(raised, match=words):
+                async with asyncio.timeout(600):
+                    await start(source)
+            assert_nothing_subscribed(client)
 
 
 async def test_poll_cancelled_by_a_stranger(kiosk: Simulator, client: Client) -> None:
