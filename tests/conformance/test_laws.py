@@ -453,6 +453,7 @@ async def test_events_add_up(kiosk: Simulator, interface: Interface) -> None:
         "the deadline comes in a request": [Fault.stall()] * 9,
         "the client gives up a request after two minutes": [Fault.too_many_requests(50)] * 9,
         "it is refused": [Fault.server_error(403)],
+        "it breaks on the way": [Fault.reset(), Fault.cut_body(), Fault.garbage(), Fault.bad_reply()],
     }
     with Table() as table:
         for name, faults in ways.items():

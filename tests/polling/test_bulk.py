@@ -98,6 +98,7 @@ def sources(cards: list[Card]) -> dict[str, Cards]:
         "generator": (card for card in cards),
         "dict": dict.fromkeys(cards),
         "tuples": [(card.profile_id, card.card_token) for card in cards],
+        "dict of tuples": {(card.profile_id, card.card_token): 1 for card in cards},
         "async": generate(cards),
     }
 
@@ -265,36 +266,31 @@ async def test_checkpoint_in_an_observer(kiosk: Simulator, client: Client) -> No
     assert seen[-1] == ("WaitEnded", True)
 
 
-async def test_source_that_ends_in_a_cancellation(kiosk: Simulator, client: Client) -> None:
-    """A source that raises a `CancelledError` of its own ends its batch with an error, and nothing hangs."""
-
-    async def cancelled() -> AsyncIterator[Card]:
-        yield add(kiosk, 1)[0]
-        raise asyncio.CancelledError
-
-    for start in (client.get_statuses, client.wait_until_all_final):
-        async with asyncio.timeout(600):
-            with pytest.raises(UsageError, match="source of cards was cancelled"):
-                await start(cancelled())
-        assert_nothing_subscribed(client)
-
-
 class Stopped(BaseException):
     """What is no `Exception`, as pytest's own outcomes are not."""
 
 
-async def test_source_that_raises_no_exception(kiosk: Simulator, client: Client) -> None:
-    """What a source raises is raised to the reader, also if it is no `Exception`, and nothing hangs."""
+@pytest.mark.parametrize("error", [LookupError, Stopped, asyncio.CancelledError])
+async def test_source_that_raises(kiosk: Simulator, client: Client, error: type[BaseException]) -> None:
+    """What a source raises ends its batch, as itself or, if it is a cancellation, as an error; and nothing hangs."""
 
-    async def stopped() -> AsyncIterator[Card]:
+    def plain() -> Iterator[Card]:
         yield add(kiosk, 1)[0]
-        raise Stopped
+        raise error("the cursor is gone")
 
+    async def asynchronous() -> AsyncIterator[Card]:
+        for card in plain():
+            yield card
+
+    is_cancelled = error is asyncio.CancelledError
+    raised, words = (UsageError, "source of cards was cancelled") if is_cancelled else (error, "the cursor is gone")
     for start in (client.get_statuses, client.wait_until_all_final):
-        with pytest.raises(Stopped):
-            async with asyncio.timeout(600):
-                await start(stopped())
-        assert_nothing_subscribed(client)
+        both: list[Cards] = [plain(), asynchronous()]
+        for source in both:
+            with pytest.raises(raised, match=words):
+                async with asyncio.timeout(600):
+                    await start(source)
+            assert_nothing_subscribed(client)
 
 
 async def test_poll_cancelled_by_a_stranger(kiosk: Simulator, client: Client) -> None:
@@ -343,20 +339,6 @@ async def test_added_while_it_is_resumed(kiosk: Simulator, client: Client) -> No
         assert pending.deadline_at == saved.pending[0].deadline_at
         statuses = [step.current.status async for _, step in steps if isinstance(step, Transition)]
     assert statuses == ["IN_PROGRESS", "PRODUCED"]
-
-
-async def test_awaited_batch_closed_by_another_task(kiosk: Simulator, client: Client) -> None:
-    """A batch that another task closes while it is awaited ends there with `UsageError`, at once."""
-    kiosk.add(CARD, "never")
-    kiosk.fail_next(Fault.stall())
-    for start in (client.get_statuses, client.wait_until_all_final):
-        batch: Any = start([CARD])
-        awaiting = asyncio.create_task(batch)
-        await asyncio.sleep(5)
-        batch.close()
-        with pytest.raises(UsageError, match="this batch was closed while it was awaited"):
-            await asyncio.wait_for(awaiting, 1)
-        assert_nothing_subscribed(client)
 
 
 async def test_batch_used_from_another_thread(client: Client) -> None:
@@ -435,28 +417,6 @@ async def test_no_known_status(client: Client) -> None:
                 with table.row(name, known), pytest.raises(UsageError, match=r"^after|: after"):
                     call(known)
         steps.no_more()
-
-
-async def test_dict_by_card_is_a_source(kiosk: Simulator, client: Client) -> None:
-    """A dict by card, such as what a batch was awaited for, is taken as its cards."""
-    cards = add(kiosk, 2)
-    outcome = await client.get_statuses(cards)
-    assert (await client.get_statuses(outcome)).keys() == {*cards}
-    assert (await client.get_statuses({(123456, "card-0"): 1})).keys() == {cards[0]}
-    assert len(Checkpoint.for_cards(outcome).pending) == 2
-
-
-async def test_source_that_raises(kiosk: Simulator, client: Client) -> None:
-    """What a source raises ends the batch with it, after what was reported before."""
-
-    def broken() -> Iterator[Card]:
-        yield from add(kiosk, 3)
-        raise LookupError("the cursor is gone")
-
-    for batch in (client.get_statuses(broken()), client.wait_until_all_final(broken())):
-        with pytest.raises(LookupError, match="the cursor is gone"):
-            await batch
-    assert_nothing_subscribed(client)
 
 
 async def test_statuses_are_lazy(kiosk: Simulator, client: Client) -> None:
@@ -614,16 +574,6 @@ async def test_used_once(kiosk: Simulator, client: Client) -> None:
         with pytest.raises(UsageError, match="another task"):
             await anext(aiter(steps))
         await reading
-
-
-async def test_gathered_and_shielded(kiosk: Simulator, client: Client) -> None:
-    """Batches can be gathered and waited for with a timeout, as anything that can be awaited."""
-    cards = add(kiosk, 3)
-    first, second = await asyncio.gather(client.get_statuses(cards), client.wait_until_all_final(cards))
-    assert first.keys() == second.keys() == set(cards)
-    with pytest.raises(TimeoutError):
-        await asyncio.wait_for(client.wait_until_all_final(add(kiosk, 3)), 10)
-    assert_nothing_subscribed(client)
 
 
 async def test_cards_added(kiosk: Simulator, client: Client) -> None:
@@ -797,24 +747,6 @@ async def test_one_error_that_a_token_source_raises_again_and_again(kiosk: Simul
                 card: card for card in cards_of(3)
             }
         assert kept.card is None
-
-
-async def test_impossible_schedule(kiosk: Simulator, client: Client) -> None:
-    """An impossible delay ends each card's wait; what a schedule raises ends the batch."""
-
-    class Impossible:
-        def delay(self, unchanged: int, random: float) -> float:
-            return -unchanged
-
-    class Raising:
-        def delay(self, unchanged: int, random: float) -> float:
-            raise ZeroDivisionError
-
-    outcome = await client.wait_until_all_final(add(kiosk, 2), schedule=Impossible())
-    assert [type(error) for error in outcome.values()] == [UsageError, UsageError]
-    with pytest.raises(ZeroDivisionError):
-        await client.wait_until_all_final(add(kiosk, 2), schedule=Raising())
-    assert_nothing_subscribed(client)
 
 
 async def test_options_that_cannot_be_right(client: Client) -> None:

@@ -161,20 +161,6 @@ async def test_429_of_another_sweep(kiosk: Simulator) -> None:
         assert_idle(client)
 
 
-async def test_deadline_during_a_pause(kiosk: Simulator, client: Client) -> None:
-    """A card whose deadline passes during a pause ends without its last poll."""
-    (card,) = cards_of(kiosk, 1, "never")
-    first = await client.sweep(Checkpoint.for_cards([card], timeout=20, schedule=EVERY_10))
-    client.pause(3600)
-    await asyncio.sleep(25)
-    waiting = await client.sweep(first.checkpoint)
-    assert (waiting.steps, len(waiting.checkpoint.pending)) == ((), 1)  # its last poll may still come
-    await asyncio.sleep(10)
-    last = await client.sweep(first.checkpoint)
-    assert names(list(last.steps), card) == ["WaitTimeout"]
-    assert last.next_poll_at is None
-
-
 async def test_stop(kiosk: Simulator) -> None:
     """A sweep that is stopped finishes the polls under way and begins no other; what is left stays due."""
     cards = cards_of(kiosk, 20, "never")

@@ -16,7 +16,6 @@ from cardprod.simulator import Fault, Simulator
 from cardprod.telemetry import PollEnded, RequestRefused, RequestRetried
 from tests.cards import CARD
 from tests.raw_server import RawServer, http_answer
-from tests.table import Table
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -57,8 +56,10 @@ async def observed(kiosk: Simulator) -> AsyncIterator[tuple[cardprod.Client, lis
         yield client, events
 
 
-async def _everything(kiosk: Simulator) -> None:
-    """Cause each record of the table, with a token that cannot be refreshed for now."""
+async def test_every_record_is_a_known_one(kiosk: Simulator, caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever happens, each record is one of the documented kinds, at its level, and all its fields are prefixed."""
+    caplog.set_level(logging.DEBUG)
+    # each record of the table, with a token that cannot be refreshed for now
     kiosk.add(CARD, [("READY", 20), ("IN_PROGRESS", 60), ("PRODUCED", 0)])
     kiosk.fail_next(Fault.server_error(503), times=3, card=CARD)
     kiosk.fail_next(Fault.bad_reply('{"status":"READY","occurredAt":"yesterday"}'))
@@ -73,12 +74,6 @@ async def _everything(kiosk: Simulator) -> None:
     )
     async with cardprod.Client(token, base_url=kiosk.base_url, attempts=2) as client:
         assert (await client.wait_until_final(CARD.profile_id, CARD.card_token)).is_produced
-
-
-async def test_every_record_is_a_known_one(kiosk: Simulator, caplog: pytest.LogCaptureFixture) -> None:
-    """Whatever happens, each record is one of the documented kinds, at its level, and all its fields are prefixed."""
-    caplog.set_level(logging.DEBUG)
-    await _everything(kiosk)
     seen: set[str] = set()
     for record in _ours(caplog):
         message = record.getMessage()
@@ -89,16 +84,6 @@ async def test_every_record_is_a_known_one(kiosk: Simulator, caplog: pytest.LogC
         assert message.isprintable()
         seen.add(kind)
     assert seen == set(_MESSAGES)
-
-
-async def test_extra_is_plain(kiosk: Simulator, caplog: pytest.LogCaptureFixture) -> None:
-    """What `extra` carries is text, numbers or None, so that any formatter can write it, and the card is shortened."""
-    caplog.set_level(logging.DEBUG, "cardprod")
-    await _everything(kiosk)
-    for record in _ours(caplog):
-        extra = _extra(record)
-        assert all(value is None or type(value) in {str, int, float} for value in extra.values()), extra
-        assert extra.get("cardprod_card", str(CARD)) == str(CARD)
 
 
 async def test_happy_path_is_quiet(kiosk: Simulator, client: cardprod.Client, caplog: pytest.LogCaptureFixture) -> None:
@@ -137,25 +122,6 @@ async def test_observer_gets_every_event(kiosk: Simulator, observed: tuple[cardp
     assert {getattr(event, "wait", None) for event in events} - {None} == {events[0].wait}  # type: ignore[union-attr]
     retried = [event for event in events if isinstance(event, RequestRetried)]
     assert [type(event.error).__name__ for event in retried] == ["RateLimited", "ServerError", "ServerError"]
-
-
-async def test_requests_are_balanced_whatever_fails(kiosk: Simulator) -> None:
-    """Each request that started ends for an observer, however it fails."""
-    faults = [Fault.reset(), Fault.stall(), Fault.cut_body(), Fault.garbage(), Fault.server_error(404),
-              Fault.bad_reply()]  # fmt: skip
-    with Table() as table:
-        for fault in faults:
-            kiosk.clear_faults()
-            kiosk.fail_next(fault, times=2)
-            events: list[Event] = []
-            async with cardprod.Client(kiosk.token, base_url=kiosk.base_url, attempts=2) as client:
-                client.on_event = events.append
-                with table.row(fault):
-                    with pytest.raises(cardprod.CardprodError):
-                        await client.get_status(CARD.profile_id, CARD.card_token)
-                    names = _names(events)
-                    assert names.count("RequestStarted") == names.count("RequestEnded") > 0
-                    assert names.count("PollEnded") == 1
 
 
 async def test_refused_request_names_its_limit() -> None:

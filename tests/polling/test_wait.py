@@ -11,7 +11,7 @@ from contextlib import aclosing
 from datetime import UTC, datetime
 from functools import partial
 from importlib import import_module
-from itertools import pairwise, product
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,7 +19,6 @@ import pytest
 import cardprod
 from cardprod import Backoff, Client, Status, UsageError, Wait
 from cardprod.simulator import Fault, Simulator, Stage
-from cardprod.telemetry import PollStarted, TransitionSeen, WaitStarted
 from tests.cards import CARD, event_of, poll
 from tests.leftovers import assert_idle, assert_nothing_left
 from tests.raw_server import RawServer, answer_nothing, http_answer
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from cardprod import ProductionStatus, Schedule, Transition
-    from cardprod.telemetry import Event
 
 OTHERS = [cardprod.Card(CARD.profile_id, f"other-{number}") for number in range(2)]
 EVERY_10 = Backoff(first=10, factor=1, jitter=0)
@@ -136,28 +134,6 @@ async def test_wait_is_a_coroutine_to_asyncio(kiosk: Simulator, client: Client) 
     await task
 
 
-async def test_transitions_are_what_was_served(kiosk: Simulator, client: Client) -> None:
-    """The transitions are the changes in what the kiosk served, each following the one before."""
-    kiosk.add(CARD, [("READY", 25), ("HEATING_UP", 5), ("IN_PROGRESS", 50), Stage("PRODUCED")])
-    steps = [step async for step in wait(client, schedule=Backoff(first=1, factor=1))]
-    served = [request.status for request in kiosk.requests]
-    changes = [status for previous, status in pairwise([None, *served]) if status != previous]
-    assert [step.current.status for step in steps] == changes == ["READY", "HEATING_UP", "IN_PROGRESS", "PRODUCED"]
-    assert [step.previous for step in steps] == [None, *(step.current for step in steps[:-1])]
-    assert [step.is_final for step in steps] == [False, False, False, True]
-    assert steps[-1].polls == len(served)
-    assert 80 <= steps[-1].elapsed < 82
-    assert {step.source for step in steps} == {"poll"}
-
-
-async def test_retried_plan_ends_at_the_first_error(kiosk: Simulator, client: Client) -> None:
-    """A wait ends at the error, and one begun after the card was sent again ends when it is produced."""
-    kiosk.add(CARD, "retried")
-    assert (await wait(client, schedule=Backoff(first=1))).status is Status.PRODUCTION_ERROR
-    await asyncio.sleep(3)
-    assert (await wait(client, schedule=Backoff(first=1))).status is Status.PRODUCED
-
-
 async def test_last_polls_and_repr_follow(kiosk: Simulator, client: Client) -> None:
     """A wait has what it saw so far, and its repr no whole card token."""
     kiosk.add(CARD, [("READY", 25), Stage("PRODUCED")])
@@ -219,16 +195,6 @@ async def test_two_tasks_iterating_at_once(kiosk: Simulator, client: Client) -> 
     assert isinstance(steps[1], UsageError)
 
 
-async def test_first_step_then_the_rest(kiosk: Simulator, client: Client) -> None:
-    """The first transition can be taken off a wait's iterator and the rest iterated, as of any async iterator."""
-    kiosk.add(CARD, "prints")
-    steps = aiter(wait(client))
-    first = await anext(steps)
-    rest = [step.current.status async for step in steps]
-    assert first.current.status is Status.READY
-    assert rest[-1] is Status.PRODUCED
-
-
 # --- Cancelled and dropped ---
 
 
@@ -277,26 +243,6 @@ async def test_cancelled_while_queued() -> None:
         assert_idle(client)
         await asyncio.sleep(60)
         assert len(server.heads) == 1
-
-
-async def test_group_that_fails_cancels_its_waits(kiosk: Simulator, client: Client) -> None:
-    """A wait in a task group ends with the group when another task of it fails."""
-    kiosk.add(CARD, "never")
-
-    async def fail() -> None:
-        await asyncio.sleep(25)
-        raise LookupError
-
-    tasks: list[asyncio.Task[object]] = []
-
-    async def run_group() -> None:
-        async with asyncio.TaskGroup() as group:
-            tasks.extend([group.create_task(wait(client)), group.create_task(fail())])
-
-    with pytest.raises(ExceptionGroup):
-        await run_group()
-    assert tasks[0].cancelled()
-    assert_idle(client)
 
 
 async def test_outer_timeout_is_the_callers(kiosk: Simulator, client: Client) -> None:
@@ -442,15 +388,6 @@ async def test_last_poll_has_one_request_timeout(timeout: float) -> None:  # noq
         assert caught.value.elapsed <= timeout + 10.01
 
 
-async def test_last_poll_does_not_wait_for_a_pause(kiosk: Simulator, client: Client) -> None:
-    """A `Retry-After` that goes past the deadline does not keep the wait longer than `request_timeout` past it."""
-    kiosk.fail_next(Fault.too_many_requests(retry_after=50))
-    kiosk.add(CARD, "never")
-    with pytest.raises(cardprod.WaitTimeout) as caught:
-        await wait(client, timeout=0)
-    assert caught.value.elapsed <= 10.01
-
-
 async def test_retry_after_until_the_last_poll_would_end() -> None:
     """A `Retry-After` until exactly when the last poll would have to end leaves no time for one."""
 
@@ -529,13 +466,6 @@ async def test_timeout_zero_polls_once(kiosk: Simulator, client: Client) -> None
     assert caught.value.polls == len(kiosk.requests) == 1
     kiosk.add(CARD, [Stage("PRODUCED")])
     assert (await wait(client, timeout=0)).status is Status.PRODUCED
-
-
-async def test_no_timeout_waits_for_days(kiosk: Simulator, client: Client) -> None:
-    """A wait without a timeout waits as long as it takes."""
-    kiosk.add(CARD, [("READY", 3 * 86400.0), Stage("PRODUCED")])
-    waiting = wait(client, timeout=None, schedule=Backoff(ceiling=3600))
-    assert (await waiting).status is Status.PRODUCED
 
 
 async def test_infinite_timeout_is_none(kiosk: Simulator, client: Client) -> None:
@@ -710,33 +640,6 @@ async def test_awaited_wait_closed_by_another_task(kiosk: Simulator, client: Cli
         with pytest.raises(UsageError, match="this wait was closed while it was awaited"):
             await asyncio.wait_for(awaiting, 1)
         assert_idle(client)
-
-
-@pytest.mark.parametrize("moment", [WaitStarted, PollStarted, TransitionSeen])
-async def test_wait_closed_by_an_observer(kiosk: Simulator, client: Client, moment: type) -> None:
-    """A wait that is closed while it runs, as by an observer, ends as if another task had closed it: at once."""
-    kiosk.add(CARD, "never")
-    raised: list[BaseException] = []
-
-    def close(event: Event) -> None:
-        if isinstance(event, moment):
-            try:
-                waiting.close()
-            except BaseException as error:
-                raised.append(error)
-                raise
-
-    client.on_event = close
-    if moment is PollStarted:
-        kiosk.fail_next(Fault.stall(), times=2)
-    began = now()
-    waiting = wait(client)
-    with pytest.raises(UsageError, match="this wait was closed while it was awaited"):
-        await waiting
-    waiting = wait(client)
-    assert [step async for step in waiting] == []
-    assert (round(now() - began, 3), raised) == (0, [])
-    assert_idle(client)
 
 
 @pytest.mark.parametrize("valid", [0, 1], ids=["after a poll", "after an event that came before it"])

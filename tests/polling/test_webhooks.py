@@ -69,35 +69,6 @@ HOURLY = Backoff(first=3600, factor=1, ceiling=3600)
 PLAN = [Stage("READY", 20), Stage("IN_PROGRESS", 30), Stage("PRODUCED")]
 
 
-async def test_event_ends_a_single_wait(kiosk: Simulator, client: Client, endpoint: str) -> None:
-    """A wait that would not poll for an hour reports each change the moment its event comes."""
-    kiosk.subscribe(endpoint)
-    kiosk.add(CARD, PLAN)
-    wait = client.wait_until_final(CARD.profile_id, CARD.card_token, schedule=HOURLY, timeout=None)
-    steps = [step async for step in wait]
-    assert [(step.current.status, step.source, round(step.elapsed)) for step in steps] == [
-        ("READY", "poll", 0),
-        ("IN_PROGRESS", "webhook", 20),
-        ("PRODUCED", "webhook", 50),
-    ]
-    assert wait.polls == 1
-    assert len(kiosk.requests) == 1
-
-
-async def test_event_ends_a_batch(kiosk: Simulator, client: Client, endpoint: str) -> None:
-    """A batch reports each change the moment its event comes, with one poll of each card."""
-    kiosk.subscribe(endpoint)
-    cards = [kiosk.add((1, f"card-{number}"), PLAN) for number in range(50)]
-    reported: dict[Card, list[tuple[str, str]]] = {card: [] for card in cards}
-    async with client.wait_until_all_final(cards, schedule=HOURLY) as steps:
-        async for card, step in steps:
-            assert isinstance(step, Transition)
-            reported[card].append((step.current.status, step.source))
-    for seen in reported.values():
-        assert seen == [("READY", "poll"), ("IN_PROGRESS", "webhook"), ("PRODUCED", "webhook")]
-    assert len(kiosk.requests) == 50
-
-
 async def test_event_interrupts_a_poll() -> None:
     """An event is reported at once even while a poll hangs, and the poll is cut off."""
     async with (

@@ -112,14 +112,6 @@ def test_known_statuses() -> None:
     assert [(row, getattr(row, "after", None)) for row in in_json] == expected
 
 
-def test_a_known_status_is_one() -> None:
-    """A card cannot be known by anything but a status."""
-    wrong: Any
-    for wrong in (None, "PRODUCED"):
-        with pytest.raises(UsageError, match="after must be a ProductionStatus"):
-            KnownCard(1, "a", wrong)
-
-
 @pytest.mark.parametrize(
     ("cells", "words"),
     [

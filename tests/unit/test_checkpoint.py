@@ -94,9 +94,9 @@ def test_for_cards() -> None:
     assert len({Checkpoint.for_cards([]).id for _ in range(3)}) == 3
 
 
-@pytest.mark.parametrize(("timeout", "seconds"), [(None, None), (0, 0), (0.5, 0.5)])
+@pytest.mark.parametrize(("timeout", "seconds"), [(None, None), (float("inf"), None), (0, 0), (0.5, 0.5)])
 def test_deadline_of_a_timeout(timeout: float | None, seconds: float | None) -> None:
-    """A timeout counts from now, and none means no deadline."""
+    """A timeout counts from now, and none or an infinite one means no deadline."""
     (one,) = Checkpoint.for_cards([CARD], timeout=timeout, now=NOON).pending
     assert one.deadline_at == (None if seconds is None else unix_time(WALL_NOON + seconds))
 
@@ -217,12 +217,6 @@ def test_for_cards_that_cannot_be(arguments: dict[str, Any], words: str) -> None
     options: dict[str, Any] = {"cards": [CARD], **arguments}
     with pytest.raises(UsageError, match=words):
         Checkpoint.for_cards(**options)
-
-
-def test_infinite_timeout_is_none() -> None:
-    """New waits with an infinite timeout have no deadline."""
-    (one,) = Checkpoint.for_cards([CARD], timeout=float("inf")).pending
-    assert one.deadline_at is None
 
 
 def test_extended() -> None:

@@ -41,18 +41,6 @@ def poll(queue: PollQueue[QueuedState], now: float, status: ProductionStatus = R
     return taken
 
 
-def test_new_cards_are_due_at_once() -> None:
-    """A card that was never polled is due now, and after its poll when its schedule says."""
-    queue = PollQueue[QueuedState]()
-    assert queue.due_at(7) == math.inf
-    queue.add(state("a"))
-    assert queue.due_at(7) == 7
-    poll(queue, 7)
-    assert queue.due_at(7) == 17
-    assert queue.take(16.9, claim) is None
-    assert queue.take(17, claim) is not None
-
-
 def test_new_and_old_cards_alternate() -> None:
     """While some were never polled and others are due again, each kind gets every other poll."""
     queue = PollQueue[QueuedState]()
@@ -154,32 +142,6 @@ def test_expiry() -> None:
     assert queue.next_expiry() == math.inf
 
 
-def test_postponed() -> None:
-    """A due poll is postponed while the card was seen a short while ago, and not its first."""
-    queue = PollQueue[QueuedState]()
-    one = state("a")
-    queue.add(one)
-    assert queue.postpone(0, 100) is None
-    poll(queue, 0)
-    assert queue.postpone(10, 5) is None
-    assert queue.postpone(10, 100) is one
-    queue.reschedule(one)
-    assert queue.due_at(10) == 20
-
-
-def test_entries_that_no_longer_count_are_dropped() -> None:
-    """A card that is rescheduled again and again takes no more room for it."""
-    queue = PollQueue[QueuedState]()
-    one = state("a")
-    queue.add(one)
-    poll(queue, 0)
-    for number in range(5000):
-        one.process_status(READY, number / 1000)
-        queue.reschedule(one)
-    assert len(queue) < 1100
-    assert list(queue) == [one]
-
-
 def scheduled(queue: PollQueue[QueuedState], name: str, at: float) -> QueuedState:
     """Add a card that was polled ten seconds before it is due again."""
     one = state(name, now=at - 10)
@@ -211,17 +173,6 @@ def test_every_card_is_counted_once() -> None:
         queue.add(state(name))
     assert queue.take(20, claim) is not None
     assert len(queue) == 5
-
-
-def test_resumed_cards_are_due_when_their_state_says() -> None:
-    """A card that was polled before it was added is scheduled, and comes up in the order of its time."""
-    queue = PollQueue[QueuedState]()
-    late, soon = scheduled(queue, "late", 30), scheduled(queue, "soon", 20)
-    assert (late.phase, soon.phase, queue.due_at(0), queue.next_expiry()) == (
-        *(Phase.SCHEDULED, Phase.SCHEDULED),
-        *(20, math.inf),
-    )
-    assert [queue.take(40, claim), queue.take(40, claim), queue.take(40, claim)] == [soon, late, None]
 
 
 def test_a_moved_card_is_due_at_its_new_time_only() -> None:

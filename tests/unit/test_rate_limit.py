@@ -72,12 +72,6 @@ def test_share() -> None:
 # --- SlidingWindow ---
 
 
-def test_first_request_leaves_at_once() -> None:
-    """Before anything was sent there is nothing to wait for, whatever the clock says."""
-    for limit in (None, RateLimit()):
-        assert SlidingWindow(limit).ready_at() == float("-inf")
-
-
 def test_full_windows() -> None:
     """The next request leaves a millisecond after the first in a full second or minute is that old, and not sooner."""
     window = SlidingWindow(RateLimit(per_second=3, per_minute=4))

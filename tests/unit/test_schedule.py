@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cardprod._polling.adaptive import AdaptiveSchedule
-from cardprod._polling.backoff import Backoff, Schedule
+from cardprod._polling.backoff import Backoff
 from cardprod.errors import UsageError
 from cardprod.models import Status
 
@@ -113,12 +113,6 @@ def test_is_frozen() -> None:
         setattr(Backoff(), "first", 2.0)  # noqa: B010 - assigned, a type checker would refuse it first
 
 
-def test_is_a_schedule() -> None:
-    """A `Backoff` is what a wait asks for as a `Schedule`."""
-    schedule: Schedule = Backoff(jitter=0)
-    assert schedule.delay(1, 0.0) == 1.6
-
-
 @given(backoff=backoffs(), unchanged=UNCHANGED, random=RANDOMS)
 def test_delay_is_positive_and_at_most_the_ceiling(backoff: Backoff, unchanged: int, random: float) -> None:
     """Whatever was asked for, a delay is above 0 and never over the ceiling."""
@@ -193,57 +187,6 @@ def test_nothing_learned_is_fallback() -> None:
         age += delay
 
 
-@pytest.mark.parametrize("every", [0.5, 10, 30])
-def test_polls_are_densest_where_changes_are(every: float, full_size: bool) -> None:
-    """A schedule that learned, from polls at any interval, that printing takes four minutes polls most often then."""
-    schedule = AdaptiveSchedule(memory=1000)
-    poll_cards(schedule, lambda generator: 240 * math.exp(generator.gauss(0, 0.2)), 400 if full_size else 80, every)
-    early, about_then = polls_by_age(schedule, [20, 240])
-    assert early > 4 * about_then
-
-
-@pytest.mark.parametrize("every", [1, 20, 60])
-def test_hazard_is_learned_honestly(every: float, full_size: bool) -> None:
-    """Of a memoryless status the learned hazard is the true one at every age, however coarse the polls."""
-    cards = 4000 if full_size else 250
-    schedule = AdaptiveSchedule(memory=1e9)
-    poll_cards(schedule, lambda generator: generator.expovariate(1 / 200), cards, every)
-    curve = schedule._curves[PRINTING, False]  # pyright: ignore[reportPrivateUsage]
-    ended, at_risk = sum(curve.events), sum(curve.at_risk)
-    assert ended == pytest.approx(cards, rel=1e-3)
-    assert ended / at_risk == pytest.approx(1 / 200, rel=0.1)
-    assert at_risk <= cards * (200 + every) * 1.1
-
-
-@given(AGES, st.floats(0, 1e6))
-def test_an_end_is_one_event(age: float, more: float) -> None:
-    """A change somewhere between two polls counts as one event, at risk for at most the time between them."""
-    schedule = AdaptiveSchedule()
-    learn(schedule, age, age + more, 1.0, ended=True)
-    curve = schedule._curves[PRINTING, False]  # pyright: ignore[reportPrivateUsage]
-    assert sum(curve.events) == pytest.approx(1)
-    assert -1e-6 <= sum(curve.at_risk) <= more * 1.000001 + 1e-6
-
-
-def test_changes_are_followed() -> None:
-    """When a kiosk slows down, its old pace is all but forgotten after a few times `memory` cards."""
-    schedule = AdaptiveSchedule(memory=50)
-    poll_cards(schedule, lambda generator: generator.uniform(90, 110), 300, 5)
-    before = polls_by_age(schedule, [100, 300])
-    poll_cards(schedule, lambda generator: generator.uniform(290, 310), 200, 5)
-    after = polls_by_age(schedule, [100, 300])
-    assert before[0] < before[1]
-    assert after[0] > 2 * after[1]
-
-
-def test_a_quiet_night_forgets_nothing() -> None:
-    """Time without cards forgets nothing."""
-    schedule = AdaptiveSchedule()
-    poll_cards(schedule, lambda generator: generator.uniform(90, 110), 100, 5)
-    evening = schedule.delay_at(PRINTING, 80, 1e6, 0.5, is_first=False)
-    assert schedule.delay_at(PRINTING, 80, 1e6 + 50_000, 0.5, is_first=False) == pytest.approx(evening)
-
-
 @pytest.mark.parametrize("rate", [5.0, 10.0, 20.0])
 def test_budget_is_used(rate: float) -> None:
     """A fleet that is too large for its budget uses the budget, within a tenth."""
@@ -265,25 +208,6 @@ def test_budget_is_used(rate: float) -> None:
     assert polls / 300 == pytest.approx(rate, rel=0.1)
 
 
-def test_a_poll_must_be_worth_its_cost() -> None:
-    """However large the budget, polls are no closer than their cost allows."""
-    quick, dear = AdaptiveSchedule(poll_cost=0.01), AdaptiveSchedule(poll_cost=4)
-    for schedule in (quick, dear):
-        poll_cards(schedule, lambda generator: generator.expovariate(1 / 100), 300, 5)
-        for number in range(10):
-            learn(schedule, 1, 2, 1e6 + number, ended=False, rate=1e9)
-    cheap, few = (schedule.delay_at(PRINTING, 50, 1e6 + 20, 0.5, is_first=False) for schedule in (quick, dear))
-    assert few == pytest.approx(20 * cheap, rel=0.2)
-    assert cheap == pytest.approx(math.sqrt(2 * 0.01 * 100), rel=0.4)
-
-
-def test_typical_durations_are_a_beginning() -> None:
-    """A schedule that is given typical durations polls most often about then, before it has seen a card."""
-    schedule = AdaptiveSchedule(typical={Status.IN_PROGRESS: 240})
-    early, about_then = polls_by_age(schedule, [20, 260])
-    assert early > 1.5 * about_then
-
-
 def test_saved_and_restored() -> None:
     """What was learned survives as JSON: the restored schedule gives the same delays."""
     schedule = AdaptiveSchedule(poll_cost=0.5, fallback=Backoff(first=2))
@@ -293,18 +217,6 @@ def test_saved_and_restored() -> None:
     ages = [0.0, 50.0, 150.0, 250.0, 1000.0]
     assert polls_by_age(restored, ages) == pytest.approx(polls_by_age(schedule, ages), rel=0.02)
     assert restored.delay(3, 0.5) == schedule.delay(3, 0.5)
-
-
-def test_repr_says_what_was_learned() -> None:
-    """A schedule's repr counts the stays that it has learned from, by status."""
-    schedule = AdaptiveSchedule()
-    assert repr(schedule) == "<AdaptiveSchedule that has learned from nothing yet>"
-    for status, stays in ((READY, 1), (PRINTING, 2)):
-        for _ in range(stays):
-            schedule.learn(
-                status, 0, 5, 1, is_first=False, ended=True, is_final=False, unchanged=1, requests_per_second=1
-            )
-    assert repr(schedule) == "<AdaptiveSchedule that has learned from READY: 1, IN_PROGRESS: 2>"
 
 
 def test_least_gap_has_jitter() -> None:

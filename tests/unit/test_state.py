@@ -81,13 +81,6 @@ def final_error(state: PollState) -> CardprodError:
 # --- What is a transition ---
 
 
-def test_first_poll_is_due_at_once() -> None:
-    """A wait begins with a poll, and with nothing seen."""
-    state = new_state(started_at=100.0)
-    assert state.next_poll_at == 100.0
-    assert (state.last, state.polls, state.failures, state.is_over, state.error) == (None, 0, 0, False, None)
-
-
 def test_other_details_are_no_transition() -> None:
     """A kiosk id, a code or words that change under the same status and time yield nothing, and are remembered."""
     state = new_state()
@@ -159,18 +152,6 @@ def test_nothing_more_after_the_end(ending: Received) -> None:
 # --- Failures ---
 
 
-@pytest.mark.parametrize("max_failures", [1, 2, 5])
-def test_too_many_failures_in_a_row(max_failures: int) -> None:
-    """A wait ends with the failure that is one in a row too many, and not before."""
-    state = new_state(max_failures=max_failures)
-    failures = [TransportError(f"failure {number}") for number in range(max_failures)]
-    for failure in failures:
-        assert not state.is_over
-        state.process_failure(failure, state.next_poll_at)
-    assert final_error(state) is failures[-1]
-    assert state.polls == 0
-
-
 @pytest.mark.parametrize(
     "failure",
     [
@@ -203,39 +184,7 @@ def test_polls_again_as_the_schedule_says() -> None:
     assert due == [101.0, 102.75, 106.0, 112.25, 118.5]
 
 
-def test_backoff_starts_again_after_a_transition() -> None:
-    """After a transition delays start again from the shortest, because more may follow."""
-    state = new_state(schedule=Backoff(first=1, factor=2, ceiling=60, jitter=0))
-    delays: list[float] = []
-    for status in ["READY", "READY", "READY", "IN_PROGRESS", "IN_PROGRESS", "IN_PROGRESS"]:
-        now = state.next_poll_at
-        state.process_status(seen(status), now)
-        delays.append(state.next_poll_at - now)
-    assert delays == [1.0, 2.0, 4.0, 1.0, 2.0, 4.0]
-
-
-def test_failures_slow_down_polling() -> None:
-    """A failed poll lengthens the delay like one that showed nothing new."""
-    state = new_state(schedule=Backoff(first=1, factor=2, ceiling=60, jitter=0), max_failures=10)
-    state.process_status(seen("READY"), 100.0)
-    delays: list[float] = []
-    for _ in range(3):
-        now = state.next_poll_at
-        state.process_failure(BROKEN, now)
-        delays.append(state.next_poll_at - now)
-    assert delays == [2.0, 4.0, 8.0]
-
-
 # --- The deadline ---
-
-
-def test_last_sleep_is_cut_to_the_deadline() -> None:
-    """A sleep that would go past the deadline ends there."""
-    state = new_state(timeout=15.0)
-    state.process_status(seen("READY"), 100.0)
-    assert state.next_poll_at == 110.0
-    state.process_status(seen("READY"), 110.0)
-    assert state.next_poll_at == 115.0
 
 
 def test_deadline_ends_the_wait() -> None:
@@ -252,17 +201,6 @@ def test_deadline_ends_the_wait() -> None:
     assert "READY" in str(error)
 
 
-def test_last_poll_may_show_a_transition() -> None:
-    """What the last poll shows is reported, although the wait then times out."""
-    state = new_state(timeout=10.0)
-    state.process_status(seen("READY"), 100.0)
-    step = state.process_status(seen("IN_PROGRESS"), 110.0)
-    assert step is not None
-    error = final_error(state)
-    assert isinstance(error, WaitTimeout)
-    assert error.last == seen("IN_PROGRESS")
-
-
 def test_answer_after_the_deadline_to_an_earlier_poll() -> None:
     """A poll that began before the deadline is not the last one: one more is due at once, never in the past."""
     state = new_state(timeout=15.0)
@@ -271,20 +209,6 @@ def test_answer_after_the_deadline_to_an_earlier_poll() -> None:
     assert (state.is_over, state.next_poll_at) == (False, 116.0)
     state.process_status(seen("READY"), 116.5)
     assert isinstance(final_error(state), WaitTimeout)
-
-
-@pytest.mark.parametrize(
-    ("failed_at", "case"), [(115.0, "at the deadline"), (125.0, "after it, a last poll that took its time")]
-)
-def test_failed_last_poll(failed_at: float, case: str) -> None:
-    """A last poll that fails ends the wait as timed out, with the failure as its cause."""
-    state = new_state(timeout=15.0)
-    state.process_status(seen("READY"), 100.0)
-    state.process_status(seen("READY"), 110.0)
-    state.process_failure(BROKEN, failed_at)
-    error = final_error(state)
-    assert isinstance(error, WaitTimeout), case
-    assert (error.__cause__, error.polls, error.last) == (BROKEN, 2, seen("READY"))
 
 
 def test_poll_cut_off_by_the_deadline() -> None:
@@ -317,26 +241,6 @@ def test_polls_end_at_the_deadline() -> None:
     assert state.cut_off_at == 115.0
     state.process_status(seen("READY"), 110.0)
     assert state.cut_off_at is None
-
-
-def test_no_timeout_never_times_out() -> None:
-    """Without a timeout a wait goes on for as long as it takes, and no poll is cut off."""
-    state = new_state(timeout=None)
-    for _ in range(10_000):
-        state.process_status(seen("READY"), state.next_poll_at)
-        assert state.cut_off_at is None
-    assert not state.is_over
-    assert state.next_poll_at == 100_100.0
-
-
-def test_timeout_of_zero_polls_once() -> None:
-    """With a timeout of 0 there is one poll, with all its own time, and its transition is reported."""
-    state = new_state(timeout=0.0)
-    assert (state.next_poll_at, state.cut_off_at) == (100.0, None)
-    assert state.process_status(seen("READY"), 103.0) is not None
-    error = final_error(state)
-    assert isinstance(error, WaitTimeout)
-    assert error.polls == 1
 
 
 def test_expired() -> None:
@@ -378,12 +282,6 @@ def test_an_error_is_taken_once() -> None:
     state.expire(117.0)
     error = final_error(state)
     assert (state.take_error(), state.take_error(), state.error, state.is_over) == (error, None, None, True)
-
-
-def test_deadline_of_its_own() -> None:
-    """A deadline that is given counts, and not the one that the timeout would make."""
-    options = PollOptions(schedule=EVERY_10, timeout=900.0, max_failures=5)
-    assert PollState(CARD, options, 100.0, deadline_at=150.0).cut_off_at == 150.0
 
 
 @pytest.mark.parametrize(("began_at", "due_at"), [(100.0, 110.0), (110.0, 110.0), (112.0, 112.0), (115.0, 115.0)])
@@ -520,17 +418,6 @@ def test_any_story(
 
 
 # --- Outages ---
-
-
-def test_a_wait_that_had_an_answer_survives_an_outage() -> None:
-    """Failures end a wait that had an answer once they are `max_failures` in a row and have lasted `max_outage`."""
-    state = new_state(max_failures=3, max_outage=100.0)
-    state.process_status(seen("READY"), 100.0)
-    for _ in range(10):
-        state.process_failure(BROKEN, state.next_poll_at)
-    assert (state.is_over, state.failures, state.next_poll_at) == (False, 10, 210.0)
-    state.process_failure(BROKEN, 210.0)
-    assert final_error(state) is BROKEN
 
 
 def test_a_short_outage_of_few_polls() -> None:
@@ -735,11 +622,6 @@ def test_last_poll_after_nothing_ran_for_long() -> None:
     state.process_status(seen("READY"), 111.0)
     state.delay_until(200.0)
     assert (state.cut_off_at, state.expires_at) == (207.0, 122.0)
-
-
-def test_what_never_ends_never_expires() -> None:
-    """A wait without a deadline does not expire."""
-    assert new_state(timeout=None).expires_at == math.inf
 
 
 def test_saved_options() -> None:

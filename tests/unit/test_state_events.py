@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from cardprod._polling.adaptive import AdaptiveSchedule
 from cardprod._polling.backoff import Backoff
 from cardprod._polling.state import PollOptions, PollState
-from cardprod.errors import ServerError, UsageError, WaitTimeout
+from cardprod.errors import ServerError, WaitTimeout
 from cardprod.models import ProductionEvent, ProductionStatus, Transition
 from tests.cards import CARD
 
@@ -214,14 +214,6 @@ def test_end_that_lags_for_too_long_counts(status: str, seconds: float, *, count
     assert (step is not None) is state.is_over is counts
 
 
-def test_events_after_the_end() -> None:
-    """A wait that is over refuses events."""
-    state = begun()
-    state.process_event(event_of("PRODUCED", 1.1, 2), 2, wall_at(2))
-    with pytest.raises(UsageError, match="over"):
-        state.process_event(event_of("PRODUCED", 1.1, 2), 2, wall_at(2))
-
-
 def test_event_schedules_the_next_poll() -> None:
     """After an event the schedule starts again, as after any transition."""
     state = begun()
@@ -377,17 +369,6 @@ TestInterleaving.settings = settings(max_examples=settings().max_examples // 4, 
 TestInterleaving.__doc__ = (
     "In any interleaving of polls and events a wait never goes back, repeats itself or misses an end."
 )
-
-
-def test_event_alone_ends_it() -> None:
-    """A wait whose polls all fail ends when an event reports the end."""
-    state = begun()
-    for now in range(4):
-        state.process_failure(ServerError("trouble", http_status=500), now)
-    step = state.process_event(event_of("PRODUCED", 1.5, 4), 4, wall_at(4))
-    assert step is not None
-    assert state.is_over
-    assert state.error is None
 
 
 def test_event_resets_the_failures() -> None:
