@@ -23,7 +23,6 @@ __all__ = ["EMPTY", "Postgres", "pgbouncer", "postgres_programs", "running_postg
 _OPTIONS: Final = (
     "listen_addresses=",
     "fsync=off",
-    "synchronous_commit=off",
     "full_page_writes=off",
     "shared_buffers=16MB",
     "autovacuum=off",
