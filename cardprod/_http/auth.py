@@ -218,7 +218,7 @@ class OAuthToken:
         self._valid_until = float("inf")
         self._is_refused = False  # the current access token got a 401
         self._unstored: TokenPair | None = None  # received, but not stored by `on_refresh` yet
-        self._refreshing: asyncio.Task[Exception | None] | None = None  # the newest refresh
+        self._refreshing: asyncio.Task[Exception | None] | None = None
         self._began_at = 0.0
         self._failure: CardprodError | None = None
         self._no_refresh_until = 0.0
@@ -307,9 +307,10 @@ class OAuthToken:
         is_kept = now < self._lost_until and self._is_valid(now)
         if failure is None or (now >= self._no_refresh_until and not is_kept):
             task = self._refreshing
-            if task is None or task.done():
+            if task is None:
                 self._began_at = now
                 task = self._refreshing = loop.create_task(self._refresh(loop))
+                task.add_done_callback(self._end_refresh)
             elif task.get_loop() is not loop:
                 raise UsageError("this token is being refreshed in another event loop; make one in each loop")
             failure = await self._outcome_of(task, loop)
@@ -341,6 +342,9 @@ class OAuthToken:
                 "the token's refresh was cancelled, for instance by the end of its event loop: try again"
             )
         return task.result()
+
+    def _end_refresh(self, _: object) -> None:
+        self._refreshing = None  # it may hold an error, and its frames
 
     async def _refresh(self, loop: asyncio.AbstractEventLoop) -> Exception | None:
         """Get a new pair and have it stored. A failure is returned, because each caller raises its own copy."""

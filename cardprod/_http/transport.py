@@ -114,17 +114,16 @@ class Transport:
             return
         if self._loop is not None:
             raise UsageError("this client belongs to another event loop; make one in each loop that needs one")
-        self._loop = loop
-        self._closing = loop.create_future()
         try:
             import_module("cardprod._http.retries")  # after a failure an import may fail as well
             status_structurer("answer")
-            self._ids = CorrelationIds(uuid.uuid4())
         except (ImportError, OSError) as exc:
-            self._loop = None
             raise UsageError(
                 f"this client cannot import what it needs ({exc}): check the installation, and the limit of open files"
             ) from exc
+        self._ids = CorrelationIds(uuid.uuid4())
+        self._closing = loop.create_future()
+        self._loop = loop
 
     async def acquire(self, queue: LimiterQueue | None) -> Permit:
         """Wait for a permit, before a card is chosen for it."""
@@ -327,9 +326,9 @@ class Transport:
         except BaseException:  # closed since the permit was granted, or cancelled
             permit.give_back()
             raise
-        if report_retry is not None or self._telemetry.is_observed:
-            self._report_start(card, report_retry)
         try:
+            if report_retry is not None or self._telemetry.is_observed:
+                self._report_start(card, report_retry)
             correlation_id = self._ids.make()
             http_status, headers, body = await self._channel.get(
                 # Not a local variable: it holds the token.
@@ -365,6 +364,8 @@ class Transport:
         if report_retry is not None:
             report_retry()
         self._telemetry.emit(RequestStarted(card))
+        if self._time_limit.is_closed:  # by an observer, just now: the channel would open another session
+            raise UsageError(CLOSED)
 
     async def _token_from(
         self, source: TokenSource | None, loop: asyncio.AbstractEventLoop, rejected: Secret | None = None

@@ -103,15 +103,26 @@ class Poller:
         """Where events go."""
         self.single_wait_queue: LimiterQueue = LimiterQueue()
         """The queue of waits for one card each, which have the share of one batch together. Their first and last polls
-        go before all queues."""
+        are not in it, but single polls, as those of `get_status`."""
         self.sleeping: set[PollEntry] = set()
         """The waits for one card each that sleep until their next poll."""
         self._ends_to_report: set[int] = set()  # the waits whose end the observer is still to get
 
     def close(self) -> None:
         """Wake the waits that sleep, because the client is being closed: they end when they run."""
-        for entry in self.sleeping:
-            entry.on_change()
+        loop = self.transport.loop
+        if loop is not None and not loop.is_closed():  # else nothing of them will ever run
+            for entry in self.sleeping:
+                entry.on_change()
+
+    def is_usable_for(self, entry: PollEntry) -> bool:
+        """Whether requests can be sent. If not, as the client was closed, the wait ends with the error that says so."""
+        try:
+            self.transport.check_usable()
+        except UsageError as error:
+            self.apply(entry, error.with_traceback(None))
+            return False
+        return True
 
     # --- A wait begins and ends ---
 
@@ -191,7 +202,7 @@ class Poller:
         Args:
             entry: The card.
             shared: The poll, as it was begun in the subscriptions; it is ended here.
-            queue: The batch it is for, or `single_wait_queue`; None for a poll that goes before all of them.
+            queue: The batch it is for, or `single_wait_queue`; None for a single poll.
             permit: The permit that the interface has acquired, to be used or given back; None to acquire one.
             cut_off: A `CutOff` that the interface has started, to end the poll at the card's deadline or earlier; None
                 to make one that ends it at the deadline.

@@ -257,10 +257,9 @@ class _Entry(PollEntry):
 
     async def poll_when_due(self, cut_off: CutOff) -> None:
         """Sleep until the next poll is due, and poll; or return earlier, after an event or another wait's poll."""
-        if self.aborted_by is not None:  # an event between two steps asked a schedule that raised
-            return
+        if self.aborted_by is not None or not self._poller.is_usable_for(self):
+            return  # an event between two steps asked a schedule that raised; or the client was closed
         loop, poller = asyncio.get_running_loop(), self._poller
-        poller.transport.check_usable()
         subscriptions = poller.subscriptions
         self._signal.clear()  # what it was set for is in the state by now
         now, expires_at = loop.time(), self.expires_at

@@ -69,9 +69,11 @@ def start(directory: Path | None = None) -> str:
     if sys.platform == "win32":
         raise UsageError("name a database: on Windows, one that is started here would be open to every user")
     directory, user = _place(directory or Path(platformdirs.user_data_path("cardprod")) / "postgresql")
-    version = directory / "data" / "PG_VERSION"
+    # The folder of an older version is the data itself.
+    data = directory if (directory / "PG_VERSION").exists() else directory / "data"
+    version = data / "PG_VERSION"
     programs = utils.POSTGRES_VERSIONS[int(version.read_text()) if version.exists() else utils.TARGET_POSTGRES_VERSION]
-    _Server(directory, programs, user).start()
+    _Server(directory, data, programs, user).start()
     # With the port: this process's environment may name another.
     return f"postgresql://postgres@/postgres?host={quote(str(directory), safe='')}&port=5432"
 
@@ -106,9 +108,9 @@ class _Server:
     Each process that uses it holds a lock, which ends with the process however it ends.
     """
 
-    def __init__(self, directory: Path, programs: Path, user: pwd.struct_passwd) -> None:
+    def __init__(self, directory: Path, data: Path, programs: Path, user: pwd.struct_passwd) -> None:
         self._directory = directory
-        self._data = directory / "data"
+        self._data = data
         self._programs = programs
         self._user = user
         self._use = self._open("use.lock")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ import pytest
 
 from cardprod import CardprodError, Client, OAuthToken, TransportError, UsageError
 from cardprod._http import session as session_module
+from cardprod.telemetry import RequestStarted
 from tests.attack.registry import NotTried
 from tests.attack.sessions import own_address
 from tests.attack.target import replace_resolver
@@ -62,6 +64,32 @@ def own_host() -> str:
         return own_address()
     except NotTried as reason:
         pytest.skip(str(reason))
+
+
+@pytest.mark.skipif(not hasattr(asyncio, "eager_task_factory"), reason="eager tasks are of Python 3.12 and later")
+async def test_no_session_after_closing(kind: str) -> None:
+    """An observer that closes the client in the first steps of an eager task leaves no session open."""
+    loop = asyncio.get_running_loop()
+    eager: Any = getattr(asyncio, "eager_task_factory", None)
+    loop.set_task_factory(eager)
+    closing: list[asyncio.Task[None]] = []
+
+    def close(event: object) -> None:
+        if isinstance(event, RequestStarted):
+            closing.append(loop.create_task(client.close()))
+
+    async def answer(writer: asyncio.StreamWriter) -> None:
+        writer.write(http_answer())
+
+    async with RawServer(answer) as server, lent(kind) as options:
+        client = Client("token", base_url=server.base_url, **options)
+        await poll(client)
+        client.on_event = close
+        with pytest.raises(UsageError, match="closed"):
+            await poll(client)
+        await asyncio.gather(*closing)
+        assert len(server.heads) == 1
+    gc.collect()  # which warns of an open session
 
 
 # --- A dead pool ---

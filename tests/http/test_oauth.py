@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 import traceback
+import weakref
+from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -522,6 +525,32 @@ async def test_refreshes_that_do_not_help() -> None:
             with pytest.raises(cardprod.Unauthorized):
                 await poll(client)
             assert grants == 2
+
+
+async def test_no_refresh_is_kept(kiosk: Simulator) -> None:
+    """A refresh that has ended keeps neither the error of `on_refresh`, with its frames, nor its caller's context."""
+
+    class Held:
+        pass
+
+    async def store(_: TokenPair) -> None:
+        raise LookupError
+
+    held: list[weakref.ref[Held]] = []
+    variable: ContextVar[Held] = ContextVar("variable")
+
+    async def ask(token: OAuthToken) -> None:
+        value = Held()
+        held.append(weakref.ref(value))
+        variable.set(value)
+        with pytest.raises(LookupError):
+            await token()
+
+    async with client_of(kiosk, token := oauth(kiosk, access_token=None, on_refresh=store)):
+        await asyncio.create_task(ask(token))
+        await asyncio.sleep(1)
+        gc.collect()
+        assert held[0]() is None
 
 
 async def test_on_refresh_that_is_not_async(kiosk: Simulator) -> None:

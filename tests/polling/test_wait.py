@@ -593,6 +593,41 @@ async def test_closed_client_ends_its_waits_during_a_poll() -> None:
         assert now() - began < 0.1
 
 
+async def test_iteration_of_a_closed_client_ends_once(kiosk: Simulator) -> None:
+    """An iteration whose client was closed between two polls, or between two steps, raises that once, and then ends."""
+    for is_polled_next in (True, False):
+        kiosk.add(CARD, "never")
+        async with Client(kiosk.token, base_url=kiosk.base_url) as client:
+            steps = wait(client)
+            await anext(steps)
+            next_step = asyncio.create_task(anext(steps)) if is_polled_next else anext(steps)
+            await asyncio.sleep(5)
+        with pytest.raises(UsageError, match="closed"):
+            await next_step
+        with pytest.raises(StopAsyncIteration):
+            await anext(steps)
+
+
+def test_client_closed_after_the_loop_of_its_wait() -> None:
+    """A client can be closed after the event loop in which a wait of it sleeps."""
+    loop = asyncio.new_event_loop()
+
+    async def begin() -> tuple[Client, asyncio.Task[Transition]]:
+        async with Simulator() as kiosk:
+            kiosk.add(CARD, "never")
+            client = Client(kiosk.token, base_url=kiosk.base_url)
+            steps = wait(client)
+            await anext(steps)
+            next_step = asyncio.create_task(anext(steps))
+            await asyncio.sleep(0)
+            return client, next_step
+
+    client, next_step = loop.run_until_complete(begin())
+    loop.close()
+    asyncio.run(client.close())
+    assert not next_step.done()
+
+
 async def test_slow_consumer_gets_the_last_poll(kiosk: Simulator, client: Client) -> None:
     """A consumer that is busy past the deadline still gets the last poll, and with it the final status."""
     kiosk.add(CARD, [("READY", 15), ("PRODUCED", 0)])
