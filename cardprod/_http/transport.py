@@ -80,7 +80,7 @@ class Transport:
         self._source_errors: WeakSet[RateLimited] = WeakSet()  # raised by the token source, and of its own endpoint
         self._telemetry = telemetry
         self._channel = Channel(endpoint, session, ssl, proxy)
-        self._ids: CorrelationIds  # made with the first request, so that forked workers do not send the same ones
+        self._ids: CorrelationIds  # made when it is first used, so that forked workers do not send the same ones
         self._request_timeout = request_timeout
         self._time_limit = TimeLimit(request_timeout)
         self._attempts = attempts

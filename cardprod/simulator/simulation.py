@@ -315,7 +315,7 @@ class KioskSimulation:
                 self._schedule(card, self.cards[card].phases_after(self.clock.now()))
 
     def _schedule(self, card: Card, phases: Sequence[Phase]) -> None:
-        """Let a card enter these phases when each is due, instead of those that were scheduled before."""
+        """Schedule these phases of a card, instead of those that were scheduled before."""
         if (timer := self._timers.pop(card, None)) is not None:
             timer.cancel()
         if phases:

@@ -309,7 +309,7 @@ class WatchSession:
             if self._is_unanswered:
                 self._is_unanswered = False
                 words = f"a card is given up after {_MOST_FAILURES} failed polls in a row"
-                words += f", one that has had an answer not before {_LONGEST_OUTAGE:.0f} s of them"
+                words += f", which last at least {_LONGEST_OUTAGE:.0f} s if it had an answer before"
                 self._output.emit(Warned(f"no usable answer yet: {message_of(event.error)}; {words}"))
         elif isinstance(event, PollEnded) and isinstance(event.outcome, ProductionStatus):
             self._is_unanswered = False
